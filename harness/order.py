@@ -1,0 +1,291 @@
+"""The task-order file: schema, validation before anything loads, expansion into runs. docs/order.md explains every key."""
+
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import yaml
+
+from harness import models
+from harness.config import build, option
+from harness.errors import UserError, did_you_mean
+from harness.method import get_method
+from harness.skills import TEACHER_TEMPLATES, FileSkill, get_skill
+from harness.training import TrainingConfig
+
+
+@dataclass
+class ModelSpec:
+    name: str = option(models.EMBEDDED, "a hub id, a local folder, or `embedded`")
+    revision: str | None = option(None, "commit of the hub repository")
+    dtype: str = option("auto", "what the model computes in", choices=("auto", "float32", "bfloat16"))
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, ...")
+
+
+@dataclass
+class Budget:
+    prompts: int | None = option(None, "prompts drawn for each skill, the same for every method", min=1)
+    epochs: float | None = option(None, "instead of prompts: passes over the training examples", above=0)
+    batch_size: int = option(16, "prompts per optimizer step, unless a method sets its own", min=1)
+
+    def __post_init__(self):
+        if (self.prompts is None) == (self.epochs is None):
+            raise ValueError("wants exactly one of `prompts` and `epochs`")
+
+
+@dataclass
+class Rollout:
+    temperature: float = option(1.0, "sampling temperature of rollouts", above=0)
+    top_p: float = option(1.0, "nucleus sampling of rollouts", above=0, max=1)
+    max_new_tokens: int | None = option(None, "limit of a rollout; the skill's own if left out", min=1)
+    batch_size: int = option(48, "completions sampled at once", min=1)
+
+
+@dataclass
+class Evaluate:
+    split: str = option("test", "the split that counts: test, or validation for a search", choices=("test", "validation"))
+    examples: int | None = option(None, "examples of each split, the first ones; all if left out", min=1)
+    every_steps: int | None = option(None, "also evaluate the skills every so many optimizer steps inside a stage", min=1)
+    max_new_tokens: int | None = option(None, "limit of an answer; the skill's own if left out", min=1)
+    temperature: float = option(0.0, "0 is greedy", min=0)
+    top_p: float = option(1.0, "nucleus sampling, where temperature is above 0", above=0, max=1)
+    seed: int = option(0, "of sampled answers; the same for every run", min=0)
+    batch_size: int = option(48, "answers sampled at once; no part of the protocol", min=1)
+
+
+@dataclass
+class Checkpoints:
+    minutes: float = option(10.0, "a resume loses at most this much training; 0 writes after every step", min=0)
+    keep: str = option("last", "weights to keep when a run is done", choices=("last", "all", "none"))
+
+
+@dataclass
+class SkillSpec:
+    name: str = option(help="a skill of benchmarks/skills, or a new name with `train`, `test` and `grader`")
+    train: str | None = option(None, "JSONL file of a skill of your own")
+    validation: str | None = option(None, "JSONL file")
+    test: str | None = option(None, "JSONL file")
+    grader: str | None = option(None, "one of benchmarks/graders.py")
+    max_new_tokens: int | None = option(None, "limit of answers and rollouts", min=1)
+    teacher_template: str | list | None = option(None, "what a self-distillation teacher is shown")
+    prompts: int | None = option(None, "this skill's own budget", min=1)
+
+
+@dataclass
+class Schema:
+    skills: list = option(help="the skills, in the order in which they are learned")
+    methods: dict = option(help="label: hyperparameters")
+    budget: dict = option(help="prompts (or epochs) and batch_size")
+    name: str | None = option(None, "results go to results/<name>; the file's own name if left out")
+    description: str = option("", "shown in the report")
+    model: str | dict = option(models.EMBEDDED, "a hub id, a local folder, `embedded`, or a mapping")
+    seeds: list[int] = option([0], "one run a method and seed", min=0)
+    rollout: dict = option({}, "sampling while learning")
+    evaluate: dict = option({}, "evaluation of the skills")
+    retention: str | list | None = option(None, "a suite of benchmarks/retention, or lm-eval tasks")
+    checkpoints: dict = option({}, "resume and disk")
+
+
+@dataclass
+class MethodSpec:
+    """One label of the order: which method, with which hyperparameters."""
+
+    label: str
+    method: str
+    cls: type
+    config: object
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method x seed through the whole order."""
+
+    label: str
+    seed: int
+
+    @property
+    def name(self):
+        return f"{self.label}-seed{self.seed}"
+
+
+class Order:
+    """A validated order. Attributes follow the schema; ``skills`` are Skill instances, ``methods`` MethodSpecs by label."""
+
+    def __init__(self, mapping, path):
+        path = Path(path)
+        place = str(path)
+        schema = build(Schema, mapping, place)
+        self.path, self.description = path, schema.description
+        self.name = schema.name or path.stem
+        if not re.fullmatch(r"[A-Za-z0-9._-]+", self.name):
+            raise UserError(f"{place}: name", f"{self.name!r} is no folder name", "use letters, digits, - and _")
+        self.model = build(ModelSpec, {"name": schema.model} if isinstance(schema.model, str) else schema.model, f"{place}: model")
+        models.check_name(self.model.name, f"{place}: model")
+        self.budget = build(Budget, schema.budget, f"{place}: budget")
+        self.rollout = build(Rollout, schema.rollout, f"{place}: rollout")
+        self.evaluate = build(Evaluate, schema.evaluate, f"{place}: evaluate")
+        self.checkpoints = build(Checkpoints, schema.checkpoints, f"{place}: checkpoints")
+        if len(set(schema.seeds)) != len(schema.seeds) or not schema.seeds:
+            raise UserError(f"{place}: seeds", "must be one or more different whole numbers")
+        self.seeds = schema.seeds
+        self.skills, self.specs = [], {}
+        for i, entry in enumerate(schema.skills):
+            self._add_skill(entry, f"{place}: skills[{i}]")
+        if not self.skills:
+            raise UserError(f"{place}: skills", "is empty", "name at least one skill")
+        self.methods = {}
+        for label, options in schema.methods.items():
+            self._add_method(str(label), options, f"{place}: methods.{label}")
+        if not self.methods:
+            raise UserError(f"{place}: methods", "is empty", "name at least one method")
+        self.suite = None
+        if schema.retention is not None:
+            from harness.retention import load_suite
+
+            self.suite = load_suite(schema.retention, f"{place}: retention")
+
+    def _add_skill(self, entry, place):
+        spec = build(SkillSpec, {"name": entry} if isinstance(entry, str) else entry, place)
+        files = {s: str(self._beside(f)) for s in ("train", "validation", "test") if (f := getattr(spec, s))}
+        if spec.name in self.specs:
+            raise UserError(place, f"skill {spec.name!r} stands twice", "a skill is learned once in an order")
+        if files:
+            for wanted in {"train", self.evaluate.split} - set(files):
+                raise UserError(f"{place}: {wanted}", "is missing", "give the path of a JSONL file")
+            if not spec.grader:
+                raise UserError(f"{place}: grader", "is missing", "name one of benchmarks/graders.py")
+            skill = FileSkill(spec.name, files, spec.grader, f"{place}: grader")
+        elif spec.grader:
+            raise UserError(f"{place}: grader", "goes with a skill of your own", "give `train` and `test`, or leave it out")
+        else:
+            skill = get_skill(spec.name, f"{place}: name")
+        template = spec.teacher_template
+        if isinstance(template, str) and template not in TEACHER_TEMPLATES:
+            raise UserError(f"{place}: teacher_template", f"unknown template {template!r}", did_you_mean(template, TEACHER_TEMPLATES))
+        if isinstance(template, list) and not (template and all(
+                isinstance(t, dict) and set(t) == {"role", "content"} and all(isinstance(v, str) for v in t.values())
+                for t in template)):
+            raise UserError(f"{place}: teacher_template", "must be messages with `role` and `content`")
+        for split in {"train", self.evaluate.split}:  # wrong rows are found now, not after an hour
+            skill.examples(split)
+        self.skills.append(skill)
+        self.specs[spec.name] = spec
+
+    def _add_method(self, label, options, place):
+        if not re.fullmatch(r"[A-Za-z0-9._-]+", label):
+            raise UserError(place, f"{label!r} is no label", "use letters, digits, - and _")
+        if not isinstance(options, dict | None):
+            raise UserError(place, f"must be a mapping of hyperparameters, not {options!r}")
+        options = dict(options or {})
+        file = options.pop("file", None)
+        name = options.pop("method", None) or label
+        cls = get_method(str(name), None if file is None else self._beside(str(file)), place)
+        config = build(cls.Config, options, place)
+        if cls.needs_demonstrations:
+            for skill in self.skills:
+                missing = next((e for e in skill.examples("train") if e.demonstration is None), None)
+                if missing:
+                    raise UserError(place, f"{name} needs demonstrations; skill {skill.name}, example {missing.id} has none")
+        self.methods[label] = MethodSpec(label, str(file or name), cls, config)
+
+    def _beside(self, name):
+        """A path as given if it is there, else relative to the order file."""
+        given = Path(name).expanduser()
+        return given if given.is_absolute() or given.exists() else self.path.parent / given
+
+    # ---- what follows from it ------------------------------------------------------------------------------------
+
+    def runs(self):
+        return [Run(label, seed) for seed in self.seeds for label in self.methods]
+
+    def prompts(self, skill):
+        """Prompts drawn for ``skill``."""
+        if own := self.specs[skill.name].prompts:
+            return own
+        return self.budget.prompts or max(1, round(self.budget.epochs * len(skill.examples("train"))))
+
+    def batch_size(self, config: TrainingConfig):
+        return config.batch_size or self.budget.batch_size
+
+    def limit(self, skill, rollout=False):
+        """New tokens of an answer of ``skill``, at evaluation or in a rollout."""
+        section = self.rollout if rollout else self.evaluate
+        return section.max_new_tokens or self.specs[skill.name].max_new_tokens or skill.max_new_tokens
+
+    def template(self, skill):
+        return self.specs[skill.name].teacher_template
+
+    def splits(self, skill):
+        """The splits that are evaluated: the one that counts, and the skill's further ones (as ``ood``) beside the test."""
+        further = [s for s in skill.splits if s not in ("train", "validation", "test")]
+        return [self.evaluate.split] + (further if self.evaluate.split == "test" else [])
+
+    def about(self):
+        """What results.json holds; see docs/results.md."""
+        return {
+            "version": 1, "name": self.name, "description": self.description, "model": asdict(self.model),
+            "skills": [{"name": s.name, "description": s.description, "metric": s.metric, "splits": self.splits(s),
+                        "prompts": self.prompts(s), "max_new_tokens": self.limit(s)} for s in self.skills],
+            "retention": [] if self.suite is None else self.suite.summary(),
+            "methods": {label: {"method": m.method, "config": asdict(m.config)} for label, m in self.methods.items()},
+            "seeds": self.seeds, "evaluate": {k: v for k, v in asdict(self.evaluate).items() if k != "batch_size"},
+            "budget": asdict(self.budget), "rollout": asdict(self.rollout),
+        }
+
+
+def read_order(path, changes=(), methods=(), seeds=()):
+    """Read, change and validate an order file.
+
+    changes: texts ``key.key=value`` (the value in YAML); methods, seeds: keep only these. Raises UserError.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(path, "is not a file", "give a task-order file, as benchmarks/orders/quickstart.yaml")
+    try:
+        mapping = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{where}", f"is not YAML ({getattr(error, 'problem', None) or 'not UTF-8'})") from None
+    if not isinstance(mapping, dict):
+        raise UserError(path, "must be a mapping of keys", "see benchmarks/orders/quickstart.yaml")
+    for change in changes:
+        key, equals, value = change.partition("=")
+        if not equals:
+            raise UserError(f"--set {change}", "must be KEY=VALUE", "as --set budget.prompts=80")
+        _set(mapping, key.split("."), yaml.safe_load(value), f"--set {key}")
+    order = Order(mapping, path)
+    for label in methods:
+        if label not in order.methods:
+            raise UserError(f"--method {label}", "is not in the order", did_you_mean(label, order.methods))
+    if methods:
+        order.methods = {label: order.methods[label] for label in order.methods if label in methods}
+    if seeds:
+        order.seeds = list(dict.fromkeys(seeds))
+    return order
+
+
+def _set(mapping, keys, value, place):
+    """Put ``value`` where the dotted ``keys`` lead; a number picks an entry of a list, a name the entry of that name."""
+    *path, last = keys
+    for name in path:
+        if isinstance(mapping, list):
+            mapping = _entry(mapping, name, place)
+        else:
+            if not isinstance(mapping.get(name), (dict, list)):
+                mapping[name] = {} if mapping.get(name) is None else {"name": mapping[name]} if name == "model" else None
+            mapping = mapping[name]
+        if mapping is None:
+            raise UserError(place, f"{name} holds a single value", "it has no keys of its own")
+    if isinstance(mapping, list):
+        raise UserError(place, "points at a whole entry of a list", "name one of its keys")
+    mapping[last] = value
+
+
+def _entry(entries, name, place):
+    for i, entry in enumerate(entries):
+        if name == str(i) or name == (entry.get("name") if isinstance(entry, dict) else entry):
+            if not isinstance(entry, dict):
+                entries[i] = entry = {"name": entry}
+            return entry
+    raise UserError(place, f"there is no entry {name!r}", "use its number from 0, or its name")

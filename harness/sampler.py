@@ -1,0 +1,177 @@
+"""Completions from the live weights.
+
+One engine for rollouts and evaluation, on the very model that is being trained: nothing is copied or reloaded. Rows are
+sorted by length, a prompt that is sampled several times is read once, finished rows leave the batch, and keys and values
+go into buffers that are allocated once.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from harness import models
+
+
+def seed_for(*parts):
+    """A 63-bit seed from any mixture of numbers and words: every random draw is keyed by what it is for."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+@dataclass
+class Completion:
+    """token_ids: the answer with its end-of-turn token, if it got so far; finished: whether it did; logprobs: of every
+    token, in nats, under the distribution at the given temperature before top-p; text: without special tokens."""
+
+    token_ids: list
+    logprobs: list
+    finished: bool
+    text: str
+
+
+class _Layer(CacheLayerMixin):
+    """Keys and values [rows, heads, tokens, width] in buffers with room for all that will come."""
+
+    is_sliding = False
+
+    def __init__(self, room):
+        super().__init__()
+        self.room, self.length = room, 0
+
+    def lazy_initialization(self, key_states, value_states):
+        rows, heads, _, width = key_states.shape
+        self.keys = key_states.new_empty(rows, heads, self.room, width)
+        self.values = value_states.new_empty(rows, heads, self.room, value_states.shape[-1])
+        self.is_initialized = True
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        end = self.length + key_states.shape[2]
+        self.keys[:, :, self.length:end] = key_states
+        self.values[:, :, self.length:end] = value_states
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def select(self, rows):
+        self.keys, self.values = self.keys[rows], self.values[rows]
+
+    def get_mask_sizes(self, query_length):
+        return self.length + query_length, 0
+
+    def get_seq_length(self):
+        return self.length
+
+    def get_max_length(self):
+        return -1
+
+
+class Sampler:
+    """Samples from ``model``, whatever its weights are at the time of the call."""
+
+    def __init__(self, model, tokenizer, batch_size=48):
+        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+        self.end, self.stops = models.stop_tokens(model, tokenizer)
+
+    @torch.inference_mode()
+    def sample(self, prompts, *, max_new_tokens, temperature=1.0, top_p=1.0, n=1, seed=0, progress=None):
+        """``n`` completions of each of ``prompts`` (lists of token ids): a list of lists of Completion, in their order.
+
+        temperature 0 is greedy. Draws depend on ``seed``, the prompt's place and the completion's place alone, not on the
+        batching: each completion has its own stream of uniform numbers, inverted through the cumulative distribution in
+        float64. progress: called with the number of completions finished so far.
+        """
+        was_training = self.model.training
+        self.model.eval()
+        done = [[None] * n for _ in prompts]
+        order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+        per_batch = max(1, self.batch_size // n)
+        finished = 0
+        for start in range(0, len(order), per_batch):
+            chosen = order[start:start + per_batch]
+            for (index, k), completion in self._batch([(i, prompts[i]) for i in chosen], max_new_tokens, temperature,
+                                                      top_p, n, seed):
+                done[index][k] = completion
+            finished += len(chosen) * n
+            if progress:
+                progress(finished)
+        self.model.train(was_training)
+        return done
+
+    def _batch(self, prompts, max_new_tokens, temperature, top_p, n, seed):
+        device = self.model.device
+        longest = max(len(p) for _, p in prompts)
+        gaps = [longest - len(p) for _, p in prompts]
+        ids = torch.tensor([[models.PAD] * gap + p for gap, (_, p) in zip(gaps, prompts)], device=device)
+        gap = torch.tensor(gaps, device=device)
+        columns = torch.arange(longest + max_new_tokens, device=device)
+        seen = (columns[None] >= gap[:, None]).long() if any(gaps) else None
+        layers = [_Layer(longest + max_new_tokens) for _ in range(self.model.config.get_text_config().num_hidden_layers)]
+        cache = Cache(layers=layers)
+
+        def step(tokens, at):
+            width = tokens.shape[1]
+            positions = (torch.arange(at, at + width, device=device)[None] - gap[:, None]).clamp(min=0)
+            out = self.model(input_ids=tokens, position_ids=positions, past_key_values=cache, use_cache=True,
+                             attention_mask=None if seen is None else seen[:, :at + width], logits_to_keep=1)
+            return out.logits[:, -1].float()
+
+        logits = step(ids, 0)
+        rows = [(i, k) for i, _ in prompts for k in range(n)]
+        if n > 1:  # the prompt was read once; from here on every completion is a row of its own
+            repeat = torch.arange(len(prompts), device=device).repeat_interleave(n)
+            for layer in layers:
+                layer.select(repeat)
+            logits, gap = logits[repeat], gap[repeat]
+            seen = None if seen is None else seen[repeat]
+        draws = self._uniforms(rows, max_new_tokens, seed) if temperature else None
+        stops = torch.tensor(sorted(self.stops), device=device)
+        tokens, logprobs = [[] for _ in rows], [[] for _ in rows]
+        live = list(range(len(rows)))
+        for t in range(max_new_tokens):
+            picked, logprob = _pick(logits, temperature, top_p, None if draws is None else draws[live, t])
+            ended = torch.isin(picked, stops).tolist()
+            for row, token, value in zip(live, picked.tolist(), logprob.tolist()):
+                tokens[row].append(token)
+                logprobs[row].append(value)
+            if t == max_new_tokens - 1 or all(ended):
+                break
+            if any(ended):
+                keep = torch.tensor([j for j, e in enumerate(ended) if not e], device=device)
+                live = [live[j] for j in keep.tolist()]
+                picked, gap = picked[keep], gap[keep]
+                seen = None if seen is None else seen[keep]
+                for layer in layers:
+                    layer.select(keep)
+            logits = step(picked[:, None], longest + t)
+        for row, key in enumerate(rows):
+            text = self.tokenizer.decode(tokens[row], skip_special_tokens=True)
+            yield key, Completion(tokens[row], logprobs[row], tokens[row][-1] in self.stops, text)
+
+    @staticmethod
+    def _uniforms(rows, count, seed):
+        """Uniform numbers [rows, count] in float64; row (i, k) has its own stream."""
+        out = torch.empty(len(rows), count, dtype=torch.float64)
+        for row, (i, k) in enumerate(rows):
+            generator = torch.Generator().manual_seed(seed_for(seed, i, k))
+            out[row].uniform_(generator=generator)
+        return out
+
+
+def _pick(logits, temperature, top_p, draws):
+    """Next tokens [rows] and their log-probabilities [rows] from float32 logits [rows, vocabulary]."""
+    if not temperature:
+        picked = logits.argmax(-1)
+        return picked, torch.log_softmax(logits, -1).gather(-1, picked[:, None])[:, 0]
+    logprobs = torch.log_softmax(logits / temperature, -1)
+    probs = logprobs.double().exp()
+    if top_p < 1:
+        ordered, places = probs.sort(-1, descending=True)
+        outside = ordered.cumsum(-1) - ordered >= top_p  # keeps the token that crosses the mark
+        probs = probs.scatter(-1, places, ordered.masked_fill(outside, 0.0))
+    cumulative = probs.cumsum(-1)
+    target = draws.to(logits.device)[:, None] * cumulative[:, -1:]
+    picked = torch.searchsorted(cumulative, target, right=True).clamp(max=logits.shape[-1] - 1)
+    return picked[:, 0], logprobs.gather(-1, picked)[:, 0]

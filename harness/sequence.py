@@ -1,0 +1,270 @@
+"""The loop: for each run, for each stage, learn one skill and evaluate everything; committed stage by stage.
+
+A run that is killed goes on from its last committed stage or checkpoint and ends in the numbers of one that was not: every
+random draw is keyed by what it is for, and a checkpoint holds weights, optimizer, averages and all that was logged.
+"""
+
+import copy
+import datetime
+import fcntl
+import importlib.metadata
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import time
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from harness import models
+from harness.console import Progress, Rate
+from harness.errors import UserError
+from harness.evaluation import Evaluator
+from harness.records import Results, read_json, write_json, write_jsonl
+from harness.sampler import Sampler
+from harness.training import Stage
+
+
+def run_order(order, folder, progress=None):
+    """Run what ``order`` asks for and ``folder`` does not hold yet."""
+    results, progress = Results(folder), progress or Progress()
+    results.open(order.about())
+    runs = order.runs()
+    for number, run in enumerate(runs, 1):
+        with _alone(results.run(run.name)):
+            left = [k for k in range(len(order.skills) + 1) if not results.committed(run.name, k)]
+            if left:
+                _Run(order, results, run, progress, f"run {number}/{len(runs)} {run.name}").go(left[0])
+    results.rebuild()
+
+
+def evaluator(order, results):
+    return Evaluator(results, order.skills, order.suite, order.evaluate, {s.name: order.limit(s) for s in order.skills},
+                     {s.name: order.template(s) for s in order.skills})
+
+
+def load_model(order, source=None):
+    """The order's model and tokenizer, or those of a checkpoint in folder ``source``."""
+    spec = order.model
+    return models.load(str(source) if source else spec.name, spec.dtype, spec.device, None if source else spec.revision,
+                       str(source) if source else f"{order.path}: model")
+
+
+class _Run:
+    """One method x seed."""
+
+    def __init__(self, order, results, run, progress, title):
+        self.order, self.results, self.run, self.progress, self.title = order, results, run, progress, title
+        self.spec = order.methods[run.label]
+        self.method = self.spec.cls(copy.deepcopy(self.spec.config))
+        self.evaluator = evaluator(order, results)
+
+    def go(self, first):
+        """All stages from ``first`` on."""
+        order, results, name = self.order, self.results, self.run.name
+        kept = results.stage(name, first - 1) if first > 1 else None
+        self.model, self.tokenizer = load_model(order, kept and kept / "weights")
+        self.eval_sampler = Sampler(self.model, self.tokenizer, order.evaluate.batch_size)
+        if kept:
+            self.method.load_state_dict(torch.load(kept / "method.pt", weights_only=False))
+        write_json(results.run(name) / "run.json", self._provenance())
+        for stage in range(first, len(order.skills) + 1):
+            self._stage(stage)
+            self._tidy(stage)
+
+    def _stage(self, number):
+        order, results = self.order, self.results
+        self.evaluator.seconds = {"evaluation": 0.0, "retention": 0.0}
+        self.partial = results.run(self.run.name) / f"stage-{number}.partial"
+        self.partial.mkdir(parents=True, exist_ok=True)
+        before = [read_json(results.stage(self.run.name, k) / "stage.json") for k in range(number)]
+        self.base = {"step": sum(b["steps"] for b in before), "prompts": sum(b["prompts"] for b in before),
+                     "tokens": sum(b["tokens"] for b in before),
+                     "seconds": sum(b["seconds"]["training"] + b["seconds"]["sampling"] for b in before)}
+        self.number, self.skill = number, order.skills[number - 1] if number else None
+        self.where = f"{self.title}, stage {number}/{len(order.skills)}" + (f" {self.skill.name}" if self.skill else " base model")
+        self.log, self.records, stage = [], [], None
+        if number:
+            stage = self._learn()
+        self._evaluate(stage, final=True)
+        write_jsonl(self.partial / "records.jsonl", self.records)
+        write_jsonl(self.partial / "training.jsonl", self.log)
+        if number:
+            models.save(self.model, self.tokenizer, self.partial / "weights")
+            torch.save(self.method.state_dict(), self.partial / "method.pt")
+        write_json(self.partial / "stage.json", {
+            "stage": number, "skill": self.skill.name if self.skill else None, "steps": stage.step if stage else 0,
+            "prompts": stage.prompts if stage else 0, "tokens": stage.tokens if stage else 0,
+            "seconds": {**(stage.seconds if stage else {"training": 0.0, "sampling": 0.0}), **self.evaluator.seconds},
+            "peak_memory_gib": _peak_memory()})
+        shutil.rmtree(self.partial / "checkpoint", ignore_errors=True)
+        results.commit(self.partial, self.run.name, number)
+        scores = {r["name"]: r["value"] for r in self.records if r["final"] and r["kind"] == "skill"
+                  and r["split"] == order.evaluate.split and r["metric"] == self._metric(r["name"])}
+        self.progress.say(f"{self.where}: " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items()))
+
+    def _metric(self, name):
+        return next(s.metric for s in self.order.skills if s.name == name)
+
+    # ---- learning --------------------------------------------------------------------------------------------------
+
+    def _learn(self):
+        order, path = self.order, self.partial / "checkpoint" / "state.pt"
+        restored = None
+        if path.exists():
+            restored = torch.load(path, map_location="cpu", weights_only=False)
+            self.model.load_state_dict(restored["model"])
+            self.log, self.records = restored["log"], restored["records"]
+            self.evaluator.seconds = restored["evaluation_seconds"]
+        folder = self.partial / "method"
+        folder.mkdir(exist_ok=True)
+        stage = Stage(
+            model=self.model, tokenizer=self.tokenizer,
+            sampler=Sampler(self.model, self.tokenizer, order.rollout.batch_size),
+            skill=self.skill, teacher_template=order.template(self.skill), seed=self.run.seed, index=self.number,
+            prompts=order.prompts(self.skill), batch_size=order.batch_size(self.spec.config),
+            max_new_tokens=order.limit(self.skill, rollout=True), temperature=order.rollout.temperature,
+            top_p=order.rollout.top_p, folder=folder, on_step=self._after_step, restored=restored and restored["stage"])
+        self.rate, self.saved = Rate(stage.steps_in_all, stage.step), time.monotonic()
+        if restored:
+            self.progress.say(f"{self.where}: goes on after step {stage.step}")
+        self.method.learn(stage)
+        return stage
+
+    def _after_step(self, stage, step):
+        self.log.append({"step": self.base["step"] + stage.step, **step.logged})
+        shown = " ".join(f"{k} {step.logged[k]:.3g}" for k in ("loss", "reward") if k in step.logged)
+        self.progress.show(f"{self.where}: {self.rate.text(stage.step)}, {shown}")
+        every = self.order.evaluate.every_steps
+        if every and stage.step % every == 0 and stage.step < stage.steps_in_all:
+            self._evaluate(stage, final=False)
+        if time.monotonic() - self.saved >= 60 * self.order.checkpoints.minutes:
+            self._checkpoint(stage)
+
+    def _checkpoint(self, stage):
+        folder = self.partial / "checkpoint"
+        folder.mkdir(exist_ok=True)
+        with open(folder / "state.partial", "wb") as file:
+            torch.save({"model": self.model.state_dict(), "stage": stage.state_dict(), "log": self.log,
+                        "records": self.records, "evaluation_seconds": self.evaluator.seconds}, file)
+        os.replace(folder / "state.partial", folder / "state.pt")
+        self.saved = time.monotonic()
+
+    # ---- evaluation ------------------------------------------------------------------------------------------------
+
+    def _evaluate(self, stage, final):
+        weights = models.fingerprint(self.model)
+
+        def shower(what):
+            return lambda *done: self.progress.show(f"{self.where}: evaluates {what} {' '.join(map(str, done))}")
+
+        for skill in self.order.skills:
+            for split in self.order.splits(skill):
+                found = self.evaluator.skill(self.model, self.tokenizer, self.eval_sampler, weights, skill, split,
+                                             shower(f"{skill.name} {split}"))
+                self._record(stage, final, *found)
+        if final and self.order.suite:
+            for found in self.evaluator.retention(self.model, self.tokenizer, weights, shower("retention")):
+                self._record(stage, final, *found)
+
+    def _record(self, stage, final, key, protocol, evaluation):
+        done = stage.step if stage else 0
+        prompts = min(done * stage.batch_size, stage.prompts) if stage else 0
+        for metric, (value, stderr) in evaluation["metrics"].items():
+            self.records.append({
+                "run": self.run.name, "method": self.run.label, "seed": self.run.seed, "stage": self.number,
+                "skill": self.skill.name if self.skill else None, "step": self.base["step"] + done, "final": final,
+                "kind": evaluation["kind"], "name": evaluation["name"], "split": evaluation["split"], "metric": metric,
+                "value": value, "stderr": stderr, "n": evaluation["n"], "protocol": protocol, "evaluation": key,
+                "prompts": self.base["prompts"] + prompts, "tokens": self.base["tokens"] + (stage.tokens if stage else 0),
+                "seconds": round(self.base["seconds"] + (sum(stage.seconds.values()) if stage else 0.0), 3)})
+
+    # ---- the rest --------------------------------------------------------------------------------------------------
+
+    def _tidy(self, stage):
+        """Give back the disk of weights that nothing will read any more."""
+        keep = self.order.checkpoints.keep
+        last = stage == len(self.order.skills)
+        if keep != "all" and stage > 1:
+            shutil.rmtree(self.results.stage(self.run.name, stage - 1) / "weights", ignore_errors=True)
+        if keep == "none" and last:
+            shutil.rmtree(self.results.stage(self.run.name, stage) / "weights", ignore_errors=True)
+
+    def _provenance(self):
+        return {
+            "run": self.run.name, "method": self.spec.method, "label": self.run.label, "seed": self.run.seed,
+            "config": asdict(self.spec.config), "batch_size": self.order.batch_size(self.spec.config),
+            "model": asdict(self.order.model), "device": _device(self.model.device), "dtype": str(self.model.dtype),
+            "threads": torch.get_num_threads(), "git": _git(), "python": platform.python_version(),
+            "packages": {p: importlib.metadata.version(p) for p in ("torch", "transformers", "trl", "lm_eval", "datasets")},
+            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
+
+
+def check_teacher(order, folder, progress=None):
+    """Accuracy of the base model and of the demonstration-conditioned teacher on each skill, before a long run.
+
+    On the validation split (the training split of a skill that has none), where the examples have demonstrations. Returns
+    rows {"skill", "split", "n", "base", "teacher"}.
+    """
+    results, progress = Results(folder), progress or Progress()
+    model, tokenizer = load_model(order)
+    measure = evaluator(order, results)
+    weights, sampler, rows = models.fingerprint(model), Sampler(model, tokenizer, order.evaluate.batch_size), []
+    for skill in order.skills:
+        split = next((s for s in ("validation", "train") if s in skill.splits
+                      and all(e.demonstration is not None for e in skill.examples(s))), None)
+        if split is None:
+            raise UserError(f"skill {skill.name}", "no split has demonstrations", "self-distillation needs them")
+        row = {"skill": skill.name, "split": split}
+        for who in ("base", "teacher"):
+            progress.show(f"{skill.name}: {who}")
+            _, _, found = measure.skill(model, tokenizer, sampler, weights, skill, split, teacher=who == "teacher")
+            row[who], row["n"] = found["metrics"][skill.metric][0], found["n"]
+        rows.append(row)
+    return rows
+
+
+@contextmanager
+def _alone(folder):
+    """Nobody else works on this run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(folder, "another process works on this run", "wait for it, or choose another --method or --seed") from None
+        yield
+
+
+def _peak_memory():
+    """GiB: of the GPU where there is one, of the process (its largest resident set so far) elsewhere."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def _device(device):
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        name = next(line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+                    if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def _git():
+    """Commit of the checkout, with a mark if it is changed; None outside git."""
+    here = Path(__file__).resolve().parent
+    try:
+        ask = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+        return subprocess.run(ask, capture_output=True, text=True, timeout=10).stdout.strip() or None
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+
+

@@ -1,0 +1,338 @@
+"""The learning step that every method shares: data order, precision, micro-batches, optimizer, schedule, checkpoints.
+
+A method says what its loss is; this file says how a loss becomes an update, so that methods differ in nothing else:
+
+* master weights, gradients, optimizer state and averages are float32 whatever the model computes in; where the model is
+  in bfloat16 its weights are the rounded masters (pure bfloat16 updates at fine-tuning rates are mostly rounded away);
+* rows are cut into micro-batches by length, so that little is padding;
+* the vocabulary-sized tensors exist for one chunk of tokens at a time: each chunk's loss is differentiated as soon as it
+  is computed, and only the gradient with respect to the hidden states is kept for the backward pass of the body;
+* every random draw is keyed by (seed, stage, step, purpose), so that there is no generator state to save.
+"""
+
+import copy
+import random
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy
+import torch
+
+from harness import models
+from harness.config import option
+from harness.sampler import seed_for
+
+VOCABULARY_CHUNK = 2**24  # elements of one [tokens, vocabulary] tensor: 64 MiB in float32
+
+
+@dataclass
+class TrainingConfig:
+    """Hyperparameters that every method has. Defaults are the paper's, section 4 and appendix."""
+
+    learning_rate: float = option(2e-5, "peak learning rate of AdamW", min=0)
+    batch_size: int | None = option(None, "prompts per optimizer step; the order's budget.batch_size if left out", min=1)
+    schedule: str = option("cosine", "learning rate after the warm-up", choices=("cosine", "linear", "constant"))
+    warmup_steps: int = option(10, "optimizer steps of linear warm-up in each stage, a fifth of the stage at most", min=0)
+    weight_decay: float = option(0.0, "AdamW's decoupled weight decay", min=0)
+    max_grad_norm: float = option(1.0, "gradients are scaled down to this global L2 norm", above=0)
+    micro_batch_tokens: int = option(2048, "tokens, padding included, of one forward and backward pass", min=1)
+
+
+@dataclass
+class Row:
+    """One sequence to learn from: the loss is on ``completion``, given ``prompt`` (both lists of token ids)."""
+
+    prompt: list
+    completion: list
+
+
+@dataclass
+class Positions:
+    """Where a chunk's completion tokens stand: rows (index of the row), offsets (place in the completion, from 0) and
+    tokens (the token itself), int64 tensors [tokens]."""
+
+    rows: torch.Tensor
+    offsets: torch.Tensor
+    tokens: torch.Tensor
+
+
+def draws(count, total, seed):
+    """Indices of the ``total`` examples drawn from ``count``: epochs without replacement, each in an order of its own."""
+    out = []
+    epoch = 0
+    while len(out) < total:
+        order = list(range(count))
+        random.Random(seed_for(seed, "epoch", epoch)).shuffle(order)
+        out += order
+        epoch += 1
+    return out[:total]
+
+
+def learning_rate(config, step, steps):
+    """The rate of optimizer step ``step`` (from 0) of ``steps``: linear warm-up, then the schedule down to 0."""
+    warmup = min(config.warmup_steps, steps // 5)
+    if step < warmup:
+        return config.learning_rate * (step + 1) / (warmup + 1)
+    part = (step - warmup) / max(1, steps - warmup)
+    factor = {"cosine": 0.5 * (1 + numpy.cos(numpy.pi * part)), "linear": 1 - part, "constant": 1.0}[config.schedule]
+    return float(config.learning_rate * factor)
+
+
+class Step:
+    """One optimizer step of a stage: ``index`` (from 0), ``examples`` drawn, and ``log`` for the method's diagnostics."""
+
+    def __init__(self, index, examples, seed):
+        self.index, self.examples, self.seed, self.logged = index, examples, seed, {}
+
+    def log(self, **values):
+        self.logged.update({k: float(v) for k, v in values.items()})
+
+
+class Stage:
+    """One skill's turn: what a method is handed, and all that it needs.
+
+    model, tokenizer, sampler: live; skill; examples: the training examples; seed; index: 1 for the first skill; folder:
+    the method's own, for whatever it wants to write; max_new_tokens, temperature, top_p: of rollouts.
+    """
+
+    def __init__(self, *, model, tokenizer, sampler, skill, teacher_template=None, seed, index, prompts, batch_size,
+                 max_new_tokens, temperature=1.0, top_p=1.0, folder=None, on_step=None, restored=None):
+        self.model, self.tokenizer, self.sampler, self.skill = model, tokenizer, sampler, skill
+        self.teacher_template, self.seed, self.index, self.folder = teacher_template, seed, index, folder
+        self.prompts, self.batch_size = prompts, batch_size
+        self.max_new_tokens, self.temperature, self.top_p = max_new_tokens, temperature, top_p
+        self.examples = skill.examples("train")
+        self.seconds = {"training": 0.0, "sampling": 0.0}
+        self.tokens = 0  # tokens that went through a training or scoring pass or were sampled, so far in this stage
+        self.step = 0  # optimizer steps done in this stage
+        self._on_step, self._restored, self._kept = on_step, restored, {}
+        if restored:
+            self.step, self.tokens, self.seconds = restored["step"], restored["tokens"], restored["seconds"]
+
+    @property
+    def steps_in_all(self):
+        """Optimizer steps of the stage: the prompts of the budget, ``batch_size`` at a time, the last batch smaller."""
+        return -(-self.prompts // self.batch_size)
+
+    def keep(self, **parts):
+        """Make ``parts`` (objects with state_dict and load_state_dict) part of the checkpoints; restores them on resume."""
+        for name, part in parts.items():
+            self._kept[name] = part
+            if self._restored:
+                part.load_state_dict(self._restored["kept"][name])
+
+    def state_dict(self):
+        return {"step": self.step, "tokens": self.tokens, "seconds": dict(self.seconds),
+                "kept": {name: part.state_dict() for name, part in self._kept.items()}}
+
+    def steps(self):
+        """The optimizer steps that are still to be done. After each, progress, evaluation and checkpoint have their turn."""
+        indices = draws(len(self.examples), self.prompts, seed_for(self.seed, self.index, "data"))
+        self._restored = None
+        while self.step < self.steps_in_all:
+            seed = seed_for(self.seed, self.index, self.step)
+            for seeder in (random.seed, torch.manual_seed):
+                seeder(seed)
+            numpy.random.seed(seed % 2**32)
+            chosen = indices[self.step * self.batch_size:(self.step + 1) * self.batch_size]
+            step = Step(self.step, [self.examples[i] for i in chosen], seed)
+            sampling, tokens, start = self.seconds["sampling"], self.tokens, time.perf_counter()
+            yield step
+            spent = time.perf_counter() - start
+            self.seconds["training"] += spent - (self.seconds["sampling"] - sampling)
+            self.step += 1
+            step.log(seconds=spent, tokens=self.tokens - tokens)
+            if self._on_step:
+                self._on_step(self, step)
+
+    def sample(self, prompts, *, seed, n=1, max_new_tokens=None, temperature=None, top_p=None):
+        """Completions from the live weights at the order's rollout settings; see Sampler.sample."""
+        start = time.perf_counter()
+        out = self.sampler.sample(
+            prompts, n=n, seed=seed,
+            max_new_tokens=self.max_new_tokens if max_new_tokens is None else max_new_tokens,
+            temperature=self.temperature if temperature is None else temperature,
+            top_p=self.top_p if top_p is None else top_p)
+        self.seconds["sampling"] += time.perf_counter() - start
+        self.tokens += sum(len(c.token_ids) for group in out for c in group) + sum(map(len, prompts))
+        return out
+
+    def prompt_tokens(self, example):
+        return models.chat_tokens(self.tokenizer, example.prompt)
+
+    def teacher_tokens(self, example):
+        return models.chat_tokens(self.tokenizer, self.skill.teacher_prompt(example, self.teacher_template))
+
+    def demonstration_tokens(self, example):
+        """The demonstration and the token that ends a turn: what a sampled answer would look like."""
+        return self.tokenizer(example.demonstration, add_special_tokens=False)["input_ids"] + [self.sampler.end]
+
+
+def micro_batches(rows, limit):
+    """Indices of ``rows`` in groups of similar length, each of at most ``limit`` tokens with its padding."""
+    length = [len(r.prompt) + len(r.completion) for r in rows]
+    group = []
+    for i in sorted(range(len(rows)), key=lambda i: (-length[i], i)):
+        if group and length[group[0]] * (len(group) + 1) > limit:
+            yield group
+            group = []
+        group.append(i)
+    if group:
+        yield group
+
+
+def completion_states(model, rows):
+    """Hidden states that predict the completions of ``rows``: [completion tokens of all rows, width], and Positions."""
+    device = model.device
+    states = models.hidden(model, models.pad_right([(r.prompt + r.completion)[:-1] for r in rows], device))
+    row = torch.cat([torch.full((len(r.completion),), i) for i, r in enumerate(rows)]).to(device)
+    offset = torch.cat([torch.arange(len(r.completion)) for r in rows]).to(device)
+    first = torch.tensor([len(r.prompt) - 1 for r in rows], device=device)
+    tokens = torch.tensor([t for r in rows for t in r.completion], device=device)
+    return states[row, first[row] + offset], Positions(row, offset, tokens)
+
+
+class Trainer:
+    """AdamW on float32 master weights of ``stage.model``: ``backward`` as often as wanted, then ``update``."""
+
+    def __init__(self, stage, config):
+        self.stage, self.config, self.model = stage, config, stage.model
+        self.params = [p for p in self.model.parameters() if p.requires_grad]
+        self.masters = [p if p.dtype == torch.float32 else p.detach().float().requires_grad_() for p in self.params]
+        self.hooks = [p.register_post_accumulate_grad_hook(self._accumulate(m))
+                      for p, m in zip(self.params, self.masters) if m is not p]
+        self.adamw = torch.optim.AdamW(self.masters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+        self.head = models.head(self.model)
+        stage.keep(trainer=self)
+
+    @staticmethod
+    def _accumulate(master):
+        def hook(param):  # micro-batches add up in float32
+            master.grad = param.grad.float() if master.grad is None else master.grad.add_(param.grad)
+            param.grad = None
+
+        return hook
+
+    def backward(self, rows, loss):
+        """Add the gradient of a sum over all completion tokens of ``rows`` to the masters' gradients; returns that sum.
+
+        loss: ``f(logits, positions) -> scalar`` for one chunk of tokens; logits float32 [tokens, vocabulary], positions a
+        Positions whose ``rows`` index into ``rows``. It must already be divided by whatever the method averages over.
+        """
+        total = 0.0
+        for group in micro_batches(rows, self.config.micro_batch_tokens):
+            batch = [rows[i] for i in group]
+            self.stage.tokens += sum(len(r.prompt) + len(r.completion) for r in batch)
+            states, at = completion_states(self.model, batch)
+            at.rows = torch.tensor(group, device=states.device)[at.rows]
+            leaf = states.detach().requires_grad_()
+            for part in chunks(len(leaf), self.model.config.get_text_config().vocab_size):
+                value = loss(self.head(leaf[part]).float(), Positions(at.rows[part], at.offsets[part], at.tokens[part]))
+                if value.requires_grad:
+                    value.backward()
+                total += value.item()
+            if leaf.grad is not None:
+                states.backward(leaf.grad)
+        return total
+
+    def update(self):
+        """One optimizer step. Returns the gradients' global L2 norm before clipping, and the learning rate used."""
+        for master in self.masters:
+            if master.grad is None:
+                master.grad = torch.zeros_like(master)
+        rate = learning_rate(self.config, self.stage.step, self.stage.steps_in_all)
+        self.adamw.param_groups[0]["lr"] = rate
+        norm = torch.nn.utils.clip_grad_norm_(self.masters, self.config.max_grad_norm)
+        self.adamw.step()
+        self.adamw.zero_grad(set_to_none=True)
+        self._copy_to_model()
+        return {"grad_norm": norm.item(), "learning_rate": rate}
+
+    @torch.no_grad()
+    def _copy_to_model(self):
+        for param, master in zip(self.params, self.masters):
+            if master is not param:
+                param.copy_(master)
+
+    def close(self):
+        """Leave the model as it is and let go of the rest."""
+        for hook in self.hooks:
+            hook.remove()
+
+    def state_dict(self):
+        return {"masters": [m.detach() for m in self.masters], "adamw": self.adamw.state_dict()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state):
+        for master, value in zip(self.masters, state["masters"], strict=True):
+            master.copy_(value)
+        self.adamw.load_state_dict(state["adamw"])
+        self._copy_to_model()
+
+
+class Teacher:
+    """A second set of weights that follows the model as an exponential moving average, kept in float32.
+
+    After every optimizer step phi <- alpha * theta + (1 - alpha) * phi (paper, section 3). alpha 0 is a frozen copy; alpha
+    1 is the live model itself, of which no copy is made. In the model's own bfloat16 most steps of an average with
+    alpha 0.01 are below half a unit in the last place and would be lost: hence the float32 state.
+    """
+
+    def __init__(self, stage, alpha, micro_batch_tokens):
+        self.stage, self.alpha, self.limit = stage, alpha, micro_batch_tokens
+        self.model = stage.model if alpha == 1 else copy.deepcopy(stage.model).requires_grad_(False)
+        self.average = [] if alpha in (0, 1) else [p if p.dtype == torch.float32 else p.float()
+                                                  for p in self.model.parameters()]
+        stage.keep(teacher=self)
+        self.head = models.head(self.model)
+
+    @torch.no_grad()
+    def follow(self, masters):
+        """Take one step towards ``masters``, the trainer's float32 weights."""
+        for average, master, param in zip(self.average, masters, self.model.parameters()):
+            average.lerp_(master, self.alpha)
+            if average is not param:
+                param.copy_(average)
+
+    @torch.no_grad()
+    def states(self, rows):
+        """Hidden states that predict each row's completion: a list of [completion tokens, width], in the rows' order."""
+        out = [None] * len(rows)
+        for group in micro_batches(rows, 2 * self.limit):
+            batch = [rows[i] for i in group]
+            self.stage.tokens += sum(len(r.prompt) + len(r.completion) for r in batch)
+            states, _ = completion_states(self.model, batch)
+            for i, part in zip(group, states.split([len(r.completion) for r in batch])):
+                out[i] = part
+        return out
+
+    def state_dict(self):
+        parts = self.average or ([] if self.alpha == 1 else list(self.model.parameters()))
+        return {"weights": [p.detach() for p in parts]}
+
+    @torch.no_grad()
+    def load_state_dict(self, state):
+        for position, value in enumerate(state["weights"]):
+            if self.average:
+                self.average[position].copy_(value)
+        for param, value in zip(self.model.parameters(), state["weights"]):
+            param.copy_(value)
+
+
+def chunks(count, vocabulary):
+    """Slices over ``count`` tokens such that a [tokens, vocabulary] tensor stays within VOCABULARY_CHUNK elements."""
+    size = max(1, VOCABULARY_CHUNK // vocabulary)
+    return [slice(i, min(i + size, count)) for i in range(0, count, size)]
+
+
+@contextmanager
+def learning(stage, config):
+    """A Trainer for the length of a stage."""
+    trainer = Trainer(stage, config)
+    stage.model.train()
+    try:
+        yield trainer
+    finally:
+        trainer.close()
+        stage.model.eval()

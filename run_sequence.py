@@ -1,0 +1,58 @@
+"""Teach a model the skills of a task-order file one after the other, with each method, and evaluate after every stage."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from harness.errors import reported
+
+ROOT = Path(__file__).resolve().parent
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("order", help="task-order file, as benchmarks/orders/quickstart.yaml")
+    parser.add_argument("--out", metavar="DIR", help="results folder (default: results/<name of the order>)")
+    parser.add_argument("--method", nargs="+", default=[], metavar="NAME", help="only these methods of the order")
+    parser.add_argument("--seed", nargs="+", type=int, default=[], metavar="N", help="these seeds instead of the order's")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE",
+                        help="change a key of the order, as budget.prompts=80 or methods.sdft.learning_rate=1e-5")
+    parser.add_argument("--plan", action="store_true", help="print runs, steps, evaluations, time and disk; train nothing")
+    parser.add_argument("--check-teacher", action="store_true",
+                        help="print the accuracy of the base model and of the demonstration-conditioned teacher; train nothing")
+    return parser.parse_args()
+
+
+def main():
+    args = arguments()
+    with reported():
+        from harness.order import read_order
+
+        order = read_order(args.order, args.set, args.method, args.seed)
+        out = Path(args.out) if args.out else ROOT / "results" / order.name
+        if args.plan:
+            from harness.plan import plan
+
+            print(plan(order, out))
+        elif args.check_teacher:
+            from harness.sequence import check_teacher
+
+            rows = check_teacher(order, out / "teacher_check")
+            print(f"{'skill':<16}{'split':<12}{'n':>5}{'base':>8}{'teacher':>9}")
+            for row in rows:
+                fit = "" if row["teacher"] > row["base"] else "   the teacher is no better: change teacher_template"
+                print(f"{row['skill']:<16}{row['split']:<12}{row['n']:>5}{row['base']:>8.3f}{row['teacher']:>9.3f}{fit}")
+        else:
+            from harness.sequence import run_order
+
+            run_order(order, out)
+            from harness.report import write_report
+
+            table, page = write_report([out])
+            print(table)
+            print(f"report: {os.path.relpath(page)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""A tiny random model with a byte-level tokenizer, and skills and orders small enough for it."""
+
+import json
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+import yaml  # noqa: E402
+
+TEMPLATE = ("{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+            "{% if add_generation_prompt %}<|assistant|>{% endif %}")
+
+
+def tiny_tokenizer():
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(letters)}, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    inner.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|end|>", pad_token="<|end|>",
+                                        bos_token="<|end|>")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|user|>", "<|assistant|>", "<|system|>"]})
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+def save_tiny(folder, seed=0, **changes):
+    """A Llama of 2 layers and width 32, with weights large enough that its answers differ."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = tiny_tokenizer()
+    torch.manual_seed(seed)
+    settings = dict(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+                    num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=1024, initializer_range=0.2,
+                    bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, tie_word_embeddings=True)
+    model = LlamaForCausalLM(LlamaConfig(**{**settings, **changes}))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """Folder of the tiny model."""
+    return save_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny):
+    from harness import models
+
+    return models.load(str(tiny), "float32", "cpu")
+
+
+def write_rows(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def order_file(tiny, tmp_path):
+    """A function that writes an order with two JSONL skills for the tiny model; keywords change its keys."""
+
+    def write(name="tiny.yaml", **changes):
+        for skill in ("vowels", "digits"):
+            for split, count in (("train", 12), ("validation", 4), ("test", 4)):
+                rows = [{"prompt": f"{skill} {split} {i}?", "demonstration": f"{skill[0]}{i}", "reference": f"{skill[0]}{i}"}
+                        for i in range(count)]
+                write_rows(tmp_path / f"{skill}-{split}.jsonl", rows)
+        order = {
+            "model": {"name": str(tiny), "dtype": "float32", "device": "cpu"},
+            "skills": [{"name": s, "train": f"{s}-train.jsonl", "validation": f"{s}-validation.jsonl",
+                        "test": f"{s}-test.jsonl", "grader": "token_f1", "max_new_tokens": 6} for s in ("vowels", "digits")],
+            "methods": {"sft": {"learning_rate": 1e-3}, "sdft": {"learning_rate": 1e-3}, "grpo": {"learning_rate": 1e-3, "group_size": 2}},
+            "budget": {"prompts": 12, "batch_size": 4},
+            "evaluate": {"every_steps": 2},
+            **changes,
+        }
+        path = tmp_path / name
+        path.write_text(yaml.safe_dump(order, sort_keys=False))
+        return path
+
+    return write
