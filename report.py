@@ -6,8 +6,15 @@ from harness.errors import reported
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="report.py", description="Write tables, pictures and an HTML page from results folders.")
-    parser.add_argument("folders", nargs="+", metavar="RESULTS_DIR", help="a folder that run_sequence.py wrote; several are pooled or compared")
+    parser = argparse.ArgumentParser(
+        prog="report.py", description="Write tables, pictures and an HTML page from results folders."
+    )
+    parser.add_argument(
+        "folders",
+        nargs="+",
+        metavar="RESULTS_DIR",
+        help="a folder that run_sequence.py wrote; several are pooled or compared",
+    )
     parser.add_argument("--out", metavar="DIR", help="where to write (default: report in the first folder)")
     options = parser.parse_args(arguments)
     with reported():

@@ -1,6 +1,7 @@
 """Typed settings: a dataclass whose fields say what is allowed, filled from a mapping and refused in one line."""
 
 import dataclasses
+import math
 import types
 import typing
 from dataclasses import MISSING, field
@@ -55,8 +56,7 @@ def _convert(value, hint, place):
                 return _convert(value, kind, place)
             except UserError:
                 continue
-        names = " or ".join(getattr(typing.get_origin(k) or k, "__name__", str(k)) for k in kinds)
-        raise UserError(place, f"must be {names}, not {_kind(value)}")
+        raise UserError(place, f"must be {' or '.join(map(_wanted, kinds))}, not {_kind(value)}")
     origin = typing.get_origin(hint)
     if origin is list:
         if not isinstance(value, list):
@@ -70,9 +70,13 @@ def _convert(value, hint, place):
             pass
     elif hint in (object, typing.Any) or (isinstance(value, origin or hint) and not (hint is int and isinstance(value, bool))):
         return value
-    wanted = {"float": "a number", "int": "a whole number", "str": "a text", "bool": "true or false", "dict": "a mapping"}
-    name = getattr(origin or hint, "__name__", str(hint))
-    raise UserError(place, f"must be {wanted.get(name, name)}, not {_kind(value)}")
+    raise UserError(place, f"must be {_wanted(hint)}, not {_kind(value)}")
+
+
+def _wanted(hint):
+    name = getattr(typing.get_origin(hint) or hint, "__name__", str(hint))
+    return {"float": "a number", "int": "a whole number", "str": "a text", "bool": "true or false", "dict": "a mapping",
+            "list": "a list"}.get(name, name)
 
 
 def _check(value, rules, place):
@@ -82,7 +86,9 @@ def _check(value, rules, place):
         if rules.get("choices") and isinstance(each, str) and each not in rules["choices"]:
             raise UserError(place, f"unknown value {each!r}", did_you_mean(each, rules["choices"]))
         if isinstance(each, (int, float)) and not isinstance(each, bool):
-            if each != each or (rules.get("min") is not None and each < rules["min"]):
+            if not math.isfinite(each):
+                raise UserError(place, f"must be a finite number, not {each}")
+            if rules.get("min") is not None and each < rules["min"]:
                 raise UserError(place, f"must be at least {rules['min']}, not {each}")
             if rules.get("above") is not None and not each > rules["above"]:
                 raise UserError(place, f"must be above {rules['above']}, not {each}")

@@ -1,5 +1,8 @@
 """The one error that a user can mend: said in one line, exit code 2."""
 
+import errno
+import os
+import re
 import sys
 from contextlib import contextmanager
 
@@ -8,8 +11,8 @@ class UserError(Exception):
     """Something outside the code is wrong: names the place, what is wrong there and what would be right."""
 
     def __init__(self, place, problem, remedy=""):
-        self.place, self.problem, self.remedy = str(place), problem, remedy
-        super().__init__(f"{place}: {problem}" + (f"; {remedy}" if remedy else ""))
+        text = f"{place}: {problem}" + (f"; {remedy}" if remedy else "")
+        super().__init__(" ".join(text.splitlines()))  # one line, whatever a library's own message was
 
 
 def did_you_mean(word, choices):
@@ -23,18 +26,34 @@ def did_you_mean(word, choices):
 
 @contextmanager
 def reported():
-    """Wrap a command's body: a UserError or a full disk prints one line and exits with 2; Ctrl-C exits with 130."""
+    """Wrap a command's body: a UserError or a disk that takes no more prints one line and exits with 2; Ctrl-C with 130."""
+    line = "\n" if sys.stderr.isatty() else ""  # leaves the progress line and the terminal's ^C behind
     try:
         yield
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        if error.errno not in (28, 122):  # ENOSPC, EDQUOT
-            raise
-        print(f"error: {error.filename or 'disk'}: no space left; free some and start the same command again: "
-              "it goes on from the last committed point", file=sys.stderr)
+        print(f"{line}error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from the last committed point", file=sys.stderr)
+        print(f"{line}stopped; the same command goes on from the last committed point", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        reason = _refused_write(error)
+        if reason is None:
+            raise
+        print(f"{line}error: {reason}; make room or give another folder, and start the same command again: it goes on from "
+              "the last committed point", file=sys.stderr)
+        sys.exit(2)
+
+
+def _refused_write(error):
+    """What the disk said if ``error`` comes from a file that could not be written (full, over quota, read-only), else None.
+
+    safetensors hides the system's error in a text of its own, and torch.save raises a RuntimeError while it handles it.
+    """
+    while error is not None:
+        hidden = re.search(r"os error (\d+)", str(error))
+        code = error.errno if isinstance(error, OSError) else int(hidden[1]) if hidden else None
+        if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS):
+            return f"{getattr(error, 'filename', None) or 'disk'}: {os.strerror(code)}"
+        error = error.__cause__ or error.__context__
+    return None

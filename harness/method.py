@@ -4,6 +4,7 @@ import importlib.util
 from pathlib import Path
 
 from harness.errors import UserError
+from harness.plan import Work
 from harness.skills import named, only_subclass
 from harness.training import TrainingConfig
 
@@ -24,6 +25,11 @@ class Method:
     def learn(self, stage):
         """Teach ``stage.model`` the skill, in place: loop over ``stage.steps()``, see harness.training."""
         raise TypeError(f"{type(self).__name__} has no learn()")
+
+    def work(self, prompt, demonstration, teacher_prompt, limit):
+        """Tokens per prompt drawn, for the estimate of --plan: a harness.plan.Work. By default one pass over prompt and
+        demonstration. The arguments are mean lengths in tokens, and the limit of a rollout."""
+        return Work(learned=prompt + demonstration)
 
     def state_dict(self):
         return {}

@@ -9,6 +9,7 @@ import importlib.util
 import json
 import os
 import shutil
+import weakref
 from pathlib import Path
 
 import torch
@@ -103,23 +104,45 @@ def check_name(name, place):
                             "a folder that save_pretrained wrote holds config.json and the weights")
 
 
-def load(name, dtype="auto", device="auto", revision=None, place="model"):
-    """Model (in eval mode) and tokenizer. Raises UserError where they cannot be had or do not fit together."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def _cannot_load(name, error, place):
+    first = str(error).strip().split("\n")[0][:200]
+    return UserError(place, f"{name} cannot be loaded ({first})",
+                     f"give a hub id that can be reached, a model folder, or {EMBEDDED!r}")
+
+
+def load_tokenizer(name, revision=None, place="model"):
+    """(tokenizer, what transformers loads the model from). Raises UserError where it cannot be had or lacks a chat template."""
+    from transformers import AutoTokenizer
 
     check_name(name, place)
-    device = resolve_device(device)
     source = str(embedded_checkpoint()) if name == EMBEDDED else os.path.expanduser(name) if is_local(name) else name
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-        model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=resolve_dtype(dtype, device))
     except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().split("\n")[0][:200]
-        raise UserError(place, f"{name} cannot be loaded ({first})",
-                        f"give a hub id that can be reached, a model folder, or {EMBEDDED!r}") from None
+        raise _cannot_load(name, error, place) from None
     if tokenizer.chat_template is None:
         raise UserError(place, f"the tokenizer of {name} has no chat template", "use an instruction-tuned model, or put a "
                         "chat_template.jinja into its folder")
+    return tokenizer, source
+
+
+def load(name, dtype="auto", device="auto", revision=None, place="model"):
+    """Model (in eval mode) and tokenizer. Raises UserError where they cannot be had or do not fit together."""
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    tokenizer, source = load_tokenizer(name, revision, place)
+    device = resolve_device(device)
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            source, revision=revision, dtype=resolve_dtype(dtype, device), output_loading_info=True,
+            ignore_mismatched_sizes=True)  # told in our own words below
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise _cannot_load(name, error, place) from None
+    unfit = sorted(found["missing_keys"]) + sorted(key for key, *_ in found["mismatched_keys"])
+    if unfit:  # transformers would go on with random weights in their place
+        raise UserError(place, f"the weights of {name} do not fit its config.json ({unfit[0]} and {len(unfit) - 1} more)",
+                        "give a folder whose config.json and weights belong together")
     model.to(device).eval()
     with torch.inference_mode():  # our own head must be the model's: some models bend their logits in ways of their own
         ids = torch.tensor([[1, 2, 3, 4]], device=device)
@@ -132,13 +155,16 @@ def load(name, dtype="auto", device="auto", revision=None, place="model"):
 def save(model, tokenizer, folder):
     """Write a checkpoint that transformers loads, by one atomic rename: it is whole or not there."""
     folder = Path(folder)
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial, old = (folder.with_name(folder.name + end) for end in (".partial", ".old"))
+    for left in (partial, old):
+        shutil.rmtree(left, ignore_errors=True)
     partial.mkdir(parents=True)
     model.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():  # moved away first: a removal that is cut short would leave half of it
+        os.replace(folder, old)
     os.replace(partial, folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def fingerprint(model):
@@ -176,13 +202,38 @@ def stop_tokens(model, tokenizer):
 # ---- forward passes ---------------------------------------------------------------------------------------------
 
 
-def hidden(model, input_ids):
+def hidden(model, input_ids, **how):
     """Last hidden states [rows, tokens, width] of right-padded rows.
 
-    No attention mask: under causal attention a real token never sees the padding to its right, and without a mask the
-    fast kernels apply.
+    By default without an attention mask: under causal attention a real token never sees the padding to its right, and
+    without a mask the fast kernels apply. how: position_ids and a boolean attention_mask [rows, 1, tokens, tokens].
     """
-    return getattr(model, model.base_model_prefix)(input_ids=input_ids, use_cache=False).last_hidden_state
+    return getattr(model, model.base_model_prefix)(input_ids=input_ids, use_cache=False, **how).last_hidden_state
+
+
+_SHARES = weakref.WeakKeyDictionary()
+
+
+def can_share_prompts(model):
+    """Whether several completions of a prompt may stand in one row under a mask of their own.
+
+    Not with a sliding window shorter than such a row may be, nor with layers that ignore the mask: asked of the model
+    itself, once, on a few tokens.
+    """
+    config = model.config.get_text_config()
+    if getattr(config, "sliding_window", None) and any("sliding" in t for t in getattr(config, "layer_types", None) or ["sliding"]):
+        return False
+    if model not in _SHARES:
+        ids = torch.arange(1, 7, device=model.device)[None] % config.vocab_size  # prompt 1 2 3 4, completions 5 and 6
+        segment = torch.tensor([0, 0, 0, 0, 1, 2], device=model.device)
+        sees = torch.ones(6, 6, dtype=torch.bool, device=model.device).tril()
+        sees &= (segment[:, None] == segment[None]) | (segment[None] == 0)
+        with torch.no_grad():
+            alone = hidden(model, ids[:, [0, 1, 2, 3, 5]])[0, -1]
+            shared = hidden(model, ids, position_ids=torch.tensor([[0, 1, 2, 3, 4, 4]], device=model.device),
+                            attention_mask=sees[None, None])[0, -1]
+        _SHARES[model] = torch.allclose(alone.float(), shared.float(), rtol=0.02, atol=0.02 * alone.float().std().item())
+    return _SHARES[model]
 
 
 def head(model):
@@ -203,10 +254,10 @@ def head(model):
     return logits
 
 
-def pad_right(rows, device):
+def pad_right(rows, device, value=PAD):
     """Lists of token ids to a tensor [rows, longest], padded on the right."""
     longest = max(map(len, rows))
-    return torch.tensor([row + [PAD] * (longest - len(row)) for row in rows], device=device)
+    return torch.tensor([row + [value] * (longest - len(row)) for row in rows], device=device)
 
 
 if __name__ == "__main__":

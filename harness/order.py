@@ -10,7 +10,7 @@ from harness import models
 from harness.config import build, option
 from harness.errors import UserError, did_you_mean
 from harness.method import get_method
-from harness.skills import TEACHER_TEMPLATES, FileSkill, get_skill
+from harness.skills import TEACHER_TEMPLATES, FileSkill, fingerprint, get_skill
 from harness.training import TrainingConfig
 
 
@@ -149,6 +149,9 @@ class Order:
         files = {s: str(self._beside(f)) for s in ("train", "validation", "test") if (f := getattr(spec, s))}
         if spec.name in self.specs:
             raise UserError(place, f"skill {spec.name!r} stands twice", "a skill is learned once in an order")
+        for split, file in files.items():
+            if not Path(file).is_file():
+                raise UserError(f"{place}: {split}", f"{file} is not a file", "give the path of a JSONL file")
         if files:
             for wanted in {"train", self.evaluate.split} - set(files):
                 raise UserError(f"{place}: {wanted}", "is missing", "give the path of a JSONL file")
@@ -225,12 +228,26 @@ class Order:
         return {
             "version": 1, "name": self.name, "description": self.description, "model": asdict(self.model),
             "skills": [{"name": s.name, "description": s.description, "metric": s.metric, "splits": self.splits(s),
-                        "prompts": self.prompts(s), "max_new_tokens": self.limit(s)} for s in self.skills],
+                        "prompts": self.prompts(s), "max_new_tokens": self.limit(s),
+                        "teacher_template": self.template(s) or s.teacher_template,
+                        "train": fingerprint(s.examples("train"))[:12]} for s in self.skills],
             "retention": [] if self.suite is None else self.suite.summary(),
             "methods": {label: {"method": m.method, "config": asdict(m.config)} for label, m in self.methods.items()},
             "seeds": self.seeds, "evaluate": {k: v for k, v in asdict(self.evaluate).items() if k != "batch_size"},
             "budget": asdict(self.budget), "rollout": asdict(self.rollout),
         }
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error, not the loss of the first."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen and isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} stands twice", key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+        return super().construct_mapping(node, deep)
 
 
 def read_order(path, changes=(), methods=(), seeds=()):
@@ -242,18 +259,23 @@ def read_order(path, changes=(), methods=(), seeds=()):
     if not path.is_file():
         raise UserError(path, "is not a file", "give a task-order file, as benchmarks/orders/quickstart.yaml")
     try:
-        mapping = yaml.safe_load(path.read_text(encoding="utf-8"))
+        mapping = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{where}", f"is not YAML ({getattr(error, 'problem', None) or 'not UTF-8'})") from None
+        raise UserError(f"{path}{where}", f"is not YAML ({getattr(error, 'problem', None) or 'not UTF-8'})",
+                        "see benchmarks/orders/quickstart.yaml") from None
     if not isinstance(mapping, dict):
         raise UserError(path, "must be a mapping of keys", "see benchmarks/orders/quickstart.yaml")
     for change in changes:
         key, equals, value = change.partition("=")
         if not equals:
             raise UserError(f"--set {change}", "must be KEY=VALUE", "as --set budget.prompts=80")
-        _set(mapping, key.split("."), yaml.safe_load(value), f"--set {key}")
+        try:
+            value = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UserError(f"--set {change}", f"{value!r} is not YAML", "quote the value") from None
+        _set(mapping, key.split("."), value, f"--set {key}")
     order = Order(mapping, path)
     for label in methods:
         if label not in order.methods:

@@ -1,17 +1,20 @@
 """The results folder: what a run writes, and nothing else; see docs/results.md for every file and key.
 
 A stage commits by one atomic rename of its folder. ``records.jsonl`` beside ``runs/`` is rebuilt from the committed stages,
-again by a rename, so that a reader never sees half a line.
+again by a rename, so that a reader never sees half a line. Several processes may work on different runs of one folder.
 """
 
+import fcntl
 import json
 import os
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 from harness.errors import UserError
 
 VERSION = 1
+LEFT_BEFORE_RESULTS = (".lock", ".results.json.partial", "teacher_check")  # what a killed start or a look beforehand leaves
 
 
 def write_json(path, value):
@@ -20,14 +23,36 @@ def write_json(path, value):
 
 
 def write_text(path, text):
+    """Write a text by an atomic rename; what a killed process left of the same file is written over."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = path.with_name(f".{path.name}.partial")
+    with locked(path.parent):
+        try:
+            partial.write_text(text, encoding="utf-8")
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path, wait=True):
+    """Hold the lock of a folder or a file, across processes; it ends with the process that holds it, however that ends.
+
+    Raises BlockingIOError if it is held by another and ``wait`` is false. A file system without locks grants all.
+    """
+    handle = os.open(path, os.O_RDONLY if Path(path).is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        os.close(handle)
+        raise
+    except OSError:
+        pass
+    try:
+        yield
     finally:
-        partial.unlink(missing_ok=True)
+        os.close(handle)
 
 
 def write_jsonl(path, rows):
@@ -49,41 +74,53 @@ class Results:
     def __init__(self, folder):
         self.folder = Path(folder)
 
-    def open(self, about):
-        """Create the folder or go on with it. Raises UserError if it belongs to another version or another order.
+    def check(self, about):
+        """What results.json becomes if this order goes on here. Raises UserError if the folder is another's.
 
-        about: what results.json holds. What must not change between two starts of one folder: all of it but the methods
-        and the seeds, to which a later start may add.
+        about: what results.json holds for the order. What must not change between two starts of one folder: all that the
+        numbers depend on; to the methods and the seeds a later start may add.
         """
         path = self.folder / "results.json"
-        if path.exists():
-            try:
-                old = read_json(path)
-            except ValueError:
-                raise UserError(path, "is not JSON", "move the folder away and start anew") from None
-            if old.get("version") != VERSION:
-                raise UserError(path, f"is of version {old.get('version')}, not {VERSION}",
-                                "move the folder away, or give another one with --out")
-            for part in ("model", "skills", "retention", "evaluate", "budget", "rollout"):
-                if old.get(part) != about[part]:
-                    raise UserError(path, f"`{part}` was {_short(old.get(part))} and is now {_short(about[part])}",
-                                    "give another folder with --out, or move this one away")
-            for label, method in old["methods"].items():
-                if label in about["methods"] and about["methods"][label] != method:
-                    raise UserError(path, f"`methods.{label}` was {_short(method)} and is now {_short(about['methods'][label])}",
-                                    "give the changed method another label, or another folder with --out")
-            about = {**about, "methods": {**old["methods"], **about["methods"]},
-                     "seeds": sorted({*old["seeds"], *about["seeds"]})}
-        elif self.folder.exists() and any(self.folder.iterdir()):
-            raise UserError(self.folder, "is not empty and holds no results.json", "give another folder with --out")
-        write_json(path, about)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UserError(self.folder, "is a file", "give a folder with --out")
+        if not path.exists():
+            if self.folder.exists() and any(f.name not in LEFT_BEFORE_RESULTS for f in self.folder.iterdir()):
+                raise UserError(self.folder, "is not empty and holds no results.json", "give another folder with --out")
+            return about
+        try:
+            old = read_json(path)
+        except ValueError:
+            raise UserError(path, "is not JSON", "move the folder away and start anew") from None
+        version = old.get("version") if isinstance(old, dict) else None
+        if version != VERSION:
+            raise UserError(path, f"is of version {version}, not {VERSION}",
+                            "move the folder away, or give another one with --out")
+        for part in ("model", "skills", "retention", "evaluate", "budget", "rollout"):
+            _same(old.get(part), about[part], part, path, "give another folder with --out, or move this one away")
+        for label in set(old["methods"]) & set(about["methods"]):
+            _same(old["methods"][label], about["methods"][label], f"methods.{label}", path,
+                  "give the changed method another label, or another folder with --out")
+        return {**about, "methods": {**old["methods"], **about["methods"]}, "seeds": sorted({*old["seeds"], *about["seeds"]})}
+
+    def open(self, about):
+        """Create the folder or go on with it; see check."""
+        self.check(about)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._alone():
+            write_json(self.folder / "results.json", self.check(about))
+
+    def _alone(self):
+        """Nobody else reads and then writes what all runs share."""
+        return locked(self.folder / ".lock")
 
     def protocol(self, key, meaning):
         """Put a protocol on record, once."""
         path = self.folder / "protocols.json"
-        known = read_json(path) if path.exists() else {}
-        if key not in known:
-            write_json(path, dict(sorted({**known, key: meaning}.items())))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._alone():
+            known = read_json(path) if path.exists() else {}
+            if key not in known:
+                write_json(path, dict(sorted({**known, key: meaning}.items())))
 
     def evaluation(self, key):
         """An evaluation made before, or None."""
@@ -111,11 +148,24 @@ class Results:
 
     def rebuild(self):
         """records.jsonl from the committed stages of all runs, in the order of run and stage."""
-        files = self.folder.glob("runs/*/stage-*/records.jsonl")
-        files = sorted((f for f in files if (f.parent / "stage.json").exists()),
-                       key=lambda f: (f.parent.parent.name, int(f.parent.name.split("-")[1].split(".")[0])))
-        files = [f for f in files if not f.parent.name.endswith(".partial")]
-        write_text(self.folder / "records.jsonl", "".join(f.read_text(encoding="utf-8") for f in files))
+        with self._alone():
+            files = [f for f in self.folder.glob("runs/*/stage-*/records.jsonl")
+                     if not f.parent.name.endswith(".partial") and (f.parent / "stage.json").exists()]
+            files.sort(key=lambda f: (f.parent.parent.name, int(f.parent.name.removeprefix("stage-"))))
+            write_text(self.folder / "records.jsonl", "".join(f.read_text(encoding="utf-8") for f in files))
+
+
+def _same(old, new, key, path, remedy):
+    """Raises UserError naming the first key whose value differs."""
+    new = json.loads(json.dumps(new, default=str))  # as results.json would give it back
+    if isinstance(old, dict) and isinstance(new, dict) and set(old) == set(new):
+        for name in new:
+            _same(old[name], new[name], f"{key}.{name}", path, remedy)
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for i, pair in enumerate(zip(old, new)):
+            _same(*pair, f"{key}[{i}]", path, remedy)
+    elif old != new:
+        raise UserError(path, f"`{key}` was {_short(old)} and is now {_short(new)}", remedy)
 
 
 def _short(value):

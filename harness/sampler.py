@@ -9,7 +9,10 @@ import hashlib
 from dataclasses import dataclass
 
 import torch
+from transformers import AttentionInterface
 from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from harness import models
 
@@ -29,6 +32,24 @@ class Completion:
     logprobs: list
     finished: bool
     text: str
+
+
+def _grouped_attention(module, query, key, value, attention_mask, scaling=None, **kwargs):
+    """PyTorch's attention; a decoding step takes the query heads that share keys as queries of one head.
+
+    The same sums, but keys and values [rows, key heads, tokens, width] are read where they are: transformers would first
+    repeat them for every query head, which costs more than the attention itself.
+    """
+    rows, heads, length, width = query.shape
+    if length > 1 or heads == key.shape[1]:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    query = query.view(rows, key.shape[1], heads // key.shape[1], width)
+    out = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, scale=scaling)
+    return out.view(rows, 1, heads, value.shape[-1]), None
+
+
+AttentionInterface.register("grouped_sdpa", _grouped_attention)
+AttentionMaskInterface.register("grouped_sdpa", sdpa_mask)
 
 
 class _Layer(CacheLayerMixin):
@@ -83,21 +104,26 @@ class Sampler:
         batching: each completion has its own stream of uniform numbers, inverted through the cumulative distribution in
         float64. progress: called with the number of completions finished so far.
         """
-        was_training = self.model.training
+        was_training, attention = self.model.training, self.model.config._attn_implementation
         self.model.eval()
+        if attention == "sdpa":
+            self.model.config._attn_implementation = "grouped_sdpa"
         done = [[None] * n for _ in prompts]
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
         per_batch = max(1, self.batch_size // n)
         finished = 0
-        for start in range(0, len(order), per_batch):
-            chosen = order[start:start + per_batch]
-            for (index, k), completion in self._batch([(i, prompts[i]) for i in chosen], max_new_tokens, temperature,
-                                                      top_p, n, seed):
-                done[index][k] = completion
-            finished += len(chosen) * n
-            if progress:
-                progress(finished)
-        self.model.train(was_training)
+        try:
+            for start in range(0, len(order), per_batch):
+                chosen = order[start:start + per_batch]
+                for (index, k), completion in self._batch([(i, prompts[i]) for i in chosen], max_new_tokens, temperature,
+                                                          top_p, n, seed):
+                    done[index][k] = completion
+                finished += len(chosen) * n
+                if progress:
+                    progress(finished)
+        finally:
+            self.model.train(was_training)
+            self.model.config._attn_implementation = attention
         return done
 
     def _batch(self, prompts, max_new_tokens, temperature, top_p, n, seed):

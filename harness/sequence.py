@@ -6,7 +6,6 @@ random draw is keyed by what it is for, and a checkpoint holds weights, optimize
 
 import copy
 import datetime
-import fcntl
 import importlib.metadata
 import os
 import platform
@@ -14,7 +13,7 @@ import resource
 import shutil
 import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from harness import models
 from harness.console import Progress, Rate
 from harness.errors import UserError
 from harness.evaluation import Evaluator
-from harness.records import Results, read_json, write_json, write_jsonl
+from harness.records import Results, locked, read_json, write_json, write_jsonl
 from harness.sampler import Sampler
 from harness.training import Stage
 
@@ -32,13 +31,19 @@ from harness.training import Stage
 def run_order(order, folder, progress=None):
     """Run what ``order`` asks for and ``folder`` does not hold yet."""
     results, progress = Results(folder), progress or Progress()
+    results.check(order.about())
+    loaded = None
+    if not (results.folder / "results.json").exists():  # a model that cannot be had leaves no folder behind
+        loaded = load_model(order)
     results.open(order.about())
     runs = order.runs()
     for number, run in enumerate(runs, 1):
         with _alone(results.run(run.name)):
+            _tidy(order, results, run)
             left = [k for k in range(len(order.skills) + 1) if not results.committed(run.name, k)]
             if left:
-                _Run(order, results, run, progress, f"run {number}/{len(runs)} {run.name}").go(left[0])
+                _Run(order, results, run, progress, f"run {number}/{len(runs)} {run.name}").go(left[0], loaded)
+                loaded = None
     results.rebuild()
 
 
@@ -63,18 +68,18 @@ class _Run:
         self.method = self.spec.cls(copy.deepcopy(self.spec.config))
         self.evaluator = evaluator(order, results)
 
-    def go(self, first):
-        """All stages from ``first`` on."""
+    def go(self, first, loaded=None):
+        """All stages from ``first`` on; loaded: the order's model and tokenizer, if they are at hand untouched."""
         order, results, name = self.order, self.results, self.run.name
         kept = results.stage(name, first - 1) if first > 1 else None
-        self.model, self.tokenizer = load_model(order, kept and kept / "weights")
+        self.model, self.tokenizer = loaded if loaded and not kept else load_model(order, kept and kept / "weights")
         self.eval_sampler = Sampler(self.model, self.tokenizer, order.evaluate.batch_size)
         if kept:
             self.method.load_state_dict(torch.load(kept / "method.pt", weights_only=False))
         write_json(results.run(name) / "run.json", self._provenance())
         for stage in range(first, len(order.skills) + 1):
             self._stage(stage)
-            self._tidy(stage)
+            _tidy(order, results, self.run)
 
     def _stage(self, number):
         order, results = self.order, self.results
@@ -101,7 +106,6 @@ class _Run:
             "prompts": stage.prompts if stage else 0, "tokens": stage.tokens if stage else 0,
             "seconds": {**(stage.seconds if stage else {"training": 0.0, "sampling": 0.0}), **self.evaluator.seconds},
             "peak_memory_gib": _peak_memory()})
-        shutil.rmtree(self.partial / "checkpoint", ignore_errors=True)
         results.commit(self.partial, self.run.name, number)
         scores = {r["name"]: r["value"] for r in self.records if r["final"] and r["kind"] == "skill"
                   and r["split"] == order.evaluate.split and r["metric"] == self._metric(r["name"])}
@@ -185,15 +189,6 @@ class _Run:
 
     # ---- the rest --------------------------------------------------------------------------------------------------
 
-    def _tidy(self, stage):
-        """Give back the disk of weights that nothing will read any more."""
-        keep = self.order.checkpoints.keep
-        last = stage == len(self.order.skills)
-        if keep != "all" and stage > 1:
-            shutil.rmtree(self.results.stage(self.run.name, stage - 1) / "weights", ignore_errors=True)
-        if keep == "none" and last:
-            shutil.rmtree(self.results.stage(self.run.name, stage) / "weights", ignore_errors=True)
-
     def _provenance(self):
         return {
             "run": self.run.name, "method": self.spec.method, "label": self.run.label, "seed": self.run.seed,
@@ -228,15 +223,28 @@ def check_teacher(order, folder, progress=None):
     return rows
 
 
+def _tidy(order, results, run):
+    """Give back the disk of checkpoints and weights that nothing will read any more."""
+    done = [k for k in range(len(order.skills) + 1) if results.committed(run.name, k)]
+    for stage in done:
+        folder = results.stage(run.name, stage)
+        shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+        read_again = order.checkpoints.keep == "all" or (
+            stage == done[-1] and not (order.checkpoints.keep == "none" and stage == len(order.skills)))
+        if not read_again:
+            shutil.rmtree(folder / "weights", ignore_errors=True)
+
+
 @contextmanager
 def _alone(folder):
     """Nobody else works on this run."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as file:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(folder, "another process works on this run", "wait for it, or choose another --method or --seed") from None
+            stack.enter_context(locked(folder / ".lock", wait=False))
+        except BlockingIOError:
+            raise UserError(folder, "another process works on this run",
+                            "wait for it, or choose another --method or --seed") from None
         yield
 
 

@@ -169,28 +169,57 @@ class Stage:
         return self.tokenizer(example.demonstration, add_special_tokens=False)["input_ids"] + [self.sampler.end]
 
 
-def micro_batches(rows, limit):
-    """Indices of ``rows`` in groups of similar length, each of at most ``limit`` tokens with its padding."""
-    length = [len(r.prompt) + len(r.completion) for r in rows]
+def micro_batches(model, rows, limit):
+    """Indices of ``rows`` in trees (rows that share a prompt), and trees of similar length in groups of at most ``limit``
+    tokens with their padding: yields lists of lists of indices."""
+    trees, share = {}, models.can_share_prompts(model)
+    for i, row in enumerate(rows):
+        trees.setdefault(tuple(row.prompt) if share else i, []).append(i)
+
+    def length(tree):
+        return len(rows[tree[0]].prompt) + sum(len(rows[i].completion) - 1 for i in tree)
+
     group = []
-    for i in sorted(range(len(rows)), key=lambda i: (-length[i], i)):
-        if group and length[group[0]] * (len(group) + 1) > limit:
+    for tree in sorted(trees.values(), key=lambda tree: (-length(tree), tree[0])):
+        if group and length(group[0]) * (len(group) + 1) > limit:
             yield group
             group = []
-        group.append(i)
+        group.append(tree)
     if group:
         yield group
 
 
-def completion_states(model, rows):
-    """Hidden states that predict the completions of ``rows``: [completion tokens of all rows, width], and Positions."""
+def completion_states(model, rows, group):
+    """Hidden states that predict the completions of a micro-batch: [completion tokens, width], and their Positions.
+
+    A prompt that several rows share is computed once: its completions follow it one after the other, each seeing the
+    prompt and itself alone, at the positions that it would have by itself.
+    """
+    sequences, positions, segments, places = [], [], [], []
+    for number, tree in enumerate(group):
+        prompt = rows[tree[0]].prompt
+        sequence, position, segment = list(prompt), list(range(len(prompt))), [0] * len(prompt)
+        for branch, i in enumerate(tree, 1):
+            tokens = rows[i].completion
+            start = len(sequence)
+            places += [(number, len(prompt) - 1 if t == 0 else start + t - 1, i, t, token) for t, token in enumerate(tokens)]
+            sequence += tokens[:-1]
+            position += range(len(prompt), len(prompt) + len(tokens) - 1)
+            segment += [branch] * (len(tokens) - 1)
+        sequences.append(sequence)
+        positions.append(position)
+        segments.append(segment)
     device = model.device
-    states = models.hidden(model, models.pad_right([(r.prompt + r.completion)[:-1] for r in rows], device))
-    row = torch.cat([torch.full((len(r.completion),), i) for i, r in enumerate(rows)]).to(device)
-    offset = torch.cat([torch.arange(len(r.completion)) for r in rows]).to(device)
-    first = torch.tensor([len(r.prompt) - 1 for r in rows], device=device)
-    tokens = torch.tensor([t for r in rows for t in r.completion], device=device)
-    return states[row, first[row] + offset], Positions(row, offset, tokens)
+    ids = models.pad_right(sequences, device)
+    if all(len(tree) == 1 for tree in group):
+        states = models.hidden(model, ids)
+    else:
+        segment = models.pad_right(segments, device, -1)
+        causal = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool, device=device).tril()
+        sees = causal & ((segment[:, :, None] == segment[:, None, :]) | (segment[:, None, :] == 0))
+        states = models.hidden(model, ids, position_ids=models.pad_right(positions, device), attention_mask=sees[:, None])
+    tree, at, row, offset, token = torch.tensor(places, device=device).T
+    return states[tree, at], Positions(row, offset, token)
 
 
 class Trainer:
@@ -221,11 +250,9 @@ class Trainer:
         Positions whose ``rows`` index into ``rows``. It must already be divided by whatever the method averages over.
         """
         total = 0.0
-        for group in micro_batches(rows, self.config.micro_batch_tokens):
-            batch = [rows[i] for i in group]
-            self.stage.tokens += sum(len(r.prompt) + len(r.completion) for r in batch)
-            states, at = completion_states(self.model, batch)
-            at.rows = torch.tensor(group, device=states.device)[at.rows]
+        for group in micro_batches(self.model, rows, self.config.micro_batch_tokens):
+            self.stage.tokens += _tokens(rows, group)
+            states, at = completion_states(self.model, rows, group)
             leaf = states.detach().requires_grad_()
             for part in chunks(len(leaf), self.model.config.get_text_config().vocab_size):
                 value = loss(self.head(leaf[part]).float(), Positions(at.rows[part], at.offsets[part], at.tokens[part]))
@@ -281,7 +308,7 @@ class Teacher:
 
     def __init__(self, stage, alpha, micro_batch_tokens):
         self.stage, self.alpha, self.limit = stage, alpha, micro_batch_tokens
-        self.model = stage.model if alpha == 1 else copy.deepcopy(stage.model).requires_grad_(False)
+        self.model = stage.model if alpha == 1 else copy.deepcopy(stage.model).requires_grad_(False).eval()
         self.average = [] if alpha in (0, 1) else [p if p.dtype == torch.float32 else p.float()
                                                   for p in self.model.parameters()]
         stage.keep(teacher=self)
@@ -299,11 +326,11 @@ class Teacher:
     def states(self, rows):
         """Hidden states that predict each row's completion: a list of [completion tokens, width], in the rows' order."""
         out = [None] * len(rows)
-        for group in micro_batches(rows, 2 * self.limit):
-            batch = [rows[i] for i in group]
-            self.stage.tokens += sum(len(r.prompt) + len(r.completion) for r in batch)
-            states, _ = completion_states(self.model, batch)
-            for i, part in zip(group, states.split([len(r.completion) for r in batch])):
+        for group in micro_batches(self.model, rows, 2 * self.limit):
+            self.stage.tokens += _tokens(rows, group)
+            states, _ = completion_states(self.model, rows, group)
+            order = [i for tree in group for i in tree]
+            for i, part in zip(order, states.split([len(rows[i].completion) for i in order])):
                 out[i] = part
         return out
 
@@ -318,6 +345,10 @@ class Teacher:
                 self.average[position].copy_(value)
         for param, value in zip(self.model.parameters(), state["weights"]):
             param.copy_(value)
+
+
+def _tokens(rows, group):
+    return sum(len(rows[tree[0]].prompt) + sum(len(rows[i].completion) for i in tree) for tree in group)
 
 
 def chunks(count, vocabulary):

@@ -19,6 +19,7 @@ import torch
 
 from harness.config import option
 from harness.method import Method
+from harness.plan import Work
 from harness.training import Row, Teacher, TrainingConfig, learning
 
 
@@ -33,6 +34,7 @@ class GRPOConfig(TrainingConfig):
 def advantages(rewards, scale=True):
     """Advantages [groups, group_size] from rewards of the same shape; formula in the module's docstring."""
     centred = rewards - rewards.mean(1, keepdim=True)
+    centred[(rewards == rewards[:, :1]).all(1)] = 0.0  # the mean of equal numbers may be off by a rounding, which 1e-4 blows up
     return centred / (rewards.std(1, keepdim=True) + 1e-4) if scale else centred
 
 
@@ -80,3 +82,8 @@ class GRPO(Method):
                          groups_without_signal=(rewards.std(1) == 0).float().mean(),
                          completion_tokens=count / len(answers),
                          cut_off=sum(not c.finished for c in answers) / len(answers), **trainer.update())
+
+    def work(self, prompt, demonstration, teacher_prompt, limit):
+        answer, n = min(limit, demonstration or limit), self.config.group_size
+        return Work(learned=prompt + n * answer, scored=(prompt + n * answer) * (self.config.kl_beta > 0), read=prompt,
+                    answers=n, sampled=answer)

@@ -22,18 +22,24 @@ import torch.nn.functional as F
 
 from harness.config import option
 from harness.method import Method
+from harness.plan import Work
 from harness.training import Row, Teacher, TrainingConfig, learning
 
 
 @dataclass
 class SDFTConfig(TrainingConfig):
     divergence: str = option("forward", "KL direction", choices=("forward", "reverse", "mixture"))
-    mixture_weight: float = option(0.5, "weight of the teacher in the mixture", above=0, max=1)
+    mixture_weight: float = option(0.5, "weight of the teacher in the mixture, below 1", above=0, max=1)
     teacher: str = option("ema", "teacher weights: average, frozen at the start of the stage, or the live student",
                           choices=("ema", "frozen", "live"))
     ema_alpha: float = option(0.01, "share of the student in the average after each optimizer step", above=0, max=1)
     skip_tokens: int = option(3, "completion tokens without loss, against artifacts like 'Based on the text'", min=0)
     rollouts: int = option(1, "completions sampled for each prompt", min=1)
+
+    def __post_init__(self):
+        if self.mixture_weight == 1:
+            raise ValueError("mixture_weight must be below 1: at 1 the mixture is the teacher and the divergence 0; "
+                             "divergence: reverse is the limit that is meant")
 
 
 def divergence(student, teacher, kind, weight=0.5):
@@ -90,3 +96,8 @@ class SDFT(Method):
                          completion_tokens=sum(len(c.token_ids) for c in answers) / len(answers),
                          cut_off=sum(not c.finished for c in answers) / len(answers), **trainer.update())
                 teacher.follow(trainer.masters)
+
+    def work(self, prompt, demonstration, teacher_prompt, limit):
+        answer = min(limit, demonstration or limit)  # answers become as long as the demonstrations
+        n = self.config.rollouts
+        return Work(learned=prompt + n * answer, scored=teacher_prompt + n * answer, read=prompt, answers=n, sampled=answer)

@@ -1,0 +1,156 @@
+"""Science questions about the chemical elements, answered in the tags of the paper's Science Q&A (arXiv 2601.19897).
+
+Small enough for a model of 135M parameters on a CPU: every question is a fact that such a model half knows (the symbol of
+an element) or can be read off a line of data in the question, so that what it lacks is mostly the form of the answer.
+The data are those of the package ``molmass`` (BSD-3-Clause). Every element belongs to one split: no question of the test,
+nor any fact in it, is about an element that was trained on.
+"""
+
+import random
+import re
+
+from molmass import ELEMENTS, Formula
+
+from benchmarks.graders import answer_tag
+from harness.skills import Example, Skill
+
+# A small model follows no description of a form, but it imitates an earlier turn of its own; one from another field
+# gives away none of the reasoning that is to be learned.
+OPENING = [
+    {"role": "system", "content": "Answer in the form <reasoning>...</reasoning><answer>...</answer>"},
+    {"role": "user", "content": "What is the capital of France?"},
+    {"role": "assistant", "content": "<reasoning>The capital of France is Paris.</reasoning><answer>Paris</answer>"},
+]
+QUANTITIES = (  # attribute of a molmass element, plural, question with the value, unit
+    ("tmelt", "Melting points", "melts at", "K"),
+    ("tboil", "Boiling points", "boils at", "K"),
+    ("density", "Densities", "has the density", "g/cm3"),
+)
+SINGULAR = {"tmelt": "melting point", "tboil": "boiling point", "density": "density"}
+ANIONS = {"O": 2, "F": 1, "Cl": 1}  # symbol: charge; what the compounds are made with
+HELD_OUT = {"test": 28, "validation": 12}  # elements; the rest is for training
+MEASURED = [e for e in ELEMENTS if e.number <= 94 and e.tmelt and e.tboil and e.density]  # those with a value for each
+NAMES = {e.name.lower() for e in ELEMENTS}
+SYMBOLS = {e.symbol for e in ELEMENTS}
+
+
+def _name(element):
+    return element.name.lower()
+
+
+def symbol(element, others, rng):
+    """Recall: the symbol of an element."""
+    n, s = _name(element), element.symbol
+    return f"What is the chemical symbol of {n}?", f"The chemical symbol of {n} is {s}.", s
+
+
+def name(element, others, rng):
+    """Recall: the element of a symbol."""
+    n, s = _name(element), element.symbol
+    return f"Which element has the chemical symbol {s}?", f"The chemical symbol {s} is {n}.", n
+
+
+def _rows(element, others, rng):
+    """A quantity and the rows (name, value with unit) of three elements in random order, all values different."""
+    key, plural, verb, unit = rng.choice(QUANTITIES)
+    rows = {getattr(element, key): element}
+    while len(rows) < 3:
+        other = rng.choice(others)
+        rows.setdefault(getattr(other, key), other)
+    rows = [(_name(e), f"{value:g} {unit}") for value, e in rows.items()]
+    answer = rows[0]
+    rng.shuffle(rows)
+    return key, plural, verb, rows, answer
+
+
+def value(element, others, rng):
+    """Reading: the value of an element in a line of data."""
+    key, plural, _, rows, (n, v) = _rows(element, others, rng)
+    table = "; ".join(f"{a} {b}" for a, b in rows)
+    return f"{plural}: {table}. What is the {SINGULAR[key]} of {n}?", f"The data give {n} {v}.", v
+
+
+def holder(element, others, rng):
+    """Reading: the element with a value in a line of data."""
+    _, plural, verb, rows, (n, v) = _rows(element, others, rng)
+    table = "; ".join(f"{b} {a}" for a, b in rows)
+    return f"{plural}: {table}. Which element {verb} {v}?", f"The data give {v} {n}.", n
+
+
+def atoms(element, others, rng):
+    """Counting: atoms of the anion in a binary compound of the element's commonest oxidation state; None without one."""
+    state = re.search(r"(\d+)\*", element.oxistates)
+    if not state or element.symbol in ANIONS:
+        return None
+    anion, charge = rng.choice(sorted(ANIONS.items()))
+    n = int(state[1])
+    own, count = (1, n // charge) if n % charge == 0 else (charge, n)
+    compound = f"{element.symbol}{own if own > 1 else ''}{anion}{count if count > 1 else ''}"
+    found = Formula(compound).composition()[anion].count
+    part = f"{anion}{found if found > 1 else ''}"
+    noun = {"O": "oxygen", "F": "fluorine", "Cl": "chlorine"}[anion]
+    return f"How many {noun} atoms are in {compound}?", f"{compound} has {part}.", str(found)
+
+
+KINDS = (symbol, name, value, holder, atoms)
+
+
+def answer_kind(text):
+    """What an answer is, whether right or wrong: "symbol", "name", "count", a unit, or None."""
+    if text in SYMBOLS:
+        return "symbol"
+    if text in NAMES:
+        return "name"
+    number = re.fullmatch(r"\d+(?:\.\d+)?(?: (K|g/cm3))?", text)
+    return (number[1] or "count") if number else None
+
+
+class Elements(Skill):
+    """Five kinds of question, one a kind for each element of the split."""
+
+    name = "elements"
+    description = "symbols, data and formulas of the chemical elements in reasoning and answer tags; from molmass, BSD-3-Clause"
+    max_new_tokens = 48
+    teacher_template = "three_turn"
+    metrics = {"accuracy": answer_tag}
+
+    def load(self, split):
+        rng = random.Random(20260119)
+        free = [e for e in MEASURED if e.symbol not in ANIONS]  # the anions stand in questions of every split
+        rng.shuffle(free)
+        test, validation = HELD_OUT["test"], HELD_OUT["test"] + HELD_OUT["validation"]
+        mine = {
+            "test": free[:test],
+            "validation": free[test:validation],
+            "train": free[validation:] + [e for e in MEASURED if e.symbol in ANIONS],
+        }[split]
+        rng = random.Random(f"elements {split}")
+        rows = []
+        for kind in KINDS:
+            for element in mine:
+                made = kind(element, [e for e in mine if e is not element], rng)
+                if made:
+                    question, reasoning, answer = made
+                    rows.append(
+                        Example(
+                            f"{split}/{kind.__name__}/{element.symbol}",
+                            [*OPENING, {"role": "user", "content": question}],
+                            f"<reasoning>{reasoning}</reasoning><answer>{answer}</answer>",
+                            answer,
+                        )
+                    )
+        rng.shuffle(rows)
+        return rows
+
+    def reward(self, completion, reference):
+        """1 iff the answer is right; below that 0.2 for each: reasoning opened, closed, an answer in tags, of the right kind."""
+        if self.grade(completion, reference):
+            return 1.0
+        found = re.findall(r"<answer>(.*?)</answer>", completion, re.DOTALL)
+        reached = [
+            completion.lstrip().startswith("<reasoning>"),
+            bool(re.search(r"<reasoning>.+?</reasoning>", completion, re.DOTALL)),
+            bool(found),
+            bool(found) and answer_kind(found[-1].strip()) == answer_kind(reference),
+        ]
+        return 0.2 * sum(reached)

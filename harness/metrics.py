@@ -1,0 +1,218 @@
+"""Numbers of continual learning from an accuracy matrix, and their intervals. Needs numpy alone.
+
+The matrix R has shape [T + 1, T] for T skills learned one after the other: ``R[k, i - 1]`` is the accuracy on the i-th skill
+after the k-th stage, row 0 is the base model, and every skill is measured at every stage, learned or not. All functions
+take R with any leading axes (seeds, bootstrap draws), use the last two, and give NaN where a number they need is NaN:
+a mean over what happens to be there would be another quantity. Formulas below count skills from 1.
+"""
+
+import math
+
+import numpy as np
+
+# Metrics without an upper bound of 1, whatever value they happen to take: never averaged with accuracies.
+OTHER_UNITS = frozenset(
+    [
+        "bits_per_byte",
+        "byte_perplexity",
+        "word_perplexity",
+        "perplexity",
+        "loglikelihood",
+        "bleu",
+        "chrf",
+        "ter",
+        "rouge1",
+        "rouge2",
+        "rougeL",
+    ]
+)
+
+
+def accuracy_matrix(stages, skills, values, order):
+    """R from parallel sequences: the stage (int, 0 = base), the skill's name and the accuracy of each measurement.
+
+    order: names of the skills as they are learned. Returns float [T + 1, T], NaN where nothing was measured; of two
+    measurements of the same thing the later in the sequence counts.
+    """
+    column = {name: i for i, name in enumerate(order)}
+    matrix = np.full((len(order) + 1, len(order)), np.nan)
+    for stage, skill, value in zip(stages, skills, values, strict=True):
+        matrix[stage, column[skill]] = value
+    return matrix
+
+
+def average_accuracy(R):
+    """ACC = 1/T sum_i R[T, i]: accuracy over all skills after the last stage (Lopez-Paz & Ranzato 2017, eq. 2)."""
+    return np.asarray(R, float)[..., -1, :].mean(-1)
+
+
+def own_stage_accuracy(R):
+    """R[i, i] for every skill: its accuracy right after the stage that taught it, shape [..., T]."""
+    R = np.asarray(R, float)
+    return np.diagonal(R[..., 1:, :], axis1=-2, axis2=-1)
+
+
+def learning_accuracy(R):
+    """LA = 1/T sum_i R[i, i] (Riemer et al. 2019, section 5)."""
+    return own_stage_accuracy(R).mean(-1)
+
+
+def own_stage_gain(R):
+    """R[i, i] - R[0, i] for every skill, shape [..., T]: own-stage accuracy over the base model's."""
+    return own_stage_accuracy(R) - np.asarray(R, float)[..., 0, :]
+
+
+def backward_transfer(R):
+    """BWT = 1/(T-1) sum_{i<T} (R[T, i] - R[i, i]) (Lopez-Paz & Ranzato 2017, eq. 3). Negative: skills were lost.
+
+    NaN for a single skill, which nothing comes after.
+    """
+    R = np.asarray(R, float)
+    if R.shape[-1] < 2:
+        return np.full(R.shape[:-2], np.nan)[()]
+    return (R[..., -1, :-1] - own_stage_accuracy(R)[..., :-1]).mean(-1)
+
+
+def forward_transfer(R):
+    """FWT = 1/(T-1) sum_{i>1} (R[i-1, i] - R[0, i]): what earlier skills did to one not yet learned.
+
+    Lopez-Paz & Ranzato 2017, eq. 4, where the comparison is a random initialisation; here it is the base model, which is
+    where these runs start. NaN for a single skill.
+    """
+    R = np.asarray(R, float)
+    if R.shape[-1] < 2:
+        return np.full(R.shape[:-2], np.nan)[()]
+    before = np.diagonal(R[..., 1:-1, 1:], axis1=-2, axis2=-1)
+    return (before - R[..., 0, 1:]).mean(-1)
+
+
+def forgetting(R):
+    """F = 1/(T-1) sum_{i<T} (max_{1<=l<T} R[l, i] - R[T, i]) (Chaudhry et al. 2018, section 3.1). Positive: skills were lost.
+
+    As in the source the maximum runs over all stages before the last one, also those before the skill's own; the base
+    model (row 0) is not among them. NaN for a single skill.
+    """
+    R = np.asarray(R, float)
+    if R.shape[-1] < 2:
+        return np.full(R.shape[:-2], np.nan)[()]
+    return (R[..., 1:-1, :-1].max(-2) - R[..., -1, :-1]).mean(-1)
+
+
+def in_unit_interval(metric, values=(), higher_is_better=True):
+    """Whether a retention metric counts in means: higher is better, in [0, 1] by its name and by all its values."""
+    values = np.asarray(values, float)
+    values = values[np.isfinite(values)]
+    return bool(higher_is_better and metric not in OTHER_UNITS and ((values >= 0) & (values <= 1)).all())
+
+
+def retention_delta(base, final, higher_is_better=True):
+    """Change of a retention metric from the base model, signed so that positive is better and negative is lost.
+
+    final - base; base - final where lower is better (bits per byte): a model that needs 0.1 bits per byte more has -0.1.
+    base, final: numbers or arrays in the metric's own unit, which the result keeps.
+    """
+    delta = np.asarray(final, float) - np.asarray(base, float)
+    return delta if higher_is_better else -delta
+
+
+def mean_retention_delta(base, final, metrics, higher_is_better):
+    """Mean of ``retention_delta`` over the tasks that may be averaged, and which ones those are.
+
+    base, final: arrays [..., tasks]; metrics, higher_is_better: one per task. Suites mix units, so only tasks for which
+    ``in_unit_interval`` holds count; the others are to be listed beside the mean. Returns (mean [...], bool [tasks]); the
+    mean is NaN where no task counts.
+    """
+    base, final = np.broadcast_arrays(np.asarray(base, float), np.asarray(final, float))
+    counts = np.array(
+        [
+            in_unit_interval(m, np.append(base[..., i], final[..., i]), up)
+            for i, (m, up) in enumerate(zip(metrics, higher_is_better, strict=True))
+        ],
+        bool,
+    )
+    if not counts.any():
+        return np.full(base.shape[:-1], np.nan)[()], counts
+    return (final - base)[..., counts].mean(-1), counts
+
+
+def normalised(values, base, best):
+    """Figure 3 of arXiv 2601.19897: linear in the accuracy, 0 = the base model, 1 = the best of all compared methods.
+
+    best: the highest point of any method's mean curve on this skill. NaN where no method is above the base.
+    """
+    span = np.asarray(best, float) - np.asarray(base, float)
+    return (np.asarray(values, float) - base) / np.where(span > 0, span, np.nan)
+
+
+def t_quantile(p, df):
+    """Quantile of Student's t distribution for 0.5 <= p < 1 and a whole number of degrees of freedom.
+
+    The closed series of Abramowitz & Stegun 26.7.3-4 for P(|T| < t), solved by bisection in the angle atan(t / sqrt(df)).
+    """
+    if df < 1 or df != int(df) or not 0.5 <= p < 1:
+        raise ValueError(f"t_quantile({p}, {df}): wants 0.5 <= p < 1 and df = 1, 2, ...")
+
+    def inside(angle):
+        sine, cosine, odd = math.sin(angle), math.cos(angle), df % 2
+        term, total = (cosine, 0.0) if odd else (1.0, 0.0)
+        for k in range(2 if not odd else 3, int(df) + 1, 2):
+            total += term
+            term *= cosine * cosine * ((k - 1) / k)
+        return 2 / math.pi * (angle + sine * total) if odd else sine * total
+
+    low, high = 0.0, math.pi / 2
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if inside(middle) < 2 * p - 1 else (low, middle)
+    return math.sqrt(df) * math.tan(low)
+
+
+def t_interval(values, level=0.95):
+    """(mean, low, high) of independent runs (seeds): mean -/+ t_{n-1} s / sqrt(n), s with n - 1 (Student).
+
+    NaN values are left out; with fewer than two the bounds are NaN.
+    """
+    values = np.asarray(values, float)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return math.nan, math.nan, math.nan
+    mean = float(values.mean())
+    if len(values) < 2:
+        return mean, math.nan, math.nan
+    half = t_quantile((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    return mean, float(mean - half), float(mean + half)
+
+
+def bootstrap_means(scores, draws=2000, seed=0):
+    """Means of resampled examples: scores [n] or [n, k] (k measurements of the same n examples) -> [draws] or [draws, k].
+
+    All k columns see the same resample, so differences between them are paired (Efron & Tibshirani 1993, chapter 6).
+    """
+    scores = np.asarray(scores, float)
+    table = scores.reshape(len(scores), -1)
+    rows, counts = np.unique(
+        table, axis=0, return_counts=True
+    )  # equal examples are drawn together: the same law, far fewer
+    generator, means, block = np.random.default_rng(seed), [], max(1, 4_000_000 // len(rows))
+    for start in range(0, draws, block):
+        drawn = generator.multinomial(len(table), counts / len(table), size=min(block, draws - start))
+        means.append(drawn @ rows / len(table))
+    return np.concatenate(means).reshape(draws, *scores.shape[1:])
+
+
+def percentile_interval(draws, level=0.95):
+    """(low, high) of bootstrap draws along their first axis: the percentile interval; NaN where a draw is NaN."""
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return low, high
+
+
+def bootstrap_interval(scores, level=0.95, draws=10_000, seed=0):
+    """(mean, low, high) over examples where there is one run: percentile bootstrap (Efron 1979) on item scores [n].
+
+    The same scores and seed give the same bounds. With fewer than two examples the bounds are NaN.
+    """
+    scores = np.asarray(scores, float)
+    if len(scores) < 2:
+        return (float(scores.mean()) if len(scores) else math.nan), math.nan, math.nan
+    low, high = percentile_interval(bootstrap_means(scores, draws, seed), level)
+    return float(scores.mean()), float(low), float(high)

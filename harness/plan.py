@@ -1,0 +1,121 @@
+"""What an order will do, before it does it: runs, steps, evaluations, and an estimate of time and disk."""
+
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+
+from harness import models
+from harness.console import clock
+from harness.records import Results, read_json
+from harness.skills import Skill
+
+
+@dataclass
+class Work:
+    """Tokens per prompt drawn, as a method's ``work`` returns them. learned: through forward and backward; scored: through a
+    forward pass; read: prompt tokens before sampling; answers: completions sampled, of ``sampled`` tokens each."""
+
+    learned: float = 0
+    scored: float = 0
+    read: float = 0
+    answers: int = 0
+    sampled: float = 0
+
+
+class Machine:
+    """Speed of this machine for a model of ``parameters`` weights in ``dtype``, from half a second of measuring."""
+
+    def __init__(self, parameters, dtype, device):
+        self.parameters = parameters
+        self.flops = self._best(lambda a: a @ a, torch.randn(1536, 1536, device=device).to(dtype), 2 * 1536**3)
+        block = torch.zeros(64 * 2**20, dtype=torch.uint8, device=device)
+        self.step = parameters * dtype.itemsize / self._best(lambda a: a.clone(), block, 2 * 64 * 2**20)
+
+    @staticmethod
+    def _best(work, argument, amount):
+        rates = []
+        for _ in range(6):
+            start = time.perf_counter()
+            work(argument)
+            if argument.is_cuda:
+                torch.cuda.synchronize()
+            rates.append(amount / (time.perf_counter() - start))
+        return max(rates)
+
+    def forward(self, tokens):
+        """Seconds of a forward pass; a backward pass costs two of them."""
+        return 2 * self.parameters * tokens / self.flops
+
+    def sample(self, rows, length, batch):
+        """Seconds to decode ``rows`` answers of ``length`` tokens, ``batch`` at a time: weights are read once a step."""
+        batches = -(-rows // batch) if rows else 0
+        return length * (batches * self.step + 2 * self.parameters * rows / self.flops)
+
+
+def plan(order, folder):
+    """The text that --plan prints. Loads the tokenizer and the model's configuration, no weights."""
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    tokenizer, source = models.load_tokenizer(order.model.name, order.model.revision, f"{order.path}: model")
+    with init_empty_weights():
+        shape = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source, revision=order.model.revision))
+    shape.tie_weights()
+    parameters = sum(p.numel() for p in shape.parameters())
+    device = models.resolve_device(order.model.device)
+    dtype = models.resolve_dtype(order.model.dtype, device)
+    machine, results = Machine(parameters, dtype, device), Results(folder)
+    lengths = {s.name: _lengths(tokenizer, s, order.template(s)) for s in order.skills}
+    runs = order.runs()
+    lines = [f"{order.name}: {len(runs)} runs ({len(order.methods)} methods x {len(order.seeds)} seeds), "
+             f"{len(order.skills)} stages each, model {order.model.name} ({parameters / 1e6:.0f}M parameters, {dtype})".replace("torch.", ""),
+             "", f"{'method':<16}{'skill':<18}{'prompts':>8}{'batch':>7}{'steps':>7}{'evaluations':>13}{'about':>10}"]
+    answers = sum(min(len(s.examples(split)), order.evaluate.examples or 10**9) for s in order.skills for split in order.splits(s))
+    once = sum(_evaluation_time(machine, order, s, lengths[s.name]) for s in order.skills)
+    total, evaluations = 0.0, 1
+    for label, spec in order.methods.items():
+        for number, skill in enumerate(order.skills, 1):
+            prompts, batch = order.prompts(skill), order.batch_size(spec.config)
+            steps = -(-prompts // batch)
+            inside = (steps - 1) // order.evaluate.every_steps if order.evaluate.every_steps else 0
+            known = [read_json(p)["seconds"] for s in order.seeds
+                     if (p := results.stage(f"{label}-seed{s}", number) / "stage.json").exists()]
+            if known:
+                seconds = statistics.fmean(sum(k.values()) for k in known)
+            else:
+                work = spec.cls(spec.config).work(**lengths[skill.name], limit=order.limit(skill, rollout=True))
+                seconds = prompts * (3 * machine.forward(work.learned) + machine.forward(work.scored + work.read))
+                seconds += steps * machine.sample(batch * work.answers, work.sampled, order.rollout.batch_size)
+                seconds += (1 + inside) * once
+            total += seconds * len(order.seeds)
+            evaluations += (1 + inside) * len(order.seeds)
+            lines.append(f"{label:<16}{skill.name:<18}{prompts:>8}{batch:>7}{steps:>7}{1 + inside:>13}{clock(seconds):>10}"
+                         + ("  measured" if known else ""))
+    held = parameters * dtype.itemsize
+    weights = {"last": 1, "all": len(order.skills), "none": 0}[order.checkpoints.keep] * len(runs) * held
+    tasks = len(order.suite.tasks) if order.suite else 0
+    lines += ["", f"evaluations: {evaluations} of {answers} answers" + (f", {tasks} retention tasks after each stage" if tasks else ""),
+              f"time: about {clock(total + once)} on this machine ({machine.flops / 1e9:.0f} GFLOP/s measured)"
+              + (", the retention suite not counted" if tasks else ""),
+              f"disk: {weights / 2**30:.1f} GiB of weights when done, {(weights + 2 * held + 16 * parameters) / 2**30:.1f} GiB at most",
+              f"results: {folder}"]
+    return "\n".join(lines)
+
+
+def _lengths(tokenizer, skill: Skill, template):
+    """Mean tokens of 32 training examples: prompt, demonstration, and the teacher's prompt."""
+    some = skill.examples("train")[:32]
+    prompt = statistics.fmean(len(models.chat_tokens(tokenizer, e.prompt)) for e in some)
+    shown = [e for e in some if e.demonstration is not None]
+    if not shown:
+        return {"prompt": prompt, "demonstration": 0, "teacher_prompt": prompt}
+    return {"prompt": prompt,
+            "demonstration": statistics.fmean(len(tokenizer(e.demonstration)["input_ids"]) for e in shown),
+            "teacher_prompt": statistics.fmean(len(models.chat_tokens(tokenizer, skill.teacher_prompt(e, template))) for e in shown)}
+
+
+def _evaluation_time(machine, order, skill, lengths):
+    count = sum(min(len(skill.examples(s)), order.evaluate.examples or 10**9) for s in order.splits(skill))
+    return machine.forward(count * lengths["prompt"]) + machine.sample(count, order.limit(skill), order.evaluate.batch_size)

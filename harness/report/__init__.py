@@ -1,0 +1,61 @@
+"""Tables, pictures and a page from results folders, from their files alone: neither torch nor transformers is needed."""
+
+import os
+from pathlib import Path
+
+from harness.errors import UserError
+from harness.report import page, tables
+from harness.report.data import Results
+from harness.report.figures import Drawer
+
+
+def write_report(folders, out=None):
+    """Writes the report of one or several results folders into ``out`` (``report`` in the first one by default).
+
+    Tables go to ``tables/`` (CSV, Markdown, LaTeX), pictures to ``figures/`` (PNG, SVG), the page is ``index.html``.
+    Returns (the main table as terminal text, path of the page). Raises UserError for a folder that is no results folder of
+    this version, for records that must not be compared, and for an ``out`` that cannot be written.
+    """
+    folders = [Path(f) for f in ([folders] if isinstance(folders, str | Path) else folders)]
+    results = Results(list({f.resolve(): f for f in folders}.values()))
+    out = Path(out) if out else results.folders[0] / "report"
+    try:
+        (out / "tables").mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise UserError(
+            out, f"cannot be a folder for the report ({error.strerror})", "give another with --out"
+        ) from None
+    made = [tables.main_table(results), tables.gain_table(results)]
+    made += [tables.retention_table(results)] * bool(results.retention)
+    made += [tables.cost_table(results), tables.every_metric(results)]
+    for table in made:
+        for end, text in (("csv", table.csv()), ("md", table.markdown()), ("tex", table.latex())):
+            (out / "tables" / f"{table.name}.{end}").write_text(text, encoding="utf-8")
+    tables.records_used(results).to_csv(out / "tables" / "records.csv", index=False)
+    drawer = Drawer(results, out / "figures")
+    pictures = drawer.all()
+    drawer.curves.drop(columns="std", errors="ignore").to_csv(out / "tables" / "curves.csv", index=False)
+    to_folder = [os.path.relpath(folder.resolve(), out.resolve()).replace(os.sep, "/") for folder in results.folders]
+    index = out / "index.html"
+    index.write_text(page.render(results, made, pictures, drawer.look, to_folder), encoding="utf-8")
+    return _terminal(results, made[0]), index
+
+
+def _terminal(results, table):
+    text, left_out = table.terminal()
+    lines = [
+        f"{' and '.join(results.names)}: per cent, split {results.split}",
+        "",
+        text,
+        "",
+        tables.interval_note(results),
+    ]
+    if left_out:
+        lines.append(f"Left out here, in the report: {left_out}.")
+    if results.missing:
+        lines += (
+            ["Missing:"]
+            + [f"  {line}" for line in results.missing[:8]]
+            + [f"  ... and {len(results.missing) - 8} more"] * (len(results.missing) > 8)
+        )
+    return "\n".join(lines)

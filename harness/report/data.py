@@ -1,0 +1,669 @@
+"""Reads results folders into one table of records, refuses what cannot be compared, says what is missing."""
+
+import json
+import os
+import re
+from collections import defaultdict
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from harness import metrics
+from harness.errors import UserError
+
+VERSION = 1
+CHUNK = 16_000_000  # bytes of records.jsonl read at a time
+DRAWS = 2000  # bootstrap draws over examples where a method has one run
+MOST_FILES = 400  # item scores of one method are read from at most so many evaluations; beyond it stderr stands in
+COLUMNS = (
+    "run",
+    "method",
+    "seed",
+    "stage",
+    "skill",
+    "step",
+    "final",
+    "kind",
+    "name",
+    "split",
+    "metric",
+    "value",
+    "stderr",
+    "n",
+    "protocol",
+    "evaluation",
+    "prompts",
+    "tokens",
+    "seconds",
+)
+TEXTS = ("run", "method", "skill", "kind", "name", "split", "metric", "protocol", "evaluation")
+
+
+@dataclass
+class Estimate:
+    """One number of the report: value and 95% bounds in the metric's own unit, and how they came about."""
+
+    value: float
+    low: float = np.nan
+    high: float = np.nan
+    how: str = ""  # of the interval
+    detail: str = ""  # what was measured, on what
+
+
+@dataclass
+class Series:
+    """One line of every table: a method's label, its runs (seeds pooled over folders) and its own order of skills."""
+
+    label: str
+    method: str
+    config: dict
+    model: str
+    order: tuple
+    members: list = field(default_factory=list)  # (folder index, label there)
+    seeds: list = field(default_factory=list)  # expected
+
+
+class Results:
+    """What one or several results folders hold. ``records`` has one row a record, with ``label`` and ``folder`` added.
+
+    Raises UserError for a folder that is not a results folder of this version, and where the folders (or the records of
+    one) measured the same thing under two protocols, metrics or splits.
+    """
+
+    def __init__(self, folders):
+        self.folders = [Path(folder) for folder in folders]
+        self.heads = [_head(folder) for folder in self.folders]
+        self.names = _distinct(
+            [head.get("name") or folder.name for head, folder in zip(self.heads, self.folders, strict=True)],
+            self.folders,
+        )
+        self.missing, frames, self.protocols = [], [], {}
+        for index, folder in enumerate(self.folders):
+            frame, broken = read_records(folder / "records.jsonl")
+            if broken:
+                self.missing.append(f"{self.names[index]}: {broken} unreadable line(s) in records.jsonl left out")
+            frame["folder"] = index
+            frames.append(frame)
+            self.protocols.update(read_json(folder / "protocols.json", {}))
+        self.split = self._agreed(
+            "split", lambda head: {"": (head.get("evaluate") or {}).get("split") or "test"}, "evaluate.split"
+        )[""]
+        self.metric = self._agreed(
+            "metric", lambda head: {s["name"]: s["metric"] for s in head.get("skills", [])}, "skill"
+        )
+        self.retention = {}
+        self._agreed(
+            "metric", lambda head: {t["name"]: t["metric"] for t in head.get("retention") or []}, "retention task"
+        )
+        self.skills = {}
+        for head in self.heads:
+            self.skills.update({s["name"]: s for s in head.get("skills", [])})
+            self.retention.update({t["name"]: t for t in head.get("retention") or []})
+        self.series = self._series(frames)
+        self.records = self._pool(frames)
+        self._refuse_two_protocols()
+        self._index()
+        self._what_is_missing()
+
+    # -- reading and comparing --------------------------------------------------------------------------------------
+
+    def _agreed(self, what, read, of):
+        """One value per key over all folders. Raises UserError naming both folders where two differ."""
+        agreed = {}
+        for index, head in enumerate(self.heads):
+            for key, value in read(head).items():
+                first = agreed.setdefault(key, (value, index))
+                if first[0] != value:
+                    raise UserError(
+                        self.folders[index],
+                        f"{of} {key} counts by the {what} {value!r}, in {self.folders[first[1]]} by "
+                        f"{first[0]!r}".replace("  ", " "),
+                        "report them apart: such numbers are not comparable",
+                    )
+        return {key: value for key, (value, _) in agreed.items()}
+
+    def _series(self, frames):
+        """Pools a label over folders where method, config, model and order are the same and no seed is there twice."""
+        groups = defaultdict(list)
+        for index, head in enumerate(self.heads):
+            order = tuple(s["name"] for s in head.get("skills", []))
+            for label, entry in (head.get("methods") or {}).items():
+                key = json.dumps([label, entry, head.get("model"), order], sort_keys=True)
+                found = set(frames[index].loc[frames[index]["method"] == label, "seed"].dropna().astype(int))
+                seeds = set(head.get("seeds") or ()) | found
+                for group in groups[label]:
+                    if group["key"] == key and not group["seeds"] & seeds:
+                        group["seeds"] |= seeds
+                        group["members"].append((index, label))
+                        break
+                else:
+                    groups[label].append(
+                        {
+                            "key": key,
+                            "seeds": seeds,
+                            "members": [(index, label)],
+                            "order": order,
+                            "entry": entry,
+                            "model": _model_name(head),
+                        }
+                    )
+        series = {}
+        for label, found in groups.items():
+            for group in found:
+                name = label if len(found) == 1 else f"{label} ({self.names[group['members'][0][0]]})"
+                series[name] = Series(
+                    name,
+                    group["entry"].get("method", label),
+                    group["entry"].get("config") or {},
+                    group["model"],
+                    group["order"],
+                    group["members"],
+                    sorted(group["seeds"]),
+                )
+        return series
+
+    def _pool(self, frames):
+        parts = []
+        for index, frame in enumerate(frames):
+            labels = {there: s.label for s in self.series.values() for i, there in s.members if i == index}
+            frame["label"] = pd.Categorical(frame["method"].map(labels).astype(object), categories=list(self.series))
+            parts.append(frame)
+        for column in TEXTS:  # one set of categories, so that the parts stay categorical when joined
+            union = pd.Index([]).append([part[column].cat.categories for part in parts]).unique()
+            for part in parts:
+                part[column] = part[column].cat.set_categories(union)
+        table = pd.concat(parts, ignore_index=True)
+        codes = pd.DataFrame(
+            {
+                c: (table[c].cat.codes if isinstance(table[c].dtype, pd.CategoricalDtype) else table[c])
+                for c in ("folder", "run", "stage", "step", "kind", "name", "split", "metric")
+            }
+        )
+        return table[~codes.duplicated(keep="last")].reset_index(
+            drop=True
+        )  # a repeated record replaces the earlier one
+
+    def _refuse_two_protocols(self):
+        table = self.records[self.records["final"]]
+        keys = ["kind", "name", "split", "metric"]
+        pairs = table.drop_duplicates([*keys, "protocol"])
+        twice = pairs[pairs.duplicated(keys, keep=False)]
+        if twice.empty:
+            return
+        first = twice.iloc[0]
+        second = twice[(twice[keys] == first[keys]).all(axis=1)].iloc[1]
+        raise UserError(
+            f"{first['name']} ({first['split']}, {first['metric']})",
+            f"measured under protocol {first['protocol']} in {self.folders[first['folder']]} and under "
+            f"{second['protocol']} in "
+            f"{self.folders[second['folder']]}"
+            + _differences(self.protocols.get(first["protocol"]), self.protocols.get(second["protocol"])),
+            "numbers of two protocols are not averaged or compared; report them apart",
+        )
+
+    def _index(self):
+        table = self.records
+        counting = table["metric"].astype(object) == table["name"].astype(object).map(
+            {**{t: v["metric"] for t, v in self.retention.items()}, **self.metric}
+        )
+        is_skill = table["kind"] == "skill"
+        known = table["label"].notna()
+        self.skill_records = table[is_skill & counting & (table["split"] == self.split) & known]
+        tasks = table[(table["kind"] == "retention") & known]
+        self.retention_records = tasks[
+            tasks["metric"].astype(object)
+            == tasks["name"].astype(object).map({t: v["metric"] for t, v in self.retention.items()})
+        ]
+        finals = self.skill_records[self.skill_records["final"]]
+        self.runs = {label: [] for label in self.series}
+        for label, folder, seed in (
+            table.loc[known, ["label", "folder", "seed"]].drop_duplicates().itertuples(index=False)
+        ):
+            self.runs[label].append((int(folder), int(seed)))
+        for runs in self.runs.values():
+            runs.sort(key=lambda run: (run[1], run[0]))
+        self.R, self.D, self.keys, self.stderr = {}, {}, {}, {}
+        by_label = {
+            "R": dict(list(finals.groupby("label", observed=True))),
+            "D": dict(list(self.retention_records[self.retention_records["final"]].groupby("label", observed=True))),
+        }
+        for label, series in self.series.items():
+            for kind, columns in (("R", series.order), ("D", tuple(self.retention))):
+                values, errors, keys = self._array(by_label[kind].get(label), label, columns)
+                getattr(self, kind)[label] = values
+                self.stderr[kind, label], self.keys[kind, label] = errors, keys
+        for kind in ("R", "D"):
+            self._share_the_base(kind)
+        self.tasks_in_mean = {
+            task: metrics.in_unit_interval(
+                entry["metric"],
+                self.retention_records.loc[self.retention_records["name"] == task, "value"],
+                entry.get("higher_is_better", True),
+            )
+            for task, entry in self.retention.items()
+        }
+        self.n = {
+            (kind, name): int(n)
+            for kind, name, n in pd.concat([finals, self.retention_records])
+            .drop_duplicates(["kind", "name"])[["kind", "name", "n"]]
+            .dropna()
+            .itertuples(index=False)
+        }
+        self.protocol_of = {
+            (kind, name): protocol
+            for kind, name, protocol in pd.concat([finals, self.retention_records])
+            .drop_duplicates(["kind", "name"])[["kind", "name", "protocol"]]
+            .itertuples(index=False)
+        }
+
+    def _array(self, table, label, columns):
+        """Values, standard errors [runs, T + 1, columns] and (folder, evaluation) keys of one label's final records."""
+        runs = {run: i for i, run in enumerate(self.runs[label])}
+        shape = (len(runs), len(self.series[label].order) + 1, len(columns))
+        values, errors, keys = np.full(shape, np.nan), np.full(shape, np.nan), np.full(shape, None, object)
+        if table is None or not len(columns):
+            return values, errors, keys
+        table = table[table["name"].isin(columns) & (table["stage"] < shape[1])]
+        where = (
+            pd.MultiIndex.from_arrays([table["folder"], table["seed"].astype(int)]).map(runs).to_numpy(int),
+            table["stage"].to_numpy(int),
+            table["name"].astype(object).map({c: i for i, c in enumerate(columns)}).to_numpy(int),
+        )
+        values[where], errors[where] = table["value"], table["stderr"]
+        keys[where] = table["evaluation"].astype(object)
+        return values, errors, keys
+
+    def _share_the_base(self, kind):
+        """A run whose stage 0 is not on record yet has the base of its folder: it is the same model."""
+        base = {}
+        for label, values in getattr(self, kind).items():
+            columns = self.series[label].order if kind == "R" else tuple(self.retention)
+            for run, (folder, _) in enumerate(self.runs[label]):
+                for i, name in enumerate(columns):
+                    if np.isfinite(values[run, 0, i]):
+                        base.setdefault(
+                            (folder, name),
+                            (values[run, 0, i], self.stderr[kind, label][run, 0, i], self.keys[kind, label][run, 0, i]),
+                        )
+        for label, values in getattr(self, kind).items():
+            columns = self.series[label].order if kind == "R" else tuple(self.retention)
+            for run, (folder, _) in enumerate(self.runs[label]):
+                for i, name in enumerate(columns):
+                    if np.isnan(values[run, 0, i]) and (folder, name) in base:
+                        values[run, 0, i], self.stderr[kind, label][run, 0, i], self.keys[kind, label][run, 0, i] = (
+                            base[folder, name]
+                        )
+
+    def _what_is_missing(self):
+        if self.records.empty:
+            self.missing.append("no records yet: nothing was measured")
+        for label, series in self.series.items():
+            started = {seed for _, seed in self.runs[label]}
+            absent = [s for s in series.seeds if s not in started]
+            if absent:
+                self.missing.append(f"{label}: no records of seed {', '.join(map(str, absent))}")
+            T = len(series.order)
+            for run, (_, seed) in enumerate(self.runs[label]):
+                done = np.isfinite(self.R[label][run]).all(axis=1)
+                if not done[T]:
+                    last = max([k for k in range(T + 1) if done[k]], default=None)
+                    self.missing.append(
+                        f"{label}, seed {seed}: "
+                        + (f"{last} of {T} stages finished" if last is not None else "base not finished")
+                        + "; it does not count in ACC, BWT, FWT and forgetting"
+                    )
+                elif not done.all():
+                    gaps = ", ".join(str(k) for k in np.flatnonzero(~done))
+                    self.missing.append(f"{label}, seed {seed}: skills not all measured after stage {gaps}")
+                if self.retention:
+                    gaps = [t for i, t in enumerate(self.retention) if done[T] and np.isnan(self.D[label][run, T, i])]
+                    if gaps:
+                        self.missing.append(
+                            f"{label}, seed {seed}: no final retention of "
+                            f"{', '.join(gaps[:8])}{' ...' * (len(gaps) > 8)}"
+                        )
+        for index, folder in enumerate(self.folders):
+            place = folder / "evaluations"
+            there = {name.removesuffix(".json") for name in os.listdir(place)} if place.is_dir() else set()
+            mine = (
+                self.records.loc[(self.records["folder"] == index) & self.records["final"], "evaluation"]
+                .dropna()
+                .unique()
+            )
+            absent = len(set(mine) - there)
+            if absent:
+                self.missing.append(
+                    f"{self.names[index]}: completions and item scores of {absent:,} of {len(mine):,} evaluations are "
+                    f"not on disk"
+                )
+        strange = set(self.records.loc[self.records["label"].isna(), "method"].dropna().astype(str))
+        if strange:
+            self.missing.append(
+                f"records of {', '.join(sorted(strange)[:5])} left out: results.json does not list the method"
+            )
+        absent = sorted(set(self.records["protocol"].cat.categories) - set(self.protocols)) if len(self.records) else []
+        if absent:
+            self.missing.append(f"protocols.json does not say what {', '.join(absent[:5])} stands for")
+
+    # -- estimates --------------------------------------------------------------------------------------------------
+
+    def complete(self, label):
+        """Number of runs whose last stage is measured on every skill."""
+        R = self.R[label]
+        return int(np.isfinite(R[:, -1]).all(axis=1).sum()) if R.size else 0
+
+    def estimate(self, label, function, kind="R", detail=""):
+        """``function`` of the array [..., T + 1, columns] of each run: its mean and 95% interval.
+
+        Over seeds (Student's t) where at least two runs give a number; where one does, a percentile bootstrap over its examples.
+        """
+        array = getattr(self, kind)[label]
+        values = np.asarray(function(array), float) if array.size else np.array([])
+        good = np.flatnonzero(np.isfinite(values))
+        if not len(good):
+            return Estimate(np.nan, detail=detail)
+        seeds = [self.runs[label][i][1] for i in good]
+        each = ", ".join(f"seed {s}: {values[i]:.4g}" for s, i in zip(seeds, good, strict=True))
+        if len(good) > 1:
+            mean, low, high = metrics.t_interval(values[good])
+            return Estimate(mean, low, high, f"mean of {len(good)} seeds, 95% t-interval over seeds ({each})", detail)
+        draws, how = self.draws(kind, label, int(good[0]))
+        low, high = metrics.percentile_interval(function(draws)) if draws is not None else (np.nan, np.nan)
+        return Estimate(
+            float(values[good[0]]),
+            float(low),
+            float(high),
+            f"one run ({each}), {how}" if np.isfinite(low) else f"one run ({each})",
+            detail,
+        )
+
+    @lru_cache(maxsize=64)  # noqa: B019 - a Results lives as long as its report
+    def draws(self, kind, label, run):
+        """Bootstrap draws [DRAWS, T + 1, columns] of one run's array, examples resampled jointly over stages; and what they are.
+
+        An evaluation without item scores, or whose mean of them is not its value (a weighted metric), is drawn from
+        Normal(value, stderr) instead.
+        """
+        values, errors, keys = (
+            getattr(self, kind)[label][run],
+            self.stderr[kind, label][run],
+            self.keys[kind, label][run],
+        )
+        columns = self.series[label].order if kind == "R" else tuple(self.retention)
+        folder = self.runs[label][run][0]
+        drawn, by_items, by_error = np.full((DRAWS, *values.shape), np.nan), 0, 0
+        readable = sum(1 for key in keys.ravel() if isinstance(key, str)) <= MOST_FILES
+        for i, name in enumerate(columns):
+            metric = self.metric[name] if kind == "R" else self.retention[name]["metric"]
+            generator = np.random.default_rng([len(columns), i])
+            stages, ids = [], None
+            for k in np.flatnonzero(np.isfinite(values[:, i])):
+                scores = self.scores(folder, keys[k, i], metric) if readable else None
+                if (
+                    scores is not None
+                    and abs(np.mean(list(scores.values())) - values[k, i]) < 1e-6
+                    and (ids is None or set(ids) == set(scores))
+                ):
+                    ids = ids or list(scores)
+                    stages.append((k, [scores[item] for item in ids]))
+                elif np.isfinite(errors[k, i]):
+                    drawn[:, k, i] = values[k, i] + errors[k, i] * generator.standard_normal(DRAWS)
+                    by_error += 1
+            if stages:
+                drawn[:, [k for k, _ in stages], i] = metrics.bootstrap_means(
+                    np.array([s for _, s in stages]).T, DRAWS, seed=i
+                )
+                by_items += len(stages)
+        if not by_items + by_error:
+            return None, ""
+        how = "95% percentile bootstrap over examples" if by_items else "95% interval from the standard errors (normal)"
+        return drawn, how + (", standard errors where there are no item scores" if by_items and by_error else "")
+
+    def scores(self, folder, key, metric):
+        """{item id: score} of an evaluation, None where it is not on disk or holds none."""
+        evaluation = self.evaluation(folder, key)
+        items = evaluation.get("items") or []
+        try:
+            return {
+                str(item["id"]): float(item["score"] if "score" in item else item["scores"][metric]) for item in items
+            } or None
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    def evaluation(self, folder, key):
+        """The file of one evaluation, {} where it is missing."""
+        if not isinstance(key, str) or not re.fullmatch(r"[\w.+=-]+", key):
+            return {}
+        return read_json(self.folders[folder] / "evaluations" / f"{key}.json", {})
+
+    def retention_mean(self, array):
+        """Mean over the tasks that may be averaged, of an array [..., T + 1, tasks]: shape [..., T + 1]."""
+        counts = np.array([self.tasks_in_mean[t] for t in self.retention], bool)
+        return array[..., counts].mean(-1) if counts.any() else np.full(array.shape[:-1], np.nan)
+
+    def bases(self):
+        """The base models: {row label: label of a series that started from it, preferring complete ones}."""
+        found = {}
+        for label, series in self.series.items():
+            if series.model not in found or self.complete(label) > self.complete(found[series.model]):
+                found[series.model] = label
+        return {"base" if len(found) == 1 else f"base ({model})": label for model, label in found.items()}
+
+    def base_estimate(self, names, row, kind="R", detail=""):
+        """The base model's mean over ``names`` (skills for R, tasks for D), with an interval over examples.
+
+        row: one of ``bases``. There is one base model, not one a seed, so its interval is never over seeds.
+        """
+        model = self.series[self.bases()[row]].model
+        for label, series in self.series.items():
+            columns = list(series.order) if kind == "R" else list(self.retention)
+            if series.model != model or not names or not set(names) <= set(columns):
+                continue
+            chosen = [columns.index(name) for name in names]
+            for run in range(len(self.runs[label])):
+                value = getattr(self, kind)[label][run, 0, chosen].mean()
+                if np.isfinite(value):
+                    draws, how = self.draws(kind, label, run)
+                    low, high = (
+                        metrics.percentile_interval(draws[:, 0, chosen].mean(-1))
+                        if draws is not None
+                        else (np.nan, np.nan)
+                    )
+                    return Estimate(float(value), float(low), float(high), how if np.isfinite(low) else "", detail)
+        return Estimate(np.nan, detail=detail)
+
+    # -- training ---------------------------------------------------------------------------------------------------
+
+    def provenance(self):
+        """run.json of every run that has one, with ``folder`` added."""
+        found = []
+        for index, folder in enumerate(self.folders):
+            for path in sorted((folder / "runs").glob("*/run.json")) if (folder / "runs").is_dir() else ():
+                run = read_json(path, None)
+                if isinstance(run, dict):
+                    found.append({**run, "folder": index})
+        return found
+
+    @lru_cache(maxsize=1)  # noqa: B019
+    def stages(self):
+        """One row a finished stage: label, folder, seed, stage, steps, prompts, tokens, seconds per part, peak_memory_gib."""
+        rows = []
+        for label, folder, seed, place in self._places():
+            for path in place.glob("stage-*/stage.json"):
+                stage = read_json(path, None)
+                if isinstance(stage, dict):
+                    seconds = stage.pop("seconds", None) or {}
+                    rows.append(
+                        {
+                            "label": label,
+                            "folder": folder,
+                            "seed": seed,
+                            **stage,
+                            **{f"seconds_{part}": value for part, value in seconds.items()},
+                        }
+                    )
+        return pd.DataFrame(rows)
+
+    def training(self, most=400):
+        """One row an optimizer step (at most about ``most`` a stage, evenly spaced): label, seed, stage, step, diagnostics."""
+        parts = []
+        for label, _, seed, place in self._places():
+            last = 0
+            paths = sorted(
+                place.glob("stage-*/training.jsonl"), key=lambda p: int(re.sub(r"\D", "", p.parent.name) or 0)
+            )
+            for path in paths:
+                lines = [
+                    line for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if line.strip()
+                ]
+                lines = lines[:: max(1, len(lines) // most)]
+                frame = pd.DataFrame(_objects(lines)[0])
+                if frame.empty or "step" not in frame:
+                    continue
+                numbers = frame.select_dtypes("number").copy()
+                if numbers["step"].min() <= last:  # counted from the start of the stage
+                    numbers["step"] += last
+                last = numbers["step"].max()
+                numbers["label"], numbers["seed"], numbers["stage"] = (
+                    label,
+                    seed,
+                    int(re.sub(r"\D", "", path.parent.name) or 0),
+                )
+                parts.append(numbers)
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+    def _places(self):
+        """(label, folder index, seed, path) of every run on disk."""
+        labels = {member: s.label for s in self.series.values() for member in s.members}
+        for index, folder in enumerate(self.folders):
+            root = folder / "runs"
+            for place in sorted(root.iterdir()) if root.is_dir() else ():
+                found = re.fullmatch(r"(.+)-seed(-?\d+)", place.name)
+                if found and (index, found[1]) in labels:
+                    yield labels[index, found[1]], index, int(found[2]), place
+
+
+def read_records(path):
+    """records.jsonl as a table (texts categorical) and the number of lines that could not be read, as a cut last one."""
+    chunks, broken = [], 0
+    if path.is_file():
+        with open(path, "rb") as file:
+            while lines := file.readlines(CHUNK):
+                rows, bad = _objects(lines)
+                broken += bad
+                chunks.append(_chunk(rows))
+    table = chunks[0] if len(chunks) == 1 else _joined(chunks) if chunks else _chunk([])
+    return table, broken
+
+
+def _chunk(rows):
+    table = pd.DataFrame({c: [row.get(c) for row in rows] for c in COLUMNS})
+    for column in TEXTS:
+        table[column] = pd.Categorical(table[column].astype(object))
+    for column in ("seed", "stage", "step"):
+        table[column] = pd.to_numeric(table[column], errors="coerce").fillna(0).astype(np.int64)
+    for column in ("value", "stderr", "n", "prompts", "tokens", "seconds"):
+        table[column] = pd.to_numeric(table[column], errors="coerce").astype(float)
+    table["final"] = table["final"].map(lambda x: x is not False).astype(bool)
+    return table
+
+
+def _joined(chunks):
+    for column in TEXTS:
+        union = pd.Index([]).append([c[column].cat.categories for c in chunks]).unique()
+        for chunk in chunks:
+            chunk[column] = chunk[column].cat.set_categories(union)
+    return pd.concat(chunks, ignore_index=True)
+
+
+def _objects(lines):
+    """JSON objects of lines (texts or bytes), and how many are none."""
+    if not lines:
+        return [], 0
+    comma = b"," if isinstance(lines[0], bytes) else ","
+    try:  # one call for all is several times faster than one a line
+        rows = json.loads((b"[" if comma == b"," else "[") + comma.join(lines) + (b"]" if comma == b"," else "]"))
+        if len(rows) == len(lines) and all(isinstance(row, dict) for row in rows):
+            return rows, 0
+    except ValueError:
+        pass
+    rows, broken = [], 0
+    for line in lines:
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
+            broken += 1
+    return rows, broken
+
+
+def read_json(path, default):
+    """The JSON value of a file; ``default`` where it is absent, cut or not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return default
+
+
+def _head(folder):
+    """results.json of a folder. Raises UserError where it is none of this version."""
+    if not folder.is_dir():
+        raise UserError(folder, "is not a folder", "give a results folder, as results/quickstart")
+    path = folder / "results.json"
+    if not path.is_file():
+        raise UserError(
+            folder, "is not a results folder (it has no results.json)", "give a folder that run_sequence.py wrote"
+        )
+    head = read_json(path, None)
+    if not isinstance(head, dict):
+        raise UserError(path, "is not a JSON object", "start the run again: it writes the file anew")
+    if head.get("version") != VERSION:
+        raise UserError(
+            path,
+            f"has version {head.get('version')!r}, this report reads version {VERSION}",
+            "use the release that wrote it",
+        )
+    return head
+
+
+def _model_name(head):
+    model = head.get("model") or {}
+    if not isinstance(model, dict):
+        return str(model)
+    name = str(model.get("name") or model.get("id") or model.get("path") or "model")
+    mark = model.get("fingerprint") or model.get("revision")
+    return f"{name} {str(mark)[:8]}" if mark else name
+
+
+def _distinct(names, folders):
+    """Names for folders: the order's, made different by the folder's where two are equal."""
+    if len(set(names)) == len(names):
+        return names
+    names = [folder.resolve().name for folder in folders]
+    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
+
+
+def _differences(one, other, most=4):
+    """What two protocols differ in, as text."""
+    if not isinstance(one, dict) or not isinstance(other, dict):
+        return ""
+    flat = [dict(_flat(one)), dict(_flat(other))]
+    keys = [k for k in sorted(flat[0].keys() | flat[1].keys()) if flat[0].get(k) != flat[1].get(k)]
+    shown = ", ".join(f"{k} {json.dumps(flat[0].get(k))[:40]} / {json.dumps(flat[1].get(k))[:40]}" for k in keys[:most])
+    return f" ({shown}{', ...' if len(keys) > most else ''})" if keys else ""
+
+
+def _flat(value, prefix=""):
+    for key, inner in value.items():
+        if isinstance(inner, dict):
+            yield from _flat(inner, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", inner

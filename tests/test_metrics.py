@@ -1,0 +1,132 @@
+"""The metrics against cases worked out by hand and against published quantiles."""
+
+import numpy as np
+import pytest
+
+from harness import metrics
+
+# Three skills; by hand below. Row 0 is the base model.
+R = np.array(
+    [
+        [0.10, 0.20, 0.30],
+        [0.80, 0.25, 0.35],
+        [0.60, 0.90, 0.15],
+        [0.50, 0.70, 0.95],
+    ]
+)
+
+
+def test_accuracy_matrix_places_each_measurement_and_leaves_the_rest_unknown():
+    built = metrics.accuracy_matrix([0, 2, 1, 1], ["b", "a", "a", "a"], [0.2, 0.6, 0.7, 0.8], ["a", "b"])
+    assert built[0, 1] == 0.2 and built[2, 0] == 0.6 and built[1, 0] == 0.8  # the later of two counts
+    assert np.isnan(built).sum() == 3
+
+
+def test_transfer_and_forgetting_by_hand():
+    assert metrics.average_accuracy(R) == pytest.approx((0.5 + 0.7 + 0.95) / 3)
+    assert metrics.learning_accuracy(R) == pytest.approx((0.8 + 0.9 + 0.95) / 3)
+    assert metrics.own_stage_gain(R) == pytest.approx([0.7, 0.7, 0.65])
+    assert metrics.backward_transfer(R) == pytest.approx(((0.5 - 0.8) + (0.7 - 0.9)) / 2)
+    assert metrics.forward_transfer(R) == pytest.approx(((0.25 - 0.2) + (0.15 - 0.3)) / 2)
+    assert metrics.forgetting(R) == pytest.approx(((0.8 - 0.5) + (0.9 - 0.7)) / 2)
+
+
+def test_forgetting_takes_the_best_stage_before_the_last_and_never_the_base():
+    better_later = R.copy()
+    better_later[2, 0] = 0.85  # skill 1 peaks a stage after its own
+    assert metrics.forgetting(better_later) == pytest.approx(((0.85 - 0.5) + (0.9 - 0.7)) / 2)
+    assert metrics.backward_transfer(better_later) == pytest.approx(metrics.backward_transfer(R))
+    better_base = R.copy()
+    better_base[0] = 1.0
+    assert metrics.forgetting(better_base) == pytest.approx(metrics.forgetting(R))
+    better_at_the_end = R.copy()
+    better_at_the_end[3, :2] = 0.9  # above every earlier stage for skill 1: negative forgetting
+    assert metrics.forgetting(better_at_the_end) == pytest.approx(((0.8 - 0.9) + (0.9 - 0.9)) / 2)
+
+
+def test_leading_axes_are_kept_and_unknown_stays_unknown():
+    stack = np.stack([R, R + 0.01, np.where(R == 0.5, np.nan, R)])
+    for function in (metrics.average_accuracy, metrics.backward_transfer, metrics.forgetting):
+        values = function(stack)
+        assert values[0] == pytest.approx(function(R)) and np.isnan(values[2])
+    assert metrics.learning_accuracy(stack)[2] == pytest.approx(metrics.learning_accuracy(R))
+    assert metrics.own_stage_accuracy(stack).shape == (3, 3)
+
+
+def test_one_skill_has_no_transfer():
+    single = np.array([[0.2], [0.7]])
+    assert metrics.average_accuracy(single) == 0.7
+    assert all(np.isnan(f(single)) for f in (metrics.backward_transfer, metrics.forward_transfer, metrics.forgetting))
+
+
+def test_retention_delta_is_positive_when_better_in_either_direction():
+    assert metrics.retention_delta(0.6, 0.5) == pytest.approx(-0.1)
+    assert metrics.retention_delta(1.0, 1.1, higher_is_better=False) == pytest.approx(-0.1)  # more bits per byte: lost
+
+
+def test_mean_retention_leaves_other_units_out():
+    base, final = np.array([0.60, 0.40, 0.90, 0.30]), np.array([[0.50, 0.42, 0.95, 0.10], [0.60, 0.40, 0.95, 0.20]])
+    names, up = ["acc", "acc", "bits_per_byte", "brier"], [True, True, False, False]
+    mean, counts = metrics.mean_retention_delta(base, final, names, up)
+    assert counts.tolist() == [True, True, False, False]
+    assert mean == pytest.approx([(-0.10 + 0.02) / 2, 0.0])
+    _, counts = metrics.mean_retention_delta(base * 100, final, names, up)  # a metric in per cent is no fraction
+    assert not counts.any()
+
+
+def test_normalised_accuracy_is_linear_between_base_and_best():
+    assert metrics.normalised([0.2, 0.5, 0.8, 0.05], 0.2, 0.8) == pytest.approx([0, 0.5, 1, -0.25])
+    assert np.isnan(metrics.normalised([0.2], 0.2, 0.2)).all()
+
+
+@pytest.mark.parametrize(
+    ("df", "quantile"),
+    [  # two-sided 95%, from the printed tables
+        (1, 12.706205),
+        (2, 4.302653),
+        (3, 3.182446),
+        (4, 2.776445),
+        (5, 2.570582),
+        (9, 2.262157),
+        (10, 2.228139),
+        (30, 2.042272),
+        (99, 1.984217),
+    ],
+)
+def test_t_quantiles_are_those_of_the_tables(df, quantile):
+    assert metrics.t_quantile(0.975, df) == pytest.approx(quantile, abs=1e-6)
+
+
+def test_t_quantile_agrees_with_scipy():
+    stats = pytest.importorskip("scipy.stats")
+    for df in (1, 2, 7, 8, 200):
+        for p in (0.6, 0.9, 0.995):
+            assert metrics.t_quantile(p, df) == pytest.approx(stats.t.ppf(p, df), rel=1e-9)
+
+
+def test_t_interval_by_hand():
+    mean, low, high = metrics.t_interval([0.5, 0.6, 0.7, np.nan])  # s = 0.1, n = 3
+    assert (mean, high - mean, mean - low) == pytest.approx(
+        (0.6, 4.302653 * 0.1 / 3**0.5, 4.302653 * 0.1 / 3**0.5), rel=1e-6
+    )
+    mean, low, high = metrics.t_interval([0.5])
+    assert mean == 0.5 and np.isnan([low, high]).all()
+    assert np.isnan(metrics.t_interval([])).all()
+
+
+def test_bootstrap_interval_is_seeded_and_has_the_binomial_width():
+    scores = np.repeat([1.0, 0.0], [70, 30])
+    mean, low, high = metrics.bootstrap_interval(scores)
+    assert (mean, low, high) == metrics.bootstrap_interval(scores[::-1])
+    # Resampling 100 draws of a fraction 0.7 is Binomial(100, 0.7) / 100; its quantiles are 61 and 79.
+    assert mean == pytest.approx(0.7) and (low, high) == pytest.approx((0.61, 0.79), abs=0.011)
+    assert metrics.bootstrap_interval(scores, seed=1, draws=200) != metrics.bootstrap_interval(
+        scores, seed=2, draws=200
+    )
+
+
+def test_bootstrap_of_many_columns_is_paired():
+    scores = np.random.default_rng(0).random(50)
+    both = metrics.bootstrap_means(np.stack([scores, scores - 0.1], 1), draws=300)
+    assert both.shape == (300, 2) and np.ptp(both[:, 0] - both[:, 1]) < 1e-12
+    assert both[:, 0].std() == pytest.approx(scores.std() / 50**0.5, rel=0.15)

@@ -1,0 +1,299 @@
+"""The report from fabricated results folders: numbers against the raw records, refusals, partial results, the page."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from harness import metrics
+from harness.errors import UserError
+from harness.report import figures, tables, write_report
+from harness.report.data import Results, read_records
+from tests.fabricate import METHODS, SKILLS, fabricate
+
+ROOT = Path(__file__).resolve().parent.parent
+TWO = {k: METHODS[k] for k in ("sft", "sdft")}
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    return fabricate(tmp_path_factory.mktemp("results") / "three", seeds=(0, 1, 2), steps={"sdft": 18}, n=40)
+
+
+@pytest.fixture(scope="module")
+def reported(three):
+    text, index = write_report(three)
+    return three, text, index
+
+
+def raw(folder, **wanted):
+    rows = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    return [r for r in rows if all(r[k] == v for k, v in wanted.items())]
+
+
+def row(table, label):
+    return dict(table.rows)[label]
+
+
+def test_the_main_table_is_that_of_the_raw_records(three):
+    table = row(tables.main_table(Results([three])), "sft")
+    names, final, bwt, delta = list(SKILLS), [], [], []
+    for seed in (0, 1, 2):
+        R = {
+            (r["stage"], r["name"]): r["value"]
+            for r in raw(three, method="sft", seed=seed, kind="skill", metric="exact", final=True)
+        }
+        D = {(r["stage"], r["name"]): r["value"] for r in raw(three, method="sft", seed=seed, kind="retention")}
+        final.append(np.mean([R[3, name] for name in names]))
+        bwt.append(np.mean([R[3, name] - R[k, name] for k, name in enumerate(names[:2], 1)]))
+        delta.append(
+            np.mean([D[3, t] - D[0, t] for t in ("hellaswag", "winogrande", "arc_easy", "truthfulqa_mc1")])
+        )  # no bits per byte
+    for key, values in (("acc", final), ("bwt", bwt), ("retention", delta)):
+        half = 4.302653 * np.std(values, ddof=1) / 3**0.5
+        assert (table[key].value, table[key].low, table[key].high) == pytest.approx(
+            (np.mean(values), np.mean(values) - half, np.mean(values) + half), rel=1e-5
+        )
+    assert len(set(final)) > 1  # else the interval above shows nothing
+
+
+def test_retention_is_positive_when_better_also_where_lower_is_better(three):
+    cell = row(tables.retention_table(Results([three])), "sft")["wikitext/delta"]
+    rise = (
+        np.mean([r["value"] for r in raw(three, method="sft", name="wikitext", stage=3)])
+        - raw(three, name="wikitext", stage=0)[0]["value"]
+    )
+    assert rise > 0.05 and cell.value == pytest.approx(-rise)
+
+
+def test_one_seed_has_an_interval_over_examples_paired_over_stages(tmp_path):
+    folder = fabricate(tmp_path / "one", methods=TWO, n=50)
+    results = Results([folder])
+    gain = row(tables.gain_table(results), "sft")["tooluse"]
+    scores = {
+        k: np.array(
+            [i["scores"]["exact"] for i in json.loads((folder / "evaluations" / f"{key}.json").read_text())["items"]]
+        )
+        for k, key in ((0, "tooluse-base"), (1, "tooluse-sft-seed0-12"))
+    }
+    _, low, high = metrics.bootstrap_interval(scores[1] - scores[0], seed=3)
+    assert gain.value == pytest.approx((scores[1] - scores[0]).mean())
+    assert (gain.low, gain.high) == pytest.approx((low, high), abs=0.021)  # one example of 50
+    assert "bootstrap over examples" in gain.how
+    shutil.rmtree(folder / "evaluations")  # without item scores the standard errors stand in
+    results = Results([folder])
+    final = row(tables.main_table(results), "sft")["science/final"]
+    record = raw(folder, method="sft", name="science", metric="exact", stage=3, final=True)[0]
+    assert (final.high - final.low) / 2 == pytest.approx(
+        1.96 * record["stderr"], rel=0.1
+    ) and "standard errors" in final.how
+    assert any("not on disk" in line for line in results.missing)
+
+
+def test_cost_is_summed_over_stages(three):
+    cells = row(tables.cost_table(Results([three])), "sdft")
+    assert cells["tokens"] == 3 * 18 * 900 and cells["seconds_sampling"] == pytest.approx(3 * 18 * 3.1)
+    assert cells["peak_memory_gib"] == pytest.approx(2.9)
+
+
+def test_two_protocols_are_refused_and_both_named(three, tmp_path):
+    other = fabricate(tmp_path / "longer", methods=TWO, n=40, decoding={"temperature": 0, "max_new_tokens": 128})
+    hashes = {raw(f, name="tooluse")[0]["protocol"] for f in (three, other)}
+    with pytest.raises(UserError) as refused:
+        write_report([three, other], tmp_path / "out")
+    assert len(hashes) == 2 and all(h in str(refused.value) for h in hashes)
+    assert "max_new_tokens 64 / 128" in str(refused.value)
+    lines = (other / "records.jsonl").read_text().splitlines()  # and within one folder
+    lines = [x.replace(raw(other, name="tooluse")[0]["protocol"], "elsewhere") if '"sdft"' in x else x for x in lines]
+    (other / "records.jsonl").write_text("\n".join(lines))
+    with pytest.raises(UserError, match="elsewhere"):
+        Results([other])
+
+
+def test_another_metric_is_refused(three, tmp_path):
+    other = shutil.copytree(three, tmp_path / "lenient", ignore=shutil.ignore_patterns("evaluations", "runs", "report"))
+    head = json.loads((other / "results.json").read_text())
+    head["skills"][1]["metric"] = "lenient"
+    (other / "results.json").write_text(json.dumps(head))
+    with pytest.raises(UserError, match=r"science counts by the metric 'lenient'.*'exact'"):
+        Results([three, other])
+
+
+def test_folders_pool_seeds_of_one_setting_and_stand_side_by_side_otherwise(tmp_path):
+    a, b = (
+        fabricate(tmp_path / "a", methods=TWO, items=False),
+        fabricate(tmp_path / "b", methods=TWO, items=False, seeds=(1, 2)),
+    )
+    pooled = Results([a, b])
+    assert list(pooled.series) == ["sft", "sdft"] and pooled.complete("sft") == 3
+    values = [
+        r["value"] for f in (a, b) for r in raw(f, method="sft", name="medical", metric="exact", stage=3, final=True)
+    ]
+    assert pooled.estimate("sft", lambda R: R[..., -1, 2]).value == pytest.approx(np.mean(values))
+    again = fabricate(tmp_path / "again", methods=TWO, items=False)  # the same seed twice is no second seed
+    assert set(Results([a, again]).series) == {"sft (a)", "sft (again)", "sdft (a)", "sdft (again)"}
+    reverse = fabricate(
+        tmp_path / "reverse", skills=dict(reversed(SKILLS.items())), methods=TWO, items=False, seeds=(5,)
+    )
+    both = Results([a, reverse])
+    assert (
+        both.R["sft (reverse)"][0, 1, 0]
+        == raw(reverse, method="sft", stage=1, name="medical", metric="exact", final=True)[0]["value"]
+    )
+
+
+def test_partial_results_are_reported_with_what_is_missing(tmp_path):
+    folder = fabricate(tmp_path / "part", seeds=(0, 1), n=20)
+    kept = [
+        json.dumps(r)
+        for r in raw(folder)
+        if r["method"] == "sft" or ((r["method"], r["seed"]) == ("sdft", 0) and r["stage"] < 3)
+    ]
+    (folder / "records.jsonl").write_text("\n".join(kept) + "\n" + kept[0][:50])  # killed while it wrote
+    text, index = write_report(folder, tmp_path / "out")
+    html = index.read_text()
+    for said in (
+        "1 unreadable line",
+        "sdft: no records of seed 1",
+        "sdft, seed 0: 2 of 3 stages finished",
+        "grpo: no records of seed 0, 1",
+    ):
+        assert said in text and said in html
+    main = pd.read_csv(tmp_path / "out" / "tables" / "main.csv").set_index("method")
+    assert (
+        np.isnan(main.loc["sdft", "ACC"])
+        and main.loc["sdft", "science own stage"] > 0
+        and main.loc["sft", "seeds"] == "2/2"
+    )
+
+
+@pytest.mark.parametrize("what", ["no records", "no runs folder", "base only", "no retention", "one skill"])
+def test_whatever_is_there_makes_a_page(tmp_path, what):
+    skills = dict(list(SKILLS.items())[:1]) if what == "one skill" else SKILLS
+    folder = fabricate(
+        tmp_path / "bare",
+        skills=skills,
+        methods=TWO,
+        n=10,
+        inside=0,
+        items=False,
+        retention={} if what == "no retention" else {"hellaswag": ("acc", True, 0.25, 0.42)},
+    )
+    if what == "no records":
+        (folder / "records.jsonl").unlink()
+    elif what == "no runs folder":
+        shutil.rmtree(folder / "runs")
+    elif what == "base only":
+        (folder / "records.jsonl").write_text("\n".join(json.dumps(r) for r in raw(folder, stage=0, method="sft")))
+    text, index = write_report(folder)
+    assert index.is_file() and (what != "no records" or "nothing was measured" in text)
+    assert (what != "base only") or "sft, seed 0: 0 of 3 stages finished" in text
+
+
+def test_the_page_needs_nothing_from_elsewhere_and_all_its_links_lead_somewhere(reported):
+    _, _, index = reported
+    html = index.read_text()
+    targets = re.findall(r"""(?:src|href|srcset)=["']([^"']+)["']""", html)
+    assert len(targets) > 50 and not [t for t in targets if re.match(r"(https?:)?//", t)]
+    assert not re.search(r"@import|url\(", html)
+    gone = [
+        t for t in targets if (f'id="{t[1:]}"' not in html if t.startswith("#") else not (index.parent / t).is_file())
+    ]
+    assert not gone
+    for name in ("curves", "curves_normalised", "plane", "retention", "accuracy_matrix", "training"):
+        assert f"figures/{name}.svg" in html and (index.parent / "figures" / f"{name}.png").stat().st_size > 5000
+
+
+def test_the_page_says_of_a_number_how_it_was_measured(reported):
+    folder, _, index = reported
+    html = index.read_text()
+    note = re.search(r'title="(sdft, science final:[^"]+)"', html)[1]
+    for part in (
+        "mean of 3 seeds",
+        "seed 2: ",
+        "split test",
+        "metric exact",
+        "max_new_tokens 64",
+        "n = 40",
+        raw(folder, name="science")[0]["protocol"],
+    ):
+        assert part in note
+    assert (
+        "Show the &lt;b&gt;steps&lt;/b&gt; &amp; answer" in html and "<b>steps</b>" not in html
+    )  # completions are text, never markup
+
+
+def test_terminal_table_fits_and_the_files_agree(reported):
+    _, text, index = reported
+    assert max(map(len, text.split("\n\n")[1].splitlines())) <= 100
+    value = pd.read_csv(index.parent / "tables" / "main.csv").set_index("method").loc["grpo", "ACC"]
+    shown = f"{100 * value:.1f}"
+    assert re.search(rf"^grpo +3/3 +{shown}±", text, re.M)
+    assert f"| grpo | 3/3 | {shown} ±" in (index.parent / "tables" / "main.md").read_text()
+    tex = (index.parent / "tables" / "retention.tex").read_text()
+    assert "truthfulqa\\_mc1" in tex and tex.count("\\begin{tabular}") == 1 and re.search(r"\$-\d+\.\d \\pm", tex)
+    widths = {line.count("&") for line in tex.splitlines() if line.startswith(("base", "sft", "sdft", "method"))}
+    assert widths == {10}
+
+
+def test_curves_align_methods_of_different_length(reported):
+    curves = pd.read_csv(reported[2].parent / "tables" / "curves.csv")
+    ends = defaultdict(set)
+    for label, x in curves[["label", "x"]].itertuples(index=False):
+        ends[label].add(x)
+    assert {0.0, 1.0, 2.0, 3.0} <= ends["sft"] & ends["sdft"]  # 12 and 18 steps a stage end at the same place
+    assert 0.25 in ends["sft"]
+
+
+def test_curves_are_in_optimizer_steps_where_all_methods_agree(tmp_path):
+    folder = fabricate(tmp_path / "equal", methods=TWO, items=False, n=10)
+    drawer = figures.Drawer(Results([folder]), tmp_path / "figures")
+    drawer._axis()
+    assert drawer.in_steps and drawer.edges.tolist() == [0, 12, 24, 36]
+    assert set(drawer._curves()["x"]) == set(range(0, 37, 3))
+
+
+def test_a_label_has_the_same_colour_in_every_report():
+    few, many = figures.looks(["sdft", "ewc"]), figures.looks(["replay", "sft", "ewc", "grpo", "sdft", *"abcdefgh"])
+    assert (
+        few["sdft"] == many["sdft"] == ("#0072B2", "s", "-")
+        and many["sft"][0] == "#D55E00"
+        and many["grpo"][0] == "#009E73"
+    )
+    assert len(set(many.values())) == len(many)
+
+
+def test_many_records_are_read_in_chunks_as_one(three, monkeypatch):
+    from harness.report import data
+
+    whole, _ = read_records(three / "records.jsonl")
+    small = data.pd.concat  # joined from several chunks the table must be the same
+    joined = []
+    monkeypatch.setattr(data.pd, "concat", lambda parts, **k: joined.append(len(parts)) or small(parts, **k))
+    monkeypatch.setattr(data, "CHUNK", 20_000)
+    parts, broken = read_records(three / "records.jsonl")
+    assert joined and joined[0] > 5 and broken == 0
+    pd.testing.assert_frame_equal(whole.astype(object), parts.astype(object))
+
+
+def test_report_loads_neither_torch_nor_transformers():
+    code = "import sys, harness.report; sys.exit(any(m in sys.modules for m in ('torch', 'transformers')))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_the_command_says_user_errors_in_one_line(tmp_path):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "results.json").write_text('{"version": 99}')
+    (tmp_path / "empty").mkdir()
+    for place, said in (("absent", "is not a folder"), ("empty", "no results.json"), ("old", "version 99")):
+        done = subprocess.run(
+            [sys.executable, "report.py", str(tmp_path / place)], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 2 and done.stdout == "" and len(done.stderr.splitlines()) == 1 and said in done.stderr

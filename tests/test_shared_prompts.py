@@ -1,0 +1,67 @@
+"""Completions that share a prompt are computed in one row: the same loss and gradients as one row each."""
+
+import pytest
+import torch
+
+from harness import models
+from harness.sampler import Sampler
+from harness.skills import Skill
+from harness.training import Row, Stage, Teacher, Trainer, TrainingConfig
+
+
+class Nothing(Skill):
+    name = "nothing"
+
+    def load(self, split):
+        return []
+
+
+def stage_of(model, tokenizer):
+    return Stage(model=model, tokenizer=tokenizer, sampler=Sampler(model, tokenizer), skill=Nothing(), seed=0, index=1,
+                 prompts=4, batch_size=4, max_new_tokens=4)
+
+
+ROWS = [Row([1, 2, 3, 4, 5], [6, 7, 8]), Row([1, 2, 3, 4, 5], [9]), Row([11, 12], [3, 4, 5, 6]), Row([1, 2, 3, 4, 5], [7, 7])]
+
+
+def gradient(folder, share, monkeypatch, limit=64):
+    model, tokenizer = models.load(str(folder), "float32", "cpu")
+    monkeypatch.setattr(models, "can_share_prompts", lambda model: share)
+    stage = stage_of(model, tokenizer)
+    trainer = Trainer(stage, TrainingConfig(micro_batch_tokens=limit))
+
+    def loss(logits, at):
+        weight = (1.0 + at.rows) * (2.0 + at.offsets)  # tells rows and places apart
+        return (weight * torch.nn.functional.cross_entropy(logits, at.tokens, reduction="none")).sum()
+
+    value = trainer.backward(ROWS, loss)
+    return value, torch.cat([p.grad.flatten() for p in trainer.params]), stage.tokens
+
+
+def test_the_tiny_model_shares(tiny_model):
+    assert models.can_share_prompts(tiny_model[0])
+
+
+@pytest.mark.parametrize("limit", [64, 9])
+def test_loss_and_gradients_are_those_of_single_rows(tiny, monkeypatch, limit):
+    value, grad, tokens = gradient(tiny, True, monkeypatch, limit)
+    wanted, reference, more = gradient(tiny, False, monkeypatch, limit)
+    assert value == pytest.approx(wanted, rel=1e-5)
+    torch.testing.assert_close(grad, reference, rtol=1e-4, atol=1e-5 * reference.abs().max().item())
+    assert more - tokens == 2 * 5  # the prompt of three rows was read once
+
+
+def test_teacher_states_come_back_in_the_order_of_the_rows(tiny, monkeypatch):
+    model, tokenizer = models.load(str(tiny), "float32", "cpu")
+    shared = Teacher(stage_of(model, tokenizer), 0, 64).states(ROWS)
+    for row, states in zip(ROWS, shared):
+        alone = models.hidden(model, torch.tensor([row.prompt + row.completion]))[0, len(row.prompt) - 1:-1]
+        torch.testing.assert_close(states, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_a_sliding_window_is_not_shared(tmp_path):
+    from transformers import MistralConfig, MistralForCausalLM
+
+    model = MistralForCausalLM(MistralConfig(vocab_size=40, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+                                             num_attention_heads=2, num_key_value_heads=2, sliding_window=4))
+    assert not models.can_share_prompts(model)
