@@ -192,9 +192,10 @@ def stop_tokens(model, tokenizer):
     ids = set(ids if isinstance(ids, list) else [] if ids is None else [ids])
     if tokenizer.eos_token_id is not None:
         ids.add(tokenizer.eos_token_id)
+    probe = "8q7z8"  # text that no template holds
     turn = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}], tokenize=False)
-    closing = tokenizer(turn[turn.rindex("y") + 1:], add_special_tokens=False)["input_ids"]
+        [{"role": "user", "content": "x"}, {"role": "assistant", "content": probe}], tokenize=False)
+    closing = tokenizer(turn[turn.rindex(probe) + len(probe):], add_special_tokens=False)["input_ids"]
     end = next((i for i in closing if i in ids), tokenizer.eos_token_id)
     return end, ids
 

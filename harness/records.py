@@ -95,7 +95,7 @@ class Results:
         if version != VERSION:
             raise UserError(path, f"is of version {version}, not {VERSION}",
                             "move the folder away, or give another one with --out")
-        for part in ("model", "skills", "retention", "evaluate", "budget", "rollout"):
+        for part in ("model", "budget", "rollout", "evaluate", "skills", "retention"):
             _same(old.get(part), about[part], part, path, "give another folder with --out, or move this one away")
         for label in set(old["methods"]) & set(about["methods"]):
             _same(old["methods"][label], about["methods"][label], f"methods.{label}", path,

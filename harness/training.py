@@ -171,16 +171,20 @@ class Stage:
 
 def micro_batches(model, rows, limit):
     """Indices of ``rows`` in trees (rows that share a prompt), and trees of similar length in groups of at most ``limit``
-    tokens with their padding: yields lists of lists of indices."""
-    trees, share = {}, models.can_share_prompts(model)
-    for i, row in enumerate(rows):
-        trees.setdefault(tuple(row.prompt) if share else i, []).append(i)
-
+    tokens with their padding (a row that is longer stands alone): yields lists of lists of indices."""
     def length(tree):
         return len(rows[tree[0]].prompt) + sum(len(rows[i].completion) - 1 for i in tree)
 
+    trees, latest, share = [], {}, models.can_share_prompts(model)
+    for i, row in enumerate(rows):
+        tree = latest.get(tuple(row.prompt)) if share else None
+        if tree and length([*tree, i]) <= limit:
+            tree.append(i)
+        else:
+            trees.append([i])
+            latest[tuple(row.prompt)] = trees[-1]
     group = []
-    for tree in sorted(trees.values(), key=lambda tree: (-length(tree), tree[0])):
+    for tree in sorted(trees, key=lambda tree: (-length(tree), tree[0])):
         if group and length(group[0]) * (len(group) + 1) > limit:
             yield group
             group = []

@@ -202,7 +202,7 @@ def fabricate(
                             "tokens": 900,
                         }
                         if method != "sft":
-                            row |= {"kl": 0.4 / k**0.5, "completion_length": 90 - k + rng.normal(0, 3)}
+                            row |= {"kl": 0.4 / k**0.5, "completion_tokens": 90 - k + rng.normal(0, 3)}
                         if method == "grpo":
                             row |= {"reward": min(1, 0.2 + 0.04 * k)}
                         rows.append(json.dumps(row))

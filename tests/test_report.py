@@ -98,7 +98,10 @@ def test_one_seed_has_an_interval_over_examples_paired_over_stages(tmp_path):
 
 
 def test_cost_is_summed_over_stages(three):
+    unfinished = three / "runs" / "sdft-seed0" / "stage-4.partial"  # of a killed run: not counted
+    shutil.copytree(three / "runs" / "sdft-seed0" / "stage-3", unfinished)
     cells = row(tables.cost_table(Results([three])), "sdft")
+    shutil.rmtree(unfinished)
     assert cells["tokens"] == 3 * 18 * 900 and cells["seconds_sampling"] == pytest.approx(3 * 18 * 3.1)
     assert cells["peak_memory_gib"] == pytest.approx(2.9)
 
@@ -139,6 +142,13 @@ def test_folders_pool_seeds_of_one_setting_and_stand_side_by_side_otherwise(tmp_
     assert pooled.estimate("sft", lambda R: R[..., -1, 2]).value == pytest.approx(np.mean(values))
     again = fabricate(tmp_path / "again", methods=TWO, items=False)  # the same seed twice is no second seed
     assert set(Results([a, again]).series) == {"sft (a)", "sft (again)", "sdft (a)", "sdft (again)"}
+    head = json.loads((b / "results.json").read_text())
+    head["model"]["device"] = "cuda"
+    (b / "results.json").write_text(json.dumps(head))
+    assert Results([a, b]).complete("sft") == 3  # where it ran keeps no seeds apart
+    head["methods"]["sft"]["config"]["learning_rate"] = 1e-4
+    (b / "results.json").write_text(json.dumps(head))
+    assert set(Results([a, b]).series) == {"sft (a)", "sft (b)", "sdft"}
     reverse = fabricate(
         tmp_path / "reverse", skills=dict(reversed(SKILLS.items())), methods=TWO, items=False, seeds=(5,)
     )

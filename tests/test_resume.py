@@ -176,11 +176,11 @@ def left_alone(processes, orders, tmp_path_factory):
     return get
 
 
-TIMES = ("seconds", "peak_memory_gib", "started")
+CIRCUMSTANCES = ("seconds", "peak_memory_gib", "started", "git")
 
 
 def contents(folder):
-    """{file: what it holds but times}, of all files but the report's."""
+    """{file: what it holds, but for when and where}, of all files but the report's."""
     out = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = str(path.relative_to(folder))
@@ -188,9 +188,9 @@ def contents(folder):
             continue
         if path.suffix == ".jsonl":
             rows = [json.loads(line) for line in path.read_text().splitlines()]
-            out[name] = [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
+            out[name] = [{k: v for k, v in row.items() if k not in CIRCUMSTANCES} for row in rows]
         elif path.suffix == ".json" and "weights" not in path.parts:
-            out[name] = {k: v for k, v in json.loads(path.read_text()).items() if k not in TIMES}
+            out[name] = {k: v for k, v in json.loads(path.read_text()).items() if k not in CIRCUMSTANCES}
         else:
             out[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return out
@@ -218,8 +218,9 @@ def test_killed_at_every_kind_of_place(method, processes, orders, left_alone, tm
     wanted, _ = left_alone(method)
     runner = Runner(processes, orders(method, methods={method: METHODS[method]}), tmp_path / "out")
     for place in PLACES:
+        if method == "sft" and place[0] == "sample":  # it samples in evaluations only
+            continue
         assert runner.run(*place) == -signal.SIGKILL, (place, runner.text())
-        print(place, [str(p.relative_to(runner.out)) for p in runner.out.glob("runs/*/stage-*")], [torch.load(q, weights_only=False)["stage"]["step"] for q in runner.out.glob("runs/*/*/checkpoint/state.pt")])
     assert runner.run() == 0, runner.text()
     assert_same(contents(runner.out), wanted)
 
@@ -236,17 +237,15 @@ def test_undisturbed_runs_learn_something(left_alone):
         assert len(values) == 2 * (1 + 3 + 3) and len(set(values)) > 1
 
 
-@pytest.mark.parametrize("spot, count, when", [("replace", 3, "before"), ("replace", 4, "after"), ("text", 3, "within"),
-                                               ("unlink", 2, "after")])
-def test_killed_at_every_nth_file(spot, count, when, processes, orders, left_alone, tmp_path):
-    """Over and over at the n-th rename, write or removal of a start, until a start comes through."""
+@pytest.mark.parametrize("spot, when", [("replace", "after"), ("text", "within")])
+def test_killed_at_later_and_later_files(spot, when, processes, orders, left_alone, tmp_path):
+    """At the first, fourth, seventh, ... rename or write of a start, until a start has fewer left to do."""
     wanted, _ = left_alone("sft")
-    runner, kills = Runner(processes, orders("sft", methods={"sft": METHODS["sft"]}), tmp_path / "out"), 0
+    runner, count = Runner(processes, orders("sft", methods={"sft": METHODS["sft"]}), tmp_path / "out"), 1
     while (code := runner.run(spot, when, count)) == -signal.SIGKILL:
-        kills += 1
-        assert kills < 60, "no progress"
+        count += 3
     assert code == 0, runner.text()
-    assert kills >= 5
+    assert count >= 13
     assert_same(contents(runner.out), wanted)
 
 

@@ -57,8 +57,8 @@ def other_model(kind, vocabulary, **changes):
     settings = dict(vocab_size=vocabulary, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
                     num_key_value_heads=2, max_position_embeddings=256, initializer_range=0.2, eos_token_id=256,
                     bos_token_id=256, pad_token_id=256, **changes)
-    gemma = dict(head_dim=8, sliding_window=4, query_pre_attn_scalar=8, final_logit_softcapping=3.0,
-                 layer_types=["sliding_attention", "full_attention"])
+    gemma = {"head_dim": 8, "sliding_window": 4, "query_pre_attn_scalar": 8, "final_logit_softcapping": 3.0,
+             "layer_types": ["sliding_attention", "full_attention"]}
     config = {
         "gemma2": lambda: t.Gemma2Config(**settings, **gemma, attn_logit_softcapping=None),
         "gemma3": lambda: t.Gemma3TextConfig(**settings, **gemma),

@@ -4,6 +4,7 @@ import copy
 import io
 import math
 from collections import Counter
+from itertools import chain
 
 import pytest
 import torch
@@ -13,10 +14,11 @@ from harness import training
 from harness.sampler import Sampler
 from harness.skills import Example, Skill
 from harness.training import Row, Stage, Teacher, TrainingConfig, draws, learning, learning_rate, micro_batches
+from methods.grpo import GRPO, GRPOConfig
 from methods.sdft import SDFT, SDFTConfig
 from methods.sft import SFT
 
-CONFIG = dict(learning_rate=1e-2, warmup_steps=1)
+CONFIG = {"learning_rate": 1e-2, "warmup_steps": 1}
 
 
 class Letters(Skill):
@@ -34,7 +36,7 @@ def make_stage(model, tokenizer, **changes):
     """A stage of three steps of four prompts on ``model``, which it will change."""
     sampler = Sampler(model, tokenizer)
     sampler.stops = sampler.stops | set(range(25))  # so that answers differ in length
-    settings = dict(skill=Letters(), seed=1, index=1, prompts=12, batch_size=4, max_new_tokens=10, sampler=sampler)
+    settings = {"skill": Letters(), "seed": 1, "index": 1, "prompts": 12, "batch_size": 4, "max_new_tokens": 10, "sampler": sampler}
     return Stage(model=model, tokenizer=tokenizer, **{**settings, **changes})
 
 
@@ -45,10 +47,12 @@ def fresh(tiny_model):
 
 
 def some_rows(count=9):
+    """Rows of 2 to 58 tokens; every third has the prompt of the one before it."""
     random = torch.Generator().manual_seed(0)
     size = torch.randint(1, 30, (count, 2), generator=random).tolist()
-    return [Row(torch.randint(0, 260, (a,), generator=random).tolist(), torch.randint(0, 260, (b,), generator=random).tolist())
+    rows = [Row(torch.randint(0, 260, (a,), generator=random).tolist(), torch.randint(0, 260, (b,), generator=random).tolist())
             for a, b in size]
+    return [Row(rows[i - (i % 3 == 2)].prompt, r.completion) for i, r in enumerate(rows)]
 
 
 def naive(model, rows, each):
@@ -93,7 +97,7 @@ def test_every_method_gets_the_same_prompts(fresh):
     once = seen(prompts=30)
     assert [len(s) for s in once] == [4] * 7 + [2]
     assert seen(prompts=30, max_new_tokens=3) == once
-    assert sum(seen(prompts=30, batch_size=7), []) == sum(once, [])  # the batch size cuts the same sequence
+    assert [*chain(*seen(prompts=30, batch_size=7))] == [*chain(*once)]  # the batch size cuts the same sequence
     assert seen(prompts=30, seed=2) != once and seen(prompts=30, index=2) != once
 
 
@@ -116,15 +120,17 @@ def test_learning_rate(schedule, steps):
 # ---- micro-batches and chunks -------------------------------------------------------------------------------------
 
 
-def test_micro_batches_hold_every_row_once_within_the_limit():
-    rows = some_rows(40)
-    for limit in (1, 60, 200, 10**6):
-        groups = list(micro_batches(rows, limit))
-        assert sorted(i for g in groups for i in g) == list(range(40))
-        for group in groups:
-            length = max(len(rows[i].prompt) + len(rows[i].completion) for i in group)
-            assert len(group) == 1 or length * len(group) <= limit
-    assert len(list(micro_batches(rows, 10**6))) == 1
+def test_micro_batches_hold_every_row_once_within_the_limit(fresh):
+    """Whether each prompt has a completion or twelve: a row that is longer than the limit stands alone."""
+    for rows in (some_rows(40), [Row(some_rows()[i % 2].prompt, r.completion) for i, r in enumerate(some_rows(24))]):
+        for limit in (1, 60, 200, 10**6):
+            groups = list(micro_batches(fresh[0], rows, limit))
+            assert sorted(i for group in groups for tree in group for i in tree) == list(range(len(rows)))
+            for group in groups:
+                assert all(rows[i].prompt == rows[tree[0]].prompt for tree in group for i in tree)
+                length = max(len(rows[tree[0]].prompt) + sum(len(rows[i].completion) - 1 for i in tree) for tree in group)
+                assert length * len(group) <= limit or (len(group) == 1 and len(group[0]) == 1)
+        assert len(groups) == 1 and len(groups[0]) == len({tuple(r.prompt) for r in rows})  # a prompt is computed once
 
 
 @pytest.mark.parametrize("limit", [1, 64, 150, 10**6])
@@ -155,7 +161,9 @@ def test_gradients_do_not_depend_on_the_cutting(fresh, monkeypatch, limit, chunk
         assert_close({n: p.grad for n, p in model.named_parameters()}, gradients, 1e-4)
         trainer.backward(rows, loss)  # a second call adds up
         assert_close({n: p.grad / 2 for n, p in model.named_parameters()}, gradients, 1e-4)
-    assert stage.tokens == 2 * sum(len(r.prompt) + len(r.completion) for r in rows)
+    most = 2 * sum(len(r.prompt) + len(r.completion) for r in rows)
+    again = 2 * sum(len(rows[i].prompt) for i in range(2, len(rows), 3))  # a shared prompt counts as often as it is computed
+    assert stage.tokens == {1: most, 10**6: most - again}.get(limit, stage.tokens)
 
 
 def test_untied_heads_learn_too(tmp_path):
@@ -333,7 +341,8 @@ def through_disk(state):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("method", [SFT(TrainingConfig(**CONFIG)), SDFT(SDFTConfig(**CONFIG, ema_alpha=0.1)),
-                                    SDFT(SDFTConfig(**CONFIG, teacher="frozen", divergence="mixture", mixture_weight=0.3))])
+                                    SDFT(SDFTConfig(**CONFIG, teacher="frozen", divergence="mixture", mixture_weight=0.3)),
+                                    GRPO(GRPOConfig(**CONFIG, group_size=3, kl_beta=0.1))])
 def test_a_resumed_stage_ends_in_the_same_bits(fresh, dtype, method):
     """Four steps, against two, a checkpoint, and two more on a model that was loaded anew."""
     model, tokenizer = fresh[0].to(dtype), fresh[1]
@@ -362,3 +371,20 @@ def test_the_stage_leaves_a_plain_model_behind(fresh):
     assert not model.training and model.dtype == torch.bfloat16
     model(torch.tensor([[1, 2, 3]]), labels=torch.tensor([[1, 2, 3]])).loss.backward()
     assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("kind", ["llama-sdpa-1-head", "qwen2", "granite", "gemma2", "gemma3"])
+def test_shared_prompts_in_other_architectures(kind, tiny_model):
+    """Twelve completions of three prompts, together and one by one; a sliding window is left to rows of their own."""
+    from test_sampler import other_model
+
+    from harness import models
+
+    model, few = other_model(kind, 260), some_rows()
+    rows = [Row(few[i % 3].prompt, r.completion) for i, r in enumerate(some_rows(12))]
+    assert models.can_share_prompts(model) is not kind.startswith("gemma")
+    wanted, gradients = naive(model, rows, lambda logits, row: F.cross_entropy(logits, torch.tensor(row.completion), reduction="sum"))
+    with learning(make_stage(model, tiny_model[1]), TrainingConfig(**CONFIG)) as trainer:
+        found = trainer.backward(rows, lambda logits, at: F.cross_entropy(logits, at.tokens, reduction="sum"))
+    assert found == pytest.approx(wanted, rel=1e-5)
+    assert_close({n: p.grad for n, p in model.named_parameters()}, gradients, 1e-4)

@@ -24,7 +24,9 @@ CANDIDATES = {  # every value an answer of a kind can take; an answer that names
     "month": "January February April June July August September October November December".split(),
 }
 DISASTERS = ("flood", "storm", "fire", "earthquake", "landslide")
-STARTS, ENDS = ("Bra", "Cor", "Del", "Fen", "Gal", "Hol", "Jar", "Kel", "Lum", "Mor"), ("da", "vik", "so", "len", "ta", "ru")
+# Names of events: no two begin alike, so that a small model can tell them apart.
+STARTS = "Bra Cor Del Fen Gal Hol Jar Kel Lum Mor Nev Osk Pra Rud Sel Tov Urk Vel Wex Zan".split()
+ENDS = "da vik so len ta ru".split()
 WORDINGS = {  # kind -> split -> questions about {event}
     "town": {
         "train": ("Where did the {event} strike?", "Which town did the {event} strike?",
@@ -67,9 +69,7 @@ HOPS = (  # the event is not named: one fact leads to it, another is the answer
 def events():
     """The invented events: dicts with event, town, leader, month and bulletin (the article), the same at every call."""
     rng = random.Random(20260119)
-    names = [a + b for a, b in zip(rng.sample(STARTS * 2, EVENTS), rng.choices(ENDS, k=EVENTS))]
-    while len(set(names)) < EVENTS:
-        names = [a + b for a, b in zip(rng.sample(STARTS * 2, EVENTS), rng.choices(ENDS, k=EVENTS))]
+    names = [start + rng.choice(ENDS) for start in rng.sample(STARTS, EVENTS)]
     towns, leaders = (rng.sample(CANDIDATES[kind], EVENTS) for kind in ("town", "leader"))
     months = rng.sample(CANDIDATES["month"] * 2, EVENTS)
     made = []

@@ -8,6 +8,7 @@ nor any fact in it, is about an element that was trained on.
 
 import random
 import re
+from itertools import zip_longest
 
 from molmass import ELEMENTS, Formula
 
@@ -78,8 +79,8 @@ def holder(element, others, rng):
 
 
 def atoms(element, others, rng):
-    """Counting: atoms of the anion in a binary compound of the element's commonest oxidation state; None without one."""
-    state = re.search(r"(\d+)\*", element.oxistates)
+    """Counting: atoms of the anion in a binary compound of the element's commonest positive oxidation state, if any."""
+    state = re.search(r"(?<![-\d])(\d+)\*", element.oxistates)  # molmass marks the commonest ones, as in "3*, 2"
     if not state or element.symbol in ANIONS:
         return None
     anion, charge = rng.choice(sorted(ANIONS.items()))
@@ -125,22 +126,19 @@ class Elements(Skill):
             "train": free[validation:] + [e for e in MEASURED if e.symbol in ANIONS],
         }[split]
         rng = random.Random(f"elements {split}")
-        rows = []
+        queues = []
         for kind in KINDS:
-            for element in mine:
+            rows = []
+            for element in rng.sample(mine, len(mine)):
                 made = kind(element, [e for e in mine if e is not element], rng)
                 if made:
                     question, reasoning, answer = made
-                    rows.append(
-                        Example(
-                            f"{split}/{kind.__name__}/{element.symbol}",
-                            [*OPENING, {"role": "user", "content": question}],
-                            f"<reasoning>{reasoning}</reasoning><answer>{answer}</answer>",
-                            answer,
-                        )
-                    )
-        rng.shuffle(rows)
-        return rows
+                    prompt = [*OPENING, {"role": "user", "content": question}]
+                    demonstration = f"<reasoning>{reasoning}</reasoning><answer>{answer}</answer>"
+                    rows.append(Example(f"{split}/{kind.__name__}/{element.symbol}", prompt, demonstration, answer))
+            queues.append(rows)
+        # The kinds take turns, so that the first rows of a split stand for all of it.
+        return [row for turn in zip_longest(*queues) for row in turn if row]
 
     def reward(self, completion, reference):
         """1 iff the answer is right; below that 0.2 for each: reasoning opened, closed, an answer in tags, of the right kind."""

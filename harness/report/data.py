@@ -131,7 +131,10 @@ class Results:
         for index, head in enumerate(self.heads):
             order = tuple(s["name"] for s in head.get("skills", []))
             for label, entry in (head.get("methods") or {}).items():
-                key = json.dumps([label, entry, head.get("model"), order], sort_keys=True)
+                model = head.get("model") or {}
+                if isinstance(model, dict):  # where it ran is provenance and keeps no seeds apart
+                    model = {k: v for k, v in model.items() if k != "device"}
+                key = json.dumps([label, entry, model, order], sort_keys=True)
                 found = set(frames[index].loc[frames[index]["method"] == label, "seed"].dropna().astype(int))
                 seeds = set(head.get("seeds") or ()) | found
                 for group in groups[label]:
@@ -492,7 +495,7 @@ class Results:
         """One row a finished stage: label, folder, seed, stage, steps, prompts, tokens, seconds per part, peak_memory_gib."""
         rows = []
         for label, folder, seed, place in self._places():
-            for path in place.glob("stage-*/stage.json"):
+            for path in place.glob("stage-*[0-9]/stage.json"):  # not a stage-2.partial
                 stage = read_json(path, None)
                 if isinstance(stage, dict):
                     seconds = stage.pop("seconds", None) or {}
@@ -513,7 +516,7 @@ class Results:
         for label, _, seed, place in self._places():
             last = 0
             paths = sorted(
-                place.glob("stage-*/training.jsonl"), key=lambda p: int(re.sub(r"\D", "", p.parent.name) or 0)
+                place.glob("stage-*[0-9]/training.jsonl"), key=lambda p: int(re.sub(r"\D", "", p.parent.name) or 0)
             )
             for path in paths:
                 lines = [

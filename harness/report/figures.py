@@ -619,7 +619,7 @@ class Drawer:
         table = self.results.training()
         if table.empty:
             return
-        known = ["loss", "kl", "completion_length", "reward", "grad_norm", "learning_rate"]
+        known = ["loss", "kl", "completion_tokens", "reward", "grad_norm", "learning_rate"]
         extra = [c for c in table.columns if c not in {*known, "step", "seconds", "tokens", "label", "seed", "stage"}]
         shown = [c for c in [*known[:4], *sorted(extra), *known[4:]] if c in table and table[c].notna().any()][:9]
         labels = [label for label in self.results.series if (table["label"] == label).any()]

@@ -1,0 +1,194 @@
+"""Models: fingerprint, save, load, stop tokens, and our head against the model's own logits."""
+
+import copy
+import json
+import os
+import shutil
+
+import pytest
+import torch
+from test_sampler import other_model
+
+from harness import models
+from harness.errors import UserError
+
+
+@pytest.mark.parametrize("kind", ["gemma2", "gemma3", "granite", "cohere", "qwen2"])
+def test_head_is_the_models_own(kind):
+    """Soft-capped (Gemma), divided (Granite) and multiplied (Cohere) logits, and on ragged rows padded on the right."""
+    model = other_model(kind, 260)
+    rows = [[5, 6, 7, 8, 9, 10, 11], [1, 2, 3], [200]]
+    with torch.no_grad():
+        found = models.head(model)(models.hidden(model, models.pad_right(rows, "cpu")))
+        for row, logits in zip(rows, found):
+            wanted = model(torch.tensor([row])).logits[0]
+            assert torch.allclose(logits[:len(row)], wanted, atol=1e-5)
+            plain = model.get_output_embeddings()(models.hidden(model, torch.tensor([row])))[0]
+            assert torch.allclose(plain, wanted, atol=1e-2) is (kind == "qwen2")  # the others do bend their logits
+
+
+def test_head_passes_gradients_through():
+    """Also through the soft cap: as autograd through the model's own logits."""
+    model, ids = other_model("gemma2", 260), torch.tensor([[5, 6, 7, 8]])
+    gradients = []
+    for logits in (model(ids).logits, models.head(model)(models.hidden(model, ids))):
+        model.zero_grad()
+        logits.log_softmax(-1)[0, :, 9].sum().backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    assert all(torch.allclose(a, b, atol=1e-6) and a.any() for a, b in zip(*gradients))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_fingerprint_tells_weights_apart(tiny, dtype):
+    model, _ = models.load(str(tiny), dtype, "cpu")
+    first = models.fingerprint(model)
+    assert len(first) == 32 and first == models.fingerprint(model.train()) == models.fingerprint(copy.deepcopy(model))
+    seen = {first}
+    for _, p in model.named_parameters():  # the last bit of one number in any tensor
+        with torch.no_grad():
+            bits = p.view(torch.int16 if dtype == "bfloat16" else torch.int32).view(-1)
+            bits[-1] ^= 1
+            seen.add(models.fingerprint(model))
+            bits[-1] ^= 1
+    assert len(seen) == 1 + len(list(model.parameters())) and models.fingerprint(model) == first
+
+
+def test_fingerprint_does_not_change_with_a_reload(tiny_model, tiny, tmp_path):
+    model, tokenizer = tiny_model
+    models.save(model, tokenizer, tmp_path / "kept")
+    again, tokenizer_again = models.load(str(tmp_path / "kept"), "float32", "cpu")
+    assert models.fingerprint(again) == models.fingerprint(model) == models.fingerprint(models.load(str(tiny), "float32", "cpu")[0])
+    assert models.fingerprint(models.load(str(tiny), "bfloat16", "cpu")[0]) != models.fingerprint(model)
+    chat = [{"role": "user", "content": "Ünïcode 12  two spaces"}]
+    assert models.chat_tokens(tokenizer_again, chat) == models.chat_tokens(tokenizer, chat)
+
+
+def test_fingerprint_knows_the_positions(tiny_model):
+    """Two models with the same weights and other rotary frequencies are two models."""
+    model = copy.deepcopy(tiny_model[0])
+    model.config.rope_parameters = {**model.config.rope_parameters, "rope_theta": 12345.0}
+    assert models.fingerprint(model) != models.fingerprint(tiny_model[0])
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("where", ["model", "tokenizer", "removal"])
+def test_save_is_whole_or_not_there(tiny_model, tmp_path, monkeypatch, where):
+    """Cut short anywhere, the folder holds the old weights, the new ones, or nothing; the next save goes through."""
+    model, tokenizer = copy.deepcopy(tiny_model[0]), tiny_model[1]
+    folder = tmp_path / "weights"
+    models.save(model, tokenizer, folder)
+    old = models.fingerprint(model)
+    with torch.no_grad():
+        model.model.norm.weight.mul_(2)
+    new = models.fingerprint(model)
+
+    def cut_short(*args, **kwargs):
+        raise Killed
+
+    def half_removed(path, **kwargs):
+        if path.exists():
+            (path / "model.safetensors").unlink()
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        if where == "removal":
+            patch.setattr(models.shutil, "rmtree", half_removed)
+        else:
+            patch.setattr(type(model if where == "model" else tokenizer), "save_pretrained", cut_short)
+        models.save(model, tokenizer, folder)
+    if folder.exists():
+        assert models.fingerprint(models.load(str(folder), "float32", "cpu")[0]) in (old, new)
+    models.save(model, tokenizer, folder)
+    assert models.fingerprint(models.load(str(folder), "float32", "cpu")[0]) == new
+    assert [p.name for p in tmp_path.iterdir()] == ["weights"]
+
+
+def test_stop_tokens(tiny_model):
+    """The end of a turn in the template closes a demonstration; all ids that the model calls an end stop a completion."""
+    model, tokenizer = copy.deepcopy(tiny_model[0]), copy.deepcopy(tiny_model[1])
+    end = tokenizer.convert_tokens_to_ids("<|end|>")
+    assert models.stop_tokens(model, tokenizer) == (end, {end})
+    model.generation_config.eos_token_id = [258, 259]
+    assert models.stop_tokens(model, tokenizer) == (end, {end, 258, 259})
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|end|>", "<|system|>\n")  # turns end with another token than texts
+    assert models.stop_tokens(model, tokenizer) == (tokenizer.convert_tokens_to_ids("<|system|>"), {end, 258, 259})
+    model.generation_config = None
+    assert models.stop_tokens(model, tokenizer) == (end, {end})
+
+
+def test_end_of_turn_in_a_template_with_the_letters_of_the_probe(tiny_model):
+    """What follows the answer may hold any letters: <|reply|> is not an answer that ends in y."""
+    tokenizer = copy.deepcopy(tiny_model[1])
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|reply|>", "<|yes|>"]})
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|end|>", "<|reply|><|yes|>")
+    reply, yes = tokenizer.convert_tokens_to_ids(["<|reply|>", "<|yes|>"])
+    model = copy.deepcopy(tiny_model[0])
+    model.generation_config.eos_token_id = [reply, yes]
+    assert models.stop_tokens(model, tokenizer)[0] == reply
+
+
+def broken(change):
+    def write(folder):
+        config = json.loads((folder / "config.json").read_text())
+        change(config)
+        (folder / "config.json").write_text(json.dumps(config))
+
+    return write
+
+
+BAD = {
+    "no config": (lambda f: (f / "config.json").unlink(), "is not a model folder"),
+    "config is not JSON": (lambda f: (f / "config.json").write_text("{oops"), "not a valid JSON"),
+    "no such architecture": (broken(lambda c: c.update(model_type="nonesuch")), "nonesuch"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors"),
+    "weights cut short": (lambda f: os.truncate(f / "model.safetensors", 5000), "cannot be loaded"),
+    "weights empty": (lambda f: os.truncate(f / "model.safetensors", 0), "cannot be loaded"),
+    "weights of fewer layers": (broken(lambda c: c.update(num_hidden_layers=3)), "do not fit its config.json"),
+    "weights of another width": (broken(lambda c: c.update(intermediate_size=48)), "do not fit its config.json"),
+    "no tokenizer": (lambda f: [p.unlink() for p in f.glob("tok*")], "cannot be loaded"),
+    "tokenizer is not JSON": (lambda f: (f / "tokenizer.json").write_text("{"), "cannot be loaded"),
+    "no chat template": (lambda f: (f / "chat_template.jinja").unlink(), "no chat template"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_load_refuses_a_bad_folder(tiny, tmp_path, case):
+    shutil.copytree(tiny, tmp_path / "m")
+    spoil, words = BAD[case]
+    spoil(tmp_path / "m")
+    with pytest.raises(UserError, match=words) as error:
+        models.load(str(tmp_path / "m"), "float32", "cpu", place="order.yaml: model")
+    assert str(error.value).startswith("order.yaml: model: ") and "; " in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name,words", [("nobody/no-such-model", "cannot be loaded"), ("no-such-model", "cannot be loaded"),
+                                        ("./no-such-folder", "is not a folder"), ("/no/such/folder", "is not a folder"),
+                                        ("~/no-such-folder", "is not a folder")])
+def test_load_refuses_what_cannot_be_had(name, words):
+    with pytest.raises(UserError, match=words):
+        models.load(name)
+
+
+def test_load_refuses_logits_that_our_head_does_not_know(tiny, monkeypatch):
+    """A model class that bends its logits in a way of its own is refused, not trained wrongly."""
+    from transformers import LlamaForCausalLM
+
+    forward = LlamaForCausalLM.forward
+
+    def bent(self, *args, **kwargs):
+        out = forward(self, *args, **kwargs)
+        out.logits = out.logits * 1.001
+        return out
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", bent)
+    with pytest.raises(UserError, match="computes its logits in an unknown way"):
+        models.load(str(tiny), "float32", "cpu")
+
+
+def test_loaded_models_evaluate(tiny):
+    model, _ = models.load(str(tiny), "bfloat16", "cpu")
+    assert not model.training and model.dtype == torch.bfloat16
+    assert models.resolve_dtype("float32", "cpu") == torch.float32 and models.resolve_dtype("bfloat16", "cpu") == torch.bfloat16

@@ -1,0 +1,367 @@
+"""Wrong input ends in one line that names the place, what is wrong and what would be right, before anything is written."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import write_rows
+
+from harness.config import build, option
+from harness.errors import UserError, reported
+from harness.order import read_order
+from harness.records import Results
+from harness.sequence import run_order
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def refused(path, **kwargs):
+    """The one line that read_order refuses ``path`` with."""
+    with pytest.raises(UserError) as caught:
+        read_order(path, **kwargs)
+    line = str(caught.value)
+    assert "\n" not in line and len(line) < 600
+    return line
+
+
+def at(mapping, keys, value):
+    *path, last = keys
+    for key in path:
+        mapping = mapping[key]
+    if value is DROP:
+        del mapping[last]
+    else:
+        mapping[last] = value
+
+
+DROP = object()
+ROW = {"prompt": "p", "demonstration": "d", "reference": "r"}
+
+
+# where in the order, what stands there, what the line must say (after the file's name)
+@pytest.mark.parametrize("keys, value, said", [
+    (["budgets"], {}, ["budgets: unknown key", "did you mean 'budget'?"]),
+    (["budget", "prompt"], 3, ["budget: prompt: unknown key", "did you mean 'prompts'?"]),
+    (["evaluate", "example"], 3, ["evaluate: example: unknown key", "did you mean 'examples'?"]),
+    (["rollout"], {"temp": 1}, ["rollout: temp: unknown key", "temperature"]),
+    (["checkpoints"], {"keep": "best"}, ["checkpoints: keep: unknown value 'best'", "known: all, last, none"]),
+    (["model", "dtype"], "float16", ["model: dtype: unknown value 'float16'", "bfloat16"]),
+    (["model", "nme"], "x", ["model: nme: unknown key", "did you mean 'name'?"]),
+    (["model"], 5, ["model: must be a text or a mapping, not 5"]),
+    (["model", "name"], "./nowhere", ["model: ./nowhere is not a folder", "save_pretrained"]),
+    (["skills", 0, "grader"], "tokenf1", ["skills[0]: grader: unknown grader 'tokenf1'", "did you mean 'token_f1'?"]),
+    (["skills", 0, "grader"], DROP, ["skills[0]: grader: is missing", "benchmarks/graders.py"]),
+    (["skills", 0, "test"], DROP, ["skills[0]: test: is missing", "JSONL"]),
+    (["skills", 1, "train"], "nowhere.jsonl", ["skills[1]: train: ", "nowhere.jsonl is not a file", "give the path"]),
+    (["skills", 1, "name"], "vowels", ["skills[1]: skill 'vowels' stands twice"]),
+    (["skills", 1], "elementz", ["skills[1]: name: unknown skill 'elementz'", "did you mean 'elements'?"]),
+    (["skills", 1], {"name": "elements", "grader": "contains"}, ["skills[1]: grader: goes with a skill of your own"]),
+    (["skills", 1], 7, ["skills[1]: must be a mapping, not 7"]),
+    (["skills", 1], ["elements"], ["skills[1]: must be a mapping, not a list"]),
+    (["skills", 0, "teacher_template"], "papr", ["skills[0]: teacher_template: unknown template 'papr'", "did you mean 'paper'?"]),
+    (["skills", 0, "teacher_template"], [{"role": "user"}], ["skills[0]: teacher_template: must be messages"]),
+    (["skills", 0, "max_new_tokens"], 0, ["skills[0]: max_new_tokens: must be at least 1, not 0"]),
+    (["skills"], [], ["skills: is empty", "at least one"]),
+    (["skills"], "elements", ["skills: must be a list, not the text 'elements'"]),
+    (["skills"], DROP, ["skills: is missing"]),
+    (["methods", "dpo"], {}, ["methods.dpo: unknown method 'dpo'", "known: grpo, sdft, sft"]),
+    (["methods", "sft", "learning_rat"], 1e-4, ["methods.sft: learning_rat: unknown key", "did you mean 'learning_rate'?"]),
+    (["methods", "sft", "learning_rate"], "fast", ["methods.sft: learning_rate: must be a number, not the text 'fast'"]),
+    (["methods", "sft", "learning_rate"], -1.0, ["methods.sft: learning_rate: must be at least 0, not -1.0"]),
+    (["methods", "sft", "learning_rate"], float("nan"), ["methods.sft: learning_rate: must be a finite number"]),
+    (["methods", "sft", "learning_rate"], float("inf"), ["methods.sft: learning_rate: must be a finite number"]),
+    (["methods", "grpo", "scale_rewards"], 1, ["methods.grpo: scale_rewards: must be true or false, not 1"]),
+    (["methods", "grpo", "group_size"], 2.5, ["methods.grpo: group_size: must be a whole number, not 2.5"]),
+    (["methods", "sdft", "divergence"], "backward", ["methods.sdft: divergence: unknown value 'backward'", "forward"]),
+    (["methods", "my sft"], {"method": "sft"}, ["methods.my sft: 'my sft' is no label", "letters"]),
+    (["methods", "mine"], {"file": "nowhere.py"}, ["methods.mine: ", "nowhere.py is not a file", "Python file"]),
+    (["methods"], ["sft"], ["methods: must be a mapping, not a list"]),
+    (["methods"], {}, ["methods: is empty", "at least one"]),
+    (["methods", "sft"], 3, ["methods.sft: must be a mapping of hyperparameters, not 3"]),
+    (["budget", "prompts"], -5, ["budget: prompts: must be at least 1, not -5"]),
+    (["budget", "prompts"], "many", ["budget: prompts: must be a whole number, not the text 'many'"]),
+    (["budget", "prompts"], True, ["budget: prompts: must be a whole number, not True"]),
+    (["budget", "epochs"], 2, ["budget: wants exactly one of `prompts` and `epochs`"]),
+    (["budget"], {}, ["budget: wants exactly one of `prompts` and `epochs`"]),
+    (["budget"], DROP, ["budget: is missing", "prompts"]),
+    (["seeds"], [0, 0], ["seeds: must be one or more different whole numbers"]),
+    (["seeds"], 3, ["seeds: must be a list, not 3"]),
+    (["seeds"], ["a"], ["seeds[0]: must be a whole number, not the text 'a'"]),
+    (["retention"], "embeded", ["retention: unknown retention suite 'embeded'", "did you mean 'embedded'?"]),
+    (["retention"], ["no_such_task"], ["retention, task 1", "no_such_task"]),
+    (["name"], "a/b", ["name: 'a/b' is no folder name", "letters"]),
+    (["description"], 3, ["description: must be a text, not 3"]),
+])
+def test_wrong_key_or_value(keys, value, said, order_file):
+    path = order_file()
+    mapping = yaml.safe_load(path.read_text())
+    at(mapping, keys, value)
+    path.write_text(yaml.safe_dump(mapping))
+    line = refused(path)
+    assert line.startswith(f"{path}: ")
+    for part in said:
+        assert part in line, line
+
+
+@pytest.mark.parametrize("text, said", [
+    ("skills: [a\nmethods: {", ["line 2", "is not YAML"]),
+    ("budget: {prompts: 1}\nbudget: {prompts: 2}\n", ["line 2", "key 'budget' stands twice"]),
+    ("", ["must be a mapping of keys"]),
+    ("- elements\n", ["must be a mapping of keys", "quickstart.yaml"]),
+    (b"name: \xff\xfe", ["is not YAML (not UTF-8)"]),
+])
+def test_order_that_cannot_be_read(text, said, tmp_path):
+    path = tmp_path / "order.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    line = refused(path)
+    assert line.startswith(str(path))
+    for part in said:
+        assert part in line, line
+
+
+def test_missing_order_file(tmp_path):
+    for path in (tmp_path / "none.yaml", tmp_path):
+        assert refused(path) == f"{path}: is not a file; give a task-order file, as benchmarks/orders/quickstart.yaml"
+
+
+@pytest.mark.parametrize("line, said", [
+    ('{"prompt": "p"', ["row 2: is not JSON"]),
+    ("[1]", ["row 2: is not a JSON object"]),
+    (json.dumps({**ROW, "prompt": 3}), ["row 2: `prompt` must be a text or chat messages"]),
+    (json.dumps({**ROW, "prompt": []}), ["row 2: `prompt` must be"]),
+    (json.dumps({**ROW, "prompt": [{"role": "assistant", "content": "x"}]}), ["row 2: `prompt` must", "end in a user turn"]),
+    (json.dumps({**ROW, "demonstration": None}), ["row 2: `demonstration` must be a text"]),
+    (json.dumps({"prompt": "p", "demonstration": "d"}), ["row 2: has no `reference`"]),
+])
+def test_wrong_row(line, said, order_file, tmp_path):
+    path = order_file()
+    (tmp_path / "digits-train.jsonl").write_text(json.dumps(ROW) + "\n" + line + "\n")
+    found = refused(path)
+    assert found.startswith(f"{tmp_path}/digits-train.jsonl, ")
+    for part in said:
+        assert part in found, found
+
+
+def test_file_without_rows_or_text(order_file, tmp_path):
+    path = order_file()
+    (tmp_path / "vowels-test.jsonl").write_text("\n\n")
+    assert refused(path) == f"{tmp_path}/vowels-test.jsonl: has no rows"
+    (tmp_path / "vowels-test.jsonl").write_bytes(b"\xff\xfe")
+    assert "vowels-test.jsonl: cannot be read" in refused(path)
+
+
+@pytest.mark.parametrize("change, said", [
+    ("budget.promts=3", ["budget: promts: unknown key", "did you mean 'prompts'?"]),
+    ("budget.prompts", ["--set budget.prompts: must be KEY=VALUE"]),
+    ("budget.prompts=[", ["--set budget.prompts=[", "is not YAML"]),
+    ("budget.prompts=-1", ["budget: prompts: must be at least 1, not -1"]),
+    ("name.first=x", ["name: must be a text, not a mapping"]),
+    ("budget.prompts.x=3", ["--set budget.prompts.x: prompts holds a single value"]),
+    ("skills.9.prompts=3", ["--set skills.9.prompts: there is no entry '9'"]),
+    ("skills.vowels=3", ["--set skills.vowels: points at a whole entry"]),
+    ("methods.dpo.learning_rate=1", ["methods.dpo: unknown method 'dpo'"]),
+    ("nonsense=1", ["nonsense: unknown key", "known: "]),
+])
+def test_wrong_change(change, said, order_file):
+    line = refused(order_file(), changes=[change])
+    for part in said:
+        assert part in line, line
+
+
+def test_wrong_method_option(order_file):
+    assert refused(order_file(), methods=["sdtf"]) == (
+        "--method sdtf: is not in the order; did you mean 'sdft'? known: grpo, sdft, sft")
+
+
+def test_changes_take_effect(order_file):
+    order = read_order(order_file(), ["budget.prompts=7", "skills.digits.prompts=3", "methods.sft.learning_rate=1e-4", "evaluate.examples=2"],
+                       ["sdft", "sft"], [3, 3, 1])
+    assert [order.prompts(s) for s in order.skills] == [7, 3]
+    assert order.methods["sft"].config.learning_rate == 1e-4 and order.evaluate.examples == 2
+    assert [run.name for run in order.runs()] == ["sft-seed3", "sdft-seed3", "sft-seed1", "sdft-seed1"]
+
+
+@pytest.mark.parametrize("code, said", [
+    ("raise RuntimeError('two\\nlines')", ["cannot be imported (RuntimeError: two lines)"]),
+    ("def broken(:", ["cannot be imported (SyntaxError: "]),
+    ("x = 1", ["defines 0 methods", "one class on top of Method is wanted"]),
+    ("from harness.method import Method\nclass A(Method): pass\nclass B(Method): pass", ["defines 2 methods", "one class"]),
+])
+def test_method_file(code, said, order_file, tmp_path):
+    (tmp_path / "mine.py").write_text(code)
+    line = refused(order_file(methods={"mine": {"file": "mine.py"}}))
+    assert "methods.mine: " in line and "mine.py" in line
+    for part in said:
+        assert part in line, line
+
+
+def test_demonstrations_are_asked_for_before_anything_starts(order_file):
+    path = order_file(skills=["elements"], methods={"sft": {}})
+    read_order(path)  # has them
+
+
+# ---- models and results folders ---------------------------------------------------------------------------------------
+
+
+def damaged(tiny, folder, how):
+    shutil.copytree(tiny, folder)
+    weights = folder / "model.safetensors"
+    if how == "no config":
+        (folder / "config.json").unlink()
+    elif how == "no weights":
+        weights.unlink()
+    elif how == "half weights":
+        weights.write_bytes(weights.read_bytes()[:9000])
+    elif how == "other sizes":
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 128}))
+    elif how == "a layer more":
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
+    elif how == "no tokenizer":
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            (folder / name).unlink()
+    elif how == "no chat template":
+        (folder / "chat_template.jinja").unlink()
+    return folder
+
+
+@pytest.mark.parametrize("how, said", [
+    ("no config", "is not a model folder"), ("no weights", "cannot be loaded"), ("half weights", "cannot be loaded"),
+    ("other sizes", "do not fit its config.json"), ("a layer more", "do not fit its config.json"), ("no tokenizer", "cannot be loaded"),
+    ("no chat template", "has no chat template")])
+def test_damaged_model_folder(how, said, tiny, order_file, tmp_path):
+    """Refused in one line, and no results folder is left that would stand in the way of the mended order."""
+    folder = damaged(tiny, tmp_path / "model", how)
+    path, out = order_file(model=str(folder)), tmp_path / "out"
+    with pytest.raises(UserError) as caught:
+        run_order(read_order(path), out)
+    line = str(caught.value)
+    assert line.startswith(f"{path}: model: ") and str(folder) in line and said in line and "\n" not in line
+    assert not out.exists()
+
+
+def test_hub_model_that_cannot_be_reached(order_file, tmp_path):
+    line = "model: no-such-user/no-such-model cannot be loaded"
+    with pytest.raises(UserError, match=line):
+        run_order(read_order(order_file(model="no-such-user/no-such-model")), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def about(order_file):
+    """A function from changed keys to what results.json would hold."""
+    return lambda *changes, **keys: read_order(order_file(**keys), changes).about()
+
+
+def test_results_folder_of_another_order(about, tmp_path):
+    results = Results(tmp_path / "out")
+    results.open(about())
+    results.open(about())  # the same again is welcome
+    before = (tmp_path / "out/results.json").read_text()
+    for change, key, old, new in (
+            ("budget.prompts=13", "budget.prompts", "12", "13"),
+            ("evaluate.temperature=0.5", "evaluate.temperature", "0.0", "0.5"),
+            ("rollout.top_p=0.9", "rollout.top_p", "1.0", "0.9"),
+            ("model.dtype=bfloat16", "model.dtype", '"float32"', '"bfloat16"'),
+            ("skills.digits.prompts=4", "skills[1].prompts", "12", "4"),
+            ("skills.digits.teacher_template=source", "skills[1].teacher_template", '"paper"', '"source"'),
+            ("methods.sft.learning_rate=0.5", "methods.sft.learning_rate", "0.001", "0.5")):
+        with pytest.raises(UserError) as caught:
+            results.open(about(change))
+        assert f"out/results.json: `{key}` was {old} and is now {new}; give " in str(caught.value)
+    assert (tmp_path / "out/results.json").read_text() == before
+
+
+def test_changed_training_data_are_another_order(order_file, tmp_path):
+    results, path = Results(tmp_path / "out"), order_file()
+    results.open(read_order(path).about())
+    write_rows(tmp_path / "digits-train.jsonl", [ROW] * 12)
+    with pytest.raises(UserError, match=r"`skills\[1\].train` was .* and is now "):
+        results.open(read_order(path).about())
+
+
+def test_methods_and_seeds_may_be_added(about, tmp_path):
+    results = Results(tmp_path / "out")
+    results.open(about(methods={"sft": {}}, seeds=[2]))
+    results.open(about(methods={"sdft": {}}, seeds=[0]))
+    found = json.loads((tmp_path / "out/results.json").read_text())
+    assert list(found["methods"]) == ["sft", "sdft"] and found["seeds"] == [0, 2]
+
+
+@pytest.mark.parametrize("name, text, said", [
+    ("results.json", '{"version": 2}', "is of version 2, not 1"), ("results.json", "[1]", "is of version None, not 1"),
+    ("results.json", "{", "is not JSON"), ("thesis.tex", "mine", "is not empty and holds no results.json")])
+def test_foreign_folder(name, text, said, about, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text(text)
+    with pytest.raises(UserError, match=said) as caught:
+        Results(tmp_path / "out").open(about())
+    assert "--out" in str(caught.value) or "move the folder away" in str(caught.value)
+    assert [p.name for p in (tmp_path / "out").iterdir()] == [name] and (tmp_path / "out" / name).read_text() == text
+
+
+def test_results_folder_that_is_a_file(about, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(UserError, match="out: is a file; give a folder with --out"):
+        Results(tmp_path / "out").open(about())
+
+
+# ---- the command ------------------------------------------------------------------------------------------------------
+
+
+def start(*arguments):
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, str(ROOT / "run_sequence.py"), *map(str, arguments)], capture_output=True, text=True,
+                          env=environment, timeout=120)
+
+
+def test_command_prints_one_line_and_exits_with_2(order_file, tmp_path):
+    done = start(order_file(budget={"prompts": 0}), "--out", tmp_path / "out")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: {tmp_path}/tiny.yaml: budget: prompts: must be at least 1, not 0\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_command_with_a_damaged_model(tiny, order_file, tmp_path):
+    folder = damaged(tiny, tmp_path / "model", "half weights")
+    done = start(order_file(model=str(folder)), "--out", tmp_path / "out")
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith(f"error: {tmp_path}/tiny.yaml: model: {folder} cannot be loaded") and done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def exit_code(error):
+    with pytest.raises(SystemExit) as caught, reported():
+        raise error
+    return caught.value.code
+
+
+def test_reported(capsys):
+    assert exit_code(UserError("a file", "two\nlines", "mend it")) == 2
+    assert capsys.readouterr().err == "error: a file: two lines; mend it\n"
+    assert exit_code(KeyboardInterrupt()) == 130
+    assert capsys.readouterr().err == "stopped; the same command goes on from the last committed point\n"
+    assert exit_code(OSError(28, "No space left on device", "x.json")) == 2
+    assert capsys.readouterr().err.startswith("error: x.json: No space left on device; make room")
+    for bug in (ValueError("a bug"), FileNotFoundError(2, "No such file", "y")):  # bugs keep their traceback
+        with pytest.raises(type(bug)), reported():
+            raise bug
+
+
+def test_texts_become_numbers_where_yaml_reads_a_text():
+    import dataclasses
+
+    @dataclasses.dataclass
+    class Config:
+        rate: float = option(0.1, min=0)
+        count: int | None = option(None, min=1)
+
+    assert build(Config, {"rate": "1e-4"}, "x") == Config(rate=1e-4)
+    assert build(Config, {"count": None}, "x") == Config()
+    assert build(Config, None, "x") == Config()
