@@ -18,7 +18,7 @@ from harness.grade import find_skill, grade
 from harness.order import read_order
 from harness.records import read_json, read_lines
 from harness.sequence import run_order
-from harness.skills import get_skill
+from harness.skills import Skill, get_skill
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "docs" / "examples"
@@ -68,10 +68,15 @@ def test_wrong_rows(row, said, tmp_path):
     assert str(caught.value).startswith(f"{path}, {said}")
 
 
+class Strict(Skill):
+    name = "strict"
+    metrics = {"first": lambda completion, reference: completion == reference["first"]}
+
+
 def test_a_reference_of_another_skill(tmp_path):
-    path = write_rows(tmp_path / "in.jsonl", [{"reference": 5, "completion": "add(1)"}])
-    with pytest.raises(UserError, match=r"in.jsonl, row 1: reference: cannot be compared \(.*; it must read as in the skill bfcl_tools"):
-        grade(get_skill("bfcl_tools"), path)
+    path = write_rows(tmp_path / "in.jsonl", [{"reference": {"first": "a"}, "completion": "a"}, {"reference": 5, "completion": "a"}])
+    with pytest.raises(UserError, match=r"in.jsonl, row 2: reference: cannot be compared \(TypeError: .*\); it must read as in the skill strict"):
+        grade(Strict(), path)
 
 
 def test_wrong_arguments_end_in_one_line(tmp_path):

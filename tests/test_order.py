@@ -179,8 +179,8 @@ def test_wrong_method_option(order_file):
 
 
 def test_changes_take_effect(order_file):
-    order = read_order(order_file(), ["budget.prompts=7", "skills.digits.prompts=3", "methods.sft.learning_rate=1e-4", "evaluate.examples=2"],
-                       ["sdft", "sft"], [3, 3, 1])
+    changes = ["budget.prompts=7", "skills.digits.prompts=3", "methods.sft.learning_rate=1e-4", "evaluate.examples=2"]
+    order = read_order(order_file(), changes, ["sdft", "sft"], [3, 3, 1])
     assert [order.prompts(s) for s in order.skills] == [7, 3]
     assert order.methods["sft"].config.learning_rate == 1e-4 and order.evaluate.examples == 2
     assert [run.name for run in order.runs()] == ["sft-seed3", "sdft-seed3", "sft-seed1", "sdft-seed1"]
@@ -270,7 +270,7 @@ def test_results_folder_of_another_order(about, tmp_path):
             ("rollout.top_p=0.9", "rollout.top_p", "1.0", "0.9"),
             ("model.dtype=bfloat16", "model.dtype", '"float32"', '"bfloat16"'),
             ("skills.digits.prompts=4", "skills[1].prompts", "12", "4"),
-            ("skills.digits.teacher_template=source", "skills[1].teacher_template", '"paper"', '"source"'),
+            ("skills.digits.teacher_template=three_turn", "skills[1].teacher_template", '"paper"', '"three_turn"'),
             ("methods.sft.learning_rate=0.5", "methods.sft.learning_rate", "0.001", "0.5")):
         with pytest.raises(UserError) as caught:
             results.open(about(change))

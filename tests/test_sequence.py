@@ -1,0 +1,144 @@
+"""The loop: what it measures, what it does not measure twice, and what --plan and --check-teacher say of it."""
+
+import json
+from collections import Counter
+
+import pytest
+
+from harness import models
+from harness.evaluation import Evaluator, mean_and_stderr
+from harness.order import read_order
+from harness.plan import Machine, plan
+from harness.records import read_json, read_lines
+from harness.sampler import Sampler
+from harness.sequence import check_teacher, run_order
+from harness.training import draws, seed_for
+
+
+@pytest.fixture
+def finished(order_file, tmp_path):
+    order = read_order(order_file(methods={"sft": {"learning_rate": 1e-2}, "grpo": {"learning_rate": 1e-3, "group_size": 2}}))
+    run_order(order, tmp_path / "out")
+    return order, tmp_path / "out"
+
+
+def test_every_skill_is_measured_after_every_stage_and_inside(finished):
+    order, out = finished
+    records = [r for r in read_lines(out / "records.jsonl") if r["metric"] == "token_f1"]
+    points = Counter((r["method"], r["stage"], r["step"], r["final"], r["name"]) for r in records)
+    assert set(points.values()) == {1}
+    for label in order.methods:
+        for skill in ("vowels", "digits"):
+            steps = sorted((r["stage"], r["step"], r["final"]) for r in records if r["method"] == label and r["name"] == skill)
+            # 12 prompts of 4 are 3 steps a stage; every 2 steps a point inside
+            assert steps == [(0, 0, True), (1, 2, False), (1, 3, True), (2, 5, False), (2, 6, True)]
+    by_step = {(r["stage"], r["step"]): r["prompts"] for r in records}
+    assert by_step == {(0, 0): 0, (1, 2): 8, (1, 3): 12, (2, 5): 20, (2, 6): 24}
+
+
+def test_a_record_is_what_its_evaluation_holds(finished):
+    _, out = finished
+    for record in read_lines(out / "records.jsonl"):
+        evaluation = read_json(out / "evaluations" / f"{record['evaluation']}.json")
+        if record["metric"] in evaluation["items"][0]["scores"]:
+            scores = [item["scores"][record["metric"]] for item in evaluation["items"]]
+            assert (record["value"], record["stderr"]) == pytest.approx(mean_and_stderr(scores))
+        assert record["protocol"] in read_json(out / "protocols.json")
+
+
+def test_mean_and_stderr_by_hand():
+    assert mean_and_stderr([0.0, 1.0, 1.0, 0.0]) == pytest.approx((0.5, (1 / 3) ** 0.5 / 2))
+    assert mean_and_stderr([1.0]) == (1.0, None)
+
+
+def test_the_same_weights_are_measured_once(order_file, tmp_path, monkeypatch):
+    asked = Counter()
+    real = Sampler.sample
+
+    def counting(self, prompts, **settings):
+        if not settings["temperature"]:
+            asked[models.fingerprint(self.model), json.dumps(prompts)] += 1
+        return real(self, prompts, **settings)
+
+    monkeypatch.setattr(Sampler, "sample", counting)
+    order = read_order(order_file(seeds=[0, 1], evaluate={}, methods={"sft": {}, "sdft": {}}))
+    run_order(order, tmp_path / "out")
+    assert set(asked.values()) == {1}
+    assert len(asked) == 2 * (1 + 4 * 2)  # two skills: the base once, and 4 runs of 2 stages
+    before = sum(asked.values())
+    run_order(order, tmp_path / "out")
+    assert sum(asked.values()) == before
+
+
+def test_methods_see_the_same_prompts(order_file, tmp_path, monkeypatch):
+    seen = {}
+    from harness.training import Stage
+
+    real = Stage.steps
+
+    def watching(self):
+        for step in real(self):
+            seen.setdefault((self.index, step.index), set()).add(tuple(e.id for e in step.examples))
+            yield step
+
+    monkeypatch.setattr(Stage, "steps", watching)
+    run_order(read_order(order_file()), tmp_path / "out")
+    assert len(seen) == 6 and all(len(ids) == 1 for ids in seen.values())
+    assert draws(12, 24, seed_for(0, 1)) != draws(12, 24, seed_for(0, 2))
+
+
+def test_a_changed_measurement_is_another_protocol(order_file, tmp_path):
+    def protocol(**evaluate):
+        order = read_order(order_file(evaluate=evaluate))
+        measure = Evaluator(None, order.skills, None, order.evaluate, {s.name: order.limit(s) for s in order.skills}, {})
+        return json.dumps(measure.skill_protocol(order.skills[0], "test", "float32", "template"), sort_keys=True)
+
+    plain = protocol()
+    assert protocol(batch_size=3) == plain  # how it is batched is no part of what is measured
+    assert len({plain, protocol(examples=2), protocol(max_new_tokens=5), protocol(temperature=0.5), protocol(temperature=0.5, seed=1)}) == 5
+
+
+def test_the_kept_checkpoint_is_the_evaluated_model(finished):
+    order, out = finished
+    last = [r for r in read_lines(out / "records.jsonl") if r["run"] == "sft-seed0" and r["stage"] == 2 and r["final"]]
+    model, _ = models.load(str(out / "runs" / "sft-seed0" / "stage-2" / "weights"), "float32", "cpu")
+    assert last and all(r["evaluation"].startswith(models.fingerprint(model)[:16]) for r in last)
+    assert not (out / "runs" / "sft-seed0" / "stage-1" / "weights").exists()  # checkpoints.keep is last
+
+
+def test_learning_changes_the_answers(finished):
+    _, out = finished
+    losses = [row["loss"] for row in read_lines(out / "runs" / "sft-seed0" / "stage-1" / "training.jsonl")]
+    assert losses[-1] < losses[0]
+
+
+def test_plan_counts_and_touches_nothing(order_file, tmp_path):
+    order = read_order(order_file(seeds=[0, 1, 2]))
+    text = plan(order, tmp_path / "out")
+    assert "9 runs (3 methods x 3 seeds), 2 stages each" in text
+    rows = [line.split() for line in text.splitlines() if line.split()[:2] in ([m, s] for m in order.methods for s in ("vowels", "digits"))]
+    assert [row[2:6] for row in rows] == [["12", "4", "3", "2"]] * 6
+    assert "evaluations: 37 of 8 answers" in text  # the base once, and 9 runs x 2 stages x (1 inside + 1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_plan_prefers_what_was_measured(finished):
+    order, out = finished
+    assert plan(order, out).count("measured\n") == 4
+
+
+def test_the_estimate_grows_with_the_work():
+    import torch
+
+    machine = Machine(10**6, torch.float32, "cpu")
+    assert machine.forward(200) == pytest.approx(2 * machine.forward(100))
+    assert machine.sample(16, 20, 8) > machine.sample(16, 20, 16) > machine.sample(8, 20, 16) > 0
+
+
+def test_check_teacher_reads_no_test_example(order_file, tmp_path):
+    order = read_order(order_file())
+    rows = check_teacher(order, tmp_path / "check")
+    assert [(r["skill"], r["split"], r["n"]) for r in rows] == [("vowels", "validation", 4), ("digits", "validation", 4)]
+    asked = [item["prompt"] for path in (tmp_path / "check" / "evaluations").glob("*.json") for item in read_json(path)["items"]]
+    assert len(asked) == 16 and not any(" test " in prompt for prompt in asked)
+    assert sum("This is an example for a response" in prompt for prompt in asked) == 8
