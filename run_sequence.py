@@ -26,7 +26,7 @@ def arguments():
 
 def main():
     args = arguments()
-    with reported():
+    with reported(args.out or ROOT / "results"):
         from harness.order import read_order
 
         order = read_order(args.order, args.set, args.method, args.seed)

@@ -25,8 +25,11 @@ def did_you_mean(word, choices):
 
 
 @contextmanager
-def reported():
-    """Wrap a command's body: a UserError or a disk that takes no more prints one line and exits with 2; Ctrl-C with 130."""
+def reported(written="disk"):
+    """Wrap a command's body: a UserError or a disk that takes no more prints one line and exits with 2; Ctrl-C with 130.
+
+    written: the folder or file that the command writes, named where the disk's own error names none.
+    """
     line = "\n" if sys.stderr.isatty() else ""  # leaves the progress line and the terminal's ^C behind
     try:
         yield
@@ -37,7 +40,7 @@ def reported():
         print(f"{line}stopped; the same command goes on from the last committed point", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        reason = _refused_write(error)
+        reason = _refused_write(error, written)
         if reason is None:
             raise
         print(f"{line}error: {reason}; make room or give another folder, and start the same command again: it goes on from "
@@ -45,8 +48,8 @@ def reported():
         sys.exit(2)
 
 
-def _refused_write(error):
-    """What the disk said if ``error`` comes from a file that could not be written (full, over quota, read-only), else None.
+def _refused_write(error, written):
+    """Where and what the disk said if ``error`` comes from a file that could not be written (full, over quota, read-only), else None.
 
     safetensors hides the system's error in a text of its own, and torch.save raises a RuntimeError while it handles it.
     """
@@ -54,6 +57,6 @@ def _refused_write(error):
         hidden = re.search(r"os error (\d+)", str(error))
         code = error.errno if isinstance(error, OSError) else int(hidden[1]) if hidden else None
         if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS):
-            return f"{getattr(error, 'filename', None) or 'disk'}: {os.strerror(code)}"
-        error = error.__cause__ or error.__context__
+            return f"{getattr(error, 'filename', None) or written}: {os.strerror(code)}"
+        error = error.__context__ if isinstance(error, RuntimeError) else None
     return None

@@ -54,7 +54,7 @@ def main():
     parser.add_argument("file", help="JSONL; each row holds at least reference and completion")
     parser.add_argument("--out", metavar="FILE", help="write the rows with score and scores added")
     args = parser.parse_args()
-    with reported():
+    with reported(args.out):
         skill = find_skill(args.skill)
         rows = grade(skill, args.file)
         from harness.evaluation import mean_and_stderr

@@ -98,8 +98,9 @@ class Results:
         for part in ("model", "budget", "rollout", "evaluate", "skills", "retention"):
             _same(old.get(part), about[part], part, path, "give another folder with --out, or move this one away")
         for label in set(old["methods"]) & set(about["methods"]):
-            _same(old["methods"][label], about["methods"][label], f"methods.{label}", path,
-                  "give the changed method another label, or another folder with --out")
+            for part, key in (("method", f"methods.{label}.method"), ("config", f"methods.{label}")):
+                _same(old["methods"][label].get(part), about["methods"][label][part], key, path,
+                      "give the changed method another label, or another folder with --out")
         return {**about, "methods": {**old["methods"], **about["methods"]}, "seeds": sorted({*old["seeds"], *about["seeds"]})}
 
     def open(self, about):

@@ -9,6 +9,7 @@ Conventions
   ``sequences`` takes each completion's mean first (the original GRPO); ``constant`` divides by completions x the rollout limit
   (Dr. GRPO, arXiv 2503.20783).
 * ``kl_beta`` adds beta times the k3 estimate of KL(policy || policy at the start of the stage) to every token's loss.
+  Its gradient is the plain one of GRPO (TRL's with ``use_bias_correction_kl=False``, which is not TRL's default).
 * Groups whose rewards are all equal have no gradient without a KL term: their forward and backward passes are left out, which
   changes nothing but the time.
 """

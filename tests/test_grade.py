@@ -75,7 +75,7 @@ class Strict(Skill):
 
 def test_a_reference_of_another_skill(tmp_path):
     path = write_rows(tmp_path / "in.jsonl", [{"reference": {"first": "a"}, "completion": "a"}, {"reference": 5, "completion": "a"}])
-    with pytest.raises(UserError, match=r"in.jsonl, row 2: reference: cannot be compared \(TypeError: .*\); it must read as in the skill strict"):
+    with pytest.raises(UserError, match=r"row 2: reference: cannot be compared \(TypeError: .*\); it must read as in the skill strict"):
         grade(Strict(), path)
 
 

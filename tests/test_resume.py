@@ -340,7 +340,7 @@ def test_a_disk_that_takes_no_more(file_limit, minutes, processes, orders, left_
     runner = Runner(processes, order, tmp_path / "out")
     assert runner.run(file_limit=file_limit) == 2, runner.text()
     lines = [line for line in runner.text().splitlines() if not line.startswith("[0:")]
-    assert len(lines) == 1 and lines[0].startswith("error: ") and "File too large; make room" in lines[0], runner.text()
+    assert len(lines) == 1 and lines[0].startswith(f"error: {tmp_path}/out") and "File too large; make room" in lines[0], runner.text()
     assert runner.run() == 0, runner.text()
     assert_same(contents(runner.out), wanted)
 
@@ -355,7 +355,7 @@ def test_full_disk(processes, orders, left_alone, tmp_path):
     (folder / "state.partial").symlink_to("/dev/full")
     assert runner.run() == 2, runner.text()
     lines = [line for line in runner.text().splitlines() if not line.startswith("[0:")]
-    assert len(lines) == 1 and "No space left on device; make room" in lines[0], runner.text()
+    assert len(lines) == 1 and lines[0].startswith(f"error: {tmp_path}/out: No space left on device; make room"), runner.text()
     (folder / "state.partial").unlink()
     assert runner.run() == 0, runner.text()
     assert_same(contents(runner.out), wanted)
@@ -371,11 +371,13 @@ def test_killed_with_a_real_model(processes, tmp_path):
     (tmp_path / "order.yaml").write_text(yaml.safe_dump({
         "model": {"name": str(embedded_checkpoint()), "dtype": "float32", "device": "cpu"},
         "skills": [{"name": "words", "train": "train.jsonl", "test": "test.jsonl", "grader": "token_f1", "max_new_tokens": 4}],
-        "methods": {"sft": {"learning_rate": 1e-4}}, "budget": {"prompts": 8, "batch_size": 4}, "checkpoints": {"minutes": 0}}))
+        "methods": {"sft": {"learning_rate": 1e-4}}, "budget": {"prompts": 8, "batch_size": 4}}))
     try:
         alone, killed = (Runner(processes, tmp_path / "order.yaml", tmp_path / name) for name in ("alone", "killed"))
         assert alone.run() == 0, alone.text()
+        killed.arguments += ["--set", "checkpoints.minutes=0"]
         assert killed.run("update", "after", 2) == -signal.SIGKILL
+        killed.arguments[-1] = "checkpoints.minutes=10"  # a checkpoint is 1.6 GB
         assert (tmp_path / "killed/runs/sft-seed0/stage-1.partial/checkpoint/state.pt").exists()
         assert killed.run() == 0, killed.text()
         assert "goes on after step 1" in killed.text()

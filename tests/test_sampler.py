@@ -39,9 +39,9 @@ def test_greedy_is_generate(ragged, tiny_model):
     assert len({len(g[0]) for g in found}) > 1  # rows left the batch at different times
 
 
-@pytest.mark.parametrize("kind", ["gemma2", "gemma3", "qwen2", "granite", "llama-sdpa-1-head"])
+@pytest.mark.parametrize("kind", ["gemma2", "gemma3", "qwen2", "granite", "gpt2", "llama-sdpa-1-head"])
 def test_greedy_is_generate_in_other_architectures(kind, tiny_model):
-    """Sliding windows shorter than the prompt, bent logits, biases; keys that are not shared between heads."""
+    """Sliding windows shorter than the prompt, bent logits, biases, absolute positions; keys not shared between heads."""
     model = other_model(kind, len(tiny_model[1]))
     sampler = Sampler(model, tiny_model[1])
     prompts = [tiny_model[1](t)["input_ids"] for t in TEXTS]
@@ -65,6 +65,8 @@ def other_model(kind, vocabulary, **changes):
         "qwen2": lambda: t.Qwen2Config(**settings),
         "granite": lambda: t.GraniteConfig(**settings, logits_scaling=4.0, residual_multiplier=0.5),
         "cohere": lambda: t.CohereConfig(**settings, logit_scale=0.25),
+        "gpt2": lambda: t.GPT2Config(vocab_size=vocabulary, n_embd=32, n_layer=2, n_head=4, n_positions=256, eos_token_id=256,
+                                     bos_token_id=256, initializer_range=0.4),
         "llama-sdpa-1-head": lambda: t.LlamaConfig(**{**settings, "num_key_value_heads": 4}),
     }[kind]()
     return t.AutoModelForCausalLM.from_config(config).eval()

@@ -1,16 +1,16 @@
 """Tool use at the size of the embedded model: real questions of the Berkeley Function Calling Leaderboard (BFCL).
 
 Data: BFCL v4 (Patil et al., "The Berkeley Function Calling Leaderboard", ICML 2025; Apache-2.0) as the Python package
-``bfcl-eval`` ships it: the categories ``simple_python``, ``multiple`` and ``live_simple``, with the possible answers. Only
-its JSON files are read; the package itself is never imported (that would ask for the clients of a dozen providers).
+``bfcl-eval`` ships it: the categories ``simple_python``, ``multiple`` and ``live_simple``, with the possible answers.
+Only its JSON files are read; the package itself is never imported (that would ask for a dozen providers' clients).
 
-Form: a short list of tools and a question; the answer is one call in the form of ToolAlpaca, the paper's Tool Use data:
+Form: one tool and a question; the answer is one call in the form of ToolAlpaca, the paper's Tool Use data:
 
     Action: weather.get
     Action Input: {"city": "Oslo"}
 
 Grader: the rules of BFCL's own ``ast_checker`` for Python, written anew and compared with it in the tests.
-Splits go by tool: no tool of the test or validation split is called or even listed in another split.
+Splits go by tool: no tool of one split occurs in another.
 """
 
 import hashlib
@@ -25,17 +25,18 @@ from harness.skills import Example, Skill
 
 PACKAGE = "bfcl-eval==2026.3.23"
 CATEGORIES = ("simple_python", "multiple", "live_simple")
-PROMPT_SIZE, DEMONSTRATION_SIZE = 165, 56  # by size(); more is dropped
+QUESTION_SIZE, DEMONSTRATION_SIZE = 112, 56  # by size(), about tokens; what is longer is dropped
 ROWS_A_TOOL = 4  # a few tools have dozens of questions that differ in one word
 SHARES = (("validation", 0.16), ("test", 0.30))  # of the groups of tools; the others are for training
 
-TEMPLATE = """{tool}
-
-Question: {question}
-
-Call the tool. Reply with exactly two lines:
-Action: the tool name
-Action Input: the arguments as a JSON object"""
+# A base model this small follows no description of the form (seven wordings: no right call, mean reward 0.00 to 0.09),
+# but it does follow one earlier turn: it then makes calls, most of them wrong, and learning from own samples can start.
+CONTEXT = [
+    {"role": "system", "content": "Reply with one tool call."},
+    {"role": "user",
+     "content": "Tool get_time: Time in a city.\n- city (string): Its name.\n\nWhat time is it in Oslo?"},
+    {"role": "assistant", "content": 'Action: get_time\nAction Input: {"city": "Oslo"}'},
+]
 
 PYTHON_TYPES = {"string": str, "integer": int, "float": float, "boolean": bool, "array": list, "tuple": list,
                 "dict": dict, "any": str}
@@ -48,7 +49,10 @@ class BfclTools(Skill):
     description = "tool calls on real questions of the Berkeley Function Calling Leaderboard v4 (bfcl-eval, Apache-2.0)"
     max_new_tokens = 64
     teacher_template = "three_turn"
-    checksums = {  # noqa: RUF012 - read only
+    checksums = {
+        "train": "8c56822099e30a08c7c52c04a16285279451160a6b6762572bcd5c8a3f18e161",
+        "validation": "92c281d587c7bcec50108bf21ba62905b9cfb84926cb1a18da64d9133cd13c48",
+        "test": "dae2b193ea0e343766ea89d4c24af3064929f72f514edbbd43d4605985051c75",
     }
 
     @property
@@ -59,14 +63,17 @@ class BfclTools(Skill):
         return reward(completion, reference)
 
     def load(self, split):
-        """Examples of ``split`` in a fixed pseudo-random order. Raises UserError where the package's files are missing."""
+        """Examples of ``split`` in a fixed pseudo-random order. Raises UserError where the package's files are missing.
+
+        Demonstrations, in every split: the first possible value of each argument that may not be left out.
+        """
         rows = _read()
         split_of = _split_tools(rows)
         chosen, seen = [], Counter()
         for row in sorted(rows, key=lambda r: _hash("order", r["id"])):
-            example = _example(row)
-            if split_of[row["called"]] == split and example and seen[row["called"]] < ROWS_A_TOOL:
-                seen[row["called"]] += 1
+            name, example = row["tool"]["name"], _example(row)
+            if split_of[name] == split and example and seen[name] < ROWS_A_TOOL:
+                seen[name] += 1
                 chosen.append(example)
         return chosen
 
@@ -80,7 +87,7 @@ def _hash(*parts):
 
 
 def _read():
-    """Rows of the package's files: id, question, called (tool name), tools (declarations), answer (possible values)."""
+    """Rows of the package's files: id, question, tool (declaration of the one to call), answer (possible values)."""
     spec = importlib.util.find_spec("bfcl_eval")
     if spec is None or not spec.submodule_search_locations:
         raise UserError("skill bfcl_tools", "the package bfcl-eval, which holds the data, is not installed",
@@ -88,14 +95,15 @@ def _read():
     folder = Path(next(iter(spec.submodule_search_locations))) / "data"
     rows, questions = [], set()
     for category in CATEGORIES:
-        answers = {r["id"]: r["ground_truth"][0] for r in _lines(folder / "possible_answer" / f"BFCL_v4_{category}.json")}
-        for row in _lines(folder / f"BFCL_v4_{category}.json"):
+        file = f"BFCL_v4_{category}.json"
+        answers = {r["id"]: r["ground_truth"][0] for r in _lines(folder / "possible_answer" / file)}
+        for row in _lines(folder / file):
             (called, answer), = answers[row["id"]].items()
             turns, text = row["question"][0], _one_line(row["question"][0][-1]["content"])
             if len(turns) == 1 and (called, text) not in questions:  # a few have a long system turn of their own
                 questions.add((called, text))
-                rows.append({"id": row["id"], "question": text, "called": called, "tools": row["function"],
-                             "answer": answer})
+                tool = next(t for t in row["function"] if t["name"] == called)
+                rows.append({"id": row["id"], "question": text, "tool": tool, "answer": answer})
     return rows
 
 
@@ -121,9 +129,9 @@ def _split_tools(rows):
         return "tool " + re.sub(r"[^a-z0-9]", "", name.lower())
 
     for row in rows:
-        parent[root("question " + row["question"].lower())] = root(key(row["called"]))
+        parent[root("question " + row["question"].lower())] = root(key(row["tool"]["name"]))
     groups = {}
-    for name in sorted({row["called"] for row in rows}):
+    for name in sorted({row["tool"]["name"] for row in rows}):
         groups.setdefault(root(key(name)), []).append(name)
     split_of = {}
     for names in groups.values():
@@ -138,22 +146,21 @@ def _split_tools(rows):
 
 def _example(row):
     """The Example of a row, or None: too long, or BFCL's own possible answers contradict its declaration."""
-    called = next(t for t in row["tools"] if t["name"] == row["called"])
-    prompt = TEMPLATE.format(tool=_declaration(called), question=row["question"])
-    parameters = called["parameters"]
+    question = f"{_declaration(row['tool'])}\n\n{row['question']}"
+    name, parameters = row["tool"]["name"], row["tool"]["parameters"]
     reference = {
-        "name": row["called"],
+        "name": name,
         "required": parameters["required"],
-        "types": {name: [p["type"], p.get("items", {}).get("type")] for name, p in parameters["properties"].items()},
+        "types": {key: [p["type"], p.get("items", {}).get("type")] for key, p in parameters["properties"].items()},
         "answer": row["answer"],
     }
     arguments = _first_values(row["answer"], parameters["required"])
-    demonstration = f"Action: {row['called']}\nAction Input: {json.dumps(arguments, ensure_ascii=False)}"
-    if size(prompt) > PROMPT_SIZE or size(demonstration) > DEMONSTRATION_SIZE:
+    demonstration = f"Action: {name}\nAction Input: {json.dumps(arguments, ensure_ascii=False)}"
+    if size(question) > QUESTION_SIZE or size(demonstration) > DEMONSTRATION_SIZE:
         return None
     if accuracy(demonstration, reference) < 1:
         return None
-    return Example(row["id"], [{"role": "user", "content": prompt}], demonstration, reference)
+    return Example(row["id"], [*CONTEXT, {"role": "user", "content": question}], demonstration, reference)
 
 
 def _declaration(tool):
@@ -161,9 +168,12 @@ def _declaration(tool):
     lines = [f"Tool {tool['name']}: {_first_sentence(tool['description'])}"]
     required = tool["parameters"]["required"]
     for name, p in tool["parameters"]["properties"].items():
-        kind = p["type"] + (f" of {p['items']['type']}" if "items" in p else "") + ("" if name in required else ", optional")
+        kind = p["type"] + (f" of {p['items']['type']}" if "items" in p else "")
+        optional = "" if name in required else ", optional"
         choices = " One of " + ", ".join(map(str, p["enum"])) + "." if "enum" in p else ""
-        lines.append(f"- {name} ({kind}): {_first_sentence(p['description'])}{choices}")
+        inner = p.get("properties") or p.get("items", {}).get("properties")  # of a dict or of an array's dicts
+        keys = " Keys " + ", ".join(inner) + "." if inner else ""
+        lines.append(f"- {name} ({kind}{optional}): {_first_sentence(p['description'])}{choices}{keys}")
     return "\n".join(lines)
 
 
@@ -172,8 +182,8 @@ def _first_sentence(text):
 
 
 def size(text):
-    """About the number of tokens (SmolLM2's: within a tenth or so), without a tokenizer, so that the data depend on none."""
-    return len(re.findall(r"[A-Za-z]{1,7}|[^\x00-\x7f]|\d|_|[^\w\s]+", text))
+    """About the number of tokens, without a tokenizer, so that the data depend on none (with SmolLM2's: r = 0.96)."""
+    return len(re.findall(r"[A-Za-z]{1,7}|\d|_|[^\w\s]+", text)) + 2 * sum(c > "\x7f" for c in text)
 
 
 def _one_line(text):
@@ -200,14 +210,15 @@ def _first_value(values):
 def accuracy(completion, reference):
     """1.0 if the completion holds exactly one call and BFCL's rules accept it, else 0.0."""
     names, inputs = parse(completion)
-    return float(len(names) == len(inputs) == 1 and names[0] == reference["name"] and _call_is_right(inputs[0], reference))
+    one = len(names) == len(inputs) == 1
+    return float(one and names[0] == reference["name"] and _call_is_right(inputs[0], reference))
 
 
 def reward(completion, reference):
     """In [0, 1], exactly 1 where ``accuracy`` is 1; below that a sum of parts that tells bad answers from worse ones.
 
-    0.1 an ``Action:`` line, 0.1 an ``Action Input:`` line, 0.1 it holds a JSON object, 0.2 the tool's name, 0.4 times the
-    arguments: each that is wanted or given counts 1 if right, 1/2 if only its name is.
+    0.1 an ``Action:`` line, 0.1 an ``Action Input:`` line, 0.1 it holds a JSON object, 0.2 the tool's name, 0.4 times
+    the arguments: each that is wanted or given counts 1 if right, 1/2 if only its name is. Only the first call counts.
     """
     if accuracy(completion, reference):
         return 1.0
@@ -227,7 +238,7 @@ _decoder = json.JSONDecoder(parse_constant=lambda constant: float("x"))  # Value
 
 
 def parse(completion):
-    """([names of the ``Action:`` lines], [what stands after ``Action Input:``]), the latter None where it is not JSON."""
+    """([names on ``Action:`` lines], [JSON values after ``Action Input:``]); None stands for what is not JSON."""
     names = re.findall(r"^[ \t]*Action:[ \t]*(.*?)[ \t\r]*$", completion, re.MULTILINE)
     inputs = []
     for match in re.finditer(r"^[ \t]*Action Input:\s*", completion, re.MULTILINE):
@@ -239,7 +250,7 @@ def parse(completion):
 
 
 def _call_is_right(arguments, reference):
-    """BFCL's simple_function_checker: every required argument there, none unknown, each value among the possible ones."""
+    """BFCL's simple_function_checker: all required arguments there, none unknown, each value a possible one."""
     answer, types = reference["answer"], reference["types"]
     return (
         isinstance(arguments, dict)
@@ -276,9 +287,9 @@ def _value_is_right(value, possible, kind, inner):
     if expected is list and nested is dict:
         return any(len(value) == len(p) and all(map(_dict_is_right, value, p)) for p in possible)
     if expected is list:
-        return _plain(value) in [_plain(p) for p in possible]
+        return _plain_list(value) in map(_plain_list, possible)
     if expected is str:
-        return _plain(value) in [_plain(p) for p in possible if type(p) is str]
+        return _plain_text(value) in [_plain_text(p) for p in possible if type(p) is str]
     return value in possible
 
 
@@ -293,12 +304,17 @@ def _elements_fit(value, possible, nested):
 
 
 def _dict_is_right(value, possible):
-    return all(k in possible and _plain(v) in [_plain(p) for p in possible[k]] for k, v in value.items()) and all(
-        k in value or "" in values for k, values in possible.items())
+    return (
+        type(value) is type(possible) is dict
+        and all(k in possible and _plain_text(v) in map(_plain_text, possible[k]) for k, v in value.items())
+        and all(k in value or "" in values for k, values in possible.items())
+    )
 
 
-def _plain(value):
-    """BFCL's standardize_string, for a text or the texts in a list: no blanks and punctuation, lower case, one quote."""
-    if type(value) is list:
-        return [_plain(v) if type(v) is str else v for v in value]
+def _plain_text(value):
+    """BFCL's standardize_string for a text: no blank, none of ,./-_*^, lower case, one quote. Others as they are."""
     return re.sub(r"[ ,./\-_*^]", "", value).lower().replace("'", '"') if type(value) is str else value
+
+
+def _plain_list(value):
+    return [_plain_text(v) for v in value]

@@ -12,21 +12,24 @@ from harness.skills import Example, Skill
 
 EVENTS = 20
 CANDIDATES = {  # every value an answer of a kind can take; an answer that names a wrong one is wrong
-    "town": (
-        "Appledown Birchwell Cedarwick Dunmere Elmstead Foxholm Greyford Hartley Ironbridge Juniper Kingsbeck Larkhill "
-        "Millbrook Northgate Oakmere Pinecliff Quarryside Redfell Silverton Thornbury"
-    ).split(),
-    "leader": (
-        "Alice Boris Clara Daniel Emma Felix Gloria Hugo Irene Jacob Karen Louis Maria Nathan Olga Peter Quentin Rachel "
-        "Simon Tara"
-    ).split(),
+    "town": [
+        "Appledown", "Birchwell", "Cedarwick", "Dunmere", "Elmstead", "Foxholm", "Greyford", "Hartley", "Ironbridge", "Juniper",
+        "Kingsbeck", "Larkhill", "Millbrook", "Northgate", "Oakmere", "Pinecliff", "Quarryside", "Redfell", "Silverton", "Thornbury",
+    ],
+    "leader": [
+        "Alice", "Boris", "Clara", "Daniel", "Emma", "Felix", "Gloria", "Hugo", "Irene", "Jacob",
+        "Karen", "Louis", "Maria", "Nathan", "Olga", "Peter", "Quentin", "Rachel", "Simon", "Tara",
+    ],
     # May and March are left out: they are words as well.
-    "month": "January February April June July August September October November December".split(),
+    "month": ["January", "February", "April", "June", "July", "August", "September", "October", "November", "December"],
 }
 DISASTERS = ("flood", "storm", "fire", "earthquake", "landslide")
 # Names of events: no two begin alike, so that a small model can tell them apart.
-STARTS = "Bra Cor Del Fen Gal Hol Jar Kel Lum Mor Nev Osk Pra Rud Sel Tov Urk Vel Wex Zan".split()
-ENDS = "da vik so len ta ru".split()
+STARTS = (
+    "Bra", "Cor", "Del", "Fen", "Gal", "Hol", "Jar", "Kel", "Lum", "Mor",
+    "Nev", "Osk", "Pra", "Rud", "Sel", "Tov", "Urk", "Vel", "Wex", "Zan",
+)
+ENDS = ("da", "vik", "so", "len", "ta", "ru")
 WORDINGS = {  # kind -> split -> questions about {event}
     "town": {
         "train": ("Where did the {event} strike?", "Which town did the {event} strike?",
@@ -116,6 +119,12 @@ class Bulletins(Skill):
         {"role": "user", "content": "{question}"},
     ]
     metrics = {"strict": strict, "lenient": lenient}
+    checksums = {
+        "train": "692ea1e49698f0da8b7a8f98a7d53e59f0f3166ef35def029e8bc9cb6b4adecb",
+        "validation": "db80612daaceae746bd924903a1c3c0fe42ff083a9ecb73f1db6825058ae0efb",
+        "test": "a2a3a525fa21a9128c2e1e004aa27610433a7e9d459ac06eb561b6a31da9ce48",
+        "ood": "f98f83299234de06ee3d32f2be138f3d27ae65c5d37820a0fb3536837efdbb52",
+    }
 
     def load(self, split):
         rows = []
