@@ -1,6 +1,7 @@
 """What a method is: how a model learns one skill. One file a method in ``methods/``, or a user's own file."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 from harness.errors import UserError
@@ -47,6 +48,7 @@ def get_method(name, file=None, place="order"):
         raise UserError(place, f"{file} is not a file", "give the path of a Python file with one class on top of Method")
     spec = importlib.util.spec_from_file_location(f"method_file_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickle look it up there
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever the user's file does

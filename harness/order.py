@@ -192,9 +192,10 @@ class Order:
         self.methods[label] = MethodSpec(label, str(file or name), cls, config)
 
     def _beside(self, name):
-        """A path as given if it is there, else relative to the order file."""
+        """A path beside the order file; one from the current folder if there is none."""
         given = Path(name).expanduser()
-        return given if given.is_absolute() or given.exists() else self.path.parent / given
+        beside = self.path.parent / given
+        return given if given.exists() and not beside.exists() else beside
 
     # ---- what follows from it ------------------------------------------------------------------------------------
 

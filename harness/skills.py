@@ -180,6 +180,8 @@ class FileSkill(Skill):
             demonstration = row.get("demonstration")
             if not (isinstance(demonstration, str) or (demonstration is None and split != "train")):
                 raise UserError(place, "`demonstration` must be a text", "a train row shows a good response")
+            if not isinstance(row.get("source"), str | None):
+                raise UserError(place, "`source` must be a text")
             rows.append(Example(str(row.get("id", number)), prompt, demonstration, row["reference"], row.get("source")))
         if not rows:
             raise UserError(path, "has no rows")

@@ -151,7 +151,7 @@ def test_checker_rules_on_declarations_of_every_type(bfcl):
 
 
 REFERENCE = {"name": "f.g", "required": ["a"], "types": {"a": ["string", None], "b": ["dict", None], "n": ["float", None]},
-             "answer": {"a": ["New York", "NY"], "b": ["", {"k": [1, ""], "m": ["x y"]}], "n": ["", 2.0]}}
+             "answer": {"a": ["New York", "NY", "Action: h", "a\nAction: h"], "b": ["", {"k": [1, ""], "m": ["x y"]}], "n": ["", 2.0]}}
 
 
 @pytest.mark.parametrize("text, grade", [
@@ -160,7 +160,8 @@ REFERENCE = {"name": "f.g", "required": ["a"], "types": {"a": ["string", None], 
     ("Sure!\n  Action:   f.g  \nAction Input:\n\n{\n \"a\": \"NY\"\n}\nDone.", 1),
     ("Action Input: {\"a\": \"NY\"}\nAction: f.g", 1),  # the paper's extraction knows no order either
     (call("f.g", '{"a": "x", "a": "NY"}'), 1),  # a JSON decoder keeps the last of two equal keys
-    (call("f.g", {"a": "Action: h"}), 0),
+    (call("f.g", {"a": "Action: h"}), 1),  # a line of its own is meant
+    (call("f.g", {"a": "a\nAction: h"}), 1),
     (call("f.g", {"a": "NY", "b": {"k": 1}}), 0),  # m is missing
     (call("f.g", {"a": "NY", "n": True}), 0),
     (call("f.g", {"a": "NY", "n": "2.0"}), 0),

@@ -154,6 +154,7 @@ def test_reward_rises_with_every_part_and_is_one_only_if_right():
              "<reasoning>hm</reasoning><answer>Na</answer>", "<reasoning>hm</reasoning><answer>Sn</answer>"]
     assert [SKILL.reward(s, "Sn") for s in steps] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
     assert SKILL.reward("<answer>Sn</answer>", "Sn") == 1  # 1 wherever the grade is
+    assert SKILL.reward("<answer>Na</answer><answer>tin</answer>", "Sn") == pytest.approx(0.2)  # the last one counts here too
     for e in SPLITS["test"]:
         assert SKILL.grade(e.demonstration, e.reference) == SKILL.reward(e.demonstration, e.reference) == 1
         assert SKILL.reward(e.demonstration.replace("</answer>", "x</answer>"), e.reference) <= 0.8

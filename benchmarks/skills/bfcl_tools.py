@@ -234,16 +234,13 @@ def reward(completion, reference):
     return total
 
 
-_decoder = json.JSONDecoder(parse_constant=lambda constant: float("x"))  # ValueError: NaN and Infinity are not JSON
-
-
 def parse(completion):
     """([names on ``Action:`` lines], [JSON values after ``Action Input:``]); None stands for what is not JSON."""
     names = re.findall(r"^[ \t]*Action:[ \t]*(.*?)[ \t\r]*$", completion, re.MULTILINE)
     inputs = []
     for match in re.finditer(r"^[ \t]*Action Input:\s*", completion, re.MULTILINE):
         try:
-            inputs.append(_decoder.raw_decode(completion, match.end())[0])
+            inputs.append(json.JSONDecoder().raw_decode(completion, match.end())[0])
         except (ValueError, RecursionError):
             inputs.append(None)
     return names, inputs
@@ -283,7 +280,7 @@ def _value_is_right(value, possible, kind, inner):
     if literal:
         return value in possible
     if expected is dict:
-        return any(_dict_is_right(value, p) for p in possible if p != "")
+        return any(_dict_is_right(value, p) for p in possible)
     if expected is list and nested is dict:
         return any(len(value) == len(p) and all(map(_dict_is_right, value, p)) for p in possible)
     if expected is list:

@@ -1,0 +1,48 @@
+"""The README and the docs say what is there."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+from harness import order
+from harness.training import TrainingConfig
+from methods.grpo import GRPOConfig
+from methods.sdft import SDFTConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_examples_are_those_that_are_tested():
+    for name in ("my_order.yaml", "l2_sft.py"):
+        assert (ROOT / "docs" / "examples" / name).read_text().rstrip() in README
+
+
+def test_links_lead_somewhere():
+    for page in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_key_of_an_order_is_documented():
+    text = (ROOT / "docs" / "order.md").read_text()
+    for section in (order.Schema, order.ModelSpec, order.Budget, order.Rollout, order.Evaluate, order.Checkpoints, order.SkillSpec):
+        for field in dataclasses.fields(section):
+            assert re.search(rf"\b{field.name}\b", text), field.name
+
+
+def test_every_setting_of_a_method_is_documented_with_its_default():
+    text = (ROOT / "docs" / "methods.md").read_text()
+    for config in (TrainingConfig, SDFTConfig, GRPOConfig):
+        for field in dataclasses.fields(config):
+            row = re.search(rf"`{field.name}` \| ([^|]+) \|", text)
+            assert row, field.name
+            default = field.default
+            if isinstance(default, float):
+                assert float(row[1]) == default, field.name
+            elif default is not None:
+                assert row[1].strip() == str(default).lower(), field.name
+
+
+def test_nothing_is_left_to_fill_in():
+    assert not re.search(r"@[A-Z]+@", README)
