@@ -46,7 +46,7 @@ class GRPO(Method):
     def learn(self, stage):
         config = self.config
         with learning(stage, config) as trainer:
-            reference = Teacher(stage, 0, config.micro_batch_tokens) if config.kl_beta else None
+            reference = Teacher(stage, 0, trainer.limit) if config.kl_beta else None
             for step in stage.steps():
                 prompts = [stage.prompt_tokens(e) for e in step.examples]
                 sampled = stage.sample(prompts, n=config.group_size, seed=step.seed)

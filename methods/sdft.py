@@ -65,7 +65,7 @@ class SDFT(Method):
         config = self.config
         with learning(stage, config) as trainer:
             alpha = {"ema": config.ema_alpha, "frozen": 0, "live": 1}[config.teacher]
-            teacher = Teacher(stage, alpha, config.micro_batch_tokens)
+            teacher = Teacher(stage, alpha, trainer.limit)
             for step in stage.steps():
                 prompts = [stage.prompt_tokens(e) for e in step.examples]
                 sampled = stage.sample(prompts, n=config.rollouts, seed=step.seed)
