@@ -137,6 +137,7 @@ class _Run:
         if restored:
             self.progress.say(f"{self.where}: goes on after step {stage.step}")
         self.method.learn(stage)
+        stage.close()
         return stage
 
     def _after_step(self, stage, step):

@@ -123,6 +123,10 @@ class Stage:
             if self._restored:
                 part.load_state_dict(self._restored["kept"][name])
 
+    def close(self):
+        """The skill is learned: let go of what was kept for checkpoints (optimizer, teacher) before the evaluation."""
+        self._kept = {}
+
     def state_dict(self):
         return {"step": self.step, "tokens": self.tokens, "seconds": dict(self.seconds),
                 "kept": {name: part.state_dict() for name, part in self._kept.items()}}
