@@ -69,8 +69,8 @@ def plan(order, folder):
     machine, results = Machine(parameters, dtype, device), Results(folder)
     lengths = {s.name: _lengths(tokenizer, s, order.template(s)) for s in order.skills}
     runs = order.runs()
-    lines = [f"{order.name}: {len(runs)} runs ({len(order.methods)} methods x {len(order.seeds)} seeds), "
-             f"{len(order.skills)} stages each, model {order.model.name} ({parameters / 1e6:.0f}M parameters, {dtype})".replace("torch.", ""),
+    lines = [f"{order.name}: {len(runs)} runs ({len(order.methods)} methods x {len(order.seeds)} seeds), {len(order.skills)} stages each, "
+             f"model {order.model.name} ({parameters / 1e6:.0f}M parameters, {str(dtype).removeprefix('torch.')})",
              "", f"{'method':<16}{'skill':<18}{'prompts':>8}{'batch':>7}{'steps':>7}{'evaluations':>13}{'about':>10}"]
     answers = sum(min(len(s.examples(split)), order.evaluate.examples or 10**9) for s in order.skills for split in order.splits(s))
     once = sum(_evaluation_time(machine, order, s, lengths[s.name]) for s in order.skills)

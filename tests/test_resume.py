@@ -84,6 +84,7 @@ def _child(arguments, log, arm, file_limit):
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with Ctrl-C ignored
     if arm:
         _arm(*arm)
     if file_limit:
