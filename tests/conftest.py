@@ -57,6 +57,11 @@ def tiny_model(tiny):
     return models.load(str(tiny), "float32", "cpu")
 
 
+def read_lines(path):
+    """The objects of a JSONL file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
 def write_rows(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import write_rows
+from conftest import read_lines, write_rows
 from safetensors.torch import load_file
 
 from harness.errors import UserError
 from harness.grade import find_skill, grade
 from harness.order import read_order
-from harness.records import read_json, read_lines
+from harness.records import read_json
 from harness.sequence import run_order
 from harness.skills import Skill, get_skill
 

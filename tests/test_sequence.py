@@ -4,12 +4,13 @@ import json
 from collections import Counter
 
 import pytest
+from conftest import read_lines
 
 from harness import models
 from harness.evaluation import Evaluator, mean_and_stderr
 from harness.order import read_order
 from harness.plan import Machine, plan
-from harness.records import read_json, read_lines
+from harness.records import read_json
 from harness.sampler import Sampler
 from harness.sequence import check_teacher, run_order
 from harness.training import draws, seed_for
