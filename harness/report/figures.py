@@ -400,11 +400,8 @@ class Drawer:
                         color=MUTED,
                     )
             axes.set_title(_cut(task, 30), pad=13 if self.order and self.longest <= 15 else 6)
-            axes.set_ylabel(
-                f"{entry['metric']} (%)"
-                if scale == 100
-                else entry["metric"] + ("" if entry.get("higher_is_better", True) else " (↓)")
-            )
+            metric = entry["metric"].removesuffix(",none")  # lm-eval's name for "no filter"
+            axes.set_ylabel(f"{metric} (%)" if scale == 100 else metric + ("" if entry.get("higher_is_better", True) else " (↓)"))
             self._frame(axes)
         for axes in panels[-columns:]:
             axes.set_xlabel("optimizer steps" if self.in_steps else "stage")
