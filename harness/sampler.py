@@ -1,8 +1,8 @@
 """Completions from the live weights.
 
 One engine for rollouts and evaluation, on the very model that is being trained: nothing is copied or reloaded. Rows are
-sorted by length, a prompt that is sampled several times is read once, finished rows leave the batch, and keys and values
-go into buffers that are allocated once.
+sorted by length, a prompt that is sampled several times is read once, and so is the beginning that all prompts of a batch
+have in common; finished rows leave the batch, and keys and values go into buffers that are allocated once.
 """
 
 import hashlib
@@ -21,6 +21,12 @@ def seed_for(*parts):
     """A 63-bit seed from any mixture of numbers and words: every random draw is keyed by what it is for."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+def common_prefix(lists):
+    """How many first tokens all of ``lists`` have in common."""
+    first, last = min(lists), max(lists)  # in the order of a dictionary these two differ first
+    return next((i for i, (a, b) in enumerate(zip(first, last)) if a != b), min(len(first), len(last)))
 
 
 @dataclass
@@ -129,22 +135,29 @@ class Sampler:
     def _batch(self, prompts, max_new_tokens, temperature, top_p, n, seed):
         device = self.model.device
         longest = max(len(p) for _, p in prompts)
-        gaps = [longest - len(p) for _, p in prompts]
-        ids = torch.tensor([[models.PAD] * gap + p for gap, (_, p) in zip(gaps, prompts)], device=device)
+        shared = 0
+        if len(prompts) > 1 and models.can_share_prompts(self.model):
+            shared = min(common_prefix([p for _, p in prompts]), min(len(p) for _, p in prompts) - 1)
+        gaps = [longest - len(p) for _, p in prompts]  # stand between the common beginning and the rest of the prompt
+        ids = torch.tensor([[models.PAD] * gap + p[shared:] for gap, (_, p) in zip(gaps, prompts)], device=device)
         gap = torch.tensor(gaps, device=device)
-        columns = torch.arange(longest + max_new_tokens, device=device)
-        seen = (columns[None] >= gap[:, None]).long() if any(gaps) else None
+        columns = torch.arange(longest + max_new_tokens, device=device)[None]
+        seen = ((columns < shared) | (columns >= shared + gap[:, None])).long() if any(gaps) or shared else None
         layers = [_Layer(longest + max_new_tokens) for _ in range(self.model.config.get_text_config().num_hidden_layers)]
         cache = Cache(layers=layers)
 
-        def step(tokens, at):
+        def step(tokens, at, gap, seen):
             width = tokens.shape[1]
             positions = (torch.arange(at, at + width, device=device)[None] - gap[:, None]).clamp(min=0)
             out = self.model(input_ids=tokens, position_ids=positions, past_key_values=cache, use_cache=True,
                              attention_mask=None if seen is None else seen[:, :at + width], logits_to_keep=1)
             return out.logits[:, -1].float()
 
-        logits = step(ids, 0)
+        if shared:
+            step(torch.tensor([prompts[0][1][:shared]], device=device), 0, gap.new_zeros(1), None)
+            for layer in layers:
+                layer.select(torch.zeros(len(prompts), dtype=torch.long, device=device))
+        logits = step(ids, shared, gap, seen)
         rows = [(i, k) for i, _ in prompts for k in range(n)]
         if n > 1:  # the prompt was read once; from here on every completion is a row of its own
             repeat = torch.arange(len(prompts), device=device).repeat_interleave(n)
@@ -171,7 +184,7 @@ class Sampler:
                 seen = None if seen is None else seen[keep]
                 for layer in layers:
                     layer.select(keep)
-            logits = step(picked[:, None], longest + t)
+            logits = step(picked[:, None], longest + t, gap, seen)
         for row, key in enumerate(rows):
             text = self.tokenizer.decode(tokens[row], skip_special_tokens=True)
             yield key, Completion(tokens[row], logprobs[row], tokens[row][-1] in self.stops, text)

@@ -44,9 +44,23 @@ def test_greedy_is_generate_in_other_architectures(kind, tiny_model):
     """Sliding windows shorter than the prompt, bent logits, biases, absolute positions; keys not shared between heads."""
     model = other_model(kind, len(tiny_model[1]))
     sampler = Sampler(model, tiny_model[1])
-    prompts = [tiny_model[1](t)["input_ids"] for t in TEXTS]
-    found = token_lists(sampler.sample(prompts, max_new_tokens=16, temperature=0))
-    assert found == [[generated(model, p, 16, sampler.stops)] for p in prompts]
+    for opening in ("", "an opening that they share: "):
+        prompts = [tiny_model[1](opening + t)["input_ids"] for t in TEXTS]
+        found = token_lists(sampler.sample(prompts, max_new_tokens=16, temperature=0))
+        assert found == [[generated(model, p, 16, sampler.stops)] for p in prompts]
+
+
+def test_a_common_beginning_is_read_once(tiny_model, monkeypatch):
+    """Also where one prompt is the beginning of the others, and with several completions each."""
+    model, tokenizer = tiny_model
+    prompts = [tokenizer(t)["input_ids"] for t in ("the same, the same", "the same, the same, and more", "the same, the same?")]
+    read, forward = [], model.forward
+    monkeypatch.setattr(model, "forward", lambda **kw: read.append(kw["input_ids"].numel()) or forward(**kw))
+    found = Sampler(model, tokenizer).sample(prompts, max_new_tokens=4, n=2, seed=5)
+    shared = min(map(len, prompts)) - 1
+    assert read[:2] == [shared, 3 * (max(map(len, prompts)) - shared)]
+    monkeypatch.setattr("harness.models.can_share_prompts", lambda model: False)
+    assert token_lists(found) == token_lists(Sampler(model, tokenizer).sample(prompts, max_new_tokens=4, n=2, seed=5))
 
 
 def other_model(kind, vocabulary, **changes):

@@ -1,4 +1,4 @@
-"""Completions that share a prompt are computed in one row: the same loss and gradients as one row each."""
+"""Rows that share a prompt, or its beginning, are computed in one sequence: the same loss and gradients as one row each."""
 
 import pytest
 import torch
@@ -23,8 +23,12 @@ def stage_of(model, tokenizer):
 
 ROWS = [Row([1, 2, 3, 4, 5], [6, 7, 8]), Row([1, 2, 3, 4, 5], [9]), Row([11, 12], [3, 4, 5, 6]), Row([1, 2, 3, 4, 5], [7, 7])]
 
+# One prompt is the beginning of another; completions of one prompt do not stand side by side; a completion of one token.
+ALIKE = [Row([1, 2, 3, 4, 5], [6, 7, 8]), Row([1, 2, 3, 9], [9]), Row([1, 2, 3, 4, 5], [3, 4, 5, 6]), Row([1, 2, 3], [7, 7]),
+         Row([1, 2, 3, 8, 8, 8, 8], [5, 5]), Row([1, 2, 3], [4])]
 
-def gradient(folder, share, monkeypatch, limit=64):
+
+def gradient(folder, share, monkeypatch, limit=64, rows=ROWS):
     model, tokenizer = models.load(str(folder), "float32", "cpu")
     monkeypatch.setattr(models, "can_share_prompts", lambda model: share)
     stage = stage_of(model, tokenizer)
@@ -34,7 +38,7 @@ def gradient(folder, share, monkeypatch, limit=64):
         weight = (1.0 + at.rows) * (2.0 + at.offsets)  # tells rows and places apart
         return (weight * torch.nn.functional.cross_entropy(logits, at.tokens, reduction="none")).sum()
 
-    value = trainer.backward(ROWS, loss)
+    value = trainer.backward(rows, loss)
     return value, torch.cat([p.grad.flatten() for p in trainer.params]), stage.tokens
 
 
@@ -51,10 +55,22 @@ def test_loss_and_gradients_are_those_of_single_rows(tiny, monkeypatch, limit):
     assert more - tokens == 2 * 5  # the prompt of three rows was read once
 
 
-def test_teacher_states_come_back_in_the_order_of_the_rows(tiny, monkeypatch):
+@pytest.mark.parametrize("limit", [64, 20, 9])
+def test_prompts_that_begin_alike(tiny, monkeypatch, limit):
+    value, grad, tokens = gradient(tiny, True, monkeypatch, limit, ALIKE)
+    wanted, reference, more = gradient(tiny, False, monkeypatch, limit, ALIKE)
+    assert value == pytest.approx(wanted, rel=1e-5)
+    torch.testing.assert_close(grad, reference, rtol=1e-4, atol=1e-5 * reference.abs().max().item())
+    if limit == 64:
+        assert tokens == 3 + (2 + 1 + 4) + sum(len(r.completion) for r in ALIKE)  # beginning, rests of the prompts, completions
+        assert more == sum(len(r.prompt) + len(r.completion) for r in ALIKE)
+
+
+@pytest.mark.parametrize("rows", [ROWS, ALIKE])
+def test_teacher_states_come_back_in_the_order_of_the_rows(tiny, rows):
     model, tokenizer = models.load(str(tiny), "float32", "cpu")
-    shared = Teacher(stage_of(model, tokenizer), 0, 64).states(ROWS)
-    for row, states in zip(ROWS, shared):
+    shared = Teacher(stage_of(model, tokenizer), 0, 64).states(rows)
+    for row, states in zip(rows, shared):
         alone = models.hidden(model, torch.tensor([row.prompt + row.completion]))[0, len(row.prompt) - 1:-1]
         torch.testing.assert_close(states, alone, rtol=1e-4, atol=1e-5)
 

@@ -127,10 +127,30 @@ def test_micro_batches_hold_every_row_once_within_the_limit(fresh):
             groups = list(micro_batches(fresh[0], rows, limit))
             assert sorted(i for group in groups for tree in group for i in tree) == list(range(len(rows)))
             for group in groups:
-                assert all(rows[i].prompt == rows[tree[0]].prompt for tree in group for i in tree)
-                length = max(len(rows[tree[0]].prompt) + sum(len(rows[i].completion) - 1 for i in tree) for tree in group)
+                length = max(naive_length([rows[i] for i in tree]) for tree in group)
                 assert length * len(group) <= limit or (len(group) == 1 and len(group[0]) == 1)
-        assert len(groups) == 1 and len(groups[0]) == len({tuple(r.prompt) for r in rows})  # a prompt is computed once
+        assert len(groups) == 1  # a prompt is computed once
+        assert all(len({n for n, tree in enumerate(groups[0]) for i in tree if rows[i].prompt == r.prompt}) == 1 for r in rows)
+
+
+def naive_length(rows):
+    """Tokens of a sequence in which what all prompts begin with stands once, and every prompt once."""
+    prompts = {tuple(r.prompt) for r in rows}
+    shared = 0
+    while all(len(p) > shared for p in prompts) and len({p[shared] for p in prompts}) == 1:
+        shared += 1
+    return shared + sum(len(p) - shared for p in prompts) + sum(len(r.completion) - 1 for r in rows)
+
+
+def test_prompts_that_begin_alike_stand_in_sequences_of_even_length(fresh):
+    opening = list(range(30, 130))
+    rows = [Row(opening + [i] * (5 + i % 7), [3] * (10 + i % 5)) for i in range(64)]
+    groups = list(micro_batches(fresh[0], rows, 1024))
+    lengths = [naive_length([rows[i] for i in tree]) for group in groups for tree in group]
+    assert max(lengths) <= training.TREE and max(lengths) - min(lengths) <= 25
+    assert sum(lengths) < 0.4 * sum(naive_length([r]) for r in rows)
+    few = [Row(opening[:4] + [i] * 40, [3] * 10) for i in range(8)]  # too little to share
+    assert all(len(tree) == 1 for group in micro_batches(fresh[0], few, 1024) for tree in group)
 
 
 @pytest.mark.parametrize("limit", [1, 64, 150, 10**6])
