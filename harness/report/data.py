@@ -64,6 +64,7 @@ class Series:
     order: tuple
     members: list = field(default_factory=list)  # (folder index, label there)
     seeds: list = field(default_factory=list)  # expected
+    selected: str = ""  # which point of a grid this is, and how it was chosen
 
 
 class Results:
@@ -81,6 +82,7 @@ class Results:
             self.folders,
         )
         self.missing, frames, self.protocols = [], [], {}
+        self.selections = [read_json(folder / "selection.json", {}) for folder in self.folders]
         for index, folder in enumerate(self.folders):
             frame, broken = read_records(folder / "records.jsonl")
             if broken:
@@ -126,31 +128,44 @@ class Results:
         return {key: value for key, (value, _) in agreed.items()}
 
     def _series(self, frames):
-        """Pools a label over folders where method, config, model and order are the same and no seed is there twice."""
+        """Pools a label over folders where method, config, model and order are the same and no seed is there twice.
+
+        Of a grid only the selected point is a series, under the label whose grid it is.
+        """
         groups = defaultdict(list)
         for index, head in enumerate(self.heads):
             order = tuple(s["name"] for s in head.get("skills", []))
-            for label, entry in (head.get("methods") or {}).items():
+            for there, entry in (head.get("methods") or {}).items():
+                label, selected = there, ""
+                if grid := entry.get("grid"):
+                    label, chosen = grid["of"], self.selections[index].get(grid["of"], {})
+                    if chosen.get("selected") != there:
+                        self._say_if_nothing_is_selected(index, label, chosen)
+                        continue
+                    values = ", ".join(f"{name} {value}" for name, value in grid["values"].items())
+                    selected = f"{label}: {values}, selected among {len(chosen['points'])} by the {chosen['rule']}."
+                    entry = {part: value for part, value in entry.items() if part != "grid"}
                 model = head.get("model") or {}
                 if isinstance(model, dict):  # where it ran is provenance and keeps no seeds apart
                     model = {k: v for k, v in model.items() if k != "device"}
                 key = json.dumps([label, entry, model, order], sort_keys=True)
-                found = set(frames[index].loc[frames[index]["method"] == label, "seed"].dropna().astype(int))
+                found = set(frames[index].loc[frames[index]["method"] == there, "seed"].dropna().astype(int))
                 seeds = set(head.get("seeds") or ()) | found
                 for group in groups[label]:
                     if group["key"] == key and not group["seeds"] & seeds:
                         group["seeds"] |= seeds
-                        group["members"].append((index, label))
+                        group["members"].append((index, there))
                         break
                 else:
                     groups[label].append(
                         {
                             "key": key,
                             "seeds": seeds,
-                            "members": [(index, label)],
+                            "members": [(index, there)],
                             "order": order,
                             "entry": entry,
                             "model": _model_name(head),
+                            "selected": selected,
                         }
                     )
         series = {}
@@ -165,8 +180,14 @@ class Results:
                     group["order"],
                     group["members"],
                     sorted(group["seeds"]),
+                    group["selected"],
                 )
         return series
+
+    def _say_if_nothing_is_selected(self, index, label, chosen):
+        line = f"{self.names[index]}: nothing is selected from the grid of {label} before all its points have run with all seeds"
+        if not chosen.get("selected") and line not in self.missing:
+            self.missing.append(line)
 
     def _pool(self, frames):
         parts = []
