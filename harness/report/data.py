@@ -82,11 +82,12 @@ class Results:
             self.folders,
         )
         self.missing, frames, self.protocols = [], [], {}
-        self.selections = [read_json(folder / "selection.json", {}) for folder in self.folders]
         for index, folder in enumerate(self.folders):
             frame, broken = read_records(folder / "records.jsonl")
             if broken:
                 self.missing.append(f"{self.names[index]}: {broken} unreadable line(s) in records.jsonl left out")
+            if unselected := self._leave_to_selection(index):
+                frame = frame[~frame["method"].isin(unselected)].copy()
             frame["folder"] = index
             frames.append(frame)
             self.protocols.update(read_json(folder / "protocols.json", {}))
@@ -127,10 +128,26 @@ class Results:
                     )
         return {key: value for key, (value, _) in agreed.items()}
 
+    def _leave_to_selection(self, index):
+        """Takes the points of grids that were not selected from the methods of a folder, and returns their labels."""
+        methods, chosen = self.heads[index].get("methods") or {}, read_json(self.folders[index] / "selection.json", {})
+        unselected = [label for label, entry in methods.items() if (grid := entry.get("grid"))
+                      and chosen.get(grid["of"], {}).get("selected") != label]
+        for grid in dict.fromkeys(methods[label]["grid"]["of"] for label in unselected):
+            if not chosen.get(grid, {}).get("selected"):
+                self.missing.append(f"{self.names[index]}: nothing is selected from the grid of {grid} before all its points have run "
+                                    "with all seeds")
+        kept = {label: entry for label, entry in methods.items() if label not in unselected}
+        for entry in kept.values():
+            if grid := entry.get("grid"):
+                grid.update(points=len(chosen[grid["of"]]["points"]), rule=chosen[grid["of"]]["rule"])
+        self.heads[index]["methods"] = kept
+        return unselected
+
     def _series(self, frames):
         """Pools a label over folders where method, config, model and order are the same and no seed is there twice.
 
-        Of a grid only the selected point is a series, under the label whose grid it is.
+        The selected point of a grid goes by the label whose grid it is.
         """
         groups = defaultdict(list)
         for index, head in enumerate(self.heads):
@@ -138,12 +155,8 @@ class Results:
             for there, entry in (head.get("methods") or {}).items():
                 label, selected = there, ""
                 if grid := entry.get("grid"):
-                    label, chosen = grid["of"], self.selections[index].get(grid["of"], {})
-                    if chosen.get("selected") != there:
-                        self._say_if_nothing_is_selected(index, label, chosen)
-                        continue
-                    values = ", ".join(f"{name} {value}" for name, value in grid["values"].items())
-                    selected = f"{label}: {values}, selected among {len(chosen['points'])} by the {chosen['rule']}."
+                    label, values = grid["of"], ", ".join(f"{name} {value}" for name, value in grid["values"].items())
+                    selected = f"{label}: {values}, selected among {grid['points']} by the {grid['rule']}."
                     entry = {part: value for part, value in entry.items() if part != "grid"}
                 model = head.get("model") or {}
                 if isinstance(model, dict):  # where it ran is provenance and keeps no seeds apart
@@ -183,11 +196,6 @@ class Results:
                     group["selected"],
                 )
         return series
-
-    def _say_if_nothing_is_selected(self, index, label, chosen):
-        line = f"{self.names[index]}: nothing is selected from the grid of {label} before all its points have run with all seeds"
-        if not chosen.get("selected") and line not in self.missing:
-            self.missing.append(line)
 
     def _pool(self, frames):
         parts = []
