@@ -169,10 +169,10 @@ class Evaluator:
                 for item, total, length in zip(items, totals, lengths):
                     item.update({direction: total, f"{direction}_tokens": length})
             read = 2 * sum(map(len, question)) + 2 * sum(map(len, shown))
-            return {"n": len(items), "metrics": values, "items": items, "sampled_tokens": sampled, "scored_tokens": 2 * sampled + read}
+            return {"n": len(items), "base": base_weights, "metrics": values, "items": items, "sampled_tokens": sampled,
+                    "scored_tokens": 2 * sampled + read}
 
-        meaning = {**common, "measure": "KL to the base policy", "base": base_weights[:16]}
-        return self._once(weights, meaning, measure, "kl")
+        return self._once(weights, {**common, "measure": "KL to the base policy"}, measure, "kl")
 
     def _once(self, weights, meaning, measure, clock=None):
         """(key, protocol, evaluation) of what ``measure()`` returns, made now or before; its seconds go to ``clock``."""

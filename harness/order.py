@@ -184,7 +184,7 @@ class Order:
             if not Path(file).is_file():
                 raise UserError(f"{place}: {split}", f"{file} is not a file", "give the path of a JSONL file")
         if files:
-            for wanted in sorted(self._read() - set(files)):
+            for wanted in sorted(self._needed() - set(files)):
                 raise UserError(f"{place}: {wanted}", "is missing", "give the path of a JSONL file")
             if not spec.grader:
                 raise UserError(f"{place}: grader", "is missing", "name one of benchmarks/graders.py")
@@ -200,14 +200,14 @@ class Order:
                 isinstance(t, dict) and set(t) == {"role", "content"} and all(isinstance(v, str) for v in t.values())
                 for t in template)):
             raise UserError(f"{place}: teacher_template", "must be messages with `role` and `content`")
-        for split in sorted(self._read()):  # wrong rows are found now, not after an hour
+        for split in sorted(self._needed()):  # wrong rows are found now, not after an hour
             skill.examples(split)
         self.skills.append(skill)
         self.specs[spec.name] = spec
         if self.evaluate.teacher:
             self.teacher_split(skill)
 
-    def _read(self):
+    def _needed(self):
         """The splits that every skill must have."""
         return {"train", self.evaluate.split} | ({"validation"} if self.selects else set())
 
