@@ -11,10 +11,14 @@ import math
 import statistics
 import time
 
-from harness import models
+import torch
+import torch.nn.functional as F
+
+from harness import metrics, models
 from harness.retention import run_suite
-from harness.sampler import seed_for
+from harness.sampler import Sampler, seed_for
 from harness.skills import fingerprint
+from harness.training import Row, chunks, completion_states
 
 
 def protocol_hash(meaning):
@@ -74,17 +78,115 @@ class Evaluator:
         answers = sampler.sample([models.chat_tokens(tokenizer, messages) for messages in asked],
                                  max_new_tokens=self.limits[skill.name], temperature=self.settings.temperature,
                                  top_p=self.settings.top_p, seed=seed_for(self.settings.seed, "evaluation"), progress=progress)
-        items = [{"id": e.id, "prompt": "\n".join(f"[{m['role']}] {m['content']}" for m in messages), "completion": a.text,
+        items = [{"id": e.id, "prompt": _text(messages), "completion": a.text,
                   "tokens": len(a.token_ids), "finished": a.finished, "reference": e.reference,
                   "scores": {name: float(f(a.text, e.reference)) for name, f in skill.metrics.items()}}
                  for e, messages, (a,) in zip(examples, asked, answers)]
-        metrics = {name: mean_and_stderr([item["scores"][name] for item in items]) for name in skill.metrics}
-        metrics["response_tokens"] = mean_and_stderr([item["tokens"] for item in items])
+        values = {name: mean_and_stderr([item["scores"][name] for item in items]) for name in skill.metrics}
+        values["response_tokens"] = mean_and_stderr([item["tokens"] for item in items])
         evaluation = {"protocol": protocol, "kind": "skill", "name": skill.name, "split": split, "n": len(items),
-                      "metrics": metrics, "items": items}
+                      "metrics": values, "items": items}
         self.results.save_evaluation(key, evaluation)
         self.seconds["evaluation"] += time.perf_counter() - start
         return key, protocol, evaluation
+
+    def pass_at_k(self, model, tokenizer, sampler, weights, skill, progress=None):
+        """pass@k of a skill on the split that counts, for k = 1, 2, 4, ... and the number of samples; see metrics.pass_at_k.
+
+        An answer is right if the metric that counts is 1. Standard errors are over prompts. Returns as ``skill`` does; the
+        items hold every answer and how many were right, from which any other k follows.
+        """
+        how, split = self.settings.pass_at_k, self.settings.split
+        examples = sample_of(skill.examples(split), how.prompts)
+        meaning = {**self.skill_protocol(skill, split, _name(model.dtype), tokenizer.chat_template), "measure": "pass@k",
+                   "examples": len(examples), "data": fingerprint(examples), "samples": how.samples, "right": f"{skill.metric} is 1",
+                   "decoding": f"temperature {how.temperature}, top-p {how.top_p}, seed {self.settings.seed}"}
+
+        def measure():
+            answers = sampler.sample([models.chat_tokens(tokenizer, e.prompt) for e in examples], n=how.samples,
+                                     max_new_tokens=self.limits[skill.name], temperature=how.temperature, top_p=how.top_p,
+                                     seed=seed_for(self.settings.seed, "pass@k"), progress=progress)
+            ks = sorted({2**i for i in range(how.samples.bit_length())} | {how.samples})
+            items = []
+            for e, group in zip(examples, answers):
+                scores = [float(skill.grade(a.text, e.reference)) for a in group]
+                right = sum(score == 1 for score in scores)
+                items.append({"id": e.id, "prompt": _text(e.prompt), "reference": e.reference, "right": right, "samples": how.samples,
+                              "completions": [{"completion": a.text, "tokens": len(a.token_ids), "finished": a.finished, "score": score}
+                                              for a, score in zip(group, scores)],
+                              "scores": {f"pass@{k}": float(metrics.pass_at_k(how.samples, right, k)) for k in ks}})
+            return {"n": len(items), "items": items, "sampled_tokens": sum(len(a.token_ids) for group in answers for a in group),
+                    "metrics": {f"pass@{k}": mean_and_stderr([i["scores"][f"pass@{k}"] for i in items]) for k in ks}}
+
+        return self._once(weights, meaning, measure, "pass_at_k")
+
+    def kl(self, model, base, tokenizer, skill, split, progress=None, teacher=False):
+        """KL divergence between ``model`` and the base policy ``base`` on the first prompts of a split, in nats.
+
+        Forward is KL(base || model), along answers sampled from the base; reverse is KL(model || base), along the model's own
+        answers; one answer a prompt, temperature 1, no top-p. At every position the divergence is that of the two next-token
+        distributions over the full vocabulary, given the sampled prefix; summed over an answer, its mean is the KL of answers
+        cut at the limit (chain rule), with less variance than their log-ratio. ``_sequence``: mean sum of an answer;
+        ``_token``: mean over all tokens. Standard errors are over answers.
+
+        With ``teacher`` the model reads the teacher's prompt and the metrics are named ``teacher_kl_...``. Returns as ``skill``.
+        """
+        examples = sample_of(skill.examples(split), self.settings.kl.prompts)
+        common = self.skill_protocol(skill, split, _name(model.dtype), tokenizer.chat_template, teacher)
+        common = {**{k: v for k, v in common.items() if k != "scorer"}, "examples": len(examples), "data": fingerprint(examples),
+                  "decoding": f"temperature 1, top-p 1, seed {self.settings.seed}"}
+        weights, base_weights = models.fingerprint(model), models.fingerprint(base)
+        question = [models.chat_tokens(tokenizer, e.prompt) for e in examples]
+        shown = question
+        if teacher:
+            shown = [models.chat_tokens(tokenizer, skill.teacher_prompt(e, self.templates[skill.name])) for e in examples]
+
+        def answers(policy, whose, prompts, meaning):
+            """Token ids of one sampled answer a prompt; kept, so that the base answers once for all methods and seeds."""
+            def draw():
+                sampler = Sampler(policy, tokenizer, self.settings.batch_size)
+                drawn = sampler.sample(prompts, max_new_tokens=self.limits[skill.name], seed=seed_for(self.settings.seed, "kl"),
+                                       progress=progress)
+                return {"n": len(drawn), "metrics": {}, "items": [
+                    {"id": e.id, "prompt": _text(e.prompt), "completion": a.text, "finished": a.finished, "token_ids": a.token_ids}
+                    for e, (a,) in zip(examples, drawn)]}
+
+            return [item["token_ids"] for item in self._once(whose, {**meaning, "measure": "samples"}, draw)[2]["items"]]
+
+        def measure():
+            plain = {k: v for k, v in common.items() if k != "teacher_template"}
+            prefix, values, items, sampled = "teacher_" if teacher else "", {}, [{"id": e.id} for e in examples], 0
+            for direction, policy, whose, prompts, meaning, other, others in (
+                    ("forward", base, base_weights, question, plain, model, shown),
+                    ("reverse", model, weights, shown, common, base, question)):
+                drawn = answers(policy, whose, prompts, meaning)
+                totals = sequence_kl(policy, [Row(p, a) for p, a in zip(prompts, drawn)],
+                                     other, [Row(p, a) for p, a in zip(others, drawn)])
+                lengths = [len(a) for a in drawn]
+                sampled += sum(lengths)
+                values[f"{prefix}kl_{direction}_sequence"] = mean_and_stderr(totals)
+                values[f"{prefix}kl_{direction}_token"] = metrics.ratio_and_stderr(totals, lengths)
+                for item, total, length in zip(items, totals, lengths):
+                    item.update({direction: total, f"{direction}_tokens": length})
+            read = 2 * sum(map(len, question)) + 2 * sum(map(len, shown))
+            return {"n": len(items), "base": base_weights, "metrics": values, "items": items, "sampled_tokens": sampled,
+                    "scored_tokens": 2 * sampled + read}
+
+        return self._once(weights, {**common, "measure": "KL to the base policy"}, measure, "kl")
+
+    def _once(self, weights, meaning, measure, clock=None):
+        """(key, protocol, evaluation) of what ``measure()`` returns, made now or before; its seconds go to ``clock``."""
+        protocol = protocol_hash(meaning)
+        key = f"{weights[:16]}-{protocol}"
+        self.results.protocol(protocol, meaning)
+        found = self.results.evaluation(key)
+        if found is None:
+            start = time.perf_counter()
+            found = {"protocol": protocol, "kind": "skill", "name": meaning["name"], "split": meaning["split"], **measure()}
+            self.results.save_evaluation(key, found)
+            if clock:
+                self.seconds[clock] = self.seconds.get(clock, 0.0) + time.perf_counter() - start
+        return key, protocol, found
 
     def retention(self, model, tokenizer, weights, progress=None):
         """Evaluate the retention suite. Yields (key, protocol, evaluation), one a task."""
@@ -102,6 +204,32 @@ class Evaluator:
         self.seconds["retention"] += time.perf_counter() - start
         for key, protocol in keys.values():
             yield key, protocol, self.results.evaluation(key)
+
+
+@torch.inference_mode()
+def sequence_kl(p, rows_p, q, rows_q):
+    """Sums over the completions of KL(p || q) between next-token distributions, in nats: a float a row.
+
+    p, q: models; rows_p, rows_q: Rows with the same completions, each after the prompt that its model reads. One row at a
+    time, the vocabulary-sized tensors for one chunk of tokens; float32, summed in float64.
+    """
+    totals = []
+    for pair in zip(rows_p, rows_q, strict=True):
+        states = [completion_states(model, [row], [[0]])[0] for model, row in zip((p, q), pair)]
+        total = 0.0
+        for part in chunks(len(states[0]), p.config.get_text_config().vocab_size):
+            log_p, log_q = (models.head(model)(s[part]).float().log_softmax(-1) for model, s in zip((p, q), states))
+            total += F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1).double().sum().item()
+        totals.append(total)
+    return totals
+
+
+def _name(dtype):
+    return str(dtype).removeprefix("torch.")
+
+
+def _text(messages):
+    return "\n".join(f"[{m['role']}] {m['content']}" for m in messages)
 
 
 def scorer_hash(function):

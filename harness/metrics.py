@@ -144,6 +144,43 @@ def normalised(values, base, best):
     return (np.asarray(values, float) - base) / np.where(span > 0, span, np.nan)
 
 
+def pass_at_k(samples, correct, k):
+    """Unbiased estimate of the chance that one of k answers is right (Chen et al. 2021, arXiv 2107.03374, eq. 1).
+
+    1 - C(n - c, k) / C(n, k) for c = ``correct`` of n = ``samples`` answers, as a product that does not overflow. Numbers or
+    arrays of counts, k <= samples; the mean over prompts is the pass@k that papers quote.
+    """
+    n, c = np.broadcast_arrays(np.asarray(samples), np.asarray(correct))
+    if not ((c >= 0) & (c <= n) & (k <= n)).all() or k < 1:
+        raise ValueError(f"pass_at_k({samples}, {correct}, {k}): wants 0 <= correct <= samples and 1 <= k <= samples")
+    none_right = np.ones(n.shape)
+    for i in range(k):  # the i-th of k answers drawn without replacement is wrong too
+        none_right = none_right * np.maximum(n - c - i, 0) / (n - i)
+    return (1 - none_right)[()]
+
+
+def ratio_and_stderr(totals, counts):
+    """Mean per unit, sum(totals) / sum(counts), over answers of differing length, and its standard error.
+
+    The error is that of a ratio of means over independent answers, to first order (Cochran 1977, eq. 2.46); None for one.
+    """
+    totals, counts = np.asarray(totals, float), np.asarray(counts, float)
+    ratio, n = totals.sum() / counts.sum(), len(totals)
+    if n < 2:
+        return float(ratio), None
+    residual = ((totals - ratio * counts) ** 2).sum() / (n - 1)
+    return float(ratio), float(math.sqrt(residual / n) / counts.mean())
+
+
+def select(points):
+    """The best point of a grid by its validation scores: {point: [score of every run]} -> the point with the highest mean.
+
+    None while a score is missing (None or NaN) or there is no point; of equal ones the first, in the order of the grid.
+    """
+    means = {point: np.mean([math.nan if s is None else s for s in scores]) for point, scores in points.items()}
+    return max(means, key=means.get) if means and np.isfinite(list(means.values())).all() else None
+
+
 def t_quantile(p, df):
     """Quantile of Student's t distribution for 0.5 <= p < 1 and a whole number of degrees of freedom.
 

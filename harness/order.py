@@ -1,7 +1,8 @@
 """The task-order file: schema, validation before anything loads, expansion into runs. docs/order.md explains every key."""
 
+import itertools
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import yaml
@@ -37,8 +38,22 @@ class Budget:
 class Rollout:
     temperature: float = option(1.0, "sampling temperature of rollouts", above=0)
     top_p: float = option(1.0, "nucleus sampling of rollouts", above=0, max=1)
+    max_prompt_tokens: int | None = option(None, "training examples with a longer prompt are left out; no limit if left out", min=1)
     max_new_tokens: int | None = option(None, "limit of a rollout; the skill's own if left out", min=1)
     batch_size: int = option(48, "completions sampled at once", min=1)
+
+
+@dataclass
+class PassAtK:
+    samples: int = option(128, "answers sampled for each prompt; the largest k", min=1)
+    prompts: int | None = option(None, "prompts of the split, the first ones; all if left out", min=1)
+    temperature: float = option(1.0, "sampling temperature", above=0)
+    top_p: float = option(0.95, "nucleus sampling", above=0, max=1)
+
+
+@dataclass
+class KL:
+    prompts: int | None = option(None, "prompts of the split, the first ones; all if left out", min=1)
 
 
 @dataclass
@@ -51,6 +66,9 @@ class Evaluate:
     top_p: float = option(1.0, "nucleus sampling, where temperature is above 0", above=0, max=1)
     seed: int = option(0, "of sampled answers; the same for every run", min=0)
     batch_size: int = option(48, "answers sampled at once; no part of the protocol", min=1)
+    pass_at_k: dict | None = option(None, "pass@k of each skill at the base and after its own stage: samples, prompts, ...")
+    kl: dict | None = option(None, "KL to the base policy on the skill just learned: prompts")
+    teacher: bool = option(False, "accuracy of the base model as the demonstration-conditioned teacher of each skill")
 
 
 @dataclass
@@ -84,16 +102,20 @@ class Schema:
     evaluate: dict = option({}, "evaluation of the skills")
     retention: str | list | None = option(None, "a suite of benchmarks/retention, or lm-eval tasks")
     checkpoints: dict = option({}, "resume and disk")
+    grid: dict = option({}, "label: {hyperparameter: [values]}; validation accuracy selects among all combinations")
 
 
 @dataclass
 class MethodSpec:
-    """One label of the order: which method, with which hyperparameters."""
+    """One label of the order: which method, with which hyperparameters. A point of a grid knows the label whose grid it is
+    of, and the values that are its own."""
 
     label: str
     method: str
     cls: type
     config: object
+    grid_of: str | None = None
+    values: dict | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +146,13 @@ class Order:
         self.budget = build(Budget, schema.budget, f"{place}: budget")
         self.rollout = build(Rollout, schema.rollout, f"{place}: rollout")
         self.evaluate = build(Evaluate, schema.evaluate, f"{place}: evaluate")
+        for key, kind in (("pass_at_k", PassAtK), ("kl", KL)):
+            if (given := getattr(self.evaluate, key)) is not None:
+                setattr(self.evaluate, key, build(kind, given, f"{place}: evaluate.{key}"))
+        if schema.grid and self.evaluate.split != "test":
+            raise UserError(f"{place}: grid", f"selects on the validation split, and evaluate.split is {self.evaluate.split}",
+                            "leave evaluate.split at test: the selected run's test result is reported")
+        self.selects = bool(schema.grid)
         self.checkpoints = build(Checkpoints, schema.checkpoints, f"{place}: checkpoints")
         if len(set(schema.seeds)) != len(schema.seeds) or not schema.seeds:
             raise UserError(f"{place}: seeds", "must be one or more different whole numbers")
@@ -135,9 +164,11 @@ class Order:
             raise UserError(f"{place}: skills", "is empty", "name at least one skill")
         self.methods = {}
         for label, options in schema.methods.items():
-            self._add_method(str(label), options, f"{place}: methods.{label}")
+            self.methods[str(label)] = self._method(str(label), options, f"{place}: methods.{label}")
         if not self.methods:
             raise UserError(f"{place}: methods", "is empty", "name at least one method")
+        for label, values in schema.grid.items():
+            self._add_grid(str(label), values, schema.methods, f"{place}: grid.{label}")
         self.suite = None
         if schema.retention is not None:
             from harness.retention import load_suite
@@ -153,7 +184,7 @@ class Order:
             if not Path(file).is_file():
                 raise UserError(f"{place}: {split}", f"{file} is not a file", "give the path of a JSONL file")
         if files:
-            for wanted in {"train", self.evaluate.split} - set(files):
+            for wanted in sorted(self._needed() - set(files)):
                 raise UserError(f"{place}: {wanted}", "is missing", "give the path of a JSONL file")
             if not spec.grader:
                 raise UserError(f"{place}: grader", "is missing", "name one of benchmarks/graders.py")
@@ -169,12 +200,18 @@ class Order:
                 isinstance(t, dict) and set(t) == {"role", "content"} and all(isinstance(v, str) for v in t.values())
                 for t in template)):
             raise UserError(f"{place}: teacher_template", "must be messages with `role` and `content`")
-        for split in {"train", self.evaluate.split}:  # wrong rows are found now, not after an hour
+        for split in sorted(self._needed()):  # wrong rows are found now, not after an hour
             skill.examples(split)
         self.skills.append(skill)
         self.specs[spec.name] = spec
+        if self.evaluate.teacher:
+            self.teacher_split(skill)
 
-    def _add_method(self, label, options, place):
+    def _needed(self):
+        """The splits that every skill must have."""
+        return {"train", self.evaluate.split} | ({"validation"} if self.selects else set())
+
+    def _method(self, label, options, place):
         if not re.fullmatch(r"[A-Za-z0-9._-]+", label):
             raise UserError(place, f"{label!r} is no label", "use letters, digits, - and _")
         if not isinstance(options, dict | None):
@@ -189,7 +226,30 @@ class Order:
                 missing = next((e for e in skill.examples("train") if e.demonstration is None), None)
                 if missing:
                     raise UserError(place, f"{name} needs demonstrations; skill {skill.name}, example {missing.id} has none")
-        self.methods[label] = MethodSpec(label, str(file or name), cls, config)
+        return MethodSpec(label, str(file or name), cls, config)
+
+    def _add_grid(self, label, values, methods, place):
+        """Put a method for every combination of ``values`` ({hyperparameter: list}) in the place of the method ``label``."""
+        if label not in self.methods:
+            raise UserError(place, f"there is no method {label!r}", did_you_mean(label, self.methods))
+        if not isinstance(values, dict) or not values:
+            raise UserError(place, "must be a mapping from hyperparameters to lists of values")
+        known = [f.name for f in fields(self.methods[label].config)]
+        for name, each in values.items():
+            if name not in known:
+                raise UserError(f"{place}: {name}", "unknown key", did_you_mean(name, known))
+            if not isinstance(each, list) or not each:
+                raise UserError(f"{place}: {name}", "must be a list of values", "as [1e-5, 5e-5]")
+        given = next(options for key, options in methods.items() if str(key) == label) or {}
+        del self.methods[label]
+        for combination in itertools.product(*values.values()):
+            spec = self._method(label, {**given, **dict(zip(values, combination))}, place)
+            spec.grid_of, spec.values = label, {name: getattr(spec.config, name) for name in values}
+            spec.label = ".".join([label, *(f"{name}-{value}" for name, value in spec.values.items())])
+            spec.label = re.sub(r"[^A-Za-z0-9._-]", "_", spec.label)
+            if spec.label in self.methods:
+                raise UserError(place, f"{spec.label} stands twice", "give different values")
+            self.methods[spec.label] = spec
 
     def _beside(self, name):
         """A path beside the order file; one from the current folder if there is none."""
@@ -202,11 +262,14 @@ class Order:
     def runs(self):
         return [Run(label, seed) for seed in self.seeds for label in self.methods]
 
-    def prompts(self, skill):
-        """Prompts drawn for ``skill``."""
-        if own := self.specs[skill.name].prompts:
-            return own
-        return self.budget.prompts or max(1, round(self.budget.epochs * len(skill.examples("train"))))
+    def prompts(self, skill, config: TrainingConfig | None = None):
+        """Prompts drawn for ``skill``, by a method with ``config``: its own epochs, or the skill's or the order's budget."""
+        epochs = config.epochs if config else None
+        if not epochs:
+            if own := self.specs[skill.name].prompts or self.budget.prompts:
+                return own
+            epochs = self.budget.epochs
+        return max(1, round(epochs * len(skill.examples("train"))))
 
     def batch_size(self, config: TrainingConfig):
         return config.batch_size or self.budget.batch_size
@@ -220,9 +283,18 @@ class Order:
         return self.specs[skill.name].teacher_template
 
     def splits(self, skill):
-        """The splits that are evaluated: the one that counts, and the skill's further ones (as ``ood``) beside the test."""
+        """The splits that are evaluated: the one that counts, the skill's further ones (as ``ood``) beside the test, and the
+        validation split where a grid selects by it."""
         further = [s for s in skill.splits if s not in ("train", "validation", "test")]
-        return [self.evaluate.split] + (further if self.evaluate.split == "test" else [])
+        return [self.evaluate.split] + (further if self.evaluate.split == "test" else []) + ["validation"] * self.selects
+
+    def teacher_split(self, skill):
+        """Where the demonstration-conditioned teacher is measured: the first of validation and train whose examples all have
+        demonstrations. Raises UserError if there is none."""
+        for split in ("validation", "train"):
+            if split in skill.splits and all(e.demonstration is not None for e in skill.examples(split)):
+                return split
+        raise UserError(f"skill {skill.name}", "no split has demonstrations", "self-distillation needs them")
 
     def about(self):
         """What results.json holds; see docs/results.md."""
@@ -233,10 +305,17 @@ class Order:
                         "teacher_template": self.template(s) or s.teacher_template,
                         "train": fingerprint(s.examples("train"))[:12]} for s in self.skills],
             "retention": [] if self.suite is None else self.suite.summary(),
-            "methods": {label: {"method": m.method, "config": asdict(m.config)} for label, m in self.methods.items()},
-            "seeds": self.seeds, "evaluate": {k: v for k, v in asdict(self.evaluate).items() if k != "batch_size"},
-            "budget": asdict(self.budget), "rollout": asdict(self.rollout),
+            "methods": {label: {"method": m.method, "config": asdict(m.config),
+                                **({"grid": {"of": m.grid_of, "values": m.values}} if m.grid_of else {})}
+                        for label, m in self.methods.items()},
+            "seeds": self.seeds, "evaluate": _asked(self.evaluate, without=("batch_size",), unless_set=("pass_at_k", "kl", "teacher")),
+            "budget": asdict(self.budget), "rollout": _asked(self.rollout, unless_set=("max_prompt_tokens",)),
         }
+
+
+def _asked(section, without=(), unless_set=()):
+    """A section of the order as results.json holds it; what is optional stands there only where it is asked for."""
+    return {k: v for k, v in asdict(section).items() if k not in without and (v or k not in unless_set)}
 
 
 class _Loader(yaml.SafeLoader):
@@ -278,11 +357,12 @@ def read_order(path, changes=(), methods=(), seeds=()):
             raise UserError(f"--set {change}", f"{value!r} is not YAML", "quote the value") from None
         _set(mapping, key.split("."), value, f"--set {key}")
     order = Order(mapping, path)
+    known = {name for spec in order.methods.values() for name in (spec.label, spec.grid_of) if name}
     for label in methods:
-        if label not in order.methods:
-            raise UserError(f"--method {label}", "is not in the order", did_you_mean(label, order.methods))
+        if label not in known:
+            raise UserError(f"--method {label}", "is not in the order", did_you_mean(label, known))
     if methods:
-        order.methods = {label: order.methods[label] for label in order.methods if label in methods}
+        order.methods = {label: spec for label, spec in order.methods.items() if {label, spec.grid_of} & set(methods)}
     if seeds:
         order.seeds = list(dict.fromkeys(seeds))
     return order

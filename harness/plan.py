@@ -69,15 +69,17 @@ def plan(order, folder):
     machine, results = Machine(parameters, dtype, device), Results(folder)
     lengths = {s.name: _lengths(tokenizer, s, order.template(s)) for s in order.skills}
     runs = order.runs()
+    width = max(16, *(len(label) + 2 for label in order.methods))
     lines = [f"{order.name}: {len(runs)} runs ({len(order.methods)} methods x {len(order.seeds)} seeds), {len(order.skills)} stages each, "
              f"model {order.model.name} ({parameters / 1e6:.0f}M parameters, {str(dtype).removeprefix('torch.')})",
-             "", f"{'method':<16}{'skill':<18}{'prompts':>8}{'batch':>7}{'steps':>7}{'evaluations':>13}{'about':>10}"]
+             "", f"{'method':<{width}}{'skill':<18}{'prompts':>8}{'batch':>7}{'steps':>7}{'evaluations':>13}{'about':>10}"]
     answers = sum(min(len(s.examples(split)), order.evaluate.examples or 10**9) for s in order.skills for split in order.splits(s))
     once = sum(_evaluation_time(machine, order, s, lengths[s.name]) for s in order.skills)
+    further = {s.name: _further_time(machine, order, s, lengths[s.name]) for s in order.skills}
     total, evaluations = 0.0, 1
     for label, spec in order.methods.items():
         for number, skill in enumerate(order.skills, 1):
-            prompts, batch = order.prompts(skill), order.batch_size(spec.config)
+            prompts, batch = order.prompts(skill, spec.config), order.batch_size(spec.config)
             steps = -(-prompts // batch)
             inside = (steps - 1) // order.evaluate.every_steps if order.evaluate.every_steps else 0
             known = [read_json(p)["seconds"] for s in order.seeds
@@ -88,20 +90,58 @@ def plan(order, folder):
                 work = spec.cls(spec.config).work(**lengths[skill.name], limit=order.limit(skill, rollout=True))
                 seconds = prompts * (3 * machine.forward(work.learned) + machine.forward(work.scored + work.read))
                 seconds += steps * machine.sample(batch * work.answers, work.sampled, order.rollout.batch_size)
-                seconds += (1 + inside) * once
+                seconds += (1 + inside) * once + further[skill.name]["pass_at_k"] + further[skill.name]["kl"]
             total += seconds * len(order.seeds)
             evaluations += (1 + inside) * len(order.seeds)
-            lines.append(f"{label:<16}{skill.name:<18}{prompts:>8}{batch:>7}{steps:>7}{1 + inside:>13}{clock(seconds):>10}"
+            lines.append(f"{label:<{width}}{skill.name:<18}{prompts:>8}{batch:>7}{steps:>7}{1 + inside:>13}{clock(seconds):>10}"
                          + ("  measured" if known else ""))
+    base = sum(part["pass_at_k"] + part["teacher"] for part in further.values())
     held = parameters * dtype.itemsize
     weights = {"last": 1, "all": len(order.skills), "none": 0}[order.checkpoints.keep] * len(runs) * held
     tasks = len(order.suite.tasks) if order.suite else 0
     lines += ["", f"evaluations: {evaluations} of {answers} answers" + (f", {tasks} retention tasks after each stage" if tasks else ""),
-              f"time: about {clock(total + once)} on this machine ({machine.flops / 1e9:.0f} GFLOP/s measured)"
+              *_further_lines(order, further),
+              f"time: about {clock(total + once + base)} on this machine ({machine.flops / 1e9:.0f} GFLOP/s measured)"
               + (", the retention suite not counted" if tasks else ""),
               f"disk: {weights / 2**30:.1f} GiB of weights when done, {(weights + 2 * held + 16 * parameters) / 2**30:.1f} GiB at most",
               f"results: {folder}"]
     return "\n".join(lines)
+
+
+def _further_time(machine, order, skill, lengths):
+    """Seconds of pass@k and of the KL for one skill in one model, and of the teacher's accuracy, which only the base has."""
+    asked, out = order.evaluate, {"pass_at_k": 0.0, "kl": 0.0, "teacher": 0.0}
+
+    def sampling(rows):
+        return machine.sample(rows, order.limit(skill), asked.batch_size)
+
+    def count(split, most):
+        return min(len(skill.examples(split)), most or 10**9)
+
+    if asked.pass_at_k:
+        out["pass_at_k"] = sampling(count(asked.split, asked.pass_at_k.prompts) * asked.pass_at_k.samples)
+    if asked.kl:  # the answers of the model, and four passes over them and over those of the base, which are sampled once
+        rows = count(asked.split, asked.kl.prompts)
+        out["kl"] = sampling(rows) + machine.forward(4 * rows * (lengths["prompt"] + order.limit(skill)))
+    if asked.teacher:
+        rows = count(order.teacher_split(skill), asked.examples)
+        out["teacher"] = sampling(rows) + machine.forward(rows * lengths["teacher_prompt"])
+    return out
+
+
+def _further_lines(order, further):
+    asked, said = order.evaluate, {}
+    if asked.pass_at_k:
+        said["pass_at_k"] = f"pass@k: {asked.pass_at_k.samples} answers to each of {asked.pass_at_k.prompts or 'all'} prompts"
+    if asked.kl:
+        said["kl"] = "KL to the base policy: a second copy of the model in memory meanwhile"
+    if asked.teacher:
+        said["teacher"] = "accuracy of the teacher: once, at the base"
+    for key, text in said.items():
+        yield f"{text}; about {clock(sum(part[key] for part in further.values()))} for each skill once"
+    of = [spec.grid_of for spec in order.methods.values() if spec.grid_of]
+    for label in dict.fromkeys(of):
+        yield f"grid of {label}: {of.count(label)} points; the best on the validation split is the one reported"
 
 
 def _lengths(tokenizer, skill: Skill, template):

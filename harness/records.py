@@ -11,6 +11,7 @@ import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
+from harness import metrics
 from harness.errors import UserError
 
 VERSION = 1
@@ -148,7 +149,48 @@ class Results:
             files = [f for f in self.folder.glob("runs/*/stage-*/records.jsonl")
                      if not f.parent.name.endswith(".partial") and (f.parent / "stage.json").exists()]
             files.sort(key=lambda f: (f.parent.parent.name, int(f.parent.name.removeprefix("stage-"))))
-            write_text(self.folder / "records.jsonl", "".join(f.read_text(encoding="utf-8") for f in files))
+            text = "".join(f.read_text(encoding="utf-8") for f in files)
+            write_text(self.folder / "records.jsonl", text)
+            about = read_json(self.folder / "results.json")
+            if any("grid" in entry for entry in about["methods"].values()):
+                write_json(self.folder / "selection.json", selection(about, map(json.loads, text.splitlines())))
+
+    def selection(self):
+        """What the grids have selected so far; {} where there is none. See the function of the same name."""
+        path = self.folder / "selection.json"
+        return read_json(path) if path.exists() else {}
+
+
+def selection(about, records):
+    """The choice of every grid, by validation records alone.
+
+    A point of a grid is worth its mean own-stage validation accuracy: of each skill right after the stage that taught it, by
+    the metric that counts, averaged over the skills, then over the seeds. For one skill that is the paper's rule (arXiv
+    2601.19897, appendix). Only the ends of stages count, and nothing is selected before all points have run with all seeds.
+
+    about: what results.json holds; records: dicts. Returns {label of the grid: {"rule", "selected": label of a point or None,
+    "points": [{"label", "values", "validation": mean or None, "runs": {seed: mean over skills or None}}]}}.
+    """
+    metric = {skill["name"]: skill["metric"] for skill in about["skills"]}
+    own = {}
+    for r in records:
+        if r["final"] and r["kind"] == "skill" and r["split"] == "validation" and r["name"] == r["skill"] \
+                and r["metric"] == metric.get(r["name"]):
+            own.setdefault((r["method"], r["seed"]), {})[r["name"]] = r["value"]
+
+    def worth(run):
+        return sum(own[run].values()) / len(metric) if len(own.get(run, ())) == len(metric) else None
+
+    out = {}
+    for label, entry in about["methods"].items():
+        if grid := entry.get("grid"):
+            runs = {str(seed): worth((label, seed)) for seed in about["seeds"]}
+            mean = None if None in runs.values() else sum(runs.values()) / len(runs)
+            chosen = out.setdefault(grid["of"], {"rule": "highest mean own-stage validation accuracy", "selected": None, "points": []})
+            chosen["points"].append({"label": label, "values": grid["values"], "validation": mean, "runs": runs})
+    for chosen in out.values():
+        chosen["selected"] = metrics.select({point["label"]: list(point["runs"].values()) for point in chosen["points"]})
+    return out
 
 
 def _same(old, new, key, path, remedy):

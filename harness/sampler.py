@@ -121,18 +121,21 @@ class Sampler:
         try:
             for start in range(0, len(order), per_batch):
                 chosen = order[start:start + per_batch]
-                for (index, k), completion in self._batch([(i, prompts[i]) for i in chosen], max_new_tokens, temperature,
-                                                          top_p, n, seed):
-                    done[index][k] = completion
-                finished += len(chosen) * n
-                if progress:
-                    progress(finished)
+                for first in range(0, n, self.batch_size):  # more completions of one prompt than fit go in turns
+                    turn = range(first, min(n, first + self.batch_size))
+                    for (index, k), completion in self._batch([(i, prompts[i]) for i in chosen], max_new_tokens, temperature,
+                                                              top_p, turn, seed):
+                        done[index][k] = completion
+                    finished += len(chosen) * len(turn)
+                    if progress:
+                        progress(finished)
         finally:
             self.model.train(was_training)
             self.model.config._attn_implementation = attention
         return done
 
-    def _batch(self, prompts, max_new_tokens, temperature, top_p, n, seed):
+    def _batch(self, prompts, max_new_tokens, temperature, top_p, turn, seed):
+        """Completions number ``turn`` (a range) of each of ``prompts`` ((index, token ids) pairs)."""
         device = self.model.device
         longest = max(len(p) for _, p in prompts)
         shared = 0
@@ -158,9 +161,9 @@ class Sampler:
             for layer in layers:
                 layer.select(torch.zeros(len(prompts), dtype=torch.long, device=device))
         logits = step(ids, shared, gap, seen)
-        rows = [(i, k) for i, _ in prompts for k in range(n)]
-        if n > 1:  # the prompt was read once; from here on every completion is a row of its own
-            repeat = torch.arange(len(prompts), device=device).repeat_interleave(n)
+        rows = [(i, k) for i, _ in prompts for k in turn]
+        if len(turn) > 1:  # the prompt was read once; from here on every completion is a row of its own
+            repeat = torch.arange(len(prompts), device=device).repeat_interleave(len(turn))
             for layer in layers:
                 layer.select(repeat)
             logits, gap = logits[repeat], gap[repeat]

@@ -45,6 +45,12 @@ def run_order(order, folder, progress=None):
                 _Run(order, results, run, progress, f"run {number}/{len(runs)} {run.name}").go(left[0], loaded)
                 loaded = None
     results.rebuild()
+    for label, chosen in results.selection().items():
+        points = {point["label"]: point["validation"] for point in chosen["points"]}
+        if chosen["selected"]:
+            progress.say(f"{label}: {chosen['selected']} is selected among {len(points)}, validation {points[chosen['selected']]:.3f}")
+        else:
+            progress.say(f"{label}: nothing is selected yet, some of {len(points)} points have not run with all seeds")
 
 
 def evaluator(order, results):
@@ -130,15 +136,28 @@ class _Run:
             model=self.model, tokenizer=self.tokenizer,
             sampler=Sampler(self.model, self.tokenizer, order.rollout.batch_size),
             skill=self.skill, teacher_template=order.template(self.skill), seed=self.run.seed, index=self.number,
-            prompts=order.prompts(self.skill), batch_size=order.batch_size(self.spec.config),
+            prompts=order.prompts(self.skill, self.spec.config), batch_size=order.batch_size(self.spec.config),
             max_new_tokens=order.limit(self.skill, rollout=True), temperature=order.rollout.temperature,
             top_p=order.rollout.top_p, folder=folder, on_step=self._after_step, restored=restored and restored["stage"])
+        if limit := order.rollout.max_prompt_tokens:
+            stage.examples = self._short_enough(stage, limit)
         self.rate, self.saved = Rate(stage.steps_in_all, stage.step), time.monotonic()
         if restored:
             self.progress.say(f"{self.where}: goes on after step {stage.step}")
         self.method.learn(stage)
         stage.close()
         return stage
+
+    def _short_enough(self, stage, limit):
+        """The training examples whose prompt has at most ``limit`` tokens: a cut prompt would be another question."""
+        kept = [e for e in stage.examples if len(stage.prompt_tokens(e)) <= limit]
+        if not kept:
+            raise UserError(f"skill {self.skill.name}", f"no training example has a prompt of at most {limit} tokens",
+                            "raise rollout.max_prompt_tokens")
+        if left_out := len(stage.examples) - len(kept):
+            self.progress.say(f"{self.where}: {left_out} of {len(stage.examples)} training examples are left out, "
+                              f"their prompts are longer than {limit} tokens")
+        return kept
 
     def _after_step(self, stage, step):
         self.log.append({"step": self.base["step"] + stage.step, **step.logged})
@@ -172,14 +191,39 @@ class _Run:
                 found = self.evaluator.skill(self.model, self.tokenizer, self.eval_sampler, weights, skill, split,
                                              shower(f"{skill.name} {split}"))
                 self._record(stage, final, *found)
+        if final:
+            self._measure_further(stage, weights, shower)
         if final and self.order.suite:
             for found in self.evaluator.retention(self.model, self.tokenizer, weights, shower("retention")):
                 self._record(stage, final, *found)
 
-    def _record(self, stage, final, key, protocol, evaluation):
+    def _measure_further(self, stage, weights, shower):
+        """pass@k and the KL to the base policy of the skill just learned; of every skill at the base, with its teacher."""
+        order, settings, measure, model, tokenizer = self.order, self.order.evaluate, self.evaluator, self.model, self.tokenizer
+        if settings.pass_at_k:
+            for skill in [self.skill] if self.number else order.skills:
+                self._record(stage, True, *measure.pass_at_k(model, tokenizer, self.eval_sampler, weights, skill,
+                                                             shower(f"{skill.name} pass@k")))
+        if settings.kl and self.number:
+            base, _ = load_model(order)  # a second copy, for as long as this takes
+            self._record(stage, True, *measure.kl(model, base, tokenizer, self.skill, settings.split,
+                                                  shower(f"{self.skill.name} KL to the base policy")))
+        for skill in order.skills if settings.teacher and not self.number else ():
+            split, show = order.teacher_split(skill), shower(f"{skill.name} teacher")
+            of_split = {"model": model, "tokenizer": tokenizer, "sampler": self.eval_sampler, "weights": weights, "skill": skill,
+                        "split": split, "progress": show}
+            if split not in order.splits(skill):  # what the teacher is to be compared with
+                self._record(stage, True, *measure.skill(**of_split))
+            self._record(stage, True, *measure.skill(**of_split, teacher=True), names={skill.metric: "teacher_accuracy"})
+            if settings.kl:
+                self._record(stage, True, *measure.kl(model, model, tokenizer, skill, split, show, teacher=True))
+
+    def _record(self, stage, final, key, protocol, evaluation, names=None):
+        """One record a metric of ``evaluation``; names: {metric: under which name}, and then only those."""
         done = stage.step if stage else 0
         prompts = min(done * stage.batch_size, stage.prompts) if stage else 0
-        for metric, (value, stderr) in evaluation["metrics"].items():
+        values = evaluation["metrics"]
+        for metric, (value, stderr) in {names[m]: values[m] for m in names}.items() if names else values.items():
             self.records.append({
                 "run": self.run.name, "method": self.run.label, "seed": self.run.seed, "stage": self.number,
                 "skill": self.skill.name if self.skill else None, "step": self.base["step"] + done, "final": final,
@@ -211,10 +255,7 @@ def check_teacher(order, folder, progress=None):
     measure = evaluator(order, results)
     weights, sampler, rows = models.fingerprint(model), Sampler(model, tokenizer, order.evaluate.batch_size), []
     for skill in order.skills:
-        split = next((s for s in ("validation", "train") if s in skill.splits
-                      and all(e.demonstration is not None for e in skill.examples(s))), None)
-        if split is None:
-            raise UserError(f"skill {skill.name}", "no split has demonstrations", "self-distillation needs them")
+        split = order.teacher_split(skill)
         row = {"skill": skill.name, "split": split}
         for who in ("base", "teacher"):
             progress.show(f"{skill.name}: {who}")

@@ -33,6 +33,7 @@ class TrainingConfig:
 
     learning_rate: float = option(2e-5, "peak learning rate of AdamW", min=0)
     batch_size: int | None = option(None, "prompts per optimizer step; the order's budget.batch_size if left out", min=1)
+    epochs: float | None = option(None, "passes over the training examples of each skill; the order's budget if left out", above=0)
     schedule: str = option("cosine", "learning rate after the warm-up", choices=("cosine", "linear", "constant"))
     warmup_steps: int = option(10, "optimizer steps of linear warm-up in each stage, a fifth of the stage at most", min=0)
     weight_decay: float = option(0.0, "AdamW's decoupled weight decay", min=0)

@@ -1,5 +1,8 @@
 """The metrics against cases worked out by hand and against published quantiles."""
 
+import itertools
+import math
+
 import numpy as np
 import pytest
 
@@ -130,3 +133,47 @@ def test_bootstrap_of_many_columns_is_paired():
     both = metrics.bootstrap_means(np.stack([scores, scores - 0.1], 1), draws=300)
     assert both.shape == (300, 2) and np.ptp(both[:, 0] - both[:, 1]) < 1e-12
     assert both[:, 0].std() == pytest.approx(scores.std() / 50**0.5, rel=0.15)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 5, 9])
+def test_pass_at_k_is_the_mean_over_all_subsets(samples):
+    for correct in range(samples + 1):
+        answers = [i < correct for i in range(samples)]
+        for k in range(1, samples + 1):
+            subsets = [any(s) for s in itertools.combinations(answers, k)]
+            assert metrics.pass_at_k(samples, correct, k) == pytest.approx(np.mean(subsets), abs=1e-12)
+
+
+def test_pass_at_k_is_unbiased():
+    """Its expectation over the number of right answers is the chance that one of k is right, 1 - (1 - p)^k."""
+    n, p = 128, 0.03
+    chance = np.array([math.comb(n, c) * p**c * (1 - p) ** (n - c) for c in range(n + 1)])
+    for k in (1, 2, 17, 64, 128):
+        values = metrics.pass_at_k(n, np.arange(n + 1), k)
+        assert (chance * values).sum() == pytest.approx(1 - (1 - p) ** k, rel=1e-12)
+        assert values[[0, n]].tolist() == [0, 1] and (np.diff(values) >= 0).all()
+
+
+@pytest.mark.parametrize("samples, correct, k", [(4, 5, 1), (4, -1, 1), (4, 2, 5), (4, 2, 0)])
+def test_pass_at_k_of_impossible_counts(samples, correct, k):
+    with pytest.raises(ValueError, match="wants 0 <= correct <= samples"):
+        metrics.pass_at_k(samples, correct, k)
+
+
+def test_ratio_and_its_error():
+    assert metrics.ratio_and_stderr([3.0], [2]) == (1.5, None)
+    values = [0.1, 0.5, 0.3, 0.7]  # equal counts: the plain mean and its plain error
+    assert metrics.ratio_and_stderr([4 * v for v in values], [4] * 4) == pytest.approx((0.4, np.std(values, ddof=1) / 2))
+    generator = np.random.default_rng(0)  # against the spread of many repetitions
+    counts = generator.integers(1, 30, size=(4000, 60))
+    totals = counts * 0.4 + generator.normal(size=counts.shape) * counts**0.5
+    ratios, errors = np.array([metrics.ratio_and_stderr(t, c) for t, c in zip(totals, counts)]).T
+    assert ratios.std() == pytest.approx(errors.mean(), rel=0.05) and ratios.mean() == pytest.approx(0.4, abs=0.01)
+
+
+def test_select():
+    assert metrics.select({"a": [0.2, 0.4], "b": [0.5, 0.2], "c": [0.1, 0.1]}) == "b"
+    assert metrics.select({"b": [0.5], "a": [0.5]}) == "b"  # of equals the first
+    for missing in (None, float("nan")):
+        assert metrics.select({"a": [0.2, 0.4], "b": [0.9, missing]}) is None
+    assert metrics.select({}) is None

@@ -26,7 +26,8 @@ def test_links_lead_somewhere():
 
 def test_every_key_of_an_order_is_documented():
     text = (ROOT / "docs" / "order.md").read_text()
-    for section in (order.Schema, order.ModelSpec, order.Budget, order.Rollout, order.Evaluate, order.Checkpoints, order.SkillSpec):
+    for section in (order.Schema, order.ModelSpec, order.Budget, order.Rollout, order.Evaluate, order.PassAtK, order.KL,
+                    order.Checkpoints, order.SkillSpec):
         for field in dataclasses.fields(section):
             assert re.search(rf"\b{field.name}\b", text), field.name
 

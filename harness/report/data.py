@@ -64,6 +64,7 @@ class Series:
     order: tuple
     members: list = field(default_factory=list)  # (folder index, label there)
     seeds: list = field(default_factory=list)  # expected
+    selected: str = ""  # which point of a grid this is, and how it was chosen
 
 
 class Results:
@@ -85,6 +86,8 @@ class Results:
             frame, broken = read_records(folder / "records.jsonl")
             if broken:
                 self.missing.append(f"{self.names[index]}: {broken} unreadable line(s) in records.jsonl left out")
+            if unselected := self._leave_to_selection(index):
+                frame = frame[~frame["method"].isin(unselected)].copy()
             frame["folder"] = index
             frames.append(frame)
             self.protocols.update(read_json(folder / "protocols.json", {}))
@@ -125,32 +128,57 @@ class Results:
                     )
         return {key: value for key, (value, _) in agreed.items()}
 
+    def _leave_to_selection(self, index):
+        """Takes the points of grids that were not selected from the methods of a folder, and returns their labels."""
+        methods, chosen = self.heads[index].get("methods") or {}, read_json(self.folders[index] / "selection.json", {})
+        unselected = [label for label, entry in methods.items() if (grid := entry.get("grid"))
+                      and chosen.get(grid["of"], {}).get("selected") != label]
+        for grid in dict.fromkeys(methods[label]["grid"]["of"] for label in unselected):
+            if not chosen.get(grid, {}).get("selected"):
+                self.missing.append(f"{self.names[index]}: nothing is selected from the grid of {grid} before all its points have run "
+                                    "with all seeds")
+        kept = {label: entry for label, entry in methods.items() if label not in unselected}
+        for entry in kept.values():
+            if grid := entry.get("grid"):
+                grid.update(points=len(chosen[grid["of"]]["points"]), rule=chosen[grid["of"]]["rule"])
+        self.heads[index]["methods"] = kept
+        return unselected
+
     def _series(self, frames):
-        """Pools a label over folders where method, config, model and order are the same and no seed is there twice."""
+        """Pools a label over folders where method, config, model and order are the same and no seed is there twice.
+
+        The selected point of a grid goes by the label whose grid it is.
+        """
         groups = defaultdict(list)
         for index, head in enumerate(self.heads):
             order = tuple(s["name"] for s in head.get("skills", []))
-            for label, entry in (head.get("methods") or {}).items():
+            for there, entry in (head.get("methods") or {}).items():
+                label, selected = there, ""
+                if grid := entry.get("grid"):
+                    label, values = grid["of"], ", ".join(f"{name} {value}" for name, value in grid["values"].items())
+                    selected = f"{label}: {values}, selected among {grid['points']} by the {grid['rule']}."
+                    entry = {part: value for part, value in entry.items() if part != "grid"}
                 model = head.get("model") or {}
                 if isinstance(model, dict):  # where it ran is provenance and keeps no seeds apart
                     model = {k: v for k, v in model.items() if k != "device"}
                 key = json.dumps([label, entry, model, order], sort_keys=True)
-                found = set(frames[index].loc[frames[index]["method"] == label, "seed"].dropna().astype(int))
+                found = set(frames[index].loc[frames[index]["method"] == there, "seed"].dropna().astype(int))
                 seeds = set(head.get("seeds") or ()) | found
                 for group in groups[label]:
                     if group["key"] == key and not group["seeds"] & seeds:
                         group["seeds"] |= seeds
-                        group["members"].append((index, label))
+                        group["members"].append((index, there))
                         break
                 else:
                     groups[label].append(
                         {
                             "key": key,
                             "seeds": seeds,
-                            "members": [(index, label)],
+                            "members": [(index, there)],
                             "order": order,
                             "entry": entry,
                             "model": _model_name(head),
+                            "selected": selected,
                         }
                     )
         series = {}
@@ -165,6 +193,7 @@ class Results:
                     group["order"],
                     group["members"],
                     sorted(group["seeds"]),
+                    group["selected"],
                 )
         return series
 

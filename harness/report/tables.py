@@ -355,6 +355,7 @@ def main_table(results):
             if in_mean
             else ""
         )
+        + "".join(f" {series.selected}" for series in results.series.values() if series.selected)
     )
     return Table("main", "Main results", note, columns, rows)
 

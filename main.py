@@ -1,0 +1,116 @@
+"""Self-distillation fine-tuning (SDFT) on one skill: the command of arXiv 2601.19897, with the defaults of its authors' code.
+
+It is an order of one method and one stage, run by the code that runs all orders: the same records, tables and page in
+--output_dir, and beside them the trained model, as transformers loads it. Started again, it goes on where it stopped.
+"""
+
+import argparse
+import math
+import os
+import sys
+from pathlib import Path
+
+from harness.errors import UserError, reported
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise UserError("main.py", message, "python main.py --help lists every option")
+
+
+def arguments(given=None):
+    parser = Parser(prog="main.py", description=__doc__)
+
+    def add(flag, default, meaning, metavar="N", **how):
+        shown = "" if default is None else f"; default {default}"
+        parser.add_argument(flag, default=default, metavar=metavar, help=meaning + shown, **how)
+
+    add("--model_name", "Qwen/Qwen2.5-7B-Instruct", "a hub id, a local folder, or `embedded`", "NAME")
+    add("--dataset_name", "tooluse", "a skill of benchmarks/skills (tooluse, science, medical, wiki, ...), or a folder with train.jsonl, "
+        "test.jsonl and perhaps validation.jsonl, whose rows docs/order.md describes", "NAME")
+    add("--grader", "normalised_match", "one of benchmarks/graders.py, for a folder's answers", "NAME")
+    add("--output_dir", None, "folder of the trained model, the records and the report; must be given", "DIR", required=True)
+    add("--learning_rate", 2e-5, "peak of the learning rate of AdamW, which falls to 0 along a cosine", "RATE", type=float)
+    add("--warmup_ratio", 0.1, "share of the optimizer steps along which the rate rises, from 0 to 0.2", "SHARE", type=float)
+    add("--num_train_epochs", 1.0, "passes over the training examples", type=float)
+    add("--num_prompts_per_batch", 32, "prompts of an optimizer step, with one completion each", type=int)
+    add("--ref_model_mixup_alpha", 0.01, "the student's share in the teacher's average of weights after each optimizer step, above 0, "
+        "up to 1", "ALPHA", type=float)
+    add("--max_prompt_length", 1024, "in tokens; training examples with a longer question are left out, none is cut", type=int)
+    add("--max_completion_length", 1024, "limit of a completion sampled in training, in tokens; at evaluation the skill's own holds",
+        type=int)
+    add("--seed", 42, "of the data's order and of sampling, a whole number", type=int)
+    add("--eval_examples", None, "evaluate the first N test examples; all if left out", type=int)
+    add("--retention", None, "a suite of benchmarks/retention, evaluated before and after; none if left out", "SUITE")
+    return parser.parse_args(given)
+
+
+def dataset(args):
+    """The order's entry for --dataset_name. Raises UserError for what is neither a skill nor a folder of one."""
+    from harness.skills import get_skill
+
+    folder = Path(args.dataset_name).expanduser()
+    if not folder.is_dir():
+        get_skill(args.dataset_name, "--dataset_name")
+        return args.dataset_name
+    folder = folder.resolve()
+    files = {split: str(folder / f"{split}.jsonl") for split in ("train", "validation", "test")}
+    if not Path(files["validation"]).exists():
+        del files["validation"]
+    return {"name": folder.name, **files, "grader": args.grader}
+
+
+def order_of(args):
+    """The order of one stage that the arguments stand for. Raises UserError."""
+    if not 0 <= args.warmup_ratio <= 0.2:
+        raise UserError("--warmup_ratio", f"must be from 0 to 0.2, not {args.warmup_ratio}")
+    skill = dataset(args)
+    from harness.order import Order
+
+    order = Order({
+        "name": "main",
+        "description": "SDFT on one skill, with the settings of the authors' command",
+        "model": args.model_name,
+        "skills": [skill],
+        "budget": {"epochs": args.num_train_epochs, "batch_size": args.num_prompts_per_batch},
+        "methods": {"sdft": {"learning_rate": args.learning_rate, "ema_alpha": args.ref_model_mixup_alpha}},
+        "seeds": [args.seed],
+        "rollout": {"max_prompt_tokens": args.max_prompt_length, "max_new_tokens": args.max_completion_length},
+        "evaluate": {"examples": args.eval_examples},
+        "retention": args.retention,
+    }, "main.py")
+    steps = math.ceil(order.prompts(order.skills[0]) / args.num_prompts_per_batch)
+    order.methods["sdft"].config.warmup_steps = math.ceil(args.warmup_ratio * steps)
+    return order
+
+
+def take_out(out, run):
+    """Move the trained model from the folder of its stage into ``out``, where a user looks for it; again if that was cut short."""
+    weights = out / "runs" / run / "stage-1" / "weights"
+    for path in sorted(weights.iterdir()) if weights.is_dir() else ():
+        os.replace(path, out / path.name)
+    if weights.is_dir():
+        weights.rmdir()
+
+
+def main(given=None):
+    with reported():
+        args = arguments(given)
+        out = Path(args.output_dir)
+        order = order_of(args)
+        from harness.records import Results
+        from harness.report import write_report
+        from harness.sequence import run_order
+
+        known = Results(out).check(order.about())["seeds"]
+        if known != [args.seed]:
+            raise UserError(out, f"holds the model of seed {next(s for s in known if s != args.seed)}", "give another --output_dir")
+        run_order(order, out)
+        take_out(out, order.runs()[0].name)
+        table, page = write_report([out])
+        print(table)
+        print(f"report: {os.path.relpath(page)}\nmodel: {os.path.relpath(out)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
