@@ -9,9 +9,9 @@ from dataclasses import MISSING, field
 from harness.errors import UserError, did_you_mean
 
 
-def option(default=MISSING, help="", *, min=None, above=None, max=None, choices=None):
-    """A dataclass field with its meaning and its bounds (``above`` excludes the bound itself)."""
-    metadata = {"help": help, "min": min, "above": above, "max": max, "choices": choices}
+def option(default=MISSING, help="", *, min=None, above=None, max=None, choices=None, path=False):
+    """A dataclass field with its meaning and its bounds (``above`` excludes the bound itself). path: names a file."""
+    metadata = {"help": help, "min": min, "above": above, "max": max, "choices": choices, "path": path}
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)

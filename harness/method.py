@@ -18,7 +18,7 @@ class Method:
     """
 
     Config = TrainingConfig
-    needs_demonstrations = True  # the training examples must have one
+    needs = ("demonstration",)  # fields of Example that every training example must have
 
     def __init__(self, config):
         self.config = config
@@ -27,10 +27,17 @@ class Method:
         """Teach ``stage.model`` the skill, in place: loop over ``stage.steps()``, see harness.training."""
         raise TypeError(f"{type(self).__name__} has no learn()")
 
-    def work(self, prompt, demonstration, teacher_prompt, limit):
-        """Tokens per prompt drawn, for the estimate of --plan: a harness.plan.Work. By default one pass over prompt and
-        demonstration. The arguments are mean lengths in tokens, and the limit of a rollout."""
-        return Work(learned=prompt + demonstration)
+    def check(self, order, place):
+        """Raises UserError at ``place`` if ``order`` asks for what the method cannot do; called before anything loads."""
+
+    def phases(self, prompts):
+        """Prompts drawn in each phase of a stage whose budget is ``prompts``; a phase is a training of its own."""
+        return [prompts]
+
+    def work(self, outlook):
+        """Tokens per prompt of the budget, for the estimate of --plan: a harness.plan.Work, from a harness.plan.Outlook. By
+        default one pass over prompt and demonstration."""
+        return Work(learned=outlook.prompt + outlook.demonstration)
 
     def state_dict(self):
         return {}

@@ -221,11 +221,19 @@ class Order:
         name = options.pop("method", None) or label
         cls = get_method(str(name), None if file is None else self._beside(str(file)), place)
         config = build(cls.Config, options, place)
-        if cls.needs_demonstrations:
-            for skill in self.skills:
-                missing = next((e for e in skill.examples("train") if e.demonstration is None), None)
+        for field in fields(config):
+            if field.metadata.get("path") and (given := getattr(config, field.name)) is not None:
+                path = self._beside(given)
+                if not path.is_file():
+                    raise UserError(f"{place}: {field.name}", f"{given} is not a file", field.metadata["help"])
+                setattr(config, field.name, str(path))
+        method = cls(config)
+        for skill in self.skills:
+            for need in method.needs:
+                missing = next((e for e in skill.examples("train") if getattr(e, need) is None), None)
                 if missing:
-                    raise UserError(place, f"{name} needs demonstrations; skill {skill.name}, example {missing.id} has none")
+                    raise UserError(place, f"{name} needs {need}s; skill {skill.name}, example {missing.id} has none")
+        method.check(self, place)
         return MethodSpec(label, str(file or name), cls, config)
 
     def _add_grid(self, label, values, methods, place):

@@ -15,13 +15,36 @@ from harness.skills import Skill
 @dataclass
 class Work:
     """Tokens per prompt drawn, as a method's ``work`` returns them. learned: through forward and backward; scored: through a
-    forward pass; read: prompt tokens before sampling; answers: completions sampled, of ``sampled`` tokens each."""
+    forward pass; read: prompt tokens before sampling; answers: completions sampled at every step, beforehand: those sampled
+    before the first one, of ``sampled`` tokens each."""
 
     learned: float = 0
     scored: float = 0
     read: float = 0
-    answers: int = 0
+    answers: float = 0
+    beforehand: float = 0
     sampled: float = 0
+
+
+class Outlook:
+    """What a method's ``work`` may ask about a skill: mean tokens of 32 training examples (prompt, demonstration), the limit of
+    a rollout, the prompts of the budget; tokenizer and skill themselves."""
+
+    def __init__(self, tokenizer, skill: Skill, template, limit, prompts):
+        self.tokenizer, self.skill, self.template, self.limit, self.prompts = tokenizer, skill, template, limit, prompts
+        self.examples = skill.examples("train")[:32]
+        self.prompt = statistics.fmean(len(models.chat_tokens(tokenizer, e.prompt)) for e in self.examples)
+        shown = [e.demonstration for e in self.examples if e.demonstration is not None]
+        self.demonstration = statistics.fmean(len(tokenizer(d)["input_ids"]) for d in shown) if shown else 0
+
+    @property
+    def answer(self):
+        """Tokens of a sampled answer: they become as long as the demonstrations."""
+        return min(self.limit, self.demonstration or self.limit)
+
+    def teacher_prompt(self, context=None):
+        asked = [self.skill.teacher_prompt(e, self.template, context) for e in self.examples]
+        return statistics.fmean(len(models.chat_tokens(self.tokenizer, messages)) for messages in asked)
 
 
 class Machine:
@@ -67,33 +90,35 @@ def plan(order, folder):
     device = models.resolve_device(order.model.device)
     dtype = models.resolve_dtype(order.model.dtype, device)
     machine, results = Machine(parameters, dtype, device), Results(folder)
-    lengths = {s.name: _lengths(tokenizer, s, order.template(s)) for s in order.skills}
+    outlooks = {s.name: Outlook(tokenizer, s, order.template(s), order.limit(s, rollout=True), order.prompts(s)) for s in order.skills}
     runs = order.runs()
     width = max(16, *(len(label) + 2 for label in order.methods))
     lines = [f"{order.name}: {len(runs)} runs ({len(order.methods)} methods x {len(order.seeds)} seeds), {len(order.skills)} stages each, "
              f"model {order.model.name} ({parameters / 1e6:.0f}M parameters, {str(dtype).removeprefix('torch.')})",
              "", f"{'method':<{width}}{'skill':<18}{'prompts':>8}{'batch':>7}{'steps':>7}{'evaluations':>13}{'about':>10}"]
     answers = sum(min(len(s.examples(split)), order.evaluate.examples or 10**9) for s in order.skills for split in order.splits(s))
-    once = sum(_evaluation_time(machine, order, s, lengths[s.name]) for s in order.skills)
-    further = {s.name: _further_time(machine, order, s, lengths[s.name]) for s in order.skills}
+    once = sum(_evaluation_time(machine, order, s, outlooks[s.name].prompt) for s in order.skills)
+    further = {s.name: _further_time(machine, order, s, outlooks[s.name]) for s in order.skills}
     total, evaluations = 0.0, 1
     for label, spec in order.methods.items():
         for number, skill in enumerate(order.skills, 1):
-            prompts, batch = order.prompts(skill, spec.config), order.batch_size(spec.config)
-            steps = -(-prompts // batch)
+            prompts, batch, method = order.prompts(skill, spec.config), order.batch_size(spec.config), spec.cls(spec.config)
+            drawn = method.phases(prompts)
+            steps = sum(-(-p // batch) for p in drawn)
             inside = (steps - 1) // order.evaluate.every_steps if order.evaluate.every_steps else 0
             known = [read_json(p)["seconds"] for s in order.seeds
                      if (p := results.stage(f"{label}-seed{s}", number) / "stage.json").exists()]
             if known:
                 seconds = statistics.fmean(sum(k.values()) for k in known)
             else:
-                work = spec.cls(spec.config).work(**lengths[skill.name], limit=order.limit(skill, rollout=True))
+                work = method.work(outlooks[skill.name])
                 seconds = prompts * (3 * machine.forward(work.learned) + machine.forward(work.scored + work.read))
-                seconds += steps * machine.sample(batch * work.answers, work.sampled, order.rollout.batch_size)
+                seconds += -(-prompts // batch) * machine.sample(batch * work.answers, work.sampled, order.rollout.batch_size)
+                seconds += machine.sample(prompts * work.beforehand, work.sampled, order.rollout.batch_size)
                 seconds += (1 + inside) * once + further[skill.name]["pass_at_k"] + further[skill.name]["kl"]
             total += seconds * len(order.seeds)
             evaluations += (1 + inside) * len(order.seeds)
-            lines.append(f"{label:<{width}}{skill.name:<18}{prompts:>8}{batch:>7}{steps:>7}{1 + inside:>13}{clock(seconds):>10}"
+            lines.append(f"{label:<{width}}{skill.name:<18}{sum(drawn):>8}{batch:>7}{steps:>7}{1 + inside:>13}{clock(seconds):>10}"
                          + ("  measured" if known else ""))
     base = sum(part["pass_at_k"] + part["teacher"] for part in further.values())
     held = parameters * dtype.itemsize
@@ -108,7 +133,7 @@ def plan(order, folder):
     return "\n".join(lines)
 
 
-def _further_time(machine, order, skill, lengths):
+def _further_time(machine, order, skill, outlook):
     """Seconds of pass@k and of the KL for one skill in one model, and of the teacher's accuracy, which only the base has."""
     asked, out = order.evaluate, {"pass_at_k": 0.0, "kl": 0.0, "teacher": 0.0}
 
@@ -122,10 +147,10 @@ def _further_time(machine, order, skill, lengths):
         out["pass_at_k"] = sampling(count(asked.split, asked.pass_at_k.prompts) * asked.pass_at_k.samples)
     if asked.kl:  # the answers of the model, and four passes over them and over those of the base, which are sampled once
         rows = count(asked.split, asked.kl.prompts)
-        out["kl"] = sampling(rows) + machine.forward(4 * rows * (lengths["prompt"] + order.limit(skill)))
+        out["kl"] = sampling(rows) + machine.forward(4 * rows * (outlook.prompt + order.limit(skill)))
     if asked.teacher:
         rows = count(order.teacher_split(skill), asked.examples)
-        out["teacher"] = sampling(rows) + machine.forward(rows * lengths["teacher_prompt"])
+        out["teacher"] = sampling(rows) + machine.forward(rows * outlook.teacher_prompt())
     return out
 
 
@@ -144,18 +169,6 @@ def _further_lines(order, further):
         yield f"grid of {label}: {of.count(label)} points; the best on the validation split is the one reported"
 
 
-def _lengths(tokenizer, skill: Skill, template):
-    """Mean tokens of 32 training examples: prompt, demonstration, and the teacher's prompt."""
-    some = skill.examples("train")[:32]
-    prompt = statistics.fmean(len(models.chat_tokens(tokenizer, e.prompt)) for e in some)
-    shown = [e for e in some if e.demonstration is not None]
-    if not shown:
-        return {"prompt": prompt, "demonstration": 0, "teacher_prompt": prompt}
-    return {"prompt": prompt,
-            "demonstration": statistics.fmean(len(tokenizer(e.demonstration)["input_ids"]) for e in shown),
-            "teacher_prompt": statistics.fmean(len(models.chat_tokens(tokenizer, skill.teacher_prompt(e, template))) for e in shown)}
-
-
-def _evaluation_time(machine, order, skill, lengths):
+def _evaluation_time(machine, order, skill, prompt):
     count = sum(min(len(skill.examples(s)), order.evaluate.examples or 10**9) for s in order.splits(skill))
-    return machine.forward(count * lengths["prompt"]) + machine.sample(count, order.limit(skill), order.evaluate.batch_size)
+    return machine.forward(count * prompt) + machine.sample(count, order.limit(skill), order.evaluate.batch_size)

@@ -109,7 +109,7 @@ class _Run:
             torch.save(self.method.state_dict(), self.partial / "method.pt")
         write_json(self.partial / "stage.json", {
             "stage": number, "skill": self.skill.name if self.skill else None, "steps": stage.step if stage else 0,
-            "prompts": stage.prompts if stage else 0, "tokens": stage.tokens if stage else 0,
+            "prompts": stage.prompts_drawn if stage else 0, "tokens": stage.tokens if stage else 0,
             "seconds": {**(stage.seconds if stage else {"training": 0.0, "sampling": 0.0}), **self.evaluator.seconds},
             "peak_memory_gib": _peak_memory()})
         results.commit(self.partial, self.run.name, number)
@@ -136,7 +136,8 @@ class _Run:
             model=self.model, tokenizer=self.tokenizer,
             sampler=Sampler(self.model, self.tokenizer, order.rollout.batch_size),
             skill=self.skill, teacher_template=order.template(self.skill), seed=self.run.seed, index=self.number,
-            prompts=order.prompts(self.skill, self.spec.config), batch_size=order.batch_size(self.spec.config),
+            prompts=order.prompts(self.skill, self.spec.config),
+            phases=self.method.phases(order.prompts(self.skill, self.spec.config)), batch_size=order.batch_size(self.spec.config),
             max_new_tokens=order.limit(self.skill, rollout=True), temperature=order.rollout.temperature,
             top_p=order.rollout.top_p, folder=folder, on_step=self._after_step, restored=restored and restored["stage"])
         if limit := order.rollout.max_prompt_tokens:
@@ -221,7 +222,7 @@ class _Run:
     def _record(self, stage, final, key, protocol, evaluation, names=None):
         """One record a metric of ``evaluation``; names: {metric: under which name}, and then only those."""
         done = stage.step if stage else 0
-        prompts = min(done * stage.batch_size, stage.prompts) if stage else 0
+        prompts = stage.prompts_drawn if stage else 0
         values = evaluation["metrics"]
         for metric, (value, stderr) in {names[m]: values[m] for m in names}.items() if names else values.items():
             self.records.append({

@@ -15,23 +15,31 @@ from pathlib import Path
 
 from harness.errors import UserError, did_you_mean
 
-# What stands in place of the last user turn for the teacher. Data, so that an order file can hold its own.
+_SOURCE = "This is a text that the answer to the question rests on:\n{source}\n\n"
+_EXAMPLE = "This is an example for a response to the question:\n{demonstration}\n\n"
+_OWN = "Now answer with a response of your own, including the thinking process:"
+
+# What stands in place of the last user turn for the teacher. Data, so that an order file can hold its own. A name says the
+# style; what the teacher is shown is the demonstration, the source (`_source`) or both (`_both`), as in the paper's figure 7.
 TEACHER_TEMPLATES = {
-    # The paper's (arXiv 2601.19897, section 3).
-    "paper": [
-        {
-            "role": "user",
-            "content": "{question}\n\nThis is an example for a response to the question:\n{demonstration}\n\n"
-            "Now answer with a response of your own, including the thinking process:",
-        }
-    ],
-    # Small models do not follow the sentence above, but they do imitate an earlier turn of their own.
+    # The paper's (arXiv 2601.19897, section 3); it does not print the one with a text, which is ours in its words.
+    "paper": [{"role": "user", "content": "{question}\n\n" + _EXAMPLE + _OWN}],
+    "paper_source": [{"role": "user", "content": "{question}\n\n" + _SOURCE + _OWN}],
+    "paper_both": [{"role": "user", "content": "{question}\n\n" + _SOURCE + _EXAMPLE + _OWN}],
+    # Small models do not follow the sentences above, but they do imitate an earlier turn of their own.
     "three_turn": [
         {"role": "user", "content": "{question}"},
         {"role": "assistant", "content": "{demonstration}"},
         {"role": "user", "content": "{question}"},
     ],
+    "three_turn_source": [{"role": "user", "content": "{source}\n\n{question}"}],
+    "three_turn_both": [
+        {"role": "user", "content": "{source}\n\n{question}"},
+        {"role": "assistant", "content": "{demonstration}"},
+        {"role": "user", "content": "{question}"},
+    ],
 }
+TEACHER_CONTEXTS = ("demonstration", "source", "both")
 
 
 @dataclass(frozen=True)
@@ -108,13 +116,20 @@ class Skill:
         """The metric that counts, in [0, 1]."""
         return self.metrics[self.metric](completion, reference)
 
-    def teacher_prompt(self, example, template=None):
+    def teacher_prompt(self, example, template=None, context=None):
         """Chat messages for the teacher: ``example.prompt`` with the last user turn replaced by the template.
 
         template: the name of one of TEACHER_TEMPLATES or a list of messages with ``{question}``, ``{demonstration}`` and
-        ``{source}`` in their contents; the skill's own by default. Raises UserError if the example lacks what it asks for.
+        ``{source}`` in their contents; the skill's own by default. context: one of TEACHER_CONTEXTS, shown in the template's
+        style instead of what it shows itself. Raises UserError if the example lacks what is asked for.
         """
         template = template or self.teacher_template
+        if context:
+            if not isinstance(template, str):
+                raise UserError(f"skill {self.name}", "its teacher_template is written out: teacher_context cannot change it",
+                                "name one of " + ", ".join(TEACHER_TEMPLATES))
+            style = template.removesuffix("_source").removesuffix("_both")
+            template = style if context == "demonstration" else f"{style}_{context}"
         turns = TEACHER_TEMPLATES[template] if isinstance(template, str) else template
         values = {
             "question": example.prompt[-1]["content"],
@@ -168,13 +183,7 @@ class FileSkill(Skill):
         path, rows = self.files[split], []
         for number, row in read_jsonl(path):
             place = f"{path}, row {number}"
-            prompt = row.get("prompt")
-            if isinstance(prompt, str):
-                prompt = [{"role": "user", "content": prompt}]
-            good = isinstance(prompt, list) and prompt and all(
-                isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in prompt)
-            if not good or prompt[-1]["role"] != "user":
-                raise UserError(place, "`prompt` must be a text or chat messages that end in a user turn")
+            prompt = chat_prompt(row, place)
             if "reference" not in row:
                 raise UserError(place, "has no `reference`", "the grader compares the answer with it")
             demonstration = row.get("demonstration")
@@ -186,6 +195,18 @@ class FileSkill(Skill):
         if not rows:
             raise UserError(path, "has no rows")
         return rows
+
+
+def chat_prompt(row, place):
+    """The ``prompt`` of a JSONL row as chat messages. Raises UserError at ``place`` if it is neither a text nor messages."""
+    prompt = row.get("prompt")
+    if isinstance(prompt, str):
+        prompt = [{"role": "user", "content": prompt}]
+    good = isinstance(prompt, list) and prompt and all(
+        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in prompt)
+    if not good or prompt[-1]["role"] != "user":
+        raise UserError(place, "`prompt` must be a text or chat messages that end in a user turn")
+    return prompt
 
 
 def read_jsonl(path):

@@ -96,14 +96,16 @@ class Stage:
     """One skill's turn: what a method is handed, and all that it needs.
 
     model, tokenizer, sampler: live; skill; examples: the training examples; seed; index: 1 for the first skill; folder:
-    the method's own, for whatever it wants to write; max_new_tokens, temperature, top_p: of rollouts.
+    the method's own, for whatever it wants to write; max_new_tokens, temperature, top_p: of rollouts; prompts: the budget;
+    phases: prompts drawn in each phase (Method.phases), the budget alone if left out.
     """
 
     def __init__(self, *, model, tokenizer, sampler, skill, teacher_template=None, seed, index, prompts, batch_size,
-                 max_new_tokens, temperature=1.0, top_p=1.0, folder=None, on_step=None, restored=None):
+                 max_new_tokens, temperature=1.0, top_p=1.0, folder=None, on_step=None, restored=None, phases=None):
         self.model, self.tokenizer, self.sampler, self.skill = model, tokenizer, sampler, skill
         self.teacher_template, self.seed, self.index, self.folder = teacher_template, seed, index, folder
-        self.prompts, self.batch_size = prompts, batch_size
+        self.prompts, self.batch_size, self.phases = prompts, batch_size, phases or [prompts]
+        self.begun, self.planned = 0, self._steps(self.phases[0])  # steps before the phase at hand, and in it
         self.max_new_tokens, self.temperature, self.top_p = max_new_tokens, temperature, top_p
         self.examples = skill.examples("train")
         self.seconds = {"training": 0.0, "sampling": 0.0}
@@ -115,8 +117,25 @@ class Stage:
 
     @property
     def steps_in_all(self):
-        """Optimizer steps of the stage: the prompts of the budget, ``batch_size`` at a time, the last batch smaller."""
-        return -(-self.prompts // self.batch_size)
+        """Optimizer steps of the stage: the prompts of each phase, ``batch_size`` at a time, its last batch smaller."""
+        return sum(map(self._steps, self.phases))
+
+    @property
+    def prompts_drawn(self):
+        """Prompts drawn so far, in all phases."""
+        done, drawn = self.step, 0
+        for prompts in self.phases:
+            drawn += min(done * self.batch_size, prompts)
+            done = max(0, done - self._steps(prompts))
+        return drawn
+
+    def _steps(self, prompts):
+        return -(-prompts // self.batch_size)
+
+    def draws(self, phase=0, count=None):
+        """Indices of the examples (``count`` of them; the training examples if left out) in the order in which a phase draws."""
+        key = ("data", phase) if phase else ("data",)
+        return draws(len(self.examples) if count is None else count, self.phases[phase], seed_for(self.seed, self.index, *key))
 
     def keep(self, **parts):
         """Make ``parts`` (objects with state_dict and load_state_dict) part of the checkpoints; restores them on resume."""
@@ -133,17 +152,21 @@ class Stage:
         return {"step": self.step, "tokens": self.tokens, "seconds": dict(self.seconds),
                 "kept": {name: part.state_dict() for name, part in self._kept.items()}}
 
-    def steps(self):
-        """The optimizer steps that are still to be done. After each, progress, evaluation and checkpoint have their turn."""
-        indices = draws(len(self.examples), self.prompts, seed_for(self.seed, self.index, "data"))
+    def steps(self, phase=0, examples=None):
+        """The optimizer steps of a phase that are still to be done. After each, progress, evaluation and checkpoint have their
+        turn. examples: what is drawn from; the training examples if left out."""
+        examples = self.examples if examples is None else examples
+        indices = self.draws(phase, len(examples))
+        self.begun = sum(map(self._steps, self.phases[:phase]))
+        self.planned = self._steps(self.phases[phase])
         self._restored = None
-        while self.step < self.steps_in_all:
+        while self.step < self.begun + self.planned:
             seed = seed_for(self.seed, self.index, self.step)
             for seeder in (random.seed, torch.manual_seed):
                 seeder(seed)
             numpy.random.seed(seed % 2**32)
-            chosen = indices[self.step * self.batch_size:(self.step + 1) * self.batch_size]
-            step = Step(self.step, [self.examples[i] for i in chosen], seed)
+            first = (self.step - self.begun) * self.batch_size
+            step = Step(self.step, [examples[i] for i in indices[first:first + self.batch_size]], seed)
             sampling, tokens, start = self.seconds["sampling"], self.tokens, time.perf_counter()
             yield step
             spent = time.perf_counter() - start
@@ -168,8 +191,8 @@ class Stage:
     def prompt_tokens(self, example):
         return models.chat_tokens(self.tokenizer, example.prompt)
 
-    def teacher_tokens(self, example):
-        return models.chat_tokens(self.tokenizer, self.skill.teacher_prompt(example, self.teacher_template))
+    def teacher_tokens(self, example, context=None):
+        return models.chat_tokens(self.tokenizer, self.skill.teacher_prompt(example, self.teacher_template, context))
 
     def demonstration_tokens(self, example):
         """The demonstration and the token that ends a turn: what a sampled answer would look like."""
@@ -288,18 +311,20 @@ class Trainer:
 
         return hook
 
-    def backward(self, rows, loss):
+    def backward(self, rows, loss, last_first=False):
         """Add the gradient of a sum over all completion tokens of ``rows`` to the masters' gradients; returns that sum.
 
         loss: ``f(logits, positions) -> scalar`` for one chunk of tokens; logits float32 [tokens, vocabulary], positions a
         Positions whose ``rows`` index into ``rows``. It must already be divided by whatever the method averages over.
+        last_first: the chunks of a completion come in reverse, for losses that need what comes after.
         """
         total = 0.0
         for group in micro_batches(self.model, rows, self.limit):
             self.stage.tokens += _tokens(rows, group)
             states, at = completion_states(self.model, rows, group)
             leaf = states.detach().requires_grad_()
-            for part in chunks(len(leaf), self.model.config.get_text_config().vocab_size):
+            parts = chunks(len(leaf), self.model.config.get_text_config().vocab_size)
+            for part in reversed(parts) if last_first else parts:
                 value = loss(self.head(leaf[part]).float(), Positions(at.rows[part], at.offsets[part], at.tokens[part]))
                 if value.requires_grad:
                     value.backward()
@@ -308,12 +333,27 @@ class Trainer:
                 states.backward(leaf.grad)
         return total
 
+    def token_mean(self, rows, total):
+        """Backward of the mean loss over all completion tokens of ``rows``; returns what a step logs of it.
+
+        total: ``f(logits, tokens) -> scalar``, the sum over a chunk's tokens.
+        """
+        count = sum(len(r.completion) for r in rows)
+        value = self.backward(rows, lambda logits, at: total(logits, at.tokens) / count)
+        return {"loss": value, "completion_tokens": count / len(rows)}
+
     def update(self):
-        """One optimizer step. Returns the gradients' global L2 norm before clipping, and the learning rate used."""
+        """One optimizer step. Returns the gradients' global L2 norm before clipping, and the learning rate used.
+
+        Each phase of a stage is a training of its own: warm-up, schedule and AdamW's averages begin anew.
+        """
+        stage = self.stage
+        if 0 < stage.begun == stage.step:
+            self.adamw.state.clear()
         for master in self.masters:
             if master.grad is None:
                 master.grad = torch.zeros_like(master)
-        rate = learning_rate(self.config, self.stage.step, self.stage.steps_in_all)
+        rate = learning_rate(self.config, stage.step - stage.begun, stage.planned)
         self.adamw.param_groups[0]["lr"] = rate
         norm = torch.nn.utils.clip_grad_norm_(self.masters, self.config.max_grad_norm)
         self.adamw.step()

@@ -41,7 +41,7 @@ def advantages(rewards, scale=True):
 
 class GRPO(Method):
     Config = GRPOConfig
-    needs_demonstrations = False
+    needs = ()
 
     def learn(self, stage):
         config = self.config
@@ -84,7 +84,7 @@ class GRPO(Method):
                          completion_tokens=count / len(answers),
                          cut_off=sum(not c.finished for c in answers) / len(answers), **trainer.update())
 
-    def work(self, prompt, demonstration, teacher_prompt, limit):
-        answer, n = min(limit, demonstration or limit), self.config.group_size
+    def work(self, outlook):
+        prompt, answer, n = outlook.prompt, outlook.answer, self.config.group_size
         return Work(learned=prompt + n * answer, scored=(prompt + n * answer) * (self.config.kl_beta > 0), read=prompt,
                     answers=n, sampled=answer)

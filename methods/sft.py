@@ -5,10 +5,14 @@ completion tokens of the optimizer step, whatever micro-batches they fall into (
 long demonstration weighs more than a short one.
 """
 
+from functools import partial
+
 import torch.nn.functional as F
 
 from harness.method import Method
 from harness.training import Row, learning
+
+cross_entropy = partial(F.cross_entropy, reduction="sum")
 
 
 class SFT(Method):
@@ -16,10 +20,4 @@ class SFT(Method):
         with learning(stage, self.config) as trainer:
             for step in stage.steps():
                 rows = [Row(stage.prompt_tokens(e), stage.demonstration_tokens(e)) for e in step.examples]
-                count = sum(len(r.completion) for r in rows)
-
-                def loss(logits, at):
-                    return F.cross_entropy(logits, at.tokens, reduction="sum") / count
-
-                value = trainer.backward(rows, loss)
-                step.log(loss=value, completion_tokens=count / len(rows), **trainer.update())
+                step.log(**trainer.token_mean(rows, cross_entropy), **trainer.update())

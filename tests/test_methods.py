@@ -12,12 +12,13 @@ from datasets import Dataset
 from test_training import Letters, assert_close, make_stage, naive
 
 from harness.config import build
+from harness.distillation import divergence
 from harness.errors import UserError
 from harness.sampler import Sampler
 from harness.skills import TEACHER_TEMPLATES
 from harness.training import Row, Trainer, TrainingConfig
 from methods.grpo import GRPO, GRPOConfig, advantages
-from methods.sdft import SDFT, SDFTConfig, divergence
+from methods.sdft import SDFT, SDFTConfig
 from methods.sft import SFT
 
 PAPER = TEACHER_TEMPLATES["paper"][0]["content"].replace("{question}", "{prompt}").replace("{demonstration}", "{privileged_context}")

@@ -113,11 +113,7 @@ class Bulletins(Skill):
     description = "facts about invented disasters from short bulletins; made by a seeded generator of this project"
     splits = ("train", "validation", "test", "ood")
     max_new_tokens = 32
-    teacher_template = [
-        {"role": "user", "content": "{source}\n\n{question}"},
-        {"role": "assistant", "content": "{demonstration}"},
-        {"role": "user", "content": "{question}"},
-    ]
+    teacher_template = "three_turn_both"
     metrics = {"strict": strict, "lenient": lenient}
     checksums = {
         "train": "692ea1e49698f0da8b7a8f98a7d53e59f0f3166ef35def029e8bc9cb6b4adecb",
