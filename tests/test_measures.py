@@ -95,7 +95,7 @@ def test_kl_is_that_of_all_answers(teacher, tiny_model, other_model, tmp_path):
         value, stderr = found["metrics"][f"{prefix}kl_{direction}_sequence"]
         assert exact > 0.05 and 0 < stderr < 0.2 * exact and abs(value - exact) < 4 * stderr
         value, stderr = found["metrics"][f"{prefix}kl_{direction}_token"]
-        assert 0 < stderr and abs(value - exact / length) < 4 * stderr
+        assert stderr > 0 and abs(value - exact / length) < 4 * stderr
         sums = [item[direction] for item in found["items"]]
         tokens = [item[f"{direction}_tokens"] for item in found["items"]]
         assert found["metrics"][f"{prefix}kl_{direction}_sequence"] == mean_and_stderr(sums)
