@@ -25,6 +25,14 @@ TEACHER_TEMPLATES = {
             "Now answer with a response of your own, including the thinking process:",
         }
     ],
+    # That of the authors' released code: its white space and its full stop.
+    "released": [
+        {
+            "role": "user",
+            "content": "\n{question}\n\nThis is an example for a response to the question:\n{demonstration}\n\n"
+            "Now answer with a response of your own, including the thinking process.\n",
+        }
+    ],
     # Small models do not follow the sentence above, but they do imitate an earlier turn of their own.
     "three_turn": [
         {"role": "user", "content": "{question}"},
@@ -64,6 +72,7 @@ class Skill:
     max_new_tokens = 256  # at evaluation and in rollouts, unless the order says otherwise
     teacher_template = "paper"
     checksums: dict = {}
+    options: tuple = ()  # keyword arguments that an order may give, as ``path``
 
     def load(self, split):
         raise TypeError(f"skill {self.name!r} has no load()")
@@ -107,6 +116,15 @@ class Skill:
     def grade(self, completion, reference):
         """The metric that counts, in [0, 1]."""
         return self.metrics[self.metric](completion, reference)
+
+    def reference(self, row, place):
+        """What a row of completions made elsewhere is graded against: its ``reference``, unless the skill knows its own columns.
+
+        Raises UserError naming ``place`` where there is none.
+        """
+        if "reference" not in row:
+            raise UserError(f"{place}: reference", "is missing", f"the answer is compared with it, as in the skill {self.name}")
+        return row["reference"]
 
     def teacher_prompt(self, example, template=None):
         """Chat messages for the teacher: ``example.prompt`` with the last user turn replaced by the template.
@@ -222,7 +240,12 @@ def only_subclass(module, base, kind, place):
     return found[0]
 
 
-def get_skill(name, place="order"):
-    """The project's skill ``name``, an instance. Raises UserError for an unknown one."""
+def get_skill(name, place="order", **options):
+    """The project's skill ``name``, an instance. Raises UserError for an unknown one and for options that it does not take."""
     root = Path(__file__).resolve().parent.parent / "benchmarks" / "skills"
-    return named(root, "benchmarks.skills", name, Skill, "skill", place)()
+    cls = named(root, "benchmarks.skills", name, Skill, "skill", place)
+    for option in options:
+        if option not in cls.options:
+            takes = "it takes " + ", ".join(cls.options) if cls.options else "leave it out"
+            raise UserError(place, f"{name} takes no `{option}`", takes)
+    return cls(**options)
