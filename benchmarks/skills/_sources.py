@@ -35,7 +35,7 @@ class PaperSkill(Skill):
 
     path: a folder with one file (JSONL, JSON, Parquet, Arrow) or one ``save_to_disk`` folder a split, a clone of the authors'
     repository, or a folder with the files of the hub; without it the data are fetched. holdout: train questions that become the
-    validation split, where the source has none.
+    validation split, where the source has none. source: ``hub`` or ``released``, where a skill has both; the second by default.
 
     A subclass gives ``example(row, split, number, place)``, and ``from_hub(split)`` where it names files of the hub.
     """

@@ -9,7 +9,7 @@ import re
 
 from benchmarks.graders import answer_tag
 from benchmarks.skills._sources import PaperSkill, chat, draw, question_of, read_rows, text
-from harness.errors import UserError, did_you_mean
+from harness.errors import UserError
 from harness.skills import Example
 
 LETTERS = ("A", "B", "C", "D")
@@ -50,7 +50,8 @@ def accuracy_letter(completion, reference):
     Reasoning (in ``<reasoning>`` or ``<think>`` tags, also where it was cut off) holds no answer. The text of the last ``<answer>``, to
     its end if it is never closed, must be one letter, in either case, bare or in brackets, stars, full stops or colons.
     """
-    rest = re.sub(r"<(reasoning|think)>.*?(</\1>|\Z)", "", completion, flags=re.DOTALL)
+    rest = completion.rpartition("</think>")[2]  # a chat template may have opened that tag
+    rest = re.sub(r"<(reasoning|think)>.*?(</\1>|\Z)", "", rest, flags=re.DOTALL)
     found = re.fullmatch(r"[\s(\[*]*([A-Da-d])[\s)\]*.:]*", between_tags(rest)) if "<answer>" in rest else None
     return float(bool(found) and found[1].upper() == reference)
 
@@ -68,11 +69,6 @@ class Science(PaperSkill):
     }
     # The revision that the authors' test file names as its source.
     hub = {"data/Chemistry/sciknoweval_chemistry_test.jsonl": ("hicai-zju/SciKnowEval", "3284f6fbf3b8063ab8a0408a65fb00157dbdc9fa")}
-
-    def __init__(self, path=None, source=None, holdout=None):
-        if source not in (None, "released", "hub"):
-            raise UserError("skill science: source", f"unknown source {source!r}", did_you_mean(source, ("released", "hub")))
-        super().__init__(path, holdout, source)
 
     def example(self, row, split, number, place):
         answer, demonstration = row.get("answer"), None

@@ -55,8 +55,7 @@ def accuracy_json(completion, reference):
 
 def calls(completion):
     """[(name, arguments)] of an answer, arguments in a form to compare, None unless there is exactly one input after the name."""
-    head, closed, rest = completion.rpartition("</think>")
-    answer = rest.split("<think>")[0]  # reasoning that was cut off leaves no answer
+    answer = completion.rpartition("</think>")[2].split("<think>")[0]  # reasoning that was cut off leaves no answer
     found = []
     for line in re.finditer(r"^[ \t]*Action( Input)?:[ \t]*(.*?)[ \t\r]*$", answer, re.MULTILINE):
         if not line[1]:
