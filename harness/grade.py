@@ -1,7 +1,8 @@
 """Grade completions made anywhere, with the code that grades a run's own: python -m harness.grade SKILL FILE.jsonl
 
 SKILL is a skill of the project, or ORDER.yaml:NAME for a JSONL skill that an order file defines. Each row of the file holds
-the example's columns, at least ``reference``, and ``completion``, as the items of a run's evaluations do.
+the example's columns, at least ``reference``, and ``completion``, as the items of a run's evaluations do; a skill with columns of its
+own (tooluse, science, medical, wiki) takes its reference from them where a row has no ``reference``.
 """
 
 import argparse
@@ -35,10 +36,9 @@ def grade(skill, path):
         place = f"{path}, row {number}"
         if not isinstance(row.get("completion"), str):
             raise UserError(f"{place}: completion", "must be a text", "the answer that is to be graded")
-        if "reference" not in row:
-            raise UserError(f"{place}: reference", "is missing", f"the answer is compared with it, as in the skill {skill.name}")
+        reference = skill.reference(row, place)
         try:
-            scores = {name: float(f(row["completion"], row["reference"])) for name, f in skill.metrics.items()}
+            scores = {name: float(f(row["completion"], reference)) for name, f in skill.metrics.items()}
         except Exception as error:  # a reference of another skill may break its grader in any way
             raise UserError(f"{place}: reference", f"cannot be compared ({type(error).__name__}: {error})",
                             f"it must read as in the skill {skill.name}") from error

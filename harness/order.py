@@ -84,6 +84,9 @@ class SkillSpec:
     validation: str | None = option(None, "JSONL file")
     test: str | None = option(None, "JSONL file")
     grader: str | None = option(None, "one of benchmarks/graders.py")
+    path: str | None = option(None, "folder with the data of tooluse, science, medical or wiki")
+    source: str | None = option(None, "of science: released or hub", choices=("released", "hub"))
+    holdout: int | None = option(None, "train questions that become the validation split, where the data have none", min=1)
     max_new_tokens: int | None = option(None, "limit of answers and rollouts", min=1)
     teacher_template: str | list | None = option(None, "what a self-distillation teacher is shown")
     prompts: int | None = option(None, "this skill's own budget", min=1)
@@ -178,6 +181,9 @@ class Order:
     def _add_skill(self, entry, place):
         spec = build(SkillSpec, {"name": entry} if isinstance(entry, str) else entry, place)
         files = {s: str(self._beside(f)) for s in ("train", "validation", "test") if (f := getattr(spec, s))}
+        options = {k: v for k in ("path", "source", "holdout") if (v := getattr(spec, k)) is not None}
+        if "path" in options:
+            options["path"] = str(self._beside(spec.path))
         if spec.name in self.specs:
             raise UserError(place, f"skill {spec.name!r} stands twice", "a skill is learned once in an order")
         for split, file in files.items():
@@ -186,13 +192,15 @@ class Order:
         if files:
             for wanted in sorted(self._needed() - set(files)):
                 raise UserError(f"{place}: {wanted}", "is missing", "give the path of a JSONL file")
+            for key in options:
+                raise UserError(f"{place}: {key}", "goes with a skill of benchmarks/skills", "leave it out, or `train` and `test`")
             if not spec.grader:
                 raise UserError(f"{place}: grader", "is missing", "name one of benchmarks/graders.py")
             skill = FileSkill(spec.name, files, spec.grader, f"{place}: grader")
         elif spec.grader:
             raise UserError(f"{place}: grader", "goes with a skill of your own", "give `train` and `test`, or leave it out")
         else:
-            skill = get_skill(spec.name, f"{place}: name")
+            skill = get_skill(spec.name, f"{place}: name", **options)
         template = spec.teacher_template
         if isinstance(template, str) and template not in TEACHER_TEMPLATES:
             raise UserError(f"{place}: teacher_template", f"unknown template {template!r}", did_you_mean(template, TEACHER_TEMPLATES))

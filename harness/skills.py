@@ -26,6 +26,10 @@ TEACHER_TEMPLATES = {
     "paper": [{"role": "user", "content": "{question}\n\n" + _EXAMPLE + _OWN}],
     "paper_source": [{"role": "user", "content": "{question}\n\n" + _SOURCE + _OWN}],
     "paper_both": [{"role": "user", "content": "{question}\n\n" + _SOURCE + _EXAMPLE + _OWN}],
+    # That of the authors' released code: its white space and its full stop.
+    "released": [{"role": "user", "content": "\n{question}\n\n" + _EXAMPLE + _OWN[:-1] + ".\n"}],
+    "released_source": [{"role": "user", "content": "\n{question}\n\n" + _SOURCE + _OWN[:-1] + ".\n"}],
+    "released_both": [{"role": "user", "content": "\n{question}\n\n" + _SOURCE + _EXAMPLE + _OWN[:-1] + ".\n"}],
     # Small models do not follow the sentences above, but they do imitate an earlier turn of their own.
     "three_turn": [
         {"role": "user", "content": "{question}"},
@@ -72,6 +76,7 @@ class Skill:
     max_new_tokens = 256  # at evaluation and in rollouts, unless the order says otherwise
     teacher_template = "paper"
     checksums: dict = {}
+    options: tuple = ()  # keyword arguments that an order may give, as ``path``
 
     def load(self, split):
         raise TypeError(f"skill {self.name!r} has no load()")
@@ -115,6 +120,15 @@ class Skill:
     def grade(self, completion, reference):
         """The metric that counts, in [0, 1]."""
         return self.metrics[self.metric](completion, reference)
+
+    def reference(self, row, place):
+        """What a row of completions made elsewhere is graded against: its ``reference``, unless the skill knows its own columns.
+
+        Raises UserError naming ``place`` where there is none.
+        """
+        if "reference" not in row:
+            raise UserError(f"{place}: reference", "is missing", f"the answer is compared with it, as in the skill {self.name}")
+        return row["reference"]
 
     def teacher_prompt(self, example, template=None, context=None):
         """Chat messages for the teacher: ``example.prompt`` with the last user turn replaced by the template.
@@ -243,7 +257,12 @@ def only_subclass(module, base, kind, place):
     return found[0]
 
 
-def get_skill(name, place="order"):
-    """The project's skill ``name``, an instance. Raises UserError for an unknown one."""
+def get_skill(name, place="order", **options):
+    """The project's skill ``name``, an instance. Raises UserError for an unknown one and for options that it does not take."""
     root = Path(__file__).resolve().parent.parent / "benchmarks" / "skills"
-    return named(root, "benchmarks.skills", name, Skill, "skill", place)()
+    cls = named(root, "benchmarks.skills", name, Skill, "skill", place)
+    for option in options:
+        if option not in cls.options:
+            takes = "it takes " + ", ".join(cls.options) if cls.options else "leave it out"
+            raise UserError(place, f"{name} takes no `{option}`", takes)
+    return cls(**options)

@@ -1,0 +1,25 @@
+"""Knowledge of the paper (arXiv 2601.19897, section 4, table 1): questions about Wikipedia articles on disasters of 2025.
+
+A row has ``question``, ``answer`` and ``article`` (the text that the answer rests on; wanted in train). The authors' set is not
+released, so the data come from a folder: train, test, and optionally validation and ``ood`` (questions that ask indirectly). The paper
+grades with a judge model; the graders here need none.
+"""
+
+from benchmarks.graders import normalised_match, token_f1
+from benchmarks.skills._sources import PaperSkill, on_answer, text
+from harness.skills import Example
+
+
+class Wiki(PaperSkill):
+    """reference: ``{"question", "answer"}``; source: the article."""
+
+    name = "wiki"
+    description = "Knowledge of the paper: questions about Wikipedia articles on disasters of 2025, from a folder"
+    metrics = {"normalised_match": on_answer(normalised_match), "token_f1": on_answer(token_f1)}
+    wanted = "train.jsonl, test.jsonl and optionally ood.jsonl"
+
+    def example(self, row, split, number, place):
+        question, answer = text(row, ["question"], place), text(row, ["answer"], place)
+        article = text(row, ["article"], place) if split == "train" or row.get("article") is not None else None
+        return Example(f"{split}/{number}", [{"role": "user", "content": question}], answer,
+                       {"question": question, "answer": answer}, article)
