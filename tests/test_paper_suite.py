@@ -43,24 +43,27 @@ def allowed(monkeypatch):
 def rows_of(path, name):
     """A few documents with the columns of the data set ``path`` on the hub."""
     if path == "Rowan/hellaswag":
+        endings = [f"{verb} the car [title] now." for verb in ("washes", "eats", "sings", "reads")]
         return {split: [{"ind": i, "activity_label": "Washing a car", "ctx_a": "A man fills a bucket.", "ctx_b": "he",
-                         "ctx": "A man fills a bucket. he", "endings": [f"{verb} the car [title] now." for verb in ("washes", "eats", "sings", "reads")],
-                         "source_id": f"activitynet~{i}", "split": split, "split_type": "indomain", "label": str(i % 4)} for i in range(3)]
-                for split in ("train", "validation")}
+                         "ctx": "A man fills a bucket. he", "endings": endings, "source_id": f"activitynet~{i}", "split": split,
+                         "split_type": "indomain", "label": str(i % 4)} for i in range(3)] for split in ("train", "validation")}
     if path == "truthfulqa/truthful_qa":
         assert name == "multiple_choice"
-        return {"validation": [{"question": f"Is {i} a number?", "mc1_targets": {"choices": ["Yes", "No", "It is blue"][:2 + i % 2], "labels": [1, 0, 0][:2 + i % 2]},
-                                "mc2_targets": {"choices": ["Yes", "No"], "labels": [1, 0]}} for i in range(3)]}
+        choices, labels = ["Yes", "No", "It is blue"], [1, 0, 0]
+        return {"validation": [{"question": f"Is {i} a number?", "mc2_targets": {"choices": choices, "labels": labels},
+                                "mc1_targets": {"choices": choices[:2 + i % 2], "labels": labels[:2 + i % 2]}} for i in range(3)]}
     if path == "cais/mmlu":
         row = {"question": f" What is {name}? ", "subject": name, "choices": ["a rock", "a field", "a song", "a bird"], "answer": 1}
         return {"test": [row], "validation": [row], "dev": [row] * 5}
     if path == "google/IFEval":
-        return {"train": [{"key": 1000 + i, "prompt": "Write it without any commas.", "instruction_id_list": ["punctuation:no_comma", "length_constraints:number_words"],
-                           "kwargs": [{"num_words": None, "relation": None}, {"num_words": 1000, "relation": "less than"}]} for i in range(2)]}
+        arguments = [{"num_words": None, "relation": None}, {"num_words": 1000, "relation": "less than"}]
+        return {"train": [{"key": 1000 + i, "prompt": "Write it without any commas.", "kwargs": arguments,
+                           "instruction_id_list": ["punctuation:no_comma", "length_constraints:number_words"]} for i in range(2)]}
     if path == "allenai/winogrande":
         assert name == "winogrande_xl"
-        return {split: [{"sentence": "The cup did not fit into the bag because the _ was too small.", "option1": "cup", "option2": "bag", "answer": "2"}] * 2
-                for split in ("train", "validation")}
+        row = {"sentence": "The cup did not fit into the bag because the _ was too small.", "option1": "cup", "option2": "bag",
+               "answer": "2"}
+        return {"train": [row], "validation": [row] * 2}
     assert (path, name) == ("openai/openai_humaneval", None)
     return {"test": PROBLEMS[:2]}
 
@@ -99,7 +102,8 @@ def test_the_metric_and_the_settings_are_written_down(allowed):
 def test_settings_are_those_of_lm_eval(allowed):
     """Shots, new tokens, metrics and direction, read from the task files of the installed lm-eval."""
     files = {"hellaswag": "hellaswag/hellaswag.yaml", "truthfulqa_mc1": "truthfulqa/truthfulqa_mc1.yaml", "ifeval": "ifeval/ifeval.yaml",
-             "winogrande": "winogrande/default.yaml", "humaneval_sandboxed": "humaneval/humaneval.yaml", "mmlu": "mmlu/default/_default_template_yaml"}
+             "winogrande": "winogrande/default.yaml", "humaneval_sandboxed": "humaneval/humaneval.yaml",
+             "mmlu": "mmlu/default/_default_template_yaml"}
     tasks = {t.task: t for t in load_suite("paper").tasks}
     for name, path in files.items():
         theirs, ours = task_file(BUILT_IN / path), tasks[name]
