@@ -8,6 +8,7 @@ import threading
 import time
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -176,7 +177,7 @@ def test_back_off_grows(serve, tmp_path):
     server = serve(lambda prompt, number: FAILURES["500"] if number <= 3 else "well")
     endpoint(server, tmp_path, pause=0.1).ask_all(["a"], "test/1")
     times = [r["time"] for r in server.requests]
-    for wait, least in zip((b - a for a, b in zip(times, times[1:])), (0.075, 0.15, 0.3)):
+    for wait, least in zip((b - a for a, b in pairwise(times)), (0.075, 0.15, 0.3)):
         assert wait >= least
 
 
@@ -275,7 +276,8 @@ BOTH, THREE = JUDGES["medical"].verdicts, JUDGES["knowledge"].verdicts
 
 @pytest.mark.parametrize(("text", "verdict"), [
     ("VERDICT: CORRECT", "CORRECT"), ("They agree.\n\nVERDICT: INCORRECT\n", "INCORRECT"),
-    ("**VERDICT: PARTIALLY_CORRECT**", "PARTIALLY_CORRECT"), ("VERDICT: **CORRECT**.", "CORRECT"), ("**Verdict:** CORRECT", "CORRECT"), ("  `VERDICT: CORRECT`  ", "CORRECT"),
+    ("**VERDICT: PARTIALLY_CORRECT**", "PARTIALLY_CORRECT"), ("VERDICT: **CORRECT**.", "CORRECT"),
+    ("**Verdict:** CORRECT", "CORRECT"), ("  `VERDICT: CORRECT`  ", "CORRECT"),
     ("<think>\nVERDICT: INCORRECT? or VERDICT: CORRECT\n</think>\nFine.\nVERDICT: CORRECT", "CORRECT"),
 ])
 def test_a_verdict_is_read(text, verdict):
