@@ -9,6 +9,7 @@ import yaml
 
 from harness import models
 from harness.config import build, option
+from harness.endpoint import endpoint_config
 from harness.errors import UserError, did_you_mean
 from harness.method import get_method
 from harness.skills import TEACHER_TEMPLATES, FileSkill, fingerprint, get_skill
@@ -90,6 +91,7 @@ class SkillSpec:
     max_new_tokens: int | None = option(None, "limit of answers and rollouts", min=1)
     teacher_template: str | list | None = option(None, "what a self-distillation teacher is shown")
     prompts: int | None = option(None, "this skill's own budget", min=1)
+    judge: str | None = option(None, "a rubric of benchmarks/judges.py: a model judges the answers as well")
 
 
 @dataclass
@@ -103,6 +105,7 @@ class Schema:
     seeds: list[int] = option([0], "one run a method and seed", min=0)
     rollout: dict = option({}, "sampling while learning")
     evaluate: dict = option({}, "evaluation of the skills")
+    judge: dict = option({}, "the judge's server, for skills with a rubric")
     retention: str | list | None = option(None, "a suite of benchmarks/retention, or lm-eval tasks")
     checkpoints: dict = option({}, "resume and disk")
     grid: dict = option({}, "label: {hyperparameter: [values]}; validation accuracy selects among all combinations")
@@ -172,6 +175,8 @@ class Order:
             raise UserError(f"{place}: methods", "is empty", "name at least one method")
         for label, values in schema.grid.items():
             self._add_grid(str(label), values, schema.methods, f"{place}: grid.{label}")
+        judged = schema.judge or any(s.judge for s in self.skills)
+        self.judge = endpoint_config(schema.judge, f"{place}: judge") if judged else None
         self.suite = None
         if schema.retention is not None:
             from harness.retention import load_suite
@@ -179,6 +184,8 @@ class Order:
             self.suite = load_suite(schema.retention, f"{place}: retention")
 
     def _add_skill(self, entry, place):
+        from benchmarks.judges import JUDGES
+
         spec = build(SkillSpec, {"name": entry} if isinstance(entry, str) else entry, place)
         files = {s: str(self._beside(f)) for s in ("train", "validation", "test") if (f := getattr(spec, s))}
         options = {k: v for k in ("path", "source", "holdout") if (v := getattr(spec, k)) is not None}
@@ -201,6 +208,10 @@ class Order:
             raise UserError(f"{place}: grader", "goes with a skill of your own", "give `train` and `test`, or leave it out")
         else:
             skill = get_skill(spec.name, f"{place}: name", **options)
+        if spec.judge is not None:
+            skill.judge = spec.judge
+        if skill.judge is not None and skill.judge not in JUDGES:
+            raise UserError(f"{place}: judge", f"unknown rubric {skill.judge!r}", did_you_mean(skill.judge, JUDGES))
         template = spec.teacher_template
         if isinstance(template, str) and template not in TEACHER_TEMPLATES:
             raise UserError(f"{place}: teacher_template", f"unknown template {template!r}", did_you_mean(template, TEACHER_TEMPLATES))
@@ -319,7 +330,7 @@ class Order:
             "skills": [{"name": s.name, "description": s.description, "metric": s.metric, "splits": self.splits(s),
                         "prompts": self.prompts(s), "max_new_tokens": self.limit(s),
                         "teacher_template": self.template(s) or s.teacher_template,
-                        "train": fingerprint(s.examples("train"))[:12]} for s in self.skills],
+                        "train": fingerprint(s.examples("train"))[:12], **_judge_of(s)} for s in self.skills],
             "retention": [] if self.suite is None else self.suite.summary(),
             "methods": {label: {"method": m.method, "config": asdict(m.config),
                                 **({"grid": {"of": m.grid_of, "values": m.values}} if m.grid_of else {})}
@@ -332,6 +343,13 @@ class Order:
 def _asked(section, without=(), unless_set=()):
     """A section of the order as results.json holds it; what is optional stands there only where it is asked for."""
     return {k: v for k, v in asdict(section).items() if k not in without and (v or k not in unless_set)}
+
+
+def _judge_of(skill):
+    """For results.json: by what a skill's answers are judged, and under which metrics; nothing for a skill that is not."""
+    from benchmarks.judges import JUDGES
+
+    return {"judge": {"rubric": skill.judge, "metrics": list(JUDGES[skill.judge].metrics)}} if skill.judge else {}
 
 
 class _Loader(yaml.SafeLoader):

@@ -144,12 +144,13 @@ class Results:
         self.rebuild()
 
     def rebuild(self):
-        """records.jsonl from the committed stages of all runs, in the order of run and stage."""
+        """records.jsonl from the committed stages of all runs, in the order of run and stage, what was judged after what was measured."""
         with self._alone():
             files = [f for f in self.folder.glob("runs/*/stage-*/records.jsonl")
                      if not f.parent.name.endswith(".partial") and (f.parent / "stage.json").exists()]
             files.sort(key=lambda f: (f.parent.parent.name, int(f.parent.name.removeprefix("stage-"))))
-            text = "".join(f.read_text(encoding="utf-8") for f in files)
+            judged = [f.with_name("judged.jsonl") for f in files]
+            text = "".join(f.read_text(encoding="utf-8") for pair in zip(files, judged) for f in pair if f.exists())
             write_text(self.folder / "records.jsonl", text)
             about = read_json(self.folder / "results.json")
             if any("grid" in entry for entry in about["methods"].values()):

@@ -23,6 +23,7 @@ from harness import models
 from harness.console import Progress, Rate
 from harness.errors import UserError
 from harness.evaluation import Evaluator
+from harness.judge import judge_stage
 from harness.records import Results, locked, read_json, write_json, write_jsonl
 from harness.sampler import Sampler
 from harness.training import Stage
@@ -85,6 +86,7 @@ class _Run:
         write_json(results.run(name) / "run.json", self._provenance())
         for stage in range(first, len(order.skills) + 1):
             self._stage(stage)
+            judge_stage(order, results.folder, name, self.progress)
             _tidy(order, results, self.run)
 
     def _stage(self, number):

@@ -75,6 +75,7 @@ class Skill:
     splits = ("train", "validation", "test")  # further ones (as "ood") are evaluated like the test
     max_new_tokens = 256  # at evaluation and in rollouts, unless the order says otherwise
     teacher_template = "paper"
+    judge = None  # a rubric of benchmarks/judges.py: its answers are also judged by a model, where the order has one
     checksums: dict = {}
     options: tuple = ()  # keyword arguments that an order may give, as ``path``
 

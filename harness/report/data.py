@@ -91,6 +91,8 @@ class Results:
             frame["folder"] = index
             frames.append(frame)
             self.protocols.update(read_json(folder / "protocols.json", {}))
+        for head, frame in zip(self.heads, frames, strict=True):
+            _count_judged(head, frame)
         self.split = self._agreed(
             "split", lambda head: {"": (head.get("evaluate") or {}).get("split") or "test"}, "evaluate.split"
         )[""]
@@ -664,6 +666,14 @@ def _head(folder):
             "use the release that wrote it",
         )
     return head
+
+
+def _count_judged(head, frame):
+    """A skill that was judged counts by the judge's first metric: verdicts and grades are never mixed in one column."""
+    for skill in head.get("skills", []):
+        for metric in (skill.get("judge") or {}).get("metrics", [])[:1]:
+            if ((frame["name"] == skill["name"]) & (frame["metric"] == metric)).any():
+                skill["metric"] = metric
 
 
 def _model_name(head):

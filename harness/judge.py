@@ -1,0 +1,193 @@
+"""Judged metrics: a model compares answers with their references. A pass over the evaluations that a results folder holds.
+
+    python -m harness.judge RESULTS_DIR
+
+A run with a judge makes this pass after every stage; this command makes it later, where the judge was down or came after the run.
+What is judged becomes an evaluation of its own, keyed like any other (weights and protocol; the judge's model and the version of
+its prompt are in the protocol), and records beside those of the stage, under names of their own. docs/judge.md has the details.
+"""
+
+import argparse
+import hashlib
+import json
+import re
+import sys
+from pathlib import Path
+
+from harness.console import Progress
+from harness.endpoint import Endpoint, EndpointDown, Refused, endpoint_config, without_secrets
+from harness.errors import UserError, reported
+from harness.records import Results, read_json, write_json, write_jsonl
+from harness.skills import read_jsonl
+
+SETTINGS = "judge.json"  # in the results folder: what the order says of the judge, without the key
+
+
+def verdict_of(reply, verdicts):
+    """The verdict in a reply: its last line, and its only one of this kind, is ``VERDICT: X`` with X one of ``verdicts``.
+
+    Emphasis around it and a full stop are let pass; reasoning before ``</think>`` is no part of the reply. Nothing is guessed:
+    raises ValueError saying why there is no verdict.
+    """
+    if reply.finish == "length":
+        raise ValueError("the reply is cut short")
+    text = reply.text.rpartition("</think>")[2].strip()
+    if not text:
+        raise ValueError("the reply is empty")
+    if "<think>" in text:
+        raise ValueError("the reasoning does not end")
+    lines = text.splitlines()
+    found = [line for line in lines if re.match(r"\W*VERDICT\b", line, re.IGNORECASE)]
+    if len(found) != 1 or found[0] is not lines[-1]:
+        raise ValueError("the reply does not end in its one line `VERDICT: ...`")
+    match = re.fullmatch(r"[\s*_`#]*VERDICT[\s*`]*:[\s*_`]*([A-Z_]+?)[\s*_`.]*", found[0], re.IGNORECASE)
+    if not match or match[1] not in verdicts:
+        raise ValueError(f"{found[0].strip()[:80]!r} is none of the verdicts")
+    return match[1]
+
+
+def prompt_for(rubric, item):
+    """The rubric's prompt for one item of an evaluation; see docs/judge.md for where question and reference come from."""
+    reference = item["reference"]
+    parts = reference if isinstance(reference, dict) else {"answer": reference}
+    question, answer = parts.get("question"), parts.get("answer")
+    values = {
+        "question": question if isinstance(question, str) else item["prompt"],
+        "reference": answer if isinstance(answer, str) else json.dumps(reference, sort_keys=True, ensure_ascii=False),
+        "completion": item["completion"],
+    }
+    return re.sub(r"\{(question|reference|completion)\}", lambda match: values[match[1]], rubric.prompt)  # one pass: braces stay
+
+
+def judged_protocol(meaning, rubric, config):
+    """What a judged number depends on: all that the completions do, and the judge in place of the grader."""
+    prompt = hashlib.sha256(rubric.prompt.encode()).hexdigest()[:12]
+    judge = {"model": config.model, "prompt": f"{rubric.name}/{rubric.version}", "prompt_sha256": prompt, "temperature": 0,
+             "max_tokens": config.max_tokens}
+    return {k: v for k, v in meaning.items() if k != "scorer"} | {"scorer": {"judge": judge}}
+
+
+def judge(evaluation, protocol, rubric, endpoint, progress=None):
+    """The judged form of a skill's evaluation.
+
+    ``items`` hold what they held, with ``verdict``, ``reply`` and the judged ``scores``; ``unjudged`` the answers without a
+    verdict, each with its ``error``: they count in ``judge_errors`` (their share) and in no other metric. Raises EndpointDown.
+    """
+    from harness.evaluation import mean_and_stderr
+
+    asked = [prompt_for(rubric, item) for item in evaluation["items"]]
+    replies = endpoint.ask_all(asked, f"{rubric.name}/{rubric.version}", progress)
+    if replies and all(isinstance(r, Refused) for r in replies):
+        raise EndpointDown(str(replies[0]))
+    items, unjudged, tokens = [], [], 0
+    for item, reply in zip(evaluation["items"], replies):
+        if isinstance(reply, Refused):
+            unjudged.append({**item, "scores": {}, "error": str(reply)})
+            continue
+        tokens += reply.prompt_tokens + reply.completion_tokens
+        try:
+            verdict = verdict_of(reply, rubric.verdicts)
+        except ValueError as error:
+            unjudged.append({**item, "scores": {}, "error": str(error), "reply": reply.text})
+        else:
+            scores = {metric: values[verdict] for metric, values in rubric.metrics.items()}
+            items.append({**item, "scores": scores, "verdict": verdict, "reply": reply.text})
+    metrics = {m: mean_and_stderr([i["scores"][m] for i in items]) for m in rubric.metrics} if items else {}
+    metrics["judge_errors"] = len(unjudged) / len(replies), None
+    return {"protocol": protocol, "kind": "skill", "name": evaluation["name"], "split": evaluation["split"], "n": len(items),
+            "metrics": metrics, "judge_tokens": tokens, "items": items, "unjudged": unjudged}
+
+
+def judge_folder(folder, endpoint, run="*", progress=None):
+    """Judge what the committed stages of ``run`` (all runs) have measured of skills with a rubric; those judged before are kept.
+
+    Returns {"answers", "unjudged"} over the evaluations of these stages. Raises EndpointDown, and UserError where nothing has a rubric.
+    """
+    from benchmarks.judges import JUDGES
+    from harness.evaluation import protocol_hash
+
+    results = Results(folder)
+    skills = {s["name"]: (s["metric"], JUDGES[s["judge"]["rubric"]]) for s in read_json(results.folder / "results.json")["skills"]
+              if s.get("judge")}
+    if not skills:
+        raise UserError(folder, "holds no skill that is judged", "a skill says so (`judge: medical` or `knowledge` in the order)")
+    protocols, counts = read_json(results.folder / "protocols.json"), {}
+    for stage in sorted(results.folder.glob(f"runs/{run}/stage-*/stage.json")):
+        if stage.parent.name.endswith(".partial"):
+            continue
+        rows = []
+        for _, record in read_jsonl(stage.with_name("records.jsonl")):
+            metric, rubric = skills.get(record["name"], (None, None))
+            if record["kind"] != "skill" or record["metric"] != metric:  # one record for each evaluation: of the metric that counts
+                continue
+            meaning = judged_protocol(protocols[record["protocol"]], rubric, endpoint.config)
+            protocol = protocol_hash(meaning)
+            key = f"{record['evaluation'].partition('-')[0]}-{protocol}"
+            found = results.evaluation(key)
+            if found is None:
+                what = f"{record['run']}, stage {record['stage']}, step {record['step']}: judges {record['name']} {record['split']}"
+                show = progress and (lambda done, total, what=what: progress.show(f"{what} {done}/{total}"))
+                measured = results.evaluation(record["evaluation"])
+                if measured is None:
+                    raise UserError(f"{folder}: evaluations/{record['evaluation']}.json", "is not there", "a judge needs the answers in it")
+                found = judge(measured, protocol, rubric, endpoint, show)
+                results.protocol(protocol, meaning)
+                results.save_evaluation(key, found)
+            counts[key] = len(found["items"]), len(found["unjudged"])
+            for name, (value, stderr) in found["metrics"].items():
+                n = sum(counts[key]) if name == "judge_errors" else found["n"]
+                rows.append({**record, "metric": name, "value": value, "stderr": stderr, "n": n, "protocol": protocol,
+                             "evaluation": key})
+        if rows:
+            write_jsonl(stage.with_name("judged.jsonl"), rows)
+    results.rebuild()
+    return {"answers": sum(sum(c) for c in counts.values()), "unjudged": sum(c[1] for c in counts.values())}
+
+
+def open_endpoint(config):
+    from harness.models import cache_folder
+
+    return Endpoint(config, cache_folder() / "replies")
+
+
+def judge_stage(order, folder, run, progress):
+    """The pass after a stage of a run. A judge that is down stops no run: the completions wait for the command."""
+    if order.judge is None or not any(s.judge for s in order.skills):
+        return
+    write_json(Path(folder) / SETTINGS, without_secrets(order.judge))
+    endpoint = open_endpoint(order.judge)
+    try:
+        judge_folder(folder, endpoint, run, progress)
+    except EndpointDown as down:
+        progress.say(f"the judge gives no answers ({down}); the completions are kept, `python -m harness.judge {folder}` judges them")
+    if endpoint.counts:
+        progress.say(f"judge {endpoint.summary()}")
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m harness.judge", description=__doc__.split("\n")[0])
+    parser.add_argument("folder", metavar="RESULTS_DIR", type=Path)
+    parser.add_argument("--base-url", help="default: the order's, or $JUDGE_BASE_URL")
+    parser.add_argument("--model", help="default: the order's, or $JUDGE_MODEL; the key is in $JUDGE_API_KEY, or where the order says")
+    args = parser.parse_args()
+    with reported(args.folder):
+        if not (args.folder / "results.json").is_file():
+            raise UserError(args.folder, "is no results folder", "give one that run_sequence.py wrote")
+        settings = args.folder / SETTINGS
+        given = {k: v for k, v in (("base_url", args.base_url), ("model", args.model)) if v}
+        config = endpoint_config((read_json(settings) if settings.exists() else {}) | given, "judge")
+        if config is None:
+            raise UserError("judge", "no server is named", "give --base-url and --model, or set JUDGE_BASE_URL and JUDGE_MODEL")
+        endpoint, progress = open_endpoint(config), Progress()
+        try:
+            done = judge_folder(args.folder, endpoint, progress=progress)
+        except EndpointDown as down:
+            raise UserError(f"judge {config.base_url}", f"gives no answers ({down})",
+                            "what it has answered is kept; start the same command again when it is back") from None
+        finally:
+            progress.say(endpoint.summary())
+        print(f"{done['answers']:,} answers judged, {done['unjudged']:,} without a verdict; records: {args.folder / 'records.jsonl'}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
