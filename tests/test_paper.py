@@ -290,3 +290,41 @@ def test_it_needs_neither_torch_nor_transformers():
 
 
 # -- orders ----------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def stand_in(monkeypatch, tmp_path):
+    """Every skill has one example, so that orders are checked without the paper's data, a judge or a run of HumanEval's programs."""
+    from harness.skills import Example, Skill
+
+    one = Example("1", [{"role": "user", "content": "q"}], "d", "d", "s")
+    monkeypatch.setattr(Skill, "examples", lambda self, split: [one])
+    monkeypatch.setenv("JUDGE_BASE_URL", "http://localhost:9/v1")
+    monkeypatch.setenv("JUDGE_MODEL", "judge")
+    folder = tmp_path / "wiki"
+    folder.mkdir()
+    for split in ("train", "test", "ood"):
+        write_jsonl(folder / f"{split}.jsonl", [{"question": f"{split} {i}?", "answer": "d", "article": "s"} for i in range(200)])
+    return folder
+
+
+@pytest.mark.parametrize("path", ORDERS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_order_is_valid_and_says_what_it_is_for(path, stand_in):
+    from harness.order import read_order
+
+    order = read_order(path, [f"skills.wiki.path={stand_in}"] if "name: wiki" in path.read_text() else [])
+    assert order.experiment and {word for word in order.experiment if path.stem.startswith(word)}
+    assert order.about()["experiment"] == order.experiment
+
+
+def test_every_experiment_has_its_orders():
+    text = {path: path.read_text() for path in ORDERS}
+    for experiment in EXPERIMENTS:
+        scales = {path.parent.name for path, body in text.items() if re.search(rf"^experiment: .*\b{experiment}\b", body, re.M)}
+        assert scales >= ({"full"} if experiment == "table_2" else {"full", "embedded"}), experiment
+
+
+def test_every_figure_and_table_stands_in_the_docs_with_its_orders():
+    docs = (ROOT / "docs" / "paper.md").read_text()
+    rows = {m[1]: m[0] for m in re.finditer(r"^\| ((?:Figure|Table) [^|]+?) \|.*$", docs, re.M)}
+    assert set(rows) == {item.title for item in paper.ITEMS.values()}
+    for path in ORDERS:
+        assert f"{path.parent.name}/{path.name}" in docs, path
