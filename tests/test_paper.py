@@ -16,7 +16,8 @@ from harness.report import paper
 
 ROOT = Path(__file__).resolve().parent.parent
 ORDERS = sorted((ROOT / "benchmarks" / "orders" / "paper").glob("*/*.yaml"))
-TASKS = [{"name": "facts", "metric": "acc,none", "higher_is_better": True}, {"name": "grammar", "metric": "acc,none", "higher_is_better": True},
+TASKS = [{"name": "facts", "metric": "acc,none", "higher_is_better": True},
+         {"name": "grammar", "metric": "acc,none", "higher_is_better": True},
          {"name": "code", "metric": "bits_per_byte,none", "higher_is_better": False}]
 T2 = 4.302653  # quantile 0.975 of Student's t with two degrees of freedom
 
@@ -107,12 +108,13 @@ def generations_folder(folder):
 
 def context_folder(folder):
     contexts = {f"sdft_{c}": ("sdft", {"teacher_context": c}) for c in ("demonstration", "source", "both")}
-    base = [record("e", "accuracy", 0.0), record("e", "lenient", 0.1), record("e", "accuracy", 0.0, split="ood"), record("e", "response_tokens", 30),
-            record("e", "teacher_accuracy", 1.0, split="validation")]
+    base = [record("e", "accuracy", 0.0), record("e", "lenient", 0.1), record("e", "accuracy", 0.0, split="ood"),
+            record("e", "response_tokens", 30), record("e", "teacher_accuracy", 1.0, split="validation")]
     stages = {(label, 0): [base, [record("e", "accuracy", 0.2, step=5, final=False), record("e", "accuracy", end, step=10),
                                   record("e", "lenient", end + 0.1, step=10), record("e", "accuracy", end - 0.1, split="ood", step=10),
                                   record("e", "response_tokens", 20.5, step=10)]] for label, end in zip(contexts, (0.3, 0.6, 0.8))}
-    return write_results(folder, ["figure_7", "figure_8", "table_1", "table_2"], ["e"], contexts, stages, teacher_template="three_turn_source")
+    return write_results(folder, ["figure_7", "figure_8", "table_1", "table_2"], ["e"], contexts, stages,
+                         teacher_template="three_turn_source")
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +123,8 @@ def drawn(tmp_path_factory):
     parent = tmp_path_factory.mktemp("results")
     sequence_folder(parent / "sequence")
     skill_folder(parent / "one", {"sft": [0.5], "sdft": [0.4]}, {"sft": [0.6], "sdft": [0.8]}, experiment=["table_5", "figure_5_left"])
-    skill_folder(parent / "two", {"sft": [0.3, 0.5, 0.4], "sdft": [0.6, 0.7, 0.8]}, {"sft": [0.8] * 3, "sdft": [0.8] * 3}, (0, 1, 2), skill="tools")
+    skill_folder(parent / "two", {"sft": [0.3, 0.5, 0.4], "sdft": [0.6, 0.7, 0.8]}, {"sft": [0.8] * 3, "sdft": [0.8] * 3}, (0, 1, 2),
+                 skill="tools")
     further_folder(parent / "further")
     generations_folder(parent / "generations")
     context_folder(parent / "contexts")
@@ -183,7 +186,8 @@ def test_table_5_and_figure_4_join_the_orders_of_one_task_each(drawn):
     html = drawn[1].read_text()
     assert "elements: sdft − sft on new task is -10.0 ± 5.5, in the paper +4.0 to +7.4: another sign than the paper" in html
     assert "tools: sdft − sft on new task is +30.0 ± 35.1 (0 is inside), in the paper +4.0 to +7.4: the same sign" in html
-    for said in ("SmolLM2-135M-Instruct (float32)", "elements (160 prompts)", "seeds 0, 1, 2", "n = 50", "greedy", "KL direction: sdft forward"):
+    for said in ("SmolLM2-135M-Instruct (float32)", "elements (160 prompts)", "seeds 0, 1, 2", "n = 50", "greedy",
+                 "KL direction: sdft forward"):
         assert said in html
 
 
@@ -205,7 +209,8 @@ def test_seeds_and_methods_of_one_setting_are_pooled(tmp_path):
 def test_figure_5_left_pairs_the_seeds_and_joins_the_models(tmp_path):
     skill_folder(tmp_path / "small", {"sft": [0.5, 0.3, 0.4], "sdft": [0.4, 0.3, 0.2]}, {"sft": [0.8] * 3, "sdft": [0.8] * 3}, (0, 1, 2),
                  ["table_5", "figure_5_left"])
-    skill_folder(tmp_path / "other", {"sft": [0.2], "sdft": [0.5]}, {"sft": [0.8], "sdft": [0.8]}, experiment="figure_5_left", model="x/gemma")
+    skill_folder(tmp_path / "other", {"sft": [0.2], "sdft": [0.5]}, {"sft": [0.8], "sdft": [0.8]}, experiment="figure_5_left",
+                 model="x/gemma")
     frame = numbers(tmp_path, "figure_5_left")
     row = value(frame, x="SmolLM2-135M-Instruct")  # differences -10, 0, -20
     assert (row["value"], row["high"]) == pytest.approx((-10, -10 + T2 * 10 / 3**0.5))
@@ -220,7 +225,8 @@ def test_pass_at_k_and_the_teacher(tmp_path):
     folder = further_folder(tmp_path / "r")
     frame = numbers(folder, "figure_5_right")
     assert frame[frame["series"] == "sft"]["x"].tolist() == [1, 2, 16]
-    assert value(frame, series="base", x=16)["value"] == pytest.approx(30) and value(frame, series="sdft", x=2)["value"] == pytest.approx(40)
+    assert value(frame, series="base", x=16)["value"] == pytest.approx(30)
+    assert value(frame, series="sdft", x=2)["value"] == pytest.approx(40)
     frame = numbers(folder, "figure_2_right")
     assert value(frame, series="base", x="accuracy")["value"] == pytest.approx(20)  # of the split that the teacher is measured on
     assert value(frame, series="teacher", x="accuracy")["value"] == pytest.approx(90)
@@ -268,7 +274,8 @@ def test_everything_with_results_is_drawn_beside_the_published_and_every_link_le
 def test_what_cannot_be_drawn_is_refused(tmp_path):
     plain = skill_folder(tmp_path / "plain", {"sft": [0.5], "sdft": [0.4]}, {"sft": [0.6], "sdft": [0.8]}, experiment=[])
     (tmp_path / "empty").mkdir()
-    for folder, said in ((plain, "does not say which figure"), (tmp_path / "empty", "holds no results"), (tmp_path / "absent", "is not a folder")):
+    for folder, said in ((plain, "does not say which figure"), (tmp_path / "empty", "holds no results"),
+                         (tmp_path / "absent", "is not a folder")):
         with pytest.raises(UserError, match=said):
             paper.write_paper([folder])
     skill_folder(tmp_path / "good", {"sft": [0.5], "sdft": [0.4]}, {"sft": [0.6], "sdft": [0.8]})
@@ -276,7 +283,8 @@ def test_what_cannot_be_drawn_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("arguments, said", [
-    ([], "RESULTS_DIR: is missing"), (["--published", "x"], "--published: takes no RESULTS_DIR"), (["nowhere", "--paper"], "nowhere: is not a folder")])
+    ([], "RESULTS_DIR: is missing"), (["--published", "x"], "--published: takes no RESULTS_DIR"),
+    (["nowhere", "--paper"], "nowhere: is not a folder")])
 def test_the_command_refuses_in_one_line(arguments, said, capsys):
     with pytest.raises(SystemExit) as stopped:
         report.main(arguments)

@@ -186,11 +186,12 @@ def model_size(results):
 
 def pass_at_k(results):
     """Figure 5 right: pass@k, the k of the records."""
-    rows, found = [], results.records["metric"].astype(str).unique()
-    ks = sorted(int(m[1]) for m in (re.fullmatch(r"pass@(\d+)", text) for text in found) if m)
+    rows, on_record = [], results.records["metric"].astype(str).unique()
+    ks = sorted(int(m[1]) for m in (re.fullmatch(r"pass@(\d+)", text) for text in on_record) if m)
     for name, stage, label in _learners(results):
         for k in ks:
-            rows += _number(name, label or "base", k, _estimate(_rows(results, name=name, metric=f"pass@{k}", stage=stage, label=label), 100), "%")
+            found = _estimate(_rows(results, name=name, metric=f"pass@{k}", stage=stage, label=label), 100)
+            rows += _number(name, label or "base", k, found, "%")
     return rows
 
 
@@ -198,9 +199,10 @@ def teacher_context(results):
     """Figure 7: accuracy by what the teacher was shown."""
     rows = []
     for name, stage, label in _learners(results, base=False):
-        shown = results.series[label].config.get("teacher_context")
+        series = results.series[label]
+        shown = series.config.get("teacher_context")
         found = _estimate(_rows(results, name=name, metric=results.metric[name], stage=stage, label=label), 100)
-        rows += _number(name, label, CONTEXTS.get(shown, label), found, "%", results.metric[name])
+        rows += _number(name, series.method, CONTEXTS.get(shown, label), found, "%", f"{results.metric[name]}, {label}")
     return rows
 
 
@@ -252,9 +254,10 @@ def sequence(results):
             start = one.loc[one["x"] == drawer.edges[0], "value"]
             base = start.iloc[0] if len(start) else math.nan
             for x, value, half, seeds in one[["x", "value", "half", "seeds"]].itertuples(index=False):
-                y, span = metrics.normalised(value, base, best), half / (best - base) if best > base else math.nan
-                rows += _number(name, label, float(x), Estimate(float(y), float(y - span), float(y + span), f"seeds: {seeds}"), "normalised",
-                                f"base {base:.4g}, best {best:.4g}") if np.isfinite(y) else []
+                if best > base:
+                    y, span = float(metrics.normalised(value, base, best)), half / (best - base)
+                    rows += _number(name, label, float(x), Estimate(y, y - span, y + span, f"seeds: {seeds}"), "normalised",
+                                    f"base {base:.4g}, best {best:.4g}")
     return rows
 
 
@@ -290,8 +293,8 @@ def bars(frame, look, panel, bar):
     """One panel a value of column ``panel``, one bar a value of column ``bar``; a number stands at each."""
     names = list(dict.fromkeys(frame[panel]))
     most = max(len(frame[frame[panel] == name]) for name in names)
-    figure, panels, _, columns = grid(len(names), width=max(2.7, 1.0 + 0.85 * most), columns=2 if most < 5 else 1)
-    for number, (axes, name) in enumerate(zip(panels, names, strict=True)):
+    figure, panels, _, _ = grid(len(names), width=max(2.7, 1.0 + 0.85 * most), columns=2 if most < 5 else 1)
+    for axes, name in zip(panels, names, strict=True):
         rows = frame[frame[panel] == name]
         colours = [look[s][0] if s in look else BASE for s in rows["series"]]
         spread = _spread(rows)
@@ -305,7 +308,9 @@ def bars(frame, look, panel, bar):
                           textcoords="offset points", ha="center", va="bottom" if up else "top", fontsize=8.5)
         axes.set_xticks(range(len(rows)), [_broken(text) for text in rows[bar].astype(str)], color=INK)
         axes.tick_params(axis="x", length=0)
-        axes.margins(x=0.12, y=0.16)
+        axes.margins(y=0.16)
+        middle, half = (len(rows) - 1) / 2, max(len(rows), 2.4) / 2
+        axes.set_xlim(middle - half, middle + half)
         axes.grid(axis="x", visible=False)
         axes.set_title(TITLES.get(name, name))
         axes.set_ylabel(_axis(rows["unit"].iloc[0]))
@@ -322,8 +327,9 @@ def _broken(text, width=13):
     return "\n".join(line.strip() for line in lines)
 
 
-def lines(frame, look, axis, log=False, drawer=None):
-    """One panel a task, one line a series with its band; drawer: of a sequence, for the borders of its stages."""
+def lines(frame, look, axis, up=None, log=False, drawer=None):
+    """One panel a task, one line a series with its band; axis, up: labels of x and y; drawer: of a sequence, for the borders of its
+    stages."""
     names, labels = list(dict.fromkeys(frame["panel"])), list(dict.fromkeys(frame["series"]))
     figure, panels, _, columns = grid(len(names), width=3.4 if len(names) > 1 else 5.4, height=2.5 if len(names) > 1 else 3.1)
     for number, (axes, name) in enumerate(zip(panels, names, strict=True)):
@@ -344,7 +350,7 @@ def lines(frame, look, axis, log=False, drawer=None):
             axes.set_ylim(max(low, -1), min(high, 1.8))
         axes.set_title(name, pad=13 if drawer else 6)
         if number % columns == 0:
-            axes.set_ylabel(_axis(frame["unit"].iloc[0]))
+            axes.set_ylabel(up or _axis(frame["unit"].iloc[0]))
         if number >= len(names) - columns:
             axes.set_xlabel(axis)
     legend(figure, look, labels)
@@ -418,22 +424,24 @@ ITEMS = {
         "and the teacher's accuracy (section 3.2).", in_context, lambda f, look, _: bars(f, look, "x", "series"),
         signs=(("teacher", "base", "accuracy"),)),
     "figure_3": Item(
-        "Figure 3", "figure_3", "One model learns the skills in turn. Accuracy of each skill, linear, 0 = base model, 1 = the highest point of "
-        "any compared method's mean curve on that skill. Dashed: stage borders; shaded: the stage that teaches the panel's skill.", sequence,
+        "Figure 3", "figure_3", "One model learns the skills in turn. Accuracy of each skill, linear, 0 = base model, 1 = the highest "
+        "point of any compared method's mean curve on that skill. Dashed: stage borders; shaded: the stage that teaches the panel's skill.",
+        sequence,
         lambda f, look, r: lines(f, look, "optimizer steps" if _along(r).in_steps else "stage", drawer=_along(r)), absent=CURVES_ONLY),
     "figure_4": Item(
-        "Figure 4", "table_5", "New task against prior capabilities, after learning one task; the dashed cross is the base model. The numbers "
-        "are those of table 5.", skill_learning, lambda f, look, _: plane(f, look), joined=True,
+        "Figure 4", "table_5", "New task against prior capabilities, after learning one task; the dashed cross is the base model. The "
+        "numbers are those of table 5.", skill_learning, lambda f, look, _: plane(f, look), joined=True,
         signs=(("sdft", "sft", "new_task"), ("sdft", "sft", "prior_avg"))),
     "figure_5_left": Item(
         "Figure 5 left", "figure_5_left", "Accuracy on the new task, SDFT minus SFT, by model.", model_size,
         lambda f, look, _: bars(f, look, "panel", "x"), joined=True),
     "figure_5_right": Item(
         "Figure 5 right", "figure_5_right", "pass@k, the unbiased estimator.", pass_at_k,
-        lambda f, look, _: lines(f, look, "k", log=True), absent=CURVES_ONLY),
+        lambda f, look, _: lines(f, look, "k", "pass@k (%)", log=True), absent=CURVES_ONLY),
     "figure_6": Item(
-        "Figure 6", "figure_6", "On-policy or not: accuracy by the number of answers sampled to learn from. SDFT samples its own anew, along "
-        "training; the others learn from a fixed set of the teacher's, a point a run, at the same number of optimizer steps.", generations,
+        "Figure 6", "figure_6", "On-policy or not: accuracy by the number of answers sampled to learn from. SDFT samples its own anew, "
+        "along training; the others learn from a fixed set of the teacher's, a point a run, at the same number of optimizer steps.",
+        generations,
         lambda f, look, _: lines(f, look, "answers sampled to learn from"), absent=CURVES_ONLY),
     "figure_7": Item(
         "Figure 7", "figure_7", "New knowledge by what the teacher is shown.", teacher_context,
@@ -599,7 +607,8 @@ def _caption(pooled):
         budget = {s: f"{s} ({entry['prompts']} prompts)" if entry.get("prompts") else s for s, entry in results.skills.items()}
         seeds = sorted({seed for runs in results.runs.values() for _, seed in runs})
         count = [f"{s} n = {results.n['skill', s]}" for s in results.skills if ("skill", s) in results.n]
-        decoding = {str((results.protocols.get(results.protocol_of.get(("skill", s))) or {}).get("decoding")) for s in results.skills} - {"None"}
+        protocols = [results.protocols.get(results.protocol_of.get(("skill", s))) or {} for s in results.skills]
+        decoding = {str(p["decoding"]) for p in protocols if p.get("decoding")}
         kl = [f"{label} {series.config['divergence']}" for label, series in results.series.items() if series.config.get("divergence")]
         chosen = [s.selected for s in results.series.values() if getattr(s, "selected", "")]
         parts.append(
@@ -672,7 +681,8 @@ def _page(sections, with_measured, missing):
         parts.append(f"<section id='{key}'><h2>{e(item.title)}</h2><p>{e(item.what)}</p><div class='sides'>{body}</div>{said}"
                      f"{_reproduced(others)}</section>")
         links.append(f"<a href='#{key}'>{e(item.title)}</a>")
-    warn = f"<div class='warn'><strong>What is missing</strong><ul>{''.join(f'<li>{e(m)}</li>' for m in missing)}</ul></div>" if missing else ""
+    listed = "".join(f"<li>{e(line)}</li>" for line in missing)
+    warn = f"<div class='warn'><strong>What is missing</strong><ul>{listed}</ul></div>" if missing else ""
     title = "arXiv 2601.19897, published and measured" if with_measured else "arXiv 2601.19897 as published"
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
@@ -707,7 +717,9 @@ def _reproduced(frame):
     """What others report, folded away below an item: other metrics and settings, so never in the same picture."""
     if frame.empty:
         return ""
-    head = ["panel", "series", "x", "value", "source", "note"]
-    rows = "".join("<tr>" + "".join(f"<td>{html.escape(str(v))}</td>" for v in row) + "</tr>" for row in frame[head].itertuples(index=False))
+    columns = ["panel", "series", "x", "value", "source", "note"]
+    head = "".join(f"<th>{name}</th>" for name in columns)
+    cells = ("".join(f"<td>{html.escape(str(v))}</td>" for v in row) for row in frame[columns].itertuples(index=False))
+    rows = "".join(f"<tr>{row}</tr>" for row in cells)
     return (f"<details><summary>Independent reproductions ({len(frame)} numbers)</summary><div class='scroll tall' tabindex='0'>"
-            f"<table class='left'><thead><tr>{''.join(f'<th>{h}</th>' for h in head)}</tr></thead><tbody>{rows}</tbody></table></div></details>")
+            f"<table class='left'><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></details>")
