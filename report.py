@@ -1,8 +1,10 @@
-"""Tables, pictures and a page from one or several results folders: python report.py RESULTS_DIR [RESULTS_DIR ...] [--out DIR]."""
+"""Tables, pictures and a page from results folders: python report.py RESULTS_DIR [RESULTS_DIR ...] [--paper] [--out DIR].
+
+With --paper the figures and tables of arXiv 2601.19897, published beside measured; with --published the published ones alone."""
 
 import argparse
 
-from harness.errors import reported
+from harness.errors import UserError, reported
 
 
 def main(arguments=None):
@@ -11,16 +13,29 @@ def main(arguments=None):
     )
     parser.add_argument(
         "folders",
-        nargs="+",
+        nargs="*",
         metavar="RESULTS_DIR",
         help="a folder that run_sequence.py wrote; several are pooled or compared",
     )
-    parser.add_argument("--out", metavar="DIR", help="where to write (default: report in the first folder)")
+    parser.add_argument("--paper", action="store_true",
+                        help="draw the figures and tables of the paper; RESULTS_DIR may hold several results folders")
+    parser.add_argument("--published", action="store_true", help="draw the paper's published numbers alone; takes no RESULTS_DIR")
+    parser.add_argument("--out", metavar="DIR", help="where to write (default: report, with --paper paper, in the first folder; "
+                                                     "with --published results/paper/report)")
     options = parser.parse_args(arguments)
     with reported():
-        from harness.report import write_report
+        if options.published and (options.folders or options.paper):
+            raise UserError("--published", "takes no RESULTS_DIR", "RESULTS_DIR --paper draws both, side by side")
+        if not options.published and not options.folders:
+            raise UserError("RESULTS_DIR", "is missing", "give a folder that run_sequence.py wrote, or --published")
+        if options.paper or options.published:
+            from harness.report.paper import write_paper
 
-        text, page = write_report(options.folders, options.out)
+            text, page = write_paper(options.folders, options.out)
+        else:
+            from harness.report import write_report
+
+            text, page = write_report(options.folders, options.out)
         print(text)
         print(f"\nreport: {page}")
 

@@ -12,6 +12,7 @@ from harness.config import build, option
 from harness.endpoint import endpoint_config
 from harness.errors import UserError, did_you_mean
 from harness.method import get_method
+from harness.records import EXPERIMENTS
 from harness.skills import TEACHER_TEMPLATES, FileSkill, fingerprint, get_skill
 from harness.training import TrainingConfig
 
@@ -101,6 +102,7 @@ class Schema:
     budget: dict = option(help="prompts (or epochs) and batch_size")
     name: str | None = option(None, "results go to results/<name>; the file's own name if left out")
     description: str = option("", "shown in the report")
+    experiment: str | list[str] = option([], "figures and tables of arXiv 2601.19897 that the results are for", choices=EXPERIMENTS)
     model: str | dict = option(models.EMBEDDED, "a hub id, a local folder, `embedded`, or a mapping")
     seeds: list[int] = option([0], "one run a method and seed", min=0)
     rollout: dict = option({}, "sampling while learning")
@@ -144,6 +146,7 @@ class Order:
         place = str(path)
         schema = build(Schema, mapping, place)
         self.path, self.description = path, schema.description
+        self.experiment = [schema.experiment] if isinstance(schema.experiment, str) else schema.experiment
         self.name = schema.name or path.stem
         if not re.fullmatch(r"[A-Za-z0-9._-]+", self.name):
             raise UserError(f"{place}: name", f"{self.name!r} is no folder name", "use letters, digits, - and _")
@@ -326,7 +329,8 @@ class Order:
     def about(self):
         """What results.json holds; see docs/results.md."""
         return {
-            "version": 1, "name": self.name, "description": self.description, "model": asdict(self.model),
+            "version": 1, "name": self.name, "description": self.description, "experiment": self.experiment,
+            "model": asdict(self.model),
             "skills": [{"name": s.name, "description": s.description, "metric": s.metric, "splits": self.splits(s),
                         "prompts": self.prompts(s), "max_new_tokens": self.limit(s),
                         "teacher_template": self.template(s) or s.teacher_template,

@@ -102,6 +102,59 @@ def looks(labels):
     return chosen
 
 
+def save(figure, folder, name):
+    """Writes ``name`` as PNG and SVG into ``folder``, and as a dark SVG into ``folder/dark``."""
+    (folder / "dark").mkdir(parents=True, exist_ok=True)
+    FigureCanvasAgg(figure)
+    figure.savefig(folder / f"{name}.png", dpi=160)
+    figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
+    text = (folder / f"{name}.svg").read_text(encoding="utf-8")
+    for light, dark in DARK.items():
+        text = text.replace(light.lower(), dark)
+    (folder / "dark" / f"{name}.svg").write_text(text, encoding="utf-8")
+
+
+def grid(count, width=3.4, height=2.35, columns=3):
+    """A figure of ``count`` panels: figure, panels, rows, columns."""
+    columns = min(columns, max(1, count))
+    rows = -(-count // columns)
+    figure = Figure(figsize=(max(5.4, width * columns), height * rows + 0.55), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.07, h_pad=0.06, hspace=0.04)
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for empty in panels.flat[count:]:
+        empty.set_visible(False)
+    return figure, list(panels.flat[:count]), rows, columns
+
+
+def legend(figure, look, labels, base=False):
+    handles = [
+        Line2D([], [], color=look[label][0], marker=look[label][1], linestyle=look[label][2], label=label)
+        for label in labels
+    ]
+    if base:
+        handles.append(Line2D([], [], color=BASE, linestyle=(0, (4, 2)), linewidth=1.2, label="base"))
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(6, len(handles)), handlelength=2.6)
+
+
+def curve(axes, look, x, y, half, scale=100):
+    """A line with its markers and the band y - half to y + half; look: one of ``looks``."""
+    colour, marker, dash = look
+    x, y, half = np.asarray(x, float), np.asarray(y, float) * scale, np.asarray(half, float) * scale
+    axes.plot(
+        x,
+        y,
+        color=colour,
+        linestyle=dash,
+        marker=marker if len(x) <= 40 else None,
+        markersize=4,
+        zorder=3,
+        markeredgecolor=PAPER,
+        markeredgewidth=0.5,
+    )
+    if np.isfinite(half).any():
+        axes.fill_between(x, y - half, y + half, color=colour, alpha=0.15, linewidth=0, zorder=2)
+
+
 class Drawer:
     """Draws every picture that the records allow into ``folder``; ``pictures`` lists what was drawn, in the page's order."""
 
@@ -111,7 +164,6 @@ class Drawer:
         orders = {s.order for s in results.series.values()}
         self.order = next(iter(orders)) if len(orders) == 1 else None  # names stand at the borders only where all agree
         self.longest = max((len(order) for order in orders), default=0)
-        (folder / "dark").mkdir(parents=True, exist_ok=True)
 
     def all(self):
         with matplotlib.rc_context(STYLE):
@@ -127,13 +179,7 @@ class Drawer:
         return self.pictures
 
     def _save(self, figure, name, title, caption):
-        FigureCanvasAgg(figure)
-        figure.savefig(self.folder / f"{name}.png", dpi=160)
-        figure.savefig(self.folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
-        text = (self.folder / f"{name}.svg").read_text(encoding="utf-8")
-        for light, dark in DARK.items():
-            text = text.replace(light.lower(), dark)
-        (self.folder / "dark" / f"{name}.svg").write_text(text, encoding="utf-8")
+        save(figure, self.folder, name)
         self.pictures.append(Picture(name, title, caption, figure.get_figwidth()))
 
     # -- the axis of training -----------------------------------------------------------------------------------------
@@ -240,55 +286,12 @@ class Drawer:
         if not self.in_steps and few:
             axes.set_xticks(self.edges)
 
-    def _grid(self, count, width=3.4, height=2.35, columns=3):
-        columns = min(columns, max(1, count))
-        rows = -(-count // columns)
-        figure = Figure(figsize=(max(5.4, width * columns), height * rows + 0.55), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.07, h_pad=0.06, hspace=0.04)
-        panels = figure.subplots(rows, columns, squeeze=False)
-        for empty in panels.flat[count:]:
-            empty.set_visible(False)
-        return figure, list(panels.flat[:count]), rows, columns
-
-    def _legend(self, figure, labels, base=False):
-        handles = [
-            Line2D(
-                [],
-                [],
-                color=self.look[label][0],
-                marker=self.look[label][1],
-                linestyle=self.look[label][2],
-                label=label,
-            )
-            for label in labels
-        ]
-        if base:
-            handles.append(Line2D([], [], color=BASE, linestyle=(0, (4, 2)), linewidth=1.2, label="base"))
-        figure.legend(handles=handles, loc="outside upper center", ncols=min(6, len(handles)), handlelength=2.6)
-
-    def _line(self, axes, label, x, y, half, scale=100, markers=True, skill=None):
-        colour, marker, dash = self.look[label]
-        x, y, half = np.asarray(x, float), np.asarray(y, float) * scale, np.asarray(half, float) * scale
-        axes.plot(
-            x,
-            y,
-            color=colour,
-            linestyle=dash,
-            marker=marker if markers and len(x) <= 40 else None,
-            markersize=4,
-            zorder=3,
-            markeredgecolor=PAPER,
-            markeredgewidth=0.5,
-        )
-        if np.isfinite(half).any():
-            axes.fill_between(x, y - half, y + half, color=colour, alpha=0.15, linewidth=0, zorder=2)
-
     # -- pictures -------------------------------------------------------------------------------------------------------
 
     def accuracy_curves(self, normalised):
         names = list(self.results.skills)[:PANELS]
         labels = [label for label in self.results.series if (self.curves["label"] == label).any()]
-        figure, panels, _, columns = self._grid(len(names))
+        figure, panels, _, columns = grid(len(names))
         dropped = []
         for number, (axes, name) in enumerate(zip(panels, names, strict=True)):
             mine = self.curves[self.curves["name"] == name]
@@ -303,7 +306,7 @@ class Drawer:
                 if normalised:
                     base = start.get(label, np.nan)
                     y, half = metrics.normalised(y, base, best), half / (best - base if best > base else np.nan)
-                self._line(axes, label, line["x"], y, half, 1 if normalised else 100)
+                curve(axes, self.look[label], line["x"], y, half, 1 if normalised else 100)
                 bounds += [y - np.nan_to_num(half), y + np.nan_to_num(half)]
             learned = self.order.index(name) + 1 if self.order and name in self.order else None
             self._frame(axes, learned)
@@ -329,7 +332,7 @@ class Drawer:
                 axes.set_ylabel("normalised accuracy" if normalised else "accuracy (%)")
             if number >= len(names) - columns:
                 axes.set_xlabel("optimizer steps" if self.in_steps else "stage")
-        self._legend(figure, labels, base=True)
+        legend(figure, self.look, labels, base=True)
         caption = (
             f"Accuracy of each skill along training. {self.x_note} The shaded stage teaches the skill of the panel; "
             f"dashed lines are stage borders. "
@@ -364,13 +367,13 @@ class Drawer:
         shown = tasks[: PANELS - 1]
         mean = any(results.tasks_in_mean.values())
         labels = [label for label in results.series if (averaged["label"] == label).any()]
-        figure, panels, _, columns = self._grid(len(shown) + mean)
+        figure, panels, _, columns = grid(len(shown) + mean)
         for axes, task in zip(panels, ["", *shown] if mean else shown, strict=True):
             if not task:
                 for label in labels:
                     line = self._deltas(label)
                     if len(line):
-                        self._line(axes, label, line["x"], line["value"], line["half"])
+                        curve(axes, self.look[label], line["x"], line["value"], line["half"])
                 axes.axhline(0, color=BASE, linewidth=1.2, linestyle=(0, (4, 2)), zorder=1)
                 axes.set_title("mean Δ", pad=13 if self.order and self.longest <= 15 else 6)
                 axes.set_ylabel("points")
@@ -381,7 +384,7 @@ class Drawer:
             for label in labels:
                 line = mine[mine["label"] == label].sort_values("x")
                 if len(line):
-                    self._line(axes, label, line["x"], line["value"], line["half"], scale)
+                    curve(axes, self.look[label], line["x"], line["value"], line["half"], scale)
             base = mine.loc[mine["x"] == self.edges[0], "value"]
             if len(base):
                 axes.axhline(base.mean() * scale, color=BASE, linewidth=1.2, linestyle=(0, (4, 2)), zorder=1)
@@ -405,7 +408,7 @@ class Drawer:
             self._frame(axes)
         for axes in panels[-columns:]:
             axes.set_xlabel("optimizer steps" if self.in_steps else "stage")
-        self._legend(figure, labels, base=True)
+        legend(figure, self.look, labels, base=True)
         outside = [t for t in tasks if not results.tasks_in_mean[t]]
         self._save(
             figure,
@@ -508,7 +511,7 @@ class Drawer:
         axes.set_xlabel("mean retention (%)")
         axes.set_ylabel("mean accuracy over the skills (%)")
         axes.margins(0.1)
-        self._legend(figure, drawn)
+        legend(figure, self.look, drawn)
         counted = [t for t, counts in results.tasks_in_mean.items() if counts]
         self._save(
             figure,
@@ -530,7 +533,7 @@ class Drawer:
         written = T <= NUMBERS
         columns = 3 if T <= 6 or not written else 2
         longest_name = max((len(_cut(n, 14)) for n in results.skills), default=4)
-        figure, panels, rows, columns = self._grid(
+        figure, panels, rows, columns = grid(
             len(labels),
             width=3.6 if columns == 3 else 5.2,
             height=(0.9 + 0.32 * (T + 1) if written else 3.3) + 0.05 * longest_name,
@@ -620,7 +623,7 @@ class Drawer:
         extra = [c for c in table.columns if c not in {*known, "step", "seconds", "tokens", "label", "seed", "stage"}]
         shown = [c for c in [*known[:4], *sorted(extra), *known[4:]] if c in table and table[c].notna().any()][:9]
         labels = [label for label in self.results.series if (table["label"] == label).any()]
-        figure, panels, _, columns = self._grid(len(shown), height=2.2)
+        figure, panels, _, columns = grid(len(shown), height=2.2)
         means = table.groupby(["label", "step"], observed=True)[shown].mean()
         for axes, key in zip(panels, shown, strict=True):
             for label in labels:
