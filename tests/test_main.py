@@ -137,7 +137,7 @@ def test_long_questions_are_left_out(tiny, folder, tmp_path, monkeypatch, capsys
     (["--num_prompts_per_batch", "0"], "batch_size: must be at least 1, not 0"),
     (["--num_train_epochs", "0"], "epochs: must be above 0, not 0.0"),
     (["--warmup_ratio", "0.5"], "--warmup_ratio: must be from 0 to 0.2, not 0.5"),
-    (["--seed", "-1"], "seeds[0]: must be at least 0, not -1"),
+    (["--seed", "-1"], "seeds: must be at least 0, not -1"),
     (["--eval_examples", "0"], "examples: must be at least 1, not 0"),
     (["--retention", "embeded"], "unknown retention suite 'embeded'; did you mean 'embedded'?"),
     (["--model_name", "./nowhere"], "./nowhere is not a folder"),
