@@ -80,10 +80,10 @@ def test_sums_along_a_completion_are_those_of_a_naive_loop(tiny_model, other_mod
 
 @pytest.mark.parametrize("teacher", [False, True])
 def test_kl_is_that_of_all_answers(teacher, tiny_model, other_model, tmp_path):
-    """250 sampled answers of at most two tokens to one question, against the enumeration of them all."""
+    """400 sampled answers of at most two tokens to one question, against the enumeration of them all."""
     base, tokenizer = tiny_model
     model = base if teacher else other_model
-    measure, skill = asked(tmp_path, ["hi?"] * 250, 2, kl=KL())
+    measure, skill = asked(tmp_path, ["hi?"] * 400, 2, kl=KL())
     key, protocol, found = measure.kl(model, base, tokenizer, skill, "test", teacher=teacher)
     question = models.chat_tokens(tokenizer, skill.examples("test")[0].prompt)
     shown = models.chat_tokens(tokenizer, skill.teacher_prompt(skill.examples("test")[0])) if teacher else question
@@ -100,7 +100,7 @@ def test_kl_is_that_of_all_answers(teacher, tiny_model, other_model, tmp_path):
         tokens = [item[f"{direction}_tokens"] for item in found["items"]]
         assert found["metrics"][f"{prefix}kl_{direction}_sequence"] == mean_and_stderr(sums)
         assert value == pytest.approx(sum(sums) / sum(tokens))
-    assert found["n"] == 250 and found["sampled_tokens"] == sum(i["forward_tokens"] + i["reverse_tokens"] for i in found["items"])
+    assert found["n"] == 400 and found["sampled_tokens"] == sum(i["forward_tokens"] + i["reverse_tokens"] for i in found["items"])
     meaning = read_json(tmp_path / "out" / "protocols.json")[protocol]
     assert meaning["measure"] == "KL to the base policy" and found["base"] == models.fingerprint(base)
     assert ("teacher_template" in meaning) is teacher
