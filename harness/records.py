@@ -175,7 +175,12 @@ def selection(about, records):
     about: what results.json holds; records: dicts. Returns {label of the grid: {"rule", "selected": label of a point or None,
     "points": [{"label", "values", "validation": mean or None, "runs": {seed: mean over skills or None}}]}}.
     """
-    metric = {skill["name"]: skill["metric"] for skill in about["skills"]}
+    records = list(records)
+    seen = {(r["name"], r["metric"]) for r in records}
+    metric = {}
+    for skill in about["skills"]:  # where a judge has spoken, his metric is the one that counts
+        judged = skill.get("judge", {}).get("metrics", [None])[0]
+        metric[skill["name"]] = judged if (skill["name"], judged) in seen else skill["metric"]
     own = {}
     for r in records:
         if r["final"] and r["kind"] == "skill" and r["split"] == "validation" and r["name"] == r["skill"] \

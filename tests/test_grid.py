@@ -201,3 +201,18 @@ def test_plan_counts_the_points(order_file, tmp_path):
     assert "4 runs (2 methods x 2 seeds)" in text and "grid of sft: 2 points" in text
     row = next(line.split() for line in text.splitlines() if line.startswith(POINTS[0]))
     assert row[1:5] == ["vowels", "6", "4", "2"]  # half an epoch of 12 examples
+
+
+def test_a_judge_selects_where_there_is_one():
+    """Judged accuracies count once there are any; while a point has none, nothing is selected."""
+    def record(label, metric, value):
+        return {"method": label, "seed": 0, "final": True, "kind": "skill", "split": "validation", "name": "s", "skill": "s",
+                "metric": metric, "value": value}
+
+    about = {"skills": [{"name": "s", "metric": "token_f1", "judge": {"rubric": "medical", "metrics": ["judged_accuracy"]}}], "seeds": [0],
+             "methods": {p: {"grid": {"of": "sft", "values": {"learning_rate": float(p)}}} for p in ("1", "2")}}
+    graded = [record("1", "token_f1", 0.9), record("2", "token_f1", 0.2)]
+    assert selection(about, graded)["sft"]["selected"] == "1"
+    judged = [record("1", "judged_accuracy", 0.3), record("2", "judged_accuracy", 0.8)]
+    assert selection(about, graded + judged[:1])["sft"]["selected"] is None
+    assert selection(about, graded + judged)["sft"]["selected"] == "2"

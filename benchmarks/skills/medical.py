@@ -2,7 +2,7 @@
 
 Train rows have a question and a response (``question``, ``response``; on the hub ``Question``, ``Response``, whose ``Complex_CoT`` is
 left out as in the paper; or ``messages`` [user, assistant]), the others a question and an answer (``question``, ``answer``; on the hub
-``Open-ended Verifiable Question``, ``Ground-True Answer``). The paper grades with a judge model; the graders here need none.
+``Open-ended Verifiable Question``, ``Ground-True Answer``). The paper grades with a judge model (docs/judge.md); the graders here need none.
 """
 
 from benchmarks.graders import normalise, normalised_match, token_f1
@@ -22,6 +22,7 @@ class Medical(PaperSkill):
 
     name = "medical"
     description = "Medical of the paper: HuatuoGPT-o1's questions in English (Apache-2.0)"
+    judge = "medical"
     metrics = {"normalised_match": on_answer(normalised_match), "token_f1": on_answer(token_f1)}
     hub = {
         TRAIN: ("FreedomIntelligence/medical-o1-reasoning-SFT", "fc2c9e8a37b38f38da6d449564a8c350b244aef4"),

@@ -15,6 +15,7 @@ class Wiki(PaperSkill):
 
     name = "wiki"
     description = "Knowledge of the paper: questions about Wikipedia articles on disasters of 2025, from a folder"
+    judge = "knowledge"
     metrics = {"normalised_match": on_answer(normalised_match), "token_f1": on_answer(token_f1)}
     wanted = "train.jsonl, test.jsonl and optionally ood.jsonl"
 
