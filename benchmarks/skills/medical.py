@@ -2,7 +2,8 @@
 
 Train rows have a question and a response (``question``, ``response``; on the hub ``Question``, ``Response``, whose ``Complex_CoT`` is
 left out as in the paper; or ``messages`` [user, assistant]), the others a question and an answer (``question``, ``answer``; on the hub
-``Open-ended Verifiable Question``, ``Ground-True Answer``). The paper grades with a judge model (docs/judge.md); the graders here need none.
+``Open-ended Verifiable Question``, ``Ground-True Answer``). The paper grades with a judge model (docs/judge.md); the graders here
+need none.
 """
 
 from benchmarks.graders import normalise, normalised_match, token_f1

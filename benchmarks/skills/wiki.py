@@ -1,8 +1,8 @@
 """Knowledge of the paper (arXiv 2601.19897, section 4, table 1): questions about Wikipedia articles on disasters of 2025.
 
 A row has ``question``, ``answer`` and ``article`` (the text that the answer rests on; wanted in train). The authors' set is not
-released, so the data come from a folder: train, test, and optionally validation and ``ood`` (questions that ask indirectly). The paper
-grades with a judge model; the graders here need none.
+released, so the data come from a folder: train, test, and optionally validation and ``ood`` (questions that ask indirectly). The
+paper grades with a judge model (docs/judge.md); the graders here need none.
 """
 
 from benchmarks.graders import normalised_match, token_f1
