@@ -69,7 +69,7 @@ ROW = {"prompt": "p", "demonstration": "d", "reference": "r"}
     (["skills"], [], ["skills: is empty", "at least one"]),
     (["skills"], "elements", ["skills: must be a list, not the text 'elements'"]),
     (["skills"], DROP, ["skills: is missing"]),
-    (["methods", "dpo"], {}, ["methods.dpo: unknown method 'dpo'", "known: cpt, dft, grpo"]),
+    (["methods", "dpo"], {}, ["methods.dpo: unknown method 'dpo'", "known: cpt, dft, grpo, offline_distillation, sdft, sft"]),
     (["methods", "sft", "learning_rat"], 1e-4, ["methods.sft: learning_rat: unknown key", "did you mean 'learning_rate'?"]),
     (["methods", "sft", "learning_rate"], "fast", ["methods.sft: learning_rate: must be a number, not the text 'fast'"]),
     (["methods", "sft", "learning_rate"], -1.0, ["methods.sft: learning_rate: must be at least 0, not -1.0"]),

@@ -26,6 +26,9 @@ ROOT = Path(__file__).resolve().parent.parent
 LETTERS = list("abcdefghijklmnopqrstuvwxyz0123456789")  # a lone letter is what a random model gets right now and then
 METHODS = {"sft": {"learning_rate": 1e-3}, "sdft": {"learning_rate": 1e-3, "ema_alpha": 0.2},
            "grpo": {"learning_rate": 1e-3, "group_size": 4}}
+# What these keep between two steps is more: a corpus, the teacher's samples, a second phase.
+BASELINES = {"cpt": {"learning_rate": 1e-3}, "offline_distillation": {"learning_rate": 1e-3, "generations": 9},
+             "sft_reinvoke": {"learning_rate": 1e-3, "reinvoke_prompts": 10}}
 
 
 # ---- processes --------------------------------------------------------------------------------------------------------
@@ -146,7 +149,8 @@ def orders(tiny, tmp_path_factory):
     for skill in ("vowels", "digits"):
         for split, count in (("train", 20), ("validation", 3), ("test", 6)):
             write_rows(folder / f"{skill}-{split}.jsonl", [
-                {"prompt": f"{skill} {split} {i}?", "demonstration": f"{skill[0]}{i}!", "reference": LETTERS} for i in range(count)])
+                {"prompt": f"{skill} {split} {i}?", "demonstration": f"{skill[0]}{i}!", "reference": LETTERS,
+                 "source": f"{skill} {i // 2}"} for i in range(count)])
 
     def write(name, **changes):
         order = {
@@ -168,7 +172,8 @@ def left_alone(processes, orders, tmp_path_factory):
 
     def get(method):
         if method not in known:
-            runner = Runner(processes, orders(method, methods={method: METHODS[method]}), tmp_path_factory.mktemp("alone") / "out")
+            order = orders(method, methods={method: {**METHODS, **BASELINES}[method]})
+            runner = Runner(processes, order, tmp_path_factory.mktemp("alone") / "out")
             start = time.monotonic()
             assert runner.run() == 0, runner.text()
             known[method] = contents(runner.out), time.monotonic() - start
@@ -221,6 +226,19 @@ def test_killed_at_every_kind_of_place(method, processes, orders, left_alone, tm
     for place in PLACES:
         if method == "sft" and place[0] == "sample":  # it samples in evaluations only
             continue
+        assert runner.run(*place) == -signal.SIGKILL, (place, runner.text())
+    assert runner.run() == 0, runner.text()
+    assert_same(contents(runner.out), wanted)
+
+
+@pytest.mark.parametrize("method", BASELINES)
+def test_baselines_are_killed_too(method, processes, orders, left_alone, tmp_path):
+    """Around what they write before the first step, within a phase and at its border (the eighth step)."""
+    wanted, _ = left_alone(method)
+    runner = Runner(processes, orders(method, methods={method: BASELINES[method]}), tmp_path / "out")
+    for place in [("commit", "after", 1), ("replace", "before", 1), ("replace", "after", 2), ("text", "within", 2),
+                  ("update", "before", 1), ("update", "after", 3), ("checkpoint", "after", 6), ("update", "before", 2),
+                  ("commit", "after", 1), ("text", "within", 1), ("checkpoint", "within", 2)]:
         assert runner.run(*place) == -signal.SIGKILL, (place, runner.text())
     assert runner.run() == 0, runner.text()
     assert_same(contents(runner.out), wanted)
