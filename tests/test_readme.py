@@ -36,13 +36,14 @@ def test_every_setting_of_a_method_is_documented_with_its_default():
     text = (ROOT / "docs" / "methods.md").read_text()
     for config in (TrainingConfig, SDFTConfig, GRPOConfig):
         for field in dataclasses.fields(config):
-            row = re.search(rf"`{field.name}` \| ([^|]+) \|", text)
-            assert row, field.name
+            found = [cell.strip() for cell in re.findall(rf"`{field.name}` \| ([^|]+) \|", text)]  # of several methods, perhaps
             default = field.default
             if isinstance(default, float):
-                assert float(row[1]) == default, field.name
+                assert any(re.fullmatch(r"[\d.e-]+", cell) and float(cell) == default for cell in found), field.name
             elif default is not None:
-                assert row[1].strip() == str(default).lower(), field.name
+                assert str(default).lower() in found, field.name
+            else:
+                assert found, field.name
 
 
 def test_nothing_is_left_to_fill_in():
