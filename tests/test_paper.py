@@ -307,6 +307,7 @@ def stand_in(monkeypatch, tmp_path):
     monkeypatch.setattr(Skill, "examples", lambda self, split: [one])
     monkeypatch.setenv("JUDGE_BASE_URL", "http://localhost:9/v1")
     monkeypatch.setenv("JUDGE_MODEL", "judge")
+    monkeypatch.setenv("HF_ALLOW_CODE_EVAL", "1")
     folder = tmp_path / "wiki"
     folder.mkdir()
     for split in ("train", "test", "ood"):
