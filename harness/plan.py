@@ -5,18 +5,21 @@ import time
 from dataclasses import dataclass
 
 import torch
+from transformers import AttentionInterface
 
 from harness import models
 from harness.console import clock
 from harness.records import Results, read_json
 from harness.skills import Skill
+from harness.training import MICRO_BATCH_TOKENS, VOCABULARY_CHUNK
 
 
 @dataclass
 class Work:
     """Tokens per prompt drawn, as a method's ``work`` returns them. learned: through forward and backward; scored: through a
     forward pass; read: prompt tokens before sampling; answers: completions sampled at every step, beforehand: those sampled
-    before the first one, of ``sampled`` tokens each."""
+    before the first one, of ``sampled`` tokens each. copies: of the model, beside the one that learns, that stay in memory;
+    averaged: whether one of them is a moving average."""
 
     learned: float = 0
     scored: float = 0
@@ -24,6 +27,8 @@ class Work:
     answers: float = 0
     beforehand: float = 0
     sampled: float = 0
+    copies: int = 0
+    averaged: bool = False
 
 
 class Outlook:
@@ -77,18 +82,84 @@ class Machine:
         return length * (batches * self.step + 2 * self.parameters * rows / self.flops)
 
 
+class _Attention(torch.autograd.Function):
+    """What a fused attention kernel keeps for its backward pass: its inputs and its output, no weights."""
+
+    @staticmethod
+    def forward(ctx, query, key, value):
+        out = torch.empty_like(query)
+        ctx.save_for_backward(query, key, value, out)
+        return out
+
+
+def _counted(module, query, key, value, attention_mask, **kwargs):
+    return _Attention.apply(query, key, value).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register("counted", _counted)
+
+
+def activations(shape, tokens=8):
+    """Bytes that a forward pass keeps for each token's backward pass: of ``shape``, a model on the meta device, without its head.
+
+    Counted, not computed: what autograd saves, parameters apart, with fused attention.
+    """
+    saved = {}
+
+    def count(tensor):
+        base = tensor if tensor._base is None else tensor._base
+        if not isinstance(base, torch.nn.Parameter):
+            saved[base.untyped_storage()._cdata] = base  # kept, so that no other storage gets its address
+        return tensor
+
+    ids = torch.zeros(1, tokens, dtype=torch.long, device="meta")
+    attention, shape.config._attn_implementation = shape.config._attn_implementation, "counted"
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        models.hidden(shape.train(), ids, position_ids=ids, attention_mask=ids.new_ones(1, 1, tokens, tokens).bool())
+    shape.config._attn_implementation = attention
+    return sum(tensor.nbytes for tensor in saved.values()) / tokens
+
+
+class Memory:
+    """Peak memory of a stage in GiB: weights, gradients, optimizer, copies, and the larger of one micro-batch and the rollouts.
+
+    Without the runtime of Python and its libraries, and without what an allocator loses to fragments.
+    """
+
+    def __init__(self, shape, dtype, device):
+        config = shape.config.get_text_config()
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self.parameters, self.size = sum(p.numel() for p in shape.parameters()), dtype.itemsize
+        self.on_gpu = torch.device(device).type != "cpu"
+        self.token = activations(shape)  # bytes of a token in a micro-batch, and of one in the sampler's cache
+        self.cached = 2 * config.num_hidden_layers * heads * width * dtype.itemsize
+        self.logits = 5 * 4 * VOCABULARY_CHUNK  # of one chunk: logits and log-probabilities of both models, and a gradient
+
+    def of(self, config, work, rows, length):
+        """(on the model's device, in host memory for its masters) for a method's config and its Work on rows of ``length`` tokens,
+        ``rows`` of which are sampled at a time."""
+        apart = self.size < 4 or (self.on_gpu and config.masters == "host")
+        state = 8 + 4 + 4 * apart + 4 * (apart and work.averaged)  # AdamW's moments, gradients, masters, the average
+        limit = config.micro_batch_tokens or MICRO_BATCH_TOKENS[self.on_gpu]
+        passing = max(max(limit, length) * self.token + self.logits, rows * length * self.cached)
+        fixed, state = self.parameters * self.size * (1 + work.copies), self.parameters * state
+        host = state if apart and config.masters == "host" else 0
+        return (fixed + passing + state - host) / 2**30, host / 2**30
+
+
 def plan(order, folder):
     """The text that --plan prints. Loads the tokenizer and the model's configuration, no weights."""
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
 
     tokenizer, source = models.load_tokenizer(order.model.name, order.model.revision, f"{order.path}: model")
-    with init_empty_weights():
-        shape = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source, revision=order.model.revision))
-    shape.tie_weights()
-    parameters = sum(p.numel() for p in shape.parameters())
     device = models.resolve_device(order.model.device)
     dtype = models.resolve_dtype(order.model.dtype, device)
+    with init_empty_weights():
+        shape = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source, revision=order.model.revision), dtype=dtype)
+    shape.tie_weights()
+    parameters = sum(p.numel() for p in shape.parameters())
     machine, results = Machine(parameters, dtype, device), Results(folder)
     outlooks = {s.name: Outlook(tokenizer, s, order.template(s), order.limit(s, rollout=True), order.prompts(s)) for s in order.skills}
     runs = order.runs()
@@ -99,19 +170,21 @@ def plan(order, folder):
     answers = sum(min(len(s.examples(split)), order.evaluate.examples or 10**9) for s in order.skills for split in order.splits(s))
     once = sum(_evaluation_time(machine, order, s, outlooks[s.name].prompt) for s in order.skills)
     further = {s.name: _further_time(machine, order, s, outlooks[s.name]) for s in order.skills}
-    total, evaluations = 0.0, 1
+    total, evaluations, memory, peaks = 0.0, 1, Memory(shape, dtype, device), {}
     for label, spec in order.methods.items():
         for number, skill in enumerate(order.skills, 1):
             prompts, batch, method = order.prompts(skill, spec.config), order.batch_size(spec.config), spec.cls(spec.config)
             drawn = method.phases(prompts)
             steps = sum(-(-p // batch) for p in drawn)
+            work, outlook, rows = method.work(outlooks[skill.name]), outlooks[skill.name], order.rollout.batch_size
+            peaks[label] = max(peaks.get(label, (0, 0)), memory.of(
+                spec.config, work, min(rows, batch * work.answers) or order.evaluate.batch_size, outlook.prompt + outlook.limit))
             inside = (steps - 1) // order.evaluate.every_steps if order.evaluate.every_steps else 0
             known = [read_json(p)["seconds"] for s in order.seeds
                      if (p := results.stage(f"{label}-seed{s}", number) / "stage.json").exists()]
             if known:
                 seconds = statistics.fmean(sum(k.values()) for k in known)
             else:
-                work = method.work(outlooks[skill.name])
                 seconds = prompts * (3 * machine.forward(work.learned) + machine.forward(work.scored + work.read))
                 seconds += -(-prompts // batch) * machine.sample(batch * work.answers, work.sampled, order.rollout.batch_size)
                 seconds += machine.sample(prompts * work.beforehand, work.sampled, order.rollout.batch_size)
@@ -128,6 +201,9 @@ def plan(order, folder):
               *_further_lines(order, further),
               f"time: about {clock(total + once + base)} on this machine ({machine.flops / 1e9:.0f} GFLOP/s measured)"
               + (", the retention suite not counted" if tasks else ""),
+              "memory: about " + ", ".join(
+                  f"{gpu:.1f} GiB" + (f" and {host:.1f} GiB in host memory" if host else "") + f" for {label}"
+                  for label, (gpu, host) in peaks.items()),
               f"disk: {weights / 2**30:.1f} GiB of weights when done, {(weights + 2 * held + 16 * parameters) / 2**30:.1f} GiB at most",
               f"results: {folder}"]
     return "\n".join(lines)

@@ -23,6 +23,7 @@ from harness import models
 from harness.config import option
 from harness.sampler import common_prefix, seed_for
 
+MICRO_BATCH_TOKENS = {False: 1024, True: 8192}  # by whether the model is on a GPU
 VOCABULARY_CHUNK = 2**24  # elements of one [tokens, vocabulary] tensor: 64 MiB in float32
 TREE = 512  # tokens of one sequence that different prompts share: attention to tokens that it may not see grows with it
 
@@ -38,6 +39,9 @@ class TrainingConfig:
     warmup_steps: int = option(10, "optimizer steps of linear warm-up in each stage, a fifth of the stage at most", min=0)
     weight_decay: float = option(0.0, "AdamW's decoupled weight decay", min=0)
     max_grad_norm: float = option(1.0, "gradients are scaled down to this global L2 norm", above=0)
+    masters: str = option("device", "where float32 masters, AdamW's moments and an average of the weights stand: on the model's "
+                          "device, or in host memory, for the price of copies at each micro-batch and step",
+                          choices=("device", "host"))
     micro_batch_tokens: int | None = option(
         None, "tokens, padding included, of one forward and backward pass; 1,024 on a CPU and 8,192 on a GPU if left out", min=1)
 
@@ -289,24 +293,34 @@ def completion_states(model, rows, group):
     return states[tree, at], Positions(row, offset, token)
 
 
+def _is_master(param, place):
+    return param.dtype == torch.float32 and param.device == place
+
+
+def _master(param, place):
+    return param.detach().to(place, torch.float32, copy=True)
+
+
 class Trainer:
     """AdamW on float32 master weights of ``stage.model``: ``backward`` as often as wanted, then ``update``."""
 
     def __init__(self, stage, config):
         self.stage, self.config, self.model = stage, config, stage.model
         self.params = [p for p in self.model.parameters() if p.requires_grad]
-        self.masters = [p if p.dtype == torch.float32 else p.detach().float().requires_grad_() for p in self.params]
+        self.place = torch.device("cpu") if config.masters == "host" else self.model.device
+        self.masters = [p if _is_master(p, self.place) else _master(p, self.place).requires_grad_() for p in self.params]
         self.hooks = [p.register_post_accumulate_grad_hook(self._accumulate(m))
                       for p, m in zip(self.params, self.masters) if m is not p]
         self.adamw = torch.optim.AdamW(self.masters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
-        self.limit = config.micro_batch_tokens or (1024 if self.model.device.type == "cpu" else 8192)
+        self.limit = config.micro_batch_tokens or MICRO_BATCH_TOKENS[self.model.device.type != "cpu"]
         self.head = models.head(self.model)
         stage.keep(trainer=self)
 
     @staticmethod
     def _accumulate(master):
         def hook(param):  # micro-batches add up in float32
-            master.grad = param.grad.float() if master.grad is None else master.grad.add_(param.grad)
+            grad = param.grad.to(master.device, torch.float32)
+            master.grad = grad if master.grad is None else master.grad.add_(grad)
             param.grad = None
 
         return hook
@@ -388,14 +402,15 @@ class Teacher:
 
     After every optimizer step phi <- alpha * theta + (1 - alpha) * phi (paper, section 3). alpha 0 is a frozen copy; alpha
     1 is the live model itself, of which no copy is made. In the model's own bfloat16 most steps of an average with
-    alpha 0.01 are below half a unit in the last place and would be lost: hence the float32 state.
+    alpha 0.01 are below half a unit in the last place and would be lost: hence the float32 state, which stands on ``place``
+    (where the trainer's masters are; the model's device if left out).
     """
 
-    def __init__(self, stage, alpha, micro_batch_tokens):
+    def __init__(self, stage, alpha, micro_batch_tokens, place=None):
         self.stage, self.alpha, self.limit = stage, alpha, micro_batch_tokens
         self.model = stage.model if alpha == 1 else copy.deepcopy(stage.model).requires_grad_(False).eval()
-        self.average = [] if alpha in (0, 1) else [p if p.dtype == torch.float32 else p.float()
-                                                  for p in self.model.parameters()]
+        place = place or self.model.device
+        self.average = [] if alpha in (0, 1) else [p if _is_master(p, place) else _master(p, place) for p in self.model.parameters()]
         stage.keep(teacher=self)
         self.head = models.head(self.model)
 

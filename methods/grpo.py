@@ -87,4 +87,4 @@ class GRPO(Method):
     def work(self, outlook):
         prompt, answer, n = outlook.prompt, outlook.answer, self.config.group_size
         return Work(learned=prompt + n * answer, scored=(prompt + n * answer) * (self.config.kl_beta > 0), read=prompt,
-                    answers=n, sampled=answer)
+                    answers=n, sampled=answer, copies=int(self.config.kl_beta > 0))

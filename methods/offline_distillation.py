@@ -54,4 +54,5 @@ class OfflineDistillation(Method):
     def work(self, outlook):
         answer, shown = outlook.answer, outlook.teacher_prompt(self.config.teacher_context)
         share = min(1, (self.config.generations or outlook.prompts) / outlook.prompts)
-        return Work(learned=outlook.prompt + answer, scored=shown + answer, read=shown * share, beforehand=share, sampled=answer)
+        return Work(learned=outlook.prompt + answer, scored=shown + answer, read=shown * share, beforehand=share, sampled=answer,
+                    copies=1)

@@ -44,7 +44,7 @@ class SDFT(Method):
         config = self.config
         with learning(stage, config) as trainer:
             alpha = {"ema": config.ema_alpha, "frozen": 0, "live": 1}[config.teacher]
-            teacher = Teacher(stage, alpha, trainer.limit)
+            teacher = Teacher(stage, alpha, trainer.limit, trainer.place)
             for step in stage.steps():
                 prompts = [stage.prompt_tokens(e) for e in step.examples]
                 sampled = stage.sample(prompts, n=config.rollouts, seed=step.seed)
@@ -59,4 +59,5 @@ class SDFT(Method):
     def work(self, outlook):
         answer, n = outlook.answer, self.config.rollouts
         return Work(learned=outlook.prompt + n * answer, scored=outlook.teacher_prompt(self.config.teacher_context) + n * answer,
-                    read=outlook.prompt, answers=n, sampled=answer)
+                    read=outlook.prompt, answers=n, sampled=answer, copies=int(self.config.teacher != "live"),
+                    averaged=self.config.teacher == "ema")

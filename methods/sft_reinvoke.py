@@ -85,4 +85,4 @@ class SFTReinvoke(Method):
         prompt, share = sum(lengths) / len(lengths), self.phases(outlook.prompts)[1] / outlook.prompts
         answer = outlook.limit  # nothing says how long answers to general prompts are
         return Work(learned=outlook.prompt + outlook.demonstration + share * (prompt + answer), scored=share * (prompt + answer),
-                    read=share * prompt, answers=share, sampled=answer)
+                    read=share * prompt, answers=share, sampled=answer, copies=1)

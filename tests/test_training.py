@@ -234,17 +234,18 @@ class HandAdamW:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("limit", [0.5, 1e9])
-def test_updates_are_adamw_on_float32_masters(fresh, dtype, limit):
+@pytest.mark.parametrize("masters", ["device", "host"])
+def test_updates_are_adamw_on_float32_masters(fresh, dtype, limit, masters):
     """Ten steps against an AdamW of our own that is fed the same gradients; in bfloat16 the weights are the rounded masters."""
     model, rows = fresh[0].to(dtype), some_rows()
-    config = TrainingConfig(learning_rate=1e-3, warmup_steps=2, weight_decay=0.1, max_grad_norm=limit)
+    config = TrainingConfig(learning_rate=1e-3, warmup_steps=2, weight_decay=0.1, max_grad_norm=limit, masters=masters)
     stage = make_stage(model, fresh[1], prompts=40)
     with learning(stage, config) as trainer:
         reference = HandAdamW([p.detach() for p in model.parameters()])
         for step in stage.steps():
             trainer.backward(rows, token_mean(rows))
             gradients = [m.grad.clone() for m in trainer.masters]
-            assert all(g.dtype == torch.float32 for g in gradients)
+            assert all(g.dtype == torch.float32 and g.device == trainer.place for g in gradients)
             found = trainer.update()
             rate = learning_rate(config, step.index, 10)
             assert found["learning_rate"] == rate
@@ -299,7 +300,7 @@ def test_average_is_the_closed_form(fresh, dtype):
     stage = make_stage(model, fresh[1], prompts=32)
     with learning(stage, TrainingConfig(learning_rate=1e-3)) as trainer:
         history = [[m.detach().double().clone() for m in trainer.masters]]
-        teacher = Teacher(stage, alpha, 2048)
+        teacher = Teacher(stage, alpha, 2048, trainer.place)
         for _ in stage.steps():
             trainer.backward(rows, token_mean(rows))
             trainer.update()
