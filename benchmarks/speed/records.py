@@ -1,0 +1,81 @@
+"""The results of a large order, made up: ``python -m benchmarks.speed.records FOLDER SKILLS METHODS SEEDS``.
+
+Written through the harness's own files (one evaluation inside each stage and one at its end, three metrics a skill, five
+retention tasks), then read and drawn as report.py does. Prints JSON: records, seconds and the peak of memory.
+"""
+
+import json
+import random
+import sys
+from pathlib import Path
+
+from benchmarks.speed.timing import peak_mib, timed
+from harness.records import Results, write_json, write_jsonl
+from harness.report import write_report
+
+TASKS = [f"task{i}" for i in range(5)]
+METRICS = ("exact", "lenient")
+
+
+def stage_records(run, method, seed, stage, skills):
+    """What one stage measures: accuracy rises when a skill is learned and wears off."""
+    draw, rows = random.Random(f"{run}/{stage}"), []
+    for final in (True,) if stage == 0 else (False, True):
+        step = 10 * stage - 5 * (not final)
+        common = {"run": run, "method": method, "seed": seed, "stage": stage, "skill": skills[stage - 1] if stage else None, "step": step,
+                  "final": final}
+        cost = {"prompts": 16 * step, "tokens": 9000 * step, "seconds": 2.5 * step}
+
+        def add(kind, name, metric, value):
+            rows.append({**common, "kind": kind, "name": name, "split": "test", "metric": metric, "value": value, "stderr": 0.02, "n": 400,
+                         "protocol": f"p-{name}", "evaluation": f"{run}-{step}-{name}", **cost})
+
+        for i, name in enumerate(skills, 1):
+            value = 0.2 + 0.5 * (i <= stage) * 0.98 ** (stage - i) + draw.gauss(0, 0.02)
+            for extra, metric in enumerate(METRICS):
+                add("skill", name, metric, value + 0.05 * extra)
+        for task in TASKS if final else ():
+            add("retention", task, "acc", 0.6 - 0.001 * stage + draw.gauss(0, 0.005))
+    return rows
+
+
+def write(folder, skills, methods, seeds):
+    """The results folder of an order; returns how many records it holds."""
+    results, count = Results(folder), 0
+    names = [f"skill{i}" for i in range(skills)]
+    results.folder.mkdir(parents=True)
+    write_json(folder / "results.json", {
+        "version": 1, "name": "records", "description": "", "model": {"name": "none"},
+        "skills": [{"name": s, "description": s, "metric": METRICS[0], "splits": ["test"]} for s in names],
+        "retention": [{"name": t, "metric": "acc", "higher_is_better": True, "chance": 0.25, "description": t} for t in TASKS],
+        "methods": {f"method{m}": {"method": "sft", "config": {}} for m in range(methods)}, "seeds": list(range(seeds)),
+        "evaluate": {"split": "test"}, "budget": {}, "rollout": {}})
+    write_json(folder / "protocols.json", {f"p-{name}": {"name": name} for name in [*names, *TASKS]})
+    for method in range(methods):
+        for seed in range(seeds):
+            run = f"method{method}-seed{seed}"
+            for stage in range(skills + 1):
+                rows = stage_records(run, f"method{method}", seed, stage, names)
+                place = results.stage(run, stage)
+                write_jsonl(place / "records.jsonl", rows)
+                write_json(place / "stage.json", {"stage": stage, "skill": names[stage - 1] if stage else None, "steps": 10, "prompts": 160,
+                                                  "tokens": 90000, "peak_memory_gib": 2.0,
+                                                  "seconds": {"training": 20.0, "sampling": 5.0, "evaluation": 9.0, "retention": 7.0}})
+                count += len(rows)
+    results.rebuild()
+    return count
+
+
+def main():
+    folder, (skills, methods, seeds) = Path(sys.argv[1]), map(int, sys.argv[2:])
+    written, count = timed(lambda: write(folder, skills, methods, seeds))
+    results, run = Results(folder), f"method{methods - 1}-seed{seeds - 1}"
+    again = folder / "again"  # the last stage once more, as a run would commit it
+    results.stage(run, skills).rename(again)
+    commit, _ = timed(lambda: results.commit(again, run, skills))
+    drawn, _ = timed(lambda: write_report(folder))
+    print(json.dumps({"records": count, "written": written, "commit": commit, "drawn": drawn, "peak_mib": peak_mib()}))
+
+
+if __name__ == "__main__":
+    main()

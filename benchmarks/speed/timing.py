@@ -1,0 +1,203 @@
+"""What every row of the benchmark shares: settings, alternating repeats, and what the machine is."""
+
+import gc
+import importlib.metadata
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from queue import SimpleQueue
+
+import torch
+
+from harness import models
+from harness.console import Progress
+from harness.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@dataclass
+class Settings:
+    """What is measured; the defaults are those of docs/speed.md. Sizes are counts, lengths are tokens."""
+
+    work: Path  # a folder for checkpoints, results and scripts; the caller removes it
+    model: str = models.EMBEDDED
+    dtype: str = "auto"  # of our side; the peers take the faster one
+    skill: str = "bfcl_tools"  # of single steps
+    skills: tuple = ("bfcl_tools", "elements", "bulletins")
+    prompts: int = 16
+    prompt_tokens: int = 130  # the prompts nearest to this length are chosen
+    tokens: int = 64
+    groups: int = 4
+    group_size: int = 4
+    repeats: int = 5
+    examples: int = 16  # of each skill in an evaluation
+    documents: int | None = None  # of each retention task; None is all
+    stage_prompts: int = 64
+    order_prompts: int = 8
+    order_examples: int = 8
+    order_documents: int = 16
+    batch: int = 4  # prompts of a step of the order
+    progress: Progress = field(default_factory=Progress)
+
+    @cached_property
+    def folder(self):
+        """The model as a checkpoint that every side loads."""
+        return str(models.embedded_checkpoint()) if self.model == models.EMBEDDED else self.model
+
+    @cached_property
+    def our_dtype(self):
+        return str(models.resolve_dtype(self.dtype, "cpu")).removeprefix("torch.")
+
+    def say(self, text):
+        self.progress.say(text)
+
+
+@dataclass
+class Result:
+    """One line of the table. ours, theirs: medians in ``unit``; ratio: of the two, as ``wanted`` means it; met: whether it is
+    as wanted, None where nothing is asked; n: repeats; notes: how it was measured; details: every single number."""
+
+    work: str
+    ours: float
+    theirs: float
+    ratio: float
+    wanted: str
+    met: bool | None
+    n: int
+    unit: str = "s"
+    notes: list = field(default_factory=list)
+    details: dict = field(default_factory=dict)
+
+
+def faster(work, ours, theirs, wanted, notes=(), **details):
+    """A Result from lists of seconds: ours is to be ``wanted`` times as fast as theirs, by the medians."""
+    a, b = statistics.median(ours), statistics.median(theirs)
+    return Result(work, a, b, b / a, f"{wanted:g}x faster", b / a >= wanted, len(ours), notes=list(notes),
+                  details={"ours": list(ours), "theirs": list(theirs), **details})
+
+
+class _Closed(BaseException):
+    """The loop is not wanted any more."""
+
+
+class Loop:
+    """A training loop in a thread of its own that stands still after each step until it is asked for the next.
+
+    body: ``f(pause)``, which calls ``pause(value)`` after each step. So two loops that know nothing of each other, one of
+    ours and one of a library's, take turns with all their state alive; only one of them ever computes.
+    """
+
+    def __init__(self, body):
+        self._go, self._done = SimpleQueue(), SimpleQueue()
+        self._thread = threading.Thread(target=self._run, args=(body,), daemon=True)
+        self._thread.start()
+
+    def _run(self, body):
+        try:
+            if self._go.get():
+                body(self._pause)
+            self._done.put(RuntimeError("the loop ended before the step that was asked for"))
+        except _Closed:
+            pass
+        except BaseException as error:
+            self._done.put(error)
+
+    def _pause(self, value):
+        self._done.put(value)
+        if not self._go.get():
+            raise _Closed
+
+    def step(self):
+        """One more step: what the loop gave to ``pause``. Raises what the loop raised."""
+        self._go.put(True)
+        value = self._done.get()
+        if isinstance(value, BaseException):
+            raise value
+        return value
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._go.put(False)
+        self._thread.join()
+        gc.collect()
+
+
+def alternate(ours, theirs, repeats, say, warm=1):
+    """``ours()`` and ``theirs()`` in turn, ``warm`` pairs first that do not count: two lists of what they returned."""
+    found = [], []
+    for number in range(1 - warm, repeats + 1):
+        pair = ours(), theirs()
+        for kept, value in zip(found, pair) if number > 0 else ():
+            kept.append(value)
+        say(("warm-up" if number < 1 else f"{number}/{repeats}") + ": ours {:.3g} s, theirs {:.3g} s".format(*map(_seconds, pair)))
+    return found
+
+
+def _seconds(value):
+    return value["seconds"] if isinstance(value, dict) else value
+
+
+def timed(work):
+    """(seconds, what ``work()`` returned)."""
+    start = time.perf_counter()
+    found = work()
+    return time.perf_counter() - start, found
+
+
+def probe(candidates, seconds, say):
+    """{candidate: ``seconds(candidate)``} of settings (tuples) for a peer, each tried once: the smallest is the one that suits it."""
+    found = {c: seconds(c) for c in candidates}
+    say("probe: " + stated(found))
+    return found
+
+
+def stated(found):
+    return ", ".join(f"{' '.join(map(str, c))}: {s:.3g} s" for c, s in found.items())
+
+
+def command(arguments, **changes):
+    """Run a Python command of a user's (a list after the interpreter) with as many threads as we have; returns its seconds.
+
+    Raises UserError with the last line that it wrote where it fails.
+    """
+    env = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1",
+                        "TOKENIZERS_PARALLELISM": "false", "DISABLE_MULTIPROC": "1"} | changes
+    seconds, done = timed(lambda: subprocess.run(arguments, cwd=ROOT, env=env, capture_output=True, text=True))
+    if done.returncode:
+        lines = (done.stderr or done.stdout).strip().splitlines() or [""]
+        raise UserError(" ".join(map(str, arguments[1:4])), f"failed with code {done.returncode}: {lines[-1]}")
+    return seconds, done.stdout
+
+
+def python(*arguments, **changes):
+    """(seconds, standard output) of ``python ARGUMENTS`` run from the checkout."""
+    return command([sys.executable, *map(str, arguments)], **changes)
+
+
+def machine():
+    """What the numbers were measured on."""
+    from harness.sequence import _device, _git
+
+    total = next((int(line.split()[1]) for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal")), 0)
+    return {
+        "device": _device(torch.device("cpu")), "threads": torch.get_num_threads(), "memory_gib": round(total / 2**20, 1),
+        "bf16_matrix_units": bool(torch.cpu._is_amx_tile_supported()), "preloaded": os.environ.get("LD_PRELOAD") or None,
+        "load_at_start": round(os.getloadavg()[0], 2), "platform": platform.platform(), "python": platform.python_version(),
+        "packages": {p: importlib.metadata.version(p) for p in ("torch", "transformers", "trl", "accelerate", "lm_eval")},
+        "git": _git()}
+
+
+def peak_mib():
+    """Largest resident set of this process so far, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

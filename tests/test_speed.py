@@ -1,0 +1,111 @@
+"""The speed benchmark on the tiny model: every row's two sides run and do the same work; no number of it is judged here."""
+
+import json
+
+import pytest
+
+from benchmarks.speed import __main__ as command
+from benchmarks.speed import rows
+from benchmarks.speed.timing import Loop, Settings, alternate
+
+
+@pytest.fixture
+def settings(tiny, tmp_path):
+    return Settings(tmp_path, model=str(tiny), dtype="float32", skill="elements", skills=("elements", "bulletins"), prompts=4, tokens=6,
+                    groups=2, group_size=2, repeats=1, examples=2, documents=2, stage_prompts=8, order_prompts=2, batch=2,
+                    order_examples=1, order_documents=2)
+
+
+def test_two_loops_take_turns():
+    steps = []
+
+    def body(name, count):
+        def loop(pause):
+            for i in range(count):
+                steps.append(f"{name}{i}")
+                pause({"seconds": float(i), "name": name})
+
+        return loop
+
+    with Loop(body("a", 9)) as a, Loop(body("b", 9)) as b:
+        ours, theirs = alternate(a.step, b.step, 2, lambda text: None)
+    assert steps == ["a0", "b0", "a1", "b1", "a2", "b2"]
+    assert [x["seconds"] for x in ours] == [1, 2] and {x["name"] for x in theirs} == {"b"}
+    with Loop(body("c", 1)) as c:
+        c.step()
+        with pytest.raises(RuntimeError, match="ended before"):
+            c.step()
+
+
+@pytest.mark.parametrize("kind", ["sft", "sdft", "grpo"])
+def test_a_step_and_trls_on_the_same_completions(settings, kind):
+    """Losses and gradient norms within 1e-4 of TRL's own training step; both sides' counted tokens agree, or the row raises."""
+    (found,) = rows.ROWS[kind](settings)
+    assert found.details["loss_difference"] < 1e-4 and found.details["gradient_difference"] < 1e-3
+    assert found.n == 1 and found.ours > 0 and found.ratio == found.theirs / found.ours
+
+
+def test_different_work_is_no_comparison(settings):
+    with pytest.raises(RuntimeError, match="same work"):
+        rows._same_work(64, {63})
+
+
+def test_sampling(settings):
+    (found,) = rows.sampling(settings)
+    assert found.ours > 0 and found.theirs > 0
+
+
+def test_lm_eval_scores_are_identical(settings):
+    (found,) = rows.identical_scores(settings)
+    assert found.met and len(found.details["ours"]) == 6
+
+
+def test_evaluation_is_the_commands(settings):
+    (found,) = rows.evaluation(settings)
+    ours, theirs = found.details["skills"]
+    assert found.details["identical_scores"] and ours == pytest.approx(theirs)
+
+
+def test_stage(settings):
+    against, share = rows.stage(settings)
+    assert against.ratio > 0 and 0 < share.ratio < 1
+
+
+def test_order_and_its_script(settings):
+    (found,) = rows.order(settings)
+    assert found.ratio > 0
+    assert (settings.work / "order" / "records.jsonl").exists() and (settings.work / "grpo-2" / "model.safetensors").exists()
+
+
+def test_the_loss_holds_a_chunk_of_the_vocabulary(settings):
+    """Without chunks the step would hold several tensors of 732 MiB."""
+    (found,) = rows.memory(settings, vocabulary=150_000, width=64, layers=1, completion=640, rows=2)
+    assert found.ours > found.theirs > 0
+    assert found.ours - found.theirs < 732
+
+
+def test_slope():
+    assert rows.slope([{"x": x, "t": 3 * x**2} for x in (2, 4, 8)], "t") == pytest.approx(2)
+
+
+def test_command_writes_table_and_picture(settings, tmp_path, monkeypatch, capsys):
+    axes = {"vocabulary": [{"vocabulary": n, "steps": 2} for n in (300, 600)], "skills": [{"kind": "order", "skills": n} for n in (1, 2)]}
+    monkeypatch.setitem(rows.ROWS, "growth", lambda settings: rows.growth(settings, axes))
+    monkeypatch.setitem(rows.ROWS, "records", lambda settings: rows.records(settings, skills=3, methods=2, seeds=2))
+    monkeypatch.setattr("sys.argv", ["speed", "--rows", "records", "growth", "--model", settings.model, "--out", str(tmp_path / "bench")])
+    command.main()
+    shown = capsys.readouterr().out
+    assert "growth with vocabulary" in shown and "records of 3 skills" in shown
+    kept = json.loads((tmp_path / "bench" / "speed.json").read_text())
+    assert kept["machine"]["threads"] > 0 and len(kept["results"]) == 3
+    assert kept["results"][0]["details"]["records"] == 4 * ((3 * 2 + 5) + 3 * (3 * 2 * 2 + 5))
+    assert "| work | ours | theirs |" in (tmp_path / "bench" / "speed.md").read_text()
+    assert (tmp_path / "bench" / "growth.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("wrong", [["--rows", "sdtf"], ["--repeats", "0"], ["--model", "some/hub-id"]])
+def test_wrong_arguments_are_one_line(wrong, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["speed", *wrong])
+    with pytest.raises(SystemExit) as stop:
+        command.main()
+    assert stop.value.code == 2 and capsys.readouterr().err.startswith("error: ")
