@@ -13,6 +13,7 @@ from harness.endpoint import endpoint_config
 from harness.errors import UserError, did_you_mean
 from harness.method import get_method
 from harness.records import EXPERIMENTS
+from harness.sampler import seed_for
 from harness.skills import TEACHER_TEMPLATES, FileSkill, fingerprint, get_skill
 from harness.training import TrainingConfig
 
@@ -62,6 +63,8 @@ class KL:
 class Evaluate:
     split: str = option("test", "the split that counts: test, or validation for a search", choices=("test", "validation"))
     examples: int | None = option(None, "examples of each split, the first ones; all if left out", min=1)
+    skills: str = option("all", "after each stage: all skills, those learned so far (seen), or the stage's own and an earlier one "
+                         "that is drawn (sampled); all at the base and after the last stage", choices=("all", "seen", "sampled"))
     every_steps: int | None = option(None, "also evaluate the skills every so many optimizer steps inside a stage", min=1)
     max_new_tokens: int | None = option(None, "limit of an answer; the skill's own if left out", min=1)
     temperature: float = option(0.0, "0 is greedy", min=0)
@@ -317,6 +320,15 @@ class Order:
         validation split where a grid selects by it."""
         further = [s for s in skill.splits if s not in ("train", "validation", "test")]
         return [self.evaluate.split] + (further if self.evaluate.split == "test" else []) + ["validation"] * self.selects
+
+    def evaluated(self, number, final=True):
+        """The skills that are evaluated in stage ``number`` (0 = base model), at its end or inside it; see ``evaluate.skills``."""
+        if self.evaluate.skills == "all" or number == 0 or (final and number == len(self.skills)):
+            return self.skills
+        if self.evaluate.skills == "seen" or number == 1:
+            return self.skills[:number]
+        earlier = seed_for("evaluated skills", number) % (number - 1)  # the same for all methods and seeds
+        return [self.skills[earlier], self.skills[number - 1]]
 
     def teacher_split(self, skill):
         """Where the demonstration-conditioned teacher is measured: the first of validation and train whose examples all have

@@ -167,10 +167,12 @@ def plan(order, folder):
     lines = [f"{order.name}: {len(runs)} runs ({len(order.methods)} methods x {len(order.seeds)} seeds), {len(order.skills)} stages each, "
              f"model {order.model.name} ({parameters / 1e6:.0f}M parameters, {str(dtype).removeprefix('torch.')})",
              "", f"{'method':<{width}}{'skill':<18}{'prompts':>8}{'batch':>7}{'steps':>7}{'evaluations':>13}{'about':>10}"]
-    answers = sum(min(len(s.examples(split)), order.evaluate.examples or 10**9) for s in order.skills for split in order.splits(s))
-    once = sum(_evaluation_time(machine, order, s, outlooks[s.name].prompt) for s in order.skills)
+    count = {s.name: sum(min(len(s.examples(split)), order.evaluate.examples or 10**9) for split in order.splits(s)) for s in order.skills}
+    cost = {s.name: machine.forward(count[s.name] * outlooks[s.name].prompt)
+            + machine.sample(count[s.name], order.limit(s), order.evaluate.batch_size) for s in order.skills}
     further = {s.name: _further_time(machine, order, s, outlooks[s.name]) for s in order.skills}
-    total, evaluations, memory, peaks = 0.0, 1, Memory(shape, dtype, device), {}
+    total, memory, peaks = 0.0, Memory(shape, dtype, device), {}
+    evaluations, answers = 1, sum(count.values())  # of the base
     for label, spec in order.methods.items():
         for number, skill in enumerate(order.skills, 1):
             prompts, batch, method = order.prompts(skill, spec.config), order.batch_size(spec.config), spec.cls(spec.config)
@@ -180,6 +182,7 @@ def plan(order, folder):
             peaks[label] = max(peaks.get(label, (0, 0)), memory.of(
                 spec.config, work, min(rows, batch * work.answers) or order.evaluate.batch_size, outlook.prompt + outlook.limit))
             inside = (steps - 1) // order.evaluate.every_steps if order.evaluate.every_steps else 0
+            evaluated = [s.name for s in order.evaluated(number)] + [s.name for s in order.evaluated(number, False)] * inside
             known = [read_json(p)["seconds"] for s in order.seeds
                      if (p := results.stage(f"{label}-seed{s}", number) / "stage.json").exists()]
             if known:
@@ -188,18 +191,20 @@ def plan(order, folder):
                 seconds = prompts * (3 * machine.forward(work.learned) + machine.forward(work.scored + work.read))
                 seconds += -(-prompts // batch) * machine.sample(batch * work.answers, work.sampled, order.rollout.batch_size)
                 seconds += machine.sample(prompts * work.beforehand, work.sampled, order.rollout.batch_size)
-                seconds += (1 + inside) * once + further[skill.name]["pass_at_k"] + further[skill.name]["kl"]
+                seconds += sum(cost[name] for name in evaluated) + further[skill.name]["pass_at_k"] + further[skill.name]["kl"]
             total += seconds * len(order.seeds)
             evaluations += (1 + inside) * len(order.seeds)
+            answers += sum(count[name] for name in evaluated) * len(order.seeds)
             lines.append(f"{label:<{width}}{skill.name:<18}{sum(drawn):>8}{batch:>7}{steps:>7}{1 + inside:>13}{clock(seconds):>10}"
                          + ("  measured" if known else ""))
     base = sum(part["pass_at_k"] + part["teacher"] for part in further.values())
     held = parameters * dtype.itemsize
     weights = {"last": 1, "all": len(order.skills), "none": 0}[order.checkpoints.keep] * len(runs) * held
     tasks = len(order.suite.tasks) if order.suite else 0
-    lines += ["", f"evaluations: {evaluations} of {answers} answers" + (f", {tasks} retention tasks after each stage" if tasks else ""),
+    lines += ["", f"evaluations: {evaluations}, {answers:,} answers in all"
+              + (f", {tasks} retention tasks after each stage" if tasks else ""),
               *_further_lines(order, further),
-              f"time: about {clock(total + once + base)} on this machine ({machine.flops / 1e9:.0f} GFLOP/s measured)"
+              f"time: about {clock(total + sum(cost.values()) + base)} on this machine ({machine.flops / 1e9:.0f} GFLOP/s measured)"
               + (", the retention suite not counted" if tasks else ""),
               "memory: about " + ", ".join(
                   f"{gpu:.1f} GiB" + (f" and {host:.1f} GiB in host memory" if host else "") + f" for {label}"
@@ -243,8 +248,3 @@ def _further_lines(order, further):
     of = [spec.grid_of for spec in order.methods.values() if spec.grid_of]
     for label in dict.fromkeys(of):
         yield f"grid of {label}: {of.count(label)} points; the best on the validation split is the one reported"
-
-
-def _evaluation_time(machine, order, skill, prompt):
-    count = sum(min(len(skill.examples(s)), order.evaluate.examples or 10**9) for s in order.splits(skill))
-    return machine.forward(count * prompt) + machine.sample(count, order.limit(skill), order.evaluate.batch_size)

@@ -189,7 +189,7 @@ class _Run:
         def shower(what):
             return lambda *done: self.progress.show(f"{self.where}: evaluates {what} {' '.join(map(str, done))}")
 
-        for skill in self.order.skills:
+        for skill in self.order.evaluated(self.number, final):
             for split in self.order.splits(skill):
                 found = self.evaluator.skill(self.model, self.tokenizer, self.eval_sampler, weights, skill, split,
                                              shower(f"{skill.name} {split}"))

@@ -3,14 +3,17 @@
 import json
 from collections import Counter
 
+import numpy as np
 import pytest
-from conftest import read_lines
+from conftest import read_lines, write_rows
 
-from harness import models
+from harness import metrics, models
 from harness.evaluation import Evaluator, mean_and_stderr
 from harness.order import read_order
 from harness.plan import Machine, plan
 from harness.records import read_json
+from harness.report import write_report
+from harness.report.data import Results
 from harness.sampler import Sampler
 from harness.sequence import check_teacher, run_order
 from harness.training import draws, seed_for
@@ -119,13 +122,41 @@ def test_plan_counts_and_touches_nothing(order_file, tmp_path):
     assert "9 runs (3 methods x 3 seeds), 2 stages each" in text
     rows = [line.split() for line in text.splitlines() if line.split()[:2] in ([m, s] for m in order.methods for s in ("vowels", "digits"))]
     assert [row[2:6] for row in rows] == [["12", "4", "3", "2"]] * 6
-    assert "evaluations: 37 of 8 answers" in text  # the base once, and 9 runs x 2 stages x (1 inside + 1)
+    assert "evaluations: 37, 296 answers in all" in text  # the base once, and 9 runs x 2 stages x (1 inside + 1)
     assert not (tmp_path / "out").exists()
 
 
 def test_plan_prefers_what_was_measured(finished):
     order, out = finished
     assert plan(order, out).count("measured\n") == 4
+
+
+@pytest.mark.parametrize("which, wanted", [("seen", [["a"], ["a", "b"], ["a", "b", "c"], 4]), ("sampled", [["a"], 2, 2, 4])])
+def test_which_skills_are_evaluated(order_file, tmp_path, which, wanted):
+    """What stands in the records of each stage, what the plan says of it, and what the report makes of the gaps."""
+    rows = [{"prompt": f"p{i}", "demonstration": "d", "reference": "d"} for i in range(4)]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    skills = [{"name": n, "train": "rows.jsonl", "test": "rows.jsonl", "grader": "contains", "max_new_tokens": 4} for n in "abcd"]
+    path = order_file(skills=skills, methods={"sft": {}}, seeds=[0], budget={"prompts": 4, "batch_size": 4}, retention=None,
+                      evaluate={"skills": which})
+    order, out = read_order(path), tmp_path / "out"
+    text = plan(order, out)
+    run_order(order, out)
+    found = {}
+    for r in read_lines(out / "records.jsonl"):
+        if r["metric"] == "contains":
+            found.setdefault(r["stage"], []).append(r["name"])
+    assert found[0] == found[4] == list("abcd")
+    for stage, names in enumerate(wanted[:3], 1):
+        assert found[stage] == names if isinstance(names, list) else len(found[stage]) == names and found[stage][-1] == "abcd"[stage - 1]
+    assert f"evaluations: 5, {4 * sum(map(len, found.values()))} answers in all" in text
+    results = Results([out])
+    assert not results.missing and results.complete("sft") == 1
+    R = results.R["sft"][0]
+    assert np.isfinite([metrics.average_accuracy(R), metrics.backward_transfer(R), metrics.learning_accuracy(R)]).all()
+    assert np.isnan(metrics.forgetting(R))
+    table, _ = write_report([out])
+    assert "sft" in table
 
 
 def test_the_estimate_grows_with_the_work():

@@ -340,8 +340,10 @@ class Results:
             if absent:
                 self.missing.append(f"{label}: no records of seed {', '.join(map(str, absent))}")
             T = len(series.order)
-            for run, (_, seed) in enumerate(self.runs[label]):
-                done = np.isfinite(self.R[label][run]).all(axis=1)
+            for run, (folder, seed) in enumerate(self.runs[label]):
+                found = np.isfinite(self.R[label][run])
+                part = (self.heads[folder].get("evaluate") or {}).get("skills", "all") != "all"  # then gaps were asked for
+                done = np.append(found[:T].any(axis=1), found[T].all()) if part else found.all(axis=1)
                 if not done[T]:
                     last = max([k for k in range(T + 1) if done[k]], default=None)
                     self.missing.append(
