@@ -34,7 +34,8 @@ def terminal(results):
 
 
 def markdown(results, about):
-    lines = ["# Speed", "", f"{about['device']}, {about['threads']} threads, {about['memory_gib']} GiB, Python {about['python']}, "
+    lines = ["# Speed", "",
+             f"{about['device']}, {about['threads']} threads, {about['memory_gib']} GiB, Python {about['python']}, "
              + ", ".join(f"{k} {v}" for k, v in about["packages"].items()) + f", revision {about['git']}", "",
              "| " + " | ".join(HEAD) + " |", "|---|---:|---:|---:|---|---:|---|"]
     lines += ["| " + " | ".join(cells(r)) + " |" for r in results]

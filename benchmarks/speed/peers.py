@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from harness.skills import TEACHER_TEMPLATES, get_skill
 
-PAPER = TEACHER_TEMPLATES["paper"][0]["content"].replace("{question}", "{prompt}").replace("{demonstration}", "{privileged_context}")
+PAPER = TEACHER_TEMPLATES["paper"][0]["content"]
+PAPER = PAPER.replace("{question}", "{prompt}").replace("{demonstration}", "{privileged_context}")  # TRL's names
 
 
 def score(text):
@@ -37,8 +38,8 @@ def trainer(kind, model, tokenizer, examples, folder, *, dtype, micro, rows, ste
     optimizer step; tokens: the limit of an answer, and with ``forced`` its length. No gradient checkpointing, no shuffling:
     ``examples`` come in the order given, which the caller sorts by length so that little is padding.
     """
-    common = dict(output_dir=str(folder), use_cpu=True, bf16=dtype == "bfloat16", fp16=False, report_to="none", save_strategy="no",
-                  logging_steps=1, disable_tqdm=True, gradient_checkpointing=False, seed=0, max_steps=steps,
+    common = dict(output_dir=str(folder), use_cpu=True, bf16=dtype == "bfloat16", fp16=False, report_to="none",
+                  save_strategy="no", logging_steps=1, disable_tqdm=True, gradient_checkpointing=False, seed=0, max_steps=steps,
                   learning_rate=learning_rate, lr_scheduler_type="constant", warmup_steps=0, weight_decay=0.0, max_grad_norm=1.0,
                   per_device_train_batch_size=micro, gradient_accumulation_steps=rows // micro, dataloader_pin_memory=False)
     sampled = dict(max_completion_length=tokens, temperature=1.0, top_p=1.0, top_k=0, shuffle_dataset=False,
@@ -47,7 +48,8 @@ def trainer(kind, model, tokenizer, examples, folder, *, dtype, micro, rows, ste
         from trl import SFTConfig, SFTTrainer
 
         data = [{"prompt": e.prompt, "completion": [{"role": "assistant", "content": e.demonstration}]} for e in examples]
-        return SFTTrainer(model, SFTConfig(**common, completion_only_loss=True, max_length=None, train_sampling_strategy="sequential"),
+        return SFTTrainer(model, SFTConfig(**common, completion_only_loss=True, max_length=None,
+                                           train_sampling_strategy="sequential"),
                           train_dataset=Dataset.from_list(data), processing_class=tokenizer)
     if kind == "sdft":
         from trl.experimental.sdft import SDFTConfig, SDFTTrainer

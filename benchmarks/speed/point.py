@@ -23,14 +23,15 @@ from harness.skills import Example, Skill
 from harness.training import Row, Stage, Teacher, completion_states, learning, micro_batches
 from methods.sdft import SDFT, SDFTConfig
 
-SIZE = {"vocabulary": 8192, "width": 256, "layers": 2, "prompt": 64, "completion": 128, "rows": 4, "steps": 4}
+SIZE = {"vocabulary": 8192, "width": 256, "layers": 2, "prompt": 64, "completion": 128, "rows": 4, "examples": 12}
 
 
 def random_model(vocabulary, width, layers):
     torch.manual_seed(0)
     return LlamaForCausalLM(LlamaConfig(
-        vocab_size=vocabulary, hidden_size=width, intermediate_size=3 * width, num_hidden_layers=layers, num_attention_heads=width // 32,
-        num_key_value_heads=width // 32, max_position_embeddings=4096, tie_word_embeddings=True)).eval()
+        vocab_size=vocabulary, hidden_size=width, intermediate_size=3 * width, num_hidden_layers=layers,
+        num_attention_heads=width // 32, num_key_value_heads=width // 32, max_position_embeddings=4096,
+        tie_word_embeddings=True)).eval()
 
 
 class Nothing(Skill):
@@ -44,7 +45,8 @@ class Replayed(Stage):
     """A stage whose prompts and completions are random tokens of given lengths: the learning alone, no sampling."""
 
     def __init__(self, size, **settings):
-        super().__init__(tokenizer=None, sampler=None, skill=Nothing(), seed=0, index=1, max_new_tokens=size["completion"], **settings)
+        super().__init__(tokenizer=None, sampler=None, skill=Nothing(), seed=0, index=1, max_new_tokens=size["completion"],
+                         **settings)
         self.size = size
 
     def _tokens(self, count, *key):
@@ -84,15 +86,15 @@ class Bare(Method):
 
 
 def learn(kind, size):
-    """Steps of SDFT or Bare on a random model; the time is that of all steps but the first."""
+    """SDFT or Bare on a random model, ``rows`` examples a step; one more step comes first and is not timed."""
     model = random_model(size["vocabulary"], size["width"], size["layers"])
     base, seconds = peak_mib(), []
     method = {"sdft": SDFT, "bare": Bare}[kind](SDFTConfig(warmup_steps=0))
-    method.learn(Replayed(size, model=model, prompts=size["steps"] * size["rows"], batch_size=size["rows"],
+    method.learn(Replayed(size, model=model, prompts=size["examples"] + size["rows"], batch_size=size["rows"],
                           on_step=lambda stage, step: seconds.append(step.logged["seconds"])))
     length, width = size["prompt"] + size["completion"], size["width"]
-    token = size["layers"] * (26 * width**2 + 4 * length * width)  # 4 w^2 of attention's and 9 w^2 of the MLP's weights, read once
-    work = (len(seconds) - 1) * size["rows"] * (length * token + size["completion"] * 2 * width * size["vocabulary"])
+    token = size["layers"] * (26 * width**2 + 4 * length * width)  # of attention 4 w^2 weights, of the MLP 9 w^2
+    work = size["examples"] * (length * token + size["completion"] * 2 * width * size["vocabulary"])
     return sum(seconds[1:]), base, work
 
 
@@ -105,10 +107,10 @@ def order(skills, folder):
         tokenizer.save_pretrained(place / "model")
         for i in range(skills):
             for split in ("train", "test"):
-                write_jsonl(place / f"s{i}-{split}.jsonl", [{"prompt": f"{split} {i}, {j}?", "demonstration": f"{i}", "reference": f"{i}"}
-                                                            for j in range(8)])
-        entries = [{"name": f"s{i}", "train": f"s{i}-train.jsonl", "test": f"s{i}-test.jsonl", "grader": "token_f1", "max_new_tokens": 16}
-                   for i in range(skills)]
+                rows = [{"prompt": f"{split} {i}, {j}?", "demonstration": f"{i}", "reference": f"{i}"} for j in range(8)]
+                write_jsonl(place / f"s{i}-{split}.jsonl", rows)
+        entries = [{"name": f"s{i}", "train": f"s{i}-train.jsonl", "test": f"s{i}-test.jsonl", "grader": "token_f1",
+                    "max_new_tokens": 16} for i in range(skills)]
         made = Order({"model": {"name": str(place / "model"), "dtype": "float32", "device": "cpu"}, "skills": entries,
                       "methods": {"sft": {}}, "budget": {"prompts": 8, "batch_size": 8}}, place / "growth.yaml")
         base, start = peak_mib(), time.perf_counter()

@@ -22,12 +22,12 @@ def stage_records(run, method, seed, stage, skills):
     draw, rows = random.Random(f"{run}/{stage}"), []
     for final in (True,) if stage == 0 else (False, True):
         step = 10 * stage - 5 * (not final)
-        common = {"run": run, "method": method, "seed": seed, "stage": stage, "skill": skills[stage - 1] if stage else None, "step": step,
-                  "final": final}
+        common = {"run": run, "method": method, "seed": seed, "stage": stage, "skill": skills[stage - 1] if stage else None,
+                  "step": step, "final": final, "n": 400}
         cost = {"prompts": 16 * step, "tokens": 9000 * step, "seconds": 2.5 * step}
 
         def add(kind, name, metric, value):
-            rows.append({**common, "kind": kind, "name": name, "split": "test", "metric": metric, "value": value, "stderr": 0.02, "n": 400,
+            rows.append({**common, "kind": kind, "name": name, "split": "test", "metric": metric, "value": value, "stderr": 0.02,
                          "protocol": f"p-{name}", "evaluation": f"{run}-{step}-{name}", **cost})
 
         for i, name in enumerate(skills, 1):
@@ -58,9 +58,9 @@ def write(folder, skills, methods, seeds):
                 rows = stage_records(run, f"method{method}", seed, stage, names)
                 place = results.stage(run, stage)
                 write_jsonl(place / "records.jsonl", rows)
-                write_json(place / "stage.json", {"stage": stage, "skill": names[stage - 1] if stage else None, "steps": 10, "prompts": 160,
-                                                  "tokens": 90000, "peak_memory_gib": 2.0,
-                                                  "seconds": {"training": 20.0, "sampling": 5.0, "evaluation": 9.0, "retention": 7.0}})
+                write_json(place / "stage.json", {
+                    "stage": stage, "skill": names[stage - 1] if stage else None, "steps": 10, "prompts": 160, "tokens": 90000,
+                    "seconds": {"training": 20.0, "sampling": 5.0, "evaluation": 9.0, "retention": 7.0}, "peak_memory_gib": 2.0})
                 count += len(rows)
     results.rebuild()
     return count

@@ -79,8 +79,8 @@ def our_steps(settings, kind, examples, steps, dtype, forced, kept=None):
                 kept.update(sampler.kept)
             pause({k: step.logged[k] for k in ("seconds", "loss", "grad_norm", "completion_tokens")})
 
-        method.learn(Stage(model=model, tokenizer=tokenizer, sampler=sampler, skill=Chosen(examples), teacher_template="paper", seed=0,
-                           index=1, prompts=steps * len(examples), batch_size=len(examples), max_new_tokens=settings.tokens,
+        method.learn(Stage(model=model, tokenizer=tokenizer, sampler=sampler, skill=Chosen(examples), teacher_template="paper",
+                           seed=0, index=1, prompts=steps * len(examples), batch_size=len(examples), max_new_tokens=settings.tokens,
                            on_step=on_step))
 
     return body
@@ -117,7 +117,7 @@ def same_loss(settings, kind, examples):
 
 
 def step(settings, kind, work, wanted):
-    """An optimizer step of ours beside TRL's, both loops alive and taking turns; TRL's with the dtype and micro-batch that suit it."""
+    """An optimizer step of ours beside TRL's, both loops alive and taking turns; TRL's with the dtype and passes that suit it."""
     group = settings.group_size if kind == "grpo" else 1
     examples, tokenizer = choose(settings, settings.groups if kind == "grpo" else settings.prompts)
     rows = len(examples) * group
@@ -210,8 +210,8 @@ def make_order(settings, skills, methods, prompts, examples, documents, tasks=No
     suite = yaml.safe_load((RETENTION / "embedded.yaml").read_text(encoding="utf-8"))["tasks"]
     chosen = [task | ({"limit": documents} if documents else {}) for task in suite if tasks is None or task["task"] in tasks]
     return {"model": {"name": settings.model, "dtype": settings.dtype, "device": "cpu"}, "skills": list(skills),
-            "methods": methods, "budget": {"prompts": prompts, "batch_size": settings.prompts}, "evaluate": {"examples": examples},
-            "retention": chosen, **changes}
+            "methods": methods, "budget": {"prompts": prompts, "batch_size": settings.prompts},
+            "evaluate": {"examples": examples}, "retention": chosen, **changes}
 
 
 def lm_eval(folder, suite, dtype, batch_size, out):
@@ -219,9 +219,10 @@ def lm_eval(folder, suite, dtype, batch_size, out):
     found = []
     for limit, chat in dict.fromkeys((t.limit, t.chat_template) for t in suite.tasks):
         names = [t.task for t in suite.tasks if (t.limit, t.chat_template) == (limit, chat)]
-        found.append(["-m", "lm_eval", "run", "--model", "hf", "--model_args", f"pretrained={folder},dtype={dtype}", "--tasks",
-                      ",".join(names), "--include_path", str(RETENTION), "--batch_size", str(batch_size), "--device", "cpu",
-                      "--output_path", str(out), *(["--limit", str(limit)] if limit else []), *(["--apply_chat_template"] if chat else [])])
+        found.append(["-m", "lm_eval", "run", "--model", "hf", "--model_args", f"pretrained={folder},dtype={dtype}",
+                      "--tasks", ",".join(names), "--include_path", str(RETENTION), "--batch_size", str(batch_size),
+                      "--device", "cpu", "--output_path", str(out), *(["--limit", str(limit)] if limit else []),
+                      *(["--apply_chat_template"] if chat else [])])
     return found
 
 
@@ -255,7 +256,8 @@ def lm_eval_batch(settings, dtype):
 def evaluation(settings):
     """A stage's evaluation. The dtype is part of what is measured, so both sides have ours."""
     dtype = settings.our_dtype
-    order = Order(make_order(settings, settings.skills, {"sft": {}}, 1, settings.examples, settings.documents), Path("speed.yaml"))
+    mapping = make_order(settings, settings.skills, {"sft": {}}, 1, settings.examples, settings.documents)
+    order = Order(mapping, Path("speed.yaml"))
     model, tokenizer = models.load(settings.folder, dtype, "cpu")
 
     def ours(live, name):
@@ -272,12 +274,13 @@ def evaluation(settings):
     settings.say(f"ours {mine:.3g} s; the commands")
     others = python("-m", "benchmarks.speed.peers", "generate", "--model", settings.folder, "--dtype", dtype, "--skills",
                     *settings.skills, "--examples", settings.examples, "--batch-size", batch, "--out", answers)[0]
-    seconds = [python(*arguments)[0] for arguments in lm_eval(settings.folder, order.suite, dtype, size, settings.work / "lm_eval")]
-    theirs = lm_eval_scores(order.suite, settings.work / "lm_eval")
+    out = settings.work / "lm_eval"
+    seconds = [python(*arguments)[0] for arguments in lm_eval(settings.folder, order.suite, dtype, size, out)]
+    theirs = lm_eval_scores(order.suite, out)
     different = [name for name in tasks if tasks[name] != theirs[name]]
     notes = [f"{len(skills)} skills x {settings.examples} greedy answers, {len(tasks)} retention tasks, {dtype}; one pair",
-             f"theirs: a script with generate, batch {batch}, {others:.3g} s, and {len(seconds)} lm_eval commands, batch {size} (tried: "
-             f"{tried}), {sum(seconds):.3g} s; each loads the checkpoint, which is saved already and not counted",
+             f"theirs: a script with generate, batch {batch}, {others:.3g} s, and {len(seconds)} lm_eval commands, batch {size} "
+             f"(tried: {tried}), {sum(seconds):.3g} s; each loads the checkpoint, which is saved already and not counted",
              f"accuracy ours {_shown(skills)}, theirs {_shown(read_json(answers))}",
              f"lm-eval scores in {dtype}: " + (f"differ in {', '.join(different)}" if different else "identical")]
     return [faster("a stage's evaluation", [mine], [others + sum(seconds)], 3, notes, skills=[skills, read_json(answers)],
@@ -310,8 +313,9 @@ def _shown(values):
 def order(settings):
     """A shortened order by our command, and by a shell script of the peers' commands."""
     methods = {"sft": {}, "sdft": {}, "grpo": {"group_size": settings.group_size}}
-    mapping = make_order(settings, settings.skills, methods, settings.order_prompts, settings.order_examples, settings.order_documents,
-                         ("embedded_facts", "embedded_commonsense"), rollout={"max_new_tokens": settings.tokens // 2})
+    mapping = make_order(settings, settings.skills, methods, settings.order_prompts, settings.order_examples,
+                         settings.order_documents, ("embedded_facts", "embedded_commonsense"),
+                         rollout={"max_new_tokens": settings.tokens // 2})
     mapping["budget"]["batch_size"] = settings.batch
     file = settings.work / "order.yaml"
     file.write_text(yaml.safe_dump(mapping, sort_keys=False), encoding="utf-8")
@@ -322,8 +326,8 @@ def order(settings):
         lines.append(shlex.join([sys.executable, *map(str, arguments)]))
 
     def evaluate(folder, name):
-        add(["-m", "benchmarks.speed.peers", "generate", "--model", folder, "--dtype", dtype, "--skills", *settings.skills, "--examples",
-             settings.order_examples, "--batch-size", settings.prompts, "--out", settings.work / f"{name}.json"])
+        add(["-m", "benchmarks.speed.peers", "generate", "--model", folder, "--dtype", dtype, "--skills", *settings.skills,
+             "--examples", settings.order_examples, "--batch-size", settings.prompts, "--out", settings.work / f"{name}.json"])
         for arguments in lm_eval(folder, suite, dtype, 16, settings.work / name):
             add(arguments)
 
@@ -332,9 +336,9 @@ def order(settings):
         folder = settings.folder
         for number, skill in enumerate(settings.skills, 1):
             out = settings.work / f"{kind}-{number}"
-            add(["-m", "benchmarks.speed.peers", "train", "--method", kind, "--model", folder, "--out", out, "--skill", skill, "--dtype",
-                 dtype, "--prompts", settings.order_prompts, "--batch-size", settings.batch, "--tokens", settings.tokens // 2,
-                 "--group-size", settings.group_size])
+            add(["-m", "benchmarks.speed.peers", "train", "--method", kind, "--model", folder, "--out", out, "--skill", skill,
+                 "--dtype", dtype, "--prompts", settings.order_prompts, "--batch-size", settings.batch,
+                 "--tokens", settings.tokens // 2, "--group-size", settings.group_size])
             evaluate(out, out.name)
             folder = out
     script = settings.work / "order.sh"
@@ -346,15 +350,16 @@ def order(settings):
     answers = settings.order_examples * len(settings.skills)
     return [faster(f"an order of {len(settings.skills)} skills x {len(methods)} methods, shortened", [mine], [others], 2, [
         f"{settings.order_prompts} prompts a stage in steps of {settings.batch}, answers of at most {settings.tokens // 2} tokens, "
-        f"which end where they end; after each stage {answers} answers and 2 retention tasks of {settings.order_documents} documents; {dtype}",
-        f"theirs: {len(lines) - 1} commands, of which each starts Python and loads a checkpoint, as ours does once; the shorter the "
-        "stages, the more that weighs"])]
+        f"which end where they end; after each stage {answers} answers and 2 retention tasks of {settings.order_documents} "
+        f"documents; {dtype}",
+        f"theirs: {len(lines) - 1} commands, of which each starts Python and loads a checkpoint, as ours does once; the shorter "
+        "the stages, the more that weighs"])]
 
 
 def stage(settings):
     """Whole stages of SFT and SDFT in the harness: their seconds, and what of a stage is the harness's own."""
-    mapping = make_order(settings, [settings.skill], {"sft": {}, "sdft": {}}, settings.stage_prompts, settings.examples, settings.documents,
-                         rollout={"max_new_tokens": settings.tokens})
+    mapping = make_order(settings, [settings.skill], {"sft": {}, "sdft": {}}, settings.stage_prompts, settings.examples,
+                         settings.documents, rollout={"max_new_tokens": settings.tokens})
     results = Results(settings.work / "stage")
     run_order(Order(mapping, Path("stage.yaml")), results.folder, settings.progress)
     learned, parts = {}, defaultdict(dict)
@@ -368,11 +373,12 @@ def stage(settings):
     whole, own = (sum(part[key] for part in parts.values()) for key in ("stage", "own"))
     how = f"{settings.stage_prompts} prompts of {settings.skill} in steps of {settings.prompts}, {settings.our_dtype}"
     return [
-        Result("SDFT against SFT, the same examples", learned["sdft"], learned["sft"], ratio, "at most 2.5x", ratio <= 2.5, 1, notes=[
-            f"{how}; training and sampling; with evaluation "
-            f"{parts['sdft']['stage'] / parts['sft']['stage']:.2f}x; here `theirs` is SFT"], details=dict(parts)),
-        Result("the harness's own share of a stage", own, whole, own / whole, "under 3%", own / whole < 0.03, 2, notes=[
-            f"{how}: what is neither training, sampling, evaluation nor retention; here `theirs` is the whole stage"], details=dict(parts))]
+        Result("SDFT against SFT, the same examples", learned["sdft"], learned["sft"], ratio, "at most 2.5x", ratio <= 2.5, 1,
+               notes=[f"{how}; training and sampling; with evaluation "
+                      f"{parts['sdft']['stage'] / parts['sft']['stage']:.2f}x; here `theirs` is SFT"], details=dict(parts)),
+        Result("the harness's own share of a stage", own, whole, own / whole, "under 3%", own / whole < 0.03, 2,
+               notes=[f"{how}: what is neither training, sampling, evaluation nor retention; here `theirs` is the whole stage"],
+               details=dict(parts))]
 
 
 # ---- memory and growth --------------------------------------------------------------------------------------------------
@@ -385,20 +391,20 @@ def point(**what):
 
 def memory(settings, **size):
     """Peak memory of an SDFT step with a large vocabulary, beside the same step without a loss on top."""
-    size = {"vocabulary": 150_000, "width": 576, "layers": 6, "completion": 1024, "rows": 2, "steps": 2} | size
+    size = {"vocabulary": 150_000, "width": 576, "layers": 6, "completion": 1024, "rows": 2, "examples": 2} | size
     ours, bare = point(kind="sdft", **size), point(kind="bare", **size)
     ratio = ours["peak_mib"] / bare["peak_mib"]
     whole = size["completion"] * size["rows"] * size["vocabulary"] * 4 / 2**20
     return [Result("peak memory of the distillation loss", ours["peak_mib"], bare["peak_mib"], ratio, "at most 1.3x",
                    ratio <= 1.3, 1, "MiB", [
-        f"a random model of width {size['width']}, {size['layers']} layers and a vocabulary of {size['vocabulary']:,}, {size['rows']} "
-        f"completions of {size['completion']:,} tokens, float32; `theirs` is the same step without a loss on top",
+        f"a random model of width {size['width']}, {size['layers']} layers and a vocabulary of {size['vocabulary']:,}, "
+        f"{size['rows']} completions of {size['completion']:,} tokens, float32; `theirs` is the same step without a loss on top",
         f"one float32 tensor of all tokens and the whole vocabulary would be {whole:,.0f} MiB"], {"ours": ours, "bare": bare})]
 
 
 AXES = {  # what grows: the points' changes
     "skills": [{"kind": "order", "skills": n} for n in (2, 4, 8, 16)],
-    "training examples": [{"steps": n} for n in (2, 4, 8, 16)],
+    "training examples": [{"examples": n} for n in (8, 16, 32, 64)],
     "completion tokens": [{"completion": n} for n in (64, 128, 256, 512)],
     "vocabulary": [{"vocabulary": n} for n in (8_192, 16_384, 32_768, 65_536)],
     "model width": [{"width": n} for n in (128, 256, 512, 1024)],
@@ -417,10 +423,10 @@ def growth(settings, axes=AXES):
             points.append({"x": x, **at})
         found[axis] = points
         time_slope, memory_slope, work = (slope(points, key) for key in ("seconds", "used_mib", "work"))
-        out.append(Result(f"growth with {axis}", points[-1]["seconds"], points[0]["seconds"], time_slope, f"slope at most {work:.2f}",
-                          time_slope <= work + 0.15, len(points), notes=[
-            f"from {points[0]['x']} to {points[-1]['x']}: time grows with the power {time_slope:.2f}, memory beyond Python and the model "
-            f"{memory_slope:.2f}, the work {work:.2f}; `theirs` is the smallest point, `ours` the largest, 0.15 is allowed"],
+        out.append(Result(f"growth with {axis}", points[-1]["seconds"], points[0]["seconds"], time_slope,
+                          f"slope at most {work:.2f}", time_slope <= work + 0.15, len(points), notes=[
+            f"from {points[0]['x']} to {points[-1]['x']}: time grows with the power {time_slope:.2f}, memory beyond Python and the "
+            f"model {memory_slope:.2f}, the work {work:.2f}; `theirs` is the smallest point, `ours` the largest, 0.15 is allowed"],
             details={"points": points, "time": time_slope, "memory": memory_slope, "work": work}))
     return out
 
@@ -440,8 +446,8 @@ def records(settings, **size):
     found = json.loads(python(*arguments)[1].splitlines()[-1])
     whole = found["written"] + found["drawn"]
     good = whole < 60 and found["peak_mib"] < 2048
-    return [Result(f"records of {size['skills']} skills x {size['methods']} methods x {size['seeds']} seeds", whole, 60.0, whole / 60,
-                   "under 60 s and 2 GiB", good, 1, notes=[
+    work = f"records of {size['skills']} skills x {size['methods']} methods x {size['seeds']} seeds"
+    return [Result(work, whole, 60.0, whole / 60, "under 60 s and 2 GiB", good, 1, notes=[
         f"{found['records']:,} records: written in {found['written']:.1f} s, read and drawn in {found['drawn']:.1f} s, "
         f"{found['peak_mib']:.0f} MiB at most; a further stage is committed in {found['commit']:.2f} s; `theirs` is the mark"],
         details=found)]

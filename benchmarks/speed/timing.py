@@ -140,7 +140,8 @@ def alternate(ours, theirs, repeats, say, warm=1):
         pair = ours(), theirs()
         for kept, value in zip(found, pair) if number > 0 else ():
             kept.append(value)
-        say(("warm-up" if number < 1 else f"{number}/{repeats}") + ": ours {:.3g} s, theirs {:.3g} s".format(*map(_seconds, pair)))
+        name = "warm-up" if number < 1 else f"{number}/{repeats}"
+        say(name + ": ours {:.3g} s, theirs {:.3g} s".format(*map(_seconds, pair)))
     return found
 
 
@@ -156,7 +157,7 @@ def timed(work):
 
 
 def probe(candidates, seconds, say):
-    """{candidate: ``seconds(candidate)``} of settings (tuples) for a peer, each tried once: the smallest is the one that suits it."""
+    """{candidate: ``seconds(candidate)``} of settings (tuples) for a peer, each tried once: the smallest suits it best."""
     found = {c: seconds(c) for c in candidates}
     say("probe: " + stated(found))
     return found
@@ -189,9 +190,9 @@ def machine():
     """What the numbers were measured on."""
     from harness.sequence import _device, _git
 
-    total = next((int(line.split()[1]) for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal")), 0)
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
-        "device": _device(torch.device("cpu")), "threads": torch.get_num_threads(), "memory_gib": round(total / 2**20, 1),
+        "device": _device(torch.device("cpu")), "threads": torch.get_num_threads(), "memory_gib": round(total / 2**30, 1),
         "bf16_matrix_units": bool(torch.cpu._is_amx_tile_supported()), "preloaded": os.environ.get("LD_PRELOAD") or None,
         "load_at_start": round(os.getloadavg()[0], 2), "platform": platform.platform(), "python": platform.python_version(),
         "packages": {p: importlib.metadata.version(p) for p in ("torch", "transformers", "trl", "accelerate", "lm_eval")},
