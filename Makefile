@@ -1,9 +1,10 @@
 # make quickstart: from nothing to forgetting curves on a real model. make test: all tests, offline.
+# make paper: every experiment of the paper at the embedded scale. make bench: the speed beside TRL, transformers and lm-eval.
 PYTHON ?= python3
 VENV := .venv
 RUN := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(VENV)/bin/python
 
-.PHONY: setup quickstart test lint clean
+.PHONY: setup quickstart paper bench test lint clean
 
 setup: $(VENV)/.model
 
@@ -22,6 +23,15 @@ $(VENV)/.model: $(VENV)/.installed
 quickstart: setup
 	$(RUN) run_sequence.py benchmarks/orders/quickstart.yaml
 	$(RUN) report.py results/quickstart
+
+paper: setup
+	for order in benchmarks/orders/paper/embedded/*.yaml; do \
+		$(RUN) run_sequence.py $$order --out results/paper_embedded/$$(basename $$order .yaml) || exit; \
+	done
+	$(RUN) report.py results/paper_embedded --paper
+
+bench: setup
+	$(RUN) -m benchmarks.speed
 
 test: setup
 	$(RUN) -m pytest
