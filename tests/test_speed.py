@@ -1,5 +1,6 @@
 """The speed benchmark on the tiny model: every row's two sides run and do the same work; no number of it is judged here."""
 
+import dataclasses
 import json
 
 import pytest
@@ -72,9 +73,14 @@ def test_stage(settings):
 
 
 def test_order_and_its_script(settings):
-    (found,) = rows.order(settings)
-    assert found.ratio > 0
-    assert (settings.work / "order" / "records.jsonl").exists() and (settings.work / "grpo-2" / "model.safetensors").exists()
+    """Both sides end in a trained checkpoint and in numbers for every stage."""
+    (found,) = rows.order(dataclasses.replace(settings, skills=("elements",)), ("grpo",))
+    assert found.ratio > 0 and (settings.work / "grpo-1" / "model.safetensors").exists()
+    for name in ("base", "grpo-1"):
+        assert list(json.loads((settings.work / f"{name}.json").read_text())) == ["elements"]
+        assert list((settings.work / name).rglob("results_*.json"))
+    ours = [json.loads(line) for line in (settings.work / "order" / "records.jsonl").read_text().splitlines()]
+    assert {r["stage"] for r in ours} == {0, 1}
 
 
 def test_the_loss_holds_a_chunk_of_the_vocabulary(settings):

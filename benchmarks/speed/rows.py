@@ -80,8 +80,8 @@ def our_steps(settings, kind, examples, steps, dtype, forced, kept=None):
             pause({k: step.logged[k] for k in ("seconds", "loss", "grad_norm", "completion_tokens")})
 
         method.learn(Stage(model=model, tokenizer=tokenizer, sampler=sampler, skill=Chosen(examples), teacher_template="paper",
-                           seed=0, index=1, prompts=steps * len(examples), batch_size=len(examples), max_new_tokens=settings.tokens,
-                           on_step=on_step))
+                           seed=0, index=1, prompts=steps * len(examples), batch_size=len(examples),
+                           max_new_tokens=settings.tokens, on_step=on_step))
 
     return body
 
@@ -310,9 +310,9 @@ def _shown(values):
 # ---- whole orders -------------------------------------------------------------------------------------------------------
 
 
-def order(settings):
+def order(settings, kinds=("sft", "sdft", "grpo")):
     """A shortened order by our command, and by a shell script of the peers' commands."""
-    methods = {"sft": {}, "sdft": {}, "grpo": {"group_size": settings.group_size}}
+    methods = {kind: {"group_size": settings.group_size} if kind == "grpo" else {} for kind in kinds}
     mapping = make_order(settings, settings.skills, methods, settings.order_prompts, settings.order_examples,
                          settings.order_documents, ("embedded_facts", "embedded_commonsense"),
                          rollout={"max_new_tokens": settings.tokens // 2})
@@ -349,8 +349,8 @@ def order(settings):
     others, _ = command(["bash", str(script)])
     answers = settings.order_examples * len(settings.skills)
     return [faster(f"an order of {len(settings.skills)} skills x {len(methods)} methods, shortened", [mine], [others], 2, [
-        f"{settings.order_prompts} prompts a stage in steps of {settings.batch}, answers of at most {settings.tokens // 2} tokens, "
-        f"which end where they end; after each stage {answers} answers and 2 retention tasks of {settings.order_documents} "
+        f"{settings.order_prompts} prompts a stage in steps of {settings.batch}, answers of at most {settings.tokens // 2} "
+        f"tokens, which end where they end; after each stage {answers} answers and 2 retention tasks of {settings.order_documents} "
         f"documents; {dtype}",
         f"theirs: {len(lines) - 1} commands, of which each starts Python and loads a checkpoint, as ours does once; the shorter "
         "the stages, the more that weighs"])]
@@ -425,8 +425,9 @@ def growth(settings, axes=AXES):
         time_slope, memory_slope, work = (slope(points, key) for key in ("seconds", "used_mib", "work"))
         out.append(Result(f"growth with {axis}", points[-1]["seconds"], points[0]["seconds"], time_slope,
                           f"slope at most {work:.2f}", time_slope <= work + 0.15, len(points), notes=[
-            f"from {points[0]['x']} to {points[-1]['x']}: time grows with the power {time_slope:.2f}, memory beyond Python and the "
-            f"model {memory_slope:.2f}, the work {work:.2f}; `theirs` is the smallest point, `ours` the largest, 0.15 is allowed"],
+            f"from {points[0]['x']} to {points[-1]['x']}: time grows with the power {time_slope:.2f}, memory beyond Python and "
+            f"the model {memory_slope:.2f}, the work {work:.2f} (0.15 more is allowed); `ours` is the largest point, `theirs` the "
+            "smallest"],
             details={"points": points, "time": time_slope, "memory": memory_slope, "work": work}))
     return out
 
