@@ -13,8 +13,8 @@ from benchmarks.speed.timing import Loop, Settings, alternate
 @pytest.fixture
 def settings(tiny, tmp_path):
     return Settings(tmp_path, model=str(tiny), dtype="float32", skill="elements", skills=("elements", "bulletins"),
-                    prompts=4, tokens=6, groups=2, group_size=2, repeats=1, examples=2, documents=2, stage_prompts=8, order_prompts=2, batch=2,
-                    order_examples=1, order_documents=2)
+                    prompts=4, tokens=6, groups=2, group_size=2, repeats=1, examples=2, documents=2,
+                    stage_prompts=8, order_prompts=2, batch=2, order_examples=1, order_documents=2)
 
 
 def test_two_loops_take_turns():

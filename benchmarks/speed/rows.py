@@ -425,7 +425,8 @@ def growth(settings, axes=AXES):
         out.append(Result(f"growth with {axis}", points[-1]["seconds"], points[0]["seconds"], time_slope, f"slope at most {work}",
                           time_slope <= work + 0.15, len(points), notes=[
             f"from {points[0]['x']} to {points[-1]['x']}: time grows with the power {time_slope:.2f} (0.15 above the work's is "
-            f"allowed), memory beyond Python and the model with {memory_slope:.2f}; `ours` is the largest point, `theirs` the smallest"],
+            f"allowed), memory beyond Python and the model with {memory_slope:.2f}; `ours` is the largest point, "
+            "`theirs` the smallest"],
             details={"points": points, "time": time_slope, "memory": memory_slope, "work": work}))
     return out
 
