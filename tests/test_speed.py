@@ -12,9 +12,9 @@ from benchmarks.speed.timing import Loop, Settings, alternate
 
 @pytest.fixture
 def settings(tiny, tmp_path):
-    return Settings(tmp_path, model=str(tiny), dtype="float32", skill="elements", skills=("elements", "bulletins"), prompts=4,
-                    tokens=6, groups=2, group_size=2, repeats=1, examples=2, documents=2, stage_prompts=8, order_prompts=2, batch=2,
-                    order_examples=1, order_documents=2)
+    return Settings(tmp_path, model=str(tiny), dtype="float32", skill="elements", skills=("elements", "bulletins"),
+                    prompts=4, tokens=6, groups=2, group_size=2, repeats=1, examples=2, documents=2,
+                    stage_prompts=8, order_prompts=2, batch=2, order_examples=1, order_documents=2)
 
 
 def test_two_loops_take_turns():
@@ -95,8 +95,8 @@ def test_slope():
 
 
 def test_command_writes_table_and_picture(settings, tmp_path, monkeypatch, capsys):
-    axes = {"vocabulary": [{"vocabulary": n, "examples": 4} for n in (300, 600)],
-            "skills": [{"kind": "order", "skills": n} for n in (1, 2)]}
+    axes = {"vocabulary": (1, [{"vocabulary": n, "examples": 4} for n in (300, 600)]),
+            "skills": (2, [{"kind": "order", "skills": n} for n in (1, 2)])}
     monkeypatch.setitem(rows.ROWS, "growth", lambda settings: rows.growth(settings, axes))
     monkeypatch.setitem(rows.ROWS, "records", lambda settings: rows.records(settings, skills=3, methods=2, seeds=2))
     monkeypatch.setattr("sys.argv", ["speed", "--rows", "records", "growth", "--model", settings.model,

@@ -57,9 +57,12 @@ def draw(results, path):
         points = r.details["points"]
         for key, label, colour, slope in (("seconds", "seconds", "#0072b2", "time"),
                                           ("used_mib", "MiB beyond the start", "#d55e00", "memory")):
-            axes.loglog([p["x"] for p in points], [max(p[key], 1e-3) for p in points], "o-", color=colour,
-                        label=f"{label}, slope {r.details[slope]:.2f}")
-        axes.set_title(f"{r.work} (work {r.details['work']:.2f})", fontsize=9)
+            if min(p[key] for p in points) > 0:
+                axes.loglog([p["x"] for p in points], [p[key] for p in points], "o-", color=colour,
+                            label=f"{label}, slope {r.details[slope]:.2f}")
+        axes.set_xticks([p["x"] for p in points], [f"{p['x']:,}" for p in points], fontsize=8)
+        axes.set_xticks([], minor=True)
+        axes.set_title(f"{r.work} (work: {r.details['work']})", fontsize=9)
         axes.legend(fontsize=7, frameon=False)
     figure.savefig(path, dpi=150)
     pyplot.close(figure)

@@ -1,7 +1,7 @@
 """One point of the memory and growth rows, in a process of its own: ``python -m benchmarks.speed.point JSON``.
 
 Prints JSON: seconds, peak_mib (largest resident set), base_mib (before the first step, the model loaded), used_mib (their
-difference) and work (floating-point operations of the passes over the tokens, to a common factor).
+difference).
 """
 
 import json
@@ -92,10 +92,7 @@ def learn(kind, size):
     method = {"sdft": SDFT, "bare": Bare}[kind](SDFTConfig(warmup_steps=0))
     method.learn(Replayed(size, model=model, prompts=size["examples"] + size["rows"], batch_size=size["rows"],
                           on_step=lambda stage, step: seconds.append(step.logged["seconds"])))
-    length, width = size["prompt"] + size["completion"], size["width"]
-    token = size["layers"] * (26 * width**2 + 4 * length * width)  # of attention 4 w^2 weights, of the MLP 9 w^2
-    work = size["examples"] * (length * token + size["completion"] * 2 * width * size["vocabulary"])
-    return sum(seconds[1:]), base, work
+    return sum(seconds[1:]), base
 
 
 def order(skills, folder):
@@ -115,15 +112,15 @@ def order(skills, folder):
                       "methods": {"sft": {}}, "budget": {"prompts": 8, "batch_size": 8}}, place / "growth.yaml")
         base, start = peak_mib(), time.perf_counter()
         run_order(made, place / "results")
-        return time.perf_counter() - start, base, skills * (skills + 1)
+        return time.perf_counter() - start, base
 
 
 def main():
     what = json.loads(sys.argv[1])
     folder, kind = what.pop("folder", None), what.pop("kind")
-    seconds, base, work = order(what["skills"], folder) if kind == "order" else learn(kind, SIZE | what)
+    seconds, base = order(what["skills"], folder) if kind == "order" else learn(kind, SIZE | what)
     peak = peak_mib()
-    print(json.dumps({"seconds": seconds, "peak_mib": peak, "base_mib": base, "used_mib": peak - base, "work": work}))
+    print(json.dumps({"seconds": seconds, "peak_mib": peak, "base_mib": base, "used_mib": peak - base}))
 
 
 if __name__ == "__main__":
