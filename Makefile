@@ -28,6 +28,7 @@ paper: setup
 	for order in benchmarks/orders/paper/embedded/*.yaml; do \
 		$(RUN) run_sequence.py $$order --out results/paper_embedded/$$(basename $$order .yaml) || exit; \
 	done
+	$(RUN) run_sequence.py benchmarks/orders/embedded.yaml --out results/paper_embedded/figure_3
 	$(RUN) report.py results/paper_embedded --paper
 
 bench: setup
