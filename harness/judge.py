@@ -17,7 +17,7 @@ from pathlib import Path
 from harness.console import Progress
 from harness.endpoint import Endpoint, EndpointDown, Refused, endpoint_config, without_secrets
 from harness.errors import UserError, reported
-from harness.records import Results, read_json, write_json, write_jsonl
+from harness.records import ORACLE, Results, read_json, write_json, write_jsonl
 from harness.skills import read_jsonl
 
 SETTINGS = "judge.json"  # in the results folder: what the order says of the judge, without the key
@@ -118,7 +118,8 @@ def judge_folder(folder, endpoint, run="*", progress=None):
         rows = []
         for _, record in read_jsonl(stage.with_name("records.jsonl")):
             metric, rubric = skills.get(record["name"], (None, None))
-            if record["kind"] != "skill" or record["metric"] != metric:  # one record for each evaluation: of the metric that counts
+            prefix = ORACLE if record["metric"].startswith(ORACLE) else ""
+            if record["kind"] != "skill" or record["metric"] != f"{prefix}{metric}":  # one record for each evaluation
                 continue
             meaning = judged_protocol(protocols[record["protocol"]], rubric, endpoint.config)
             protocol = protocol_hash(meaning)
@@ -136,7 +137,7 @@ def judge_folder(folder, endpoint, run="*", progress=None):
             counts[key] = len(found["items"]), len(found["unjudged"])
             for name, (value, stderr) in found["metrics"].items():
                 n = sum(counts[key]) if name == "judge_errors" else found["n"]
-                rows.append({**record, "metric": name, "value": value, "stderr": stderr, "n": n, "protocol": protocol,
+                rows.append({**record, "metric": prefix + name, "value": value, "stderr": stderr, "n": n, "protocol": protocol,
                              "evaluation": key})
         if rows:
             write_jsonl(stage.with_name("judged.jsonl"), rows)

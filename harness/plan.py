@@ -10,7 +10,7 @@ from transformers import AttentionInterface
 from harness import models
 from harness.console import clock
 from harness.records import Results, read_json
-from harness.skills import Skill
+from harness.skills import ORACLE_TEMPLATE, Skill
 from harness.training import MICRO_BATCH_TOKENS, VOCABULARY_CHUNK
 
 
@@ -47,8 +47,9 @@ class Outlook:
         """Tokens of a sampled answer: they become as long as the demonstrations."""
         return min(self.limit, self.demonstration or self.limit)
 
-    def teacher_prompt(self, context=None):
-        asked = [self.skill.teacher_prompt(e, self.template, context) for e in self.examples]
+    def teacher_prompt(self, context=None, template=None, split=None):
+        examples = self.skill.examples(split)[:32] if split else self.examples
+        asked = [self.skill.teacher_prompt(e, template or self.template, context) for e in examples]
         return statistics.fmean(len(models.chat_tokens(self.tokenizer, messages)) for messages in asked)
 
 
@@ -197,7 +198,7 @@ def plan(order, folder):
             answers += sum(count[name] for name in evaluated) * len(order.seeds)
             lines.append(f"{label:<{width}}{skill.name:<18}{sum(drawn):>8}{batch:>7}{steps:>7}{1 + inside:>13}{clock(seconds):>10}"
                          + ("  measured" if known else ""))
-    base = sum(part["pass_at_k"] + part["teacher"] for part in further.values())
+    base = sum(part["pass_at_k"] + part["teacher"] + part["oracle"] for part in further.values())
     held = parameters * dtype.itemsize
     weights = {"last": 1, "all": len(order.skills), "none": 0}[order.checkpoints.keep] * len(runs) * held
     tasks = len(order.suite.tasks) if order.suite else 0
@@ -215,8 +216,8 @@ def plan(order, folder):
 
 
 def _further_time(machine, order, skill, outlook):
-    """Seconds of pass@k and of the KL for one skill in one model, and of the teacher's accuracy, which only the base has."""
-    asked, out = order.evaluate, {"pass_at_k": 0.0, "kl": 0.0, "teacher": 0.0}
+    """Seconds of pass@k and of the KL for one skill in one model, and of teacher and oracle, which only the base has."""
+    asked, out = order.evaluate, {"pass_at_k": 0.0, "kl": 0.0, "teacher": 0.0, "oracle": 0.0}
 
     def sampling(rows):
         return machine.sample(rows, order.limit(skill), asked.batch_size)
@@ -232,6 +233,9 @@ def _further_time(machine, order, skill, outlook):
     if asked.teacher:
         rows = count(order.teacher_split(skill), asked.examples)
         out["teacher"] = sampling(rows) + machine.forward(rows * outlook.teacher_prompt())
+    for split in order.reported(skill) if asked.oracle else ():
+        rows = count(split, asked.examples)
+        out["oracle"] += sampling(rows) + machine.forward(rows * outlook.teacher_prompt(template=ORACLE_TEMPLATE, split=split))
     return out
 
 
@@ -243,6 +247,9 @@ def _further_lines(order, further):
         said["kl"] = "KL to the base policy: a second copy of the model in memory meanwhile"
     if asked.teacher:
         said["teacher"] = "accuracy of the teacher: once, at the base"
+    if asked.oracle:
+        answers = sum(min(len(s.examples(split)), asked.examples or 10**9) for s in order.skills for split in order.reported(s))
+        said["oracle"] = f"oracle retrieval: once, at the base, {answers:,} answers"
     for key, text in said.items():
         yield f"{text}; about {clock(sum(part[key] for part in further.values()))} for each skill once"
     of = [spec.grid_of for spec in order.methods.values() if spec.grid_of]

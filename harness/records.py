@@ -18,6 +18,7 @@ VERSION = 1
 # What the results of an order may be for: a figure or table of arXiv 2601.19897 (figure 4 shows what table 5 holds).
 EXPERIMENTS = ("figure_2_right", "figure_3", "figure_5_left", "figure_5_right", "figure_6", "figure_7", "figure_8",
                "table_1", "table_2", "table_5")
+ORACLE = "oracle_"  # before the name of a metric: of the base model with the question's source in its prompt
 LEFT_BEFORE_RESULTS = (".lock", ".results.json.partial", "teacher_check")  # what a killed start or a look beforehand leaves
 
 
