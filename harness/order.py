@@ -359,7 +359,8 @@ class Order:
             "methods": {label: {"method": m.method, "config": asdict(m.config),
                                 **({"grid": {"of": m.grid_of, "values": m.values}} if m.grid_of else {})}
                         for label, m in self.methods.items()},
-            "seeds": self.seeds, "evaluate": _asked(self.evaluate, without=("batch_size",), unless_set=("pass_at_k", "kl", "teacher", "oracle")),
+            "seeds": self.seeds,
+            "evaluate": _asked(self.evaluate, without=("batch_size",), unless_set=("pass_at_k", "kl", "teacher", "oracle")),
             "budget": asdict(self.budget), "rollout": _asked(self.rollout, unless_set=("max_prompt_tokens",)),
         }
 

@@ -86,7 +86,7 @@ class _Run:
         write_json(results.run(name) / "run.json", self._provenance())
         for stage in range(first, len(order.skills) + 1):
             self._stage(stage)
-            judge_stage(order, results.folder, name, self.progress)
+            judge_stage(order, results, name, self.progress)
             _tidy(order, results, self.run)
 
     def _stage(self, number):

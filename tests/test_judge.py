@@ -450,8 +450,8 @@ def test_oracle_answers_are_judged_as_well(serve, tiny, tmp_path, monkeypatch):
         assert "oracle_template" in meaning and record["protocol"] != found["judged_lenient"]["protocol"]
     assert {r["stage"] for r in records if r["metric"].startswith("oracle_")} == {0}
     assert not any("The article" in r["body"]["messages"][0]["content"] for r in server.requests)
-    from harness.report.paper import knowledge
     from harness.report.data import Results
+    from harness.report.paper import knowledge
 
     rows = {(r["series"], r["x"]): r for r in knowledge(Results([tmp_path / "out"]))}
     for x, metric, split in (("strict", "judged_strict", "test"), ("lenient", "judged_lenient", "test"), ("ood", "judged_strict", "ood")):

@@ -243,9 +243,9 @@ def test_oracle_wants_a_source_for_every_question(tiny, tmp_path):
     write_rows(tmp_path / "train.jsonl", rows)
     write_rows(tmp_path / "test.jsonl", rows)
     write_rows(tmp_path / "ood.jsonl", [*rows, {"question": "q?", "answer": "a"}])
-    with pytest.raises(UserError, match="skill wiki, split ood: example ood/2 has no source, and `evaluate.oracle` shows it; give every"):
+    with pytest.raises(UserError, match=r"skill wiki, split ood: example ood/2 has no source, and `evaluate\.oracle` shows it; give every"):
         one_skill(tiny, tmp_path, {"name": "wiki", "path": "."}, oracle=True)
-    with pytest.raises(UserError, match="skill elements, split test: example .* has no source"):
+    with pytest.raises(UserError, match=r"skill elements, split test: example .* has no source"):
         one_skill(tiny, tmp_path, "elements", oracle=True)
 
 
