@@ -79,6 +79,8 @@ def order_of(args):
         "evaluate": {"examples": args.eval_examples},
         "retention": args.retention,
     }, "main.py")
+    if order.skills[0].teacher_template == "paper":  # the authors' code ends it with a full stop
+        order.specs[order.skills[0].name].teacher_template = "released"
     steps = math.ceil(order.prompts(order.skills[0]) / args.num_prompts_per_batch)
     order.methods["sdft"].config.warmup_steps = math.ceil(args.warmup_ratio * steps)
     return order

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from harness import metrics, models
 from harness.retention import run_suite
 from harness.sampler import Sampler, seed_for
-from harness.skills import fingerprint
+from harness.skills import ORACLE_TEMPLATE, fingerprint
 from harness.training import Row, chunks, completion_states
 
 
@@ -47,7 +47,7 @@ class Evaluator:
         self.limits, self.templates = limits, templates
         self.seconds = {"evaluation": 0.0, "retention": 0.0}
 
-    def skill_protocol(self, skill, split, dtype, chat_template, teacher=False):
+    def skill_protocol(self, skill, split, dtype, chat_template, teacher=False, oracle=False):
         examples = sample_of(skill.examples(split), self.settings.examples)
         meaning = {
             "kind": "skill", "name": skill.name, "split": split, "examples": len(examples), "data": fingerprint(examples),
@@ -59,14 +59,17 @@ class Evaluator:
         }
         if teacher:
             meaning["teacher_template"] = self.templates[skill.name] or skill.teacher_template
+        if oracle:
+            meaning["oracle_template"] = ORACLE_TEMPLATE
         return meaning
 
-    def skill(self, model, tokenizer, sampler, weights, skill, split, progress=None, teacher=False):
-        """Evaluate one split of a skill; with ``teacher`` under the demonstration-conditioned prompt.
+    def skill(self, model, tokenizer, sampler, weights, skill, split, progress=None, teacher=False, oracle=False):
+        """Evaluate one split of a skill; with ``teacher`` under the demonstration-conditioned prompt, with ``oracle`` with each
+        question's source before it.
 
         Returns (key, protocol, evaluation); the evaluation is as docs/results.md says.
         """
-        meaning = self.skill_protocol(skill, split, str(model.dtype).removeprefix("torch."), tokenizer.chat_template, teacher)
+        meaning = self.skill_protocol(skill, split, _name(model.dtype), tokenizer.chat_template, teacher, oracle)
         protocol = protocol_hash(meaning)
         key = f"{weights[:16]}-{protocol}"
         self.results.protocol(protocol, meaning)
@@ -74,7 +77,9 @@ class Evaluator:
             return key, protocol, found
         start = time.perf_counter()
         examples = sample_of(skill.examples(split), self.settings.examples)
-        asked = [skill.teacher_prompt(e, self.templates[skill.name]) if teacher else e.prompt for e in examples]
+        asked = [e.prompt for e in examples]
+        if teacher or oracle:
+            asked = [skill.teacher_prompt(e, ORACLE_TEMPLATE if oracle else self.templates[skill.name]) for e in examples]
         answers = sampler.sample([models.chat_tokens(tokenizer, messages) for messages in asked],
                                  max_new_tokens=self.limits[skill.name], temperature=self.settings.temperature,
                                  top_p=self.settings.top_p, seed=seed_for(self.settings.seed, "evaluation"), progress=progress)

@@ -17,7 +17,7 @@ from pathlib import Path
 from harness.console import Progress
 from harness.endpoint import Endpoint, EndpointDown, Refused, endpoint_config, without_secrets
 from harness.errors import UserError, reported
-from harness.records import Results, read_json, write_json, write_jsonl
+from harness.records import ORACLE, Results, read_json, write_json, write_jsonl
 from harness.skills import read_jsonl
 
 SETTINGS = "judge.json"  # in the results folder: what the order says of the judge, without the key
@@ -98,27 +98,37 @@ def judge(evaluation, protocol, rubric, endpoint, progress=None):
             "metrics": metrics, "judge_tokens": tokens, "items": items, "unjudged": unjudged}
 
 
-def judge_folder(folder, endpoint, run="*", progress=None):
+def judge_folder(folder, endpoint, progress=None):
+    """Judge all runs of a results folder; see judge_runs."""
+    results = Results(folder)
+    done = judge_runs(results, endpoint, progress=progress)
+    results.rebuild()
+    return done
+
+
+def judge_runs(results, endpoint, run="*", progress=None):
     """Judge what the committed stages of ``run`` (all runs) have measured of skills with a rubric; those judged before are kept.
 
-    Returns {"answers", "unjudged"} over the evaluations of these stages. Raises EndpointDown, and UserError where nothing has a rubric.
+    results: records.Results, whose records.jsonl is left to the caller. Returns {"answers", "unjudged"} over the evaluations of these
+    stages. Raises EndpointDown, and UserError where nothing has a rubric.
     """
     from benchmarks.judges import JUDGES
     from harness.evaluation import protocol_hash
 
-    results = Results(folder)
-    skills = {s["name"]: (s["metric"], JUDGES[s["judge"]["rubric"]]) for s in read_json(results.folder / "results.json")["skills"]
+    folder = results.folder
+    skills = {s["name"]: (s["metric"], JUDGES[s["judge"]["rubric"]]) for s in read_json(folder / "results.json")["skills"]
               if s.get("judge")}
     if not skills:
         raise UserError(folder, "holds no skill that is judged", "a skill says so (`judge: medical` or `knowledge` in the order)")
-    protocols, counts = read_json(results.folder / "protocols.json"), {}
-    for stage in sorted(results.folder.glob(f"runs/{run}/stage-*/stage.json")):
+    protocols, counts = read_json(folder / "protocols.json"), {}
+    for stage in sorted(folder.glob(f"runs/{run}/stage-*/stage.json")):
         if stage.parent.name.endswith(".partial"):
             continue
         rows = []
         for _, record in read_jsonl(stage.with_name("records.jsonl")):
             metric, rubric = skills.get(record["name"], (None, None))
-            if record["kind"] != "skill" or record["metric"] != metric:  # one record for each evaluation: of the metric that counts
+            prefix = ORACLE if record["metric"].startswith(ORACLE) else ""
+            if record["kind"] != "skill" or record["metric"] != f"{prefix}{metric}":  # one record for each evaluation
                 continue
             meaning = judged_protocol(protocols[record["protocol"]], rubric, endpoint.config)
             protocol = protocol_hash(meaning)
@@ -136,11 +146,10 @@ def judge_folder(folder, endpoint, run="*", progress=None):
             counts[key] = len(found["items"]), len(found["unjudged"])
             for name, (value, stderr) in found["metrics"].items():
                 n = sum(counts[key]) if name == "judge_errors" else found["n"]
-                rows.append({**record, "metric": name, "value": value, "stderr": stderr, "n": n, "protocol": protocol,
+                rows.append({**record, "metric": prefix + name, "value": value, "stderr": stderr, "n": n, "protocol": protocol,
                              "evaluation": key})
         if rows:
             write_jsonl(stage.with_name("judged.jsonl"), rows)
-    results.rebuild()
     return {"answers": sum(sum(c) for c in counts.values()), "unjudged": sum(c[1] for c in counts.values())}
 
 
@@ -150,16 +159,18 @@ def open_endpoint(config):
     return Endpoint(config, cache_folder() / "replies")
 
 
-def judge_stage(order, folder, run, progress):
+def judge_stage(order, results, run, progress):
     """The pass after a stage of a run. A judge that is down stops no run: the completions wait for the command."""
     if order.judge is None or not any(s.judge for s in order.skills):
         return
-    write_json(Path(folder) / SETTINGS, without_secrets(order.judge))
+    write_json(results.folder / SETTINGS, without_secrets(order.judge))
     endpoint = open_endpoint(order.judge)
     try:
-        judge_folder(folder, endpoint, run, progress)
+        judge_runs(results, endpoint, run, progress)
+        results.refresh()
     except EndpointDown as down:
-        progress.say(f"the judge gives no answers ({down}); the completions are kept, `python -m harness.judge {folder}` judges them")
+        progress.say(f"the judge gives no answers ({down}); the completions are kept, "
+                     f"`python -m harness.judge {results.folder}` judges them")
     if endpoint.counts:
         progress.say(f"judge {endpoint.summary()}")
 

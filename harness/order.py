@@ -74,6 +74,7 @@ class Evaluate:
     pass_at_k: dict | None = option(None, "pass@k of each skill at the base and after its own stage: samples, prompts, ...")
     kl: dict | None = option(None, "KL to the base policy on the skill just learned: prompts")
     teacher: bool = option(False, "accuracy of the base model as the demonstration-conditioned teacher of each skill")
+    oracle: bool = option(False, "oracle retrieval: the base model on each skill with the question's source in the prompt")
 
 
 @dataclass
@@ -231,6 +232,10 @@ class Order:
         self.specs[spec.name] = spec
         if self.evaluate.teacher:
             self.teacher_split(skill)
+        for split in self.reported(skill) if self.evaluate.oracle else ():
+            if lacking := next((e for e in skill.examples(split) if not e.source), None):
+                raise UserError(f"skill {skill.name}, split {split}", f"example {lacking.id} has no source, and `evaluate.oracle` shows it",
+                                "give every question the text that answers it, or leave `oracle` out")
 
     def _needed(self):
         """The splits that every skill must have."""
@@ -315,11 +320,14 @@ class Order:
     def template(self, skill):
         return self.specs[skill.name].teacher_template
 
-    def splits(self, skill):
-        """The splits that are evaluated: the one that counts, the skill's further ones (as ``ood``) beside the test, and the
-        validation split where a grid selects by it."""
+    def reported(self, skill):
+        """The splits that numbers are quoted of: the one that counts, and the skill's further ones (as ``ood``) beside the test."""
         further = [s for s in skill.splits if s not in ("train", "validation", "test")]
-        return [self.evaluate.split] + (further if self.evaluate.split == "test" else []) + ["validation"] * self.selects
+        return [self.evaluate.split] + (further if self.evaluate.split == "test" else [])
+
+    def splits(self, skill):
+        """The splits that are evaluated: those reported, and the validation split where a grid selects by it."""
+        return self.reported(skill) + ["validation"] * self.selects
 
     def evaluated(self, number, final=True):
         """The skills that are evaluated in stage ``number`` (0 = base model), at its end or inside it; see ``evaluate.skills``."""
@@ -351,7 +359,8 @@ class Order:
             "methods": {label: {"method": m.method, "config": asdict(m.config),
                                 **({"grid": {"of": m.grid_of, "values": m.values}} if m.grid_of else {})}
                         for label, m in self.methods.items()},
-            "seeds": self.seeds, "evaluate": _asked(self.evaluate, without=("batch_size",), unless_set=("pass_at_k", "kl", "teacher")),
+            "seeds": self.seeds,
+            "evaluate": _asked(self.evaluate, without=("batch_size",), unless_set=("pass_at_k", "kl", "teacher", "oracle")),
             "budget": asdict(self.budget), "rollout": _asked(self.rollout, unless_set=("max_prompt_tokens",)),
         }
 

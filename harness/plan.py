@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -9,8 +10,10 @@ from transformers import AttentionInterface
 
 from harness import models
 from harness.console import clock
+from harness.errors import UserError
 from harness.records import Results, read_json
-from harness.skills import Skill
+from harness.sampler import common_prefix
+from harness.skills import ORACLE_TEMPLATE, Skill
 from harness.training import MICRO_BATCH_TOKENS, VOCABULARY_CHUNK
 
 
@@ -38,17 +41,23 @@ class Outlook:
     def __init__(self, tokenizer, skill: Skill, template, limit, prompts):
         self.tokenizer, self.skill, self.template, self.limit, self.prompts = tokenizer, skill, template, limit, prompts
         self.examples = skill.examples("train")[:32]
-        self.prompt = statistics.fmean(len(models.chat_tokens(tokenizer, e.prompt)) for e in self.examples)
+        asked = [models.chat_tokens(tokenizer, e.prompt) for e in self.examples]
+        self.prompt, self.shared = statistics.fmean(map(len, asked)), common_prefix(asked)
         shown = [e.demonstration for e in self.examples if e.demonstration is not None]
         self.demonstration = statistics.fmean(len(tokenizer(d)["input_ids"]) for d in shown) if shown else 0
+
+    def reading(self, rows, batch):
+        """Tokens that ``rows`` prompts cost to read, whose common beginning is read once for ``batch`` of them."""
+        return rows * (self.prompt - self.shared) + -(-rows // batch) * self.shared
 
     @property
     def answer(self):
         """Tokens of a sampled answer: they become as long as the demonstrations."""
         return min(self.limit, self.demonstration or self.limit)
 
-    def teacher_prompt(self, context=None):
-        asked = [self.skill.teacher_prompt(e, self.template, context) for e in self.examples]
+    def teacher_prompt(self, context=None, template=None, split=None):
+        examples = self.skill.examples(split)[:32] if split else self.examples
+        asked = [self.skill.teacher_prompt(e, template or self.template, context) for e in examples]
         return statistics.fmean(len(models.chat_tokens(self.tokenizer, messages)) for messages in asked)
 
 
@@ -168,11 +177,12 @@ def plan(order, folder):
              f"model {order.model.name} ({parameters / 1e6:.0f}M parameters, {str(dtype).removeprefix('torch.')})",
              "", f"{'method':<{width}}{'skill':<18}{'prompts':>8}{'batch':>7}{'steps':>7}{'evaluations':>13}{'about':>10}"]
     count = {s.name: sum(min(len(s.examples(split)), order.evaluate.examples or 10**9) for split in order.splits(s)) for s in order.skills}
-    cost = {s.name: machine.forward(count[s.name] * outlooks[s.name].prompt)
+    cost = {s.name: machine.forward(outlooks[s.name].reading(count[s.name], order.evaluate.batch_size))
             + machine.sample(count[s.name], order.limit(s), order.evaluate.batch_size) for s in order.skills}
     further = {s.name: _further_time(machine, order, s, outlooks[s.name]) for s in order.skills}
+    retention, uncounted = _retention_time(order, tokenizer, machine)
     total, memory, peaks = 0.0, Memory(shape, dtype, device), {}
-    evaluations, answers = 1, sum(count.values())  # of the base
+    evaluations, times = 1, Counter(s.name for s in order.skills)  # of all skills, and of each: the base
     for label, spec in order.methods.items():
         for number, skill in enumerate(order.skills, 1):
             prompts, batch, method = order.prompts(skill, spec.config), order.batch_size(spec.config), spec.cls(spec.config)
@@ -191,21 +201,23 @@ def plan(order, folder):
                 seconds = prompts * (3 * machine.forward(work.learned) + machine.forward(work.scored + work.read))
                 seconds += -(-prompts // batch) * machine.sample(batch * work.answers, work.sampled, order.rollout.batch_size)
                 seconds += machine.sample(prompts * work.beforehand, work.sampled, order.rollout.batch_size)
-                seconds += sum(cost[name] for name in evaluated) + further[skill.name]["pass_at_k"] + further[skill.name]["kl"]
+                seconds += sum(cost[name] for name in evaluated) + retention
+                seconds += further[skill.name]["pass_at_k"] + further[skill.name]["kl"]
             total += seconds * len(order.seeds)
             evaluations += (1 + inside) * len(order.seeds)
-            answers += sum(count[name] for name in evaluated) * len(order.seeds)
+            times.update(evaluated * len(order.seeds))
             lines.append(f"{label:<{width}}{skill.name:<18}{sum(drawn):>8}{batch:>7}{steps:>7}{1 + inside:>13}{clock(seconds):>10}"
                          + ("  measured" if known else ""))
-    base = sum(part["pass_at_k"] + part["teacher"] for part in further.values())
+    base = sum(part["pass_at_k"] + part["teacher"] + part["oracle"] for part in further.values())
     held = parameters * dtype.itemsize
     weights = {"last": 1, "all": len(order.skills), "none": 0}[order.checkpoints.keep] * len(runs) * held
     tasks = len(order.suite.tasks) if order.suite else 0
-    lines += ["", f"evaluations: {evaluations}, {answers:,} answers in all"
-              + (f", {tasks} retention tasks after each stage" if tasks else ""),
-              *_further_lines(order, further),
-              f"time: about {clock(total + sum(cost.values()) + base)} on this machine ({machine.flops / 1e9:.0f} GFLOP/s measured)"
-              + (", the retention suite not counted" if tasks else ""),
+    suite = f"{tasks} retention task{'s' * (tasks > 1)} after each stage" if tasks else ""
+    lines += ["", f"evaluations: {evaluations}, {sum(count[name] * n for name, n in times.items()):,} answers in all"
+              + (f"; {suite}, " + (f"not counted ({uncounted})" if uncounted else f"about {clock(retention)} each time") if suite else ""),
+              *_further_lines(order, further), *_judge_lines(order, times),
+              f"time: about {clock(total + sum(cost.values()) + base + retention)} on this machine "
+              f"({machine.flops / 1e9:.0f} GFLOP/s measured)" + (", retention not counted" if uncounted else ""),
               "memory: about " + ", ".join(
                   f"{gpu:.1f} GiB" + (f" and {host:.1f} GiB in host memory" if host else "") + f" for {label}"
                   for label, (gpu, host) in peaks.items()),
@@ -214,9 +226,39 @@ def plan(order, folder):
     return "\n".join(lines)
 
 
+def _retention_time(order, tokenizer, machine):
+    """(seconds of the retention suite on one model, why they are not known or None); from the suite's own requests."""
+    if order.suite is None:
+        return 0.0, None
+    try:
+        read, generated = order.suite.work(tokenizer)
+    except UserError as error:
+        return 0.0, str(error).partition(";")[0]
+    return machine.forward(read) + sum(machine.sample(rows, length, 32) for length, rows in generated.items()), None
+
+
+def _judge_lines(order, times):
+    """How many verdicts a judge is asked for, by skill and split; by what a skill is graded where there is no judge.
+
+    times: {skill: how often it is evaluated}. Equal answers to a question are judged once, so there may be fewer.
+    """
+    asked = {}
+    for skill in (s for s in order.skills if s.judge):
+        if order.judge is None:
+            yield f"judge: none is configured; {skill.name} is graded by {skill.metric}"
+            continue
+        for split in order.splits(skill):
+            examples = min(len(skill.examples(split)), order.evaluate.examples or 10**9)
+            oracle = order.evaluate.oracle and split in order.reported(skill)
+            asked[f"{skill.name} {split}"] = examples * (times[skill.name] + oracle)
+    if asked:
+        parts = ", ".join(f"{where} {count:,}" for where, count in asked.items())
+        yield f"judge {order.judge.model}: at most {sum(asked.values()):,} verdicts ({parts})"
+
+
 def _further_time(machine, order, skill, outlook):
-    """Seconds of pass@k and of the KL for one skill in one model, and of the teacher's accuracy, which only the base has."""
-    asked, out = order.evaluate, {"pass_at_k": 0.0, "kl": 0.0, "teacher": 0.0}
+    """Seconds of pass@k and of the KL for one skill in one model, and of teacher and oracle, which only the base has."""
+    asked, out = order.evaluate, {"pass_at_k": 0.0, "kl": 0.0, "teacher": 0.0, "oracle": 0.0}
 
     def sampling(rows):
         return machine.sample(rows, order.limit(skill), asked.batch_size)
@@ -232,6 +274,9 @@ def _further_time(machine, order, skill, outlook):
     if asked.teacher:
         rows = count(order.teacher_split(skill), asked.examples)
         out["teacher"] = sampling(rows) + machine.forward(rows * outlook.teacher_prompt())
+    for split in order.reported(skill) if asked.oracle else ():
+        rows = count(split, asked.examples)
+        out["oracle"] += sampling(rows) + machine.forward(rows * outlook.teacher_prompt(template=ORACLE_TEMPLATE, split=split))
     return out
 
 
@@ -243,6 +288,9 @@ def _further_lines(order, further):
         said["kl"] = "KL to the base policy: a second copy of the model in memory meanwhile"
     if asked.teacher:
         said["teacher"] = "accuracy of the teacher: once, at the base"
+    if asked.oracle:
+        answers = sum(min(len(s.examples(split)), asked.examples or 10**9) for s in order.skills for split in order.reported(s))
+        said["oracle"] = f"oracle retrieval: once, at the base, {answers:,} answers"
     for key, text in said.items():
         yield f"{text}; about {clock(sum(part[key] for part in further.values()))} for each skill once"
     of = [spec.grid_of for spec in order.methods.values() if spec.grid_of]

@@ -1,13 +1,15 @@
 """The results folder: what a run writes, and nothing else; see docs/results.md for every file and key.
 
 A stage commits by one atomic rename of its folder. ``records.jsonl`` beside ``runs/`` is rebuilt from the committed stages,
-again by a rename, so that a reader never sees half a line. Several processes may work on different runs of one folder.
+again by a rename, so that a reader never sees half a line: while runs go on as often as takes a fiftieth of the time, and at their
+end. Several processes may work on different runs of one folder.
 """
 
 import fcntl
 import json
 import os
 import shutil
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +20,9 @@ VERSION = 1
 # What the results of an order may be for: a figure or table of arXiv 2601.19897 (figure 4 shows what table 5 holds).
 EXPERIMENTS = ("figure_2_right", "figure_3", "figure_5_left", "figure_5_right", "figure_6", "figure_7", "figure_8",
                "table_1", "table_2", "table_5")
+ORACLE = "oracle_"  # before the name of a metric: of the base model with the question's source in its prompt
+SMALL = 1_000_000  # bytes of a records.jsonl that is rebuilt at every commit, in some milliseconds
+PAUSE = 50  # a larger one rests so many times as long as its rebuilding took
 LEFT_BEFORE_RESULTS = (".lock", ".results.json.partial", "teacher_check")  # what a killed start or a look beforehand leaves
 
 
@@ -72,6 +77,7 @@ class Results:
 
     def __init__(self, folder):
         self.folder = Path(folder)
+        self._due = 0.0  # by time.monotonic(), when refresh rebuilds again; at once at first: a killed process may have left stages
 
     def check(self, about):
         """What results.json becomes if this order goes on here. Raises UserError if the folder is another's.
@@ -144,10 +150,16 @@ class Results:
         final = self.stage(run, stage)
         shutil.rmtree(final, ignore_errors=True)
         os.replace(partial, final)
-        self.rebuild()
+        self.refresh()
+
+    def refresh(self):
+        """``rebuild``, if a large records.jsonl has rested since: what many stages cost grows with their time, not with their square."""
+        if time.monotonic() >= self._due:
+            self.rebuild()
 
     def rebuild(self):
         """records.jsonl from the committed stages of all runs, in the order of run and stage, what was judged after what was measured."""
+        start = time.monotonic()
         with self._alone():
             files = [f for f in self.folder.glob("runs/*/stage-*/records.jsonl")
                      if not f.parent.name.endswith(".partial") and (f.parent / "stage.json").exists()]
@@ -158,6 +170,8 @@ class Results:
             about = read_json(self.folder / "results.json")
             if any("grid" in entry for entry in about["methods"].values()):
                 write_json(self.folder / "selection.json", selection(about, map(json.loads, text.splitlines())))
+        end = time.monotonic()
+        self._due = end + PAUSE * (end - start) * (len(text) > SMALL)
 
     def selection(self):
         """What the grids have selected so far; {} where there is none. See the function of the same name."""

@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import random
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -88,6 +89,40 @@ class Suite:
                 _configure(task, entry, place)
             self._loaded[entry.task] = loaded
         return self._loaded[entry.task]
+
+    def work(self, tokenizer, sample=8):
+        """What one measurement costs, from the requests of the first ``sample`` documents of each task: (tokens of forward passes,
+        {new tokens at most: answers generated}). A context counts once for all of its choices.
+
+        Loads the data, no model. Raises UserError where a task's data are not to be had, or a chat template.
+        """
+        read, generated = 0.0, Counter()
+
+        def tokens(text):
+            return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+        def chat(history, add_generation_prompt=True):
+            return tokenizer.apply_chat_template(history, tokenize=False, add_generation_prompt=add_generation_prompt,
+                                                 continue_final_message=not add_generation_prompt)
+
+        for entry in self.tasks:
+            if entry.chat_template:
+                _chat_template(tokenizer, entry)
+            for task in self.load(entry)["tasks"].values():
+                documents = min(len(task.eval_docs), entry.limit or len(task.eval_docs))
+                with _quiet(), _seeded():
+                    task.set_fewshot_seed(seed=SEEDS["fewshot"])
+                    task.build_all_requests(limit=min(sample, documents), apply_chat_template=entry.chat_template,
+                                            fewshot_as_multiturn=entry.chat_template, chat_template=chat if entry.chat_template else None)
+                requests, task._instances = task.instances, None
+                times = documents / min(sample, documents)  # as many as the sample has
+                read += times * sum(map(tokens, {(r.doc_id, r.args[0]): r.args[0] for r in requests}.values()))
+                for request in requests:
+                    if request.request_type == "loglikelihood":
+                        read += times * tokens(request.args[1])
+                    elif request.request_type == "generate_until":
+                        generated[request.args[1].get("max_gen_toks", 256)] += times * request.repeats
+        return read, generated
 
     def protocols(self, dtype, tokenizer, limit=None):
         """{task name: everything its measurement depends on, JSON values}; loads the data, no model.

@@ -24,7 +24,7 @@ from harness.console import Progress, Rate
 from harness.errors import UserError
 from harness.evaluation import Evaluator
 from harness.judge import judge_stage
-from harness.records import Results, locked, read_json, write_json, write_jsonl
+from harness.records import ORACLE, Results, locked, read_json, write_json, write_jsonl
 from harness.sampler import Sampler
 from harness.training import Stage
 
@@ -86,7 +86,7 @@ class _Run:
         write_json(results.run(name) / "run.json", self._provenance())
         for stage in range(first, len(order.skills) + 1):
             self._stage(stage)
-            judge_stage(order, results.folder, name, self.progress)
+            judge_stage(order, results, name, self.progress)
             _tidy(order, results, self.run)
 
     def _stage(self, number):
@@ -201,7 +201,7 @@ class _Run:
                 self._record(stage, final, *found)
 
     def _measure_further(self, stage, weights, shower):
-        """pass@k and the KL to the base policy of the skill just learned; of every skill at the base, with its teacher."""
+        """pass@k and the KL to the base policy of the skill just learned; of every skill at the base, with teacher and oracle."""
         order, settings, measure, model, tokenizer = self.order, self.order.evaluate, self.evaluator, self.model, self.tokenizer
         if settings.pass_at_k:
             for skill in [self.skill] if self.number else order.skills:
@@ -220,6 +220,11 @@ class _Run:
             self._record(stage, True, *measure.skill(**of_split, teacher=True), names={skill.metric: "teacher_accuracy"})
             if settings.kl:
                 self._record(stage, True, *measure.kl(model, model, tokenizer, skill, split, show, teacher=True))
+        for skill in order.skills if settings.oracle and not self.number else ():
+            for split in order.reported(skill):
+                found = measure.skill(model, tokenizer, self.eval_sampler, weights, skill, split,
+                                      shower(f"{skill.name} {split} with its source"), oracle=True)
+                self._record(stage, True, *found, names={metric: ORACLE + metric for metric in found[2]["metrics"]})
 
     def _record(self, stage, final, key, protocol, evaluation, names=None):
         """One record a metric of ``evaluation``; names: {metric: under which name}, and then only those."""

@@ -45,6 +45,9 @@ TEACHER_TEMPLATES = {
 }
 TEACHER_CONTEXTS = ("demonstration", "source", "both")
 
+# Oracle retrieval (the paper's table 1): the text that holds the answer, found for the model and put before the question.
+ORACLE_TEMPLATE = [{"role": "user", "content": "{source}\n\n{question}"}]
+
 
 @dataclass(frozen=True)
 class Example:

@@ -11,8 +11,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
-from conftest import read_lines
+import yaml
+from conftest import read_lines, write_rows
 
 from benchmarks.judges import JUDGES
 from harness import judge as judging
@@ -421,6 +423,41 @@ def test_a_run_is_judged_after_each_stage(serve, judged_order, tmp_path):
     before, text = len(server.requests), (out / "records.jsonl").read_bytes()
     run_order(order, out)
     assert len(server.requests) == before and (out / "records.jsonl").read_bytes() == text
+
+
+def test_oracle_answers_are_judged_as_well(serve, tiny, tmp_path, monkeypatch):
+    """Of wiki, on test and ood, under names of their own; the judge is asked about the question alone, without the article."""
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+    server = serve(verdict_by_hash)
+    for split in ("train", "test", "ood"):
+        write_rows(tmp_path / f"{split}.jsonl", [{"question": f"{split} {i}?", "answer": f"a{i}", "article": f"The article. {i}"}
+                                                 for i in range(4)])
+    (tmp_path / "order.yaml").write_text(yaml.safe_dump({
+        "model": {"name": str(tiny), "dtype": "float32", "device": "cpu"}, "skills": [{"name": "wiki", "path": ".", "max_new_tokens": 4}],
+        "methods": {"sft": {}}, "budget": {"prompts": 2, "batch_size": 2}, "evaluate": {"oracle": True},
+        "judge": {"base_url": server.url, "model": "judge-1", "pause": 0.01}}))
+    run_order(read_order(tmp_path / "order.yaml"), tmp_path / "out")
+    records, protocols = read_lines(tmp_path / "out/records.jsonl"), read_json(tmp_path / "out/protocols.json")
+    for split in ("test", "ood"):
+        found = {r["metric"]: r for r in records if r["split"] == split and r["stage"] == 0}
+        assert {"judged_strict", "oracle_judged_strict", "oracle_judged_lenient", "oracle_judge_errors", "oracle_token_f1"} <= set(found)
+        record = found["oracle_judged_lenient"]
+        items = read_json(tmp_path / "out/evaluations" / f"{record['evaluation']}.json")["items"]
+        assert record["value"] == np.mean([i["scores"]["judged_lenient"] for i in items]) and record["n"] == 4
+        assert all(i["prompt"] == f"[user] The article. {k}\n\n{split} {k}?" for k, i in enumerate(items))
+        meaning, graded = protocols[record["protocol"]], protocols[found["oracle_token_f1"]["protocol"]]
+        assert {k: v for k, v in meaning.items() if k != "scorer"} == {k: v for k, v in graded.items() if k != "scorer"}
+        assert "oracle_template" in meaning and record["protocol"] != found["judged_lenient"]["protocol"]
+    assert {r["stage"] for r in records if r["metric"].startswith("oracle_")} == {0}
+    assert not any("The article" in r["body"]["messages"][0]["content"] for r in server.requests)
+    from harness.report.data import Results
+    from harness.report.paper import knowledge
+
+    rows = {(r["series"], r["x"]): r for r in knowledge(Results([tmp_path / "out"]))}
+    for x, metric, split in (("strict", "judged_strict", "test"), ("lenient", "judged_lenient", "test"), ("ood", "judged_strict", "ood")):
+        for series, prefix in (("base", ""), ("oracle_rag", "oracle_")):
+            wanted = next(r for r in records if (r["stage"], r["split"], r["metric"]) == (0, split, prefix + metric))
+            assert rows[series, x]["value"] == pytest.approx(100 * wanted["value"])
 
 
 def command(folder, *arguments, **environment):

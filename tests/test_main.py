@@ -46,6 +46,19 @@ def test_defaults_are_those_of_the_authors():
     assert main.arguments(["--output_dir", "x"]).dataset_name == "tooluse"
 
 
+def test_the_teacher_reads_the_prompt_of_the_authors_code(folder):
+    """Where a skill has the paper's; a skill with one of its own keeps it."""
+    order = main.order_of(main.arguments(["--output_dir", "x", "--dataset_name", str(folder)]))
+    skill = order.skills[0]
+    example = skill.examples("train")[0]
+    shown = skill.teacher_prompt(example, order.template(skill))
+    assert shown == [{"role": "user", "content": "\ntrain 0?\n\nThis is an example for a response to the question:\nd0\n\nNow answer "
+                      "with a response of your own, including the thinking process.\n"}]
+    assert order.about()["skills"][0]["teacher_template"] == "released"
+    order = main.order_of(main.arguments(["--output_dir", "x", "--dataset_name", "elements"]))
+    assert order.about()["skills"][0]["teacher_template"] == "three_turn"
+
+
 def test_help_states_every_default(capsys):
     with pytest.raises(SystemExit) as caught:
         main.main(["--help"])

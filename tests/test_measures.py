@@ -9,9 +9,11 @@ from collections import defaultdict
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import read_lines, save_tiny, write_rows
 
 from harness import models
+from harness.errors import UserError
 from harness.evaluation import Evaluator, mean_and_stderr, sequence_kl
 from harness.order import KL, Evaluate, PassAtK, read_order
 from harness.plan import plan
@@ -200,6 +202,53 @@ def test_what_is_measured_when(order_file, further, tmp_path):
     assert "pass@3" in table and "kl_forward_token" in table and "teacher_accuracy" in table
 
 
+def one_skill(tiny, folder, skill, **evaluate):
+    """An order of one skill for the tiny model."""
+    (folder / "one.yaml").write_text(yaml.safe_dump({
+        "model": {"name": str(tiny), "dtype": "float32", "device": "cpu"}, "skills": [skill], "methods": {"sft": {}},
+        "budget": {"prompts": 2, "batch_size": 2}, "evaluate": evaluate}))
+    return read_order(folder / "one.yaml")
+
+
+def test_oracle_puts_each_source_before_its_question(tiny, tiny_model, tmp_path):
+    """On a skill of the project, on test and ood: against completions sampled and graded by hand."""
+    order, out = one_skill(tiny, tmp_path, "bulletins", examples=4, max_new_tokens=40, oracle=True), tmp_path / "out"
+    run_order(order, out)
+    records, skill, protocols = read_lines(out / "records.jsonl"), order.skills[0], read_json(out / "protocols.json")
+    mine = {(r["split"], r["metric"]): r for r in records if r["metric"].startswith("oracle_")}
+    assert set(mine) == {(s, f"oracle_{m}") for s in ("test", "ood") for m in ("strict", "lenient", "response_tokens")}
+    assert {r["stage"] for r in mine.values()} == {0} and len(mine) == len([r for r in records if r["metric"].startswith("oracle")])
+    for split in ("test", "ood"):
+        record, examples = mine[split, "oracle_lenient"], skill.examples(split)[:4]
+        for example in examples:  # every fact that is asked for stands in the source, in ood both of them
+            assert all(fact in example.source for fact in example.reference["parts"].values())
+        assert split == "test" or max(len(e.reference["parts"]) for e in skill.examples(split)) == 2
+        prompts = [[{"role": "user", "content": f"{e.source}\n\n{e.prompt[0]['content']}"}] for e in examples]
+        items = read_json(out / "evaluations" / f"{record['evaluation']}.json")["items"]
+        assert [i["prompt"] for i in items] == [f"[user] {p[0]['content']}" for p in prompts]
+        drawn = Sampler(*tiny_model).sample([models.chat_tokens(tiny_model[1], p) for p in prompts], max_new_tokens=40, temperature=0)
+        assert [i["completion"] for i in items] == [d.text for d, in drawn]
+        scores = [skill.metrics["lenient"](d.text, e.reference) for (d,), e in zip(drawn, examples)]
+        assert (record["value"], record["n"]) == (np.mean(scores), 4)
+        plain = next(r for r in records if r["stage"] == 0 and r["split"] == split and r["metric"] == "lenient")
+        oracle, base = protocols[record["protocol"]], protocols[plain["protocol"]]
+        assert record["protocol"] != plain["protocol"]
+        assert oracle.pop("oracle_template") == [{"role": "user", "content": "{source}\n\n{question}"}] and oracle == base
+    text = plan(order, tmp_path / "planned")
+    assert "oracle retrieval: once, at the base, 8 answers; about" in text
+
+
+def test_oracle_wants_a_source_for_every_question(tiny, tmp_path):
+    rows = [{"question": "q?", "answer": "a", "article": "text"}]
+    write_rows(tmp_path / "train.jsonl", rows)
+    write_rows(tmp_path / "test.jsonl", rows)
+    write_rows(tmp_path / "ood.jsonl", [*rows, {"question": "q?", "answer": "a"}])
+    with pytest.raises(UserError, match=r"skill wiki, split ood: example ood/2 has no source, and `evaluate\.oracle` shows it; give every"):
+        one_skill(tiny, tmp_path, {"name": "wiki", "path": "."}, oracle=True)
+    with pytest.raises(UserError, match=r"skill elements, split test: example .* has no source"):
+        one_skill(tiny, tmp_path, "elements", oracle=True)
+
+
 def test_plan_says_what_they_cost(order_file, further, tmp_path):
     text = plan(read_order(order_file(evaluate=further)), tmp_path / "out")
     assert "pass@k: 3 answers to each of 2 prompts; about" in text
@@ -209,7 +258,7 @@ def test_plan_says_what_they_cost(order_file, further, tmp_path):
 
 def test_an_order_without_them_is_on_record_as_before(order_file):
     about = read_order(order_file()).about()
-    assert not {"pass_at_k", "kl", "teacher"} & set(about["evaluate"]) and "max_prompt_tokens" not in about["rollout"]
+    assert not {"pass_at_k", "kl", "teacher", "oracle"} & set(about["evaluate"]) and "max_prompt_tokens" not in about["rollout"]
     asked_for = read_order(order_file(evaluate={"pass_at_k": {}, "kl": {}})).about()["evaluate"]
     assert asked_for["pass_at_k"] == {"samples": 128, "prompts": None, "temperature": 1.0, "top_p": 0.95}
     assert asked_for["kl"] == {"prompts": None}

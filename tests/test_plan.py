@@ -1,4 +1,6 @@
-"""The memory that --plan foretells: counted activations against a real pass, and the bytes of every weight by hand."""
+"""What --plan foretells: counted activations against a real pass, the bytes of every weight, verdicts and retention by hand."""
+
+import json
 
 import pytest
 import torch
@@ -6,7 +8,10 @@ from accelerate import init_empty_weights
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
 from harness import models
-from harness.plan import Memory, Work, activations
+from harness.errors import UserError
+from harness.order import read_order
+from harness.plan import Memory, Outlook, Work, activations, plan
+from harness.retention import FOLDER, Suite, load_suite
 from harness.training import TrainingConfig
 
 SHAPES = {
@@ -53,3 +58,47 @@ def test_bytes_of_every_weight():
     assert of(Work(), rows=10**6, length=100)[0] == round(weights * 18 + 10**8 * 2 * 3 * 2 * 16 * 2)  # the rollouts are the larger
     full = Memory(shape, torch.float32, "cpu")  # no masters apart from the weights
     assert full.of(TrainingConfig(), sdft, 1, 0)[0] * 2**30 == pytest.approx(weights * (8 + 8 + 4) + passing)
+
+
+def test_verdicts_are_counted_or_what_grades_instead_is_said(order_file, tmp_path, monkeypatch):
+    """Three methods, two stages with one evaluation inside and one at the end, and the base: 13 evaluations of 4 examples."""
+    for name in ("JUDGE_BASE_URL", "JUDGE_MODEL"):
+        monkeypatch.delenv(name, raising=False)
+    judge, judged = {"base_url": "http://127.0.0.1:9/v1", "model": "judge-1"}, ["skills.vowels.judge=knowledge"]
+    text = plan(read_order(order_file(judge=judge), judged), tmp_path / "out")
+    assert "judge judge-1: at most 52 verdicts (vowels test 52)" in text and "evaluations: 13, 104 answers in all\n" in text
+    assert "judge: none is configured; vowels is graded by token_f1\n" in plan(read_order(order_file(), judged), tmp_path / "out")
+    assert "judge" not in plan(read_order(order_file()), tmp_path / "out")
+
+
+def test_retention_is_counted_where_its_data_are(order_file, tiny_model, tmp_path, monkeypatch):
+    """The tokens of cloze sentences by hand (a byte is a token), and the answers to instructions."""
+    suite = load_suite([{"task": "embedded_commonsense", "limit": 6}, {"task": "embedded_instructions", "chat_template": True}])
+    rows = [json.loads(line) for line in (FOLDER / "tasks/data/commonsense.jsonl").read_text().splitlines()][:6]
+    by_hand = sum(len(row["text"].encode()) + sum(len(f" {c}".encode()) for c in [row["answer"], *row["distractors"]]) for row in rows)
+    found, generated = Suite("", "", suite.tasks[:1]).work(tiny_model[1], sample=6)
+    assert (found, generated) == (by_hand, {})
+    assert sum(suite.work(tiny_model[1])[1].values()) == 32
+    order = read_order(order_file(retention=[{"task": "embedded_commonsense"}]))
+    text = plan(order, tmp_path / "out")
+    assert "answers in all; 1 retention task after each stage, about 0:00" in text and "not counted" not in text
+
+    def missing(*_):
+        raise UserError("retention task embedded_commonsense", "lm-eval cannot load it (no network)", "its data must be there")
+
+    monkeypatch.setattr(Suite, "load", missing)
+    text = plan(order, tmp_path / "out")
+    assert "after each stage, not counted (retention task embedded_commonsense: lm-eval cannot load it (no network))" in text
+    assert "measured), retention not counted\n" in text
+
+
+def test_a_common_beginning_is_read_once_for_a_batch(order_file, tiny_model):
+    skill = read_order(order_file()).skills[0]
+    texts = [tiny_model[1].apply_chat_template(e.prompt, tokenize=False, add_generation_prompt=True) for e in skill.examples("train")]
+    prompts = [tiny_model[1](text)["input_ids"] for text in texts]
+    shared = next(i for i, column in enumerate(zip(*prompts)) if len(set(column)) > 1)
+    assert 10 < shared < min(map(len, prompts))
+    outlook = Outlook(tiny_model[1], skill, None, 4, 12)
+    mean = sum(map(len, prompts)) / len(prompts)
+    assert outlook.reading(12, 5) == pytest.approx(12 * (mean - shared) + 3 * shared)
+    assert outlook.reading(12, 1) == pytest.approx(12 * mean)

@@ -70,11 +70,12 @@ def main():
     folder, (skills, methods, seeds) = Path(sys.argv[1]), map(int, sys.argv[2:])
     written, count = timed(lambda: write(folder, skills, methods, seeds))
     results, run = Results(folder), f"method{methods - 1}-seed{seeds - 1}"
+    rebuild, _ = timed(results.rebuild)
     again = folder / "again"  # the last stage once more, as a run would commit it
     results.stage(run, skills).rename(again)
     commit, _ = timed(lambda: results.commit(again, run, skills))
     drawn, _ = timed(lambda: write_report(folder))
-    print(json.dumps({"records": count, "written": written, "commit": commit, "drawn": drawn, "peak_mib": peak_mib()}))
+    print(json.dumps({"records": count, "written": written, "rebuild": rebuild, "commit": commit, "drawn": drawn, "peak_mib": peak_mib()}))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import pandas as pd
 
 from harness import metrics
 from harness.errors import UserError
+from harness.records import ORACLE
 from harness.report import page
 from harness.report.data import Estimate, Results, read_json
 from harness.report.figures import BASE, INK, MUTED, PAPER, STYLE, Drawer, curve, grid, legend, looks, save
@@ -115,7 +116,7 @@ def skill_learning(results):
 
 
 def knowledge(results):
-    """Table 1. The oracle row is the base model that reads the source alone, where the order has its teacher measured so."""
+    """Table 1. The oracle row is the base model with the source of each question in its prompt, where the order asks for it."""
     rows = []
     for name, stage, label in _learners(results):
         counting = results.metric[name]
@@ -125,9 +126,9 @@ def knowledge(results):
         for x, metric, split in [*columns, ("ood", counting, "ood")]:
             found = _estimate(_rows(results, name=name, metric=metric, stage=stage, label=label, split=split), 100)
             rows += _number(name, label or "base", x, found, "%", metric)
-        if label is None and str(results.skills[name].get("teacher_template")).endswith("_source"):
-            found, split = _teacher(results, name, "teacher_accuracy")
-            rows += _number(name, "oracle_rag", columns[0][0], found and _scaled(found, 100), "%", f"{counting}, split {split}")
+            if label is None:
+                found = _estimate(_rows(results, name=name, metric=ORACLE + metric, split=split), 100)
+                rows += _number(name, "oracle_rag", x, found, "%", ORACLE + metric)
     return rows
 
 
