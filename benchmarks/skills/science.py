@@ -1,8 +1,8 @@
 """Science Q&A of the paper (arXiv 2601.19897, section 4): SciKnowEval, Chemistry, level 3, multiple choice, in the authors' columns.
 
-A train row has ``messages`` [system, user] and ``output_text`` (the demonstration, by GPT-4o), as a validation row may, a test row ``prompt`` [system, user]
-and ``answer`` (a letter). Rows of a replication, ``messages`` [user, assistant] and ``answer``, are read without a demonstration:
-theirs names the letter alone.
+A train row has ``messages`` [system, user] and ``output_text`` (the demonstration, by GPT-4o), a test row ``prompt`` [system, user]
+and ``answer`` (a letter); a validation row reads like a train row, ``output_text`` left out or not. Rows of a replication,
+``messages`` [user, assistant] and ``answer``, are read without a demonstration: theirs names the letter alone.
 """
 
 import re
