@@ -1,6 +1,6 @@
 """Chat completions of an OpenAI-compatible server: kept on disk by content, retried with back-off, counted.
 
-For judges and for making data. The standard library alone; temperature 0.
+For judges and for making data. The standard library alone; temperature 0 unless a caller asks for another.
 """
 
 import email.utils
@@ -106,7 +106,7 @@ class Endpoint:
         self._open = urllib.request.build_opener(_NoRedirects).open
         self._lock, self._stop = threading.Lock(), threading.Event()
 
-    def ask_all(self, prompts, purpose, progress=None):
+    def ask_all(self, prompts, purpose, progress=None, temperature=0):
         """A Reply or a Refused for each text of ``prompts``, in their order; equal texts are asked once.
 
         purpose: name and version of what the prompts are for, part of the content that replies are kept by; progress:
@@ -115,7 +115,7 @@ class Endpoint:
         self._stop.clear()
         found, different = {}, list(dict.fromkeys(prompts))
         with ThreadPoolExecutor(self.config.concurrency) as pool:
-            futures = {pool.submit(self._ask, prompt, purpose): prompt for prompt in different}
+            futures = {pool.submit(self._ask, prompt, purpose, temperature): prompt for prompt in different}
             try:
                 left = set(futures)
                 while left:
@@ -133,8 +133,10 @@ class Endpoint:
         return (f"{self.config.model}: {c['asked'] + c['cached']:,} replies, {c['cached']:,} of them kept from before, "
                 f"{c['prompt_tokens']:,} + {c['completion_tokens']:,} tokens paid, {c['retries']:,} retries")
 
-    def _ask(self, prompt, purpose):
+    def _ask(self, prompt, purpose, temperature):
         content = {"purpose": purpose, "model": self.config.model, "max_tokens": self.config.max_tokens, "prompt": prompt}
+        if temperature:
+            content["temperature"] = temperature
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         path = self.cache / digest[:2] / f"{digest}.json"
         try:
@@ -144,8 +146,8 @@ class Endpoint:
         except (OSError, ValueError, KeyError, TypeError):
             pass  # not there, or not whole
         try:
-            reply = self._post({"model": self.config.model, "messages": [{"role": "user", "content": prompt}], "temperature": 0,
-                                "max_tokens": self.config.max_tokens})
+            reply = self._post({"model": self.config.model, "messages": [{"role": "user", "content": prompt}],
+                                "temperature": temperature, "max_tokens": self.config.max_tokens})
         except Refused as refused:
             return refused
         self._count(asked=1, prompt_tokens=reply.prompt_tokens, completion_tokens=reply.completion_tokens)

