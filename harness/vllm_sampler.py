@@ -87,6 +87,7 @@ class Engine:
                 self.llm.wake_up(tags=["weights"])
             pairs = ((name, weight.detach()) for name, weight in weights.items())
             self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": pairs})
+            self.llm.apply_model(_renew_head)
             if self.asleep:
                 self.llm.wake_up(tags=["kv_cache"])
         self.held, self.asleep = now, False
@@ -248,6 +249,18 @@ class VLLMSampler:
 
     def rest(self):
         self.engine.rest()
+
+
+def _renew_head(model):
+    """Let the head of vLLM's ``model`` make what it computes with from its weights.
+
+    On a CPU that is a packed copy; where the head is tied to the embeddings, reloading these leaves it as it was.
+    """
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+    for layer in model.modules():
+        if isinstance(layer, ParallelLMHead):
+            layer.quant_method.process_weights_after_loading(layer)
 
 
 @contextmanager
