@@ -13,7 +13,6 @@ import importlib.metadata
 import os
 import random
 import tempfile
-import weakref
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -55,9 +54,13 @@ def version():
 class Engine:
     """vLLM's engine for models of one shape, and whose weights it has.
 
+    vLLM has room for one in a process: one that starts ends another, which starts anew at its next use.
+
     rollout_temperature: at which log-probabilities will be asked for. vLLM tells those of the distribution either before
     temperature and top-p or after both, decided once: before is right at temperature 1, after is right without top-p.
     """
+
+    running = None  # the one that there is
 
     def __init__(self, config=None, rollout_temperature=1.0):
         self.config, self.raw = config or VLLMConfig(), rollout_temperature == 1
@@ -74,19 +77,21 @@ class Engine:
 
     def hold(self, model, tokenizer):
         """Be ready to sample from ``model`` as it is now: start, wake up, take its weights, as far as there is need."""
-        weights = dict(model.named_parameters())  # tied ones once
-        now = (weakref.ref(model), [(w.data_ptr(), w._version) for w in weights.values()])
-        if self.llm is not None and not self.asleep and now == self.held:
+        weights = {name: weight.detach() for name, weight in model.named_parameters()}  # tied ones once
+        # Of what they hold: AdamW's fused step and a write into `.data` leave no other trace.
+        now = torch.cat([torch.hash_tensor(torch.atleast_2d(w).flatten(1), dim=-1).cpu() for w in weights.values()])
+        if self.llm is not None and not self.asleep and torch.equal(now, self.held):
             self.llm.reset_prefix_cache()
             return
         first = self.llm is None
         with _undisturbed():
             if first:
-                self.llm = self._start(model, tokenizer)
+                if Engine.running:
+                    Engine.running.close()
+                self.llm, Engine.running = self._start(model, tokenizer), self
             elif self.asleep:
                 self.llm.wake_up(tags=["weights"])
-            pairs = ((name, weight.detach()) for name, weight in weights.items())
-            self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": pairs})
+            self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights.items())})
             self.llm.apply_model(_renew_head)
             if self.asleep:
                 self.llm.wake_up(tags=["kv_cache"])
@@ -97,7 +102,6 @@ class Engine:
 
     def rest(self):
         """Training follows: on a GPU, drop weights, keys and values; they come back at the next use."""
-        self.held = None
         if self.llm is not None and self.sleeps and not self.asleep:
             self.llm.sleep(level=2)
             self.asleep = True
@@ -105,10 +109,11 @@ class Engine:
     def close(self):
         """End the engine and give back all it has."""
         if self.llm is not None:
+            Engine.running = None
             from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
             self.llm.llm_engine.engine_core.shutdown()
-            self.llm = self.held = None
+            self.llm, self.held, self.asleep = None, None, False
             cleanup_dist_env_and_memory()
 
     def run(self, prompts, settings, progress=None):
