@@ -135,8 +135,8 @@ class Evaluator:
         """
         examples = sample_of(skill.examples(split), self.settings.kl.prompts)
         common = self.skill_protocol(skill, split, _name(model.dtype), tokenizer.chat_template, teacher)
-        # Two models at once: always by transformers.
-        common = {**{k: v for k, v in common.items() if k not in ("scorer", "engine")}, "examples": len(examples), "data": fingerprint(examples),
+        common = {**{k: v for k, v in common.items() if k not in ("scorer", "engine")},  # two models at once: by transformers
+                  "examples": len(examples), "data": fingerprint(examples),
                   "decoding": f"temperature 1, top-p 1, seed {self.settings.seed}"}
         weights, base_weights = models.fingerprint(model), models.fingerprint(base)
         question = [models.chat_tokens(tokenizer, e.prompt) for e in examples]

@@ -369,7 +369,8 @@ class Order:
             "methods": {label: {"method": m.method, "config": asdict(m.config),
                                 **({"grid": {"of": m.grid_of, "values": m.values}} if m.grid_of else {})}
                         for label, m in self.methods.items()},
-            "seeds": self.seeds, "evaluate": _asked(self.evaluate, without=("batch_size",), unless_set=("engine", "pass_at_k", "kl", "teacher")),
+            "seeds": self.seeds,
+            "evaluate": _asked(self.evaluate, without=("batch_size",), unless_set=("engine", "pass_at_k", "kl", "teacher")),
             "budget": asdict(self.budget), "rollout": _asked(self.rollout, unless_set=("engine", "max_prompt_tokens")),
         }
 

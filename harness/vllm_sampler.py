@@ -84,6 +84,8 @@ class Engine:
             self.llm.reset_prefix_cache()
             return
         first = self.llm is None
+        if model.device.type == "cuda":
+            torch.cuda.empty_cache()  # what training freed, torch keeps for itself
         with _undisturbed():
             if first:
                 if Engine.running:

@@ -10,6 +10,8 @@ import yaml
 from conftest import read_lines, save_tiny, write_rows
 from scipy import stats
 
+from benchmarks.speed import rows
+from benchmarks.speed.timing import Settings
 from harness import models, training
 from harness.errors import UserError
 from harness.order import read_order
@@ -126,7 +128,7 @@ def test_frequencies_follow_the_softmax(sampler, prompts, loaded, temperature, t
     rest = [x for x in [probs[~common].sum() * 600] if x >= 5]
     observed = torch.tensor([*counts[common], *([counts[~common].sum()] if rest else [])]).double()
     expected = torch.tensor([*(probs[common] * 600), *rest]).double()
-    assert len(observed) > 4 and 0.001 < stats.chisquare(observed, expected / expected.sum() * observed.sum()).pvalue
+    assert len(observed) > 4 and stats.chisquare(observed, expected / expected.sum() * observed.sum()).pvalue > 0.001
 
 
 def test_progress_and_an_interruption(sampler, prompts):
@@ -234,8 +236,8 @@ def test_a_prompt_that_is_too_long_is_refused(engine, loaded):
 def vllm_order(folder, place):
     """An order for the wide model, sampled and evaluated by vLLM, with a skill in which it has some success."""
     for split, count in (("train", 20), ("test", 4)):
-        write_rows(place / f"{split}.jsonl", [{"prompt": f"{split} {i}?", "demonstration": f"v{i}!", "reference": list("abcdefghijklmnopqr")}
-                                              for i in range(count)])
+        write_rows(place / f"{split}.jsonl", [{"prompt": f"{split} {i}?", "demonstration": f"v{i}!",
+                                               "reference": list("abcdefghijklmnopqr")} for i in range(count)])
     skill = {"name": "letters", "train": "train.jsonl", "test": "test.jsonl", "grader": "contains", "max_new_tokens": 10}
     (place / "order.yaml").write_text(yaml.safe_dump({
         "model": {"name": str(folder), "dtype": "float32", "device": "cpu"}, "skills": [skill], "methods": METHODS,
@@ -332,6 +334,12 @@ def test_the_embedded_model(prompts):
                 same(run_suite(suite, model, tokenizer, limit=4, vllm=sampler), run_suite(suite, model, tokenizer, limit=4), 5e-3)
         finally:
             engine.close()
+
+
+def test_the_benchmarks_row(folder, tmp_path):
+    """Both sides make as many tokens, or the row raises."""
+    (found,) = rows.sampling_vllm(Settings(tmp_path, model=str(folder), dtype="float32", skill="elements", prompts=3, tokens=5, repeats=1))
+    assert found.ours > 0 and found.theirs > 0 and found.details["push"] > 0 and version() in found.notes[-1]
 
 
 def test_another_architecture(loaded, prompts):

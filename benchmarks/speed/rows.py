@@ -476,4 +476,5 @@ def records(settings, **size):
         details=found)]
 
 
-ROWS = {f.__name__: f for f in (sdft, sft, grpo, sampling, sampling_vllm, evaluation, identical_scores, stage, order, memory, records, growth)}
+ROWS = {f.__name__: f for f in (sdft, sft, grpo, sampling, sampling_vllm, evaluation, identical_scores, stage, order, memory, records,
+                                growth)}
