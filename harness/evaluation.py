@@ -57,6 +57,8 @@ class Evaluator:
             "max_new_tokens": self.limits[skill.name], "dtype": dtype,
             "scorer": {name: scorer_hash(f) for name, f in skill.metrics.items()},
         }
+        if self.settings.engine != "transformers":
+            meaning["engine"] = self.settings.engine
         if teacher:
             meaning["teacher_template"] = self.templates[skill.name] or skill.teacher_template
         if oracle:
@@ -138,7 +140,8 @@ class Evaluator:
         """
         examples = sample_of(skill.examples(split), self.settings.kl.prompts)
         common = self.skill_protocol(skill, split, _name(model.dtype), tokenizer.chat_template, teacher)
-        common = {**{k: v for k, v in common.items() if k != "scorer"}, "examples": len(examples), "data": fingerprint(examples),
+        common = {**{k: v for k, v in common.items() if k not in ("scorer", "engine")},  # two models at once: by transformers
+                  "examples": len(examples), "data": fingerprint(examples),
                   "decoding": f"temperature 1, top-p 1, seed {self.settings.seed}"}
         weights, base_weights = models.fingerprint(model), models.fingerprint(base)
         question = [models.chat_tokens(tokenizer, e.prompt) for e in examples]
@@ -193,15 +196,17 @@ class Evaluator:
                 self.seconds[clock] = self.seconds.get(clock, 0.0) + time.perf_counter() - start
         return key, protocol, found
 
-    def retention(self, model, tokenizer, weights, progress=None):
-        """Evaluate the retention suite. Yields (key, protocol, evaluation), one a task."""
+    def retention(self, model, tokenizer, weights, progress=None, sampler=None):
+        """Evaluate the retention suite; ``sampler`` is that of the skills, asked where its engine is vLLM. Yields (key, protocol,
+        evaluation), one a task."""
         start = time.perf_counter()
-        meanings = self.suite.protocols(model.dtype, tokenizer)
+        sampler = sampler if self.settings.engine == "vllm" else None
+        meanings = self.suite.protocols(model.dtype, tokenizer, vllm=sampler is not None)
         keys = {name: (f"{weights[:16]}-{protocol_hash(meaning)}", protocol_hash(meaning)) for name, meaning in meanings.items()}
         missing = [name for name, (key, _) in keys.items() if self.results.evaluation(key) is None]
         for name in missing:
             self.results.protocol(keys[name][1], meanings[name])
-        for found in run_suite(self.suite, model, tokenizer, only=missing, progress=progress) if missing else ():
+        for found in run_suite(self.suite, model, tokenizer, only=missing, progress=progress, vllm=sampler) if missing else ():
             key, protocol = keys[found["name"]]
             self.results.save_evaluation(key, {
                 "protocol": protocol, "kind": "retention", "name": found["name"], "split": "test", "n": found["n"],

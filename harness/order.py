@@ -16,6 +16,7 @@ from harness.records import EXPERIMENTS
 from harness.sampler import seed_for
 from harness.skills import TEACHER_TEMPLATES, FileSkill, fingerprint, get_skill
 from harness.training import TrainingConfig
+from harness.vllm_sampler import REMEDY, VLLMConfig, version
 
 
 @dataclass
@@ -37,13 +38,17 @@ class Budget:
             raise ValueError("wants exactly one of `prompts` and `epochs`")
 
 
+ENGINES = ("transformers", "vllm")
+
+
 @dataclass
 class Rollout:
+    engine: str = option("transformers", "what samples", choices=ENGINES)
     temperature: float = option(1.0, "sampling temperature of rollouts", above=0)
     top_p: float = option(1.0, "nucleus sampling of rollouts", above=0, max=1)
     max_prompt_tokens: int | None = option(None, "training examples with a longer prompt are left out; no limit if left out", min=1)
     max_new_tokens: int | None = option(None, "limit of a rollout; the skill's own if left out", min=1)
-    batch_size: int = option(48, "completions sampled at once", min=1)
+    batch_size: int = option(48, "completions sampled at once; vLLM has its own way", min=1)
 
 
 @dataclass
@@ -61,6 +66,8 @@ class KL:
 
 @dataclass
 class Evaluate:
+    engine: str = option("transformers", "what answers, and scores the retention suite; part of the protocol where it is vllm",
+                         choices=ENGINES)
     split: str = option("test", "the split that counts: test, or validation for a search", choices=("test", "validation"))
     examples: int | None = option(None, "examples of each split, the first ones; all if left out", min=1)
     skills: str = option("all", "after each stage: all skills, those learned so far (seen), or the stage's own and an earlier one "
@@ -110,6 +117,7 @@ class Schema:
     model: str | dict = option(models.EMBEDDED, "a hub id, a local folder, `embedded`, `gemma-3-270m`, or a mapping")
     seeds: list[int] = option([0], "one run a method and seed", min=0)
     rollout: dict = option({}, "sampling while learning")
+    vllm: dict = option({}, "what vLLM may use, where it is an engine")
     evaluate: dict = option({}, "evaluation of the skills")
     judge: dict = option({}, "the judge's server, for skills with a rubric")
     retention: str | list | None = option(None, "a suite of benchmarks/retention, or lm-eval tasks")
@@ -166,6 +174,8 @@ class Order:
             raise UserError(f"{place}: grid", f"selects on the validation split, and evaluate.split is {self.evaluate.split}",
                             "leave evaluate.split at test: the selected run's test result is reported")
         self.selects = bool(schema.grid)
+        self.vllm = build(VLLMConfig, schema.vllm, f"{place}: vllm")
+        self._check_engines(place)
         self.checkpoints = build(Checkpoints, schema.checkpoints, f"{place}: checkpoints")
         if len(set(schema.seeds)) != len(schema.seeds) or not schema.seeds:
             raise UserError(f"{place}: seeds", "must be one or more different whole numbers")
@@ -189,6 +199,14 @@ class Order:
             from harness.retention import load_suite
 
             self.suite = load_suite(schema.retention, f"{place}: retention")
+
+    def _check_engines(self, place):
+        for section, asked in (("rollout", self.rollout), ("evaluate", self.evaluate)):
+            if asked.engine == "vllm" and version() is None:
+                raise UserError(f"{place}: {section}.engine", "vLLM is not installed", REMEDY)
+        if self.rollout.engine == "vllm" and self.rollout.top_p < 1 and self.rollout.temperature != 1:
+            raise UserError(f"{place}: rollout.engine", "vLLM does not tell what a token's probability at another temperature than 1 "
+                            "was before top-p, which importance weights need", "set rollout.top_p or rollout.temperature to 1")
 
     def _add_skill(self, entry, place):
         from benchmarks.judges import JUDGES
@@ -360,14 +378,16 @@ class Order:
                                 **({"grid": {"of": m.grid_of, "values": m.values}} if m.grid_of else {})}
                         for label, m in self.methods.items()},
             "seeds": self.seeds,
-            "evaluate": _asked(self.evaluate, without=("batch_size",), unless_set=("pass_at_k", "kl", "teacher", "oracle")),
-            "budget": asdict(self.budget), "rollout": _asked(self.rollout, unless_set=("max_prompt_tokens",)),
+            "evaluate": _asked(self.evaluate, without=("batch_size",),
+                               unless_set=("engine", "pass_at_k", "kl", "teacher", "oracle")),
+            "budget": asdict(self.budget), "rollout": _asked(self.rollout, unless_set=("engine", "max_prompt_tokens")),
         }
 
 
 def _asked(section, without=(), unless_set=()):
     """A section of the order as results.json holds it; what is optional stands there only where it is asked for."""
-    return {k: v for k, v in asdict(section).items() if k not in without and (v or k not in unless_set)}
+    default = {f.name: f.default for f in fields(section)}
+    return {k: v for k, v in asdict(section).items() if k not in without and (v != default[k] or k not in unless_set)}
 
 
 def _judge_of(skill):

@@ -15,6 +15,7 @@ from harness.records import Results, read_json
 from harness.sampler import common_prefix
 from harness.skills import ORACLE_TEMPLATE, Skill
 from harness.training import MICRO_BATCH_TOKENS, VOCABULARY_CHUNK
+from harness.vllm_sampler import ROOM, advice
 
 
 @dataclass
@@ -221,6 +222,7 @@ def plan(order, folder):
               "memory: about " + ", ".join(
                   f"{gpu:.1f} GiB" + (f" and {host:.1f} GiB in host memory" if host else "") + f" for {label}"
                   for label, (gpu, host) in peaks.items()),
+              *_engine_lines(order, device, held),
               f"disk: {weights / 2**30:.1f} GiB of weights when done, {(weights + 2 * held + 16 * parameters) / 2**30:.1f} GiB at most",
               f"results: {folder}"]
     return "\n".join(lines)
@@ -254,6 +256,18 @@ def _judge_lines(order, times):
     if asked:
         parts = ", ".join(f"{where} {count:,}" for where, count in asked.items())
         yield f"judge {order.judge.model}: at most {sum(asked.values()):,} verdicts ({parts})"
+
+
+def _engine_lines(order, device, held):
+    """What vLLM costs, or would spare; held: bytes of the weights."""
+    if line := advice(order, device):
+        yield line
+    used = [name for name, section in (("rollouts", order.rollout), ("evaluation", order.evaluate)) if section.engine == "vllm"]
+    if used:
+        on_gpu = torch.device(device).type != "cpu"
+        room = order.vllm.kv_cache_gib or ROOM["cuda" if on_gpu else "cpu"]
+        yield (f"vLLM for {' and '.join(used)}: {held / 2**30 + room:.1f} GiB on top"
+               + (", given back while the model learns" if on_gpu else ""))
 
 
 def _further_time(machine, order, skill, outlook):

@@ -124,14 +124,15 @@ class Suite:
                         generated[request.args[1].get("max_gen_toks", 256)] += times * request.repeats
         return read, generated
 
-    def protocols(self, dtype, tokenizer, limit=None):
+    def protocols(self, dtype, tokenizer, limit=None, vllm=False):
         """{task name: everything its measurement depends on, JSON values}; loads the data, no model.
 
-        dtype: of the model, torch's or its name; tokenizer: its chat template counts; limit: as in :func:`run_suite`.
+        dtype: of the model, torch's or its name; tokenizer: its chat template counts; limit: as in :func:`run_suite`; vllm:
+        whether vLLM scores.
         """
-        return {entry.task: self._protocol(entry, str(dtype).removeprefix("torch."), tokenizer, limit) for entry in self.tasks}
+        return {entry.task: self._protocol(entry, str(dtype).removeprefix("torch."), tokenizer, limit, vllm) for entry in self.tasks}
 
-    def _protocol(self, entry, dtype, tokenizer, limit):
+    def _protocol(self, entry, dtype, tokenizer, limit, vllm):
         tasks = self.load(entry)["tasks"]
         lengths = {t.config.generation_kwargs.get("max_gen_toks", 256) for t in tasks.values() if t.OUTPUT_TYPE == "generate_until"}
         return {
@@ -143,7 +144,7 @@ class Suite:
             "max_gen_toks": sorted(lengths) or None,
             "seeds": SEEDS,
             "dtype": dtype,
-            "scorer": f"lm_eval {importlib.metadata.version('lm_eval')}, log-softmax in float32",
+            "scorer": f"lm_eval {importlib.metadata.version('lm_eval')}, {'vllm' if vllm else 'log-softmax in float32'}",
             "definitions": {name: _definition(task) for name, task in sorted(tasks.items())},
         }
 
@@ -185,22 +186,22 @@ def load_suite(spec, place="retention"):
     return Suite(name, description, tasks)
 
 
-def run_suite(suite, model, tokenizer, *, only=None, batch_tokens=None, batch_size=32, limit=None, progress=None):
+def run_suite(suite, model, tokenizer, *, only=None, batch_tokens=None, batch_size=32, limit=None, progress=None, vllm=None):
     """Measure the live ``model`` on ``suite``; the model, the tokenizer and all random states are left as they were.
 
     only: names of the tasks to run (all of them by default); batch_tokens: padded tokens of a forward pass (None: by
     the device); batch_size: rows of a generation; limit: at most so many documents a task (a task's own smaller limit stays); progress:
-    ``f(task name, requests done, requests in all)``.
+    ``f(task name, requests done, requests in all)``; vllm: the model's VLLMSampler, where vLLM is to score and to generate.
     Returns one dict a task: name, metric, value and stderr (lm-eval's unit; stderr None where there is none), n (documents),
     higher_is_better, items ([{"id", "score", "response"}]: response is the text, or the log-likelihoods in nats), protocol.
     A group is one result, with the items of all its subtasks.
     """
-    from harness.retention_model import LiveModel, unchanged
+    from harness.retention_model import EngineModel, LiveModel, unchanged
 
-    protocols = suite.protocols(model.dtype, tokenizer, limit)
+    protocols = suite.protocols(model.dtype, tokenizer, limit, vllm=vllm is not None)
     results = []
     with unchanged(model, tokenizer), _quiet():
-        live = LiveModel(model, tokenizer, batch_tokens=batch_tokens, batch_size=batch_size)
+        live = LiveModel(model, tokenizer, batch_tokens=batch_tokens, batch_size=batch_size) if vllm is None else EngineModel(vllm)
         for entry in suite.tasks:
             if only is None or entry.task in only:
                 if progress:

@@ -15,6 +15,7 @@ from lm_eval import utils
 from lm_eval.models.huggingface import HFLM
 
 HEAD_VALUES = 2**26  # logits held at once: 256 MiB in float32
+GENERATED_AT_ONCE = 4096  # prompts given to vLLM, which schedules them itself
 SHARED_FROM = 8  # tokens; a shorter context is not worth a mask
 SHARED_ROOM = 512  # tokens of continuations behind one context: the mask grows with the square
 LOCAL = ("sliding_window", "attention_chunk_size", "window_size")  # configuration keys of local attention, in tokens
@@ -214,6 +215,40 @@ class LiveModel(HFLM):
                 answers[index] = text
             self.progress(start + len(batch), len(requests))
         return answers
+
+
+class EngineModel(LiveModel):
+    """The same with vLLM's engine, through a VLLMSampler: it scores and generates what it has room for, the model the rest.
+
+    Prompts, truncation, stop strings and windows are those of LiveModel. vLLM reads the context of every choice anew.
+    """
+
+    def __init__(self, sampler, **how):
+        super().__init__(sampler.model, sampler.tokenizer, batch_size=GENERATED_AT_ONCE, **how)
+        self.sampler = sampler
+
+    def _loglikelihood_tokens(self, requests, disable_tqdm=False, override_bs=None):
+        engine = self.sampler.ready()
+        cut = [((context + continuation)[-(self.max_length + 1) :], len(continuation)) for _, context, continuation in requests]
+        inside = [i for i, (tokens, _) in enumerate(cut) if len(tokens) < engine.limit]  # vLLM adds a token to each
+        answers = [None] * len(requests)
+        scored = engine.score([(cut[i][0], len(cut[i][0]) - cut[i][1]) for i in inside], lambda done: self.progress(done, len(requests)))
+        for i, (found, greedy) in zip(inside, scored, strict=True):
+            answers[i] = (sum(found), all(greedy))
+        outside = [i for i in range(len(requests)) if answers[i] is None]
+        for i, answer in zip(outside, super()._loglikelihood_tokens([requests[i] for i in outside]) if outside else ()):
+            answers[i] = answer
+        return answers
+
+    def _model_generate(self, context, max_length, stop, attention_mask=None, **how):
+        prompts = [row[seen.bool()].tolist() for row, seen in zip(context.cpu(), attention_mask.cpu())]
+        room, engine = max_length - context.shape[1], self.sampler.ready()
+        if how.get("do_sample") or how.get("temperature") or max(map(len, prompts)) + room > engine.limit:
+            return super()._model_generate(context, max_length, stop, attention_mask=attention_mask, **how)
+        answers = engine.generate(prompts, room, stop, self.sampler.stops, self.model.generation_config)
+        width = max(map(len, answers))
+        rows = torch.tensor([a + [self.tokenizer.pad_token_id] * (width - len(a)) for a in answers], device=context.device)
+        return torch.cat([context, rows], 1)
 
 
 @contextmanager

@@ -134,6 +134,9 @@ class Sampler:
             self.model.config._attn_implementation = attention
         return done
 
+    def rest(self):
+        """Training follows; an engine of its own would put itself aside, the model has nothing to."""
+
     def _batch(self, prompts, max_new_tokens, temperature, top_p, turn, seed):
         """Completions number ``turn`` (a range) of each of ``prompts`` ((index, token ids) pairs)."""
         device = self.model.device

@@ -27,6 +27,7 @@ from harness.judge import judge_stage
 from harness.records import ORACLE, Results, locked, read_json, write_json, write_jsonl
 from harness.sampler import Sampler
 from harness.training import Stage
+from harness.vllm_sampler import Engine, VLLMSampler, advice, version
 
 
 def run_order(order, folder, progress=None):
@@ -37,14 +38,17 @@ def run_order(order, folder, progress=None):
     if not (results.folder / "results.json").exists():  # a model that cannot be had leaves no folder behind
         loaded = load_model(order)
     results.open(order.about())
+    if line := advice(order, models.resolve_device(order.model.device)):
+        progress.say(line)
     runs = order.runs()
-    for number, run in enumerate(runs, 1):
-        with _alone(results.run(run.name)):
-            _tidy(order, results, run)
-            left = [k for k in range(len(order.skills) + 1) if not results.committed(run.name, k)]
-            if left:
-                _Run(order, results, run, progress, f"run {number}/{len(runs)} {run.name}").go(left[0], loaded)
-                loaded = None
+    with engine_for(order) as engine:
+        for number, run in enumerate(runs, 1):
+            with _alone(results.run(run.name)):
+                _tidy(order, results, run)
+                left = [k for k in range(len(order.skills) + 1) if not results.committed(run.name, k)]
+                if left:
+                    _Run(order, results, run, progress, f"run {number}/{len(runs)} {run.name}", engine).go(left[0], loaded)
+                    loaded = None
     results.rebuild()
     for label, chosen in results.selection().items():
         points = {point["label"]: point["validation"] for point in chosen["points"]}
@@ -52,6 +56,24 @@ def run_order(order, folder, progress=None):
             progress.say(f"{label}: {chosen['selected']} is selected among {len(points)}, validation {points[chosen['selected']]:.3f}")
         else:
             progress.say(f"{label}: nothing is selected yet, some of {len(points)} points have not run with all seeds")
+
+
+@contextmanager
+def engine_for(order):
+    """vLLM's engine for as long as ``order`` runs, where it asks for it, else None; it starts with its first use."""
+    engine = None
+    if "vllm" in (order.rollout.engine, order.evaluate.engine):
+        engine = Engine(order.vllm, order.rollout.temperature)
+    try:
+        yield engine
+    finally:
+        if engine:
+            engine.close()
+
+
+def sampler_for(section, engine, model, tokenizer):
+    """What samples for a section of the order, its rollout or evaluate."""
+    return VLLMSampler(engine, model, tokenizer) if section.engine == "vllm" else Sampler(model, tokenizer, section.batch_size)
 
 
 def evaluator(order, results):
@@ -69,8 +91,9 @@ def load_model(order, source=None):
 class _Run:
     """One method x seed."""
 
-    def __init__(self, order, results, run, progress, title):
+    def __init__(self, order, results, run, progress, title, engine):
         self.order, self.results, self.run, self.progress, self.title = order, results, run, progress, title
+        self.engine = engine
         self.spec = order.methods[run.label]
         self.method = self.spec.cls(copy.deepcopy(self.spec.config))
         self.evaluator = evaluator(order, results)
@@ -80,7 +103,7 @@ class _Run:
         order, results, name = self.order, self.results, self.run.name
         kept = results.stage(name, first - 1) if first > 1 else None
         self.model, self.tokenizer = loaded if loaded and not kept else load_model(order, kept and kept / "weights")
-        self.eval_sampler = Sampler(self.model, self.tokenizer, order.evaluate.batch_size)
+        self.eval_sampler = sampler_for(order.evaluate, self.engine, self.model, self.tokenizer)
         if kept:
             self.method.load_state_dict(torch.load(kept / "method.pt", weights_only=False))
         write_json(results.run(name) / "run.json", self._provenance())
@@ -136,7 +159,8 @@ class _Run:
         folder.mkdir(exist_ok=True)
         stage = Stage(
             model=self.model, tokenizer=self.tokenizer,
-            sampler=Sampler(self.model, self.tokenizer, order.rollout.batch_size),
+            sampler=sampler_for(order.rollout, self.engine, self.model, self.tokenizer),
+            sampled_elsewhere=order.rollout.engine != "transformers",
             skill=self.skill, teacher_template=order.template(self.skill), seed=self.run.seed, index=self.number,
             prompts=order.prompts(self.skill, self.spec.config),
             phases=self.method.phases(order.prompts(self.skill, self.spec.config)), batch_size=order.batch_size(self.spec.config),
@@ -197,8 +221,9 @@ class _Run:
         if final:
             self._measure_further(stage, weights, shower)
         if final and self.order.suite:
-            for found in self.evaluator.retention(self.model, self.tokenizer, weights, shower("retention")):
+            for found in self.evaluator.retention(self.model, self.tokenizer, weights, shower("retention"), self.eval_sampler):
                 self._record(stage, final, *found)
+        self.eval_sampler.rest()
 
     def _measure_further(self, stage, weights, shower):
         """pass@k and the KL to the base policy of the skill just learned; of every skill at the base, with teacher and oracle."""
@@ -249,6 +274,8 @@ class _Run:
             "model": asdict(self.order.model), "device": _device(self.model.device), "dtype": str(self.model.dtype),
             "threads": torch.get_num_threads(), "git": _git(), "python": platform.python_version(),
             "packages": {p: importlib.metadata.version(p) for p in ("torch", "transformers", "trl", "lm_eval", "datasets")},
+            "engine": {"rollout": self.order.rollout.engine, "evaluate": self.order.evaluate.engine,
+                       **({"vllm": asdict(self.order.vllm) | {"version": version()}} if self.engine else {})},
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
 
 
@@ -261,15 +288,17 @@ def check_teacher(order, folder, progress=None):
     results, progress = Results(folder), progress or Progress()
     model, tokenizer = load_model(order)
     measure = evaluator(order, results)
-    weights, sampler, rows = models.fingerprint(model), Sampler(model, tokenizer, order.evaluate.batch_size), []
-    for skill in order.skills:
-        split = order.teacher_split(skill)
-        row = {"skill": skill.name, "split": split}
-        for who in ("base", "teacher"):
-            progress.show(f"{skill.name}: {who}")
-            _, _, found = measure.skill(model, tokenizer, sampler, weights, skill, split, teacher=who == "teacher")
-            row[who], row["n"] = found["metrics"][skill.metric][0], found["n"]
-        rows.append(row)
+    weights, rows = models.fingerprint(model), []
+    with engine_for(order) as engine:
+        sampler = sampler_for(order.evaluate, engine, model, tokenizer)
+        for skill in order.skills:
+            split = order.teacher_split(skill)
+            row = {"skill": skill.name, "split": split}
+            for who in ("base", "teacher"):
+                progress.show(f"{skill.name}: {who}")
+                _, _, found = measure.skill(model, tokenizer, sampler, weights, skill, split, teacher=who == "teacher")
+                row[who], row["n"] = found["metrics"][skill.metric][0], found["n"]
+            rows.append(row)
     return rows
 
 

@@ -25,6 +25,7 @@ from harness.sampler import common_prefix, seed_for
 
 MICRO_BATCH_TOKENS = {False: 1024, True: 8192}  # by whether the model is on a GPU
 VOCABULARY_CHUNK = 2**24  # elements of one [tokens, vocabulary] tensor: 64 MiB in float32
+IMPORTANCE_CAP = 2.0  # of rollouts from another engine, unless a method says otherwise: that of the paper's code
 TREE = 512  # tokens of one sequence that different prompts share: attention to tokens that it may not see grows with it
 
 
@@ -101,12 +102,15 @@ class Stage:
 
     model, tokenizer, sampler: live; skill; examples: the training examples; seed; index: 1 for the first skill; folder:
     the method's own, for whatever it wants to write; max_new_tokens, temperature, top_p: of rollouts; prompts: the budget;
-    phases: prompts drawn in each phase (Method.phases), the budget alone if left out.
+    phases: prompts drawn in each phase (Method.phases), the budget alone if left out; sampled_elsewhere: whether the sampler
+    is another engine than the model itself, so that its distribution is a slightly different one.
     """
 
     def __init__(self, *, model, tokenizer, sampler, skill, teacher_template=None, seed, index, prompts, batch_size,
-                 max_new_tokens, temperature=1.0, top_p=1.0, folder=None, on_step=None, restored=None, phases=None):
+                 max_new_tokens, temperature=1.0, top_p=1.0, folder=None, on_step=None, restored=None, phases=None,
+                 sampled_elsewhere=False):
         self.model, self.tokenizer, self.sampler, self.skill = model, tokenizer, sampler, skill
+        self.sampled_elsewhere = sampled_elsewhere
         self.teacher_template, self.seed, self.index, self.folder = teacher_template, seed, index, folder
         self.prompts, self.batch_size, self.phases = prompts, batch_size, phases or [prompts]
         self.begun, self.planned = 0, self._steps(self.phases[0])  # steps before the phase at hand, and in it
@@ -188,9 +192,14 @@ class Stage:
             max_new_tokens=self.max_new_tokens if max_new_tokens is None else max_new_tokens,
             temperature=self.temperature if temperature is None else temperature,
             top_p=self.top_p if top_p is None else top_p)
+        self.sampler.rest()
         self.seconds["sampling"] += time.perf_counter() - start
         self.tokens += sum(len(c.token_ids) for group in out for c in group) + sum(map(len, prompts))
         return out
+
+    def importance_cap(self, asked):
+        """Cap of the importance weights of rollouts, None for no weights. asked: a method's option; 0 is never."""
+        return (IMPORTANCE_CAP if self.sampled_elsewhere else None) if asked is None else asked or None
 
     def prompt_tokens(self, example):
         return models.chat_tokens(self.tokenizer, example.prompt)

@@ -10,6 +10,8 @@ Conventions
   (Dr. GRPO, arXiv 2503.20783).
 * ``kl_beta`` adds beta times the k3 estimate of KL(policy || policy at the start of the stage) to every token's loss.
   Its gradient is the plain one of GRPO (TRL's with ``use_bias_correction_kl=False``, which is not TRL's default).
+* ``importance_cap``: where another engine sampled, every token's policy loss (not its KL term) is weighted by
+  min(cap, p / p_sampler) of that token, a constant for the gradient: TRL's ``token_truncate``. The cap is 2 where vLLM samples.
 * Groups whose rewards are all equal have no gradient without a KL term: their forward and backward passes are left out, which
   changes nothing but the time.
 """
@@ -30,6 +32,8 @@ class GRPOConfig(TrainingConfig):
     scale_rewards: bool = option(True, "divide advantages by the standard deviation of the group")
     normalise: str = option("tokens", "what the loss is averaged over", choices=("tokens", "sequences", "constant"))
     kl_beta: float = option(0.0, "weight of the KL to the policy at the start of the stage", min=0)
+    importance_cap: float | None = option(None, "cap of the importance weights; if left out 2 where vLLM samples, else no weights; "
+                                          "0: never", min=0)
 
 
 def advantages(rewards, scale=True):
@@ -66,12 +70,17 @@ class GRPO(Method):
                 else:
                     share = torch.full_like(weight, 1 / (len(answers) * stage.max_new_tokens))
                 anchor = reference.states(rows) if reference else None
+                cap, importance = stage.importance_cap(config.importance_cap), []
 
                 def loss(logits, at):
                     logprob = (logits / stage.temperature).log_softmax(-1).gather(1, at.tokens[:, None])[:, 0]
                     each = -weight[at.rows] * (logprob - logprob.detach()).exp()
+                    places = list(zip(at.rows.tolist(), at.offsets.tolist()))
+                    if cap:
+                        others = torch.tensor([answers[learn_from[i]].logprobs[t] for i, t in places], device=logprob.device)
+                        importance.append((logprob.detach() - others).exp().clamp(max=cap))
+                        each = each * importance[-1]
                     if anchor:
-                        places = list(zip(at.rows.tolist(), at.offsets.tolist()))
                         with torch.no_grad():
                             old = reference.head(torch.stack([anchor[i][t] for i, t in places])).float() / stage.temperature
                             old = old.log_softmax(-1).gather(1, at.tokens[:, None])[:, 0]
@@ -79,6 +88,8 @@ class GRPO(Method):
                     return (each * share[at.rows]).sum()
 
                 value = trainer.backward(rows, loss)
+                if importance:
+                    step.log(importance_weight=torch.cat(importance).mean())
                 step.log(loss=value, reward=rewards.mean(), reward_std=rewards.std(1).mean(),
                          groups_without_signal=(rewards.std(1) == 0).float().mean(),
                          completion_tokens=count / len(answers),

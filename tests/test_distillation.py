@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from datasets import Dataset
-from test_methods import PAPER, PLAIN, Learned, padded, quiet, replay, sdft_case
+from test_methods import PAPER, PLAIN, Elsewhere, Learned, padded, quiet, replay, sdft_case
 from test_training import Letters, assert_close, naive
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -20,7 +20,6 @@ from harness.config import build
 from harness.distillation import DistillationConfig, distil, divergence, on_support, sampled_divergence, token_losses
 from harness.errors import UserError
 from harness.order import read_order
-from harness.sampler import Sampler
 from harness.training import Row, Stage, Teacher, Trainer
 from methods.offline_distillation import OfflineConfig
 from methods.sdft import SDFT, SDFTConfig
@@ -268,23 +267,6 @@ def test_sampled_has_trls_gradient(fresh, monkeypatch, tmp_path):
     found = sdft_case("reverse", monkeypatch, fresh, estimator="sampled")
     _, gradients = trl_sdft(found, fresh[1], tmp_path, distillation_mode="sampled_token", distillation_alpha=1.0)
     assert_close(found.gradients[0], gradients, 1e-3)
-
-
-class Elsewhere(Sampler):
-    """Another engine: weights that are not quite the trainer's."""
-
-    def __init__(self, model, tokenizer):
-        other = copy.deepcopy(model)
-        with torch.no_grad():
-            for p in other.parameters():
-                p.add_(0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
-        super().__init__(other, tokenizer)
-        self.stops, self.kept = self.stops | set(range(25)), []
-
-    def sample(self, prompts, **settings):
-        found = super().sample(prompts, **settings)
-        self.kept.append((prompts, found))
-        return found
 
 
 @pytest.mark.parametrize("estimator,kind,mode", [("full", "forward", "full_logits"), ("full", "mixture", "full_logits"),

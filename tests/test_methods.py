@@ -34,6 +34,23 @@ class Recorder(Sampler):
         return found
 
 
+class Elsewhere(Sampler):
+    """Another engine: weights that are not quite the trainer's."""
+
+    def __init__(self, model, tokenizer):
+        other = copy.deepcopy(model)
+        with torch.no_grad():
+            for p in other.parameters():
+                p.add_(0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+        super().__init__(other, tokenizer)
+        self.stops, self.kept = self.stops | set(range(25)), []
+
+    def sample(self, prompts, **settings):
+        found = super().sample(prompts, **settings)
+        self.kept.append((prompts, found))
+        return found
+
+
 class Learned:
     """What a method did in its first steps: log lines, rollouts, gradients and weights after each step."""
 
@@ -424,6 +441,47 @@ def test_grpo_is_trl_grpo(fresh, monkeypatch, tmp_path, normalise, loss_type, kl
     loss.backward()
     assert found.logs[1]["loss"] == pytest.approx(loss.item(), rel=1e-4, abs=1e-6)
     assert_close(found.gradients[1], {n: p.grad for n, p in trainer.model.named_parameters()}, 1e-3)
+
+
+def test_grpos_importance_weights_are_trls(fresh, monkeypatch, tmp_path):
+    """Completions of another model: min(cap, p / p_sampler) on every token's policy loss and not on its KL term."""
+    sampler = Elsewhere(*fresh)
+    settings = GRPOConfig(**PLAIN, group_size=4, micro_batch_tokens=100, kl_beta=0.2, importance_cap=1.1)
+    found = Learned(GRPO(settings), *fresh, monkeypatch, sampler=sampler, skill=Signal(), prompts=6, batch_size=6, temperature=0.9)
+    [(prompts, groups)] = sampler.kept
+    rewards = torch.tensor([[Signal().reward(c.text, e.reference) for c in g] for e, g in zip(found.examples[0], groups)])
+    answers = [c for g in groups for c in g]
+    prompt_ids, prompt_mask = padded([p for p in prompts for _ in range(4)], "left")
+    completion_ids, completion_mask = padded([c.token_ids for c in answers], "right")
+    with torch.no_grad():
+        logits = found.start(torch.cat([prompt_ids, completion_ids], 1), attention_mask=torch.cat([prompt_mask, completion_mask], 1)).logits
+        own = (logits[:, prompt_ids.shape[1] - 1:-1] / 0.9).log_softmax(-1).gather(2, completion_ids[..., None])[..., 0]
+    others = torch.zeros_like(own)
+    for row, c in zip(others, answers):
+        row[:len(c.logprobs)] = torch.tensor(c.logprobs)
+    ratio = (own - others).exp().clamp(max=1.1)
+    trainer = trl_grpo(fresh, tmp_path, found, "dapo", 0.2)
+    trainer.use_vllm = trainer.vllm_importance_sampling_correction = True
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.model.train().zero_grad()
+    loss = trainer.compute_loss(trainer.model, {
+        "prompt_ids": prompt_ids, "prompt_mask": prompt_mask, "completion_ids": completion_ids, "completion_mask": completion_mask,
+        "advantages": advantages(rewards).flatten(), "num_items_in_batch": completion_mask.sum(), "ref_per_token_logps": own,
+        "importance_sampling_ratio": ratio})
+    loss.backward()
+    assert found.logs[0]["loss"] == pytest.approx(loss.item(), rel=1e-4, abs=1e-6)
+    assert_close(found.gradients[0], {n: p.grad for n, p in trainer.model.named_parameters()}, 1e-3)
+    real = ratio[completion_mask.bool()]
+    assert real.min() < 0.9 and real.max() == 1.1
+    assert found.logs[0]["importance_weight"] == pytest.approx(real.mean().item(), rel=1e-4)
+
+
+def test_importance_weights_are_on_where_another_engine_samples(fresh, monkeypatch):
+    for asked, elsewhere, wanted in ((None, False, False), (None, True, True), (0, True, False), (2.0, False, True)):
+        found = Learned(GRPO(GRPOConfig(**PLAIN, group_size=4, importance_cap=asked)), copy.deepcopy(fresh[0]), fresh[1], monkeypatch,
+                        skill=Signal(), prompts=6, batch_size=6, sampled_elsewhere=elsewhere)
+        assert ("importance_weight" in found.logs[0]) is wanted
+        assert not wanted or found.logs[0]["importance_weight"] == pytest.approx(1, abs=1e-4)
 
 
 def test_grpo_raises_its_reward(fresh, monkeypatch):

@@ -14,8 +14,10 @@ from conftest import write_rows
 from harness.config import build, option
 from harness.errors import UserError, reported
 from harness.order import read_order
+from harness.plan import plan
 from harness.records import Results
 from harness.sequence import run_order
+from harness.vllm_sampler import advice
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -49,6 +51,8 @@ ROW = {"prompt": "p", "demonstration": "d", "reference": "r"}
     (["budget", "prompt"], 3, ["budget: prompt: unknown key", "did you mean 'prompts'?"]),
     (["evaluate", "example"], 3, ["evaluate: example: unknown key", "did you mean 'examples'?"]),
     (["rollout"], {"temp": 1}, ["rollout: temp: unknown key", "temperature"]),
+    (["rollout"], {"engine": "vlm"}, ["rollout: engine: unknown value 'vlm'", "did you mean 'vllm'?"]),
+    (["vllm"], {"kv_cache": 1}, ["vllm: kv_cache: unknown key", "did you mean 'kv_cache_gib'?"]),
     (["checkpoints"], {"keep": "best"}, ["checkpoints: keep: unknown value 'best'", "known: all, last, none"]),
     (["model", "dtype"], "float16", ["model: dtype: unknown value 'float16'", "bfloat16"]),
     (["model", "nme"], "x", ["model: nme: unknown key", "did you mean 'name'?"]),
@@ -106,6 +110,31 @@ def test_wrong_key_or_value(keys, value, said, order_file):
     assert line.startswith(f"{path}: ")
     for part in said:
         assert part in line, line
+
+
+def test_an_engine_is_there_and_fits(order_file, monkeypatch):
+    monkeypatch.setattr("harness.order.version", lambda: None)
+    for section in ("rollout", "evaluate"):
+        line = refused(order_file(**{section: {"engine": "vllm"}}))
+        assert f"{section}.engine: vLLM is not installed; pip install -r requirements-vllm.txt" in line
+    assert "engine" not in read_order(order_file()).about()["rollout"]  # nor in what was written before there were two
+    monkeypatch.setattr("harness.order.version", lambda: "vllm 0")
+    assert read_order(order_file(rollout={"engine": "vllm"})).about()["rollout"]["engine"] == "vllm"
+    assert read_order(order_file(rollout={"engine": "vllm", "top_p": 0.9})).rollout.top_p == 0.9
+    assert "before top-p" in refused(order_file(rollout={"engine": "vllm", "top_p": 0.9, "temperature": 0.7}))
+    exact = {"sdft": {"estimator": "rao_blackwell"}}
+    assert "set importance_cap to 0" in refused(order_file(rollout={"engine": "vllm"}, methods=exact))
+    exact["sdft"]["importance_cap"] = 0
+    assert read_order(order_file(rollout={"engine": "vllm"}, methods=exact)).methods["sdft"].config.importance_cap == 0
+
+
+def test_what_vllm_costs_and_would_spare_is_said(order_file, tmp_path, monkeypatch):
+    monkeypatch.setattr("harness.order.version", lambda: "vllm 0")
+    plain = read_order(order_file())
+    assert "vLLM" not in plan(plain, tmp_path / "out") and advice(plain, "cpu") is None
+    assert advice(plain, "cuda").startswith("rollouts are sampled by transformers; vLLM is faster on a GPU: rollout.engine=vllm")
+    order = read_order(order_file(rollout={"engine": "vllm"}, evaluate={"engine": "vllm"}, vllm={"kv_cache_gib": 3}))
+    assert "vLLM for rollouts and evaluation: 3.0 GiB on top" in plan(order, tmp_path / "out") and advice(order, "cuda") is None
 
 
 @pytest.mark.parametrize("text, said", [

@@ -203,12 +203,13 @@ def test_protocol_is_known_before_and_says_what_counts(tiny):
     assert base["embedded_instructions"]["max_gen_toks"] == [56] and base["embedded_facts"]["max_gen_toks"] is None
     facts = {"task": "embedded_facts", "metric": "acc,none"}
 
-    def digest(changes, limit=None, dtype="float32"):
-        return json.dumps(load_suite([facts | changes]).protocols(dtype, tokenizer, limit)["embedded_facts"])
+    def digest(changes, limit=None, dtype="float32", **how):
+        return json.dumps(load_suite([facts | changes]).protocols(dtype, tokenizer, limit, **how)["embedded_facts"])
 
-    kinds = [digest({}), digest({}, dtype="bfloat16"), digest({}, limit=5), digest({"chat_template": True}), digest({"metric": "acc_norm"})]
+    kinds = [digest({}), digest({}, vllm=True),
+             digest({}, dtype="bfloat16"), digest({}, limit=5), digest({"chat_template": True}), digest({"metric": "acc_norm"})]
     assert len(set(kinds)) == len(kinds)
-    assert digest({"limit": 5}, limit=9) == kinds[2] == digest({"limit": 9}, limit=5)
+    assert digest({"limit": 5}, limit=9) == kinds[3] == digest({"limit": 9}, limit=5)
     assert digest({"description": "other words"}) == kinds[0]
     tokenizer.chat_template = "{{ messages[-1].content }}"
     changed = load_suite("embedded").protocols("float32", tokenizer)

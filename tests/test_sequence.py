@@ -91,7 +91,7 @@ def test_methods_see_the_same_prompts(order_file, tmp_path, monkeypatch):
     assert draws(12, 24, seed_for(0, 1)) != draws(12, 24, seed_for(0, 2))
 
 
-def test_a_changed_measurement_is_another_protocol(order_file, tmp_path):
+def test_a_changed_measurement_is_another_protocol(order_file, tmp_path, monkeypatch):
     def protocol(**evaluate):
         order = read_order(order_file(evaluate=evaluate))
         measure = Evaluator(None, order.skills, None, order.evaluate, {s.name: order.limit(s) for s in order.skills}, {})
@@ -100,6 +100,8 @@ def test_a_changed_measurement_is_another_protocol(order_file, tmp_path):
     plain = protocol()
     assert protocol(batch_size=3) == plain  # how it is batched is no part of what is measured
     assert len({plain, protocol(examples=2), protocol(max_new_tokens=5), protocol(temperature=0.5), protocol(temperature=0.5, seed=1)}) == 5
+    monkeypatch.setattr("harness.order.version", lambda: "vllm 0")
+    assert '"engine"' not in plain and '"engine": "vllm"' in protocol(engine="vllm")
 
 
 def test_the_kept_checkpoint_is_the_evaluated_model(finished):

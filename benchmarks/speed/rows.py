@@ -22,6 +22,7 @@ from harness.sampler import Sampler, common_prefix
 from harness.sequence import evaluator, run_order
 from harness.skills import Skill, get_skill
 from harness.training import Stage
+from harness.vllm_sampler import Engine, VLLMSampler, version
 
 DTYPES = ("float32", "bfloat16")
 
@@ -171,12 +172,33 @@ def grpo(settings):
 
 
 def sampling(settings):
-    """Completions of one batch. A second engine of the harness (vLLM) would be one more pair of callables here."""
+    """Completions of one batch."""
+    return [beside_generate(settings, Sampler(*models.load(settings.folder, settings.our_dtype, "cpu")), "sampling", 2)]
+
+
+def sampling_vllm(settings):
+    """The same by vLLM, where it is installed; and what it takes to give it new weights."""
+    if version() is None:
+        settings.say("vLLM is not installed: no row for it")
+        return []
+    engine = Engine()
+    try:
+        sampler = VLLMSampler(engine, *models.load(settings.folder, settings.our_dtype, "cpu"))
+        found = beside_generate(settings, sampler, "sampling by vLLM", 1.5)
+        engine.rest()
+        push = timed(sampler.ready)[0]
+    finally:
+        engine.close()
+    found.notes.append(f"{version()}, without compilation; new weights come into it in {push:.2f} s, not counted here")
+    found.details["push"] = push
+    return [found]
+
+
+def beside_generate(settings, sampler, work, faster_by):
+    """Completions of one batch by ``sampler`` and by generate."""
     examples, tokenizer = choose(settings, settings.prompts)
     prompts = [models.chat_tokens(tokenizer, e.prompt) for e in examples]
     wanted = len(prompts) * settings.tokens
-    model, _ = models.load(settings.folder, settings.our_dtype, "cpu")
-    sampler = Sampler(model, tokenizer)
     sampler.stops = {-1}
     loaded = {dtype: peers.load(settings.folder, dtype) for dtype in DTYPES}
 
@@ -197,9 +219,9 @@ def sampling(settings):
     tried |= probe([(min(tried, key=tried.get)[0], "static")], theirs, settings.say)
     best = min(tried, key=tried.get)
     mine, others = alternate(ours, lambda: theirs(best), settings.repeats, settings.say)
-    return [faster(f"sampling, batch {len(prompts)}, {settings.tokens} new tokens", mine, others, 2, [
+    return faster(f"{work}, batch {len(prompts)}, {settings.tokens} new tokens", mine, others, faster_by, [
         f"ours in {settings.our_dtype}, model.generate in {best[0]} with a {best[1]} cache (tried: {stated(tried)})",
-        "no side stops early; the prompts are those of the SDFT step"])]
+        "no side stops early; the prompts are those of the SDFT step"])
 
 
 # ---- evaluation ---------------------------------------------------------------------------------------------------------
@@ -455,4 +477,5 @@ def records(settings, **size):
         details=found)]
 
 
-ROWS = {f.__name__: f for f in (sdft, sft, grpo, sampling, evaluation, identical_scores, stage, order, memory, records, growth)}
+ROWS = {f.__name__: f for f in (sdft, sft, grpo, sampling, sampling_vllm, evaluation, identical_scores, stage, order, memory, records,
+                                growth)}
