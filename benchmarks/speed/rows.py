@@ -472,8 +472,8 @@ def records(settings, **size):
     work = f"records of {size['skills']} skills x {size['methods']} methods x {size['seeds']} seeds"
     return [Result(work, whole, 60.0, whole / 60, "under 60 s and 2 GiB", good, 1, notes=[
         f"{found['records']:,} records: written in {found['written']:.1f} s, read and drawn in {found['drawn']:.1f} s, "
-        f"{found['peak_mib']:.0f} MiB at most; a further stage is committed in {1000 * found['commit']:.1f} ms, and records.jsonl, rebuilt in "
-        f"{found['rebuild']:.2f} s, takes a fiftieth of a run's time at most; `theirs` is the mark"],
+        f"{found['peak_mib']:.0f} MiB at most; a further stage is committed in {1000 * found['commit']:.1f} ms, and "
+        f"records.jsonl, rebuilt in {found['rebuild']:.2f} s, takes a fiftieth of a run's time at most; `theirs` is the mark"],
         details=found)]
 
 
