@@ -10,9 +10,11 @@ the weights and its arguments, not on the calls before it: a run that is killed 
 
 import copy
 import importlib.metadata
+import logging
 import os
 import random
 import tempfile
+import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -167,6 +169,7 @@ class Engine:
         if version() is None:
             raise UserError("engine: vllm", "vLLM is not installed", REMEDY)
         os.environ.update({key: value for key, value in ENVIRONMENT.items() if key not in os.environ})
+        logging.getLogger("vllm").setLevel(logging.ERROR)  # what it says while it is imported
         kind = model.device.type
         from vllm.platforms import current_platform
 
@@ -181,7 +184,8 @@ class Engine:
         self.sleeps = kind == "cuda"
         shape, set_threads, preload = copy.deepcopy(model.config), torch.set_num_threads, os.environ.get("LD_PRELOAD")
         shape.architectures = [type(model).__name__]
-        with tempfile.TemporaryDirectory(prefix="vllm-") as folder:
+        with tempfile.TemporaryDirectory(prefix="vllm-") as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             shape.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
             try:

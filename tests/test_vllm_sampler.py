@@ -327,7 +327,6 @@ def test_the_embedded_model(prompts):
             with torch.no_grad():
                 logits = model(torch.tensor([prompt + found.token_ids])).logits[0, len(prompt) - 1:-1].float()
             wanted = logits.log_softmax(-1).gather(1, torch.tensor(found.token_ids)[:, None])[:, 0].tolist()
-            print(dtype, [round(a - b, 4) for a, b in zip(found.logprobs, wanted)])
             assert found.logprobs == pytest.approx(wanted, abs=tolerance)
             if dtype == "float32":
                 suite = load_suite([{"task": "embedded_facts", "metric": "acc,none"}])
