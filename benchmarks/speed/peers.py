@@ -47,7 +47,9 @@ def trainer(kind, model, tokenizer, examples, folder, *, dtype, micro, rows, ste
     if kind == "sft":
         from trl import SFTConfig, SFTTrainer
 
-        data = [{"prompt": e.prompt, "completion": [{"role": "assistant", "content": e.demonstration}]} for e in examples]
+        # As text, which TRL ends with the token that ends a turn; given messages, it would learn the template's newline after it.
+        data = [{"prompt": tokenizer.apply_chat_template(e.prompt, tokenize=False, add_generation_prompt=True),
+                 "completion": e.demonstration} for e in examples]
         return SFTTrainer(model, SFTConfig(**common, completion_only_loss=True, max_length=None,
                                            train_sampling_strategy="sequential"),
                           train_dataset=Dataset.from_list(data), processing_class=tokenizer)
