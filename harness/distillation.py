@@ -38,6 +38,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 
 from harness.config import option
 from harness.errors import UserError
@@ -72,8 +73,28 @@ class DistillationConfig(TrainingConfig):
             raise ValueError("top_k must be at least 2 without a tail: one token, renormalised, has probability 1 for both")
 
 
+class _ForwardKL(torch.autograd.Function):
+    """KL(teacher || student) of logits, constant in the teacher. Its gradient, the difference of the probabilities, is made in
+    the forward pass: three tensors [tokens, vocabulary] are alive at once, where autograd keeps about eight."""
+
+    @staticmethod
+    def forward(ctx, student, teacher):
+        student, teacher = student.log_softmax(-1), teacher.log_softmax(-1)
+        probabilities = teacher.exp()
+        value = torch.linalg.vecdot(probabilities, teacher.sub_(student))
+        ctx.gradient = student.exp_().sub_(probabilities)
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, times):
+        return ctx.gradient * times[:, None], None
+
+
 def divergence(student, teacher, kind, weight=0.5):
     """Per-token divergence [tokens], in nats, of logits [tokens, vocabulary]; conventions in the module's docstring."""
+    if kind == "forward" and not teacher.requires_grad:
+        return _ForwardKL.apply(student, teacher)
     student, teacher = student.log_softmax(-1), teacher.log_softmax(-1)
 
     def kl(p, q):  # KL(p || q) of log-probabilities
@@ -154,8 +175,9 @@ def distil(trainer, teacher, rows, shown, config, logprobs=None):
         places = list(zip(at.rows.tolist(), at.offsets.tolist()))
         with torch.no_grad():
             target = teacher.head(torch.stack([targets[i][t] for i, t in places])).float()
-        logits = logits / stage.temperature
-        each = token_losses(logits, target / stage.temperature, at.tokens, config)
+        if stage.temperature != 1:
+            logits, target = logits / stage.temperature, target / stage.temperature
+        each = token_losses(logits, target, at.tokens, config)
         first = at.offsets == 0
         totals["gap"] += each.detach()[first].sum().item()
         kept = (at.offsets >= config.skip_tokens).float()

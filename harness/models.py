@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 import transformers
 
 from harness.errors import UserError, reported
@@ -318,9 +319,35 @@ def can_share_prompts(model):
     return _SHARES[model]
 
 
-def head(model):
-    """The function from hidden states [..., width] to logits [..., vocabulary], as the model itself computes them."""
+class _Projection(torch.autograd.Function):
+    """``linear`` whose backward adds to the weight's gradient in place. Autograd would build a second matrix [vocabulary, width]
+    for every chunk of tokens and then add it: with a large vocabulary most of a step's memory and a good part of its time."""
+
+    @staticmethod
+    def forward(ctx, states, weight):
+        ctx.save_for_backward(states)
+        ctx.weight = weight
+        return F.linear(states, weight)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (states,), weight = ctx.saved_tensors, ctx.weight
+        if weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
+        weight.grad.addmm_(grad.T, states)
+        return grad @ weight, None
+
+
+def head(model, in_place=False):
+    """The function from hidden states [..., width] to logits [..., vocabulary], as the model itself computes them.
+
+    in_place: of states [tokens, width]; the backward adds to the gradient of the projection's weight in place where that can
+    be done, without its hooks.
+    """
     project, config = model.get_output_embeddings(), model.config
+    if in_place and type(project) is torch.nn.Linear and project.bias is None and project.weight.requires_grad:
+        weight = project.weight
+        project = lambda states: _Projection.apply(states, weight)  # noqa: E731
     cap = getattr(config, "final_logit_softcapping", None)
     times = getattr(config, "logit_scale", None) or 1.0
     over = getattr(config, "logits_scaling", None) or 1.0

@@ -322,7 +322,7 @@ class Trainer:
                       for p, m in zip(self.params, self.masters) if m is not p]
         self.adamw = torch.optim.AdamW(self.masters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
         self.limit = config.micro_batch_tokens or MICRO_BATCH_TOKENS[self.model.device.type != "cpu"]
-        self.head = models.head(self.model)
+        self.head = models.head(self.model, in_place=not self.hooks)
         stage.keep(trainer=self)
 
     @staticmethod

@@ -38,6 +38,22 @@ def test_head_passes_gradients_through():
     assert all(torch.allclose(a, b, atol=1e-6) and a.any() for a, b in zip(*gradients))
 
 
+@pytest.mark.parametrize("kind", ["gemma2", "qwen2"])
+def test_head_adds_up_gradients_in_place(kind):
+    """In chunks, with the projection tied to the embedding and a gradient there already: as autograd of all logits at once."""
+    model, ids = other_model(kind, 260), torch.tensor([[5, 6, 7, 8, 9]])
+    gradients = []
+    for in_place, chunks in ((False, [slice(0, 5)]), (True, [slice(0, 2), slice(2, 5)])):
+        model.zero_grad()
+        logits, states = models.head(model, in_place), models.hidden(model, ids)[0]
+        leaf = states.detach().requires_grad_()
+        for part in chunks:
+            logits(leaf[part]).log_softmax(-1)[:, 9].sum().backward()
+        states.backward(leaf.grad)
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    assert gradients[0][0].any() and all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*gradients))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_fingerprint_tells_weights_apart(tiny, dtype):
     model, _ = models.load(str(tiny), dtype, "cpu")

@@ -24,9 +24,6 @@ from harness.skills import Skill, get_skill
 from harness.training import Stage
 from harness.vllm_sampler import Engine, VLLMSampler, version
 
-DTYPES = ("float32", "bfloat16")
-
-
 # ---- optimizer steps ----------------------------------------------------------------------------------------------------
 
 
@@ -128,7 +125,7 @@ def step(settings, kind, work, wanted):
         with Loop(their_steps(settings, kind, examples, 1, dtype, micro, True)) as loop:
             return loop.step()["seconds"]
 
-    tried = probe([(dtype, max(1, rows // 4)) for dtype in DTYPES], once, settings.say)
+    tried = probe([(dtype, max(1, rows // 4)) for dtype in settings.dtypes], once, settings.say)
     tried |= probe([(min(tried, key=tried.get)[0], rows)], once, settings.say)
     dtype, micro = min(tried, key=tried.get)
     steps = settings.repeats + 1
@@ -200,7 +197,7 @@ def beside_generate(settings, sampler, work, faster_by):
     prompts = [models.chat_tokens(tokenizer, e.prompt) for e in examples]
     wanted = len(prompts) * settings.tokens
     sampler.stops = {-1}
-    loaded = {dtype: peers.load(settings.folder, dtype) for dtype in DTYPES}
+    loaded = {dtype: peers.load(settings.folder, dtype) for dtype in settings.dtypes}
 
     def ours():
         seconds, found = timed(lambda: sampler.sample(prompts, max_new_tokens=settings.tokens))
@@ -215,7 +212,7 @@ def beside_generate(settings, sampler, work, faster_by):
         _same_work(wanted, {sum(map(len, found))})
         return seconds
 
-    tried = probe([(dtype, "dynamic") for dtype in DTYPES], theirs, settings.say)
+    tried = probe([(dtype, "dynamic") for dtype in settings.dtypes], theirs, settings.say)
     tried |= probe([(min(tried, key=tried.get)[0], "static")], theirs, settings.say)
     best = min(tried, key=tried.get)
     mine, others = alternate(ours, lambda: theirs(best), settings.repeats, settings.say)

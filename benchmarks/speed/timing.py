@@ -17,6 +17,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 import torch
+from torch.utils.benchmark import Timer
 
 from harness import models
 from harness.console import Progress
@@ -31,7 +32,7 @@ class Settings:
 
     work: Path  # a folder for checkpoints, results and scripts; the caller removes it
     model: str = models.EMBEDDED
-    dtype: str = "auto"  # of our side; the peers take the faster one
+    dtype: str = "auto"  # of our side; the peers take the faster of `dtypes`
     skill: str = "bfcl_tools"  # of single steps
     skills: tuple = ("bfcl_tools", "elements", "bulletins")
     prompts: int = 16
@@ -57,6 +58,18 @@ class Settings:
     @cached_property
     def our_dtype(self):
         return str(models.resolve_dtype(self.dtype, "cpu")).removeprefix("torch.")
+
+    @cached_property
+    def dtypes(self):
+        """What the peers may compute in. bfloat16 is left out where its matrix products take more than twice as long as float32's
+        (no instructions for it): a step in it would take minutes and never be the faster one."""
+        seconds = {}
+        for dtype in (torch.float32, torch.bfloat16):
+            a = torch.randn(1024, 1024).to(dtype)
+            seconds[dtype] = Timer("a @ a", globals={"a": a}, num_threads=torch.get_num_threads()).blocked_autorange().median
+        slower = seconds[torch.bfloat16] / seconds[torch.float32]
+        self.say(f"matrix products in bfloat16 take {slower:.2g} times as long as in float32")
+        return ("float32", "bfloat16") if slower <= 2 else ("float32",)
 
     def say(self, text):
         self.progress.say(text)
