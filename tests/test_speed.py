@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.speed import __main__ as command
-from benchmarks.speed import rows
+from benchmarks.speed import profiler, rows
 from benchmarks.speed.timing import Loop, Settings, alternate
 
 
@@ -63,6 +63,13 @@ def test_peers_are_spared_a_dtype_without_instructions(settings, monkeypatch, sl
 
     monkeypatch.setattr("benchmarks.speed.timing.Timer", Timer)
     assert settings.dtypes == wanted
+
+
+def test_profiler_says_where_a_step_goes(settings):
+    seconds, found = profiler.measure(settings, "sdft")
+    products = [row for row in found if row[0] in profiler.PRODUCTS]
+    assert 0 < sum(row[1] for row in products) < sum(row[1] for row in found) <= 1.1 * seconds
+    assert sum(row[2] for row in products) > 0
 
 
 def test_different_work_is_no_comparison(settings):

@@ -1,0 +1,58 @@
+"""Where the time of an optimizer step of ours goes: ``python -m benchmarks.speed.profiler sft|sdft|grpo``.
+
+The step is that of the benchmark's row, its sampling included, in float32: the second of two, so that nothing is new.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.benchmark import Timer
+
+from benchmarks.speed import rows
+from benchmarks.speed.timing import Settings
+from harness.errors import reported
+
+PRODUCTS = {"aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm"}
+
+
+def best_rate(size=2048):
+    """FLOP/s of one large matrix product in float32: what the machine can do."""
+    a = torch.randn(size, size)
+    median = Timer("a @ a", globals={"a": a}, num_threads=torch.get_num_threads()).blocked_autorange(min_run_time=2).median
+    return 2 * size**3 / median
+
+
+def measure(settings, kind):
+    """(seconds of the step, [(name of the operator, its own seconds, FLOP of its matrix products)], longest first)."""
+    examples, _ = rows.choose(settings, settings.groups if kind == "grpo" else settings.prompts)
+    profiler, seconds = profile(activities=[ProfilerActivity.CPU], with_flops=True), []
+
+    def pause(logged):
+        seconds.append(logged["seconds"])
+        profiler.stop() if len(seconds) == 2 else profiler.start()
+
+    rows.our_steps(settings, kind, examples, 2, "float32", True)(pause)
+    found = [(e.key, e.self_cpu_time_total / 1e6, e.flops) for e in profiler.key_averages()]
+    return seconds[1], sorted(found, key=lambda row: -row[1])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("kind", choices=("sft", "sdft", "grpo"))
+    parser.add_argument("--model", default=Settings.model, help="another model's folder")
+    args = parser.parse_args()
+    with reported(), tempfile.TemporaryDirectory() as work:
+        seconds, found = measure(Settings(Path(work), model=args.model), args.kind)
+        product, flop = (sum(row[i] for row in found if row[0] in PRODUCTS) for i in (1, 2))
+        print(f"a step of {args.kind}: {seconds:.3g} s under the profiler, {torch.get_num_threads()} threads")
+        print(f"matrix products: {product:.3g} s ({product / seconds:.0%}), {flop / 1e12:.3g} TFLOP at {flop / product / 1e9:.0f} GFLOP/s; "
+              f"one large product reaches {best_rate() / 1e9:.0f}")
+        for name, own, _ in found[:10]:
+            print(f"  {own:8.2f} s  {own / seconds:4.0%}  {name}")
+
+
+if __name__ == "__main__":
+    main()
