@@ -26,6 +26,12 @@ from harness.errors import UserError
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
+def product_seconds(size, dtype):
+    """Median time of a matrix product [size, size] x [size, size]."""
+    a = torch.randn(size, size).to(dtype)
+    return Timer("a @ a", globals={"a": a}, num_threads=torch.get_num_threads()).blocked_autorange().median
+
+
 @dataclass
 class Settings:
     """What is measured; the defaults are those of docs/speed.md. Sizes are counts, lengths are tokens."""
@@ -63,11 +69,7 @@ class Settings:
     def dtypes(self):
         """What the peers may compute in. bfloat16 is left out where its matrix products take more than twice as long as float32's
         (no instructions for it): a step in it would take minutes and never be the faster one."""
-        seconds = {}
-        for dtype in (torch.float32, torch.bfloat16):
-            a = torch.randn(1024, 1024).to(dtype)
-            seconds[dtype] = Timer("a @ a", globals={"a": a}, num_threads=torch.get_num_threads()).blocked_autorange().median
-        slower = seconds[torch.bfloat16] / seconds[torch.float32]
+        slower = product_seconds(1024, torch.bfloat16) / product_seconds(1024, torch.float32)
         self.say(f"matrix products in bfloat16 take {slower:.2g} times as long as in float32")
         return ("float32", "bfloat16") if slower <= 2 else ("float32",)
 
