@@ -215,6 +215,8 @@ def load(name, dtype="auto", device="auto", revision=None, place="model"):
     device = resolve_device(device)
     if device == "cpu":
         keep_freed_memory()
+    else:  # cuDNN's attention makes a plan for every new shape, here nearly every call, and with a mask can give NaN gradients
+        torch.backends.cuda.enable_cudnn_sdp(False)
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
             source, revision=revision, dtype=resolve_dtype(dtype, device), output_loading_info=True,
@@ -266,6 +268,12 @@ def chat_tokens(tokenizer, messages):
     """Token ids of ``messages`` in the model's chat template, up to where the assistant's answer begins."""
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def closed_thought(tokenizer):
+    """What closes the reasoning that the chat template opens for an answer (``<think>``), as a text; "" where it opens none."""
+    opening = tokenizer.decode(chat_tokens(tokenizer, [{"role": "user", "content": "x"}])).rstrip()
+    return "\n</think>\n\n" if opening.endswith("<think>") else ""
 
 
 def stop_tokens(model, tokenizer):
@@ -320,34 +328,36 @@ def can_share_prompts(model):
 
 
 class _Projection(torch.autograd.Function):
-    """``linear`` whose backward adds to the weight's gradient in place. Autograd would build a second matrix [vocabulary, width]
-    for every chunk of tokens and then add it: with a large vocabulary most of a step's memory and a good part of its time."""
+    """``linear`` whose backward adds the weight's gradient to what ``gradient(weight)`` gives. Autograd would build a second matrix
+    [vocabulary, width] for every chunk of tokens and then add it: with a large vocabulary most of a step's memory and a good part of
+    its time."""
 
     @staticmethod
-    def forward(ctx, states, weight):
+    def forward(ctx, states, weight, gradient):
         ctx.save_for_backward(states)
-        ctx.weight = weight
+        ctx.weight, ctx.gradient = weight, gradient
         return F.linear(states, weight)
 
     @staticmethod
     def backward(ctx, grad):
-        (states,), weight = ctx.saved_tensors, ctx.weight
-        if weight.grad is None:
-            weight.grad = torch.zeros_like(weight)
-        weight.grad.addmm_(grad.T, states)
-        return grad @ weight, None
+        (states,), total = ctx.saved_tensors, ctx.gradient(ctx.weight)
+        if total.dtype == grad.dtype:
+            total.addmm_(grad.T, states)
+        else:
+            total.add_(grad.T @ states)
+        return grad @ ctx.weight, None, None
 
 
-def head(model, in_place=False):
+def head(model, gradient=None):
     """The function from hidden states [..., width] to logits [..., vocabulary], as the model itself computes them.
 
-    in_place: of states [tokens, width]; the backward adds to the gradient of the projection's weight in place where that can
-    be done, without its hooks.
+    gradient: ``f(weight) -> tensor`` of the weight's shape, to which the backward of states [tokens, width] adds the gradient of the
+    projection's weight, without its hooks. Not asked where the projection has a bias or does not learn.
     """
     project, config = model.get_output_embeddings(), model.config
-    if in_place and type(project) is torch.nn.Linear and project.bias is None and project.weight.requires_grad:
+    if gradient and type(project) is torch.nn.Linear and project.bias is None and project.weight.requires_grad:
         weight = project.weight
-        project = lambda states: _Projection.apply(states, weight)  # noqa: E731
+        project = lambda states: _Projection.apply(states, weight, gradient)  # noqa: E731
     cap = getattr(config, "final_logit_softcapping", None)
     times = getattr(config, "logit_scale", None) or 1.0
     over = getattr(config, "logits_scaling", None) or 1.0

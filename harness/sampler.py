@@ -51,7 +51,7 @@ def _grouped_attention(module, query, key, value, attention_mask, scaling=None, 
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     query = query.view(rows, key.shape[1], heads // key.shape[1], width)
     out = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, scale=scaling)
-    return out.view(rows, 1, heads, value.shape[-1]), None
+    return out.reshape(rows, 1, heads, value.shape[-1]), None  # on a GPU the kernel may lay it out in another way
 
 
 AttentionInterface.register("grouped_sdpa", _grouped_attention)

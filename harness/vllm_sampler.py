@@ -66,7 +66,7 @@ class Engine:
 
     def __init__(self, config=None, rollout_temperature=1.0):
         self.config, self.raw = config or VLLMConfig(), rollout_temperature == 1
-        self.llm, self.held, self.asleep = None, None, False
+        self.llm, self.held, self.asleep, self.woken = None, None, False, False
 
     def tells(self, temperature, top_p):
         """Whether log-probabilities are those at ``temperature`` before top-p."""
@@ -99,9 +99,10 @@ class Engine:
             self.llm.apply_model(_renew_head)
             if self.asleep:
                 self.llm.wake_up(tags=["kv_cache"])
-        self.held, self.asleep = now, False
-        if first:
+        self.held, self.asleep, woken = now, False, self.asleep
+        if first or (woken and not self.woken):  # whether it reads the weights as the model does, also after its first sleep
             self._compare(model, tokenizer)
+        self.woken = woken or self.woken
         self.llm.reset_prefix_cache()
 
     def rest(self):
@@ -117,7 +118,7 @@ class Engine:
             from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
             self.llm.llm_engine.engine_core.shutdown()
-            self.llm, self.held, self.asleep = None, None, False
+            self.llm, self.held, self.asleep, self.woken = None, None, False, False
             cleanup_dist_env_and_memory()
 
     def run(self, prompts, settings, progress=None):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from harness.sampler import Sampler, _pick, seed_for
+from harness.sampler import Sampler, _grouped_attention, _pick, seed_for
 
 TEXTS = ["abc", "a much longer question than the others, to be padded against", "?", "who are you", "12 + 7 ="]
 
@@ -118,6 +118,19 @@ def test_several_completions_of_a_prompt_are_rows_of_their_own(ragged):
     assert [g[:1] for g in three] == one
     shorter = token_lists(sampler.sample(prompts, max_new_tokens=5, n=3, seed=2))
     assert shorter == [[t[:5] for t in g] for g in three]
+
+
+def test_the_layout_of_a_gpus_attention_is_taken(monkeypatch):
+    """The kernel for a mask there returns [rows, queries, heads, width] in memory: what it would give, without computing it."""
+    def efficient(query, key, value, attn_mask, scale):
+        bias = torch.zeros_like(attn_mask, dtype=query.dtype).expand(*query.shape[:3], key.shape[2])
+        return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, bias, False, scale=scale)[0]
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", efficient)
+    query = torch.empty(4, 1, 9, 64, device="meta").transpose(1, 2)
+    key = value = torch.empty(4, 3, 40, 64, device="meta")[:, :, :24]
+    out, _ = _grouped_attention(None, query, key, value, torch.empty(4, 1, 1, 24, device="meta", dtype=torch.bool), scaling=0.1)
+    assert out.shape == (4, 1, 9, 64)
 
 
 @pytest.mark.parametrize("temperature,top_p", [(1.0, 1.0), (0.7, 1.0), (1.0, 0.6)])
