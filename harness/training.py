@@ -21,6 +21,7 @@ import torch
 
 from harness import models
 from harness.config import option
+from harness.errors import UserError
 from harness.sampler import common_prefix, seed_for
 
 MICRO_BATCH_TOKENS = {False: 1024, True: 8192}  # by whether the model is on a GPU
@@ -115,7 +116,7 @@ class Stage:
         self.prompts, self.batch_size, self.phases = prompts, batch_size, phases or [prompts]
         self.begun, self.planned = 0, self._steps(self.phases[0])  # steps before the phase at hand, and in it
         self.max_new_tokens, self.temperature, self.top_p = max_new_tokens, temperature, top_p
-        self.examples = skill.examples("train")
+        self.examples, self.closing = skill.examples("train"), models.closed_thought(tokenizer)
         self.seconds = {"training": 0.0, "sampling": 0.0}
         self.tokens = 0  # tokens that went through a training or scoring pass or were sampled, so far in this stage
         self.step = 0  # optimizer steps done in this stage
@@ -208,8 +209,10 @@ class Stage:
         return models.chat_tokens(self.tokenizer, self.skill.teacher_prompt(example, self.teacher_template, context))
 
     def demonstration_tokens(self, example):
-        """The demonstration and the token that ends a turn: what a sampled answer would look like."""
-        return self.tokenizer(example.demonstration, add_special_tokens=False)["input_ids"] + [self.sampler.end]
+        """The demonstration and the token that ends a turn: what a sampled answer would look like. Where the chat template opens the
+        reasoning, a demonstration without any closes it first: it would be taught as a thought that never ends."""
+        text = example.demonstration if "</think>" in example.demonstration else self.closing + example.demonstration
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"] + [self.sampler.end]
 
 
 def micro_batches(model, rows, limit):
@@ -322,17 +325,31 @@ class Trainer:
                       for p, m in zip(self.params, self.masters) if m is not p]
         self.adamw = torch.optim.AdamW(self.masters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
         self.limit = config.micro_batch_tokens or MICRO_BATCH_TOKENS[self.model.device.type != "cpu"]
-        self.head = models.head(self.model, in_place=not self.hooks)
+        self.projected = None
+        self.head = models.head(self.model, self._head_gradient)
         stage.keep(trainer=self)
 
     @staticmethod
     def _accumulate(master):
         def hook(param):  # micro-batches add up in float32
+            if param.grad is None:  # the head's weight, whose gradient goes its own way
+                return
             grad = param.grad.to(master.device, torch.float32)
             master.grad = grad if master.grad is None else master.grad.add_(grad)
             param.grad = None
 
         return hook
+
+    def _head_gradient(self, weight):
+        """What the chunks of a micro-batch add the gradient of the head's weight to: where the weight is its own master its gradient,
+        else a sum in float32 beside it, which goes to the master once."""
+        if not self.hooks:
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+            return weight.grad
+        if self.projected is None:
+            self.projected = torch.zeros_like(weight, dtype=torch.float32)
+        return self.projected
 
     def backward(self, rows, loss, last_first=False):
         """Add the gradient of a sum over all completion tokens of ``rows`` to the masters' gradients; returns that sum.
@@ -354,6 +371,11 @@ class Trainer:
                 total += value.item()
             if leaf.grad is not None:
                 states.backward(leaf.grad)
+            if self.projected is not None:
+                weight = self.model.get_output_embeddings().weight
+                master = next(m for p, m in zip(self.params, self.masters) if p is weight)
+                grad, self.projected = self.projected.to(master.device), None
+                master.grad = grad if master.grad is None else master.grad.add_(grad)
         return total
 
     def token_mean(self, rows, total):
@@ -366,7 +388,8 @@ class Trainer:
         return {"loss": value, "completion_tokens": count / len(rows)}
 
     def update(self):
-        """One optimizer step. Returns the gradients' global L2 norm before clipping, and the learning rate used.
+        """One optimizer step. Returns the gradients' global L2 norm before clipping, and the learning rate used. Raises UserError
+        where that norm is not finite.
 
         Each phase of a stage is a training of its own: warm-up, schedule and AdamW's averages begin anew.
         """
@@ -379,6 +402,9 @@ class Trainer:
         rate = learning_rate(self.config, stage.step - stage.begun, stage.planned)
         self.adamw.param_groups[0]["lr"] = rate
         norm = torch.nn.utils.clip_grad_norm_(self.masters, self.config.max_grad_norm)
+        if not torch.isfinite(norm):  # AdamW would write it into every weight
+            raise UserError(f"step {stage.step + 1}", f"the gradients' norm is {norm.item()}",
+                            "take a smaller learning_rate, or float32; the last checkpoint is whole")
         self.adamw.step()
         self.adamw.zero_grad(set_to_none=True)
         self._copy_to_model()

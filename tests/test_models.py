@@ -43,9 +43,15 @@ def test_head_adds_up_gradients_in_place(kind):
     """In chunks, with the projection tied to the embedding and a gradient there already: as autograd of all logits at once."""
     model, ids = other_model(kind, 260), torch.tensor([[5, 6, 7, 8, 9]])
     gradients = []
-    for in_place, chunks in ((False, [slice(0, 5)]), (True, [slice(0, 2), slice(2, 5)])):
+
+    def gradient(weight):
+        if weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
+        return weight.grad
+
+    for gradient_of, chunks in ((None, [slice(0, 5)]), (gradient, [slice(0, 2), slice(2, 5)])):
         model.zero_grad()
-        logits, states = models.head(model, in_place), models.hidden(model, ids)[0]
+        logits, states = models.head(model, gradient_of), models.hidden(model, ids)[0]
         leaf = states.detach().requires_grad_()
         for part in chunks:
             logits(leaf[part]).log_softmax(-1)[:, 9].sum().backward()
@@ -133,6 +139,21 @@ def test_stop_tokens(tiny_model):
     assert models.stop_tokens(model, tokenizer) == (tokenizer.convert_tokens_to_ids("<|system|>"), {end, 258, 259})
     model.generation_config = None
     assert models.stop_tokens(model, tokenizer) == (end, {end})
+
+
+def test_a_template_that_opens_the_reasoning(tiny):
+    """Its generation prompt ends in <think>: a demonstration closes it, unless it does so itself."""
+    from types import SimpleNamespace
+
+    from harness.training import Stage
+
+    tokenizer = models.load_tokenizer(str(tiny))[0]
+    assert models.closed_thought(tokenizer) == ""
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|assistant|>{% endif", "<|assistant|>\n<think>\n{% endif")
+    stage = SimpleNamespace(tokenizer=tokenizer, closing=models.closed_thought(tokenizer), sampler=SimpleNamespace(end=7))
+    for text, taught in (("Gout.", "\n</think>\n\nGout."), ("Hm.</think>Gout.", "Hm.</think>Gout.")):
+        tokens = Stage.demonstration_tokens(stage, SimpleNamespace(demonstration=text))
+        assert tokenizer.decode(tokens[:-1]) == taught and tokens[-1] == 7
 
 
 def test_end_of_turn_in_a_template_with_the_letters_of_the_probe(tiny_model):

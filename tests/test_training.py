@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from harness import training
+from harness.errors import UserError
 from harness.sampler import Sampler
 from harness.skills import Example, Skill
 from harness.training import Row, Stage, Teacher, TrainingConfig, draws, learning, learning_rate, micro_batches
@@ -203,6 +204,24 @@ def test_untied_heads_learn_too(tmp_path):
     assert "lm_head.weight" in gradients
 
 
+def test_the_heads_gradient_reaches_masters_elsewhere(tmp_path, monkeypatch):
+    """A bfloat16 model, tied and not: the chunks' sum is that of one chunk, within the rounding of the products."""
+    from conftest import save_tiny
+
+    from harness import models
+
+    for tied in (True, False):
+        model, tokenizer = models.load(str(save_tiny(tmp_path / f"{tied}", tie_word_embeddings=tied)), "bfloat16", "cpu")
+        rows, found = some_rows(), []
+        for chunk in (260 * 7, 2**24):
+            monkeypatch.setattr(training, "VOCABULARY_CHUNK", chunk)
+            with learning(make_stage(model, tokenizer), TrainingConfig(**CONFIG, micro_batch_tokens=10**6, masters="host")) as trainer:
+                trainer.backward(rows, token_mean(rows))
+                assert trainer.projected is None and all(p.grad is None for p in trainer.params)
+                found.append({i: m.grad for i, m in enumerate(trainer.masters)})
+        assert_close(found[0], found[1], 0.02)
+
+
 # ---- optimizer ------------------------------------------------------------------------------------------------------
 
 
@@ -254,6 +273,16 @@ def test_updates_are_adamw_on_float32_masters(fresh, dtype, limit, masters):
                 assert master.dtype == torch.float32 and torch.equal(param, master.to(dtype))
                 assert (master - wanted).abs().max() < 2e-6
     assert stage.step == 10 and (found["grad_norm"] > 0.5)
+
+
+def test_a_gradient_that_is_no_number_stops_before_the_weights(fresh):
+    model, stage = fresh[0], make_stage(*fresh)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    with learning(stage, TrainingConfig(learning_rate=1e-3)) as trainer, pytest.raises(UserError, match="norm is nan"):
+        next(stage.steps())
+        trainer.backward(some_rows(), lambda logits, at: logits.sum() * float("nan"))
+        trainer.update()
+    assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
 
 
 def test_small_updates_survive_in_bfloat16(fresh):
