@@ -151,7 +151,8 @@ class Endpoint:
         except Refused as refused:
             return refused
         self._count(asked=1, prompt_tokens=reply.prompt_tokens, completion_tokens=reply.completion_tokens)
-        write_json(path, {**content, "reply": asdict(reply)})
+        if reply.text.strip() and reply.finish != "length":  # else worth another try, one day
+            write_json(path, {**content, "reply": asdict(reply)})
         return reply
 
     def _count(self, **more):

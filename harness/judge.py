@@ -29,15 +29,15 @@ def verdict_of(reply, verdicts):
     Emphasis around it and a full stop are let pass; reasoning before ``</think>`` is no part of the reply. Nothing is guessed:
     raises ValueError saying why there is no verdict.
     """
-    if reply.finish == "length":
-        raise ValueError("the reply is cut short")
+    if reply.finish not in ("stop", None):
+        raise ValueError("the reply is cut short" if reply.finish == "length" else f"the reply ended by {reply.finish}")
     text = reply.text.rpartition("</think>")[2].strip()
     if not text:
         raise ValueError("the reply is empty")
     if "<think>" in text:
         raise ValueError("the reasoning does not end")
     lines = text.splitlines()
-    found = [line for line in lines if re.match(r"\W*VERDICT\b", line, re.IGNORECASE)]
+    found = [line for line in lines if re.search(r"(?<![A-Za-z])VERDICT[\s*_`]*:", line, re.IGNORECASE)]
     if len(found) != 1 or found[0] is not lines[-1]:
         raise ValueError("the reply does not end in its one line `VERDICT: ...`")
     match = re.fullmatch(r"[\s*_`#]*VERDICT[\s*`]*:[\s*_`]*([A-Z_]+?)[\s*_`.]*", found[0], re.IGNORECASE)
@@ -54,7 +54,7 @@ def prompt_for(rubric, item):
     values = {
         "question": question if isinstance(question, str) else item["prompt"],
         "reference": answer if isinstance(answer, str) else json.dumps(reference, sort_keys=True, ensure_ascii=False),
-        "completion": item["completion"],
+        "completion": item["completion"].rpartition("</think>")[2],  # an answer is what comes after the reasoning
     }
     return re.sub(r"\{(question|reference|completion)\}", lambda match: values[match[1]], rubric.prompt)  # one pass: braces stay
 
@@ -134,7 +134,7 @@ def judge_runs(results, endpoint, run="*", progress=None):
             protocol = protocol_hash(meaning)
             key = f"{record['evaluation'].partition('-')[0]}-{protocol}"
             found = results.evaluation(key)
-            if found is None:
+            if found is None or found["unjudged"]:  # what was refused is asked again; the other verdicts are kept replies
                 what = f"{record['run']}, stage {record['stage']}, step {record['step']}: judges {record['name']} {record['split']}"
                 show = progress and (lambda done, total, what=what: progress.show(f"{what} {done}/{total}"))
                 measured = results.evaluation(record["evaluation"])

@@ -184,7 +184,8 @@ def selection(about, records):
 
     A point of a grid is worth its mean own-stage validation accuracy: of each skill right after the stage that taught it, by
     the metric that counts, averaged over the skills, then over the seeds. For one skill that is the paper's rule (arXiv
-    2601.19897, appendix). Only the ends of stages count, and nothing is selected before all points have run with all seeds.
+    2601.19897, appendix). Only the ends of stages count, and nothing is selected before all points have run with all seeds. An
+    answer that the judge gave no verdict on counts as wrong here, or a point would gain by its hard answers' missing ones.
 
     about: what results.json holds; records: dicts. Returns {label of the grid: {"rule", "selected": label of a point or None,
     "points": [{"label", "values", "validation": mean or None, "runs": {seed: mean over skills or None}}]}}.
@@ -195,14 +196,17 @@ def selection(about, records):
     for skill in about["skills"]:  # where a judge has spoken, his metric is the one that counts
         judged = skill.get("judge", {}).get("metrics", [None])[0]
         metric[skill["name"]] = judged if (skill["name"], judged) in seen else skill["metric"]
-    own = {}
+    own, unjudged = {}, {}
     for r in records:
-        if r["final"] and r["kind"] == "skill" and r["split"] == "validation" and r["name"] == r["skill"] \
-                and r["metric"] == metric.get(r["name"]):
-            own.setdefault((r["method"], r["seed"]), {})[r["name"]] = r["value"]
+        if r["final"] and r["kind"] == "skill" and r["split"] == "validation" and r["name"] == r["skill"]:
+            if r["metric"] == metric.get(r["name"]):
+                own.setdefault((r["method"], r["seed"]), {})[r["name"]] = r["value"]
+            elif r["metric"] == "judge_errors":
+                unjudged[r["method"], r["seed"], r["name"]] = r["value"]
 
     def worth(run):
-        return sum(own[run].values()) / len(metric) if len(own.get(run, ())) == len(metric) else None
+        if len(own.get(run, ())) == len(metric):
+            return sum(value * (1 - unjudged.get((*run, name), 0.0)) for name, value in own[run].items()) / len(metric)
 
     out = {}
     for label, entry in about["methods"].items():

@@ -40,6 +40,9 @@ def run_order(order, folder, progress=None):
     results.open(order.about())
     if line := advice(order, models.resolve_device(order.model.device)):
         progress.say(line)
+    for skill in order.skills if order.judge is None else ():
+        if skill.judge:
+            progress.say(f"{skill.name}: no judge is configured (docs/judge.md); what counts is {skill.metric}, another metric")
     runs = order.runs()
     with engine_for(order) as engine:
         for number, run in enumerate(runs, 1):
@@ -49,6 +52,8 @@ def run_order(order, folder, progress=None):
                 if left:
                     _Run(order, results, run, progress, f"run {number}/{len(runs)} {run.name}", engine).go(left[0], loaded)
                     loaded = None
+                else:
+                    judge_stage(order, results, run.name, progress)  # what a kill or a judge that was down has left
     results.rebuild()
     for label, chosen in results.selection().items():
         points = {point["label"]: point["validation"] for point in chosen["points"]}
@@ -115,6 +120,8 @@ class _Run:
     def _stage(self, number):
         order, results = self.order, self.results
         self.evaluator.seconds = {"evaluation": 0.0, "retention": 0.0}
+        if self.model.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.model.device)
         self.partial = results.run(self.run.name) / f"stage-{number}.partial"
         self.partial.mkdir(parents=True, exist_ok=True)
         before = [read_json(results.stage(self.run.name, k) / "stage.json") for k in range(number)]
@@ -136,7 +143,7 @@ class _Run:
             "stage": number, "skill": self.skill.name if self.skill else None, "steps": stage.step if stage else 0,
             "prompts": stage.prompts_drawn if stage else 0, "tokens": stage.tokens if stage else 0,
             "seconds": {**(stage.seconds if stage else {"training": 0.0, "sampling": 0.0}), **self.evaluator.seconds},
-            "peak_memory_gib": _peak_memory()})
+            "peak_memory_gib": _peak_memory(self.model.device)})
         results.commit(self.partial, self.run.name, number)
         scores = {r["name"]: r["value"] for r in self.records if r["final"] and r["kind"] == "skill"
                   and r["split"] == order.evaluate.split and r["metric"] == self._metric(r["name"])}
@@ -171,6 +178,7 @@ class _Run:
         self.rate, self.saved = Rate(stage.steps_in_all, stage.step), time.monotonic()
         if restored:
             self.progress.say(f"{self.where}: goes on after step {stage.step}")
+        del restored  # the stage lets go of it as well, once its parts are back
         self.method.learn(stage)
         stage.close()
         return stage
@@ -327,10 +335,10 @@ def _alone(folder):
         yield
 
 
-def _peak_memory():
-    """GiB: of the GPU where there is one, of the process (its largest resident set so far) elsewhere."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
+def _peak_memory(device):
+    """GiB: on a GPU of what was allocated there in this stage, on a CPU of the process (its largest resident set so far)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 

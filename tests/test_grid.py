@@ -216,3 +216,6 @@ def test_a_judge_selects_where_there_is_one():
     judged = [record("1", "judged_accuracy", 0.3), record("2", "judged_accuracy", 0.8)]
     assert selection(about, graded + judged[:1])["sft"]["selected"] is None
     assert selection(about, graded + judged)["sft"]["selected"] == "2"
+    # Eight of ten right would be 0.8, were seven of the ten not without a verdict: they count as wrong.
+    chosen = selection(about, judged + [record("1", "judge_errors", 0.0), record("2", "judge_errors", 0.7)])["sft"]
+    assert chosen["selected"] == "1" and chosen["points"][1]["validation"] == pytest.approx(0.24)

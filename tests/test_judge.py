@@ -135,6 +135,12 @@ def test_replies_are_kept_by_content(serve, tmp_path):
     for path in tmp_path.rglob("*.json"):
         path.write_text("{")  # a broken file is asked for again
     assert endpoint(server, tmp_path).ask_all(["a"], "test/1") != first
+    for useless in ((200, {}, completion(" ")), (200, {}, completion("so", "length"))):
+        server.answer = lambda *_, useless=useless: useless
+        asked = len(server.requests)
+        for _ in range(2):  # an empty reply, or one that is cut short, is not kept
+            endpoint(server, tmp_path).ask_all(["b"], "test/1")
+        assert len(server.requests) == asked + 2
 
 
 def test_concurrency_is_used_and_bounded(serve, tmp_path):
@@ -279,7 +285,7 @@ BOTH, THREE = JUDGES["medical"].verdicts, JUDGES["knowledge"].verdicts
 @pytest.mark.parametrize(("text", "verdict"), [
     ("VERDICT: CORRECT", "CORRECT"), ("They agree.\n\nVERDICT: INCORRECT\n", "INCORRECT"),
     ("**VERDICT: PARTIALLY_CORRECT**", "PARTIALLY_CORRECT"), ("VERDICT: **CORRECT**.", "CORRECT"),
-    ("**Verdict:** CORRECT", "CORRECT"), ("  `VERDICT: CORRECT`  ", "CORRECT"),
+    ("**Verdict:** CORRECT", "CORRECT"), ("__VERDICT: CORRECT__", "CORRECT"), ("  `VERDICT: CORRECT`  ", "CORRECT"),
     ("<think>\nVERDICT: INCORRECT? or VERDICT: CORRECT\n</think>\nFine.\nVERDICT: CORRECT", "CORRECT"),
 ])
 def test_a_verdict_is_read(text, verdict):
@@ -292,7 +298,10 @@ def test_a_verdict_is_read(text, verdict):
     "VERDICT: CORRECT\nBut then it is not.",
     "VERDICT: PARTIALLY CORRECT", "VERDICT: PARTIALLY", "VERDICT: CORRECT/INCORRECT", "Not VERDICT: CORRECT", "VERDICT = CORRECT",
     "<think>VERDICT: CORRECT", "<think>\nhm\nVERDICT: CORRECT", "VERDICT: CORRECT</think>", "My VERDICT is CORRECT", "verdict\nCORRECT",
-    "VERDICT: CORRECT %", "VERDICT: INCORRECT: CORRECT", "VERDICT: MOSTLY_CORRECT", '{"verdict": "CORRECT"}', "ＶERDICT: CORRECT",
+    "VERDICT: CORRECT %",
+    "__VERDICT: INCORRECT__\n\nVERDICT: CORRECT", "Final VERDICT: INCORRECT\nVERDICT: CORRECT",
+    "1. VERDICT: INCORRECT\nVERDICT: CORRECT", "VERDICT: INCORRECT: CORRECT",
+    "VERDICT: MOSTLY_CORRECT", '{"verdict": "CORRECT"}', "ＶERDICT: CORRECT",
 ])
 def test_no_verdict_is_guessed(text):
     with pytest.raises(ValueError):
@@ -304,6 +313,8 @@ def test_a_verdict_of_another_rubric_and_a_reply_cut_short_are_none():
         verdict_of(Reply("VERDICT: PARTIALLY_CORRECT", "stop", 1, 1), BOTH)
     with pytest.raises(ValueError, match="cut short"):
         verdict_of(Reply("VERDICT: CORRECT", "length", 1, 1), BOTH)
+    with pytest.raises(ValueError, match="ended by content_filter"):
+        verdict_of(Reply("VERDICT: CORRECT", "content_filter", 1, 1), BOTH)
 
 
 def test_rubrics_are_the_papers():
@@ -374,6 +385,11 @@ def test_no_verdict_at_all_is_no_accuracy(serve, tmp_path):
     refusing = serve(lambda *_: (400, {}, b"unknown parameter"))
     with pytest.raises(EndpointDown, match="unknown parameter"):
         judge(evaluation(["c", "d"]), "q", JUDGES["medical"], endpoint(refusing, tmp_path))
+
+
+def test_reasoning_is_no_part_of_the_answer():
+    item = evaluation(["Gout? No.</think>Appendicitis"])["items"][0]
+    assert "<answer_to_grade>\nAppendicitis\n</answer_to_grade>" in prompt_for(JUDGES["medical"], item)
 
 
 # --- judging a run ---
@@ -491,6 +507,18 @@ def test_a_judge_that_is_down_stops_no_run_and_judges_later(serve, judged_order,
     assert results.metric == {"vowels": "judged_strict", "digits": "token_f1"}
     judged = {r["stage"]: r["value"] for r in read_lines(later / "records.jsonl") if r["metric"] == "judged_strict" and r["final"]}
     assert list(results.R["sft"][0, :, 0]) == [judged[k] for k in sorted(judged)]
+
+
+def test_what_was_refused_is_asked_again_by_the_same_order(serve, judged_order, tmp_path):
+    """Also where all stages are done; verdicts that came before are not paid for again."""
+    whole, out = serve(verdict_by_hash), tmp_path / "out"
+    picky = serve(lambda prompt, number: (400, {}, b"too long") if number % 3 == 0 else verdict_by_hash(prompt, number))
+    run_order(judged_order(picky.url), out)
+    assert any(r["value"] for r in read_lines(out / "records.jsonl") if r["metric"] == "judge_errors")
+    asked = len(picky.requests)
+    run_order(judged_order(whole.url), out)
+    assert not any(r["value"] for r in read_lines(out / "records.jsonl") if r["metric"] == "judge_errors")
+    assert 0 < len(whole.requests) < asked and not any(read_json(p).get("unjudged") for p in (out / "evaluations").iterdir())
 
 
 def test_another_judge_takes_the_place_of_the_first(serve, judged_order, tmp_path):

@@ -467,7 +467,7 @@ def test_what_the_science_graders_say(text, paper, released, corrected):
 def test_graders_without_a_judge_agree(name):
     """3,000 pairs of texts: articles, punctuation, repeated words, other alphabets, nothing at all."""
     metrics = get_skill(name).metrics
-    assert list(metrics) == ["normalised_match", "token_f1"]  # never the names of judged numbers
+    assert list(metrics) == ["contains", "normalised_match", "token_f1"]  # never the names of judged numbers
     rng = random.Random(13)
     pieces = ["the", "The", "a", "an", "lung", "Lung", "lung-", "(lung)", "HIDA", "scan", "scan.", "β-blocker", "ΣΑΣ", "ß",
               "\u00a0", "", "...", "7", "7.5"]
@@ -476,7 +476,10 @@ def test_graders_without_a_judge_agree(name):
         answer = " ".join(rng.choice(pieces) for _ in range(rng.randrange(6)))
         completion = rng.choice([answer, answer.upper(), answer + "!", " ".join(rng.choice(pieces) for _ in range(rng.randrange(9)))])
         for reference in (answer, {"question": "What is it?", "answer": answer}):
-            match, f1 = (f(completion, reference) for f in metrics.values())
+            inside, match, f1 = (f(completion, reference) for f in metrics.values())
+            found, wanted = words(completion), words(answer)
+            windows = [found[i:i + len(wanted)] for i in range(len(found))] if wanted else [found]
+            assert inside == float(wanted in windows), (completion, answer)
             assert match == float(words(completion) == words(answer)), (completion, answer)
             assert f1 == pytest.approx(naive_f1(completion, answer), abs=1e-12), (completion, answer)
         seen[match, 0 < f1 < 1] += 1

@@ -422,4 +422,4 @@ def test_real_medical_rows(tmp_path):
     for row, example in zip(rows, skill.examples("train"), strict=True):
         user, assistant = row["messages"]
         assert (example.prompt, example.demonstration) == ([user], assistant["content"])
-        assert [f(example.demonstration, example.reference) for f in skill.metrics.values()] == [1, 1]
+        assert [f(example.demonstration, example.reference) for f in skill.metrics.values()] == [1, 1, 1]

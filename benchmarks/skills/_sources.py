@@ -119,10 +119,11 @@ def draw(texts):
 
 
 def on_answer(grader):
-    """``grader`` on the answer of a reference ``{"question", "answer"}``, the form that a judge needs; or on a plain text."""
+    """``grader`` on what follows a completion's reasoning (``</think>``), against the answer of a reference ``{"question",
+    "answer"}``, the form that a judge needs; or against a plain text."""
     @wraps(grader)  # so that the protocol names the grader's own source
     def grade(completion, reference):
-        return grader(completion, reference["answer"] if isinstance(reference, dict) else reference)
+        return grader(completion.rpartition("</think>")[2], reference["answer"] if isinstance(reference, dict) else reference)
 
     return grade
 

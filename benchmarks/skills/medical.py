@@ -6,7 +6,7 @@ left out as in the paper; or ``messages`` [user, assistant]), the others a quest
 need none.
 """
 
-from benchmarks.graders import normalise, normalised_match, token_f1
+from benchmarks.graders import contains, normalise, normalised_match, token_f1
 from benchmarks.skills._sources import PaperSkill, chat, draw, on_answer, question_of, read_rows, text
 from harness.errors import UserError
 from harness.skills import Example
@@ -24,7 +24,7 @@ class Medical(PaperSkill):
     name = "medical"
     description = "Medical of the paper: HuatuoGPT-o1's questions in English (Apache-2.0)"
     judge = "medical"
-    metrics = {"normalised_match": on_answer(normalised_match), "token_f1": on_answer(token_f1)}
+    metrics = {g.__name__: on_answer(g) for g in (contains, normalised_match, token_f1)}
     hub = {
         TRAIN: ("FreedomIntelligence/medical-o1-reasoning-SFT", "fc2c9e8a37b38f38da6d449564a8c350b244aef4"),
         VERIFIABLE: ("FreedomIntelligence/medical-o1-verifiable-problem", "46d5175eb74fdef3516d51d52e8c40db04bbdf35"),

@@ -5,7 +5,7 @@ released, so the data come from a folder: train, test, and optionally validation
 paper grades with a judge model (docs/judge.md); the graders here need none.
 """
 
-from benchmarks.graders import normalised_match, token_f1
+from benchmarks.graders import contains, normalised_match, token_f1
 from benchmarks.skills._sources import PaperSkill, on_answer, text
 from harness.skills import Example
 
@@ -16,7 +16,7 @@ class Wiki(PaperSkill):
     name = "wiki"
     description = "Knowledge of the paper: questions about Wikipedia articles on disasters of 2025, from a folder"
     judge = "knowledge"
-    metrics = {"normalised_match": on_answer(normalised_match), "token_f1": on_answer(token_f1)}
+    metrics = {g.__name__: on_answer(g) for g in (contains, normalised_match, token_f1)}
     wanted = "train.jsonl, test.jsonl and optionally ood.jsonl"
 
     def example(self, row, split, number, place):
