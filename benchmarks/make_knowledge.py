@@ -3,9 +3,10 @@
     python -m benchmarks.make_knowledge ARTICLES --out DIR
 
 ARTICLES is a folder with one text file an article. A model on an OpenAI-compatible server (JUDGE_BASE_URL, JUDGE_MODEL,
-JUDGE_API_KEY) is shown a passage at a time and asked for direct questions, each about facts that it names, and for indirect ones,
-which need the facts without asking for them by name. DIR gets train.jsonl and test.jsonl (direct) and ood.jsonl (indirect), with
-question, answer and article in each row. Replies are kept: the same command goes on where it stopped, and pays for nothing twice.
+JUDGE_API_KEY) is shown a passage at a time and asked for direct questions, each in two wordings about facts that it names, and for
+indirect ones, which need the facts without asking for them by name. DIR gets train.jsonl (every direct question), validation.jsonl and
+test.jsonl (some of them again in the other wording: a model is asked for what it was taught) and ood.jsonl (indirect), with question,
+answer and article in each row. Replies are kept: the same command goes on where it stopped, and pays for nothing twice.
 """
 
 import argparse
@@ -22,11 +23,12 @@ from harness.errors import UserError, reported
 from harness.judge import open_endpoint
 from harness.records import write_jsonl
 
-VERSION = 1  # of the prompt; whoever changes it raises this
+VERSION = 2  # of the prompt; whoever changes it raises this
 NEARLY_EQUAL = 0.85  # F1 over words from which on two questions with the same answer count as one
 KINDS = {
     "direct": "Each question asks outright for one or two facts that the passage states, and names the event, place or person that it "
-              "is about, so that it can be understood without the passage.",
+              "is about, so that it can be understood without the passage. \"again\" asks for exactly the same in quite other words, so "
+              "that the same answer fits.",
     "indirect": "Each question is answered only by who knows the facts of the passage, but asks for none of them outright: it starts "
                 "from a detail and asks what follows from it, joins two facts from different places of the passage, compares or counts, "
                 "or describes the event by what happened in place of its name. It can be understood without the passage.",
@@ -46,7 +48,8 @@ Write {count} different questions with their answers. {kind}
 Every answer rests on the passage alone, is complete in itself, and is one or two sentences long. Never mention "the passage", \
 "the article" or "the text".
 
-Reply with {count} lines and nothing else. Each line is one JSON object with two texts: {{"question": "...", "answer": "..."}}"""
+Reply with {count} lines and nothing else. Each line is one JSON object of texts: {form}"""
+FORMS = {"direct": ("question", "again", "answer"), "indirect": ("question", "answer")}
 
 
 def passages(text, size):
@@ -69,8 +72,9 @@ def shares(total, pieces):
     return whole
 
 
-def read_pairs(text):
-    """([{"question", "answer"}], lines that are none) of a reply: one JSON object a line; a code fence around them is let pass."""
+def read_pairs(text, form):
+    """([{key: text for the keys of ``form``}], lines that are none) of a reply: one JSON object a line; a code fence around them is
+    let pass."""
     pairs, odd = [], 0
     for line in text.rpartition("</think>")[2].splitlines():
         line = line.strip()
@@ -78,7 +82,7 @@ def read_pairs(text):
             continue
         try:
             row = json.loads(line)
-            pair = {key: row[key].strip() for key in ("question", "answer")}
+            pair = {key: row[key].strip() for key in form}
         except (ValueError, TypeError, KeyError, AttributeError):
             odd += 1
             continue
@@ -109,15 +113,17 @@ def requests(articles, count, size):
         for kind, how in KINDS.items():
             for piece, share in zip(pieces, shares(count, pieces)):
                 if share:
-                    asked.append((title, kind, PROMPT.format(title=title, passage=piece, count=share, kind=how)))
+                    form = "{" + ", ".join(f'"{key}": "..."' for key in FORMS[kind]) + "}"
+                    asked.append((title, kind, PROMPT.format(title=title, passage=piece, count=share, kind=how, form=form)))
     return asked
 
 
 def make(articles, endpoint, count=100, size=6000, test_share=0.2, seed=0, progress=None):
-    """({"train": rows, "test": rows, "ood": rows}, Counter of what was left out).
+    """({"train": rows, "validation": rows, "test": rows, "ood": rows}, Counter of what was left out).
 
     articles: {title: text}; count: questions asked for, of each kind and article; test_share: of the direct questions, drawn by
-    ``seed``. No question stands in two splits. Raises EndpointDown.
+    ``seed``, that test asks again in their other wording; half as many others are validation's. A wording that is nearly a
+    question of train is not asked, so that no question stands in two splits. Raises EndpointDown.
     """
     asked, left_out = requests(articles, count, size), Counter()
     replies = endpoint.ask_all([prompt for *_, prompt in asked], f"knowledge questions/{VERSION}", progress)
@@ -126,21 +132,27 @@ def make(articles, endpoint, count=100, size=6000, test_share=0.2, seed=0, progr
         if isinstance(reply, Refused):
             left_out["refused requests"] += 1
             continue
-        pairs, odd = read_pairs(reply.text)
+        pairs, odd = read_pairs(reply.text, FORMS[kind])
         left_out["lines that are no question"] += odd
         found[title, kind] += [{**pair, "of": (title, kind)} for pair in pairs]
     pairs = [pair for each in found.values() for pair in each]
     kept = without_repeats(pairs)
     left_out["repeated questions"] = len(pairs) - len(kept)
-    splits = {"train": [], "test": [], "ood": []}
+    wordings = [{**pair, "question": pair["again"]} for pair in kept if "again" in pair]
+    fresh = without_repeats(kept + wordings)[len(kept):]
+    left_out["second wordings like the first"] = len(wordings) - len(fresh)
+    splits = {"train": [], "validation": [], "test": [], "ood": []}
     for title, text in articles.items():
-        direct, indirect = ([{"question": p["question"], "answer": p["answer"], "article": text}
-                             for p in kept if p["of"] == (title, kind)] for kind in KINDS)
-        random.Random(f"{seed} {title}").shuffle(direct)
-        tested = round(test_share * len(direct))
-        splits["test"] += direct[:tested]
-        splits["train"] += direct[tested:]
-        splits["ood"] += indirect
+        def rows(pairs, kind, title=title, text=text):
+            return [{"question": p["question"], "answer": p["answer"], "article": text} for p in pairs if p["of"] == (title, kind)]
+
+        splits["train"] += rows(kept, "direct")
+        splits["ood"] += rows(kept, "indirect")
+        again = rows(fresh, "direct")
+        random.Random(f"{seed} {title}").shuffle(again)
+        tested = round(test_share * len(again))
+        splits["test"] += again[:tested]
+        splits["validation"] += again[tested:tested + round(test_share * len(again) / 2)]
     return splits, left_out
 
 
@@ -167,19 +179,22 @@ def read_articles(folder):
 def main():
     parser = argparse.ArgumentParser(prog="python -m benchmarks.make_knowledge", description=__doc__.split("\n")[0])
     parser.add_argument("articles", type=Path, help="folder with one .txt or .md file an article; its name is the title")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets train.jsonl, test.jsonl and ood.jsonl")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR",
+                        help="gets train.jsonl, validation.jsonl, test.jsonl and ood.jsonl")
     parser.add_argument("--questions", type=int, default=100, metavar="N", help="of each kind and article (default %(default)s)")
     parser.add_argument("--passage", type=int, default=6000, metavar="LETTERS", help="shown at a time (default %(default)s)")
-    parser.add_argument("--test", type=float, default=0.2, metavar="SHARE", help="of the direct questions (default %(default)s)")
+    parser.add_argument("--test", type=float, default=0.2, metavar="SHARE",
+                        help="of the direct questions, asked again; half as many are validation's (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the split (default %(default)s)")
     parser.add_argument("--base-url", help="default: $JUDGE_BASE_URL")
     parser.add_argument("--model", help="default: $JUDGE_MODEL; the key is $JUDGE_API_KEY")
     args = parser.parse_args()
     with reported(args.out):
         for name, value, right in (("--questions", args.questions, args.questions > 0), ("--passage", args.passage, args.passage > 0),
-                                   ("--test", args.test, 0 < args.test < 1)):
+                                   ("--test", args.test, 0 < args.test <= 2 / 3)):
             if not right:
-                raise UserError(name, f"cannot be {value}", "it is above 0" + (" and below 1" if name == "--test" else ""))
+                most = " and at most 2/3, for validation takes half as many" if name == "--test" else ""
+                raise UserError(name, f"cannot be {value}", "it is above 0" + most)
         given = {k: v for k, v in (("base_url", args.base_url), ("model", args.model)) if v}
         config = endpoint_config({"max_tokens": 8192, **given}, "server")
         articles, endpoint, progress = read_articles(args.articles), open_endpoint(config), Progress()

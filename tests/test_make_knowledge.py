@@ -12,7 +12,7 @@ from conftest import read_lines
 from test_judge import completion, endpoint, serve  # noqa: F401 - serve is a fixture
 
 from benchmarks.graders import normalise
-from benchmarks.make_knowledge import KINDS, make, passages, read_articles, read_pairs, shares, without_repeats
+from benchmarks.make_knowledge import FORMS, KINDS, make, passages, read_articles, read_pairs, shares, without_repeats
 from harness.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,7 +21,8 @@ ARTICLES = {"Flood of Borna": "\n\n".join(f"Paragraph {i} about Borna. " + "Wate
 
 
 def writer(prompt, _):
-    """As many questions as are asked for; the last repeats the first in other words, and a line of prose stands before them."""
+    """As many questions as are asked for; the last repeats the first in other words, and a line of prose stands before them. The
+    second wording of a direct question is the first one's where its number is a multiple of 5."""
     count = int(re.search(r"Write (\d+) different", prompt)[1])
     kind = next(kind for kind, how in KINDS.items() if how in prompt)
     first = re.search(r"Paragraph (\d+) about (\w+)", prompt)
@@ -29,6 +30,9 @@ def writer(prompt, _):
             for n in range(count - 1)]
     rows.append({"question": rows[0]["question"].replace("question", "Question, the"), "answer": rows[0]["answer"]} if rows else
                 {"question": f"{kind} only {first[0]}?", "answer": "x"})
+    if kind == "direct":
+        for n, row in enumerate(rows):
+            row["again"] = row["question"] if n % 5 == 0 else f"In other words, what of {n} was said in {first[0]}?"
     return "Here they are:\n```json\n" + "\n".join(json.dumps(r) for r in rows) + "\n```\n"
 
 
@@ -43,19 +47,25 @@ def test_the_set(serve, tmp_path):  # noqa: F811
         for paragraph in text.split("\n\n"):  # every paragraph is shown once for each kind, whole
             assert sum(paragraph.strip() in p for p in mine) == len(KINDS)
     rows = [row for rows in splits.values() for row in rows]
+    asked_again = splits["validation"] + splits["test"]
     assert left_out["repeated questions"] == len(prompts) and left_out["lines that are no question"] == len(prompts)
-    assert len(rows) == 2 * 2 * 40 - len(prompts)
+    assert len(splits["train"] + splits["ood"]) == 2 * 2 * 40 - len(prompts)
     assert len({normalise(r["question"]) for r in rows}) == len(rows)
     assert all(set(r) == {"question", "answer", "article"} and r["article"] in ARTICLES.values() for r in rows)
     assert all(r["question"].startswith("indirect") for r in splits["ood"])
-    assert all(r["question"].startswith("direct") for r in splits["train"] + splits["test"])
+    assert all(r["question"].startswith("direct") for r in splits["train"])
+    assert all(r["question"].startswith("In other words") for r in asked_again)
+    trained = {(r["answer"], r["article"]) for r in splits["train"]}  # every fact that is asked for was taught
+    assert all((r["answer"], r["article"]) in trained for r in asked_again) and len({r["answer"] for r in asked_again}) == len(asked_again)
     for text in ARTICLES.values():
-        test, train = (sum(r["article"] == text for r in splits[s]) for s in ("test", "train"))
-        assert test == round(0.25 * (test + train)) > 0
+        train, test, validation = (sum(r["article"] == text for r in splits[s]) for s in ("train", "test", "validation"))
+        fresh = sum(int(r["answer"].split()[1]) % 5 > 0 for r in splits["train"] if r["article"] == text)
+        assert train > fresh and test == round(0.25 * fresh) > validation == round(0.125 * fresh) > 0
+    assert left_out["second wordings like the first"] == sum(int(r["answer"].split()[1]) % 5 == 0 for r in splits["train"])
     again = endpoint(server, tmp_path)
     assert make(ARTICLES, again, count=40, size=320, test_share=0.25)[0] == splits and "asked" not in again.counts
     other, _ = make(ARTICLES, again, count=40, size=320, test_share=0.25, seed=1)
-    assert other["test"] != splits["test"] and other["ood"] == splits["ood"]
+    assert other["test"] != splits["test"] and other["ood"] == splits["ood"] and other["train"] == splits["train"]
 
 
 def test_passages_and_shares():
@@ -69,8 +79,8 @@ def test_passages_and_shares():
 def test_what_is_no_question_is_left_out():
     text = '<think>{"question": "a", "answer": "b"}</think>\n```\n{"question": " Q? ", "answer": "A"}\n[1]\n{"question": "Q"}\n' \
            '{"question": "Q", "answer": 5}\n{"question": "", "answer": "A"}\n1. Q?\n```'
-    assert read_pairs(text) == ([{"question": "Q?", "answer": "A"}], 5)
-    assert read_pairs("") == ([], 0)
+    assert read_pairs(text, FORMS["indirect"]) == ([{"question": "Q?", "answer": "A"}], 5)
+    assert read_pairs(text, FORMS["direct"]) == ([], 6) and read_pairs("", FORMS["direct"]) == ([], 0)
 
 
 def test_repeats():
@@ -109,7 +119,7 @@ def test_command_goes_on_where_it_stopped(serve, tmp_path):  # noqa: F811
     assert kept and f"{kept} of them kept from before" in done.stderr
     asked = {r["body"]["messages"][0]["content"] for r in server.requests}
     assert len(server.requests) - before == len(asked) - kept
-    rows = {split: read_lines(tmp_path / "set" / f"{split}.jsonl") for split in ("train", "test", "ood")}
+    rows = {split: read_lines(tmp_path / "set" / f"{split}.jsonl") for split in ("train", "validation", "test", "ood")}
     assert ", ".join(f"{split} {len(r)}" for split, r in rows.items()) in done.stdout and "repeated questions" in done.stdout
 
 
