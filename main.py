@@ -28,6 +28,8 @@ def arguments(given=None):
     add("--model_name", "Qwen/Qwen2.5-7B-Instruct", "a hub id, a local folder, or `embedded`", "NAME")
     add("--dataset_name", "tooluse", "a skill of benchmarks/skills (tooluse, science, medical, wiki, ...), or a folder with train.jsonl, "
         "test.jsonl and perhaps validation.jsonl, whose rows docs/order.md describes", "NAME")
+    add("--dataset_path", None, "folder of the skill's data, as its page in docs/skills describes; from the hub if left out, where the "
+        "skill has a source there", "DIR")
     add("--grader", "normalised_match", "one of benchmarks/graders.py, for a folder's answers", "NAME")
     add("--output_dir", None, "folder of the trained model, the records and the report; must be given", "DIR", required=True)
     add("--learning_rate", 2e-5, "peak of the learning rate of AdamW, which falls to 0 along a cosine", "RATE", type=float)
@@ -39,6 +41,8 @@ def arguments(given=None):
     add("--max_prompt_length", 1024, "in tokens; training examples with a longer question are left out, none is cut", type=int)
     add("--max_completion_length", 1024, "limit of a completion sampled in training, in tokens; at evaluation the skill's own holds",
         type=int)
+    add("--masters", "device", "where float32 masters, AdamW's moments and the teacher's average stand: `device` (24 bytes a weight on "
+        "the GPU in all), or `host` (4 on the GPU, 20 in host memory)", "PLACE", choices=("device", "host"))
     add("--seed", 42, "of the data's order and of sampling, a whole number", type=int)
     add("--eval_examples", None, "evaluate the first N test examples; all if left out", type=int)
     add("--retention", None, "a suite of benchmarks/retention, evaluated before and after; none if left out", "SUITE")
@@ -52,7 +56,9 @@ def dataset(args):
     folder = Path(args.dataset_name).expanduser()
     if not folder.is_dir():
         get_skill(args.dataset_name, "--dataset_name")
-        return args.dataset_name
+        return {"name": args.dataset_name, **({"path": str(Path(args.dataset_path).expanduser().resolve())} if args.dataset_path else {})}
+    if args.dataset_path:
+        raise UserError("--dataset_path", "belongs to a skill by name", "leave it out: --dataset_name is a folder itself")
     folder = folder.resolve()
     files = {split: str(folder / f"{split}.jsonl") for split in ("train", "validation", "test")}
     if not Path(files["validation"]).exists():
@@ -65,6 +71,7 @@ def order_of(args):
     if not 0 <= args.warmup_ratio <= 0.2:
         raise UserError("--warmup_ratio", f"must be from 0 to 0.2, not {args.warmup_ratio}")
     skill = dataset(args)
+    context = {"teacher_context": "both"} if skill["name"] == "wiki" else {}  # the paper's teacher sees article and answer
     from harness.order import Order
 
     order = Order({
@@ -73,7 +80,8 @@ def order_of(args):
         "model": args.model_name,
         "skills": [skill],
         "budget": {"epochs": args.num_train_epochs, "batch_size": args.num_prompts_per_batch},
-        "methods": {"sdft": {"learning_rate": args.learning_rate, "ema_alpha": args.ref_model_mixup_alpha}},
+        "methods": {"sdft": {"learning_rate": args.learning_rate, "ema_alpha": args.ref_model_mixup_alpha,
+                             "masters": args.masters, **context}},
         "seeds": [args.seed],
         "rollout": {"max_prompt_tokens": args.max_prompt_length, "max_new_tokens": args.max_completion_length},
         "evaluate": {"examples": args.eval_examples},

@@ -146,13 +146,13 @@ class Memory:
         self.cached = 2 * config.num_hidden_layers * heads * width * dtype.itemsize
         self.logits = 5 * 4 * VOCABULARY_CHUNK  # of one chunk: logits and log-probabilities of both models, and a gradient
 
-    def of(self, config, work, rows, length):
-        """(on the model's device, in host memory for its masters) for a method's config and its Work on rows of ``length`` tokens,
-        ``rows`` of which are sampled at a time."""
+    def of(self, config, work, length, cached):
+        """(on the model's device, in host memory for its masters) for a method's config and its Work on rows of ``length`` tokens, with
+        keys and values of ``cached`` tokens where answers are sampled, for learning or evaluation."""
         apart = self.size < 4 or (self.on_gpu and config.masters == "host")
         state = 8 + 4 + 4 * apart + 4 * (apart and work.averaged)  # AdamW's moments, gradients, masters, the average
         limit = config.micro_batch_tokens or MICRO_BATCH_TOKENS[self.on_gpu]
-        passing = max(max(limit, length) * self.token + self.logits, rows * length * self.cached)
+        passing = max(max(limit, length) * self.token + self.logits, cached * self.cached)
         fixed, state = self.parameters * self.size * (1 + work.copies), self.parameters * state
         host = state if apart and config.masters == "host" else 0
         return (fixed + passing + state - host) / 2**30, host / 2**30
@@ -189,9 +189,10 @@ def plan(order, folder):
             prompts, batch, method = order.prompts(skill, spec.config), order.batch_size(spec.config), spec.cls(spec.config)
             drawn = method.phases(prompts)
             steps = sum(-(-p // batch) for p in drawn)
-            work, outlook, rows = method.work(outlooks[skill.name]), outlooks[skill.name], order.rollout.batch_size
-            peaks[label] = max(peaks.get(label, (0, 0)), memory.of(
-                spec.config, work, min(rows, batch * work.answers) or order.evaluate.batch_size, outlook.prompt + outlook.limit))
+            work, outlook = method.work(outlooks[skill.name]), outlooks[skill.name]
+            cached = max(min(order.rollout.batch_size, batch * work.answers) * (outlook.prompt + outlook.limit), *(
+                min(order.evaluate.batch_size, count[s.name]) * (outlooks[s.name].prompt + order.limit(s)) for s in order.skills))
+            peaks[label] = max(peaks.get(label, (0, 0)), memory.of(spec.config, work, outlook.prompt + outlook.limit, cached))
             inside = (steps - 1) // order.evaluate.every_steps if order.evaluate.every_steps else 0
             evaluated = [s.name for s in order.evaluated(number)] + [s.name for s in order.evaluated(number, False)] * inside
             known = [read_json(p)["seconds"] for s in order.seeds

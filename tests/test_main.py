@@ -59,6 +59,18 @@ def test_the_teacher_reads_the_prompt_of_the_authors_code(folder):
     assert order.about()["skills"][0]["teacher_template"] == "three_turn"
 
 
+def test_a_skill_without_data_of_its_own_takes_a_folder(tmp_path):
+    """The paper's teacher reads an article and the answer."""
+    for split in ("train", "test", "ood"):
+        write_rows(tmp_path / f"{split}.jsonl", [{"question": f"{split}?", "answer": "d", "article": "The text."}])
+    order = main.order_of(main.arguments(["--output_dir", "x", "--dataset_name", "wiki", "--dataset_path", str(tmp_path),
+                                          "--masters", "host"]))
+    config, skill = order.methods["sdft"].config, order.skills[0]
+    assert (config.teacher_context, config.masters) == ("both", "host")
+    shown = skill.teacher_prompt(skill.examples("train")[0], order.template(skill), config.teacher_context)
+    assert "The text." in shown[-1]["content"] and "\nd\n" in shown[-1]["content"]
+
+
 def test_help_states_every_default(capsys):
     with pytest.raises(SystemExit) as caught:
         main.main(["--help"])
@@ -144,6 +156,8 @@ def test_long_questions_are_left_out(tiny, folder, tmp_path, monkeypatch, capsys
 @pytest.mark.parametrize("change, said", [
     (["--dataset_name", "elementz"], "--dataset_name: unknown skill 'elementz'; did you mean 'elements'?"),
     (["--dataset_name", "."], "train.jsonl is not a file; give the path of a JSONL file"),
+    (["--dataset_name", "wiki"], "set `path` to a folder"),
+    (["--dataset_path", "."], "elements takes no `path`; leave it out"),
     (["--learning_rate", "fast"], "main.py: argument --learning_rate: invalid float value: 'fast'; python main.py --help"),
     (["--learning_rate", "-1"], "learning_rate: must be at least 0, not -1.0"),
     (["--ref_model_mixup_alpha", "0"], "ema_alpha: must be above 0, not 0.0"),

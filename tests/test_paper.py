@@ -221,6 +221,22 @@ def test_figure_5_left_pairs_the_seeds_and_joins_the_models(tmp_path):
     assert "sign of its smallest model" in said[1] and "sign of its larger models" in said[0]
 
 
+def test_figure_5_left_goes_from_the_small_model_to_the_large_one(tmp_path):
+    for name, model in (("a", "Qwen/Qwen2.5-14B-Instruct"), ("b", "Qwen/Qwen2.5-3B-Instruct"), ("c", "embedded"), ("d", "Qwen2.5-7B")):
+        skill_folder(tmp_path / name, {"sft": [0.5], "sdft": [0.4]}, {"sft": [0.8], "sdft": [0.8]}, experiment="figure_5_left", model=model)
+    assert [re.search(r"\d+[BM]", x)[0] for x in numbers(tmp_path, "figure_5_left")["x"]] == ["135M", "3B", "7B", "14B"]
+
+
+def test_an_answer_that_no_judge_has_seen_is_another_metric(tmp_path):
+    """Beside the paper's judged numbers it is named so, and no sign is compared."""
+    judge = {"rubric": "medical", "metrics": ["judged_accuracy"]}
+    skill_folder(tmp_path / "r", {"sft": [0.5], "sdft": [0.4]}, {"sft": [0.6], "sdft": [0.8]}, skill="medical", judge=judge)
+    _, page = paper.write_paper([tmp_path / "r"])
+    assert set(numbers(tmp_path / "r", "table_5")["panel"]) == {"medical (accuracy, not judged)"}
+    assert "sdft − sft on new task" not in page.read_text() and page.read_text().count("medical: accuracy, not judged") >= 2
+    assert "medical: accuracy, not judged" in (page.parent / "tables" / "measured_table_5.md").read_text()
+
+
 def test_pass_at_k_and_the_teacher(tmp_path):
     folder = further_folder(tmp_path / "r")
     frame = numbers(folder, "figure_5_right")
@@ -310,7 +326,7 @@ def stand_in(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_ALLOW_CODE_EVAL", "1")
     folder = tmp_path / "wiki"
     folder.mkdir()
-    for split in ("train", "test", "ood"):
+    for split in ("train", "validation", "test", "ood"):
         write_jsonl(folder / f"{split}.jsonl", [{"question": f"{split} {i}?", "answer": "d", "article": "s"} for i in range(200)])
     return folder
 

@@ -49,7 +49,7 @@ def test_bytes_of_every_weight():
     memory, sdft = Memory(shape, torch.bfloat16, "cpu"), Work(copies=1, averaged=True)
 
     def of(work, rows=1, length=0, **config):
-        return [round(part * 2**30) for part in memory.of(TrainingConfig(**config), work, rows, length)]
+        return [round(part * 2**30) for part in memory.of(TrainingConfig(**config), work, length, rows * length)]
 
     passing = 1024 * memory.token + memory.logits
     assert of(sdft) == [round(weights * (4 + 20) + passing), 0]
@@ -57,7 +57,7 @@ def test_bytes_of_every_weight():
     assert of(Work(), micro_batch_tokens=2048) == [round(weights * (2 + 16) + 2048 * memory.token + memory.logits), 0]
     assert of(Work(), rows=10**6, length=100)[0] == round(weights * 18 + 10**8 * 2 * 3 * 2 * 16 * 2)  # the rollouts are the larger
     full = Memory(shape, torch.float32, "cpu")  # no masters apart from the weights
-    assert full.of(TrainingConfig(), sdft, 1, 0)[0] * 2**30 == pytest.approx(weights * (8 + 8 + 4) + passing)
+    assert full.of(TrainingConfig(), sdft, 0, 0)[0] * 2**30 == pytest.approx(weights * (8 + 8 + 4) + passing)
 
 
 def test_verdicts_are_counted_or_what_grades_instead_is_said(order_file, tmp_path, monkeypatch):

@@ -76,6 +76,11 @@ def _number(panel, series, x, found, unit, note=""):
              "note": "; ".join(filter(None, [found.how, note]))}]
 
 
+def _unjudged(results):
+    """Skills whose answers the paper's judge grades, and here a program: by another metric, which panels and captions name."""
+    return [s for s, entry in results.skills.items() if entry.get("judge") and results.metric[s] not in entry["judge"]["metrics"]]
+
+
 def _learners(results, base=True):
     """(skill, its stage, label) of everything to be measured right after the stage that taught the skill; label None: the base."""
     for name in results.skills:
@@ -515,7 +520,13 @@ def groups(folders):
         if tuple(members) not in opened:
             opened[tuple(members)] = Results(members)
         made[experiment].append(opened[tuple(members)])
-    return made, strangers
+    return {experiment: sorted(found, key=_size) for experiment, found in made.items()}, strangers
+
+
+def _size(results):
+    """Parameters of a model as its name says them, in billions; 0 where it does not."""
+    found = re.findall(r"(?<![\d.])(\d+(?:\.\d+)?)([BM])\b", _model(results.heads[0]), re.IGNORECASE)
+    return max((float(number) / (1000 if unit in "mM" else 1) for number, unit in found), default=0.0)
 
 
 def measured(folders):
@@ -533,7 +544,10 @@ def measured(folders):
 
 
 def _frame(item, results):
-    rows = [{**row, "experiment": item.experiment, "source": " and ".join(results.names)} for row in item.measure(results)]
+    source = " and ".join(results.names)
+    panels = {s: f"{s} ({results.metric[s]}, not judged)" for s in _unjudged(results)}
+    rows = [{**row, "panel": panels.get(row["panel"], row["panel"]), "experiment": item.experiment, "source": source}
+            for row in item.measure(results)]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -617,6 +631,7 @@ def _caption(pooled):
             + f"; skills {', '.join(budget.values())}; methods {', '.join(results.series)}"
             + f"; seed{'s' * (len(seeds) != 1)} {', '.join(map(str, seeds)) or 'none'}; split {results.split}"
             + "".join(f", {c}" for c in count) + "".join(f", {d}" for d in sorted(decoding))
+            + "".join(f"; {s}: {results.metric[s]}, not judged" for s in _unjudged(results))
             + (f"; KL direction: {', '.join(kl)}" if kl else "") + "." + "".join(f" {c}" for c in chosen))
     return " ".join(parts) + " Intervals: 95%, over seeds (Student's t); of one run over examples (1.96 standard errors)."
 
@@ -635,7 +650,7 @@ def signs(item, theirs, ours):
             continue
         values = [f"{d:+.1f}" for d, _ in sorted(paper.values())]
         for panel, (gap, half) in here.items():
-            if gap:
+            if gap and "not judged" not in panel:  # what the paper says, it says of another metric
                 what = f" on {TITLES.get(x, x)}" if x else ""
                 found.append(
                     f"{panel}: {one} − {other}{what} is {gap:+.1f}{_covered(gap, gap - half)}, in the paper "
