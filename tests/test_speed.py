@@ -65,8 +65,9 @@ def test_peers_are_spared_a_dtype_without_instructions(settings, monkeypatch, sl
     assert settings.dtypes == wanted
 
 
-def test_profiler_says_where_a_step_goes(settings):
-    seconds, found = profiler.measure(settings, "sdft")
+@pytest.mark.parametrize("kind", ["sdft", "sampling", "evaluation"])
+def test_profiler_says_where_the_time_goes(settings, kind):
+    seconds, found = profiler.measure(settings, kind)
     products = [row for row in found if row[0] in profiler.PRODUCTS]
     assert 0 < sum(row[1] for row in products) < sum(row[1] for row in found) <= 1.1 * seconds
     assert sum(row[2] for row in products) > 0

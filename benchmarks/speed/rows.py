@@ -272,24 +272,30 @@ def lm_eval_batch(settings, dtype):
     return min(tried, key=tried.get)[0], stated(tried)
 
 
+def our_evaluation(settings):
+    """(the order, a function that makes its evaluation of a stage and returns {name: score} of the skills and of the tasks)."""
+    mapping = make_order(settings, settings.skills, {"sft": {}}, 1, settings.examples, settings.documents)
+    order = Order(mapping, Path("speed.yaml"))
+    model, tokenizer = models.load(settings.folder, settings.our_dtype, "cpu")
+
+    def evaluate():
+        measure, weights = evaluator(order, Results(settings.work / "evaluation")), models.fingerprint(model)
+        sampler = Sampler(model, tokenizer, order.evaluate.batch_size)
+        skills = [measure.skill(model, tokenizer, sampler, weights, skill, "test")[2] for skill in order.skills]
+        tasks = [e for _, _, e in measure.retention(model, tokenizer, weights)]
+        return [{e["name"]: next(iter(e["metrics"].values()))[0] for e in some} for some in (skills, tasks)]
+
+    return order, evaluate
+
+
 def evaluation(settings):
     """A stage's evaluation. The dtype is part of what is measured, so both sides have ours."""
     dtype = settings.our_dtype
-    mapping = make_order(settings, settings.skills, {"sft": {}}, 1, settings.examples, settings.documents)
-    order = Order(mapping, Path("speed.yaml"))
-    model, tokenizer = models.load(settings.folder, dtype, "cpu")
-
-    def ours(live, name):
-        measure, weights = evaluator(order, Results(settings.work / name)), models.fingerprint(live)
-        sampler = Sampler(live, tokenizer, order.evaluate.batch_size)
-        skills = [measure.skill(live, tokenizer, sampler, weights, skill, "test")[2] for skill in order.skills]
-        tasks = [e for _, _, e in measure.retention(live, tokenizer, weights)]
-        return [{e["name"]: next(iter(e["metrics"].values()))[0] for e in some} for some in (skills, tasks)]
-
+    order, ours = our_evaluation(settings)
     size, tried = lm_eval_batch(settings, dtype)
     batch, answers = settings.prompts, settings.work / "answers.json"
     settings.say("ours")
-    mine, (skills, tasks) = timed(lambda: ours(model, "evaluation"))
+    mine, (skills, tasks) = timed(ours)
     settings.say(f"ours {mine:.3g} s; the commands")
     others = python("-m", "benchmarks.speed.peers", "generate", "--model", settings.folder, "--dtype", dtype, "--skills",
                     *settings.skills, "--examples", settings.examples, "--batch-size", batch, "--out", answers)[0]
