@@ -7,6 +7,7 @@ a mean over what happens to be there would be another quantity. Formulas below c
 """
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 
@@ -246,10 +247,24 @@ def percentile_interval(draws, level=0.95):
 def bootstrap_interval(scores, level=0.95, draws=10_000, seed=0):
     """(mean, low, high) over examples where there is one run: percentile bootstrap (Efron 1979) on item scores [n].
 
-    The same scores and seed give the same bounds. With fewer than two examples the bounds are NaN.
+    The same scores and seed give the same bounds. Where all scores are equal the bounds are NaN: every resample is the same,
+    which says nothing of other examples. For all answers right or all wrong there is ``wilson_interval``.
     """
     scores = np.asarray(scores, float)
-    if len(scores) < 2:
+    if len(scores) < 2 or np.ptp(scores) == 0:
         return (float(scores.mean()) if len(scores) else math.nan), math.nan, math.nan
     low, high = percentile_interval(bootstrap_means(scores, draws, seed), level)
     return float(scores.mean()), float(low), float(high)
+
+
+def wilson_interval(right, n, level=0.95):
+    """(low, high) of a fraction of right answers, ``right`` of ``n``: the score interval (Wilson 1927; Agresti & Coull 1998).
+
+    It lies in [0, 1] and has a width also at 0 of n, [0, z^2 / (n + z^2)], where the bootstrap has none. NaN for n = 0.
+    """
+    if not n:
+        return math.nan, math.nan
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    p, slack = right / n, z * z / n
+    half = z * math.sqrt(p * (1 - p) / n + slack / (4 * n))
+    return max(0.0, (p + slack / 2 - half) / (1 + slack)), min(1.0, (p + slack / 2 + half) / (1 + slack))

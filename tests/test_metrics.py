@@ -128,6 +128,22 @@ def test_bootstrap_interval_is_seeded_and_has_the_binomial_width():
     )
 
 
+def test_a_bootstrap_of_equal_scores_claims_no_interval():
+    for scores, mean in (([0.0] * 40, 0), ([1.0] * 40, 1), ([0.5] * 40, 0.5), ([1.0], 1)):
+        found, low, high = metrics.bootstrap_interval(scores)
+        assert found == mean and np.isnan([low, high]).all()
+
+
+def test_wilson_interval_against_the_closed_form_and_printed_values():
+    z2 = 1.959964**2
+    for n in (1, 10, 48, 1000):
+        assert metrics.wilson_interval(0, n) == pytest.approx((0, z2 / (n + z2)), rel=1e-6, abs=1e-12)
+        assert metrics.wilson_interval(n, n) == pytest.approx((n / (n + z2), 1), rel=1e-6)
+    assert metrics.wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)  # Newcombe 1998, table I
+    assert metrics.wilson_interval(1, 29) == pytest.approx((0.0061, 0.1718), abs=5e-5)  # the same
+    assert np.isnan(metrics.wilson_interval(0, 0)).all()
+
+
 def test_bootstrap_of_many_columns_is_paired():
     scores = np.random.default_rng(0).random(50)
     both = metrics.bootstrap_means(np.stack([scores, scores - 0.1], 1), draws=300)
