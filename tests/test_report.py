@@ -97,6 +97,18 @@ def test_one_seed_has_an_interval_over_examples_paired_over_stages(tmp_path):
     assert any("not on disk" in line for line in results.missing)
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_long_names_fit_into_the_legend(count, tmp_path):
+    labels = [f"sdft_learning_rate_{rate}_reverse_kl_{'x' * 30 * (rate == 5)}" for rate in range(6)]
+    with figures.matplotlib.rc_context(figures.STYLE):
+        figure, *_ = figures.grid(count)
+        figures.legend(figure, figures.looks(labels), labels, base=True)
+        figures.save(figure, tmp_path, "legend")
+        box, whole = figure.legends[0].get_window_extent(), figure.bbox
+    assert box.x0 >= whole.x0 and box.x1 <= whole.x1 and box.y1 <= whole.y1
+    assert figure.legends[0]._ncols == (1 if count == 1 else 2)
+
+
 def test_cost_is_summed_over_stages(three):
     unfinished = three / "runs" / "sdft-seed0" / "stage-4.partial"  # of a killed run: not counted
     shutil.copytree(three / "runs" / "sdft-seed0" / "stage-3", unfinished)

@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.textpath import TextPath
 
 from harness import metrics
 
@@ -126,14 +127,21 @@ def grid(count, width=3.4, height=2.35, columns=3):
     return figure, list(panels.flat[:count]), rows, columns
 
 
-def legend(figure, look, labels, base=False):
+def legend(figure, look, labels, base=False, markers=True):
+    """Above the panels, in as many columns as the figure's width has room for; further rows make the figure higher."""
     handles = [
-        Line2D([], [], color=look[label][0], marker=look[label][1], linestyle=look[label][2], label=label)
+        Line2D([], [], color=look[label][0], marker=look[label][1] if markers else None, linestyle=look[label][2], label=_cut(label, 54))
         for label in labels
     ]
     if base:
         handles.append(Line2D([], [], color=BASE, linestyle=(0, (4, 2)), linewidth=1.2, label="base"))
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(6, len(handles)), handlelength=2.6)
+    size = matplotlib.rcParams["legend.fontsize"]
+    widest = max((TextPath((0, 0), h.get_label(), size=size).get_extents().width for h in handles), default=0)
+    room = 72 * figure.get_figwidth() - size  # in points; a column: handle 2.6, gap to the text 0.8, to the next column 2 letters
+    columns = max(1, min(6, len(handles), int((room + 2 * size) // (widest + 5.4 * size))))
+    rows = -(-len(handles) // columns)
+    figure.set_figheight(figure.get_figheight() + 1.6 * size / 72 * max(0, rows - 1))
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, handlelength=2.6)
 
 
 def curve(axes, look, x, y, half, scale=100):
@@ -648,15 +656,7 @@ class Drawer:
             axes.set_xlim(0, table["step"].max() * 1.02)
         for axes in panels[-columns:]:
             axes.set_xlabel("optimizer steps")
-        figure.legend(
-            handles=[
-                Line2D([], [], color=self.look[label][0], linestyle=self.look[label][2], label=label)
-                for label in labels
-            ],
-            loc="outside upper center",
-            ncols=min(6, len(labels)),
-            handlelength=2.6,
-        )
+        legend(figure, self.look, labels, markers=False)
         self._save(
             figure,
             "training",
