@@ -319,3 +319,67 @@ def test_the_command_says_user_errors_in_one_line(tmp_path):
             [sys.executable, "report.py", str(tmp_path / place)], cwd=ROOT, capture_output=True, text=True
         )
         assert done.returncode == 2 and done.stdout == "" and len(done.stderr.splitlines()) == 1 and said in done.stderr
+
+
+def head(**changes):
+    return "results.json", lambda value: value | changes
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "said"),
+    [
+        ("protocols.json", lambda _: [1], "is not an object"),
+        ("protocols.json", lambda _: "x", "is not an object"),
+        (*head(skills=None), "`skills` is null, not a list"),
+        (*head(methods=[]), "`methods` is [], not an object"),
+        (*head(methods={"sft": 1}), "`methods.sft` is 1, not an object"),
+        (*head(seeds=["a"]), '`seeds[0]` is "a", not a whole number'),
+        (*head(skills=[{"name": "tooluse"}]), "`skills[0].metric` is null, not a text"),
+        (*head(retention=[{"name": ["x"], "metric": "acc"}]), '`retention[0].name` is ["x"], not a text'),
+        (*head(evaluate=3), "`evaluate` is 3, not an object"),
+        ("selection.json", lambda _: [], "is not an object"),
+        ("evaluations/tooluse-base.json", lambda _: [1], "is not an object"),
+        ("evaluations/tooluse-base.json", lambda _: {"items": [1]}, "`items[0]` is 1, not an object"),
+        ("runs/sft-seed0/stage-1/stage.json", lambda _: {"stage": 1, "seconds": [2]}, "`seconds` is [2], not an object"),
+        ("runs/sft-seed0/run.json", lambda _: {"packages": "x"}, '`packages` is "x", not an object'),
+    ],
+)
+def test_odd_json_is_said_in_one_line_and_leaves_nothing_half_written(tmp_path, file, change, said):
+    folder = fabricate(tmp_path / "odd", skills=dict(list(SKILLS.items())[:1]), methods=TWO, retention={}, n=8, inside=0)
+    (folder / file).touch()
+    (folder / file).write_text(json.dumps(change(json.loads((folder / file).read_text() or "0"))))
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(UserError) as refused:
+        write_report(folder)
+    assert str(folder / file) in str(refused.value) and said in str(refused.value)
+    assert set(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("text", ["null", '{"a":'])
+def test_a_file_that_is_no_object_at_all_is_named(tmp_path, text):
+    folder = fabricate(tmp_path / "odd", skills=dict(list(SKILLS.items())[:1]), methods=TWO, retention={}, n=8, inside=0, items=False)
+    (folder / "protocols.json").write_text(text)
+    with pytest.raises(UserError, match=r"protocols\.json: is not (an object|JSON)"):
+        Results([folder])
+
+
+@pytest.mark.parametrize(("key", "value"), [("name", ["x"]), ("protocol", {"a": 1}), ("method", 3)])
+def test_a_record_of_another_type_is_named(tmp_path, key, value):
+    folder = fabricate(tmp_path / "odd", skills=dict(list(SKILLS.items())[:1]), methods=TWO, retention={}, n=8, inside=0, items=False)
+    with open(folder / "records.jsonl", "a") as file:
+        file.write(json.dumps(raw(folder)[-1] | {key: value}) + "\n")
+    with pytest.raises(UserError, match=rf"records\.jsonl: a record's `{key}` is .*, not a text"):
+        Results([folder])
+
+
+def test_a_report_keeps_what_else_lies_in_its_folder(tmp_path):
+    folder = fabricate(tmp_path / "few", skills=dict(list(SKILLS.items())[:1]), methods=TWO, retention={}, n=8, inside=0, training=False)
+    out = tmp_path / "out"
+    (out / "tables").mkdir(parents=True)
+    (out / "tables" / "mine.txt").write_text("kept")
+    (out / "index.html").write_text("old")
+    _, index = write_report(folder, out)
+    assert index == out / "index.html" and "<!doctype html>" in index.read_text() and (out / "tables" / "mine.txt").read_text() == "kept"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["few", "out"]
+    with pytest.raises(UserError, match="cannot be a folder"):
+        write_report(folder, index)

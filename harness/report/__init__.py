@@ -1,6 +1,7 @@
 """Tables, pictures and a page from results folders, from their files alone: neither torch nor transformers is needed."""
 
 import os
+import tempfile
 from pathlib import Path
 
 from harness.errors import UserError
@@ -14,31 +15,54 @@ def write_report(folders, out=None):
 
     Tables go to ``tables/`` (CSV, Markdown, LaTeX), pictures to ``figures/`` (PNG, SVG), the page is ``index.html``.
     Returns (the main table as terminal text, path of the page). Raises UserError for a folder that is no results folder of
-    this version, for records that must not be compared, and for an ``out`` that cannot be written.
+    this version, for records that must not be compared, and for an ``out`` that cannot be written. All is made in a temporary
+    folder beside ``out`` and moved at the end, so that what cannot be reported leaves nothing half-written.
     """
     folders = [Path(f) for f in ([folders] if isinstance(folders, str | Path) else folders)]
     results = Results(list({f.resolve(): f for f in folders}.values()))
     out = Path(out) if out else results.folders[0] / "report"
     try:
-        (out / "tables").mkdir(parents=True, exist_ok=True)
+        if out.exists():
+            os.listdir(out)  # refuses a file
+        out.resolve().parent.mkdir(parents=True, exist_ok=True)
+        beside = tempfile.TemporaryDirectory(prefix=".report-", dir=out.resolve().parent)
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise UserError(
             out, f"cannot be a folder for the report ({error.strerror})", "give another with --out"
         ) from None
+    with beside as partial:
+        table = _write(results, Path(partial), out)
+        _move(Path(partial), out)
+    return _terminal(results, table), out / "index.html"
+
+
+def _write(results, partial, out):
+    """Makes all files in ``partial``, with links as from ``out``; returns the main table."""
+    (partial / "tables").mkdir()
     made = [tables.main_table(results), tables.gain_table(results)]
     made += [tables.retention_table(results)] * bool(results.retention)
     made += [tables.cost_table(results), tables.every_metric(results)]
     for table in made:
         for end, text in (("csv", table.csv()), ("md", table.markdown()), ("tex", table.latex())):
-            (out / "tables" / f"{table.name}.{end}").write_text(text, encoding="utf-8")
-    tables.records_used(results).to_csv(out / "tables" / "records.csv", index=False)
-    drawer = Drawer(results, out / "figures")
+            (partial / "tables" / f"{table.name}.{end}").write_text(text, encoding="utf-8")
+    tables.records_used(results).to_csv(partial / "tables" / "records.csv", index=False)
+    drawer = Drawer(results, partial / "figures")
     pictures = drawer.all()
-    drawer.curves.drop(columns="std", errors="ignore").to_csv(out / "tables" / "curves.csv", index=False)
+    drawer.curves.drop(columns="std", errors="ignore").to_csv(partial / "tables" / "curves.csv", index=False)
     to_folder = [os.path.relpath(folder.resolve(), out.resolve()).replace(os.sep, "/") for folder in results.folders]
-    index = out / "index.html"
-    index.write_text(page.render(results, made, pictures, drawer.look, to_folder), encoding="utf-8")
-    return _terminal(results, made[0]), index
+    (partial / "index.html").write_text(page.render(results, made, pictures, drawer.look, to_folder), encoding="utf-8")
+    return made[0]
+
+
+def _move(partial, out):
+    """Puts the files in their places, over those of an earlier report; what else lies in ``out`` stays."""
+    for file in sorted(partial.rglob("*")):
+        place = out / file.relative_to(partial)
+        if file.is_dir():
+            place.mkdir(parents=True, exist_ok=True)
+        else:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(file, place)
 
 
 def _terminal(results, table):

@@ -90,14 +90,14 @@ class Results:
                 frame = frame[~frame["method"].isin(unselected)].copy()
             frame["folder"] = index
             frames.append(frame)
-            self.protocols.update(read_json(folder / "protocols.json", {}))
+            self.protocols.update(read_object(folder / "protocols.json", {}))
         for head, frame in zip(self.heads, frames, strict=True):
             _count_judged(head, frame)
         self.split = self._agreed(
             "split", lambda head: {"": (head.get("evaluate") or {}).get("split") or "test"}, "evaluate.split"
         )[""]
         self.metric = self._agreed(
-            "metric", lambda head: {s["name"]: s["metric"] for s in head.get("skills", [])}, "skill"
+            "metric", lambda head: {s["name"]: s["metric"] for s in head["skills"]}, "skill"
         )
         self.retention = {}
         self._agreed(
@@ -105,7 +105,7 @@ class Results:
         )
         self.skills = {}
         for head in self.heads:
-            self.skills.update({s["name"]: s for s in head.get("skills", [])})
+            self.skills.update({s["name"]: s for s in head["skills"]})
             self.retention.update({t["name"]: t for t in head.get("retention") or []})
         self.series = self._series(frames)
         self.records = self._pool(frames)
@@ -132,7 +132,7 @@ class Results:
 
     def _leave_to_selection(self, index):
         """Takes the points of grids that were not selected from the methods of a folder, and returns their labels."""
-        methods, chosen = self.heads[index].get("methods") or {}, read_json(self.folders[index] / "selection.json", {})
+        methods, chosen = self.heads[index]["methods"], read_object(self.folders[index] / "selection.json", SELECTION)
         unselected = [label for label, entry in methods.items() if (grid := entry.get("grid"))
                       and chosen.get(grid["of"], {}).get("selected") != label]
         for grid in dict.fromkeys(methods[label]["grid"]["of"] for label in unselected):
@@ -153,8 +153,8 @@ class Results:
         """
         groups = defaultdict(list)
         for index, head in enumerate(self.heads):
-            order = tuple(s["name"] for s in head.get("skills", []))
-            for there, entry in (head.get("methods") or {}).items():
+            order = tuple(s["name"] for s in head["skills"])
+            for there, entry in head["methods"].items():
                 label, selected = there, ""
                 if grid := entry.get("grid"):
                     label, values = grid["of"], ", ".join(f"{name} {value}" for name, value in grid["values"].items())
@@ -165,7 +165,7 @@ class Results:
                     model = {k: v for k, v in model.items() if k != "device"}
                 key = json.dumps([label, entry, model, order], sort_keys=True)
                 found = set(frames[index].loc[frames[index]["method"] == there, "seed"].dropna().astype(int))
-                seeds = set(head.get("seeds") or ()) | found
+                seeds = set(head["seeds"]) | found
                 for group in groups[label]:
                     if group["key"] == key and not group["seeds"] & seeds:
                         group["seeds"] |= seeds
@@ -473,7 +473,7 @@ class Results:
         """The file of one evaluation, {} where it is missing."""
         if not isinstance(key, str) or not re.fullmatch(r"[\w.+=-]+", key):
             return {}
-        return read_json(self.folders[folder] / "evaluations" / f"{key}.json", {})
+        return read_object(self.folders[folder] / "evaluations" / f"{key}.json", EVALUATION)
 
     def retention_mean(self, array):
         """Mean over the tasks that may be averaged, of an array [..., T + 1, tasks]: shape [..., T + 1]."""
@@ -518,9 +518,7 @@ class Results:
         found = []
         for index, folder in enumerate(self.folders):
             for path in sorted((folder / "runs").glob("*/run.json")) if (folder / "runs").is_dir() else ():
-                run = read_json(path, None)
-                if isinstance(run, dict):
-                    found.append({**run, "folder": index})
+                found.append({**read_object(path, RUN), "folder": index})
         return found
 
     @lru_cache(maxsize=1)  # noqa: B019
@@ -529,18 +527,10 @@ class Results:
         rows = []
         for label, folder, seed, place in self._places():
             for path in place.glob("stage-*[0-9]/stage.json"):  # not a stage-2.partial
-                stage = read_json(path, None)
-                if isinstance(stage, dict):
-                    seconds = stage.pop("seconds", None) or {}
-                    rows.append(
-                        {
-                            "label": label,
-                            "folder": folder,
-                            "seed": seed,
-                            **stage,
-                            **{f"seconds_{part}": value for part, value in seconds.items()},
-                        }
-                    )
+                stage = read_object(path, STAGE)
+                seconds = stage.pop("seconds", None) or {}
+                rows.append({"label": label, "folder": folder, "seed": seed, **stage,
+                             **{f"seconds_{part}": value for part, value in seconds.items()}})
         return pd.DataFrame(rows)
 
     def training(self, most=400):
@@ -590,19 +580,23 @@ def read_records(path):
             while lines := file.readlines(CHUNK):
                 rows, bad = _objects(lines)
                 broken += bad
-                chunks.append(_chunk(rows))
-    table = chunks[0] if len(chunks) == 1 else _joined(chunks) if chunks else _chunk([])
+                chunks.append(_chunk(rows, path))
+    table = chunks[0] if len(chunks) == 1 else _joined(chunks) if chunks else _chunk([], path)
     return table, broken
 
 
-def _chunk(rows):
-    table = pd.DataFrame({c: [row.get(c) for row in rows] for c in COLUMNS})
+def _chunk(rows, path):
+    """Rows as a table; a number that is none becomes NaN. Raises UserError where a text is something else, as a list."""
+    table = pd.DataFrame({c: pd.Series([row.get(c) for row in rows], dtype=object) for c in COLUMNS})
     for column in TEXTS:
-        table[column] = pd.Categorical(table[column].astype(object))
+        text = table[column].map(type).isin((str, type(None)))
+        if not text.all():
+            raise UserError(path, f"a record's `{column}` is {_short(table.loc[~text, column].iloc[0])}, not a text", REMEDY)
+        table[column] = pd.Categorical(table[column])
+    for column in ("seed", "stage", "step", "value", "stderr", "n", "prompts", "tokens", "seconds"):
+        table[column] = pd.to_numeric(table[column], errors="coerce").astype(float).replace([np.inf, -np.inf], np.nan)
     for column in ("seed", "stage", "step"):
-        table[column] = pd.to_numeric(table[column], errors="coerce").fillna(0).astype(np.int64)
-    for column in ("value", "stderr", "n", "prompts", "tokens", "seconds"):
-        table[column] = pd.to_numeric(table[column], errors="coerce").astype(float)
+        table[column] = table[column].fillna(0).astype(np.int64)
     table["final"] = table["final"].map(lambda x: x is not False).astype(bool)
     return table
 
@@ -649,6 +643,54 @@ def read_json(path, default):
         return default
 
 
+# Shapes of JSON, of what is read here: a type, [shape of every entry], {key: shape}; a key with ? may be absent or null, * is
+# every key.
+HEAD = {
+    "name?": str,
+    "skills": [{"name": str, "metric": str, "description?": str, "judge?": {"metrics?": [str]}}],
+    "retention?": [{"name": str, "metric": str, "description?": str, "chance?": float}],
+    "methods": {"*": {"method?": str, "config?": dict, "grid?": {"of": str, "values": dict}}},
+    "seeds": [int],
+    "evaluate?": {"split?": str, "skills?": str},
+}
+SELECTION = {"*": {"selected?": str, "rule": str, "points": list}}
+RUN = {"packages?": dict, "config?": dict}
+STAGE = {"stage": int, **dict.fromkeys(("steps?", "prompts?", "tokens?", "peak_memory_gib?"), float), "seconds?": {"*?": float}}
+EVALUATION = {"items?": [{"scores?": {"*?": float}}]}
+NAMES = {str: "a text", float: "a number", int: "a whole number", list: "a list", dict: "an object"}
+REMEDY = "restore the file, or start the run again where it is lost"
+
+
+def read_object(path, shape):
+    """The JSON object of a file, {} where there is none. Raises UserError naming the key that is not as ``shape`` says."""
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise UserError(path, "is not JSON", REMEDY) from None
+    _check(path, found, shape, "")
+    return found
+
+
+def _check(path, value, shape, key):
+    kind = type(shape) if isinstance(shape, list | dict) else shape
+    if not isinstance(value, (int, float) if kind is float else kind) or (isinstance(value, bool) and kind is int):
+        raise UserError(path, f"`{key}` is {_short(value)}, not {NAMES[kind]}" if key else f"is not {NAMES[kind]}", REMEDY)
+    for name, inner in shape.items() if isinstance(shape, dict) else ():
+        optional = name.endswith("?")
+        for part in value if name.startswith("*") else [name.rstrip("?")]:
+            if not optional or value.get(part) is not None:
+                _check(path, value.get(part), inner, f"{key}.{part}".lstrip("."))
+    for i, part in enumerate(value) if isinstance(shape, list) else ():
+        _check(path, part, shape[0], f"{key}[{i}]")
+
+
+def _short(value):
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
 def _head(folder):
     """results.json of a folder. Raises UserError where it is none of this version."""
     if not folder.is_dir():
@@ -658,22 +700,21 @@ def _head(folder):
         raise UserError(
             folder, "is not a results folder (it has no results.json)", "give a folder that run_sequence.py wrote"
         )
-    head = read_json(path, None)
-    if not isinstance(head, dict):
-        raise UserError(path, "is not a JSON object", "start the run again: it writes the file anew")
+    head = read_object(path, {})
     if head.get("version") != VERSION:
         raise UserError(
             path,
             f"has version {head.get('version')!r}, this report reads version {VERSION}",
             "use the release that wrote it",
         )
+    _check(path, head, HEAD, "")
     return head
 
 
 def _count_judged(head, frame):
     """A skill that was judged counts by the judge's first metric: verdicts and grades are never mixed in one column."""
-    for skill in head.get("skills", []):
-        for metric in (skill.get("judge") or {}).get("metrics", [])[:1]:
+    for skill in head["skills"]:
+        for metric in ((skill.get("judge") or {}).get("metrics") or [])[:1]:
             if ((frame["name"] == skill["name"]) & (frame["metric"] == metric)).any():
                 skill["metric"] = metric
 
