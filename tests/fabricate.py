@@ -247,7 +247,6 @@ def fabricate(
             "seeds": list(seeds),
             "evaluate": {"split": "test", "limit": n},
             "budget": {"examples": 96},
-            "order": {"name": folder.name},
         },
     )
     _write(folder / "protocols.json", protocols)

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections import defaultdict
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -250,6 +251,12 @@ def test_the_page_says_of_a_number_how_it_was_measured(reported):
     assert (
         "Show the &lt;b&gt;steps&lt;/b&gt; &amp; answer" in html and "<b>steps</b>" not in html
     )  # completions are text, never markup
+
+
+def test_the_page_shows_the_order_as_it_was_resolved(reported):
+    folder, _, index = reported
+    shown = re.search(r"the order as it was resolved</summary>.*?<pre>(.*?)</pre>", index.read_text(), re.S)[1]
+    assert json.loads(unescape(shown)) == json.loads((folder / "results.json").read_text())
 
 
 def test_terminal_table_fits_and_the_files_agree(reported):

@@ -5,6 +5,7 @@ import json
 import math
 
 from harness.report import samples, tables
+from harness.report.data import read_object
 from harness.report.figures import BASE
 
 ROWS = 400  # of records written into the page; tables/records.csv has all
@@ -290,8 +291,8 @@ def _measured(results, by_name, table, to_folder):
 
 def _provenance(results, dot, to_folder):
     e, out = html.escape, []
-    for index, (name, head) in enumerate(zip(results.names, results.heads, strict=True)):
-        order = json.dumps(head.get("order") or {}, indent=2, ensure_ascii=False)
+    for index, name in enumerate(results.names):
+        order = json.dumps(read_object(results.folders[index] / "results.json", {}), indent=2, ensure_ascii=False)
         link = to_folder[index]
         out.append(
             f"<details><summary>{e(name)}: the order as it was resolved</summary><p><a "
