@@ -87,7 +87,7 @@ def test_one_seed_has_an_interval_over_examples_paired_over_stages(tmp_path):
     _, low, high = metrics.bootstrap_interval(scores[1] - scores[0], seed=3)
     assert gain.value == pytest.approx((scores[1] - scores[0]).mean())
     assert (gain.low, gain.high) == pytest.approx((low, high), abs=0.021)  # one example of 50
-    assert "bootstrap over examples" in gain.how
+    assert "over examples (one run; percentile bootstrap" in gain.how
     shutil.rmtree(folder / "evaluations")  # without item scores the standard errors stand in
     results = Results([folder])
     final = row(tables.main_table(results), "sft")["science/final"]
@@ -96,6 +96,67 @@ def test_one_seed_has_an_interval_over_examples_paired_over_stages(tmp_path):
         1.96 * record["stderr"], rel=0.1
     ) and "standard errors" in final.how
     assert any("not on disk" in line for line in results.missing)
+    table = tables.main_table(results)  # but not for differences: they do not know that the examples are the same
+    for key in ("bwt", "forgetting", "retention"):
+        cell = row(table, "sft")[key]
+        assert np.isfinite(cell.value) and np.isnan([cell.low, cell.high]).all() and "no interval" in cell.how
+    assert "from standard errors" in table.note and "No ±: differences" in table.note and "bootstrap" not in table.note
+
+
+def rewrite(path, change):
+    value = json.loads(path.read_text())
+    path.write_text(json.dumps(change(value) or value))
+
+
+def test_a_ratio_is_resampled_with_its_weights_paired_over_stages(tmp_path):
+    """Bits per byte: sum of log-likelihoods over sum of bytes, so neither the mean of the items nor drawn apart at each stage."""
+    folder, n = fabricate(tmp_path / "ratio", methods=TWO, n=50), 50
+    size, bits = np.random.default_rng(0).integers(20, 400, n), {}
+
+    def weigh(evaluation):
+        bits[evaluation["name"]] = scores = np.array([item["score"] for item in evaluation["items"]])
+        for item, score, b in zip(evaluation["items"], scores, size):
+            item["response"] = -score * b * np.log(2)
+
+    stages = [folder / "evaluations" / f"wikitext-{who}.json" for who in ("base", "sft-seed0-3")]
+    totals = []
+    for path in stages:
+        rewrite(path, weigh)
+        totals.append(bits["wikitext"] * size)
+    values = {path.stem: total.sum() / size.sum() for path, total in zip(stages, totals)}
+    records = [r | {"value": values.get(r["evaluation"], r["value"]), "stderr": 0.05} for r in raw(folder)]
+    (folder / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    table = tables.retention_table(Results([folder]))
+    final, delta = (row(table, "sft")[f"wikitext/{part}"] for part in ("final", "delta"))
+    assert final.value == pytest.approx(values["wikitext-sft-seed0-3"]) and final.value != pytest.approx(bits["wikitext"].mean(), abs=1e-4)
+    for cell, total in ((final, totals[1]), (delta, totals[0] - totals[1])):
+        _, error = metrics.ratio_and_stderr(total, size)
+        assert (cell.high - cell.low) / 2 == pytest.approx(1.96 * error, rel=0.15) and "bootstrap" in cell.how
+    assert delta.high - delta.low < 0.1 * (final.high - final.low)  # drawn apart it would be 1.4 times as wide, not a tenth
+
+
+def test_all_wrong_has_wilsons_interval_and_no_change_has_none(tmp_path):
+    folder = fabricate(tmp_path / "zero", skills={"science": (-1.0, 0.0), "medical": (0.22, 0.3)}, methods=TWO, n=48)
+    results = Results([folder])
+    main, gains = tables.main_table(results), tables.gain_table(results)
+    for cell in (row(main, "base")["science/final"], row(main, "sft")["science/final"]):
+        assert (cell.value, cell.low, cell.high) == pytest.approx((0, 0, 1.959964**2 / (48 + 1.959964**2)))
+    gain = row(gains, "sft")["science"]
+    assert gain.value == 0 and np.isnan([gain.low, gain.high]).all()
+    assert "±0.0" not in main.markdown() + gains.markdown()
+    assert "Wilson" in main.note and "percentile bootstrap" in main.note and "all examples, or all seeds" in gains.note
+    shutil.rmtree(folder / "evaluations")
+    assert row(tables.main_table(Results([folder])), "sft")["science/final"].high == pytest.approx(0.0741, abs=1e-4)
+    with figures.matplotlib.rc_context(figures.STYLE):
+        drawer = figures.Drawer(results, tmp_path / "figures")
+        drawer._axis()
+        curves = drawer._curves()
+        zero = curves[(curves["name"] == "science") & (curves["label"] == "sft")]
+        assert zero["half"].to_numpy() == pytest.approx(0.0741, abs=1e-4)
+        axes = figures.Figure().subplots()
+        figures.curve(axes, ("red", "o", "-"), [0, 1], [0.0, 0.98], [0.07, 0.05], within=(0, 1))
+        band = axes.collections[0].get_paths()[0].vertices[:, 1]
+    assert band.min() == 0 and band.max() == 100
 
 
 @pytest.mark.parametrize("count", [1, 3])

@@ -72,7 +72,7 @@ def _terminal(results, table):
         "",
         text,
         "",
-        tables.interval_note(results),
+        tables.interval_note(table.rows),
     ]
     if left_out:
         lines.append(f"Left out here, in the report: {left_out}.")

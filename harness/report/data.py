@@ -42,6 +42,17 @@ COLUMNS = (
 TEXTS = ("run", "method", "skill", "kind", "name", "split", "metric", "protocol", "evaluation")
 
 
+SEEDS, BOOTSTRAP, ERRORS, WILSON, APART, ALIKE = "seeds", "bootstrap", "errors", "wilson", "apart", "alike"
+HOW = {  # where a 95% interval comes from, or why there is none
+    SEEDS: "over seeds (Student's t)",
+    BOOTSTRAP: "over examples (one run; percentile bootstrap, the same resample at every stage)",
+    ERRORS: "over examples (one run; normal, from standard errors, where item scores are missing or do not make up the value)",
+    WILSON: "over examples (one run; Wilson's, where all answers are right or all are wrong)",
+    APART: "differences between stages whose item scores are missing or do not make up the values",
+    ALIKE: "where all examples, or all seeds, give the same number",
+}
+
+
 @dataclass
 class Estimate:
     """One number of the report: value and 95% bounds in the metric's own unit, and how they came about."""
@@ -51,6 +62,7 @@ class Estimate:
     high: float = np.nan
     how: str = ""  # of the interval
     detail: str = ""  # what was measured, on what
+    by: str = ""  # a key of HOW
 
 
 @dataclass
@@ -391,10 +403,10 @@ class Results:
         R = self.R[label]
         return int(np.isfinite(R[:, -1]).all(axis=1).sum()) if R.size else 0
 
-    def estimate(self, label, function, kind="R", detail=""):
+    def estimate(self, label, function, kind="R", detail="", difference=False):
         """``function`` of the array [..., T + 1, columns] of each run: its mean and 95% interval.
 
-        Over seeds (Student's t) where at least two runs give a number; where one does, a percentile bootstrap over its examples.
+        Over seeds (Student's t) where at least two runs give a number; where one does, over its examples: see ``interval``.
         """
         array = getattr(self, kind)[label]
         values = np.asarray(function(array), float) if array.size else np.array([])
@@ -405,23 +417,45 @@ class Results:
         each = ", ".join(f"seed {s}: {values[i]:.4g}" for s, i in zip(seeds, good, strict=True))
         if len(good) > 1:
             mean, low, high = metrics.t_interval(values[good])
-            return Estimate(mean, low, high, f"mean of {len(good)} seeds, 95% t-interval over seeds ({each})", detail)
-        draws, how = self.draws(kind, label, int(good[0]))
-        low, high = metrics.percentile_interval(function(draws)) if draws is not None else (np.nan, np.nan)
-        return Estimate(
-            float(values[good[0]]),
-            float(low),
-            float(high),
-            f"one run ({each}), {how}" if np.isfinite(low) else f"one run ({each})",
-            detail,
-        )
+            alike = np.ptp(values[good]) == 0  # a spread of 0 between a few seeds is no certainty
+            low, high, by = (np.nan, np.nan, ALIKE) if alike else (low, high, SEEDS)
+            return Estimate(mean, low, high, f"mean of {len(good)} seeds, {_said(by)} ({each})", detail, by)
+        low, high, by = self.interval(kind, label, int(good[0]), function, difference)
+        return Estimate(float(values[good[0]]), low, high, ", ".join(filter(None, (each, _said(by)))), detail, by)
+
+    def interval(self, kind, label, run, function, difference=False):
+        """(low, high, key of HOW) of ``function`` of one run: 95% over its examples.
+
+        A percentile bootstrap where all that the function needs has been resampled. Else the standard errors stand in, but not
+        for a difference between stages: they know nothing of how the same examples fare at both, and would make it far too
+        wide. Where every resample gives the same number: Wilson's interval for a fraction of 0 or 1 (for a mean of several,
+        as if their examples were of one test), and none for anything else.
+        """
+        drawn, joint = self.draws(kind, label, run)
+
+        def known(where):  # the functions give NaN where they need what is not there
+            return bool(np.isfinite(function(np.where(where, drawn[0], np.nan))))
+
+        by = BOOTSTRAP if known(joint) else APART if difference else ERRORS if known(True) else ""
+        if by not in (BOOTSTRAP, ERRORS):
+            return np.nan, np.nan, by
+        draws = function(drawn)
+        if np.ptp(draws) > 1e-12:
+            low, high = metrics.percentile_interval(draws)
+            return float(low), float(high), by
+        columns = self.series[label].order if kind == "R" else tuple(self.retention)
+        names = [name for i, name in enumerate(columns) if not known(np.arange(len(columns)) != i)]
+        n = [self.n.get(("skill" if kind == "R" else "retention", name), 0) for name in names]
+        if difference or draws[0] not in (0, 1) or not all(n) or not all(kind == "R" or self.tasks_in_mean[t] for t in names):
+            return np.nan, np.nan, ALIKE
+        return *metrics.wilson_interval(draws[0] * sum(n), sum(n)), WILSON
 
     @lru_cache(maxsize=64)  # noqa: B019 - a Results lives as long as its report
     def draws(self, kind, label, run):
-        """Bootstrap draws [DRAWS, T + 1, columns] of one run's array, examples resampled jointly over stages; and what they are.
+        """Draws [DRAWS, T + 1, columns] of one run's array, and which entries [T + 1, columns] have been resampled jointly.
 
-        An evaluation without item scores, or whose mean of them is not its value (a weighted metric), is drawn from
-        Normal(value, stderr) instead.
+        Bootstrap: the examples of a column are resampled once for all its stages. An evaluation without items, with other ones
+        or with ones whose (weighted) mean is not its value is drawn from Normal(value, stderr) instead, by itself.
         """
         values, errors, keys = (
             getattr(self, kind)[label][run],
@@ -430,43 +464,41 @@ class Results:
         )
         columns = self.series[label].order if kind == "R" else tuple(self.retention)
         folder = self.runs[label][run][0]
-        drawn, by_items, by_error = np.full((DRAWS, *values.shape), np.nan), 0, 0
+        drawn, joint = np.full((DRAWS, *values.shape), np.nan), np.zeros(values.shape, bool)
         readable = sum(1 for key in keys.ravel() if isinstance(key, str)) <= MOST_FILES
         for i, name in enumerate(columns):
             metric = self.metric[name] if kind == "R" else self.retention[name]["metric"]
             generator = np.random.default_rng([len(columns), i])
             stages, ids = [], None
             for k in np.flatnonzero(np.isfinite(values[:, i])):
-                scores = self.scores(folder, keys[k, i], metric) if readable else None
-                if (
-                    scores is not None
-                    and abs(np.mean(list(scores.values())) - values[k, i]) < 1e-6
-                    and (ids is None or set(ids) == set(scores))
-                ):
-                    ids = ids or list(scores)
-                    stages.append((k, [scores[item] for item in ids]))
-                elif np.isfinite(errors[k, i]):
+                items = self.items(folder, keys[k, i], metric) if readable else None
+                if items and (ids is None or set(ids) == set(items)):
+                    table = np.array([items[item] for item in ids or items])
+                    if abs(table[:, 0].sum() / table[:, 1].sum() - values[k, i]) < 1e-6:
+                        ids, joint[k, i] = ids or list(items), True
+                        stages.append(table)
+                        continue
+                if np.isfinite(errors[k, i]):
                     drawn[:, k, i] = values[k, i] + errors[k, i] * generator.standard_normal(DRAWS)
-                    by_error += 1
             if stages:
-                drawn[:, [k for k, _ in stages], i] = metrics.bootstrap_means(
-                    np.array([s for _, s in stages]).T, DRAWS, seed=i
-                )
-                by_items += len(stages)
-        if not by_items + by_error:
-            return None, ""
-        how = "95% percentile bootstrap over examples" if by_items else "95% interval from the standard errors (normal)"
-        return drawn, how + (", standard errors where there are no item scores" if by_items and by_error else "")
+                means = metrics.bootstrap_means(np.stack(stages, 1), DRAWS, seed=i)
+                drawn[:, joint[:, i], i] = means[..., 0] / means[..., 1]
+        return drawn, joint
 
-    def scores(self, folder, key, metric):
-        """{item id: score} of an evaluation, None where it is not on disk or holds none."""
-        evaluation = self.evaluation(folder, key)
-        items = evaluation.get("items") or []
+    def items(self, folder, key, metric):
+        """{item id: (score times weight, weight)} of an evaluation, None where it is not on disk or holds no scores.
+
+        An item of bits per byte weighs as its bytes, which are its log-likelihood (the response) over its score, to a factor.
+        """
         try:
-            return {
-                str(item["id"]): float(item["score"] if "score" in item else item["scores"][metric]) for item in items
-            } or None
-        except (KeyError, TypeError, ValueError):
+            found = {}
+            for item in self.evaluation(folder, key).get("items") or []:
+                score = float(item["score"] if "score" in item else item["scores"][metric])
+                ratio = metric.partition(",")[0] == "bits_per_byte" and "response" in item
+                weight = -float(item["response"]) / score if ratio else 1.0
+                found[str(item["id"])] = score * weight, weight
+            return found or None
+        except (KeyError, TypeError, ValueError, ZeroDivisionError):
             return None
 
     def evaluation(self, folder, key):
@@ -502,13 +534,8 @@ class Results:
             for run in range(len(self.runs[label])):
                 value = getattr(self, kind)[label][run, 0, chosen].mean()
                 if np.isfinite(value):
-                    draws, how = self.draws(kind, label, run)
-                    low, high = (
-                        metrics.percentile_interval(draws[:, 0, chosen].mean(-1))
-                        if draws is not None
-                        else (np.nan, np.nan)
-                    )
-                    return Estimate(float(value), float(low), float(high), how if np.isfinite(low) else "", detail)
+                    low, high, by = self.interval(kind, label, run, lambda a, at=chosen: a[..., 0, at].mean(-1))
+                    return Estimate(float(value), low, high, _said(by), detail, by)
         return Estimate(np.nan, detail=detail)
 
     # -- training ---------------------------------------------------------------------------------------------------
@@ -570,6 +597,11 @@ class Results:
                 found = re.fullmatch(r"(.+)-seed(-?\d+)", place.name)
                 if found and (index, found[1]) in labels:
                     yield labels[index, found[1]], index, int(found[2]), place
+
+
+def _said(by):
+    """HOW, of one number."""
+    return ("no interval: " if by in (APART, ALIKE) else "95% interval ") + HOW[by] if by else ""
 
 
 def read_records(path):

@@ -144,8 +144,8 @@ def legend(figure, look, labels, base=False, markers=True):
     figure.legend(handles=handles, loc="outside upper center", ncols=columns, handlelength=2.6)
 
 
-def curve(axes, look, x, y, half, scale=100):
-    """A line with its markers and the band y - half to y + half; look: one of ``looks``."""
+def curve(axes, look, x, y, half, scale=100, within=(-np.inf, np.inf)):
+    """A line with its markers and the band y - half to y + half, cut to ``within``; look: one of ``looks``."""
     colour, marker, dash = look
     x, y, half = np.asarray(x, float), np.asarray(y, float) * scale, np.asarray(half, float) * scale
     axes.plot(
@@ -160,7 +160,8 @@ def curve(axes, look, x, y, half, scale=100):
         markeredgewidth=0.5,
     )
     if np.isfinite(half).any():
-        axes.fill_between(x, y - half, y + half, color=colour, alpha=0.15, linewidth=0, zorder=2)
+        low, high = (np.clip(y + side * half, within[0] * scale, within[1] * scale) for side in (-1, 1))
+        axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0, zorder=2)
 
 
 class Drawer:
@@ -242,13 +243,14 @@ class Drawer:
         return np.interp(position, np.arange(self.longest + 1), self.edges)
 
     def _averaged(self, table):
-        """Mean over seeds and half of a 95% interval at each x: columns label, name, x, stage, value, half, seeds."""
+        """Mean over seeds and half of a 95% interval (all of Wilson's) at each x: columns label, name, x, stage, value, half, seeds."""
         table = table.assign(x=self._place(table).round(4))
         found = table.groupby(["label", "name", "x"], observed=True).agg(
             value=("value", "mean"),
             std=("value", "std"),
             seeds=("value", "count"),
             stderr=("stderr", "mean"),
+            n=("n", "mean"),
             stage=("stage", "max"),
         )
         quantile = {int(n): metrics.t_quantile(0.975, int(n) - 1) for n in found["seeds"].unique() if n > 1}
@@ -257,7 +259,10 @@ class Drawer:
             found["seeds"].map(quantile) * found["std"] / np.sqrt(found["seeds"]),
             1.96 * found["stderr"],
         )
-        return found.reset_index()
+        for at in found.index[(found["seeds"] == 1) & (found["half"] == 0) & found["value"].isin((0, 1))]:
+            value, n = found.loc[at, ["value", "n"]]  # all wrong or all right: Wilson's interval, once cut to [0, 1]
+            found.loc[at, "half"] = np.ptp(metrics.wilson_interval(value * n, n))
+        return found.drop(columns="n").reset_index()
 
     def _curves(self):
         table = self.results.skill_records
@@ -311,11 +316,13 @@ class Drawer:
                 if line.empty:
                     continue
                 y, half = line["value"].to_numpy(float), line["half"].to_numpy(float)
+                within = np.array([0.0, 1.0])
                 if normalised:
                     base = start.get(label, np.nan)
                     y, half = metrics.normalised(y, base, best), half / (best - base if best > base else np.nan)
-                curve(axes, self.look[label], line["x"], y, half, 1 if normalised else 100)
-                bounds += [y - np.nan_to_num(half), y + np.nan_to_num(half)]
+                    within = metrics.normalised(within, base, best)
+                curve(axes, self.look[label], line["x"], y, half, 1 if normalised else 100, within)
+                bounds += [np.clip(y + side * np.nan_to_num(half), *within) for side in (-1, 1)]
             learned = self.order.index(name) + 1 if self.order and name in self.order else None
             self._frame(axes, learned)
             axes.set_title(_cut(name, 34), pad=13 if self.order and self.longest <= 15 else 6)
@@ -344,7 +351,8 @@ class Drawer:
         caption = (
             f"Accuracy of each skill along training. {self.x_note} The shaded stage teaches the skill of the panel; "
             f"dashed lines are stage borders. "
-            "Band: 95% interval over seeds (Student's t), where there is one seed over examples (1.96 standard errors)."
+            "Band: 95% interval over seeds (Student's t), where there is one seed over examples (1.96 standard errors; Wilson's "
+            "where all answers are right or all are wrong), cut to what an accuracy can be."
         )
         if normalised:
             caption = (
@@ -392,7 +400,8 @@ class Drawer:
             for label in labels:
                 line = mine[mine["label"] == label].sort_values("x")
                 if len(line):
-                    curve(axes, self.look[label], line["x"], line["value"], line["half"], scale)
+                    within = (0, 1) if results.tasks_in_mean[task] else (-np.inf, np.inf)
+                    curve(axes, self.look[label], line["x"], line["value"], line["half"], scale, within)
             base = mine.loc[mine["x"] == self.edges[0], "value"]
             if len(base):
                 axes.axhline(base.mean() * scale, color=BASE, linewidth=1.2, linestyle=(0, (4, 2)), zorder=1)
@@ -422,7 +431,9 @@ class Drawer:
             figure,
             "retention",
             "Retention along training",
-            f"What the model could do before, after each stage. {self.x_note} Band: 95% interval as above. Mean Δ: "
+            f"What the model could do before, after each stage. {self.x_note} Band: 95% interval as above; of the mean Δ, "
+            "where there is one seed, by a bootstrap that resamples the examples of all stages together, and none where item scores "
+            f"are missing or do not make up the values. Mean Δ: "
             f"final minus base over the tasks whose metric "
             f"is a fraction, higher is better{', so without ' + ', '.join(outside) if outside else ''}."
             + (
@@ -439,10 +450,11 @@ class Drawer:
         values = results.retention_mean(results.D[label])
         for k in range(values.shape[-1] if values.size else 0):
             estimate = results.estimate(
-                label, lambda D, k=k: results.retention_mean(D)[..., k] - results.retention_mean(D)[..., 0], "D"
+                label, lambda D, k=k: results.retention_mean(D)[..., k] - results.retention_mean(D)[..., 0], "D", difference=True
             )
             if np.isfinite(estimate.value):
-                rows.append((self.edges[k], estimate.value, (estimate.high - estimate.low) / 2))
+                half = (estimate.high - estimate.low) / 2 if k else 0.0  # the base differs from itself by nothing
+                rows.append((self.edges[k], estimate.value, half))
         return pd.DataFrame(rows, columns=["x", "value", "half"])
 
     def plane(self):

@@ -219,10 +219,10 @@ def _samples(chosen, results, dot):
 def _measured(results, by_name, table, to_folder):
     e, out = html.escape, []
     out.append(
-        f"<p class='note'>{e(tables.interval_note(results))} The bootstrap is seeded and resamples examples, the same "
-        f"ones at every stage; an evaluation without item scores, "
-        "or whose metric is not their plain mean, is drawn from Normal(value, standard error). Records of two "
-        "protocols are never averaged: the report refuses.</p>"
+        "<p class='note'>Each table says which 95% intervals it has. Of several seeds: Student's t over seeds. Of one run: a seeded "
+        "percentile bootstrap, which resamples a test's examples once for all stages, so that differences between stages are paired; "
+        "where the items of evaluations/ do not give a value, its standard error stands in, and differences have no interval. All "
+        "answers right or all wrong: Wilson's interval. Records of two protocols are never averaged: the report refuses.</p>"
     )
     for kind, names in (("skill", results.skills), ("retention", results.retention)):
         for name in names:

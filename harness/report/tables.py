@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from harness import metrics
-from harness.report.data import Estimate
+from harness.report.data import ALIKE, APART, HOW, SEEDS, Estimate
 
 MEANINGS = {
     "ACC": "mean accuracy over all skills after the last stage (Lopez-Paz & Ranzato 2017)",
@@ -281,16 +281,22 @@ def _plain(value):
     return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
 
 
-def interval_note(results):
-    count = {label: results.complete(label) or len(results.runs[label]) for label in results.series}
-    several, one = [label for label, n in count.items() if n > 1], [label for label, n in count.items() if n == 1]
+def interval_note(rows):
+    """Which intervals the cells of a table have, and why some have none."""
+    rows = [(label, [c for c in row.values() if isinstance(c, Estimate) and math.isfinite(c.value)]) for label, row in rows]
+    rows = [(label, {c.by for c in cells}) for label, cells in rows if cells]
+    if not rows:
+        return "Nothing was measured yet."
 
-    def who(labels):
-        return "" if len(labels) == len(results.series) else " for " + ", ".join(labels)
+    def who(by):
+        labels = [label for label, found in rows if by in found]
+        return "" if len(labels) == len(rows) or by != SEEDS else " for " + ", ".join(labels)
 
-    parts = [f"over seeds (Student's t){who(several)}"] * bool(several)
-    parts += [f"over examples (one run; percentile bootstrap){who(one)}"] * bool(one)
-    return "± is half of a 95% interval " + "; ".join(parts) + "." if parts else "Nothing was measured yet."
+    used = [by for by in HOW if any(by in found for _, found in rows)]
+    parts = [HOW[by] + who(by) for by in used if by not in (APART, ALIKE)]
+    gaps = [HOW[by] for by in used if by in (APART, ALIKE)]
+    note = "± is half of a 95% interval " + "; ".join(parts) + "." if parts else "No number has an interval."
+    return note + (" No ±: " + "; ".join(gaps) + "." if gaps else "")
 
 
 def main_table(results):
@@ -331,11 +337,11 @@ def main_table(results):
         cells = {
             "seeds": f"{results.complete(label)}/{len(series.seeds)}",
             "acc": results.estimate(label, metrics.average_accuracy),
-            "bwt": results.estimate(label, metrics.backward_transfer),
-            "forgetting": results.estimate(label, metrics.forgetting),
+            "bwt": results.estimate(label, metrics.backward_transfer, difference=True),
+            "forgetting": results.estimate(label, metrics.forgetting, difference=True),
         }
         if results.retention:
-            cells["retention"] = results.estimate(label, lambda D: _last_minus_base(results.retention_mean(D)), "D")
+            cells["retention"] = results.estimate(label, lambda D: _last_minus_base(results.retention_mean(D)), "D", difference=True)
         for i, name in enumerate(series.order):
             detail = measured(results, "skill", name)
             cells[f"{name}/final"] = results.estimate(label, lambda R, i=i: R[..., -1, i], detail=detail)
@@ -347,7 +353,7 @@ def main_table(results):
     others = [t for t in results.retention if t not in in_mean]
     note = (
         f"Accuracies in per cent, differences in points; metric that counts of each skill, split {results.split}. "
-        f"{interval_note(results)} "
+        f"{interval_note(rows)} "
         "BWT, forgetting and retention Δ compare with earlier measurements of the same run."
         + (
             f" Retention Δ is the mean over {', '.join(in_mean)}"
@@ -379,19 +385,19 @@ def gain_table(results):
     for label, series in results.series.items():
         cells = {
             "la": results.estimate(label, metrics.learning_accuracy),
-            "gain": results.estimate(label, lambda R: metrics.own_stage_gain(R).mean(-1)),
-            "fwt": results.estimate(label, metrics.forward_transfer),
+            "gain": results.estimate(label, lambda R: metrics.own_stage_gain(R).mean(-1), difference=True),
+            "fwt": results.estimate(label, metrics.forward_transfer, difference=True),
         }
         for i, name in enumerate(series.order):
             cells[name] = results.estimate(
-                label, lambda R, i=i: R[..., i + 1, i] - R[..., 0, i], detail=measured(results, "skill", name)
+                label, lambda R, i=i: R[..., i + 1, i] - R[..., 0, i], detail=measured(results, "skill", name), difference=True
             )
         rows.append((label, cells))
     return Table(
         "own_stage",
         "Own-stage gains over the base model",
         "Points of accuracy right after the stage that taught the skill, minus the base "
-        f"model's: what earlier stages did to the skill is in it. {interval_note(results)}",
+        f"model's: what earlier stages did to the skill is in it. {interval_note(rows)}",
         columns,
         rows,
     )
@@ -426,7 +432,7 @@ def retention_table(results):
             up, detail = entry.get("higher_is_better", True), measured(results, "retention", task)
             cells[f"{task}/final"] = results.estimate(label, lambda D, i=i: D[..., -1, i], "D", detail)
             cells[f"{task}/delta"] = results.estimate(
-                label, lambda D, i=i, up=up: metrics.retention_delta(D[..., 0, i], D[..., -1, i], up), "D", detail
+                label, lambda D, i=i, up=up: metrics.retention_delta(D[..., 0, i], D[..., -1, i], up), "D", detail, difference=True
             )
         rows.append((label, cells))
     rows.append(("n (examples)", {f"{t}/final": str(results.n.get(("retention", t), "–")) for t in results.retention}))
@@ -435,7 +441,7 @@ def retention_table(results):
         "Retention: what the model could do before",
         "After the last stage, and the change Δ from the base model. Δ is positive where the "
         "model became better, also where lower is better. Fractions in per cent, other metrics in lm-eval's own unit. "
-        + interval_note(results),
+        + interval_note(rows),
         columns,
         rows,
     )
@@ -508,7 +514,7 @@ def every_metric(results):
         ):
             half = (
                 metrics.t_quantile(0.975, int(count) - 1) * std / count**0.5
-                if part == "final" and count > 1
+                if part == "final" and count > 1 and std > 0
                 else np.nan
             )
             how = f"mean of {int(count)} seeds, 95% t-interval" if np.isfinite(half) else ""
@@ -530,7 +536,8 @@ def every_metric(results):
     return Table(
         "every_metric",
         "Every metric on record",
-        "Base model and after the last stage, in the metric's own unit; ± over seeds where there are several.",
+        "Base model and after the last stage, in the metric's own unit; ± over seeds where there are several "
+        "that differ.",
         columns,
         rows,
         stub="measured",
