@@ -135,6 +135,27 @@ def test_a_ratio_is_resampled_with_its_weights_paired_over_stages(tmp_path):
     assert delta.high - delta.low < 0.1 * (final.high - final.low)  # drawn apart it would be 1.4 times as wide, not a tenth
 
 
+def test_items_count_by_their_weight(tmp_path):
+    """As instructions do, of which a prompt has one or two: their share is not the mean over prompts."""
+    folder, n = fabricate(tmp_path / "weights", methods=TWO, n=40), 40
+    weight, values = np.where(np.arange(n) % 8, 1, 2), {}
+
+    def weigh(evaluation):
+        scores = np.array([item["score"] for item in evaluation["items"]])
+        values[path.stem] = (scores * weight).sum() / weight.sum()
+        for item, w in zip(evaluation["items"], weight.tolist()):
+            item["weight"] = w
+
+    for path in folder.glob("evaluations/hellaswag-*.json"):
+        rewrite(path, weigh)
+    records = [r | {"value": values.get(r["evaluation"], r["value"])} for r in raw(folder)]
+    (folder / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    results = Results([folder])
+    delta = row(tables.retention_table(results), "sft")["hellaswag/delta"]
+    assert delta.value == pytest.approx(values["hellaswag-sft-seed0-3"] - values["hellaswag-base"])
+    assert delta.by == "bootstrap" == row(tables.main_table(results), "sft")["retention"].by
+
+
 def test_all_wrong_has_wilsons_interval_and_no_change_has_none(tmp_path):
     folder = fabricate(tmp_path / "zero", skills={"science": (-1.0, 0.0), "medical": (0.22, 0.3)}, methods=TWO, n=48)
     results = Results([folder])

@@ -488,14 +488,15 @@ class Results:
     def items(self, folder, key, metric):
         """{item id: (score times weight, weight)} of an evaluation, None where it is not on disk or holds no scores.
 
-        An item of bits per byte weighs as its bytes, which are its log-likelihood (the response) over its score, to a factor.
+        An item weighs 1 if it does not say its ``weight``, as how many instructions its prompt gave; one of bits per byte as its
+        bytes, which are its log-likelihood (the response) over its score, to a factor.
         """
         try:
             found = {}
             for item in self.evaluation(folder, key).get("items") or []:
                 score = float(item["score"] if "score" in item else item["scores"][metric])
                 ratio = metric.partition(",")[0] == "bits_per_byte" and "response" in item
-                weight = -float(item["response"]) / score if ratio else 1.0
+                weight = -float(item["response"]) / score if ratio else float(item.get("weight", 1))
                 found[str(item["id"])] = score * weight, weight
             return found or None
         except (KeyError, TypeError, ValueError, ZeroDivisionError):
