@@ -431,6 +431,7 @@ def head(**changes):
         ("evaluations/tooluse-base.json", lambda _: {"items": [1]}, "`items[0]` is 1, not an object"),
         ("runs/sft-seed0/stage-1/stage.json", lambda _: {"stage": 1, "seconds": [2]}, "`seconds` is [2], not an object"),
         ("runs/sft-seed0/run.json", lambda _: {"packages": "x"}, '`packages` is "x", not an object'),
+        ("runs/sft-seed0/run.json", lambda _: {"label": [1]}, "`label` is [1], not a text"),
     ],
 )
 def test_odd_json_is_said_in_one_line_and_leaves_nothing_half_written(tmp_path, file, change, said):

@@ -687,7 +687,7 @@ HEAD = {
     "evaluate?": {"split?": str, "skills?": str},
 }
 SELECTION = {"*": {"selected?": str, "rule": str, "points": list}}
-RUN = {"packages?": dict, "config?": dict}
+RUN = {"label?": str, "packages?": dict, "config?": dict}
 STAGE = {"stage": int, **dict.fromkeys(("steps?", "prompts?", "tokens?", "peak_memory_gib?"), float), "seconds?": {"*?": float}}
 EVALUATION = {"items?": [{"scores?": {"*?": float}}]}
 NAMES = {str: "a text", float: "a number", int: "a whole number", list: "a list", dict: "an object"}
