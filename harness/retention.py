@@ -244,6 +244,7 @@ def _evaluate(live, entry, loaded, limit):
                         "id": f"{name}/{sample['doc_id']}" if loaded.get("groups") else str(sample["doc_id"]),
                         "score": float(value) if isinstance(value, (bool, int, float)) else _number(aggregate([value])),
                         "response": _response(sample["filtered_resps"]),
+                        **({"weight": len(value)} if isinstance(value, list) else {}),  # IFEval: the instructions of a prompt
                     }
                 )
     for task in loaded["tasks"].values():

@@ -70,7 +70,11 @@ def test_tiny_model_equals_the_command_in_chat_form(tiny, tmp_path):
     model, tokenizer = load(tiny)
     ours = run_suite(load_suite(entries(names, chat_template=True)), model, tokenizer, limit=6, batch_tokens=300)
     same(ours, theirs)
-    assert any(item["response"].strip() for item in ours[-1]["items"])  # the generations say something
+    instructions = ours[-1]
+    assert any(item["response"].strip() for item in instructions["items"])  # the generations say something
+    weights = [item["weight"] for item in instructions["items"]]  # a mean over instructions, of which a prompt gives one or more
+    assert instructions["value"] == pytest.approx(
+        sum(item["score"] * w for item, w in zip(instructions["items"], weights)) / sum(weights))
 
 
 def test_embedded_model_equals_the_command(tmp_path):
