@@ -1,5 +1,6 @@
 """What a person sees while a run goes on: stage, step, rate, time left."""
 
+import shutil
 import sys
 import time
 
@@ -32,7 +33,7 @@ class Progress:
     def show(self, text):
         """A line that the next one replaces; without a terminal, one line in ``every`` seconds."""
         if self.live:
-            text = text[:150]
+            text = text[:shutil.get_terminal_size().columns - 1]  # a line that wraps cannot be written over
             self.stream.write("\r" + text.ljust(self.width))
             self.stream.flush()
             self.width = len(text)
