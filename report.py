@@ -3,8 +3,18 @@
 With --paper the figures and tables of arXiv 2601.19897, published beside measured; with --published the published ones alone."""
 
 import argparse
+from pathlib import Path
 
 from harness.errors import UserError, reported
+from harness.records import check_folder
+
+
+def check_out(out):
+    """Raises UserError if no report can be written into ``out``, before a part of one is."""
+    for part in ("data", "tables", "figures"):
+        check_folder(Path(out) / part)
+    if (Path(out) / "index.html").is_dir():
+        raise UserError(Path(out) / "index.html", "is a folder, and the report's page is called so", "give another folder with --out")
 
 
 def main(arguments=None):
@@ -23,11 +33,13 @@ def main(arguments=None):
     parser.add_argument("--out", metavar="DIR", help="where to write (default: report, with --paper paper, in the first folder; "
                                                      "with --published results/paper/report)")
     options = parser.parse_args(arguments)
-    with reported():
+    with reported(options.out or "the report's folder"):
         if options.published and (options.folders or options.paper):
             raise UserError("--published", "takes no RESULTS_DIR", "RESULTS_DIR --paper draws both, side by side")
         if not options.published and not options.folders:
             raise UserError("RESULTS_DIR", "is missing", "give a folder that run_sequence.py wrote, or --published")
+        if options.out:
+            check_out(options.out)
         if options.paper or options.published:
             from harness.report.paper import write_paper
 

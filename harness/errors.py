@@ -43,20 +43,23 @@ def reported(written="disk"):
         reason = _refused_write(error, written)
         if reason is None:
             raise
-        print(f"{line}error: {reason}; make room or give another folder, and start the same command again: it goes on from "
-              "the last committed point", file=sys.stderr)
+        print(f"{line}error: {reason}", file=sys.stderr)
         sys.exit(2)
 
 
 def _refused_write(error, written):
-    """Where and what the disk said if ``error`` comes from a file that could not be written (full, over quota, read-only), else None.
+    """Where, what the disk said and what helps if ``error`` comes from a file that could not be written, else None.
 
     safetensors hides the system's error in a text of its own, and torch.save raises a RuntimeError while it handles it.
     """
     while error is not None:
         hidden = re.search(r"os error (\d+)", str(error))
         code = error.errno if isinstance(error, OSError) else int(hidden[1]) if hidden else None
+        where = f"{getattr(error, 'filename', None) or written}: {os.strerror(code)}" if code else ""
         if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS):
-            return f"{getattr(error, 'filename', None) or written}: {os.strerror(code)}"
+            return (f"{where}; make room or give another folder, and start the same command again: it goes on from the last "
+                    "committed point")
+        if code in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG):
+            return f"{where}; give another path, or move away what stands there"
         error = error.__context__ if isinstance(error, RuntimeError) else None
     return None

@@ -7,9 +7,10 @@ own (tooluse, science, medical, wiki) takes its reference from them where a row 
 
 import argparse
 import sys
+from pathlib import Path
 
 from harness.errors import UserError, reported
-from harness.records import write_jsonl
+from harness.records import check_folder, write_jsonl
 from harness.skills import get_skill, read_jsonl
 
 
@@ -55,6 +56,10 @@ def main():
     parser.add_argument("--out", metavar="FILE", help="write the rows with score and scores added")
     args = parser.parse_args()
     with reported(args.out):
+        if args.out:
+            check_folder(Path(args.out).absolute().parent, "give a file with --out")
+            if Path(args.out).is_dir():
+                raise UserError(args.out, "is a folder", "give a file with --out")
         skill = find_skill(args.skill)
         rows = grade(skill, args.file)
         from harness.evaluation import mean_and_stderr

@@ -5,9 +5,11 @@ again by a rename, so that a reader never sees half a line: while runs go on as 
 end. Several processes may work on different runs of one folder.
 """
 
+import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import time
 from contextlib import contextmanager
@@ -22,6 +24,7 @@ EXPERIMENTS = ("figure_2_right", "figure_3", "figure_5_left", "figure_5_right", 
                "table_1", "table_2", "table_5")
 ORACLE = "oracle_"  # before the name of a metric: of the base model with the question's source in its prompt
 SMALL = 1_000_000  # bytes of a records.jsonl that is rebuilt at every commit, in some milliseconds
+LONGEST_NAME = 255  # bytes of a file's name, on all file systems that matter
 PAUSE = 50  # a larger one rests so many times as long as its rebuilding took
 LEFT_BEFORE_RESULTS = (".lock", ".results.json.partial", "teacher_check")  # what a killed start or a look beforehand leaves
 
@@ -68,8 +71,34 @@ def write_jsonl(path, rows):
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def read_json(path):
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+def read_json(path, *keys, remedy="put back a whole copy of it, or move the folder away and start anew"):
+    """The object in a JSON file. Raises UserError if there is none, or none with these ``keys``."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        raise UserError(path, "is not JSON", remedy) from None
+    if not isinstance(value, dict):
+        raise UserError(path, "is not a JSON object", remedy)
+    for key in keys:
+        if key not in value:
+            raise UserError(path, f"has no `{key}`", remedy)
+    return value
+
+
+def check_folder(path, remedy="give a folder with --out"):
+    """Raises UserError if ``path`` is not a folder in which files can be written, and cannot become one."""
+    nearest = Path(path).absolute()
+    try:
+        if too_long := next((part for part in nearest.parts if len(os.fsencode(part)) > LONGEST_NAME), None):
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), too_long)
+        while not nearest.exists():
+            nearest = nearest.parent
+    except OSError as error:
+        raise UserError(path, f"cannot be a folder ({error.strerror})", remedy) from None
+    if not nearest.is_dir():
+        raise UserError(nearest, "is a file", remedy)
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(nearest, "cannot be written to", remedy)
 
 
 class Results:
@@ -86,27 +115,26 @@ class Results:
         numbers depend on; to the methods and the seeds a later start may add.
         """
         path = self.folder / "results.json"
-        if self.folder.exists() and not self.folder.is_dir():
-            raise UserError(self.folder, "is a file", "give a folder with --out")
+        check_folder(self.folder)
         if not path.exists():
             if self.folder.exists() and any(f.name not in LEFT_BEFORE_RESULTS for f in self.folder.iterdir()):
                 raise UserError(self.folder, "is not empty and holds no results.json", "give another folder with --out")
             return about
-        try:
-            old = read_json(path)
-        except ValueError:
-            raise UserError(path, "is not JSON", "move the folder away and start anew") from None
-        version = old.get("version") if isinstance(old, dict) else None
-        if version != VERSION:
-            raise UserError(path, f"is of version {version}, not {VERSION}",
+        old = read_json(path, remedy="move the folder away and start anew")
+        if old.get("version") != VERSION:
+            raise UserError(path, f"is of version {old.get('version')}, not {VERSION}",
                             "move the folder away, or give another one with --out")
+        methods, seeds = old.get("methods"), old.get("seeds")
+        if not (isinstance(methods, dict) and all(isinstance(m, dict) for m in methods.values())
+                and isinstance(seeds, list) and all(isinstance(s, int) for s in seeds)):
+            raise UserError(path, "has no `methods` and `seeds` as a run writes them", "move the folder away and start anew")
         for part in ("model", "budget", "rollout", "evaluate", "skills", "retention"):
             _same(old.get(part), about[part], part, path, "give another folder with --out, or move this one away")
-        for label in set(old["methods"]) & set(about["methods"]):
+        for label in set(methods) & set(about["methods"]):
             for part, key in (("method", f"methods.{label}.method"), ("config", f"methods.{label}")):
-                _same(old["methods"][label].get(part), about["methods"][label][part], key, path,
+                _same(methods[label].get(part), about["methods"][label][part], key, path,
                       "give the changed method another label, or another folder with --out")
-        return {**about, "methods": {**old["methods"], **about["methods"]}, "seeds": sorted({*old["seeds"], *about["seeds"]})}
+        return {**about, "methods": {**methods, **about["methods"]}, "seeds": sorted({*seeds, *about["seeds"]})}
 
     def open(self, about):
         """Create the folder or go on with it; see check."""
@@ -131,7 +159,9 @@ class Results:
     def evaluation(self, key):
         """An evaluation made before, or None."""
         path = self.folder / "evaluations" / f"{key}.json"
-        return read_json(path) if path.exists() else None
+        if not path.exists():
+            return None
+        return read_json(path, "protocol", "kind", "name", "split", "n", "metrics", "items", remedy="remove it: it is measured again")
 
     def save_evaluation(self, key, evaluation):
         write_json(self.folder / "evaluations" / f"{key}.json", evaluation)
@@ -146,7 +176,11 @@ class Results:
         return (self.stage(run, stage) / "stage.json").exists()
 
     def commit(self, partial, run, stage):
-        """The stage is done: its folder takes its name."""
+        """The stage is done: its folder takes its name, once the disk has all that is in it."""
+        for path in Path(partial).rglob("*"):
+            if path.is_file():
+                with open(path, "rb") as file:
+                    os.fsync(file.fileno())
         final = self.stage(run, stage)
         shutil.rmtree(final, ignore_errors=True)
         os.replace(partial, final)
@@ -162,7 +196,7 @@ class Results:
         start = time.monotonic()
         with self._alone():
             files = [f for f in self.folder.glob("runs/*/stage-*/records.jsonl")
-                     if not f.parent.name.endswith(".partial") and (f.parent / "stage.json").exists()]
+                     if re.fullmatch(r"stage-\d+", f.parent.name) and (f.parent / "stage.json").exists()]
             files.sort(key=lambda f: (f.parent.parent.name, int(f.parent.name.removeprefix("stage-"))))
             judged = [f.with_name("judged.jsonl") for f in files]
             text = "".join(f.read_text(encoding="utf-8") for pair in zip(files, judged) for f in pair if f.exists())

@@ -80,10 +80,12 @@ def test_a_reference_of_another_skill(tmp_path):
 
 
 def test_wrong_arguments_end_in_one_line(tmp_path):
-    path = write_rows(tmp_path / "in.jsonl", [])
+    path, good = write_rows(tmp_path / "in.jsonl", []), write_rows(tmp_path / "good.jsonl", [{"reference": "x", "completion": "y"}])
     for arguments, said in ((("elementz", path), "SKILL: unknown skill 'elementz'; did you mean 'elements'?"),
                             (("elements", path), "in.jsonl: has no rows"),
-                            (("elements", tmp_path / "none.jsonl"), "none.jsonl: cannot be read (FileNotFoundError)")):
+                            (("elements", tmp_path / "none.jsonl"), "none.jsonl: cannot be read (FileNotFoundError)"),
+                            (("elements", good, "--out", tmp_path), f"{tmp_path}: is a folder; give a file with --out"),
+                            (("elements", good, "--out", path / "x"), "in.jsonl: is a file; give a file with --out")):
         done = command(*arguments)
         assert done.returncode == 2 and done.stdout == ""
         assert done.stderr.startswith("error: ") and said in done.stderr and done.stderr.count("\n") == 1

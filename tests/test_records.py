@@ -1,11 +1,13 @@
 """records.jsonl while runs go on: always whole, in its order, and rebuilt no more often than its size allows."""
 
 import json
+import shutil
 
 import pytest
 
 from harness import records
-from harness.records import Results, write_json, write_jsonl
+from harness.errors import UserError
+from harness.records import Results, read_json, write_json, write_jsonl, write_text
 
 
 @pytest.fixture
@@ -55,6 +57,30 @@ def out(tmp_path):
     write_json(tmp_path / "out" / "results.json", {"methods": {"b": {"grid": {"of": "g", "values": {}}}}, "seeds": [0],
                                                    "skills": [{"name": "s", "metric": "accuracy"}]})
     return tmp_path / "out"
+
+
+def test_folders_with_other_names_are_no_stages(out, clock):
+    commit(Results(out), "a-seed0", 0)
+    for name in ("stage-0 (copy)", "stage-", "stage-1.partial", "stage--1"):
+        shutil.copytree(out / "runs/a-seed0/stage-0", out / "runs/a-seed0" / name)
+    Results(out).rebuild()
+    assert lines(out) == naive(out, [("a-seed0", 0)])
+
+
+@pytest.mark.parametrize("text, said", [("", "is not JSON"), ("[1]", "is not a JSON object"), ("9" * 5000, "is not JSON"),
+                                        ("[" * 99999, "is not JSON"), ("{}", "has no `protocol`")])
+def test_damaged_files_are_named(text, said, out):
+    results, place = Results(out), "evaluations/k.json"
+    write_text(out / place, text)
+    with pytest.raises(UserError, match=f"{place}: {said}; remove it: it is measured again"):
+        results.evaluation("k")
+    write_text(out / "protocols.json", text)
+    if text == "{}":
+        results.protocol("p", {})
+        assert read_json(out / "protocols.json") == {"p": {}}
+    else:
+        with pytest.raises(UserError, match=f"protocols.json: {said}; put back a whole copy"):
+            results.protocol("p", {})
 
 
 STAGES = [(run, stage) for run in ("b-seed0", "a-seed0", "a-seed1") for stage in range(12)]
