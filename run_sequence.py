@@ -28,14 +28,21 @@ def main():
     args = arguments()
     with reported(args.out or ROOT / "results"):
         from harness.order import read_order
+        from harness.records import check_folder
 
         order = read_order(args.order, args.set, args.method, args.seed)
         out = Path(args.out) if args.out else ROOT / "results" / order.name
+        check_folder(out / "teacher_check" if args.check_teacher else out)
         if args.plan:
             from harness.plan import plan
 
             print(plan(order, out))
-        elif args.check_teacher:
+            return
+        from harness.models import load_tokenizer
+
+        tokenizer, _ = load_tokenizer(order.model.name, order.model.revision, f"{order.path}: model")
+        order.check_prompts(tokenizer)  # before the minutes that a model and its evaluation take
+        if args.check_teacher:
             from harness.sequence import check_teacher
 
             rows = check_teacher(order, out / "teacher_check")

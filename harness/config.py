@@ -8,6 +8,8 @@ from dataclasses import MISSING, field
 
 from harness.errors import UserError, did_you_mean
 
+BEYOND = 2**63  # no setting is as large; arithmetic with such numbers overflows
+
 
 def option(default=MISSING, help="", *, min=None, above=None, max=None, choices=None, path=False):
     """A dataclass field with its meaning and its bounds (``above`` excludes the bound itself). path: names a file."""
@@ -31,7 +33,7 @@ def build(cls, mapping, place):
     for name, spec in fields.items():
         if name in mapping:
             values[name] = _convert(mapping[name], hints[name], f"{place}: {name}")
-            _check(values[name], spec.metadata, f"{place}: {name}")
+            check(values[name], spec.metadata, f"{place}: {name}")
         elif spec.default is MISSING and spec.default_factory is MISSING:
             raise UserError(f"{place}: {name}", "is missing", spec.metadata.get("help", ""))
     try:
@@ -66,7 +68,7 @@ def _convert(value, hint, place):
     if hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:  # YAML 1.1 reads 1e-4, which has no point, as a text
             return float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
     elif hint in (object, typing.Any) or (isinstance(value, origin or hint) and not (hint is int and isinstance(value, bool))):
         return value
@@ -79,15 +81,20 @@ def _wanted(hint):
             "list": "a list"}.get(name, name)
 
 
-def _check(value, rules, place):
+def check(value, rules, place):
+    """Raises UserError for a value (or one of a list) that an ``option`` with ``rules`` forbids, or that no setting may have."""
     for each in value if isinstance(value, list) else [value]:
         if each is None:
             continue
         if rules.get("choices") and isinstance(each, str) and each not in rules["choices"]:
             raise UserError(place, f"unknown value {each!r}", did_you_mean(each, rules["choices"]))
+        if isinstance(each, str) and not each.isascii() and any("\ud800" <= c <= "\udfff" for c in each):
+            raise UserError(place, f"holds half a character ({each!r})", "write it whole: no file can hold half of one")
         if isinstance(each, (int, float)) and not isinstance(each, bool):
-            if not math.isfinite(each):
+            if isinstance(each, float) and not math.isfinite(each):
                 raise UserError(place, f"must be a finite number, not {each}")
+            if abs(each) >= BEYOND:
+                raise UserError(place, "is too large a number", "give one below 2^63")
             if rules.get("min") is not None and each < rules["min"]:
                 raise UserError(place, f"must be at least {rules['min']}, not {each}")
             if rules.get("above") is not None and not each > rules["above"]:

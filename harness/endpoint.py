@@ -72,10 +72,18 @@ def endpoint_config(mapping, place):
     for key in ("base_url", "model"):
         if getattr(config, key) is None:
             raise UserError(f"{place}: {key}", "is missing", f"give it there or as JUDGE_{key.upper()} in the environment")
-    parts = urllib.parse.urlsplit(config.base_url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if not _is_address(config.base_url):
         raise UserError(f"{place}: base_url", f"{config.base_url!r} is no address", "give one such as http://localhost:8000/v1")
     return config
+
+
+def _is_address(url):
+    try:
+        parts = urllib.parse.urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and port != 0 and url.isprintable() and " " not in url
 
 
 def without_secrets(config):

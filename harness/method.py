@@ -51,13 +51,14 @@ def get_method(name, file=None, place="order"):
     if file is None:
         return named(Path(__file__).resolve().parent.parent / "methods", "methods", name, Method, "method", place)
     path = Path(file).expanduser()
-    if not path.is_file():
-        raise UserError(place, f"{file} is not a file", "give the path of a Python file with one class on top of Method")
+    if not path.is_file() or path.suffix != ".py":
+        raise UserError(place, f"{file} is not a {'Python ' if path.is_file() else ''}file",
+                        "give the path of a Python file with one class on top of Method")
     spec = importlib.util.spec_from_file_location(f"method_file_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and pickle look it up there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's file does
+    except (Exception, SystemExit) as error:  # whatever the user's file does
         raise UserError(place, f"{file} cannot be imported ({type(error).__name__}: {error})") from error
     return only_subclass(module, Method, "method", place)

@@ -9,6 +9,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import tempfile
 import weakref
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import jinja2
 import torch
 import torch.nn.functional as F
 import transformers
@@ -158,6 +160,17 @@ def resolve_dtype(dtype, device):
     return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
 
 
+def check_device(device, place):
+    """Raises UserError if this machine has no ``device``."""
+    if device not in ("auto", "cpu"):
+        if not re.fullmatch(r"cuda(:\d{1,3})?", device):
+            raise UserError(place, f"unknown device {device!r}", "known: auto, cpu, cuda, cuda:0, cuda:1, ...")
+        count = torch.cuda.device_count()  # starts nothing on a GPU
+        if int(device[5:] or 0) >= count:
+            has = f"{count} GPU{'s' * (count > 1)} that" if count else "no GPU that"
+            raise UserError(place, f"there is no {device}: this machine has {has} PyTorch sees", "use auto or cpu")
+
+
 def resolve_device(device):
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
@@ -178,23 +191,25 @@ def check_name(name, place):
 
 def _cannot_load(name, error, place):
     first = str(error).strip().split("\n")[0][:200]
-    return UserError(place, f"{name} cannot be loaded ({first})",
+    return UserError(place, f"{name} cannot be loaded ({first or type(error).__name__})",
                      f"give a hub id that can be reached, a model folder, or {EMBEDDED!r}")
 
 
 def load_tokenizer(name, revision=None, place="model"):
     """(tokenizer, what transformers loads the model from). Raises UserError where it cannot be had or lacks a chat template."""
-    from transformers import AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     check_name(name, place)
     source = str(embedded_checkpoint(name)) if name in EMBEDDED_MODELS else os.path.expanduser(name) if is_local(name) else name
     try:
+        AutoConfig.from_pretrained(source, revision=revision)  # its own words on a wrong one are better than those of the tokenizer
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # whatever transformers makes of a user's files
         raise _cannot_load(name, error, place) from None
     if tokenizer.chat_template is None:
         raise UserError(place, f"the tokenizer of {name} has no chat template", "use an instruction-tuned model, or put a "
                         "chat_template.jinja into its folder")
+    chat_tokens(tokenizer, [{"role": "user", "content": "x"}], place)
     return tokenizer, source
 
 
@@ -264,9 +279,17 @@ def fingerprint(model):
 # ---- text to tokens ---------------------------------------------------------------------------------------------
 
 
-def chat_tokens(tokenizer, messages):
-    """Token ids of ``messages`` in the model's chat template, up to where the assistant's answer begins."""
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+def chat_tokens(tokenizer, messages, place="prompt"):
+    """Token ids of ``messages`` in the model's chat template, up to where the assistant's answer begins.
+
+    Raises UserError at ``place`` where the template refuses them: it may know no system role, or be no template.
+    """
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except (jinja2.TemplateError, TypeError) as error:
+        roles = ", ".join(dict.fromkeys(m["role"] for m in messages))
+        raise UserError(place, f"the model's chat template fails on messages of {roles} ({type(error).__name__}: {error})",
+                        "use messages that it takes, or mend chat_template.jinja in the model's folder") from error
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 

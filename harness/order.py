@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from harness import models
-from harness.config import build, option
+from harness.config import BEYOND, build, check, option
 from harness.endpoint import endpoint_config
 from harness.errors import UserError, did_you_mean
 from harness.method import get_method
@@ -160,10 +160,11 @@ class Order:
         self.path, self.description = path, schema.description
         self.experiment = [schema.experiment] if isinstance(schema.experiment, str) else schema.experiment
         self.name = schema.name or path.stem
-        if not re.fullmatch(r"[A-Za-z0-9._-]+", self.name):
-            raise UserError(f"{place}: name", f"{self.name!r} is no folder name", "use letters, digits, - and _")
+        if not _names_folder(self.name):
+            raise UserError(f"{place}: name", f"{self.name!r} is no folder name", NAMES)
         self.model = build(ModelSpec, {"name": schema.model} if isinstance(schema.model, str) else schema.model, f"{place}: model")
         models.check_name(self.model.name, f"{place}: model")
+        models.check_device(self.model.device, f"{place}: model: device")
         self.budget = build(Budget, schema.budget, f"{place}: budget")
         self.rollout = build(Rollout, schema.rollout, f"{place}: rollout")
         self.evaluate = build(Evaluate, schema.evaluate, f"{place}: evaluate")
@@ -198,6 +199,9 @@ class Order:
         if schema.retention is not None:
             from harness.retention import load_suite
 
+            for entry in schema.retention if isinstance(schema.retention, list) else ():
+                for key, value in entry.items() if isinstance(entry, dict) else ():
+                    check(value, {}, f"{place}: retention: {key}")
             self.suite = load_suite(schema.retention, f"{place}: retention")
 
     def _check_engines(self, place):
@@ -260,8 +264,8 @@ class Order:
         return {"train", self.evaluate.split} | ({"validation"} if self.selects else set())
 
     def _method(self, label, options, place):
-        if not re.fullmatch(r"[A-Za-z0-9._-]+", label):
-            raise UserError(place, f"{label!r} is no label", "use letters, digits, - and _")
+        if not _names_folder(label):
+            raise UserError(place, f"{label!r} is no label", NAMES)
         if not isinstance(options, dict | None):
             raise UserError(place, f"must be a mapping of hyperparameters, not {options!r}")
         options = dict(options or {})
@@ -303,6 +307,8 @@ class Order:
             spec.grid_of, spec.values = label, {name: getattr(spec.config, name) for name in values}
             spec.label = ".".join([label, *(f"{name}-{value}" for name, value in spec.values.items())])
             spec.label = re.sub(r"[^A-Za-z0-9._-]", "_", spec.label)
+            if not _names_folder(spec.label):
+                raise UserError(place, f"{spec.label!r} is too long for a label", "take fewer hyperparameters, or a shorter label")
             if spec.label in self.methods:
                 raise UserError(place, f"{spec.label} stands twice", "give different values")
             self.methods[spec.label] = spec
@@ -312,6 +318,17 @@ class Order:
         given = Path(name).expanduser()
         beside = self.path.parent / given
         return given if given.exists() and not beside.exists() else beside
+
+    def check_prompts(self, tokenizer):
+        """What only a tokenizer can tell. Raises UserError if its chat template refuses a prompt (the first of each split is tried),
+        or if ``rollout.max_prompt_tokens`` leaves a skill no training example."""
+        for skill in self.skills:
+            for split in dict.fromkeys(["train", *self.splits(skill)]):
+                models.chat_tokens(tokenizer, skill.examples(split)[0].prompt, f"skill {skill.name}, split {split}")
+            limit = self.rollout.max_prompt_tokens
+            if limit and not any(len(models.chat_tokens(tokenizer, e.prompt)) <= limit for e in skill.examples("train")):
+                raise UserError(f"skill {skill.name}", f"no training example has a prompt of at most {limit} tokens",
+                                "raise rollout.max_prompt_tokens")
 
     # ---- what follows from it ------------------------------------------------------------------------------------
 
@@ -384,6 +401,14 @@ class Order:
         }
 
 
+NAMES = "use letters, digits, - and _, at most 200"
+
+
+def _names_folder(text):
+    """Whether a folder may be called so, also with a seed behind it."""
+    return bool(re.fullmatch(r"[A-Za-z0-9._-]{1,200}", text)) and bool(text.strip("."))
+
+
 def _asked(section, without=(), unless_set=()):
     """A section of the order as results.json holds it; what is optional stands there only where it is asked for."""
     default = {f.name: f.default for f in fields(section)}
@@ -398,15 +423,24 @@ def _judge_of(skill):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error, not the loss of the first."""
+    """YAML in which a key that stands twice is an error, not the loss of the first, and whole numbers have 64 bits."""
 
     def construct_mapping(self, node, deep=False):
         seen = set()
         for key, _ in node.value:
-            if key.value in seen and isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} stands twice", key.start_mark)
-            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} stands twice", key.start_mark)
+                seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node):
+        if len(node.value) < 99 and abs(value := super().construct_yaml_int(node)) < BEYOND:
+            return value
+        raise yaml.constructor.ConstructorError(None, None, "a whole number beyond 64 bits", node.start_mark)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def read_order(path, changes=(), methods=(), seeds=()):
@@ -419,11 +453,11 @@ def read_order(path, changes=(), methods=(), seeds=()):
         raise UserError(path, "is not a file", "give a task-order file, as benchmarks/orders/quickstart.yaml")
     try:
         mapping = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a ValueError: bytes that are no text, a date that is none
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{where}", f"is not YAML ({getattr(error, 'problem', None) or 'not UTF-8'})",
-                        "see benchmarks/orders/quickstart.yaml") from None
+        problem = "not UTF-8" if isinstance(error, UnicodeDecodeError) else getattr(error, "problem", None) or error
+        raise UserError(f"{path}{where}", f"is not YAML ({problem})", "see benchmarks/orders/quickstart.yaml") from None
     if not isinstance(mapping, dict):
         raise UserError(path, "must be a mapping of keys", "see benchmarks/orders/quickstart.yaml")
     for change in changes:
@@ -431,10 +465,12 @@ def read_order(path, changes=(), methods=(), seeds=()):
         if not equals:
             raise UserError(f"--set {change}", "must be KEY=VALUE", "as --set budget.prompts=80")
         try:
-            value = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise UserError(f"--set {change}", f"{value!r} is not YAML", "quote the value") from None
-        _set(mapping, key.split("."), value, f"--set {key}")
+            value = yaml.load(value, _Loader)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            problem = getattr(error, "problem", None) or error
+            raise UserError(f"--set {key}", f"its value is not YAML ({problem})", "quote the value") from None
+        keys = key.split(".")
+        _set(mapping, keys, value, f"--set {key}", "task" if keys[0] == "retention" else "name")
     order = Order(mapping, path)
     known = {name for spec in order.methods.values() for name in (spec.label, spec.grid_of) if name}
     for label in methods:
@@ -442,32 +478,34 @@ def read_order(path, changes=(), methods=(), seeds=()):
             raise UserError(f"--method {label}", "is not in the order", did_you_mean(label, known))
     if methods:
         order.methods = {label: spec for label, spec in order.methods.items() if {label, spec.grid_of} & set(methods)}
+    for seed in seeds:
+        check(seed, {"min": 0}, "--seed")
     if seeds:
         order.seeds = list(dict.fromkeys(seeds))
     return order
 
 
-def _set(mapping, keys, value, place):
-    """Put ``value`` where the dotted ``keys`` lead; a number picks an entry of a list, a name the entry of that name."""
-    *path, last = keys
-    for name in path:
-        if isinstance(mapping, list):
-            mapping = _entry(mapping, name, place)
-        else:
-            if not isinstance(mapping.get(name), (dict, list)):
-                mapping[name] = {} if mapping.get(name) is None else {"name": mapping[name]} if name == "model" else None
-            mapping = mapping[name]
-        if mapping is None:
-            raise UserError(place, f"{name} holds a single value", "it has no keys of its own")
-    if isinstance(mapping, list):
-        raise UserError(place, "points at a whole entry of a list", "name one of its keys")
-    mapping[last] = value
-
-
-def _entry(entries, name, place):
-    for i, entry in enumerate(entries):
-        if name == str(i) or name == (entry.get("name") if isinstance(entry, dict) else entry):
-            if not isinstance(entry, dict):
-                entries[i] = entry = {"name": entry}
-            return entry
-    raise UserError(place, f"there is no entry {name!r}", "use its number from 0, or its name")
+def _set(node, keys, value, place, named):
+    """Put ``value`` where the dotted ``keys`` lead. A name may hold dots itself: the longest that is there counts. In a list a number
+    picks an entry, a name the entry whose key ``named`` it is."""
+    listed = isinstance(node, list)
+    names = [e.get(named) if isinstance(e, dict) else e for e in node] if listed else list(node)
+    length = next((n for n in range(len(keys), 0, -1) if ".".join(keys[:n]) in names), 1)
+    key, rest = ".".join(keys[:length]), keys[length:]
+    if listed:
+        if key not in names and not (key.isdecimal() and int(key) < len(node)):
+            raise UserError(place, f"there is no entry {key!r}", "use its number from 0, or its name")
+        if not rest:
+            raise UserError(place, "points at a whole entry of a list", "name one of its keys")
+        key = names.index(key) if key in names else int(key)
+    if not rest:
+        node[key] = value
+        return
+    inner = node[key] if listed else node.get(key)
+    if inner is None:
+        node[key] = {}
+    elif isinstance(inner, str) and (listed or key == "model"):  # a name alone stands for the entry of that name
+        node[key] = {named: inner}
+    elif not isinstance(inner, (dict, list)):
+        raise UserError(place, f"{key} holds a single value", "it has no keys of its own")
+    _set(node[key], rest, value, place, named)

@@ -163,11 +163,16 @@ def plan(order, folder):
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    tokenizer, source = models.load_tokenizer(order.model.name, order.model.revision, f"{order.path}: model")
+    place = f"{order.path}: model"
+    tokenizer, source = models.load_tokenizer(order.model.name, order.model.revision, place)
+    order.check_prompts(tokenizer)
     device = models.resolve_device(order.model.device)
     dtype = models.resolve_dtype(order.model.dtype, device)
-    with init_empty_weights():
-        shape = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source, revision=order.model.revision), dtype=dtype)
+    try:
+        with init_empty_weights():
+            shape = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source, revision=order.model.revision), dtype=dtype)
+    except Exception as error:  # whatever transformers makes of a user's files
+        raise models._cannot_load(order.model.name, error, place) from None
     shape.tie_weights()
     parameters = sum(p.numel() for p in shape.parameters())
     machine, results = Machine(parameters, dtype, device), Results(folder)
@@ -195,7 +200,7 @@ def plan(order, folder):
             peaks[label] = max(peaks.get(label, (0, 0)), memory.of(spec.config, work, outlook.prompt + outlook.limit, cached))
             inside = (steps - 1) // order.evaluate.every_steps if order.evaluate.every_steps else 0
             evaluated = [s.name for s in order.evaluated(number)] + [s.name for s in order.evaluated(number, False)] * inside
-            known = [read_json(p)["seconds"] for s in order.seeds
+            known = [read_json(p, "seconds")["seconds"] for s in order.seeds
                      if (p := results.stage(f"{label}-seed{s}", number) / "stage.json").exists()]
             if known:
                 seconds = statistics.fmean(sum(k.values()) for k in known)

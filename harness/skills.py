@@ -197,6 +197,12 @@ class FileSkill(Skill):
 
     metrics = property(lambda self: self._metrics)
 
+    def reference(self, row, place):
+        reference = super().reference(row, place)
+        if reference == []:
+            raise UserError(place, "`reference` is an empty list", "name at least one right answer")
+        return reference
+
     def load(self, split):
         path, rows = self.files[split], []
         for number, row in read_jsonl(path):
@@ -209,7 +215,7 @@ class FileSkill(Skill):
                 raise UserError(place, "`demonstration` must be a text", "a train row shows a good response")
             if not isinstance(row.get("source"), str | None):
                 raise UserError(place, "`source` must be a text")
-            rows.append(Example(str(row.get("id", number)), prompt, demonstration, row["reference"], row.get("source")))
+            rows.append(Example(str(row.get("id", number)), prompt, demonstration, self.reference(row, place), row.get("source")))
         if not rows:
             raise UserError(path, "has no rows")
         return rows
@@ -237,8 +243,15 @@ def read_jsonl(path):
         if line.strip():
             try:
                 row = json.loads(line)
+                if "\\ud" in line.lower():  # in a UTF-8 file only an escape can be half a character
+                    json.dumps(row, ensure_ascii=False).encode()
             except json.JSONDecodeError as error:
                 raise UserError(f"{path}, row {number}", f"is not JSON ({error.msg} at column {error.colno})") from None
+            except UnicodeEncodeError as error:
+                raise UserError(f"{path}, row {number}", f"holds half a character ({error.object[error.start]!r})",
+                                "write both halves, or the character itself") from None
+            except (ValueError, RecursionError) as error:  # thousands of digits, or of lists in lists
+                raise UserError(f"{path}, row {number}", f"cannot be read ({error})") from None
             if not isinstance(row, dict):
                 raise UserError(f"{path}, row {number}", "is not a JSON object")
             yield number, row

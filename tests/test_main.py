@@ -163,6 +163,8 @@ def test_long_questions_are_left_out(tiny, folder, tmp_path, monkeypatch, capsys
     (["--ref_model_mixup_alpha", "0"], "ema_alpha: must be above 0, not 0.0"),
     (["--num_prompts_per_batch", "0"], "batch_size: must be at least 1, not 0"),
     (["--num_train_epochs", "0"], "epochs: must be above 0, not 0.0"),
+    (["--num_train_epochs", "1e308"], "epochs: is too large a number; give one below 2^63"),
+    (["--max_prompt_length", "1" + 400 * "0"], "max_prompt_tokens: is too large a number; give one below 2^63"),
     (["--warmup_ratio", "0.5"], "--warmup_ratio: must be from 0 to 0.2, not 0.5"),
     (["--seed", "-1"], "seeds: must be at least 0, not -1"),
     (["--eval_examples", "0"], "examples: must be at least 1, not 0"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 import yaml
 from conftest import write_rows
 
+import run_sequence
 from harness.config import build, option
 from harness.errors import UserError, reported
 from harness.order import read_order
@@ -98,7 +100,24 @@ ROW = {"prompt": "p", "demonstration": "d", "reference": "r"}
     (["seeds"], ["a"], ["seeds[0]: must be a whole number, not the text 'a'"]),
     (["retention"], "embeded", ["retention: unknown retention suite 'embeded'", "did you mean 'embedded'?"]),
     (["retention"], ["no_such_task"], ["retention, task 1", "no_such_task"]),
+    (["model", "device"], "tpu", ["model: device: unknown device 'tpu'", "known: auto, cpu, cuda"]),
+    (["model", "device"], "cuda:x", ["model: device: unknown device 'cuda:x'", "known: auto, cpu, cuda"]),
+    (["model", "device"], "cuda:99", ["model: device: there is no cuda:99", "use auto or cpu"]),
+    (["methods", "mine"], {"file": "vowels-test.jsonl"}, ["methods.mine: ", "vowels-test.jsonl is not a Python file"]),
+    (["methods", ".."], {"method": "sft"}, ["methods...: '..' is no label"]),
+    (["methods", "sft", "epochs"], 1e308, ["methods.sft: epochs: is too large a number", "2^63"]),
+    (["budget"], {"epochs": "1e308"}, ["budget: epochs: is too large a number", "2^63"]),
+    (["grid"], {"sft": {**{k: [1 / 81000] for k in ("learning_rate", "epochs", "weight_decay", "max_grad_norm")},
+                        **{k: [10**18] for k in ("batch_size", "warmup_steps", "micro_batch_tokens")}}},
+     ["grid.sft: ", "is too long for a label"]),
+    (["judge"], {"base_url": "http://[::1", "model": "m"}, ["judge: base_url: 'http://[::1' is no address", "http://localhost:8000/v1"]),
+    (["judge"], {"base_url": "http://host:99999/v1", "model": "m"}, ["judge: base_url: ", "is no address"]),
+    (["judge"], {"base_url": "http://a b/v1", "model": "m"}, ["judge: base_url: ", "is no address"]),
+    (["retention"], [{"task": "embedded_facts", "chance": float("nan")}], ["retention: chance: must be a finite number, not nan"]),
     (["name"], "a/b", ["name: 'a/b' is no folder name", "letters"]),
+    (["name"], "..", ["name: '..' is no folder name", "letters"]),
+    (["name"], "x" * 300, ["is no folder name", "at most 200"]),
+    (["description"], "\ud800", ["description: holds half a character ('\\ud800')"]),
     (["description"], 3, ["description: must be a text, not 3"]),
 ])
 def test_wrong_key_or_value(keys, value, said, order_file):
@@ -143,6 +162,11 @@ def test_what_vllm_costs_and_would_spare_is_said(order_file, tmp_path, monkeypat
     ("", ["must be a mapping of keys"]),
     ("- elements\n", ["must be a mapping of keys", "quickstart.yaml"]),
     (b"name: \xff\xfe", ["is not YAML (not UTF-8)"]),
+    ("? [a, b]\n: c\n", ["line 1", "is not YAML (found unhashable key)"]),
+    ("name: x\nbudget: {prompts: 1" + 400 * "0" + "}\n", ["line 2", "a whole number beyond 64 bits"]),
+    ("budget: {prompts: 1" + 5000 * "0" + "}\n", ["line 1", "a whole number beyond 64 bits"]),
+    ("name: 2024-13-45\n", ["is not YAML (month must be in 1..12)"]),
+    (5000 * "[", ["is not YAML"]),
 ])
 def test_order_that_cannot_be_read(text, said, tmp_path):
     path = tmp_path / "order.yaml"
@@ -166,6 +190,10 @@ def test_missing_order_file(tmp_path):
     (json.dumps({**ROW, "prompt": [{"role": "assistant", "content": "x"}]}), ["row 2: `prompt` must", "end in a user turn"]),
     (json.dumps({**ROW, "demonstration": None}), ["row 2: `demonstration` must be a text"]),
     (json.dumps({"prompt": "p", "demonstration": "d"}), ["row 2: has no `reference`"]),
+    (json.dumps({**ROW, "reference": []}), ["row 2: `reference` is an empty list", "at least one"]),
+    (json.dumps({**ROW, "demonstration": "x\ud800"}), ["row 2: holds half a character ('\\ud800')", "both halves"]),
+    (f'{{"reference": 1{5000 * "0"}}}', ["row 2: cannot be read (Exceeds the limit"]),
+    (9999 * "[", ["row 2: cannot be read (maximum recursion depth"]),
 ])
 def test_wrong_row(line, said, order_file, tmp_path):
     path = order_file()
@@ -187,7 +215,10 @@ def test_file_without_rows_or_text(order_file, tmp_path):
 @pytest.mark.parametrize("change, said", [
     ("budget.promts=3", ["budget: promts: unknown key", "did you mean 'prompts'?"]),
     ("budget.prompts", ["--set budget.prompts: must be KEY=VALUE"]),
-    ("budget.prompts=[", ["--set budget.prompts=[", "is not YAML"]),
+    ("budget.prompts=[", ["--set budget.prompts: its value is not YAML", "quote the value"]),
+    ("budget.prompts=1" + 5000 * "0", ["--set budget.prompts: its value is not YAML (a whole number beyond 64 bits)"]),
+    ("name=" + 300 * "x", ["is no folder name", "at most 200"]),
+    ("retention.embedded_facts.limit=8", ["retention: must be a text or a list, not a mapping"]),
     ("budget.prompts=-1", ["budget: prompts: must be at least 1, not -1"]),
     ("name.first=x", ["name: must be a text, not a mapping"]),
     ("budget.prompts.x=3", ["--set budget.prompts.x: prompts holds a single value"]),
@@ -207,6 +238,33 @@ def test_wrong_method_option(order_file):
         "--method sdtf: is not in the order; did you mean 'sdft'? known: grpo, sdft, sft")
 
 
+@pytest.mark.parametrize("seed", [-3, 10**400])
+def test_wrong_seed(seed, order_file):
+    assert refused(order_file(), seeds=[0, seed]).startswith("--seed: ")
+
+
+def test_a_gpu_that_is_not_there(order_file, monkeypatch):
+    path = order_file(model={"name": "embedded", "device": "cuda"})
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert "model: device: there is no cuda: this machine has no GPU that PyTorch sees; use auto or cpu" in refused(path)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert read_order(path).model.device == "cuda"
+    assert "there is no cuda:1: this machine has 1 GPU that" in refused(path, changes=["model.device=cuda:1"])
+
+
+@pytest.mark.parametrize("entry", ["embedded_facts", {"task": "embedded_facts", "limit": 3}])
+def test_a_change_finds_its_retention_task(entry, order_file):
+    order = read_order(order_file(retention=["embedded_commonsense", entry]), ["retention.embedded_facts.limit=8", "retention.0.limit=4"])
+    assert [(t.task, t.limit) for t in order.suite.tasks] == [("embedded_commonsense", 4), ("embedded_facts", 8)]
+
+
+def test_a_change_finds_a_label_with_dots(order_file):
+    methods = {"a": {"method": "sft", "learning_rate": 1.0}, "a.b": {"method": "sft", "learning_rate": 1.0}}
+    order = read_order(order_file(methods=methods), ["methods.a.b.learning_rate=0.5", "methods.a.weight_decay=0.1"])
+    found = {label: (m.config.learning_rate, m.config.weight_decay) for label, m in order.methods.items()}
+    assert found == {"a": (1.0, 0.1), "a.b": (0.5, 0.0)}
+
+
 def test_changes_take_effect(order_file):
     changes = ["budget.prompts=7", "skills.digits.prompts=3", "methods.sft.learning_rate=1e-4", "evaluate.examples=2"]
     order = read_order(order_file(), changes, ["sdft", "sft"], [3, 3, 1])
@@ -218,6 +276,7 @@ def test_changes_take_effect(order_file):
 @pytest.mark.parametrize("code, said", [
     ("raise RuntimeError('two\\nlines')", ["cannot be imported (RuntimeError: two lines)"]),
     ("def broken(:", ["cannot be imported (SyntaxError: "]),
+    ("import sys\nsys.exit(0)", ["cannot be imported (SystemExit: 0)"]),
     ("x = 1", ["defines 0 methods", "one class on top of Method is wanted"]),
     ("from harness.method import Method\nclass A(Method): pass\nclass B(Method): pass", ["defines 2 methods", "one class"]),
 ])
@@ -235,6 +294,17 @@ def test_demonstrations_are_asked_for_before_anything_starts(order_file):
 
 
 # ---- models and results folders ---------------------------------------------------------------------------------------
+
+
+TEMPLATES = {
+    "broken template": "{% for m in messages %}",
+    "template that refuses": "{{ raise_exception('no user here') }}",
+    "template that adds": "{{ messages[0].content + none }}",
+    "no system": "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+                 "{{ m.content }}{% endfor %}",
+}
+CONFIGS = {"a list": None, "nothing": None, "unknown type": {"model_type": "no-such-model"}, "t5": {"model_type": "t5"},
+           "negative size": {"hidden_size": -1}, "no size": {"hidden_size": "wide"}}
 
 
 def damaged(tiny, folder, how):
@@ -257,22 +327,47 @@ def damaged(tiny, folder, how):
             (folder / name).unlink()
     elif how == "no chat template":
         (folder / "chat_template.jinja").unlink()
+    elif how in TEMPLATES:
+        (folder / "chat_template.jinja").write_text(TEMPLATES[how])
+    elif how in CONFIGS:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, **CONFIGS[how]} if CONFIGS[how] else [] if how == "a list" else {}))
     return folder
 
 
 @pytest.mark.parametrize("how, said", [
     ("no config", "is not a model folder"), ("no weights", "cannot be loaded"), ("half weights", "cannot be loaded"),
     ("other sizes", "do not fit its config.json"), ("a layer more", "do not fit its config.json"), ("no tokenizer", "cannot be loaded"),
-    ("no chat template", "has no chat template")])
+    ("no chat template", "has no chat template"), *((how, "chat template fails on messages of user") for how in list(TEMPLATES)[:3]),
+    *((how, "cannot be loaded (") for how in CONFIGS)])
 def test_damaged_model_folder(how, said, tiny, order_file, tmp_path):
-    """Refused in one line, and no results folder is left that would stand in the way of the mended order."""
+    """Refused in one line, by --plan too where it reads what is damaged, and no results folder is left that would stand in the way of
+    the mended order."""
     folder = damaged(tiny, tmp_path / "model", how)
     path, out = order_file(model=str(folder)), tmp_path / "out"
-    with pytest.raises(UserError) as caught:
-        run_order(read_order(path), out)
-    line = str(caught.value)
-    assert line.startswith(f"{path}: model: ") and str(folder) in line and said in line and "\n" not in line
-    assert not out.exists()
+    for start in (run_order, plan) if how in TEMPLATES or how in CONFIGS else (run_order,):
+        with pytest.raises(UserError) as caught:
+            start(read_order(path), out)
+        line = str(caught.value)
+        assert line.startswith(f"{path}: model: ") and (str(folder) in line or how in TEMPLATES) and said in line and "\n" not in line
+        assert not out.exists()
+
+
+def test_prompts_are_tried_before_a_model_is_loaded(tiny, order_file, tmp_path):
+    """A role that the chat template refuses, and a limit that no prompt keeps, in --plan and at the start."""
+    path, out = order_file(model=str(damaged(tiny, tmp_path / "model", "no system"))), tmp_path / "out"
+    plan(read_order(path), out)
+    rows = [{**ROW, "prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]}]
+    write_rows(tmp_path / "digits-test.jsonl", rows)
+    for changes, said in (((), "skill digits, split test: the model's chat template fails on messages of system, user "
+                               "(TemplateError: System role not supported); use messages that it takes"),
+                          (["rollout.max_prompt_tokens=5"], "skill vowels: no training example has a prompt of at most 5 tokens; raise ")):
+        with pytest.raises(UserError, match=re.escape(said)):
+            plan(read_order(path, changes), out)
+    (tmp_path / "model/model.safetensors").unlink()  # it would be missed
+    done = start(path, "--out", out)
+    assert (done.returncode, done.stdout) == (2, "") and "skill digits, split test: the model's chat template fails" in done.stderr
+    assert done.stderr.count("\n") == 1 and not out.exists()
 
 
 def test_hub_model_that_cannot_be_reached(order_file, tmp_path):
@@ -324,7 +419,9 @@ def test_methods_and_seeds_may_be_added(about, tmp_path):
 
 
 @pytest.mark.parametrize("name, text, said", [
-    ("results.json", '{"version": 2}', "is of version 2, not 1"), ("results.json", "[1]", "is of version None, not 1"),
+    ("results.json", '{"version": 2}', "is of version 2, not 1"), ("results.json", "[1]", "is not a JSON object"),
+    ("results.json", '{"version": 1, "methods": {}}', "has no `methods` and `seeds`"), ("results.json", "", "is not JSON"),
+    ("results.json", '{"version": 1, "methods": {"sft": null}, "seeds": [0]}', "has no `methods` and `seeds`"),
     ("results.json", "{", "is not JSON"), ("thesis.tex", "mine", "is not empty and holds no results.json")])
 def test_foreign_folder(name, text, said, about, tmp_path):
     (tmp_path / "out").mkdir()
@@ -335,10 +432,24 @@ def test_foreign_folder(name, text, said, about, tmp_path):
     assert [p.name for p in (tmp_path / "out").iterdir()] == [name] and (tmp_path / "out" / name).read_text() == text
 
 
-def test_results_folder_that_is_a_file(about, tmp_path):
+@pytest.mark.parametrize("name, said", [
+    ("out", "out: is a file; give a folder with --out"), ("out/sub", "sub: cannot be a folder|out: is a file"),
+    (f"new/{'x' * 300}/y", "y: cannot be a folder .File name too long")])
+def test_results_folder_that_cannot_be(name, said, about, tmp_path):
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(UserError, match="out: is a file; give a folder with --out"):
-        Results(tmp_path / "out").open(about())
+    with pytest.raises(UserError, match=said):
+        Results(tmp_path / name).open(about())
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("how", [(), ("--check-teacher",), ("--plan",)])
+def test_out_is_looked_at_before_a_model_is(how, order_file, tmp_path, monkeypatch, capsys):
+    (tmp_path / "out").write_text("mine")
+    monkeypatch.setattr(sys, "argv", ["run_sequence.py", str(order_file(model="no-such/model")), "--out", str(tmp_path / "out/sub"), *how])
+    with pytest.raises(SystemExit) as caught:
+        run_sequence.main()
+    found = capsys.readouterr()
+    assert caught.value.code == 2 and found.out == "" and found.err == f"error: {tmp_path}/out: is a file; give a folder with --out\n"
 
 
 # ---- the command ------------------------------------------------------------------------------------------------------
@@ -378,6 +489,9 @@ def test_reported(capsys):
     assert capsys.readouterr().err == "stopped; the same command goes on from the last committed point\n"
     assert exit_code(OSError(28, "No space left on device", "x.json")) == 2
     assert capsys.readouterr().err.startswith("error: x.json: No space left on device; make room")
+    for kind, number in ((NotADirectoryError, 20), (IsADirectoryError, 21), (FileExistsError, 17), (OSError, 36)):
+        assert exit_code(kind(number, "", "x.json")) == 2
+        assert capsys.readouterr().err == f"error: x.json: {os.strerror(number)}; give another path, or move away what stands there\n"
     for bug in (ValueError("a bug"), FileNotFoundError(2, "No such file", "y")):  # bugs keep their traceback
         with pytest.raises(type(bug)), reported():
             raise bug

@@ -92,6 +92,15 @@ def test_retention_is_counted_where_its_data_are(order_file, tiny_model, tmp_pat
     assert "measured), retention not counted\n" in text
 
 
+@pytest.mark.parametrize("text, said", [("", "is not JSON"), ("{}", "has no `seconds`"), ("[]", "is not a JSON object")])
+def test_a_damaged_stage_is_named(text, said, order_file, tmp_path):
+    place = tmp_path / "out/runs/sft-seed0/stage-1/stage.json"
+    place.parent.mkdir(parents=True)
+    place.write_text(text)
+    with pytest.raises(UserError, match=f"{place}: {said}; "):
+        plan(read_order(order_file()), tmp_path / "out")
+
+
 def test_a_common_beginning_is_read_once_for_a_batch(order_file, tiny_model):
     skill = read_order(order_file()).skills[0]
     texts = [tiny_model[1].apply_chat_template(e.prompt, tokenize=False, add_generation_prompt=True) for e in skill.examples("train")]
