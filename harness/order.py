@@ -320,11 +320,12 @@ class Order:
         return given if given.exists() and not beside.exists() else beside
 
     def check_prompts(self, tokenizer):
-        """What only a tokenizer can tell. Raises UserError if its chat template refuses a prompt (the first of each split is tried),
-        or if ``rollout.max_prompt_tokens`` leaves a skill no training example."""
+        """What only a tokenizer can tell. Raises UserError if its chat template refuses a prompt (one of each sequence of roles is
+        tried), or if ``rollout.max_prompt_tokens`` leaves a skill no training example."""
         for skill in self.skills:
             for split in dict.fromkeys(["train", *self.splits(skill)]):
-                models.chat_tokens(tokenizer, skill.examples(split)[0].prompt, f"skill {skill.name}, split {split}")
+                for prompt in {tuple(m["role"] for m in e.prompt): e.prompt for e in skill.examples(split)}.values():
+                    models.chat_tokens(tokenizer, prompt, f"skill {skill.name}, split {split}")
             limit = self.rollout.max_prompt_tokens
             if limit and not any(len(models.chat_tokens(tokenizer, e.prompt)) <= limit for e in skill.examples("train")):
                 raise UserError(f"skill {skill.name}", f"no training example has a prompt of at most {limit} tokens",

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from harness import metrics
 from harness.errors import UserError
+from harness.skills import read_jsonl
 
 VERSION = 1
 # What the results of an order may be for: a figure or table of arXiv 2601.19897 (figure 4 shows what table 5 holds).
@@ -178,7 +179,7 @@ class Results:
     def commit(self, partial, run, stage):
         """The stage is done: its folder takes its name, once the disk has all that is in it."""
         for path in Path(partial).rglob("*"):
-            if path.is_file():
+            if path.is_file() and path.parent.name != "checkpoint":  # which goes now
                 with open(path, "rb") as file:
                     os.fsync(file.fileno())
         final = self.stage(run, stage)
@@ -201,9 +202,9 @@ class Results:
             judged = [f.with_name("judged.jsonl") for f in files]
             text = "".join(f.read_text(encoding="utf-8") for pair in zip(files, judged) for f in pair if f.exists())
             write_text(self.folder / "records.jsonl", text)
-            about = read_json(self.folder / "results.json")
+            about = read_json(self.folder / "results.json", "methods")
             if any("grid" in entry for entry in about["methods"].values()):
-                write_json(self.folder / "selection.json", selection(about, map(json.loads, text.splitlines())))
+                write_json(self.folder / "selection.json", selection(about, (row for _, row in read_jsonl(self.folder / "records.jsonl"))))
         end = time.monotonic()
         self._due = end + PAUSE * (end - start) * (len(text) > SMALL)
 

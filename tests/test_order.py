@@ -357,7 +357,7 @@ def test_prompts_are_tried_before_a_model_is_loaded(tiny, order_file, tmp_path):
     """A role that the chat template refuses, and a limit that no prompt keeps, in --plan and at the start."""
     path, out = order_file(model=str(damaged(tiny, tmp_path / "model", "no system"))), tmp_path / "out"
     plan(read_order(path), out)
-    rows = [{**ROW, "prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]}]
+    rows = [ROW, {**ROW, "prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]}, ROW]
     write_rows(tmp_path / "digits-test.jsonl", rows)
     for changes, said in (((), "skill digits, split test: the model's chat template fails on messages of system, user "
                                "(TemplateError: System role not supported); use messages that it takes"),

@@ -83,6 +83,13 @@ def test_damaged_files_are_named(text, said, out):
             results.protocol("p", {})
 
 
+def test_a_damaged_row_is_named_where_a_grid_reads_it(out):
+    commit(Results(out), "a-seed0", 0)
+    write_text(out / "runs/a-seed0/stage-0/records.jsonl", '{"run": \n')
+    with pytest.raises(UserError, match=r"out/records\.jsonl, row 1: is not JSON"):
+        Results(out).rebuild()
+
+
 STAGES = [(run, stage) for run in ("b-seed0", "a-seed0", "a-seed1") for stage in range(12)]
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import report
 from harness import metrics
 from harness.errors import UserError
 from harness.report import figures, tables, write_report
@@ -473,3 +474,18 @@ def test_a_report_keeps_what_else_lies_in_its_folder(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["few", "out"]
     with pytest.raises(UserError, match="cannot be a folder"):
         write_report(folder, index)
+
+
+@pytest.mark.parametrize("how", [["absent"], ["absent", "--paper"], ["--published"]])
+def test_an_impossible_out_is_refused_before_anything_is_written(how, tmp_path, capsys):
+    for name, said in (("page", "index.html: is a folder"), ("pictures", "figures: is a file"), ("pictures/figures", "figures: is a file"),
+                       ("x" * 300, "cannot be a folder (File name too long)")):
+        (tmp_path / "page/index.html").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "pictures").mkdir(exist_ok=True)
+        (tmp_path / "pictures/figures").touch()
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(SystemExit) as caught:
+            report.main([*how, "--out", str(tmp_path / name)])
+        found = capsys.readouterr()
+        assert caught.value.code == 2 and found.out == "" and said in found.err and found.err.count("\n") == 1
+        assert sorted(tmp_path.rglob("*")) == before
