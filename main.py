@@ -108,6 +108,7 @@ def main(given=None):
         args = arguments(given)
         out = Path(args.output_dir)
         order = order_of(args)
+        from harness.models import load_tokenizer
         from harness.records import Results
         from harness.report import write_report
         from harness.sequence import run_order
@@ -115,6 +116,7 @@ def main(given=None):
         known = Results(out).check(order.about())["seeds"]
         if known != [args.seed]:
             raise UserError(out, f"holds the model of seed {next(s for s in known if s != args.seed)}", "give another --output_dir")
+        order.check_prompts(load_tokenizer(order.model.name, place="main.py: model")[0])
         run_order(order, out)
         take_out(out, order.runs()[0].name)
         table, page = write_report([out])
