@@ -65,7 +65,7 @@ def test_peers_are_spared_a_dtype_without_instructions(settings, monkeypatch, sl
     assert settings.dtypes == wanted
 
 
-@pytest.mark.parametrize("kind", ["sdft", "sampling", "evaluation"])
+@pytest.mark.parametrize("kind", ["sdft", "sampling"])
 def test_profiler_says_where_the_time_goes(settings, kind):
     seconds, found = profiler.measure(settings, kind)
     products = [row for row in found if row[0] in profiler.PRODUCTS]

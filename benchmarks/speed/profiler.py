@@ -1,7 +1,7 @@
-"""Where our time goes: ``python -m benchmarks.speed.profiler sft|sdft|grpo|sampling|evaluation``.
+"""Where our time goes: ``python -m benchmarks.speed.profiler sft|sdft|grpo|sampling``.
 
 What is measured is that of the benchmark's row, in float32: the second of two optimizer steps, their sampling included, or of two
-batches sampled, so that nothing is new; a stage's evaluation once.
+batches sampled, so that nothing is new.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def measure(settings, kind):
 
         rows.our_steps(settings, kind, examples, 2, "float32", True)(pause)
     else:
-        work = rows.our_evaluation(settings)[1] if kind == "evaluation" else sampled(settings)
+        work = sampled(settings)
         with profiler:
             seconds.append(timed(work)[0])
     found = [(e.key, e.self_cpu_time_total / 1e6, e.flops) for e in profiler.key_averages()]
@@ -55,7 +55,7 @@ def sampled(settings):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("kind", choices=("sft", "sdft", "grpo", "sampling", "evaluation"))
+    parser.add_argument("kind", choices=("sft", "sdft", "grpo", "sampling"))
     parser.add_argument("--model", default=Settings.model, help="another model's folder")
     args = parser.parse_args()
     with reported(), tempfile.TemporaryDirectory() as work:

@@ -272,26 +272,20 @@ def lm_eval_batch(settings, dtype):
     return min(tried, key=tried.get)[0], stated(tried)
 
 
-def our_evaluation(settings):
-    """(the order, a function that makes its evaluation of a stage and returns {name: score} of the skills and of the tasks)."""
+def evaluation(settings):
+    """A stage's evaluation. The dtype is part of what is measured, so both sides have ours."""
+    dtype = settings.our_dtype
     mapping = make_order(settings, settings.skills, {"sft": {}}, 1, settings.examples, settings.documents)
     order = Order(mapping, Path("speed.yaml"))
-    model, tokenizer = models.load(settings.folder, settings.our_dtype, "cpu")
+    model, tokenizer = models.load(settings.folder, dtype, "cpu")
+    measure = evaluator(order, Results(settings.work / "evaluation"))
 
-    def evaluate():
-        measure, weights = evaluator(order, Results(settings.work / "evaluation")), models.fingerprint(model)
-        sampler = Sampler(model, tokenizer, order.evaluate.batch_size)
+    def ours():
+        weights, sampler = models.fingerprint(model), Sampler(model, tokenizer, order.evaluate.batch_size)
         skills = [measure.skill(model, tokenizer, sampler, weights, skill, "test")[2] for skill in order.skills]
         tasks = [e for _, _, e in measure.retention(model, tokenizer, weights)]
         return [{e["name"]: next(iter(e["metrics"].values()))[0] for e in some} for some in (skills, tasks)]
 
-    return order, evaluate
-
-
-def evaluation(settings):
-    """A stage's evaluation. The dtype is part of what is measured, so both sides have ours."""
-    dtype = settings.our_dtype
-    order, ours = our_evaluation(settings)
     size, tried = lm_eval_batch(settings, dtype)
     batch, answers = settings.prompts, settings.work / "answers.json"
     settings.say("ours")
@@ -303,7 +297,9 @@ def evaluation(settings):
     seconds = [python(*arguments)[0] for arguments in lm_eval(settings.folder, order.suite, dtype, size, out)]
     theirs = lm_eval_scores(order.suite, out)
     different = [name for name in tasks if tasks[name] != theirs[name]]
+    part = measure.seconds
     notes = [f"{len(skills)} skills x {settings.examples} greedy answers, {len(tasks)} retention tasks, {dtype}; one pair",
+             f"ours: answers {part['evaluation']:.3g} s, retention {part['retention']:.3g} s",
              f"theirs: a script with generate, batch {batch}, {others:.3g} s, and {len(seconds)} lm_eval commands, batch {size} "
              f"(tried: {tried}), {sum(seconds):.3g} s; each loads the checkpoint, which is saved already and not counted",
              f"accuracy ours {_shown(skills)}, theirs {_shown(read_json(answers))}",
