@@ -221,6 +221,14 @@ def test_figure_5_left_pairs_the_seeds_and_joins_the_models(tmp_path):
     assert "sign of its smallest model" in said[1] and "sign of its larger models" in said[0]
 
 
+def test_none_right_and_seeds_that_agree_are_no_certainty():
+    zero = pd.DataFrame({"value": [0.0], "stderr": [0.0], "n": [48]})
+    found = paper._estimate(zero, 100)
+    z = 1.959964
+    assert (found.value, found.low) == (0, 0) and found.high == pytest.approx(100 * z * z / (48 + z * z), abs=1e-3)
+    assert np.isnan(paper._estimate(pd.DataFrame({"value": [0.5, 0.5], "stderr": [0.1] * 2, "n": [48] * 2}), 100).low)
+
+
 def test_figure_5_left_goes_from_the_small_model_to_the_large_one(tmp_path):
     for name, model in (("a", "Qwen/Qwen2.5-14B-Instruct"), ("b", "Qwen/Qwen2.5-3B-Instruct"), ("c", "embedded"), ("d", "Qwen2.5-7B")):
         skill_folder(tmp_path / name, {"sft": [0.5], "sdft": [0.4]}, {"sft": [0.8], "sdft": [0.8]}, experiment="figure_5_left", model=model)

@@ -2,8 +2,8 @@
 
 Both sides are tables of the same columns, one row a number (COLUMNS; results/paper/README.md says what each is), and go through
 the same drawing. The published side is read from results/paper; the measured side comes from results folders whose order names an
-``experiment``. Percentages in per cent; an interval is 95%: over seeds (Student's t), where there is one seed over examples (1.96
-standard errors).
+``experiment``. Percentages in per cent; an interval is 95%: over seeds (Student's t; none where all give the same number), where there
+is one seed over examples (1.96 standard errors; Wilson's where all answers are right or all are wrong).
 """
 
 import html
@@ -62,9 +62,13 @@ def _estimate(rows, scale=1.0):
     if len(rows) > 1:
         mean, low, high = metrics.t_interval(rows["value"])
         how = f"{len(rows)} seeds"
+        if low == high:
+            low = high = math.nan
     else:
         mean, half = rows["value"].iloc[0], 1.96 * rows["stderr"].iloc[0]
         low, high, how = mean - half, mean + half, "one model"
+        if half == 0 and scale == 100 and mean in (0, 1) and n:  # a fraction of right answers
+            low, high = metrics.wilson_interval(mean * rows["n"].iloc[0], rows["n"].iloc[0])
     return Estimate(mean * scale, low * scale, high * scale, how + n)
 
 
@@ -633,7 +637,7 @@ def _caption(pooled):
             + "".join(f", {c}" for c in count) + "".join(f", {d}" for d in sorted(decoding))
             + "".join(f"; {s}: {results.metric[s]}, not judged" for s in _unjudged(results))
             + (f"; KL direction: {', '.join(kl)}" if kl else "") + "." + "".join(f" {c}" for c in chosen))
-    return " ".join(parts) + " Intervals: 95%, over seeds (Student's t); of one run over examples (1.96 standard errors)."
+    return " ".join(parts) + " Intervals: 95%, over seeds (Student's t); of one run over examples (1.96 standard errors, Wilson at 0 and 1)."
 
 
 def signs(item, theirs, ours):
