@@ -124,7 +124,7 @@ class _Run:
             torch.cuda.reset_peak_memory_stats(self.model.device)
         self.partial = results.run(self.run.name) / f"stage-{number}.partial"
         self.partial.mkdir(parents=True, exist_ok=True)
-        before = [read_json(results.stage(self.run.name, k) / "stage.json") for k in range(number)]
+        before = [read_json(results.stage(self.run.name, k) / "stage.json", "steps", "prompts", "tokens", "seconds") for k in range(number)]
         self.base = {"step": sum(b["steps"] for b in before), "prompts": sum(b["prompts"] for b in before),
                      "tokens": sum(b["tokens"] for b in before),
                      "seconds": sum(b["seconds"]["training"] + b["seconds"]["sampling"] for b in before)}
