@@ -637,7 +637,8 @@ def _caption(pooled):
             + "".join(f", {c}" for c in count) + "".join(f", {d}" for d in sorted(decoding))
             + "".join(f"; {s}: {results.metric[s]}, not judged" for s in _unjudged(results))
             + (f"; KL direction: {', '.join(kl)}" if kl else "") + "." + "".join(f" {c}" for c in chosen))
-    return " ".join(parts) + " Intervals: 95%, over seeds (Student's t); of one run over examples (1.96 standard errors, Wilson at 0, 1)."
+    return (" ".join(parts) + " Intervals: 95%, over seeds (Student's t); of one run over examples (1.96 standard errors; Wilson's at 0 "
+            "and 100%).")
 
 
 def signs(item, theirs, ours):
