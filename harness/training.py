@@ -15,6 +15,7 @@ import random
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy
 import torch
@@ -116,7 +117,7 @@ class Stage:
         self.prompts, self.batch_size, self.phases = prompts, batch_size, phases or [prompts]
         self.begun, self.planned = 0, self._steps(self.phases[0])  # steps before the phase at hand, and in it
         self.max_new_tokens, self.temperature, self.top_p = max_new_tokens, temperature, top_p
-        self.examples, self.closing = skill.examples("train"), models.closed_thought(tokenizer)
+        self.examples = skill.examples("train")
         self.seconds = {"training": 0.0, "sampling": 0.0}
         self.tokens = 0  # tokens that went through a training or scoring pass or were sampled, so far in this stage
         self.step = 0  # optimizer steps done in this stage
@@ -208,10 +209,14 @@ class Stage:
     def teacher_tokens(self, example, context=None):
         return models.chat_tokens(self.tokenizer, self.skill.teacher_prompt(example, self.teacher_template, context))
 
+    @cached_property
+    def _closing(self):
+        return models.closed_thought(self.tokenizer)
+
     def demonstration_tokens(self, example):
         """The demonstration and the token that ends a turn: what a sampled answer would look like. Where the chat template opens the
         reasoning, a demonstration without any closes it first: it would be taught as a thought that never ends."""
-        text = example.demonstration if "</think>" in example.demonstration else self.closing + example.demonstration
+        text = example.demonstration if "</think>" in example.demonstration else self._closing + example.demonstration
         return self.tokenizer(text, add_special_tokens=False)["input_ids"] + [self.sampler.end]
 
 

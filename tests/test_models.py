@@ -150,7 +150,7 @@ def test_a_template_that_opens_the_reasoning(tiny):
     tokenizer = models.load_tokenizer(str(tiny))[0]
     assert models.closed_thought(tokenizer) == ""
     tokenizer.chat_template = tokenizer.chat_template.replace("<|assistant|>{% endif", "<|assistant|>\n<think>\n{% endif")
-    stage = SimpleNamespace(tokenizer=tokenizer, closing=models.closed_thought(tokenizer), sampler=SimpleNamespace(end=7))
+    stage = SimpleNamespace(tokenizer=tokenizer, _closing=models.closed_thought(tokenizer), sampler=SimpleNamespace(end=7))
     for text, taught in (("Gout.", "\n</think>\n\nGout."), ("Hm.</think>Gout.", "Hm.</think>Gout.")):
         tokens = Stage.demonstration_tokens(stage, SimpleNamespace(demonstration=text))
         assert tokenizer.decode(tokens[:-1]) == taught and tokens[-1] == 7

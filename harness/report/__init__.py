@@ -1,7 +1,7 @@
 """Tables, pictures and a page from results folders, from their files alone: neither torch nor transformers is needed."""
 
 import os
-import tempfile
+import shutil
 from pathlib import Path
 
 from harness.errors import UserError
@@ -24,15 +24,19 @@ def write_report(folders, out=None):
     try:
         if out.exists():
             os.listdir(out)  # refuses a file
-        out.resolve().parent.mkdir(parents=True, exist_ok=True)
-        beside = tempfile.TemporaryDirectory(prefix=".report-", dir=out.resolve().parent)
+        # A fixed name, so that what a killed report left is found and replaced.
+        partial = out.resolve().parent / f".{out.resolve().name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise UserError(
             out, f"cannot be a folder for the report ({error.strerror})", "give another with --out"
         ) from None
-    with beside as partial:
-        table = _write(results, Path(partial), out)
-        _move(Path(partial), out)
+    try:
+        table = _write(results, partial, out)
+        _move(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return _terminal(results, table), out / "index.html"
 
 
