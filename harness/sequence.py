@@ -12,8 +12,9 @@ import platform
 import resource
 import shutil
 import subprocess
+import sys
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -120,8 +121,7 @@ class _Run:
     def _stage(self, number):
         order, results = self.order, self.results
         self.evaluator.seconds = {"evaluation": 0.0, "retention": 0.0}
-        if self.model.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.model.device)
+        _reset_peak_memory(self.model.device)
         self.partial = results.run(self.run.name) / f"stage-{number}.partial"
         self.partial.mkdir(parents=True, exist_ok=True)
         before = [read_json(results.stage(self.run.name, k) / "stage.json", "steps", "prompts", "tokens", "seconds") for k in range(number)]
@@ -335,11 +335,23 @@ def _alone(folder):
         yield
 
 
+def _reset_peak_memory(device):
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):  # Linux alone has it
+            Path("/proc/self/clear_refs").write_text("5")
+
+
 def _peak_memory(device):
-    """GiB: on a GPU of what was allocated there in this stage, on a CPU of the process (its largest resident set so far)."""
+    """GiB since the reset: on a GPU of what was allocated there; on a CPU the largest resident set of the process, with what the
+    allocator still holds of earlier stages (where the reset is missing, the largest since the process began)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 def _device(device):

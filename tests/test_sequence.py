@@ -176,3 +176,14 @@ def test_check_teacher_reads_no_test_example(order_file, tmp_path):
     asked = [item["prompt"] for path in (tmp_path / "check" / "evaluations").glob("*.json") for item in read_json(path)["items"]]
     assert len(asked) == 16 and not any(" test " in prompt for prompt in asked)
     assert sum("This is an example for a response" in prompt for prompt in asked) == 8
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux alone has it")
+def test_peak_memory_is_of_the_stage():
+    """A large block of an earlier stage does not count in the next one."""
+    cpu = torch.device("cpu")
+    block = torch.ones(100 * 2**20)
+    high = sequence._peak_memory(cpu)
+    del block
+    sequence._reset_peak_memory(cpu)
+    assert sequence._peak_memory(cpu) < high - 0.3
