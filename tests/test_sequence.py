@@ -2,12 +2,14 @@
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import read_lines, write_rows
 
-from harness import metrics, models
+from harness import metrics, models, sequence
 from harness.evaluation import Evaluator, mean_and_stderr
 from harness.order import read_order
 from harness.plan import Machine, plan
