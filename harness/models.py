@@ -5,6 +5,7 @@ in parts, converted once and kept as an ordinary checkpoint in the cache folder.
 """
 
 import ctypes
+import gc
 import hashlib
 import importlib.util
 import json
@@ -219,6 +220,13 @@ def keep_freed_memory():
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):  # the constants are those of malloc.h
         mallopt(ctypes.c_int(-4), ctypes.c_int(0))  # M_MMAP_MAX: no block has a mapping of its own
         mallopt(ctypes.c_int(-1), ctypes.c_int(2**31 - 1))  # M_TRIM_THRESHOLD
+
+
+def return_freed_memory():
+    """Give back to the kernel what ``keep_freed_memory`` has kept: between two stages, whose tensors have other shapes."""
+    gc.collect()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(ctypes.c_size_t(0))
 
 
 def load(name, dtype="auto", device="auto", revision=None, place="model"):

@@ -1,6 +1,6 @@
-"""The model in memory as lm-eval sees it: lm-eval's own ``HFLM`` with a faster scorer.
+"""The model in memory as lm-eval sees it: lm-eval's own ``HFLM`` with a faster scorer and the harness's sampler.
 
-Prompts, tokenisation, truncation, stop strings and generation are HFLM's. What differs is the log-likelihood: HFLM applies
+Prompts, tokenisation, truncation and stop strings are HFLM's. What differs most is the log-likelihood: HFLM applies
 the head and a softmax over the vocabulary to every position of a [batch, length, vocabulary] tensor, in the model's dtype,
 in batches of a fixed number of rows, and reads a context once for each of its choices. Here the head sees the
 continuation's positions alone, the softmax is float32, a batch holds a number of tokens, and the choices share their
@@ -14,10 +14,15 @@ import torch
 from lm_eval import utils
 from lm_eval.models.huggingface import HFLM
 
+from harness.sampler import Sampler
+
 HEAD_VALUES = 2**26  # logits held at once: 256 MiB in float32
 GENERATED_AT_ONCE = 4096  # prompts given to vLLM, which schedules them itself
 SHARED_FROM = 8  # tokens; a shorter context is not worth a mask
 SHARED_ROOM = 512  # tokens of continuations behind one context: the mask grows with the square
+# Keys of a generation config that do not change greedy answers, or that a request has of its own.
+PLAIN = {"bos_token_id", "eos_token_id", "pad_token_id", "do_sample", "temperature", "top_p", "top_k", "max_length", "max_new_tokens",
+         "use_cache", "transformers_version"}
 LOCAL = ("sliding_window", "attention_chunk_size", "window_size")  # configuration keys of local attention, in tokens
 
 
@@ -43,6 +48,7 @@ class LiveModel(HFLM):
 
     def __init__(self, model, tokenizer, *, batch_tokens=None, batch_size=32, progress=None):
         super().__init__(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=batch_size)
+        self.rows = batch_size  # of what the model itself generates
         self.batch_tokens = batch_tokens or (1024 if self.device.type == "cpu" else 16384)
         self.progress = progress or (lambda done, total: None)
         self.body, self.head = self._split()
@@ -216,6 +222,25 @@ class LiveModel(HFLM):
             self.progress(start + len(batch), len(requests))
         return answers
 
+    def _model_generate(self, context, max_length, stop, attention_mask=None, **how):
+        """Greedy answers come from the harness's sampler, which is faster and gives the same; all others from ``generate``."""
+        greedy = set(how) <= {"do_sample", "temperature", "top_p", "top_k"} and not (how.get("do_sample") or how.get("temperature"))
+        prompts = [row[seen.bool()].tolist() for row, seen in zip(context.cpu(), attention_mask.cpu())]
+        answers = self._answers(prompts, max_length - context.shape[1], stop) if greedy else None
+        if answers is None:
+            return super()._model_generate(context, max_length, stop, attention_mask=attention_mask, **how)
+        width = max(map(len, answers))
+        rows = torch.tensor([a + [self.tokenizer.pad_token_id] * (width - len(a)) for a in answers], device=context.device)
+        return torch.cat([context, rows], 1)
+
+    def _answers(self, prompts, room, stop):
+        """Greedy continuations (lists of token ids); None where the model asks for more than its likeliest token."""
+        asked = self.model.generation_config.to_diff_dict() if self.model.generation_config else {}
+        if {key for key, value in asked.items() if value and not key.startswith("_")} - PLAIN:
+            return None
+        sampler = Sampler(self.model, self.tokenizer, self.rows)
+        return [found[0].token_ids for found in sampler.sample(prompts, max_new_tokens=room, temperature=0, strings=tuple(stop))]
+
 
 class EngineModel(LiveModel):
     """The same with vLLM's engine, through a VLLMSampler: it scores and generates what it has room for, the model the rest.
@@ -225,6 +250,7 @@ class EngineModel(LiveModel):
 
     def __init__(self, sampler, **how):
         super().__init__(sampler.model, sampler.tokenizer, batch_size=GENERATED_AT_ONCE, **how)
+        self.rows = 32
         self.sampler = sampler
 
     def _loglikelihood_tokens(self, requests, disable_tqdm=False, override_bs=None):
@@ -240,15 +266,11 @@ class EngineModel(LiveModel):
             answers[i] = answer
         return answers
 
-    def _model_generate(self, context, max_length, stop, attention_mask=None, **how):
-        prompts = [row[seen.bool()].tolist() for row, seen in zip(context.cpu(), attention_mask.cpu())]
-        room, engine = max_length - context.shape[1], self.sampler.ready()
-        if how.get("do_sample") or how.get("temperature") or max(map(len, prompts)) + room > engine.limit:
-            return super()._model_generate(context, max_length, stop, attention_mask=attention_mask, **how)
-        answers = engine.generate(prompts, room, stop, self.sampler.stops, self.model.generation_config)
-        width = max(map(len, answers))
-        rows = torch.tensor([a + [self.tokenizer.pad_token_id] * (width - len(a)) for a in answers], device=context.device)
-        return torch.cat([context, rows], 1)
+    def _answers(self, prompts, room, stop):
+        engine = self.sampler.ready()
+        if max(map(len, prompts)) + room > engine.limit:
+            return super()._answers(prompts, room, stop)
+        return engine.generate(prompts, room, stop, self.sampler.stops, self.model.generation_config)
 
 
 @contextmanager

@@ -103,12 +103,12 @@ class Sampler:
         self.end, self.stops = models.stop_tokens(model, tokenizer)
 
     @torch.inference_mode()
-    def sample(self, prompts, *, max_new_tokens, temperature=1.0, top_p=1.0, n=1, seed=0, progress=None):
+    def sample(self, prompts, *, max_new_tokens, temperature=1.0, top_p=1.0, n=1, seed=0, strings=(), progress=None):
         """``n`` completions of each of ``prompts`` (lists of token ids): a list of lists of Completion, in their order.
 
         temperature 0 is greedy. Draws depend on ``seed``, the prompt's place and the completion's place alone, not on the
         batching: each completion has its own stream of uniform numbers, inverted through the cumulative distribution in
-        float64. progress: called with the number of completions finished so far.
+        float64. strings: texts that end a completion as well, with the token that completes one. progress: called with the number of completions finished so far.
         """
         was_training, attention = self.model.training, self.model.config._attn_implementation
         self.model.eval()
@@ -124,7 +124,7 @@ class Sampler:
                 for first in range(0, n, self.batch_size):  # more completions of one prompt than fit go in turns
                     turn = range(first, min(n, first + self.batch_size))
                     for (index, k), completion in self._batch([(i, prompts[i]) for i in chosen], max_new_tokens, temperature,
-                                                              top_p, turn, seed):
+                                                              top_p, turn, seed, strings):
                         done[index][k] = completion
                     finished += len(chosen) * len(turn)
                     if progress:
@@ -137,7 +137,7 @@ class Sampler:
     def rest(self):
         """Training follows; an engine of its own would put itself aside, the model has nothing to."""
 
-    def _batch(self, prompts, max_new_tokens, temperature, top_p, turn, seed):
+    def _batch(self, prompts, max_new_tokens, temperature, top_p, turn, seed, strings):
         """Completions number ``turn`` (a range) of each of ``prompts`` ((index, token ids) pairs)."""
         device = self.model.device
         longest = max(len(p) for _, p in prompts)
@@ -181,6 +181,8 @@ class Sampler:
             for row, token, value in zip(live, picked.tolist(), logprob.tolist()):
                 tokens[row].append(token)
                 logprobs[row].append(value)
+            if strings:
+                ended = [e or self._holds(tokens[row], strings) for e, row in zip(ended, live)]
             if t == max_new_tokens - 1 or all(ended):
                 break
             if any(ended):
@@ -194,6 +196,11 @@ class Sampler:
         for row, key in enumerate(rows):
             text = self.tokenizer.decode(tokens[row], skip_special_tokens=True)
             yield key, Completion(tokens[row], logprobs[row], tokens[row][-1] in self.stops, text)
+
+    def _holds(self, tokens, strings):
+        """Whether the last token completes one of ``strings``; a token is a byte at least."""
+        tail = self.tokenizer.decode(tokens[-1 - max(len(s.encode()) for s in strings):])
+        return any(s in tail for s in strings)
 
     @staticmethod
     def _uniforms(rows, count, seed):

@@ -339,6 +339,7 @@ def _reset_peak_memory(device):
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
+        models.return_freed_memory()
         with suppress(OSError):  # Linux alone has it
             Path("/proc/self/clear_refs").write_text("5")
 

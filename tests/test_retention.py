@@ -161,6 +161,30 @@ def test_rolling_windows_equal_hflm(tiny):
         assert live.loglikelihood_rolling(requests) == pytest.approx(reference.loglikelihood_rolling(requests), abs=1e-3)
 
 
+@pytest.mark.parametrize("penalty", [None, 1.5])
+def test_generated_answers_equal_hflm(tiny, penalty):
+    """With stop strings of one and several tokens or none; a penalty on repetition, which the sampler does not know, counts too."""
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    from harness.retention_model import LiveModel
+
+    model, tokenizer = load(tiny)
+    model.generation_config.repetition_penalty = penalty
+    prompts = ["Two", "What is the capital of the country of", "A, b, c,", "Name one", "x" * 30]
+    with retention._quiet():
+        live, reference = LiveModel(model, tokenizer, batch_size=4), HFLM(pretrained=model, tokenizer=tokenizer, batch_size=2)
+        free = reference.generate_until([Instance("generate_until", {}, (p, {"max_gen_toks": 24}), 0) for p in prompts], disable_tqdm=True)
+        strings = sorted({text[3:k] for text in free for k in (4, 7)} - {""})
+        assert len(strings) > 3
+        requests = [Instance("generate_until", {}, (p, {"until": until, "max_gen_toks": 24}), 0)
+                    for p in prompts for until in ([], strings[:1], strings)]
+        found, wanted = live.generate_until(requests), reference.generate_until(requests, disable_tqdm=True)
+    assert found == wanted and len(set(found)) > 4
+    sampled = live._answers([[5, 6, 7]], 4, [])
+    assert (sampled is None) == bool(penalty)
+
+
 def test_nothing_is_left_behind(tiny):
     model, tokenizer = load(tiny)
     model.train()
