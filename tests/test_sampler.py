@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from harness.sampler import Sampler, _grouped_attention, _pick, seed_for
+from harness.sampler import Sampler, _grouped_attention, _pick, _weights_first, seed_for
 
 TEXTS = ["abc", "a much longer question than the others, to be padded against", "?", "who are you", "12 + 7 ="]
 
@@ -131,6 +131,23 @@ def test_the_layout_of_a_gpus_attention_is_taken(monkeypatch):
     key = value = torch.empty(4, 3, 40, 64, device="meta")[:, :, :24]
     out, _ = _grouped_attention(None, query, key, value, torch.empty(4, 1, 1, 24, device="meta", dtype=torch.bool), scaling=0.1)
     assert out.shape == (4, 1, 9, 64)
+
+
+@pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
+def test_weights_first_is_the_same_product(capability, monkeypatch):
+    """With and without a bias, for few rows and many, against float64; afterwards the modules are as before."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    model = torch.nn.ModuleDict({"plain": torch.nn.Linear(24, 40, bias=False), "biased": torch.nn.Linear(24, 40)})
+    model.device, model.dtype = torch.device("cpu"), torch.float32
+    with torch.inference_mode(), _weights_first(model):
+        for linear in model.values():
+            assert ("forward" in vars(linear)) == (capability == "AVX2")
+            for shape in ((1, 24), (3, 1, 24), (2, 200, 24)):
+                x = torch.randn(shape)
+                out = linear(x)
+                wanted = x.double() @ linear.weight.double().t() + (0 if linear.bias is None else linear.bias.double())
+                assert out.is_contiguous() and (out - wanted).abs().max() < 1e-5
+    assert not any("forward" in vars(linear) for linear in model.values())
 
 
 @pytest.mark.parametrize("temperature,top_p", [(1.0, 1.0), (0.7, 1.0), (1.0, 0.6)])
