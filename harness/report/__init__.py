@@ -2,9 +2,11 @@
 
 import os
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
 from harness.errors import UserError
+from harness.records import locked
 from harness.report import page, tables
 from harness.report.data import Results
 from harness.report.figures import Drawer
@@ -21,22 +23,24 @@ def write_report(folders, out=None):
     folders = [Path(f) for f in ([folders] if isinstance(folders, str | Path) else folders)]
     results = Results(list({f.resolve(): f for f in folders}.values()))
     out = Path(out) if out else results.folders[0] / "report"
-    try:
-        if out.exists():
-            os.listdir(out)  # refuses a file
-        # A fixed name, so that what a killed report left is found and replaced.
-        partial = out.resolve().parent / f".{out.resolve().name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise UserError(
-            out, f"cannot be a folder for the report ({error.strerror})", "give another with --out"
-        ) from None
-    try:
+    place = out.resolve()
+    # A fixed name, so that what a killed report left is found and replaced; one process at a time works in it.
+    partial = place.parent / f".{place.name}.partial"
+    with ExitStack() as stack:
+        try:
+            if out.exists():
+                os.listdir(out)  # refuses a file
+            place.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(place.parent))
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            raise UserError(
+                out, f"cannot be a folder for the report ({error.strerror})", "give another with --out"
+            ) from None
+        stack.callback(shutil.rmtree, partial, ignore_errors=True)
         table = _write(results, partial, out)
         _move(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return _terminal(results, table), out / "index.html"
 
 
