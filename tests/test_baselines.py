@@ -4,6 +4,7 @@ what is sampled when, and runs through an order that are cut off and go on."""
 import copy
 import dataclasses
 import json
+import re
 from collections import Counter
 
 import pytest
@@ -281,6 +282,18 @@ def test_the_second_phase_is_a_training_of_its_own(reinvoked):
 def test_general_prompts():
     own = general_prompts(None)
     assert len({m[0]["content"] for m in own}) == len(own) >= 100 and all(len(m) == 1 for m in own)
+
+
+def test_general_prompts_ask_nothing_that_retention_measures():
+    """Or the method that learns from them would be the only one to see it: no prompt has two words of substance of an item."""
+    def words(text):
+        return {word.rstrip("s") for word in re.findall("[a-z]{5,}", text.lower())} - {"write"}
+
+    data = DEFAULT_PROMPTS.parent.parent / "benchmarks/retention/tasks/data"
+    items = [words(f"{row['text']} {row['answer']}") for name in ("facts", "commonsense") for row in read_lines(data / f"{name}.jsonl")]
+    assert len(items) > 100
+    for prompt in general_prompts(None):
+        assert max(len(words(prompt[0]["content"]) & item) for item in items) < 2, prompt
 
 
 def test_a_file_of_general_prompts(order_file, tmp_path):
