@@ -4,18 +4,12 @@ It is an order of one method and one stage, run by the code that runs all orders
 --output_dir, and beside them the trained model, as transformers loads it. Started again, it goes on where it stopped.
 """
 
-import argparse
 import math
 import os
 import sys
 from pathlib import Path
 
-from harness.errors import UserError, reported
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise UserError("main.py", message, "python main.py --help lists every option")
+from harness.errors import Parser, UserError, reported
 
 
 def arguments(given=None):

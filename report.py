@@ -2,10 +2,9 @@
 
 With --paper the figures and tables of arXiv 2601.19897, published beside measured; with --published the published ones alone."""
 
-import argparse
 from pathlib import Path
 
-from harness.errors import UserError, reported
+from harness.errors import Parser, UserError, reported
 from harness.records import check_folder
 
 
@@ -18,7 +17,7 @@ def check_out(out):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="report.py", description="Write tables, pictures and an HTML page from results folders."
     )
     parser.add_argument(

@@ -1,17 +1,16 @@
 """Teach a model the skills of a task-order file one after the other, with each method, and evaluate after every stage."""
 
-import argparse
 import os
 import sys
 from pathlib import Path
 
-from harness.errors import reported
+from harness.errors import Parser, reported
 
 ROOT = Path(__file__).resolve().parent
 
 
 def arguments():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("order", help="task-order file, as benchmarks/orders/quickstart.yaml")
     parser.add_argument("--out", metavar="DIR", help="results folder (default: results/<name of the order>)")
     parser.add_argument("--method", nargs="+", default=[], metavar="NAME", help="only these methods of the order")

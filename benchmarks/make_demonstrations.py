@@ -9,13 +9,12 @@ validation.jsonl and test.jsonl in the authors' columns, the hub's split; `path:
 where it stopped, and pays for nothing twice.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 from harness.console import Progress
 from harness.endpoint import EndpointDown, Refused, endpoint_config
-from harness.errors import UserError, reported
+from harness.errors import Parser, UserError, reported
 from harness.judge import open_endpoint
 from harness.records import write_jsonl
 from harness.skills import get_skill
@@ -49,7 +48,7 @@ def row(example, split, found):
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.make_demonstrations", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m benchmarks.make_demonstrations", description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets train.jsonl, validation.jsonl and test.jsonl")
     parser.add_argument("--path", type=Path, metavar="FOLDER", help="with the hub's file; downloaded if left out")
     parser.add_argument("--tries", type=int, default=8, help="of a question, until an answer is right (default %(default)s)")

@@ -9,7 +9,6 @@ test.jsonl (some of them again in the other wording: a model is asked for what i
 answer and article in each row. Replies are kept: the same command goes on where it stopped, and pays for nothing twice.
 """
 
-import argparse
 import json
 import random
 import sys
@@ -19,7 +18,7 @@ from pathlib import Path
 from benchmarks.graders import normalise, token_f1
 from harness.console import Progress
 from harness.endpoint import EndpointDown, Refused, endpoint_config
-from harness.errors import UserError, reported
+from harness.errors import Parser, UserError, reported
 from harness.judge import open_endpoint
 from harness.records import write_jsonl
 
@@ -177,7 +176,7 @@ def read_articles(folder):
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.make_knowledge", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m benchmarks.make_knowledge", description=__doc__.split("\n")[0])
     parser.add_argument("articles", type=Path, help="folder with one .txt or .md file an article; its name is the title")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR",
                         help="gets train.jsonl, validation.jsonl, test.jsonl and ood.jsonl")

@@ -1,5 +1,6 @@
 """The one error that a user can mend: said in one line, exit code 2."""
 
+import argparse
 import errno
 import os
 import re
@@ -13,6 +14,13 @@ class UserError(Exception):
     def __init__(self, place, problem, remedy=""):
         text = f"{place}: {problem}" + (f"; {remedy}" if remedy else "")
         super().__init__(" ".join(text.splitlines()))  # one line, whatever a library's own message was
+
+
+class Parser(argparse.ArgumentParser):
+    """Of a command's options: what is wrong with them is said in one line as well."""
+
+    def error(self, message):
+        self.exit(2, f"error: {self.prog}: {message}; {self.prog} --help lists every option\n")
 
 
 def did_you_mean(word, choices):
@@ -41,9 +49,11 @@ def reported(written="disk"):
         sys.exit(130)
     except Exception as error:
         reason = _refused_write(error, written)
+        if type(error).__name__ == "OutOfMemoryError":  # PyTorch's, which is not imported for it
+            reason = f"{error}; docs/methods.md, Memory, names what trades memory for time"
         if reason is None:
             raise
-        print(f"{line}error: {reason}", file=sys.stderr)
+        print(f"{line}error: {' '.join(reason.splitlines())}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -158,7 +158,7 @@ def test_long_questions_are_left_out(tiny, folder, tmp_path, monkeypatch, capsys
     (["--dataset_name", "."], "train.jsonl is not a file; give the path of a JSONL file"),
     (["--dataset_name", "wiki"], "set `path` to a folder"),
     (["--dataset_path", "."], "elements takes no `path`; leave it out"),
-    (["--learning_rate", "fast"], "main.py: argument --learning_rate: invalid float value: 'fast'; python main.py --help"),
+    (["--learning_rate", "fast"], "main.py: argument --learning_rate: invalid float value: 'fast'; main.py --help"),
     (["--learning_rate", "-1"], "learning_rate: must be at least 0, not -1.0"),
     (["--ref_model_mixup_alpha", "0"], "ema_alpha: must be above 0, not 0.0"),
     (["--num_prompts_per_batch", "0"], "batch_size: must be at least 1, not 0"),

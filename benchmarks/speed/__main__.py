@@ -1,6 +1,5 @@
 """Measure the harness beside TRL, transformers and lm-eval on this machine; docs/speed.md says how."""
 
-import argparse
 import sys
 import tempfile
 import time
@@ -9,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.speed.timing import ROOT, Settings, machine
 from harness.console import clock
-from harness.errors import UserError, did_you_mean, reported
+from harness.errors import Parser, UserError, did_you_mean, reported
 from harness.records import write_json, write_text
 
 HEAD = ("work", "ours", "theirs", "ratio", "wanted", "n", "")
@@ -91,7 +90,7 @@ def run(names, settings, out):
 
 
 def arguments():
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
+    parser = Parser(prog="python -m benchmarks.speed", description=__doc__)
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="only these rows (see docs/speed.md)")
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="pairs of each short row (default 5)")
     parser.add_argument("--model", default="embedded", help="a model folder instead of the embedded model")

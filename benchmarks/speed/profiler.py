@@ -4,7 +4,6 @@ What is measured is that of the benchmark's row, in float32: the second of two o
 batches sampled, so that nothing is new.
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.speed import rows
 from benchmarks.speed.timing import Settings, product_seconds, timed
 from harness import models
-from harness.errors import reported
+from harness.errors import Parser, reported
 from harness.sampler import Sampler
 
 PRODUCTS = {"aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm"}
@@ -54,7 +53,7 @@ def sampled(settings):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("kind", choices=("sft", "sdft", "grpo", "sampling"))
     parser.add_argument("--model", default=Settings.model, help="another model's folder")
     args = parser.parse_args()
