@@ -1,5 +1,6 @@
 """The task-order file: schema, validation before anything loads, expansion into runs. docs/order.md explains every key."""
 
+import hashlib
 import itertools
 import re
 from dataclasses import asdict, dataclass, fields
@@ -12,7 +13,7 @@ from harness.config import BEYOND, build, check, option
 from harness.endpoint import endpoint_config
 from harness.errors import UserError, did_you_mean
 from harness.method import get_method
-from harness.records import EXPERIMENTS
+from harness.records import EXPERIMENTS, VERSION
 from harness.sampler import seed_for
 from harness.skills import TEACHER_TEMPLATES, FileSkill, fingerprint, get_skill
 from harness.training import TrainingConfig
@@ -134,6 +135,8 @@ class MethodSpec:
     method: str
     cls: type
     config: object
+    written: dict  # {hyperparameter: path as the order has it}
+    files: dict  # {what: checksum} of the method's own file and of those that its hyperparameters name
     grid_of: str | None = None
     values: dict | None = None
 
@@ -151,7 +154,10 @@ class Run:
 
 
 class Order:
-    """A validated order. Attributes follow the schema; ``skills`` are Skill instances, ``methods`` MethodSpecs by label."""
+    """A validated order. Attributes follow the schema; ``skills`` are Skill instances, ``methods`` MethodSpecs by label.
+
+    ``listed`` are the methods of results.json: with --method also the other points of a grid, which selects among them all.
+    """
 
     def __init__(self, mapping, path):
         path = Path(path)
@@ -193,6 +199,7 @@ class Order:
             raise UserError(f"{place}: methods", "is empty", "name at least one method")
         for label, values in schema.grid.items():
             self._add_grid(str(label), values, schema.methods, f"{place}: grid.{label}")
+        self.listed = self.methods
         judged = schema.judge or any(s.judge for s in self.skills)
         self.judge = endpoint_config(schema.judge, f"{place}: judge") if judged else None
         self.suite = None
@@ -252,8 +259,8 @@ class Order:
             skill.examples(split)
         self.skills.append(skill)
         self.specs[spec.name] = spec
-        if self.evaluate.teacher:
-            self.teacher_split(skill)
+        for example in skill.examples(self.teacher_split(skill)) if self.evaluate.teacher else ():
+            skill.teacher_prompt(example, self.template(skill))
         for split in self.reported(skill) if self.evaluate.oracle else ():
             if lacking := next((e for e in skill.examples(split) if not e.source), None):
                 raise UserError(f"skill {skill.name}, split {split}", f"example {lacking.id} has no source, and `evaluate.oracle` shows it",
@@ -266,19 +273,24 @@ class Order:
     def _method(self, label, options, place):
         if not _names_folder(label):
             raise UserError(place, f"{label!r} is no label", NAMES)
+        if label in SERIES:
+            raise UserError(place, f"{label!r} is what the report calls a row of its own", "choose another label, and name the `method`")
         if not isinstance(options, dict | None):
             raise UserError(place, f"must be a mapping of hyperparameters, not {options!r}")
         options = dict(options or {})
         file = options.pop("file", None)
         name = options.pop("method", None) or label
-        cls = get_method(str(name), None if file is None else self._beside(str(file)), place)
+        code = None if file is None else self._beside(str(file))
+        cls = get_method(str(name), code, place)
         config = build(cls.Config, options, place)
+        written, files = {}, {} if code is None else {"file": _checksum(code)}
         for field in fields(config):
             if field.metadata.get("path") and (given := getattr(config, field.name)) is not None:
                 path = self._beside(given)
                 if not path.is_file():
                     raise UserError(f"{place}: {field.name}", f"{given} is not a file", field.metadata["help"])
                 setattr(config, field.name, str(path))
+                written[field.name], files[field.name] = given, _checksum(path)
         method = cls(config)
         for skill in self.skills:
             for need in method.needs:
@@ -286,7 +298,7 @@ class Order:
                 if missing:
                     raise UserError(place, f"{name} needs {need}s; skill {skill.name}, example {missing.id} has none")
         method.check(self, place)
-        return MethodSpec(label, str(file or name), cls, config)
+        return MethodSpec(label, str(file or name), cls, config, written, files)
 
     def _add_grid(self, label, values, methods, place):
         """Put a method for every combination of ``values`` ({hyperparameter: list}) in the place of the method ``label``."""
@@ -382,19 +394,23 @@ class Order:
                 return split
         raise UserError(f"skill {skill.name}", "no split has demonstrations", "self-distillation needs them")
 
+    def dtype(self):
+        """What the model computes in on this machine, a torch dtype."""
+        return models.resolve_dtype(self.model.dtype, models.resolve_device(self.model.device))
+
     def about(self):
         """What results.json holds; see docs/results.md."""
         return {
-            "version": 1, "name": self.name, "description": self.description, "experiment": self.experiment,
-            "model": asdict(self.model),
+            "version": VERSION, "name": self.name, "description": self.description, "experiment": self.experiment,
+            "model": {**asdict(self.model), "dtype": str(self.dtype()).removeprefix("torch.")},
             "skills": [{"name": s.name, "description": s.description, "metric": s.metric, "splits": self.splits(s),
                         "prompts": self.prompts(s), "max_new_tokens": self.limit(s),
                         "teacher_template": self.template(s) or s.teacher_template,
                         "train": fingerprint(s.examples("train"))[:12], **_judge_of(s)} for s in self.skills],
             "retention": [] if self.suite is None else self.suite.summary(),
-            "methods": {label: {"method": m.method, "config": asdict(m.config),
+            "methods": {label: {"method": m.method, "config": {**asdict(m.config), **m.written}, **({"files": m.files} if m.files else {}),
                                 **({"grid": {"of": m.grid_of, "values": m.values}} if m.grid_of else {})}
-                        for label, m in self.methods.items()},
+                        for label, m in self.listed.items()},
             "seeds": self.seeds,
             "evaluate": _asked(self.evaluate, without=("batch_size",),
                                unless_set=("engine", "pass_at_k", "kl", "teacher", "oracle")),
@@ -403,6 +419,11 @@ class Order:
 
 
 NAMES = "use letters, digits, - and _, at most 200"
+SERIES = ("base", "teacher", "oracle_rag")  # of the report, beside the methods
+
+
+def _checksum(path):
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]
 
 
 def _names_folder(text):
@@ -478,7 +499,9 @@ def read_order(path, changes=(), methods=(), seeds=()):
         if label not in known:
             raise UserError(f"--method {label}", "is not in the order", did_you_mean(label, known))
     if methods:
-        order.methods = {label: spec for label, spec in order.methods.items() if {label, spec.grid_of} & set(methods)}
+        order.methods = {label: spec for label, spec in order.listed.items() if {label, spec.grid_of} & set(methods)}
+        grids = {spec.grid_of for spec in order.methods.values()} - {None}
+        order.listed = {label: spec for label, spec in order.listed.items() if label in order.methods or spec.grid_of in grids}
     for seed in seeds:
         check(seed, {"min": 0}, "--seed")
     if seeds:

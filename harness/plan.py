@@ -1,5 +1,6 @@
 """What an order will do, before it does it: runs, steps, evaluations, and an estimate of time and disk."""
 
+import copy
 import statistics
 import time
 from collections import Counter
@@ -166,8 +167,7 @@ def plan(order, folder):
     place = f"{order.path}: model"
     tokenizer, source = models.load_tokenizer(order.model.name, order.model.revision, place)
     order.check_prompts(tokenizer)
-    device = models.resolve_device(order.model.device)
-    dtype = models.resolve_dtype(order.model.dtype, device)
+    device, dtype = models.resolve_device(order.model.device), order.dtype()
     try:
         with init_empty_weights():
             shape = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source, revision=order.model.revision), dtype=dtype)
@@ -194,7 +194,9 @@ def plan(order, folder):
             prompts, batch, method = order.prompts(skill, spec.config), order.batch_size(spec.config), spec.cls(spec.config)
             drawn = method.phases(prompts)
             steps = sum(-(-p // batch) for p in drawn)
-            work, outlook = method.work(outlooks[skill.name]), outlooks[skill.name]
+            outlook = copy.copy(outlooks[skill.name])
+            outlook.prompts = prompts
+            work = method.work(outlook)
             cached = max(min(order.rollout.batch_size, batch * work.answers) * (outlook.prompt + outlook.limit), *(
                 min(order.evaluate.batch_size, count[s.name]) * (outlooks[s.name].prompt + order.limit(s)) for s in order.skills))
             peaks[label] = max(peaks.get(label, (0, 0)), memory.of(spec.config, work, outlook.prompt + outlook.limit, cached))

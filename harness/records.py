@@ -76,6 +76,8 @@ def read_json(path, *keys, remedy="put back a whole copy of it, or move the fold
     """The object in a JSON file. Raises UserError if there is none, or none with these ``keys``."""
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(path, "is not there", remedy) from None
     except (ValueError, RecursionError):
         raise UserError(path, "is not JSON", remedy) from None
     if not isinstance(value, dict):
@@ -130,10 +132,11 @@ class Results:
                 and isinstance(seeds, list) and all(isinstance(s, int) for s in seeds)):
             raise UserError(path, "has no `methods` and `seeds` as a run writes them", "move the folder away and start anew")
         for part in ("model", "budget", "rollout", "evaluate", "skills", "retention"):
-            _same(old.get(part), about[part], part, path, "give another folder with --out, or move this one away")
+            _same(_undescribed(old.get(part)), _undescribed(about[part]), part, path,
+                  "give another folder with --out, or move this one away")
         for label in set(methods) & set(about["methods"]):
-            for part, key in (("method", f"methods.{label}.method"), ("config", f"methods.{label}")):
-                _same(methods[label].get(part), about["methods"][label][part], key, path,
+            for part, key in (("method", f"methods.{label}.method"), ("config", f"methods.{label}"), ("files", f"methods.{label}.files")):
+                _same(methods[label].get(part), about["methods"][label].get(part), key, path,
                       "give the changed method another label, or another folder with --out")
         return {**about, "methods": {**methods, **about["methods"]}, "seeds": sorted({*seeds, *about["seeds"]})}
 
@@ -194,8 +197,8 @@ class Results:
 
     def rebuild(self):
         """records.jsonl from the committed stages of all runs, in the order of run and stage, what was judged after what was measured."""
-        start = time.monotonic()
         with self._alone():
+            start = time.monotonic()
             files = [f for f in self.folder.glob("runs/*/stage-*/records.jsonl")
                      if re.fullmatch(r"stage-\d+", f.parent.name) and (f.parent / "stage.json").exists()]
             files.sort(key=lambda f: (f.parent.parent.name, int(f.parent.name.removeprefix("stage-"))))
@@ -253,6 +256,13 @@ def selection(about, records):
     for chosen in out.values():
         chosen["selected"] = metrics.select({point["label"]: list(point["runs"].values()) for point in chosen["points"]})
     return out
+
+
+def _undescribed(part):
+    """A part of results.json without the descriptions of its entries, which are words for the reader."""
+    if not isinstance(part, list):
+        return part
+    return [{k: v for k, v in entry.items() if k != "description"} if isinstance(entry, dict) else entry for entry in part]
 
 
 def _same(old, new, key, path, remedy):

@@ -112,7 +112,7 @@ class _Run:
         self.eval_sampler = sampler_for(order.evaluate, self.engine, self.model, self.tokenizer)
         if kept:
             self.method.load_state_dict(torch.load(kept / "method.pt", weights_only=False))
-        write_json(results.run(name) / "run.json", self._provenance())
+        self._provenance(first)
         for stage in range(first, len(order.skills) + 1):
             self._stage(stage)
             judge_stage(order, results, name, self.progress)
@@ -158,7 +158,10 @@ class _Run:
         order, path = self.order, self.partial / "checkpoint" / "state.pt"
         restored = None
         if path.exists():
-            restored = torch.load(path, map_location="cpu", weights_only=False)
+            try:
+                restored = torch.load(path, map_location="cpu", weights_only=False)
+            except Exception:  # whatever PyTorch makes of half a file
+                raise UserError(path, "is no whole checkpoint", "remove it: the stage starts anew") from None
             self.model.load_state_dict(restored["model"])
             self.log, self.records = restored["log"], restored["records"]
             self.evaluator.seconds = restored["evaluation_seconds"]
@@ -210,6 +213,8 @@ class _Run:
         with open(folder / "state.partial", "wb") as file:
             torch.save({"model": self.model.state_dict(), "stage": stage.state_dict(), "log": self.log,
                         "records": self.records, "evaluation_seconds": self.evaluator.seconds}, file)
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut could leave the new name with nothing behind it
         os.replace(folder / "state.partial", folder / "state.pt")
         self.saved = time.monotonic()
 
@@ -275,8 +280,11 @@ class _Run:
 
     # ---- the rest --------------------------------------------------------------------------------------------------
 
-    def _provenance(self):
-        return {
+    def _provenance(self, first):
+        """Put on record how and where the stages from ``first`` on are made, beside what earlier starts had otherwise."""
+        path = self.results.run(self.run.name) / "run.json"
+        before = read_json(path) if path.exists() else {}
+        now = {
             "run": self.run.name, "method": self.spec.method, "label": self.run.label, "seed": self.run.seed,
             "config": asdict(self.spec.config), "batch_size": self.order.batch_size(self.spec.config),
             "model": asdict(self.order.model), "device": _device(self.model.device), "dtype": str(self.model.dtype),
@@ -284,7 +292,9 @@ class _Run:
             "packages": {p: importlib.metadata.version(p) for p in ("torch", "transformers", "trl", "lm_eval", "datasets")},
             "engine": {"rollout": self.order.rollout.engine, "evaluate": self.order.evaluate.engine,
                        **({"vllm": asdict(self.order.vllm) | {"version": version()}} if self.engine else {})},
-            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
+            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "first_stage": first}
+        earlier = before.pop("earlier", []) + [{k: v for k, v in before.items() if v != now.get(k)}] * bool(before)
+        write_json(path, {**now, **({"earlier": earlier} if earlier else {})})
 
 
 def check_teacher(order, folder, progress=None):
@@ -294,13 +304,13 @@ def check_teacher(order, folder, progress=None):
     rows {"skill", "split", "n", "base", "teacher"}.
     """
     results, progress = Results(folder), progress or Progress()
+    splits = [order.teacher_split(skill) for skill in order.skills]  # refuses before anything loads
     model, tokenizer = load_model(order)
     measure = evaluator(order, results)
     weights, rows = models.fingerprint(model), []
     with engine_for(order) as engine:
         sampler = sampler_for(order.evaluate, engine, model, tokenizer)
-        for skill in order.skills:
-            split = order.teacher_split(skill)
+        for skill, split in zip(order.skills, splits):
             row = {"skill": skill.name, "split": split}
             for who in ("base", "teacher"):
                 progress.show(f"{skill.name}: {who}")
@@ -320,6 +330,7 @@ def _tidy(order, results, run):
             stage == done[-1] and not (order.checkpoints.keep == "none" and stage == len(order.skills)))
         if not read_again:
             shutil.rmtree(folder / "weights", ignore_errors=True)
+            (folder / "method.pt").unlink(missing_ok=True)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from functools import cached_property
 
 import numpy
 import torch
+import torch.nn.functional as F
 
 from harness import models
 from harness.config import option
@@ -29,6 +30,11 @@ MICRO_BATCH_TOKENS = {False: 1024, True: 8192}  # by whether the model is on a G
 VOCABULARY_CHUNK = 2**24  # elements of one [tokens, vocabulary] tensor: 64 MiB in float32
 IMPORTANCE_CAP = 2.0  # of rollouts from another engine, unless a method says otherwise: that of the paper's code
 TREE = 512  # tokens of one sequence that different prompts share: attention to tokens that it may not see grows with it
+
+
+def cross_entropy(logits, tokens):
+    """Sum of -log p over tokens; logits [tokens, vocabulary], tokens [tokens], see ``Trainer.token_mean``."""
+    return F.cross_entropy(logits, tokens, reduction="sum")
 
 
 @dataclass
@@ -207,6 +213,7 @@ class Stage:
         return models.chat_tokens(self.tokenizer, example.prompt)
 
     def teacher_tokens(self, example, context=None):
+        """The teacher's prompt. Raises UserError if the example lacks what it shows."""
         return models.chat_tokens(self.tokenizer, self.skill.teacher_prompt(example, self.teacher_template, context))
 
     @cached_property
@@ -386,7 +393,7 @@ class Trainer:
     def token_mean(self, rows, total):
         """Backward of the mean loss over all completion tokens of ``rows``; returns what a step logs of it.
 
-        total: ``f(logits, tokens) -> scalar``, the sum over a chunk's tokens.
+        total: ``f(logits [tokens, vocabulary], tokens [tokens]) -> scalar``, the sum over a chunk's tokens, as ``cross_entropy``.
         """
         count = sum(len(r.completion) for r in rows)
         value = self.backward(rows, lambda logits, at: total(logits, at.tokens) / count)

@@ -16,8 +16,7 @@ from harness.config import option
 from harness.method import Method
 from harness.plan import Work
 from harness.records import write_json
-from harness.training import Row, TrainingConfig, learning
-from methods.sft import cross_entropy
+from harness.training import Row, TrainingConfig, cross_entropy, learning
 
 
 @dataclass

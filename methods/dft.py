@@ -12,6 +12,7 @@ from harness.training import Row, learning
 
 
 def weighted_cross_entropy(logits, tokens):
+    """Sum of -p log p over tokens; logits [tokens, vocabulary], tokens [tokens]."""
     logprob = logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0]
     return -(logprob.detach().exp() * logprob).sum()
 

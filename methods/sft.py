@@ -5,14 +5,8 @@ completion tokens of the optimizer step, whatever micro-batches they fall into (
 long demonstration weighs more than a short one.
 """
 
-from functools import partial
-
-import torch.nn.functional as F
-
 from harness.method import Method
-from harness.training import Row, learning
-
-cross_entropy = partial(F.cross_entropy, reduction="sum")
+from harness.training import Row, cross_entropy, learning
 
 
 class SFT(Method):

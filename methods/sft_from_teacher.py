@@ -11,8 +11,7 @@ from harness.distillation import TeacherSamples, check_teacher
 from harness.method import Method
 from harness.plan import Work
 from harness.skills import TEACHER_CONTEXTS
-from harness.training import Row, TrainingConfig, learning
-from methods.sft import cross_entropy
+from harness.training import Row, TrainingConfig, cross_entropy, learning
 
 
 @dataclass

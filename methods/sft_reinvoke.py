@@ -29,8 +29,7 @@ from harness.method import Method
 from harness.plan import Work
 from harness.records import write_json
 from harness.skills import chat_prompt, read_jsonl
-from harness.training import Row, Teacher, learning
-from methods.sft import cross_entropy
+from harness.training import Row, Teacher, cross_entropy, learning
 
 DEFAULT_PROMPTS = Path(__file__).with_name("general_prompts.jsonl")  # written for this project
 

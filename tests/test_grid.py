@@ -8,7 +8,7 @@ import pytest
 import yaml
 from conftest import read_lines, write_rows
 
-from harness import metrics
+from harness import metrics, records
 from harness.errors import UserError
 from harness.order import read_order
 from harness.plan import plan
@@ -146,6 +146,17 @@ def test_test_data_never_select(searched):
     assert selection(about, counts) == chosen
     turned = selection(about, others + [{**r, "value": 1 - r["value"]} for r in counts])
     assert turned["sft"]["selected"] not in (best, None)
+
+
+def test_a_start_of_one_point_knows_the_others(searched, tmp_path):
+    """With --method the grid still selects among all of its points, in its own order."""
+    order, _ = searched
+    for label in reversed(POINTS):
+        alone = read_order(order.path, methods=[label])
+        assert list(alone.methods) == [label] and list(alone.about()["methods"]) == POINTS
+    records.Results(tmp_path / "out").open(alone.about())
+    (chosen,) = selection(read_json(tmp_path / "out/results.json"), []).values()
+    assert [p["label"] for p in chosen["points"]] == POINTS and chosen["selected"] is None
 
 
 def test_nothing_is_selected_before_all_points_have_run(searched):

@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from conftest import write_rows
 
 import run_sequence
+from harness import models
 from harness.config import build, option
 from harness.errors import UserError, reported
 from harness.order import read_order
@@ -410,6 +412,48 @@ def test_changed_training_data_are_another_order(order_file, tmp_path):
         results.open(read_order(path).about())
 
 
+def test_changed_code_is_another_method(order_file, tmp_path):
+    """The content of a method's own file and of a file that it reads counts; where they lie, and what words describe, does not."""
+    (tmp_path / "mine.py").write_text("from methods.sft import SFT\n\n\nclass Mine(SFT):\n    pass\n")
+    write_rows(tmp_path / "general.jsonl", [{"prompt": "Hello?"}])
+    methods = {"mine": {"file": "mine.py"}, "sft_reinvoke": {"general_prompts": "general.jsonl"}}
+    results, path = Results(tmp_path / "out"), order_file(methods=methods)
+    results.open(read_order(path).about())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        about = read_order(path.name).about()  # by another way to the same files
+    about["skills"] = [{**skill, "description": "reworded"} for skill in about["skills"]]
+    results.open(about)
+    for name, text, key in (("mine.py", "from methods.sft import SFT\n\n\nclass Mine(SFT):\n    needs = ()\n", "methods.mine.files.file"),
+                            ("general.jsonl", '{"prompt": "Bye?"}\n', "methods.sft_reinvoke.files.general_prompts")):
+        before = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(text)
+        with pytest.raises(UserError, match=f"`{key}` was .* and is now "):
+            results.open(read_order(path).about())
+        (tmp_path / name).write_text(before)
+
+
+def test_auto_must_mean_the_same_dtype(about, tmp_path, monkeypatch):
+    results = Results(tmp_path / "out")
+    results.open(about("model.dtype=auto"))
+    meant = json.loads((tmp_path / "out/results.json").read_text())["model"]["dtype"]
+    other = {"float32": torch.bfloat16, "bfloat16": torch.float32}[meant]
+    monkeypatch.setattr(models, "resolve_dtype", lambda *_: other)
+    with pytest.raises(UserError, match=f'`model.dtype` was "{meant}" and is now '):
+        results.open(about("model.dtype=auto"))
+
+
+def test_labels_that_the_report_has_itself(order_file):
+    for label in ("base", "teacher", "oracle_rag"):
+        with pytest.raises(UserError, match=f"methods.{label}: '{label}' is what the report calls a row of its own; choose another label"):
+            read_order(order_file(methods={label: {"method": "sft"}}))
+
+
+def test_the_teacher_needs_what_its_template_shows(order_file):
+    with pytest.raises(UserError, match=r"skill vowels, example .* has no source"):
+        read_order(order_file(evaluate={"teacher": True}), ["skills.vowels.teacher_template=paper_source"])
+
+
 def test_methods_and_seeds_may_be_added(about, tmp_path):
     results = Results(tmp_path / "out")
     results.open(about(methods={"sft": {}}, seeds=[2]))
@@ -440,6 +484,22 @@ def test_results_folder_that_cannot_be(name, said, about, tmp_path):
     with pytest.raises(UserError, match=said):
         Results(tmp_path / name).open(about())
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("options", [["--sead", "1"], ["--seed", "one"], ["--set"]])
+def test_wrong_options_are_one_line(options, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["run_sequence.py", "order.yaml", *options])
+    with pytest.raises(SystemExit) as caught:
+        run_sequence.main()
+    said = capsys.readouterr().err
+    assert caught.value.code == 2 and said.startswith("error: run_sequence.py: ") and said.count("\n") == 1 and options[0] in said
+
+
+def test_a_full_gpu_is_one_line(capsys):
+    with pytest.raises(SystemExit) as caught, reported():
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 GiB")
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("error: CUDA out of memory. Tried to allocate 2.00 GiB; docs/methods.md, Memory, ")
 
 
 @pytest.mark.parametrize("how", [(), ("--check-teacher",), ("--plan",)])

@@ -182,7 +182,7 @@ def left_alone(processes, orders, tmp_path_factory):
     return get
 
 
-CIRCUMSTANCES = ("seconds", "peak_memory_gib", "started", "git")
+CIRCUMSTANCES = ("seconds", "peak_memory_gib", "started", "git", "first_stage", "earlier")
 
 
 def contents(folder):
@@ -313,6 +313,8 @@ def test_ctrl_c_says_one_line_and_resumes(processes, orders, left_alone, tmp_pat
     assert runner.run("sample", "before", 2, signal.SIGINT) == 130
     assert runner.run() == 0, runner.text()
     assert_same(contents(runner.out), wanted)
+    earlier = json.loads((runner.out / "runs/sdft-seed0/run.json").read_text())["earlier"]
+    assert len(earlier) == 2 and {key for start in earlier for key in start} <= {"started", "first_stage"}  # the rest was the same
 
 
 def test_a_second_process_is_refused_and_the_first_is_not_disturbed(processes, orders, left_alone, tmp_path):
@@ -360,6 +362,20 @@ def test_a_disk_that_takes_no_more(file_limit, minutes, processes, orders, left_
     assert runner.run(file_limit=file_limit) == 2, runner.text()
     lines = [line for line in runner.text().splitlines() if not line.startswith("[0:")]
     assert len(lines) == 1 and lines[0].startswith(f"error: {tmp_path}/out") and "File too large; make room" in lines[0], runner.text()
+    assert runner.run() == 0, runner.text()
+    assert_same(contents(runner.out), wanted)
+
+
+def test_half_a_checkpoint_is_named(processes, orders, left_alone, tmp_path):
+    """What no kill leaves: the disk itself has lost a part."""
+    wanted, _ = left_alone("sft")
+    runner = Runner(processes, orders("sft", methods={"sft": METHODS["sft"]}), tmp_path / "out")
+    assert runner.run("update", "after", 3) == -signal.SIGKILL
+    state = runner.out / "runs/sft-seed0/stage-1.partial/checkpoint/state.pt"
+    os.truncate(state, state.stat().st_size // 2)
+    assert runner.run() == 2, runner.text()
+    assert f"error: {state}: is no whole checkpoint; remove it: the stage starts anew\n" in runner.text()
+    state.unlink()
     assert runner.run() == 0, runner.text()
     assert_same(contents(runner.out), wanted)
 
