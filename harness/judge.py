@@ -16,7 +16,7 @@ from pathlib import Path
 
 from harness.console import Progress
 from harness.endpoint import Endpoint, EndpointDown, Refused, endpoint_config, without_secrets
-from harness.errors import UserError, reported
+from harness.errors import UserError, did_you_mean, reported
 from harness.records import ORACLE, Results, read_json, write_json, write_jsonl
 from harness.skills import read_jsonl
 
@@ -115,21 +115,31 @@ def judge_runs(results, endpoint, run="*", progress=None):
     from benchmarks.judges import JUDGES
     from harness.evaluation import protocol_hash
 
-    folder = results.folder
-    skills = {s["name"]: (s["metric"], JUDGES[s["judge"]["rubric"]]) for s in read_json(folder / "results.json")["skills"]
-              if s.get("judge")}
+    folder, skills = results.folder, {}
+    about, meanings = folder / "results.json", folder / "protocols.json"
+    for skill in read_json(about, "skills")["skills"]:
+        if skill.get("judge"):
+            rubric = skill["judge"]["rubric"]
+            if rubric not in JUDGES:
+                raise UserError(about, f"{skill['name']} is judged by an unknown rubric {rubric!r}", did_you_mean(rubric, JUDGES))
+            skills[skill["name"]] = skill["metric"], skill["splits"], JUDGES[rubric]
     if not skills:
         raise UserError(folder, "holds no skill that is judged", "a skill says so (`judge: medical` or `knowledge` in the order)")
-    protocols, counts = read_json(folder / "protocols.json"), {}
+    protocols, counts = read_json(meanings), {}
     for stage in sorted(folder.glob(f"runs/{run}/stage-*/stage.json")):
         if stage.parent.name.endswith(".partial"):
             continue
         rows = []
         for _, record in read_jsonl(stage.with_name("records.jsonl")):
-            metric, rubric = skills.get(record["name"], (None, None))
+            metric, splits, rubric = skills.get(record["name"], (None, (), None))
             prefix = ORACLE if record["metric"].startswith(ORACLE) else ""
             if record["kind"] != "skill" or record["metric"] != f"{prefix}{metric}":  # one record for each evaluation
                 continue
+            if record["split"] not in splits:  # only what the teacher is compared with, by the grader
+                continue
+            if record["protocol"] not in protocols:
+                raise UserError(meanings, f"does not say what protocol {record['protocol']} stands for",
+                                "put back a whole copy of it, or move the folder away and start anew")
             meaning = judged_protocol(protocols[record["protocol"]], rubric, endpoint.config)
             protocol = protocol_hash(meaning)
             key = f"{record['evaluation'].partition('-')[0]}-{protocol}"

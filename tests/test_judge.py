@@ -441,6 +441,23 @@ def test_a_run_is_judged_after_each_stage(serve, judged_order, tmp_path):
     assert len(server.requests) == before and (out / "records.jsonl").read_bytes() == text
 
 
+def test_the_teacher_and_what_it_is_compared_with_keep_the_grader(serve, judged_order, tmp_path):
+    """Validation answers, which the base model gives for the teacher's sake alone, are not paid for; figure 2 compares by the grader."""
+    server, out = serve(verdict_by_hash), tmp_path / "out"
+    run_order(judged_order(server.url, evaluate={"teacher": True}), out)
+    records = read_lines(out / "records.jsonl")
+    graded = [r["value"] for r in records if (r["name"], r["split"], r["metric"]) == ("vowels", "validation", "token_f1")]
+    assert len(graded) == 1 and {r["split"] for r in records if r["metric"].startswith("judge")} == {"test"}
+    assert server.requests and not any("vowels validation" in r["body"]["messages"][0]["content"] for r in server.requests)
+    from harness.report.data import Results
+    from harness.report.paper import in_context
+
+    results = Results([out])
+    rows = {(r["panel"], r["series"]): r for r in in_context(results) if r["x"] == "accuracy"}
+    assert results.metric["vowels"] == "judged_strict" and rows["vowels", "base"]["value"] == pytest.approx(100 * graded[0])
+    assert ("vowels", "teacher") in rows
+
+
 def test_oracle_answers_are_judged_as_well(serve, tiny, tmp_path, monkeypatch):
     """Of wiki, on test and ood, under names of their own; the judge is asked about the question alone, without the article."""
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
@@ -530,6 +547,21 @@ def test_another_judge_takes_the_place_of_the_first(serve, judged_order, tmp_pat
     second = {r["protocol"] for r in read_lines(out / "records.jsonl") if r["metric"] == "judged_strict"}
     assert len(first) == len(second) == 1 and first != second
     assert [p for p in (out / "evaluations").iterdir() if next(iter(first)) in p.name]
+
+
+def test_a_broken_folder_is_said_in_one_line(serve, judged_order, tmp_path):
+    server, out = serve(verdict_by_hash), tmp_path / "out"
+    run_order(judged_order(server.url), out)
+    client, about = endpoint(server, tmp_path / "cache"), read_json(out / "results.json")
+    unknown = {**about, "skills": [{**about["skills"][0], "judge": {"rubric": "knowlege"}}]}
+    for file, text, said in (("protocols.json", "{}", "does not say what protocol"),
+                             ("results.json", json.dumps(unknown), "unknown rubric 'knowlege'; did you mean 'knowledge'"),
+                             ("results.json", "{}", "has no `skills`")):
+        whole = (out / file).read_text()
+        (out / file).write_text(text)
+        with pytest.raises(UserError, match=said):
+            judge_folder(out, client)
+        (out / file).write_text(whole)
 
 
 def test_the_key_is_never_written(serve, judged_order, order_file, tmp_path, monkeypatch):

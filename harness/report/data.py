@@ -103,6 +103,7 @@ class Results:
             frame["folder"] = index
             frames.append(frame)
             self.protocols.update(read_object(folder / "protocols.json", {}))
+        self.grader = {s["name"]: s["metric"] for head in self.heads for s in head["skills"]}
         for head, frame in zip(self.heads, frames, strict=True):
             _count_judged(head, frame)
         self.split = self._agreed(

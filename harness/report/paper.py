@@ -158,9 +158,10 @@ def in_context(results):
         if label is None:
             teacher, split = _teacher(results, name, "teacher_accuracy")
             if teacher:
-                base = _estimate(_rows(results, name=name, metric=results.metric[name], split=split), 100)
-                rows += _number(name, "base", "accuracy", base, "%", f"split {split}")
-                rows += _number(name, "teacher", "accuracy", _scaled(teacher, 100), "%", f"split {split}")
+                grader = results.grader[name]  # a judge has not seen the teacher's answers
+                base = _estimate(_rows(results, name=name, metric=grader, split=split), 100)
+                rows += _number(name, "base", "accuracy", base, "%", f"{grader}, split {split}")
+                rows += _number(name, "teacher", "accuracy", _scaled(teacher, 100), "%", f"{grader}, split {split}")
         for x in ("kl_forward_token", "kl_reverse_token", "kl_forward_sequence", "kl_reverse_sequence"):
             if label is None:
                 found, split = _teacher(results, name, f"teacher_{x}")
