@@ -26,6 +26,7 @@ import transformers
 
 from harness.errors import UserError, reported
 from harness.gguf_tokenizer import read_tokenizer
+from harness.records import locked
 
 transformers.utils.logging.disable_progress_bar()
 
@@ -112,7 +113,6 @@ def _joined(paths):
     if len(paths) == 1:
         yield paths[0]
         return
-    cache_folder().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache_folder()) as folder:
         whole = Path(folder) / "model.gguf"
         with open(whole, "wb") as out:
@@ -129,8 +129,15 @@ def embedded_checkpoint(name=EMBEDDED):
     """
     embedded = EMBEDDED_MODELS[name]
     folder = cache_folder() / embedded.title.lower()
-    if (folder / "config.json").is_file():
-        return folder
+    if not (folder / "config.json").is_file():
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        with locked(cache_folder()):  # of two first starts at once one converts and the other waits for it
+            if not (folder / "config.json").is_file():
+                _convert(embedded, folder)
+    return folder
+
+
+def _convert(embedded, folder):
     with _joined([package_file(*part, embedded.remedy) for part in embedded.parts]) as source:
         found = sha256(source)
         if found != embedded.sha256:
@@ -146,7 +153,6 @@ def embedded_checkpoint(name=EMBEDDED):
     if embedded.ends:
         model.generation_config.eos_token_id = [tokenizer.eos_token_id, *map(tokenizer.convert_tokens_to_ids, embedded.ends)]
     save(model, tokenizer, folder)
-    return folder
 
 
 # ---- loading and saving -----------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@ the sampler generate's answers, also beyond the window of the local layers."""
 
 import random
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import pytest
@@ -148,6 +149,14 @@ def test_parts_become_the_model(shipped, tmp_path):
     before = (tmp_path / "cache" / "little" / "model.safetensors").stat().st_mtime_ns
     assert models.embedded_checkpoint("little").name == "little"
     assert (tmp_path / "cache" / "little" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_two_first_starts_convert_once(shipped, monkeypatch):
+    saved, real = [], models.save
+    monkeypatch.setattr(models, "save", lambda *parts: saved.append(parts[2]) or real(*parts))
+    with ThreadPoolExecutor(2) as both:
+        folders = set(both.map(models.embedded_checkpoint, ["little"] * 2))
+    assert folders == set(saved) and len(saved) == 1
 
 
 def test_answers_beyond_the_window(shipped):
