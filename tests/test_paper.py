@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -304,6 +305,36 @@ def test_what_cannot_be_drawn_is_refused(tmp_path):
             paper.write_paper([folder])
     skill_folder(tmp_path / "good", {"sft": [0.5], "sdft": [0.4]}, {"sft": [0.6], "sdft": [0.8]})
     assert paper.measured([tmp_path / "good", plain])[1] == [plain]
+
+
+@pytest.mark.parametrize("text, said", [('{"experiment": ["table_', "is not JSON"), ("[]", "is not an object"),
+                                        ('{"experiment": "table_5"}', '`experiment` is "table_5", not a list')])
+def test_a_broken_results_file_is_named(text, said, tmp_path):
+    """Beside a whole one, whose figures would be drawn without it."""
+    skill_folder(tmp_path / "good", {"sft": [0.5], "sdft": [0.4]}, {"sft": [0.6], "sdft": [0.8]})
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "results.json").write_text(text)
+    with pytest.raises(UserError, match=rf"broken/results\.json: {said}"):
+        paper.write_paper([tmp_path], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_report_takes_the_place_of_an_earlier_one_and_of_nothing_else(tmp_path, monkeypatch):
+    out, mine = tmp_path / "out", ("data/mine.csv", "figures/measured_by_me.png", "mine.txt")
+    old = ("data/measured_table_5_2.csv", "tables/measured_table_5.tex", "figures/dark/measured_figure_8.svg")
+    for name in old + mine:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text("old")
+    (tmp_path / ".out.partial" / "of a killed one").mkdir(parents=True)
+    paper.write_paper(out=out)
+    assert not any((out / name).exists() for name in old) and all((out / name).read_text() == "old" for name in mine)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"] and (out / "data" / "published_table_5.csv").is_file()
+    page = (out / "index.html").read_text()
+    monkeypatch.setattr(paper, "save", Mock(side_effect=OSError("full")))
+    for place in (out, tmp_path / "new"):  # one that fails leaves the earlier one whole, and nothing where there was none
+        with pytest.raises(OSError, match="full"):
+            paper.write_paper(out=place)
+    assert (out / "index.html").read_text() == page and [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize("arguments, said", [

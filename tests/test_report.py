@@ -16,7 +16,8 @@ import pytest
 import report
 from harness import metrics
 from harness.errors import UserError
-from harness.report import figures, tables, write_report
+from harness.records import locked
+from harness.report import figures, made_beside, tables, write_report
 from harness.report.data import Results, read_records
 from tests.fabricate import METHODS, SKILLS, fabricate
 
@@ -474,6 +475,12 @@ def test_a_report_keeps_what_else_lies_in_its_folder(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["few", "out"]
     with pytest.raises(UserError, match="cannot be a folder"):
         write_report(folder, index)
+
+
+def test_a_stage_commits_while_a_report_is_drawn(tmp_path):
+    with (made_beside(tmp_path / "report"), locked(tmp_path, wait=False), locked(tmp_path / ".lock", wait=False),
+          pytest.raises(BlockingIOError), locked(tmp_path / "report", wait=False)):
+        pass  # a stage commits, another report would wait
 
 
 @pytest.mark.parametrize("how", [["absent"], ["absent", "--paper"], ["--published"]])

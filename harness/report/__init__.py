@@ -1,8 +1,9 @@
 """Tables, pictures and a page from results folders, from their files alone: neither torch nor transformers is needed."""
 
 import os
+import re
 import shutil
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from harness.errors import UserError
@@ -23,25 +24,40 @@ def write_report(folders, out=None):
     folders = [Path(f) for f in ([folders] if isinstance(folders, str | Path) else folders)]
     results = Results(list({f.resolve(): f for f in folders}.values()))
     out = Path(out) if out else results.folders[0] / "report"
+    with made_beside(out) as partial:
+        table = _write(results, partial, out)
+    return _terminal(results, table), out / "index.html"
+
+
+@contextmanager
+def made_beside(out, stale=None):
+    """A new folder beside ``out`` whose files, once all are made, go to their places in ``out``, over those of an earlier report.
+
+    stale: pattern of the names of files that an earlier report may have and this one may not: these go. What else lies in ``out``
+    stays. One process at a time makes a report for ``out``; runs that write into the same results folder do not wait for it.
+    Raises UserError if ``out`` cannot be a folder.
+    """
     place = out.resolve()
-    # A fixed name, so that what a killed report left is found and replaced; one process at a time works in it.
-    partial = place.parent / f".{place.name}.partial"
+    partial = place.parent / f".{place.name}.partial"  # a fixed name, so that what a killed report left is found and replaced
+    new = not place.exists()
     with ExitStack() as stack:
         try:
-            if out.exists():
-                os.listdir(out)  # refuses a file
-            place.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(place.parent))
+            place.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(place))
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
             raise UserError(
                 out, f"cannot be a folder for the report ({error.strerror})", "give another with --out"
             ) from None
-        stack.callback(shutil.rmtree, partial, ignore_errors=True)
-        table = _write(results, partial, out)
-        _move(partial, out)
-    return _terminal(results, table), out / "index.html"
+        try:
+            yield partial
+            _move(partial, out, stale)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+            if new:
+                with suppress(OSError):  # only an empty one goes, that nothing came of
+                    place.rmdir()
 
 
 def _write(results, partial, out):
@@ -62,15 +78,20 @@ def _write(results, partial, out):
     return made[0]
 
 
-def _move(partial, out):
-    """Puts the files in their places, over those of an earlier report; what else lies in ``out`` stays."""
-    for file in sorted(partial.rglob("*")):
+def _move(partial, out, stale):
+    files = sorted(partial.rglob("*"))
+    for file in files:
         place = out / file.relative_to(partial)
         if file.is_dir():
             place.mkdir(parents=True, exist_ok=True)
         else:
             place.parent.mkdir(parents=True, exist_ok=True)
             os.replace(file, place)
+    made = {out / file.relative_to(partial) for file in files}
+    for folder in {file.parent for file in made} - {out} if stale else ():
+        for file in folder.iterdir():
+            if file not in made and re.fullmatch(stale, file.name):
+                file.unlink()
 
 
 def _terminal(results, table):

@@ -13,8 +13,8 @@ import pandas as pd
 
 from harness import metrics
 from harness.errors import UserError
+from harness.records import VERSION
 
-VERSION = 1
 CHUNK = 16_000_000  # bytes of records.jsonl read at a time
 DRAWS = 2000  # bootstrap draws over examples where a method has one run
 MOST_FILES = 400  # item scores of one method are read from at most so many evaluations; beyond it stderr stands in
@@ -667,14 +667,6 @@ def _objects(lines):
         else:
             broken += 1
     return rows, broken
-
-
-def read_json(path, default):
-    """The JSON value of a file; ``default`` where it is absent, cut or not JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return default
 
 
 # Shapes of JSON, of what is read here: a type, [shape of every entry], {key: shape}; a key with ? may be absent or null, * is

@@ -22,8 +22,8 @@ import pandas as pd
 from harness import metrics
 from harness.errors import UserError
 from harness.records import ORACLE
-from harness.report import page
-from harness.report.data import Estimate, Results, read_json
+from harness.report import made_beside, page
+from harness.report.data import Estimate, Results, read_object
 from harness.report.figures import BASE, INK, MUTED, PAPER, STYLE, Drawer, curve, grid, legend, looks, save
 from harness.report.tables import Column, Table
 
@@ -508,14 +508,13 @@ def groups(folders):
     and seeds alone are pooled. Raises UserError if no folder is of an experiment."""
     together, strangers = defaultdict(list), []
     for folder in folders:
-        head = read_json(folder / "results.json", {})
-        head = head if isinstance(head, dict) else {}
+        head = read_object(folder / "results.json", {"experiment?": [str]})
         asked = head.get("experiment") or []
         if not asked:
             strangers.append(folder)
         model = {k: v for k, v in head["model"].items() if k != "device"} if isinstance(head.get("model"), dict) else head.get("model")
         same = [model, *(head.get(k) for k in ("skills", "retention", "evaluate", "budget", "rollout"))]
-        for experiment in [asked] if isinstance(asked, str) else asked:
+        for experiment in asked:
             together[experiment, json.dumps(same, sort_keys=True)].append(folder)
     if not together:
         raise UserError(folders[0], "its order does not say which figure or table it is for",
@@ -576,11 +575,16 @@ def write_paper(folders=(), out=None):
     folders = [Path(f) for f in folders]
     ours, strangers, missing = measured(folders) if folders else ({}, [], [])
     out = Path(out) if out else folders[0] / "paper" if folders else NUMBERS / "report"
-    try:
-        for part in ("data", "tables", "figures"):
-            (out / part).mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise UserError(out, f"cannot be a folder for the report ({error.strerror})", "give another with --out") from None
+    with made_beside(out, stale=rf"(published|measured)_({'|'.join(ITEMS)})(_\d+)?\.\w+") as partial:
+        said = _write(partial, ours, missing, bool(folders))
+    said += [f"left out: {folder} (its order names no experiment)" for folder in strangers]
+    return "\n".join(said), out / "index.html"
+
+
+def _write(out, ours, missing, with_measured):
+    """Makes all files in ``out``; returns one line an item."""
+    for part in ("data", "tables", "figures"):
+        (out / part).mkdir()
     numbers, reproduced = published()
     sections, said = [], []
     for key, item in ITEMS.items():
@@ -596,12 +600,10 @@ def write_paper(folders=(), out=None):
         notes = [line for _, frame in ours.get(key, ()) for line in signs(item, theirs, frame)]
         sections.append((key, item, left, right, notes, reproduced[reproduced["experiment"] == key], look))
         drawn = [s.name for s in left + right]
-        why = [f"published: not drawn, {item.absent}"] * bool(item.absent) + ["measured: no results here"] * bool(folders and not right)
+        why = [f"published: not drawn, {item.absent}"] * bool(item.absent) + ["measured: no results here"] * (with_measured and not right)
         said.append(f"{item.title + ':':<16}" + "; ".join([", ".join(drawn)] * bool(drawn) + why))
-    said += [f"left out: {folder} (its order names no experiment)" for folder in strangers]
-    index = out / "index.html"
-    index.write_text(_page(sections, bool(folders), missing), encoding="utf-8")
-    return "\n".join(said), index
+    (out / "index.html").write_text(_page(sections, with_measured, missing), encoding="utf-8")
+    return said
 
 
 def _show(out, name, item, frame, look, caption, results=None):
