@@ -48,6 +48,11 @@ class Evaluator:
         self.seconds = {"evaluation": 0.0, "retention": 0.0}
 
     def skill_protocol(self, skill, split, dtype, chat_template, teacher=False, oracle=False):
+        """What an evaluation of one split of a skill depends on, the weights apart: a dict of JSON values, to be hashed and put on record.
+
+        skill: a Skill; dtype: of the model, by name; chat_template: its text; teacher, oracle: as in ``skill``. Of the examples and
+        the template it holds hashes, of each grader one of its source.
+        """
         examples = sample_of(skill.examples(split), self.settings.examples)
         meaning = {
             "kind": "skill", "name": skill.name, "split": split, "examples": len(examples), "data": fingerprint(examples),
@@ -71,7 +76,7 @@ class Evaluator:
 
         Returns (key, protocol, evaluation); the evaluation is as docs/results.md says.
         """
-        meaning = self.skill_protocol(skill, split, _name(model.dtype), tokenizer.chat_template, teacher, oracle)
+        meaning = self.skill_protocol(skill, split, _name(model.dtype), tokenizer.get_chat_template(), teacher, oracle)
         protocol = protocol_hash(meaning)
         key = f"{weights[:16]}-{protocol}"
         self.results.protocol(protocol, meaning)
@@ -105,7 +110,7 @@ class Evaluator:
         """
         how, split = self.settings.pass_at_k, self.settings.split
         examples = sample_of(skill.examples(split), how.prompts)
-        meaning = {**self.skill_protocol(skill, split, _name(model.dtype), tokenizer.chat_template), "measure": "pass@k",
+        meaning = {**self.skill_protocol(skill, split, _name(model.dtype), tokenizer.get_chat_template()), "measure": "pass@k",
                    "examples": len(examples), "data": fingerprint(examples), "samples": how.samples, "right": f"{skill.metric} is 1",
                    "decoding": f"temperature {how.temperature}, top-p {how.top_p}, seed {self.settings.seed}"}
 
@@ -139,7 +144,7 @@ class Evaluator:
         With ``teacher`` the model reads the teacher's prompt and the metrics are named ``teacher_kl_...``. Returns as ``skill``.
         """
         examples = sample_of(skill.examples(split), self.settings.kl.prompts)
-        common = self.skill_protocol(skill, split, _name(model.dtype), tokenizer.chat_template, teacher)
+        common = self.skill_protocol(skill, split, _name(model.dtype), tokenizer.get_chat_template(), teacher)
         common = {**{k: v for k, v in common.items() if k not in ("scorer", "engine")},  # two models at once: by transformers
                   "examples": len(examples), "data": fingerprint(examples),
                   "decoding": f"temperature 1, top-p 1, seed {self.settings.seed}"}

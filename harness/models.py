@@ -300,7 +300,7 @@ def chat_tokens(tokenizer, messages, place="prompt"):
     """
     try:
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except (jinja2.TemplateError, TypeError) as error:
+    except (jinja2.TemplateError, TypeError, ValueError) as error:  # the last: several templates, none of them the default
         roles = ", ".join(dict.fromkeys(m["role"] for m in messages))
         raise UserError(place, f"the model's chat template fails on messages of {roles} ({type(error).__name__}: {error})",
                         "use messages that it takes, or mend chat_template.jinja in the model's folder") from error

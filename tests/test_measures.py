@@ -157,6 +157,23 @@ def test_decoding_is_part_of_the_protocol(tiny_model, tmp_path):
     assert len(hashes) == 5
 
 
+def test_of_several_chat_templates_the_default_counts(tiny_model, tmp_path):
+    """Every evaluation that hashes the template has the protocol of a tokenizer with that one alone."""
+    model, tokenizer = tiny_model
+    several = copy.deepcopy(tokenizer)
+    several.chat_template = {"default": tokenizer.chat_template, "tool_use": "{{ messages }}"}
+    found = []
+    for i, each in enumerate((tokenizer, several)):
+        measure, skill = asked(tmp_path / str(i), ["a?", "b?"], 1, pass_at_k=PassAtK(samples=2), kl=KL())
+        sampler = Sampler(model, each)
+        found.append([measure.skill(model, each, sampler, "0" * 32, skill, "test")[:2], measure.kl(model, model, each, skill, "test")[:2],
+                      measure.pass_at_k(model, each, sampler, "0" * 32, skill)[:2]])
+    assert found[0] == found[1]
+    several.chat_template = {"tool_use": "{{ messages }}"}
+    with pytest.raises(UserError, match="chat template fails"):
+        models.chat_tokens(several, [{"role": "user", "content": "a?"}])
+
+
 # ---- on record --------------------------------------------------------------------------------------------------------
 
 
