@@ -208,17 +208,23 @@ class Evaluator:
         sampler = sampler if self.settings.engine == "vllm" else None
         meanings = self.suite.protocols(model.dtype, tokenizer, vllm=sampler is not None)
         keys = {name: (f"{weights[:16]}-{protocol_hash(meaning)}", protocol_hash(meaning)) for name, meaning in meanings.items()}
-        missing = [name for name, (key, _) in keys.items() if self.results.evaluation(key) is None]
+        evaluations = {name: self.results.evaluation(key) for name, (key, _) in keys.items()}
+        missing = [name for name, found in evaluations.items() if found is None]
         for name in missing:
             self.results.protocol(keys[name][1], meanings[name])
-        for found in run_suite(self.suite, model, tokenizer, only=missing, progress=progress, vllm=sampler) if missing else ():
+
+        def done(found):  # each task is kept at once: a kill costs the one that runs
             key, protocol = keys[found["name"]]
-            self.results.save_evaluation(key, {
+            evaluations[found["name"]] = {
                 "protocol": protocol, "kind": "retention", "name": found["name"], "split": "test", "n": found["n"],
-                "metrics": {found["metric"]: [found["value"], found["stderr"]]}, "items": found["items"]})
+                "metrics": {found["metric"]: [found["value"], found["stderr"]]}, "items": found["items"]}
+            self.results.save_evaluation(key, evaluations[found["name"]])
+
+        if missing:
+            run_suite(self.suite, model, tokenizer, only=missing, progress=progress, vllm=sampler, done=done)
         self.seconds["retention"] += time.perf_counter() - start
-        for key, protocol in keys.values():
-            yield key, protocol, self.results.evaluation(key)
+        for name, (key, protocol) in keys.items():
+            yield key, protocol, evaluations[name]
 
 
 @torch.inference_mode()

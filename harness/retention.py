@@ -51,10 +51,9 @@ class RetentionTask:
 class Suite:
     """A retention suite: ``tasks``, a list of RetentionTask with different names."""
 
-    name: str
-    description: str
     tasks: list
     _loaded: dict = field(default_factory=dict, repr=False)
+    _definitions: dict = field(default_factory=dict, repr=False)
 
     def summary(self):
         """[{"name", "metric", "higher_is_better", "chance", "description"}] in the suite's order, for results.json."""
@@ -134,6 +133,8 @@ class Suite:
 
     def _protocol(self, entry, dtype, tokenizer, limit, vllm):
         tasks = self.load(entry)["tasks"]
+        if entry.task not in self._definitions:  # of all documents: once
+            self._definitions[entry.task] = {name: _definition(task) for name, task in sorted(tasks.items())}
         lengths = {t.config.generation_kwargs.get("max_gen_toks", 256) for t in tasks.values() if t.OUTPUT_TYPE == "generate_until"}
         return {
             "task": entry.task,
@@ -145,7 +146,7 @@ class Suite:
             "seeds": SEEDS,
             "dtype": dtype,
             "scorer": f"lm_eval {importlib.metadata.version('lm_eval')}, {'vllm' if vllm else 'log-softmax in float32'}",
-            "definitions": {name: _definition(task) for name, task in sorted(tasks.items())},
+            "definitions": self._definitions[entry.task],
         }
 
 
@@ -172,9 +173,9 @@ def load_suite(spec, place="retention"):
         if not isinstance(data, dict) or not isinstance(data.get("tasks"), list):
             raise UserError(place, "must be a mapping with `description` and a list `tasks`")
         _known(data, ("description", "tasks"), place)
-        name, description, items = spec, str(data.get("description", "")), data["tasks"]
+        items = data["tasks"]
     elif isinstance(spec, list):
-        name, description, items = "inline", "", spec
+        items = spec
     else:
         raise UserError(place, f"a retention suite is a name or a list of tasks, not {spec!r}")
     if not items:
@@ -183,15 +184,16 @@ def load_suite(spec, place="retention"):
     for task in tasks:
         if sum(t.task == task.task for t in tasks) > 1:
             raise UserError(place, f"task {task.task!r} is there more than once", "one record stands for one task")
-    return Suite(name, description, tasks)
+    return Suite(tasks)
 
 
-def run_suite(suite, model, tokenizer, *, only=None, batch_tokens=None, batch_size=32, limit=None, progress=None, vllm=None):
+def run_suite(suite, model, tokenizer, *, only=None, batch_tokens=None, limit=None, progress=None, vllm=None, done=None):
     """Measure the live ``model`` on ``suite``; the model, the tokenizer and all random states are left as they were.
 
     only: names of the tasks to run (all of them by default); batch_tokens: padded tokens of a forward pass (None: by
-    the device); batch_size: rows of a generation; limit: at most so many documents a task (a task's own smaller limit stays); progress:
-    ``f(task name, requests done, requests in all)``; vllm: the model's VLLMSampler, where vLLM is to score and to generate.
+    the device); limit: at most so many documents a task (a task's own smaller limit stays); progress: ``f(task name, requests done,
+    requests in all)``; vllm: the model's VLLMSampler, where vLLM is to score and to generate; done: ``f(result)``, called with each
+    task's as soon as it is there.
     Returns one dict a task: name, metric, value and stderr (lm-eval's unit; stderr None where there is none), n (documents),
     higher_is_better, items ([{"id", "score", "response"}]: response is the text, or the log-likelihoods in nats), protocol.
     A group is one result, with the items of all its subtasks.
@@ -201,14 +203,17 @@ def run_suite(suite, model, tokenizer, *, only=None, batch_tokens=None, batch_si
     protocols = suite.protocols(model.dtype, tokenizer, limit, vllm=vllm is not None)
     results = []
     with unchanged(model, tokenizer), _quiet():
-        live = LiveModel(model, tokenizer, batch_tokens=batch_tokens, batch_size=batch_size) if vllm is None else EngineModel(vllm)
+        live = LiveModel(model, tokenizer, batch_tokens=batch_tokens) if vllm is None else EngineModel(vllm)
         for entry in suite.tasks:
             if only is None or entry.task in only:
+                live.place = f"retention task {entry.task}"
                 if progress:
                     live.progress = partial(progress, entry.task)
                 with _seeded():
                     result = _evaluate(live, entry, suite.load(entry), _limit(entry, limit))
                 results.append(result | {"protocol": protocols[entry.task]})
+                if done:
+                    done(results[-1])
     return results
 
 

@@ -14,6 +14,7 @@ import torch
 from lm_eval import utils
 from lm_eval.models.huggingface import HFLM
 
+from harness.errors import UserError
 from harness.sampler import Sampler
 
 HEAD_VALUES = 2**26  # logits held at once: 256 MiB in float32
@@ -42,15 +43,15 @@ class LiveModel(HFLM):
     """A transformers causal language model and its tokenizer, without a reload and without a copy.
 
     batch_tokens: padded tokens in one forward pass (by default 1,024 on a CPU, whose caches are small, else 16,384);
-    batch_size: rows in one generation; progress: ``f(done, total)`` in requests. Use :func:`unchanged` around it, since HFLM
-    sets the model's mode and the tokenizer's padding.
+    batch_size: rows in one generation. Its ``progress`` is called as ``f(done, total)`` in requests, its ``place`` is where errors
+    are said to be. Use :func:`unchanged` around it, since HFLM sets the model's mode and the tokenizer's padding.
     """
 
-    def __init__(self, model, tokenizer, *, batch_tokens=None, batch_size=32, progress=None):
+    def __init__(self, model, tokenizer, *, batch_tokens=None, batch_size=32):
         super().__init__(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=batch_size)
         self.rows = batch_size  # of what the model itself generates
         self.batch_tokens = batch_tokens or (1024 if self.device.type == "cpu" else 16384)
-        self.progress = progress or (lambda done, total: None)
+        self.place, self.progress = "retention", lambda done, total: None
         self.body, self.head = self._split()
         config = self.config.get_text_config()
         # Our own mask would let a model with local attention look further than it does.
@@ -64,10 +65,8 @@ class LiveModel(HFLM):
         Some models do more than a linear map behind the body (Gemma caps the logits, Cohere and Granite scale them), so
         the two ways are compared on a few tokens.
         """
-        # Below PEFT's wrapper.
-        inner = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        body = getattr(inner, getattr(inner, "base_model_prefix", "") or "-", None)
-        head = inner.get_output_embeddings()
+        body = getattr(self.model, getattr(self.model, "base_model_prefix", "") or "-", None)
+        head = self.model.get_output_embeddings()
         # A cap hardly shows in the small logits of an untrained model, hence by its name.
         if body is None or head is None or getattr(self.config.get_text_config(), "final_logit_softcapping", None):
             return None, None
@@ -100,7 +99,8 @@ class LiveModel(HFLM):
         contexts, shared, plain = {}, [], []
         for index, (_, context, continuation) in enumerate(requests):
             if not 0 < len(continuation) <= self.max_length:
-                raise ValueError(f"a continuation of {len(continuation)} tokens; the model reads at most {self.max_length}")
+                raise UserError(self.place, f"a continuation has {len(continuation)} tokens, the model reads 1 to {self.max_length}",
+                                "take a model that reads more, or leave the task out")
             contexts.setdefault(tuple(context), []).append(index)
         for context, indices in contexts.items():
             longest = len(context) + max(len(requests[i][2]) for i in indices)
@@ -248,8 +248,8 @@ class EngineModel(LiveModel):
     Prompts, truncation, stop strings and windows are those of LiveModel. vLLM reads the context of every choice anew.
     """
 
-    def __init__(self, sampler, **how):
-        super().__init__(sampler.model, sampler.tokenizer, batch_size=GENERATED_AT_ONCE, **how)
+    def __init__(self, sampler):
+        super().__init__(sampler.model, sampler.tokenizer, batch_size=GENERATED_AT_ONCE)
         self.rows = 32
         self.sampler = sampler
 

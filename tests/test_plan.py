@@ -76,7 +76,7 @@ def test_retention_is_counted_where_its_data_are(order_file, tiny_model, tmp_pat
     suite = load_suite([{"task": "embedded_commonsense", "limit": 6}, {"task": "embedded_instructions", "chat_template": True}])
     rows = [json.loads(line) for line in (FOLDER / "tasks/data/commonsense.jsonl").read_text().splitlines()][:6]
     by_hand = sum(len(row["text"].encode()) + sum(len(f" {c}".encode()) for c in [row["answer"], *row["distractors"]]) for row in rows)
-    found, generated = Suite("", "", suite.tasks[:1]).work(tiny_model[1], sample=6)
+    found, generated = Suite(suite.tasks[:1]).work(tiny_model[1], sample=6)
     assert (found, generated) == (by_hand, {})
     assert sum(suite.work(tiny_model[1])[1].values()) == 32
     order = read_order(order_file(retention=[{"task": "embedded_commonsense"}]))

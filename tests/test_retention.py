@@ -8,6 +8,7 @@ import socket
 import statistics
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -16,6 +17,9 @@ import transformers
 
 from harness import retention
 from harness.errors import UserError
+from harness.evaluation import Evaluator
+from harness.order import Evaluate
+from harness.records import Results
 from harness.retention import FOLDER, jackknife, load_suite, run_suite
 
 TASKS = {t["name"]: t for t in load_suite("embedded").summary()}
@@ -201,6 +205,40 @@ def test_nothing_is_left_behind(tiny):
     assert (tokenizer.padding_side, tokenizer.pad_token) == ("right", None)
     assert all(torch.equal(v, weights[k]) for k, v in model.state_dict().items())
     assert seen[0][0] == "embedded_facts" and seen[-1] == ("embedded_instructions", 3, 3)
+
+
+def test_a_kill_keeps_the_tasks_that_are_done(tiny, tmp_path, monkeypatch):
+    """And the same suite goes on with the others, to the evaluations of one that was not killed."""
+    model, tokenizer = load(tiny)
+    names, real, hashed = ["embedded_facts", "embedded_commonsense"], retention._evaluate, Counter()
+    definition = retention._definition
+    monkeypatch.setattr(retention, "_definition", lambda task: hashed.update([task.task_name]) or definition(task))
+
+    def evaluations(folder, suite):
+        return [found[2] for found in Evaluator(Results(folder), [], suite, Evaluate(), {}, {}).retention(model, tokenizer, "0" * 32)]
+
+    def killed(live, entry, *rest):
+        if entry.task == names[1]:
+            raise KeyboardInterrupt
+        return real(live, entry, *rest)
+
+    suite = load_suite(entries(names, limit=4))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(retention, "_evaluate", killed)
+        evaluations(tmp_path / "killed", suite)
+    assert [json.loads(path.read_text())["name"] for path in (tmp_path / "killed/evaluations").iterdir()] == names[:1]
+    monkeypatch.setattr(retention, "_evaluate", lambda live, entry, *rest: measured.append(entry.task) or real(live, entry, *rest))
+    measured = []
+    again = evaluations(tmp_path / "killed", suite)
+    assert measured == names[1:] and hashed == Counter(names)  # the documents are hashed once
+    assert json.dumps(again) == json.dumps(evaluations(tmp_path / "whole", load_suite(entries(names, limit=4))))
+
+
+def test_a_continuation_that_no_model_reads_is_a_user_error(tiny):
+    from harness.retention_model import LiveModel
+
+    with retention._quiet(), pytest.raises(UserError, match="retention: a continuation has 1025 tokens, the model reads 1 to 1024"):
+        LiveModel(*load(tiny))._loglikelihood_tokens([(None, [5], [6] * 1025)])
 
 
 def test_a_group_is_one_result_with_all_items(tiny, tmp_path, monkeypatch):
