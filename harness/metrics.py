@@ -29,19 +29,6 @@ OTHER_UNITS = frozenset(
 )
 
 
-def accuracy_matrix(stages, skills, values, order):
-    """R from parallel sequences: the stage (int, 0 = base), the skill's name and the accuracy of each measurement.
-
-    order: names of the skills as they are learned. Returns float [T + 1, T], NaN where nothing was measured; of two
-    measurements of the same thing the later in the sequence counts.
-    """
-    column = {name: i for i, name in enumerate(order)}
-    matrix = np.full((len(order) + 1, len(order)), np.nan)
-    for stage, skill, value in zip(stages, skills, values, strict=True):
-        matrix[stage, column[skill]] = value
-    return matrix
-
-
 def average_accuracy(R):
     """ACC = 1/T sum_i R[T, i]: accuracy over all skills after the last stage (Lopez-Paz & Ranzato 2017, eq. 2)."""
     return np.asarray(R, float)[..., -1, :].mean(-1)
@@ -114,26 +101,6 @@ def retention_delta(base, final, higher_is_better=True):
     """
     delta = np.asarray(final, float) - np.asarray(base, float)
     return delta if higher_is_better else -delta
-
-
-def mean_retention_delta(base, final, metrics, higher_is_better):
-    """Mean of ``retention_delta`` over the tasks that may be averaged, and which ones those are.
-
-    base, final: arrays [..., tasks]; metrics, higher_is_better: one per task. Suites mix units, so only tasks for which
-    ``in_unit_interval`` holds count; the others are to be listed beside the mean. Returns (mean [...], bool [tasks]); the
-    mean is NaN where no task counts.
-    """
-    base, final = np.broadcast_arrays(np.asarray(base, float), np.asarray(final, float))
-    counts = np.array(
-        [
-            in_unit_interval(m, np.append(base[..., i], final[..., i]), up)
-            for i, (m, up) in enumerate(zip(metrics, higher_is_better, strict=True))
-        ],
-        bool,
-    )
-    if not counts.any():
-        return np.full(base.shape[:-1], np.nan)[()], counts
-    return (final - base)[..., counts].mean(-1), counts
 
 
 def normalised(values, base, best):
@@ -242,19 +209,6 @@ def percentile_interval(draws, level=0.95):
     """(low, high) of bootstrap draws along their first axis: the percentile interval; NaN where a draw is NaN."""
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return low, high
-
-
-def bootstrap_interval(scores, level=0.95, draws=10_000, seed=0):
-    """(mean, low, high) over examples where there is one run: percentile bootstrap (Efron 1979) on item scores [n].
-
-    The same scores and seed give the same bounds. Where all scores are equal the bounds are NaN: every resample is the same,
-    which says nothing of other examples. For all answers right or all wrong there is ``wilson_interval``.
-    """
-    scores = np.asarray(scores, float)
-    if len(scores) < 2 or np.ptp(scores) == 0:
-        return (float(scores.mean()) if len(scores) else math.nan), math.nan, math.nan
-    low, high = percentile_interval(bootstrap_means(scores, draws, seed), level)
-    return float(scores.mean()), float(low), float(high)
 
 
 def wilson_interval(right, n, level=0.95):

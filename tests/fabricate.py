@@ -41,23 +41,22 @@ def fabricate(
     inside=3,
     items=True,
     model="smol-135m",
-    decoding=None,
+    limit=64,
     retention=RETENTION,
     training=True,
 ):
     """Writes a complete results folder and returns its path.
 
     steps: {method: optimizer steps a stage} (12 each by default); inside: evaluations inside a stage; items: whether the
-    files in evaluations/ are written; decoding: what the skills' protocol says of decoding.
+    files in evaluations/ are written; limit: of new tokens, in the skills' protocol.
     """
     folder, names, rng = Path(folder), list(skills), np.random.default_rng(7)
     (folder / "evaluations").mkdir(parents=True)
-    decoding = decoding or {"temperature": 0, "max_new_tokens": 64}
     protocols, lines = {}, []
     difficulty = {name: np.random.default_rng(i).permutation(n) / n for i, name in enumerate([*skills, *retention])}
     hashes = {}
     for name in skills:
-        hashes[name], fields = _protocol("skill", name, "test", n, decoding=decoding, metrics=["exact", "lenient"])
+        hashes[name], fields = _protocol("skill", name, "test", n, decoding="greedy", max_new_tokens=limit, metrics=["exact", "lenient"])
         protocols[hashes[name]] = fields
     for task in retention:
         hashes[task], fields = _protocol("retention", task, "test", n, limit=n, lm_eval="0.4.9")
@@ -229,7 +228,7 @@ def fabricate(
         {
             "version": 1,
             "name": folder.name,
-            "model": {"name": model, "fingerprint": "9f2c"},
+            "model": {"name": model, "revision": None},
             "skills": [
                 {
                     "name": s,

@@ -86,7 +86,7 @@ def test_one_seed_has_an_interval_over_examples_paired_over_stages(tmp_path):
         )
         for k, key in ((0, "tooluse-base"), (1, "tooluse-sft-seed0-12"))
     }
-    _, low, high = metrics.bootstrap_interval(scores[1] - scores[0], seed=3)
+    low, high = metrics.percentile_interval(metrics.bootstrap_means(scores[1] - scores[0], 10_000, seed=3))
     assert gain.value == pytest.approx((scores[1] - scores[0]).mean())
     assert (gain.low, gain.high) == pytest.approx((low, high), abs=0.021)  # one example of 50
     assert "over examples (one run; percentile bootstrap" in gain.how
@@ -204,7 +204,7 @@ def test_cost_is_summed_over_stages(three):
 
 
 def test_two_protocols_are_refused_and_both_named(three, tmp_path):
-    other = fabricate(tmp_path / "longer", methods=TWO, n=40, decoding={"temperature": 0, "max_new_tokens": 128})
+    other = fabricate(tmp_path / "longer", methods=TWO, n=40, limit=128)
     hashes = {raw(f, name="tooluse")[0]["protocol"] for f in (three, other)}
     with pytest.raises(UserError) as refused:
         write_report([three, other], tmp_path / "out")
@@ -327,7 +327,7 @@ def test_the_page_says_of_a_number_how_it_was_measured(reported):
         "seed 2: ",
         "split test",
         "metric exact",
-        "max_new_tokens 64",
+        "greedy",
         "n = 40",
         raw(folder, name="science")[0]["protocol"],
     ):

@@ -30,8 +30,7 @@ def load(folder, dtype):
     return model.eval(), tokenizer
 
 
-def trainer(kind, model, tokenizer, examples, folder, *, dtype, micro, rows, steps, tokens, group_size=1, learning_rate=1e-5,
-            forced=False, reward=None):
+def trainer(kind, model, tokenizer, examples, folder, *, dtype, micro, rows, steps, tokens, group_size=1, forced=False, reward=None):
     """TRL's trainer of ``kind`` (sft, sdft, grpo) on the CPU, with the losses and settings that methods/ have by default.
 
     model: in float32; dtype: what its passes compute in (bfloat16 is autocast); micro: sequences of one pass; rows: of an
@@ -40,7 +39,7 @@ def trainer(kind, model, tokenizer, examples, folder, *, dtype, micro, rows, ste
     """
     common = dict(output_dir=str(folder), use_cpu=True, bf16=dtype == "bfloat16", fp16=False, report_to="none",
                   save_strategy="no", logging_steps=1, disable_tqdm=True, gradient_checkpointing=False, seed=0, max_steps=steps,
-                  learning_rate=learning_rate, lr_scheduler_type="constant", warmup_steps=0, weight_decay=0.0, max_grad_norm=1.0,
+                  learning_rate=1e-5, lr_scheduler_type="constant", warmup_steps=0, weight_decay=0.0, max_grad_norm=1.0,
                   per_device_train_batch_size=micro, gradient_accumulation_steps=rows // micro, dataloader_pin_memory=False)
     sampled = dict(max_completion_length=tokens, temperature=1.0, top_p=1.0, top_k=0, shuffle_dataset=False,
                    generation_kwargs={"min_new_tokens": tokens} if forced else None)

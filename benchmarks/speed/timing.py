@@ -149,10 +149,10 @@ class Loop:
         gc.collect()
 
 
-def alternate(ours, theirs, repeats, say, warm=1):
-    """``ours()`` and ``theirs()`` in turn, ``warm`` pairs first that do not count: two lists of what they returned."""
+def alternate(ours, theirs, repeats, say):
+    """``ours()`` and ``theirs()`` in turn, first a pair that does not count: two lists of what they returned."""
     found = [], []
-    for number in range(1 - warm, repeats + 1):
+    for number in range(repeats + 1):
         pair = ours(), theirs()
         for kept, value in zip(found, pair) if number > 0 else ():
             kept.append(value)

@@ -566,7 +566,6 @@ class Results:
         """One row an optimizer step (at most about ``most`` a stage, evenly spaced): label, seed, stage, step, diagnostics."""
         parts = []
         for label, _, seed, place in self._places():
-            last = 0
             paths = sorted(
                 place.glob("stage-*[0-9]/training.jsonl"), key=lambda p: int(re.sub(r"\D", "", p.parent.name) or 0)
             )
@@ -579,9 +578,6 @@ class Results:
                 if frame.empty or "step" not in frame:
                     continue
                 numbers = frame.select_dtypes("number").copy()
-                if numbers["step"].min() <= last:  # counted from the start of the stage
-                    numbers["step"] += last
-                last = numbers["step"].max()
                 numbers["label"], numbers["seed"], numbers["stage"] = (
                     label,
                     seed,
@@ -749,9 +745,8 @@ def _model_name(head):
     model = head.get("model") or {}
     if not isinstance(model, dict):
         return str(model)
-    name = str(model.get("name") or model.get("id") or model.get("path") or "model")
-    mark = model.get("fingerprint") or model.get("revision")
-    return f"{name} {str(mark)[:8]}" if mark else name
+    name, revision = str(model.get("name") or "model"), model.get("revision")
+    return f"{name} {str(revision)[:8]}" if revision else name
 
 
 def _distinct(names, folders):

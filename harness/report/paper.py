@@ -43,10 +43,10 @@ SAME_TASK = {"truthfulqa_mc1": "truthfulqa", "humaneval_sandboxed": "humaneval"}
 # -- what was measured ----------------------------------------------------------------------------------------------
 
 
-def _rows(results, *, kind="skill", name, metric, stage=None, label=None, split=None, final=True):
+def _rows(results, *, kind="skill", name, metric, stage=None, label=None, split=None):
     """Records of one thing; without a label the base model's, which is one however many runs have it on record."""
     t = results.records
-    wanted = (t["kind"] == kind) & (t["name"] == name) & (t["metric"] == metric) & (t["final"] == final)
+    wanted = (t["kind"] == kind) & (t["name"] == name) & (t["metric"] == metric) & t["final"]
     if kind == "skill":
         wanted &= t["split"] == (split or results.split)
     found = t[wanted & (t["stage"] == (0 if label is None else stage))]

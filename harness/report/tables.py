@@ -270,15 +270,11 @@ def measured(results, kind, name):
     if kind == "skill":
         fields = results.protocols.get(protocol) or {}
         decoding = fields.get("decoding") if isinstance(fields, dict) else None
-        how = f"split {results.split}, metric {results.metric[name]}" + (f", {_plain(decoding)}" if decoding else "")
+        how = f"split {results.split}, metric {results.metric[name]}" + (f", {decoding}" if decoding else "")
     else:
         task = results.retention[name]
         how = f"lm-eval, metric {task['metric']} ({'higher' if task.get('higher_is_better', True) else 'lower'} is better)"
     return f"{name}: {how}, n = {n if n is not None else '?'}, protocol {protocol or '?'}"
-
-
-def _plain(value):
-    return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
 
 
 def interval_note(rows):
