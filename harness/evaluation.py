@@ -40,10 +40,10 @@ def sample_of(examples, count):
 class Evaluator:
     """Evaluates skills and retention for one order; asks the results folder for what was measured before."""
 
-    def __init__(self, results, skills, suite, settings, limits, templates):
-        """skills: in the order's sequence; suite: a retention suite or None; settings: the order's ``evaluate``; limits: new
-        tokens by skill; templates: teacher templates by skill."""
-        self.results, self.skills, self.suite, self.settings = results, skills, suite, settings
+    def __init__(self, results, suite, settings, limits, templates):
+        """suite: a retention suite or None; settings: the order's ``evaluate``; limits: new tokens by skill; templates: teacher
+        templates by skill."""
+        self.results, self.suite, self.settings = results, suite, settings
         self.limits, self.templates = limits, templates
         self.seconds = {"evaluation": 0.0, "retention": 0.0}
 

@@ -5,11 +5,10 @@ the example's columns, at least ``reference``, and ``completion``, as the items 
 own (tooluse, science, medical, wiki) takes its reference from them where a row has no ``reference``.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
-from harness.errors import UserError, reported
+from harness.errors import Parser, UserError, reported
 from harness.records import check_folder, write_jsonl
 from harness.skills import get_skill, read_jsonl
 
@@ -50,7 +49,7 @@ def grade(skill, path):
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="python -m harness.grade", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m harness.grade", description=__doc__.split("\n")[0])
     parser.add_argument("skill", help="a skill of the project, or ORDER.yaml:NAME")
     parser.add_argument("file", help="JSONL; each row holds at least reference and completion")
     parser.add_argument("--out", metavar="FILE", help="write the rows with score and scores added")

@@ -7,7 +7,6 @@ What is judged becomes an evaluation of its own, keyed like any other (weights a
 its prompt are in the protocol), and records beside those of the stage, under names of their own. docs/judge.md has the details.
 """
 
-import argparse
 import hashlib
 import json
 import re
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from harness.console import Progress
 from harness.endpoint import Endpoint, EndpointDown, Refused, endpoint_config, without_secrets
-from harness.errors import UserError, did_you_mean, reported
+from harness.errors import Parser, UserError, did_you_mean, reported
 from harness.records import ORACLE, Results, read_json, write_json, write_jsonl
 from harness.skills import read_jsonl
 
@@ -186,7 +185,7 @@ def judge_stage(order, results, run, progress):
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="python -m harness.judge", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m harness.judge", description=__doc__.split("\n")[0])
     parser.add_argument("folder", metavar="RESULTS_DIR", type=Path)
     parser.add_argument("--base-url", help="default: the order's, or $JUDGE_BASE_URL")
     parser.add_argument("--model", help="default: the order's, or $JUDGE_MODEL; the key is in $JUDGE_API_KEY, or where the order says")

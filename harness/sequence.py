@@ -83,7 +83,7 @@ def sampler_for(section, engine, model, tokenizer):
 
 
 def evaluator(order, results):
-    return Evaluator(results, order.skills, order.suite, order.evaluate, {s.name: order.limit(s) for s in order.skills},
+    return Evaluator(results, order.suite, order.evaluate, {s.name: order.limit(s) for s in order.skills},
                      {s.name: order.template(s) for s in order.skills})
 
 

@@ -39,7 +39,7 @@ def asked(folder, prompts, limit, **settings):
     rows = [{"prompt": p, "demonstration": "d", "reference": LETTERS} for p in prompts]
     path = write_rows(folder / "rows.jsonl", rows)
     skill = FileSkill("letters", {"train": path, "test": path}, "contains")
-    return Evaluator(Results(folder / "out"), [skill], None, Evaluate(**settings), {"letters": limit}, {"letters": "paper"}), skill
+    return Evaluator(Results(folder / "out"), None, Evaluate(**settings), {"letters": limit}, {"letters": "paper"}), skill
 
 
 # ---- KL ---------------------------------------------------------------------------------------------------------------

@@ -215,7 +215,7 @@ def test_a_kill_keeps_the_tasks_that_are_done(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(retention, "_definition", lambda task: hashed.update([task.task_name]) or definition(task))
 
     def evaluations(folder, suite):
-        return [found[2] for found in Evaluator(Results(folder), [], suite, Evaluate(), {}, {}).retention(model, tokenizer, "0" * 32)]
+        return [found[2] for found in Evaluator(Results(folder), suite, Evaluate(), {}, {}).retention(model, tokenizer, "0" * 32)]
 
     def killed(live, entry, *rest):
         if entry.task == names[1]:

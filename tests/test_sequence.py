@@ -96,7 +96,7 @@ def test_methods_see_the_same_prompts(order_file, tmp_path, monkeypatch):
 def test_a_changed_measurement_is_another_protocol(order_file, tmp_path, monkeypatch):
     def protocol(**evaluate):
         order = read_order(order_file(evaluate=evaluate))
-        measure = Evaluator(None, order.skills, None, order.evaluate, {s.name: order.limit(s) for s in order.skills}, {})
+        measure = Evaluator(None, None, order.evaluate, {s.name: order.limit(s) for s in order.skills}, {})
         return json.dumps(measure.skill_protocol(order.skills[0], "test", "float32", "template"), sort_keys=True)
 
     plain = protocol()
