@@ -166,6 +166,9 @@ def test_ratio_and_its_error():
 def test_select():
     assert metrics.select({"a": [0.2, 0.4], "b": [0.5, 0.2], "c": [0.1, 0.1]}) == "b"
     assert metrics.select({"b": [0.5], "a": [0.5]}) == "b"  # of equals the first
+    scores = [0.1, 0.2, 0.3]
+    assert np.mean(scores) > np.mean(scores[::-1])  # 3 to 1, in binary
+    assert metrics.select({"b": scores[::-1], "a": scores}) == "b" and metrics.select({"b": [0.5], "a": [0.5 + 1e-9]}) == "a"
     for missing in (None, float("nan")):
         assert metrics.select({"a": [0.2, 0.4], "b": [0.9, missing]}) is None
     assert metrics.select({}) is None
