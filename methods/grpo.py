@@ -36,10 +36,15 @@ class GRPOConfig(TrainingConfig):
                                           "0: never", min=0)
 
 
+def alike(rewards):
+    """Which groups of rewards [groups, group_size] are all equal; their standard deviation may be off 0 by a rounding."""
+    return (rewards == rewards[:, :1]).all(1)
+
+
 def advantages(rewards, scale=True):
     """Advantages [groups, group_size] from rewards of the same shape; formula in the module's docstring."""
     centred = rewards - rewards.mean(1, keepdim=True)
-    centred[(rewards == rewards[:, :1]).all(1)] = 0.0  # the mean of equal numbers may be off by a rounding, which 1e-4 blows up
+    centred[alike(rewards)] = 0.0  # the mean of equal numbers may be off by a rounding, which 1e-4 blows up
     return centred / (rewards.std(1, keepdim=True) + 1e-4) if scale else centred
 
 
@@ -91,7 +96,7 @@ class GRPO(Method):
                 if importance:
                     step.log(importance_weight=torch.cat(importance).mean())
                 step.log(loss=value, reward=rewards.mean(), reward_std=rewards.std(1).mean(),
-                         groups_without_signal=(rewards.std(1) == 0).float().mean(),
+                         groups_without_signal=alike(rewards).float().mean(),
                          completion_tokens=count / len(answers),
                          cut_off=sum(not c.finished for c in answers) / len(answers), **trainer.update())
 
