@@ -256,6 +256,18 @@ def test_folders_pool_seeds_of_one_setting_and_stand_side_by_side_otherwise(tmp_
     )
 
 
+@pytest.mark.parametrize("change", [
+    lambda head: head["budget"].update(examples=192), lambda head: head.update(rollout={"temperature": 0.6}),
+    *(lambda head, key=key: head["skills"][1].update({key: "other"}) for key in ("prompts", "teacher_template", "train"))])
+def test_another_experiment_gives_no_further_seeds(tmp_path, change):
+    a, b = (fabricate(tmp_path / name, methods=TWO, items=False, n=8, inside=0, retention={}, seeds=(seed,), training=False)
+            for seed, name in enumerate("ab"))
+    assert list(Results([a, b]).series) == ["sft", "sdft"]
+    rewrite(b / "results.json", change)
+    results = Results([a, b])
+    assert set(results.series) == {"sft (a)", "sft (b)", "sdft (a)", "sdft (b)"} and results.complete("sft (a)") == 1
+
+
 def test_partial_results_are_reported_with_what_is_missing(tmp_path):
     folder = fabricate(tmp_path / "part", seeds=(0, 1), n=20)
     kept = [

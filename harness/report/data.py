@@ -160,7 +160,9 @@ class Results:
         return unselected
 
     def _series(self, frames):
-        """Pools a label over folders where method, config, model and order are the same and no seed is there twice.
+        """Pools a label over folders where all that was to be learned is the same and no seed is there twice.
+
+        That is method, config, model and order; budget, rollout, and of each skill its prompts, teacher's template and training data.
 
         The selected point of a grid goes by the label whose grid it is.
         """
@@ -176,7 +178,8 @@ class Results:
                 model = head.get("model") or {}
                 if isinstance(model, dict):  # where it ran is provenance and keeps no seeds apart
                     model = {k: v for k, v in model.items() if k != "device"}
-                key = json.dumps([label, entry, model, order], sort_keys=True)
+                learned = [[s.get(part) for part in ("prompts", "teacher_template", "train")] for s in head["skills"]]
+                key = json.dumps([label, entry, model, order, head.get("budget"), head.get("rollout"), learned], sort_keys=True)
                 found = set(frames[index].loc[frames[index]["method"] == there, "seed"].dropna().astype(int))
                 seeds = set(head["seeds"]) | found
                 for group in groups[label]:
