@@ -203,6 +203,21 @@ def test_cost_is_summed_over_stages(three):
     assert cells["peak_memory_gib"] == pytest.approx(2.9)
 
 
+def test_the_base_models_evaluation_is_no_methods_cost(tmp_path):
+    """The run that came first measured it, here a point that its grid did not select; memory at stage 0 is what another run left."""
+    folder = fabricate(tmp_path / "base", methods=TWO, items=False, n=8, inside=0, retention={})
+    without = dict(tables.cost_table(Results([folder])).rows)
+    assert "base" not in without
+    for run, seconds, peak in (("unselected-seed0", 100.0, 1.5), ("sft-seed0", 20.0, 1.5), ("sdft-seed0", 0.5, 9.9)):
+        place = folder / "runs" / run / "stage-0"
+        place.mkdir(parents=True)
+        (place / "stage.json").write_text(json.dumps({"stage": 0, "steps": 0, "prompts": 0, "tokens": 0, "peak_memory_gib": peak,
+                                                      "seconds": {"evaluation": seconds, "retention": 2 * seconds, "training": 0.0}}))
+    rows = dict(tables.cost_table(Results([folder])).rows)
+    assert list(rows) == ["base", "sft", "sdft"] and {k: rows[k] for k in TWO} == without
+    assert rows["base"] == {"seconds_evaluation": 120.5, "seconds_retention": 241.0, "total": 361.5}
+
+
 def test_two_protocols_are_refused_and_both_named(three, tmp_path):
     other = fabricate(tmp_path / "longer", methods=TWO, n=40, limit=128)
     hashes = {raw(f, name="tooluse")[0]["protocol"] for f in (three, other)}

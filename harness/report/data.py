@@ -565,6 +565,21 @@ class Results:
                              **{f"seconds_{part}": value for part, value in seconds.items()}})
         return pd.DataFrame(rows)
 
+    def base_costs(self):
+        """{row of ``bases``: seconds per part of measuring the base model, one dict a folder}.
+
+        A folder measures it once, in whichever run comes first, be it one that a grid did not select: summed over all runs.
+        """
+        found = {}
+        for row, label in self.bases().items():
+            for index in dict.fromkeys(i for s in self.series.values() if s.model == self.series[label].model for i, _ in s.members):
+                total = defaultdict(float)
+                for path in (self.folders[index] / "runs").glob("*/stage-0/stage.json"):
+                    for part, seconds in (read_object(path, STAGE).get("seconds") or {}).items():
+                        total[part] += seconds or 0
+                found.setdefault(row, []).append(total)
+        return found
+
     def training(self, most=400):
         """One row an optimizer step (at most about ``most`` a stage, evenly spaced): label, seed, stage, step, diagnostics."""
         parts = []

@@ -444,8 +444,13 @@ def retention_table(results):
 
 
 def cost_table(results):
-    """(d) what a run cost: prompts, tokens, seconds per part, peak memory; mean over runs."""
+    """(d) what a run cost: prompts, tokens, seconds per part, peak memory; mean over runs.
+
+    Without stage 0, which is no method's: the first run measures the base model for all, and a later one holds there at most what
+    memory is left of another. What it took is a row of its own.
+    """
     stages = results.stages()
+    stages = stages[stages["stage"] > 0] if len(stages) else stages
     parts = [c.removeprefix("seconds_") for c in stages.columns if c.startswith("seconds_")] if len(stages) else []
     columns = [
         Column("runs", "runs", unit="text"),
@@ -465,6 +470,10 @@ def cost_table(results):
     for run in results.provenance():
         devices.setdefault(labels.get((run["folder"], run.get("label"))), set()).add(str(run.get("device", "?")))
     rows = []
+    for row, folders in results.base_costs().items() if parts else ():
+        means = {p: float(np.mean([seconds[p] for seconds in folders])) for p in parts}
+        if any(means.values()):
+            rows.append((row, {f"seconds_{p}": s for p, s in means.items() if s} | {"total": sum(means.values())}))
     for label, series in results.series.items():
         mine = stages[stages["label"] == label] if len(stages) else stages
         if mine.empty:
@@ -472,7 +481,7 @@ def cost_table(results):
         sums = mine.groupby(["folder", "seed"])[
             [c for c in mine.columns if c in ("steps", "prompts", "tokens") or c.startswith("seconds_")]
         ].sum()
-        count = mine[mine["stage"] > 0].groupby(["folder", "seed"]).size()
+        count = mine.groupby(["folder", "seed"]).size()
         whole = count.index[count == len(series.order)]
         used = sums.loc[whole] if len(whole) else sums
         means = used.mean()
@@ -490,6 +499,7 @@ def cost_table(results):
         "cost",
         "Cost of a run",
         "Mean over complete runs, summed over the stages in stage.json (over what is there where no run is complete). "
+        "The base model is measured once for all runs of a folder. "
         "An evaluation found in the cache costs no seconds. Compare seconds only on one device.",
         columns,
         rows,
