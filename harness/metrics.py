@@ -215,11 +215,23 @@ def percentile_interval(draws, level=0.95):
 def wilson_interval(right, n, level=0.95):
     """(low, high) of a fraction of right answers, ``right`` of ``n``: the score interval (Wilson 1927; Agresti & Coull 1998).
 
-    It lies in [0, 1] and has a width also at 0 of n, [0, z^2 / (n + z^2)], where the bootstrap has none. NaN for n = 0.
+    It lies in [0, 1] and has a width also at 0 of n, [0, z^2 / (n + z^2)], where the bootstrap has none. NaN for n = 0. Numbers or
+    arrays.
     """
-    if not n:
-        return math.nan, math.nan
+    right, n = np.asarray(right, float), np.where(n, n, np.nan)
     z = NormalDist().inv_cdf((1 + level) / 2)
-    p, slack = right / n, z * z / n
-    half = z * math.sqrt(p * (1 - p) / n + slack / (4 * n))
-    return max(0.0, (p + slack / 2 - half) / (1 + slack)), min(1.0, (p + slack / 2 + half) / (1 + slack))
+    p, slack = np.clip(right / n, 0, 1), z * z / n
+    half = z * np.sqrt(p * (1 - p) / n + slack / (4 * n))
+    return np.maximum(0, (p + slack / 2 - half) / (1 + slack))[()], np.minimum(1, (p + slack / 2 + half) / (1 + slack))[()]
+
+
+def right_or_wrong(value, stderr, n):
+    """Whether ``n`` scores in [0, 1] of this mean and standard error are all 0 or 1: all others have a smaller error.
+
+    The error is the sample's, whose square is value (1 - value) / (n - 1) for such scores. Numbers or arrays; False where the error
+    is unknown (NaN).
+    """
+    value, stderr, n = (np.asarray(x, float) for x in (value, stderr, n))
+    whole = np.abs(value * n - np.round(value * n)) <= 1e-9 * n
+    largest = np.isclose(stderr**2 * (n - 1), value * (1 - value), rtol=1e-6, atol=1e-12)
+    return ((value >= 0) & (value <= 1) & whole & largest)[()]

@@ -118,6 +118,20 @@ def test_wilson_interval_against_the_closed_form_and_printed_values():
     assert metrics.wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)  # Newcombe 1998, table I
     assert metrics.wilson_interval(1, 29) == pytest.approx((0.0061, 0.1718), abs=5e-5)  # the same
     assert np.isnan(metrics.wilson_interval(0, 0)).all()
+    low, high = metrics.wilson_interval(np.array([0, 1, 81]), np.array([0, 29, 263]))
+    assert (low[1:], high[1:]) == (pytest.approx([0.0061, 0.2553], abs=5e-5), pytest.approx([0.1718, 0.3662], abs=5e-5))
+    assert np.isnan([low[0], high[0]]).all()
+
+
+def test_mean_and_error_tell_scores_of_0_and_1_from_all_others():
+    rng = np.random.default_rng(0)
+    for n in (2, 7, 48, 1000):
+        for _ in range(20):
+            scores = rng.integers(0, 2, n).astype(float)
+            assert metrics.right_or_wrong(scores.mean(), scores.std(ddof=1) / n**0.5, n)
+            scores[0], scores[1] = 0.25, 0.75  # the mean may be one of whole answers; the spread is not
+            assert not metrics.right_or_wrong(scores.mean(), scores.std(ddof=1) / n**0.5, n)
+    assert metrics.right_or_wrong([0.0, 1.0, 0.5, 1.5], [0, 0, np.nan, 0], 48).tolist() == [True, True, False, False]
 
 
 def test_bootstrap_of_many_columns_is_paired():

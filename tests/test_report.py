@@ -94,15 +94,46 @@ def test_one_seed_has_an_interval_over_examples_paired_over_stages(tmp_path):
     results = Results([folder])
     final = row(tables.main_table(results), "sft")["science/final"]
     record = raw(folder, method="sft", name="science", metric="exact", stage=3, final=True)[0]
-    assert (final.high - final.low) / 2 == pytest.approx(
-        1.96 * record["stderr"], rel=0.1
-    ) and "standard errors" in final.how
+    assert (final.low, final.high) == pytest.approx(wilson(round(50 * record["value"]), 50)) and "Wilson" in final.how
+    acc, own = row(tables.main_table(results), "sft")["acc"], raw(folder, method="sft", kind="skill", metric="exact", stage=3, final=True)
+    half = 1.96 * np.sqrt(sum(r["stderr"] ** 2 for r in own)) / 3
+    assert (acc.high - acc.low) / 2 == pytest.approx(half, rel=0.1) and "standard errors" in acc.how
     assert any("not on disk" in line for line in results.missing)
     table = tables.main_table(results)  # but not for differences: they do not know that the examples are the same
     for key in ("bwt", "forgetting", "retention"):
         cell = row(table, "sft")[key]
         assert np.isfinite(cell.value) and np.isnan([cell.low, cell.high]).all() and "no interval" in cell.how
     assert "from standard errors" in table.note and "No ±: differences" in table.note and "bootstrap" not in table.note
+
+
+def wilson(right, n, z=1.959963984540054):
+    """The two p for which (right / n - p)^2 = z^2 p (1 - p) / n."""
+    return sorted(np.roots([1 + z * z / n, -2 * right / n - z * z / n, (right / n) ** 2]).real)
+
+
+def test_an_accuracy_of_right_and_wrong_answers_has_wilsons_interval_at_every_value(tmp_path):
+    """So that one right answer of 48 has no bound below that of none; also where only the record is there. Not so for half points."""
+    folder = fabricate(tmp_path / "one", skills={"science": (0.0, 0.5)}, methods=TWO, retention={}, n=48, inside=0)
+
+    def score(right, part):
+        values = np.array([1.0] * right + [part] * 2 + [0.0] * (46 - right))
+        rewrite(folder / "evaluations" / "science-base.json",
+                lambda e: [item["scores"].update(exact=v) for item, v in zip(e["items"], values)] and None)
+        change = {"value": values.mean(), "stderr": values.std(ddof=1) / 48**0.5}
+        lines = [r | change if (r["stage"], r["metric"]) == (0, "exact") else r for r in raw(folder)]
+        (folder / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in lines))
+        return row(tables.main_table(Results([folder])), "base")["science/final"]
+
+    found = [score(right, 0.0) for right in range(5)]
+    assert [x for cell in found for x in (cell.low, cell.high)] == pytest.approx([x for r in range(5) for x in wilson(r, 48)], abs=1e-9)
+    assert (np.diff([cell.low for cell in found]) > 0).all() and {cell.by for cell in found} == {"wilson"}
+    assert score(5, 0.5).by == "bootstrap"
+    shutil.rmtree(folder / "evaluations")
+    results = Results([folder])
+    assert row(tables.main_table(results), "base")["science/final"].by == "errors"  # of 5 right and two half right
+    cell = row(tables.main_table(results), "sft")["science/final"]
+    assert (cell.low, cell.high) == pytest.approx(wilson(round(48 * cell.value), 48)) and 0 < cell.value < 1
+    assert row(tables.gain_table(results), "sft")["la"].by == "wilson"  # the mean over one skill is that skill
 
 
 def rewrite(path, change):
