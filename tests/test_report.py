@@ -206,11 +206,32 @@ def test_all_wrong_has_wilsons_interval_and_no_change_has_none(tmp_path):
         drawer._axis()
         curves = drawer._curves()
         zero = curves[(curves["name"] == "science") & (curves["label"] == "sft")]
-        assert zero["half"].to_numpy() == pytest.approx(0.0741, abs=1e-4)
+        assert zero["high"].to_numpy() == pytest.approx(0.0741, abs=1e-4) and not zero["low"].any()
+        some = curves[curves["name"] == "medical"]
+        for value, low, high in some[["value", "low", "high"]].to_numpy():
+            assert (low, high) == pytest.approx(wilson(round(48 * value), 48), abs=1e-9)
         axes = figures.Figure().subplots()
-        figures.curve(axes, ("red", "o", "-"), [0, 1], [0.0, 0.98], [0.07, 0.05], within=(0, 1))
-        band = axes.collections[0].get_paths()[0].vertices[:, 1]
-    assert band.min() == 0 and band.max() == 100
+        figures.curve(axes, ("red", "o", "-"), [0, 1, 2], [0.0, 0.98, 0.5], [0.0, 0.9, np.nan], [0.07, 1.0, np.nan])
+        band = axes.collections[0].get_paths()[0].vertices
+    assert {(x, round(y, 6)) for x, y in band} == {(0, 0), (0, 7), (1, 90), (1, 100)}
+
+
+def test_bands_over_seeds_stay_in_the_unit_interval_and_agreement_has_none(tmp_path):
+    folder = fabricate(tmp_path / "seeds", skills={"science": (-1.0, 0.0), "medical": (0.02, 0.05)}, methods=TWO, seeds=(0, 1, 2), n=48,
+                       items=False)
+    drawer = figures.Drawer(Results([folder]), tmp_path / "figures")
+    drawer._axis()
+    curves = drawer._curves()
+    assert curves.loc[curves["name"] == "science", ["low", "high"]].isna().all(axis=None)
+    records = pd.DataFrame(raw(folder, kind="skill", metric="exact", name="medical", method="sft"))
+    cut = 0
+    for step, values in records.groupby("step")["value"]:
+        point = curves[(curves["name"] == "medical") & (curves["label"] == "sft") & (curves["x"] == step)].iloc[0]
+        half = 4.302653 * values.std() / 3**0.5 if len(set(values)) > 1 else np.nan
+        bounds = [np.maximum(0, values.mean() - half), values.mean() + half]
+        assert [point["low"], point["high"]] == pytest.approx(bounds, rel=1e-6, nan_ok=True)
+        cut += values.mean() < half
+    assert cut
 
 
 @pytest.mark.parametrize("count", [1, 3])

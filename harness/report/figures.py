@@ -144,10 +144,10 @@ def legend(figure, look, labels, base=False, markers=True):
     figure.legend(handles=handles, loc="outside upper center", ncols=columns, handlelength=2.6)
 
 
-def curve(axes, look, x, y, half, scale=100, within=(-np.inf, np.inf)):
-    """A line with its markers and the band y - half to y + half, cut to ``within``; look: one of ``looks``."""
+def curve(axes, look, x, y, low, high, scale=100):
+    """A line with its markers and the band from low to high, none where they are NaN; look: one of ``looks``."""
     colour, marker, dash = look
-    x, y, half = np.asarray(x, float), np.asarray(y, float) * scale, np.asarray(half, float) * scale
+    x, (y, low, high) = np.asarray(x, float), (np.asarray(values, float) * scale for values in (y, low, high))
     axes.plot(
         x,
         y,
@@ -159,8 +159,7 @@ def curve(axes, look, x, y, half, scale=100, within=(-np.inf, np.inf)):
         markeredgecolor=PAPER,
         markeredgewidth=0.5,
     )
-    if np.isfinite(half).any():
-        low, high = (np.clip(y + side * half, within[0] * scale, within[1] * scale) for side in (-1, 1))
+    if np.isfinite(low).any():
         axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0, zorder=2)
 
 
@@ -242,33 +241,39 @@ class Drawer:
         position = np.where(runs["stage"] == 0, 0.0, runs["stage"] - 1 + share)
         return np.interp(position, np.arange(self.longest + 1), self.edges)
 
-    def _averaged(self, table):
-        """Mean over seeds and half of a 95% interval (all of Wilson's) at each x: columns label, name, x, stage, value, half, seeds."""
+    def _averaged(self, table, fractions):
+        """Mean over seeds and 95% interval at each x: columns label, name, x, stage, value, low, high, seeds.
+
+        Over seeds Student's t, NaN where all give the same number; of one seed Wilson's for answers that are right or wrong, else 1.96
+        standard errors. fractions: names whose values and bounds lie in [0, 1].
+        """
         table = table.assign(x=self._place(table).round(4))
         found = table.groupby(["label", "name", "x"], observed=True).agg(
             value=("value", "mean"),
             std=("value", "std"),
+            least=("value", "min"),
+            most=("value", "max"),
             seeds=("value", "count"),
             stderr=("stderr", "mean"),
             n=("n", "mean"),
             stage=("stage", "max"),
         )
         quantile = {int(n): metrics.t_quantile(0.975, int(n) - 1) for n in found["seeds"].unique() if n > 1}
-        found["half"] = np.where(
-            found["seeds"] > 1,
-            found["seeds"].map(quantile) * found["std"] / np.sqrt(found["seeds"]),
-            1.96 * found["stderr"],
-        )
-        for at in found.index[(found["seeds"] == 1) & (found["half"] == 0) & found["value"].isin((0, 1))]:
-            value, n = found.loc[at, ["value", "n"]]  # all wrong or all right: Wilson's interval, once cut to [0, 1]
-            found.loc[at, "half"] = np.ptp(metrics.wilson_interval(value * n, n))
-        return found.drop(columns="n").reset_index()
+        several, half = found["seeds"] > 1, found["seeds"].map(quantile) * found["std"] / np.sqrt(found["seeds"])
+        half = half.where(several, 1.96 * found["stderr"])
+        half = half.where(np.where(several, found["most"] > found["least"], half > 0))  # no spread is no certainty
+        bounds = np.stack([found["value"] - half, found["value"] + half])
+        share = found.index.get_level_values("name").isin(list(fractions))
+        counts = share & ~several & metrics.right_or_wrong(found["value"], found["stderr"], found["n"])
+        bounds = np.where(counts, metrics.wilson_interval(found["value"] * found["n"], found["n"]), bounds)
+        found["low"], found["high"] = np.where(share, bounds.clip(0, 1), bounds)
+        return found.drop(columns=["n", "std", "least", "most"]).reset_index()
 
     def _curves(self):
         table = self.results.skill_records
         if table.empty:
             return table
-        curves = self._averaged(table)
+        curves = self._averaged(table, self.results.skills)
         runs = {label: len(found) for label, found in self.results.runs.items()}
         fewer = curves["seeds"] < curves["label"].astype(object).map(runs)
         self.uneven = sorted(set(curves.loc[fewer, "label"].astype(str)))
@@ -315,14 +320,11 @@ class Drawer:
                 line = mine[mine["label"] == label].sort_values("x")
                 if line.empty:
                     continue
-                y, half = line["value"].to_numpy(float), line["half"].to_numpy(float)
-                within = np.array([0.0, 1.0])
+                band = line[["value", "low", "high"]].to_numpy(float).T
                 if normalised:
-                    base = start.get(label, np.nan)
-                    y, half = metrics.normalised(y, base, best), half / (best - base if best > base else np.nan)
-                    within = metrics.normalised(within, base, best)
-                curve(axes, self.look[label], line["x"], y, half, 1 if normalised else 100, within)
-                bounds += [np.clip(y + side * np.nan_to_num(half), *within) for side in (-1, 1)]
+                    band = metrics.normalised(band, start.get(label, np.nan), best)
+                curve(axes, self.look[label], line["x"], *band, 1 if normalised else 100)
+                bounds.append(band.ravel())
             learned = self.order.index(name) + 1 if self.order and name in self.order else None
             self._frame(axes, learned)
             axes.set_title(_cut(name, 34), pad=13 if self.order and self.longest <= 15 else 6)
@@ -351,8 +353,8 @@ class Drawer:
         caption = (
             f"Accuracy of each skill along training. {self.x_note} The shaded stage teaches the skill of the panel; "
             f"dashed lines are stage borders. "
-            "Band: 95% interval over seeds (Student's t), where there is one seed over examples (1.96 standard errors; Wilson's "
-            "where all answers are right or all are wrong), cut to what an accuracy can be."
+            "Band: 95% interval over seeds (Student's t), where there is one seed over examples (Wilson's of answers that are right or "
+            "wrong, else 1.96 standard errors), cut to what an accuracy can be; none where all seeds give the same number."
         )
         if normalised:
             caption = (
@@ -378,7 +380,7 @@ class Drawer:
         )
         if table.empty:
             return
-        averaged = self._averaged(table)
+        averaged = self._averaged(table, [t for t, counts in results.tasks_in_mean.items() if counts])
         tasks = list(results.retention)
         shown = tasks[: PANELS - 1]
         mean = any(results.tasks_in_mean.values())
@@ -389,7 +391,7 @@ class Drawer:
                 for label in labels:
                     line = self._deltas(label)
                     if len(line):
-                        curve(axes, self.look[label], line["x"], line["value"], line["half"])
+                        curve(axes, self.look[label], line["x"], line["value"], line["low"], line["high"])
                 axes.axhline(0, color=BASE, linewidth=1.2, linestyle=(0, (4, 2)), zorder=1)
                 axes.set_title("mean Δ", pad=13 if self.order and self.longest <= 15 else 6)
                 axes.set_ylabel("points")
@@ -400,8 +402,7 @@ class Drawer:
             for label in labels:
                 line = mine[mine["label"] == label].sort_values("x")
                 if len(line):
-                    within = (0, 1) if results.tasks_in_mean[task] else (-np.inf, np.inf)
-                    curve(axes, self.look[label], line["x"], line["value"], line["half"], scale, within)
+                    curve(axes, self.look[label], line["x"], line["value"], line["low"], line["high"], scale)
             base = mine.loc[mine["x"] == self.edges[0], "value"]
             if len(base):
                 axes.axhline(base.mean() * scale, color=BASE, linewidth=1.2, linestyle=(0, (4, 2)), zorder=1)
@@ -445,7 +446,7 @@ class Drawer:
         )
 
     def _deltas(self, label):
-        """Mean retention change after each stage: x, value, half (over seeds, or over examples for one)."""
+        """Mean retention change after each stage: x, value, low, high (over seeds, or over examples for one)."""
         results, rows = self.results, []
         values = results.retention_mean(results.D[label])
         for k in range(values.shape[-1] if values.size else 0):
@@ -453,9 +454,9 @@ class Drawer:
                 label, lambda D, k=k: results.retention_mean(D)[..., k] - results.retention_mean(D)[..., 0], "D", difference=True
             )
             if np.isfinite(estimate.value):
-                half = (estimate.high - estimate.low) / 2 if k else 0.0  # the base differs from itself by nothing
-                rows.append((self.edges[k], estimate.value, half))
-        return pd.DataFrame(rows, columns=["x", "value", "half"])
+                low, high = (estimate.low, estimate.high) if k else (0.0, 0.0)  # the base differs from itself by nothing
+                rows.append((self.edges[k], estimate.value, low, high))
+        return pd.DataFrame(rows, columns=["x", "value", "low", "high"])
 
     def plane(self):
         results = self.results

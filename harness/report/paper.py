@@ -264,11 +264,10 @@ def sequence(results):
             one = mine[mine["label"] == label].sort_values("x")
             start = one.loc[one["x"] == drawer.edges[0], "value"]
             base = start.iloc[0] if len(start) else math.nan
-            for x, value, half, seeds in one[["x", "value", "half", "seeds"]].itertuples(index=False):
+            for x, seeds, *numbers in one[["x", "seeds", "value", "low", "high"]].itertuples(index=False):
                 if best > base:
-                    y, span = float(metrics.normalised(value, base, best)), half / (best - base)
-                    rows += _number(name, label, float(x), Estimate(y, y - span, y + span, f"seeds: {seeds}"), "normalised",
-                                    f"base {base:.4g}, best {best:.4g}")
+                    found = Estimate(*map(float, metrics.normalised(numbers, base, best)), f"seeds: {seeds}")
+                    rows += _number(name, label, float(x), found, "normalised", f"base {base:.4g}, best {best:.4g}")
     return rows
 
 
@@ -347,7 +346,8 @@ def lines(frame, look, axis, up=None, log=False, drawer=None):
         for label in labels:
             rows = frame[(frame["panel"] == name) & (frame["series"] == label)].sort_values("x", key=lambda x: x.astype(float))
             if len(rows):
-                curve(axes, look[label], rows["x"].astype(float), rows["value"], rows["value"] - rows["low"], scale=1)
+                bounds = (rows[["low", "high"]].clip(0, 100) if rows["unit"].iloc[0] == "%" else rows[["low", "high"]]).to_numpy(float).T
+                curve(axes, look[label], rows["x"].astype(float), rows["value"], *bounds, scale=1)
         if log:
             axes.set_xscale("log", base=2)
             ticks = sorted({int(x) for x in frame["x"]})
