@@ -25,7 +25,8 @@ T2 = 4.302653  # quantile 0.975 of Student's t with two degrees of freedom
 
 def record(name, metric, value, kind="skill", split="test", stderr=0.02, step=0, prompts=0, final=True, n=50):
     return {"name": name, "metric": metric, "value": value, "kind": kind, "split": split, "stderr": stderr, "step": step,
-            "prompts": prompts, "final": final, "n": n, "protocol": f"{name}-{split}"[:12], "evaluation": f"{name}-{value}"}
+            "prompts": prompts, "final": final, "n": n,
+            "protocol": f"{name}-{split}"[:12], "evaluation": f"{name}-{value}"}
 
 
 def write_results(folder, experiment, skills, methods, stages, model="embedded", retention=(), **skill):
@@ -185,8 +186,10 @@ def test_table_5_and_figure_4_join_the_orders_of_one_task_each(drawn):
     assert value(frame, panel="tools", series="base", x="facts")["value"] == pytest.approx(80)
     assert value(frame, panel="elements", series="sdft", x="code")["unit"] == "bits_per_byte"
     html = drawn[1].read_text()
-    assert "elements: sdft − sft on new task is -10.0 ± 5.5, in the paper +4.0 to +7.4: another sign than the paper" in html
-    assert "tools: sdft − sft on new task is +30.0 ± 35.1 (0 is inside), in the paper +4.0 to +7.4: the same sign" in html
+    assert ("elements: sdft − sft on new task is -10.0 (no interval: scores of the same examples are not at hand), in the paper +4.0 to "
+            "+7.4: another sign than the paper") in html
+    half = 100 * T2 * np.std([0.3, 0.2, 0.4], ddof=1) / 3**0.5  # paired by seed; the methods' own seeds lie further apart
+    assert f"tools: sdft − sft on new task is +30.0 [{30 - half:+.1f}, {30 + half:+.1f}], in the paper +4.0 to +7.4: the same sign" in html
     for said in ("SmolLM2-135M-Instruct (float32)", "elements (160 prompts)", "seeds 0, 1, 2", "n = 50", "greedy",
                  "KL direction: sdft forward"):
         assert said in html
@@ -216,18 +219,108 @@ def test_figure_5_left_pairs_the_seeds_and_joins_the_models(tmp_path):
     row = value(frame, x="SmolLM2-135M-Instruct")  # differences -10, 0, -20
     assert (row["value"], row["high"]) == pytest.approx((-10, -10 + T2 * 10 / 3**0.5))
     row = value(frame, x="gemma")
-    assert (row["value"], row["low"]) == pytest.approx((30, 30 - 196 * 0.02 * 2**0.5))
+    assert row["value"] == pytest.approx(30) and np.isnan(row["low"]) and "no interval: scores" in row["note"]
     retyped, _ = paper.published()
     said = paper.signs(paper.ITEMS["figure_5_left"], retyped[retyped["experiment"] == "figure_5_left"], frame)
     assert "sign of its smallest model" in said[1] and "sign of its larger models" in said[0]
 
 
 def test_none_right_and_seeds_that_agree_are_no_certainty():
-    zero = pd.DataFrame({"value": [0.0], "stderr": [0.0], "n": [48]})
-    found = paper._estimate(zero, 100)
-    z = 1.959964
+    def rows(values, stderr, n=48):
+        return pd.DataFrame({"seed": range(len(values)), "value": values, "stderr": stderr, "n": n})
+
+    found = paper._estimate(rows([0.0], 0.0), 100)
+    z = 1.959963984540054
     assert (found.value, found.low) == (0, 0) and found.high == pytest.approx(100 * z * z / (48 + z * z), abs=1e-3)
-    assert np.isnan(paper._estimate(pd.DataFrame({"value": [0.5, 0.5], "stderr": [0.1] * 2, "n": [48] * 2}), 100).low)
+    assert np.isnan(paper._estimate(rows([0.5, 0.5], 0.1), 100).low)
+    assert np.std([0.1] * 3, ddof=1) > 0 and np.isnan(paper._estimate(rows([0.1] * 3, 0.1), 100).low)  # a mean may be off by a rounding
+    found = paper._estimate(rows([1 / 48], (1 / 48 * 47 / 48 / 47) ** 0.5), 100)  # one of 48 right
+    for p in (found.low / 100, found.high / 100):
+        assert (1 / 48 - p) ** 2 == pytest.approx(z * z * p * (1 - p) / 48)
+    found = paper._estimate(rows([1 / 48], 0.01), 100)  # the same mean of smaller scores: no count
+    assert (found.low, found.high) == pytest.approx((100 / 48 - 1.96, 100 / 48 + 1.96))
+    assert np.isnan(paper._estimate(rows([1.0], 0.0), 1).low)  # tokens or nats that are all alike are no fraction
+
+
+def paired_folder(folder, scores, tasks=("facts", "grammar")):
+    """One seed of sft and sdft with the scores of every example; scores: {skill or task: {label: array}}, the base's under "base"."""
+    def records(label):
+        found = []
+        for name, of in scores.items():
+            values, key = np.asarray(of[label], float), f"{name}-{label}"
+            kind, metric = ("retention", "acc,none") if name in tasks else ("skill", "accuracy")
+            found.append({**record(name, metric, values.mean(), kind, stderr=values.std(ddof=1) / len(values)**0.5, n=len(values),
+                                   step=10 * (label != "base")), "evaluation": key})
+            items[key] = [{"id": str(i), **({"score": v} if name in tasks else {"scores": {metric: v}})} for i, v in enumerate(values)]
+        return found
+
+    items, suite = {}, [task for task in TASKS if task["name"] in tasks]
+    stages = {(label, 0): [records("base"), records(label)] for label in BOTH}
+    write_results(folder, ["table_5", "figure_5_left"], ["elements"], BOTH, stages, retention=suite)
+    for key, found in items.items():
+        write_json(folder / "evaluations" / f"{key}.json", {"items": found})
+    return folder
+
+
+def test_one_seed_of_two_methods_is_paired_over_examples_and_task_by_task(tmp_path):
+    rng, scores = np.random.default_rng(1), {}
+    for name, n in (("elements", 300), ("facts", 200), ("grammar", 80)):
+        sft = (rng.random(n) < 0.5).astype(float)
+        scores[name] = {"base": sft, "sft": sft, "sdft": np.where(rng.random(n) < 0.1, 1 - sft, sft)}  # one example in ten changes
+    folder = paired_folder(tmp_path / "r", scores)
+    gap = {name: s["sdft"] - s["sft"] for name, s in scores.items()}
+    half = {name: 196 * g.std(ddof=1) / len(g)**0.5 for name, g in gap.items()}
+    row = value(numbers(folder, "figure_5_left"))
+    assert row["value"] == pytest.approx(100 * gap["elements"].mean()) and "paired over examples" in row["note"]
+    assert (row["high"] - row["low"]) / 2 == pytest.approx(half["elements"], rel=0.1)  # unpaired it would be three times as wide
+    naive = [100 * gap["elements"][rng.integers(0, 300, 300)].mean() for _ in range(2000)]
+    assert (row["low"], row["high"]) == pytest.approx(np.quantile(naive, [0.025, 0.975]), abs=0.7)  # two examples of 300
+    frame = numbers(folder, "table_5")
+    found = paper._differences(frame, "sdft", "sft", "prior_avg")["elements"]
+    assert found.value == pytest.approx(50 * (gap["facts"].mean() + gap["grammar"].mean()))
+    assert (found.high - found.low) / 2 == pytest.approx(np.hypot(half["facts"], half["grammar"]) / 2, rel=0.1)
+    assert "measured" not in pd.read_csv(paper.write_paper([folder])[1].parent / "data" / "measured_table_5.csv")
+    (folder / "evaluations" / "facts-sdft.json").unlink()
+    found = paper._differences(numbers(folder, "table_5"), "sdft", "sft", "prior_avg")["elements"]
+    assert np.isnan(found.low) and found.how.startswith("no interval") and found.value == pytest.approx(
+        50 * (gap["facts"].mean() + gap["grammar"].mean()))
+
+
+def test_the_teacher_is_paired_with_the_base_model_over_the_examples_of_its_split(tmp_path):
+    """Its record is named apart, the scores of its answers are not."""
+    folder, both = further_folder(tmp_path / "r"), [np.arange(50) < right for right in (10, 45)]
+    for scores in both:
+        write_json(folder / "evaluations" / f"e-{scores.mean()}.json",
+                   {"items": [{"id": str(i), "scores": {"accuracy": float(s)}} for i, s in enumerate(scores)]})
+    found = paper._differences(numbers(folder, "figure_2_right"), "teacher", "base", "accuracy")["e"]
+    gap = both[1].astype(float) - both[0]
+    assert found.value == pytest.approx(70) and (found.high - found.low) / 2 == pytest.approx(196 * gap.std(ddof=1) / 50**0.5, rel=0.1)
+
+
+def test_two_methods_with_none_right_differ_by_0_of_no_certainty(tmp_path):
+    scores = {name: dict.fromkeys(("base", *BOTH), [0.0] * 48) for name in ("elements", "facts", "grammar")}
+    row = value(numbers(paired_folder(tmp_path / "r", scores), "figure_5_left"))
+    assert row["value"] == 0 and np.isnan([row["low"], row["high"]]).all() and "no interval" in row["note"]
+
+
+def test_a_method_and_the_base_model_are_compared_at_every_seed():
+    """The base is one model, on record once; seeds that only one method has do not count."""
+    def rows(seeds, values, stage=1):
+        return pd.DataFrame({"name": "e", "seed": seeds, "stage": stage, "value": values})
+
+    found = paper._difference(None, rows([0, 1, 2], [0.5, 0.7, 0.6]), rows([7], [0.2], 0), 100)
+    assert (found.value, found.high) == pytest.approx((40, 40 + 100 * T2 * 0.1 / 3**0.5))
+    found = paper._difference(None, rows([0, 1, 2, 3], [0.5, 0.7, 0.6, 9.0]), rows([2, 1, 0, 4], [0.1, 0.5, 0.5, 9.0]), 100)
+    assert found.value == pytest.approx(100 * np.mean([0.0, 0.2, 0.5]))
+    assert paper._difference(None, rows([0], [0.5]), rows([1], [0.2])) is None
+
+
+def test_a_mean_over_tasks_has_an_interval_where_each_has():
+    tasks = pd.DataFrame({"name": ["a", "b"], "seed": 0, "value": [0.2, 0.4], "stderr": [0.03, 0.04], "n": 50})
+    found = paper._estimate(tasks, 100, tasks=2)
+    assert (found.value, found.low) == pytest.approx((30, 30 - 196 * 0.05 / 2))
+    assert np.isnan(paper._estimate(tasks.assign(stderr=[0.03, np.nan]), 100, tasks=2).low)
+    assert paper._estimate(tasks[:1], 100, tasks=2) is None
 
 
 def test_figure_5_left_goes_from_the_small_model_to_the_large_one(tmp_path):

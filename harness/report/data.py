@@ -63,6 +63,7 @@ class Estimate:
     how: str = ""  # of the interval
     detail: str = ""  # what was measured, on what
     by: str = ""  # a key of HOW
+    records: pd.DataFrame | None = field(default=None, repr=False, compare=False)  # that it is the mean of, for differences to pair
 
 
 @dataclass

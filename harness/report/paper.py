@@ -3,7 +3,8 @@
 Both sides are tables of the same columns, one row a number (COLUMNS; results/paper/README.md says what each is), and go through
 the same drawing. The published side is read from results/paper; the measured side comes from results folders whose order names an
 ``experiment``. Percentages in per cent; an interval is 95%: over seeds (Student's t; none where all give the same number), where there
-is one seed over examples (1.96 standard errors; Wilson's where all answers are right or all are wrong).
+is one seed over examples (Wilson's for an accuracy of answers that are right or wrong, else 1.96 standard errors). A difference of two
+methods is paired, over seeds or of one seed over examples: see ``_difference``.
 """
 
 import html
@@ -11,7 +12,7 @@ import json
 import math
 import re
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from harness import metrics
 from harness.errors import UserError
 from harness.records import ORACLE
 from harness.report import made_beside, page
-from harness.report.data import Estimate, Results, read_object
+from harness.report.data import DRAWS, Estimate, Results, read_object
 from harness.report.figures import BASE, INK, MUTED, PAPER, STYLE, Drawer, curve, grid, legend, looks, save
 from harness.report.tables import Column, Table
 
@@ -53,23 +54,67 @@ def _rows(results, *, kind="skill", name, metric, stage=None, label=None, split=
     return found[found["label"] == label] if label is not None else found.head(1)
 
 
-def _estimate(rows, scale=1.0):
-    """Mean and interval of records, one a seed; None where there is none."""
-    rows = rows.dropna(subset=["value"])
+def _estimate(rows, scale=1.0, tasks=1, fraction=None):
+    """Mean and interval of records, one a seed, or ``tasks`` a seed, of which the mean is taken; None where no seed has all.
+
+    The errors of several tasks are independent. fraction: whether values are in [0, 1]; if left out, those given in per cent.
+    """
+    rows = rows[rows.groupby("seed")["value"].transform("count") == tasks].dropna(subset=["value"])
     if rows.empty:
         return None
-    n = f", n = {int(rows['n'].iloc[0])}" if "n" in rows and rows["n"].notna().all() else ""
-    if len(rows) > 1:
-        mean, low, high = metrics.t_interval(rows["value"])
-        how = f"{len(rows)} seeds"
-        if low == high:
-            low = high = math.nan
+    values, n = rows.groupby("seed")["value"].mean(), rows["n"].iloc[0]
+    if len(values) > 1:
+        mean, low, high = metrics.t_interval(values)
+        how, spread = f"{len(values)} seeds", np.ptp(values)
     else:
-        mean, half = rows["value"].iloc[0], 1.96 * rows["stderr"].iloc[0]
-        low, high, how = mean - half, mean + half, "one model"
-        if half == 0 and scale == 100 and mean in (0, 1) and n:  # a fraction of right answers
-            low, high = metrics.wilson_interval(mean * rows["n"].iloc[0], rows["n"].iloc[0])
-    return Estimate(mean * scale, low * scale, high * scale, how + n)
+        mean, spread = values.iloc[0], 1.96 * math.sqrt((rows["stderr"] ** 2).sum(skipna=False)) / tasks
+        low, high, how = mean - spread, mean + spread, "one model"
+    if spread == 0:  # is no certainty
+        low = high = math.nan
+    if len(rows) == 1 and (scale == 100 if fraction is None else fraction) and metrics.right_or_wrong(mean, rows["stderr"].iloc[0], n):
+        low, high = metrics.wilson_interval(mean * n, n)
+    how += f", n = {int(n)}" if tasks == 1 and rows["n"].notna().all() else ""
+    return Estimate(mean * scale, low * scale, high * scale, how, records=rows)
+
+
+def _difference(results, mine, other, scale=1.0):
+    """Mean and interval of what ``mine`` has over ``other``: records of one measure, or of several tasks of which the mean is taken.
+
+    Paired: by Student's t over the seeds that both have (all of them, where ``other`` is the base model); where that is one, by a
+    bootstrap over the examples, which both answered, and without an interval where their scores are not at hand. None where no
+    seed has both.
+    """
+    pairs = mine.merge(other, on=["name"] if (other["stage"] == 0).all() else ["name", "seed"], suffixes=("", "_other"))
+    pairs["gap"] = pairs["value"] - pairs["value_other"]
+    pairs = pairs[pairs.groupby("seed")["gap"].transform("count") == mine["name"].nunique()]
+    gaps, low, high = pairs.groupby("seed")["gap"].mean(), math.nan, math.nan
+    if gaps.empty:
+        return None
+    if len(gaps) > 1:
+        alike, how = np.ptp(gaps) < 1e-12, f"{len(gaps)} seeds, paired"
+        _, low, high = metrics.t_interval(gaps)
+    elif (draws := _paired_draws(results, pairs)) is not None:
+        alike, how = np.ptp(draws) < 1e-12, "one seed, paired over examples"
+        low, high = metrics.percentile_interval(draws)
+    else:
+        alike, how = False, "no interval: scores of the same examples are not at hand"
+    if alike:
+        low, high, how = math.nan, math.nan, f"no interval: {how}, and all differ by the same"
+    return Estimate(gaps.mean() * scale, low * scale, high * scale, how)
+
+
+def _paired_draws(results, pairs):
+    """Bootstrap draws of the mean difference over tasks, each task's examples resampled at once for both; None without scores."""
+    draws = []
+    for number, pair in enumerate(pairs.itertuples()):
+        metric = pair.metric_other if pair.metric == "teacher_accuracy" else pair.metric  # recorded so; its items have the skill's
+        scores, found = results.together([(pair.folder, pair.evaluation, metric, pair.value),
+                                          (pair.folder_other, pair.evaluation_other, metric, pair.value_other)])
+        if len(found) < 2:
+            return None
+        means = metrics.bootstrap_means(scores, DRAWS, seed=number)
+        draws.append(np.subtract(*(means[..., 0] / means[..., 1]).T))
+    return np.mean(draws, axis=0)
 
 
 def _number(panel, series, x, found, unit, note=""):
@@ -77,7 +122,7 @@ def _number(panel, series, x, found, unit, note=""):
     if found is None:
         return []
     return [{"panel": panel, "series": series, "x": x, "value": found.value, "low": found.low, "high": found.high, "unit": unit,
-             "note": "; ".join(filter(None, [found.how, note]))}]
+             "note": "; ".join(filter(None, [found.how, note])), "records": found.records}]
 
 
 def _unjudged(results):
@@ -95,16 +140,6 @@ def _learners(results, base=True):
                 yield name, series.order.index(name) + 1, label
 
 
-def _mean_over_tasks(results, tasks, stage, label):
-    """Per seed the mean over ``tasks``, as records: the tasks' errors are independent."""
-    parts = [_rows(results, kind="retention", name=t, metric=results.retention[t]["metric"], stage=stage, label=label) for t in tasks]
-    table = pd.concat(parts) if parts else pd.DataFrame(columns=["seed", "value", "stderr"])
-    groups = table.assign(squared=table["stderr"] ** 2).groupby("seed")
-    found = groups.agg(value=("value", "mean"), squared=("squared", "sum"), tasks=("value", "count"))
-    found["stderr"] = np.sqrt(found["squared"].astype(float)) / len(tasks or [1])
-    return found[found["tasks"] == len(tasks)]
-
-
 def skill_learning(results):
     """Table 5 and figure 4: accuracy on the task learned, every benchmark, and the mean of those that may be averaged."""
     rows, averaged = [], [t for t, counts in results.tasks_in_mean.items() if counts]
@@ -119,7 +154,9 @@ def skill_learning(results):
             rows += _number(name, series, SAME_TASK.get(task, task), found, "%" if share else entry["metric"].split(",")[0],
                             entry["metric"] + ("" if entry.get("higher_is_better", True) else ", lower is better"))
         if averaged:
-            found = _estimate(_mean_over_tasks(results, averaged, stage, label), 100)
+            parts = [_rows(results, kind="retention", name=t, metric=results.retention[t]["metric"], stage=stage, label=label)
+                     for t in averaged]
+            found = _estimate(pd.concat(parts), 100, tasks=len(averaged))
             rows += _number(name, series, "prior_avg", found, "%", "mean of " + ", ".join(averaged))
     return rows
 
@@ -175,23 +212,22 @@ def _teacher(results, name, metric):
     """What was measured of the teacher at stage 0, and on which split: it needs demonstrations, which a test has none of."""
     table = results.records
     found = table[(table["name"] == name) & (table["metric"] == metric) & (table["stage"] == 0)].head(1)
-    return _estimate(found), (str(found["split"].iloc[0]) if len(found) else None)
+    return _estimate(found, fraction=metric == "teacher_accuracy"), (str(found["split"].iloc[0]) if len(found) else None)
 
 
 def _scaled(found, scale):
-    return Estimate(found.value * scale, found.low * scale, found.high * scale, found.how)
+    return replace(found, value=found.value * scale, low=found.low * scale, high=found.high * scale)
 
 
 def model_size(results):
-    """Figure 5 left: SDFT minus SFT, per seed, on each skill."""
+    """Figure 5 left: SDFT minus SFT on each skill."""
     rows = []
     for name, stage, label in _learners(results, base=False):
         if label != "sdft" or "sft" not in results.series:
             continue
-        mine, other = (_rows(results, name=name, metric=results.metric[name], stage=stage, label=s).set_index("seed")
-                       for s in ("sdft", "sft"))
-        gap = pd.DataFrame({"value": mine["value"] - other["value"], "stderr": np.hypot(mine["stderr"], other["stderr"]), "n": mine["n"]})
-        rows += _number(name, "sdft - sft", _model(results.heads[0]), _estimate(gap, 100), "points", results.metric[name])
+        mine, other = (_rows(results, name=name, metric=results.metric[name], stage=stage, label=s) for s in ("sdft", "sft"))
+        rows += _number(name, "sdft - sft", _model(results.heads[0]), _difference(results, mine, other, 100), "points",
+                        results.metric[name])
     return rows
 
 
@@ -548,11 +584,12 @@ def measured(folders):
 
 
 def _frame(item, results):
+    """What was measured of an item: COLUMNS, and ``measured``, where each number comes from: Results and records."""
     source = " and ".join(results.names)
     panels = {s: f"{s} ({results.metric[s]}, not judged)" for s in _unjudged(results)}
-    rows = [{**row, "panel": panels.get(row["panel"], row["panel"]), "experiment": item.experiment, "source": source}
-            for row in item.measure(results)]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    rows = [{**row, "panel": panels.get(row["panel"], row["panel"]), "experiment": item.experiment, "source": source,
+             "measured": (results, row["records"])} for row in item.measure(results)]
+    return pd.DataFrame(rows, columns=[*COLUMNS, "measured"])
 
 
 def _apart(frames):
@@ -608,7 +645,7 @@ def _write(out, ours, missing, with_measured):
 
 def _show(out, name, item, frame, look, caption, results=None):
     """Writes one side of an item: its data, and its picture or table."""
-    frame.to_csv(out / "data" / f"{name}.csv", index=False)
+    frame.to_csv(out / "data" / f"{name}.csv", columns=COLUMNS, index=False)
     if item.draw is None:
         made = table(frame, name, item.title, caption)
         for end, text in (("csv", made.csv()), ("md", made.markdown()), ("tex", made.latex())):
@@ -640,47 +677,53 @@ def _caption(pooled):
             + "".join(f", {c}" for c in count) + "".join(f", {d}" for d in sorted(decoding))
             + "".join(f"; {s}: {results.metric[s]}, not judged" for s in _unjudged(results))
             + (f"; KL direction: {', '.join(kl)}" if kl else "") + "." + "".join(f" {c}" for c in chosen))
-    return (" ".join(parts) + " Intervals: 95%, over seeds (Student's t); of one run over examples (1.96 standard errors; Wilson's at 0 "
-            "and 100%).")
+    return (" ".join(parts) + " Intervals: 95%, over seeds (Student's t); of one run over examples (Wilson's for answers right or wrong, "
+            "else 1.96 standard errors); of a difference of methods, paired.")
 
 
 def signs(item, theirs, ours):
     """Sentences on the differences whose published sign is one: as in the paper, or another, and whether the error covers it."""
     if item.experiment == "figure_5_left":
         small, large = theirs["value"].iloc[0], theirs["value"].iloc[-1]
-        return [f"{row.panel}, {row.x}: sdft − sft is {row.value:+.1f} points{_covered(row.value, row.low)}; in the paper {small:+.1f} "
-                f"({theirs['x'].iloc[0]}) to {large:+.1f} ({theirs['x'].iloc[-1]}): the sign of its "
+        return [f"{row.panel}, {row.x}: sdft − sft is {row.value:+.1f} points{_covered(row.low, row.high, row.note)}; in the paper "
+                f"{small:+.1f} ({theirs['x'].iloc[0]}) to {large:+.1f} ({theirs['x'].iloc[-1]}): the sign of its "
                 + ("smallest model." if row.value * small > 0 else "larger models.") for row in ours.itertuples() if row.value]
     found = []
     for one, other, x in item.signs:
         paper, here = (_differences(frame, one, other, x) for frame in (theirs, ours))
-        if not paper or min(d for d, _ in paper.values()) * max(d for d, _ in paper.values()) <= 0:
+        printed = sorted(found.value for found in paper.values())
+        if not printed or printed[0] * printed[-1] <= 0:
             continue
-        values = [f"{d:+.1f}" for d, _ in sorted(paper.values())]
-        for panel, (gap, half) in here.items():
-            if gap and "not judged" not in panel:  # what the paper says, it says of another metric
+        values = [f"{value:+.1f}" for value in printed]
+        for panel, gap in here.items():
+            if gap.value and "not judged" not in panel:  # what the paper says, it says of another metric
                 what = f" on {TITLES.get(x, x)}" if x else ""
                 found.append(
-                    f"{panel}: {one} − {other}{what} is {gap:+.1f}{_covered(gap, gap - half)}, in the paper "
+                    f"{panel}: {one} − {other}{what} is {gap.value:+.1f}{_covered(gap.low, gap.high, gap.how)}, in the paper "
                     f"{values[0] if len(values) == 1 else values[0] + ' to ' + values[-1]}: "
-                    + ("the same sign." if gap * paper[next(iter(paper))][0] > 0 else "another sign than the paper's."))
+                    + ("the same sign." if gap.value * printed[0] > 0 else "another sign than the paper's."))
     return found
 
 
-def _covered(value, low):
-    half = abs(value - low)
-    return f" ± {half:.1f}" + (" (0 is inside)" if half >= abs(value) else "") if math.isfinite(half) else ""
+def _covered(low, high, how):
+    """An interval as text, or why there is none."""
+    if not math.isfinite(low):
+        return f" ({how.split(';')[0]})"
+    return f" [{low:+.1f}, {high:+.1f}]" + (" (0 is inside)" if low <= 0 <= high else "")
 
 
 def _differences(frame, one, other, x):
-    """{panel: (difference, half of its interval)} of two series at ``x``; without x, of two values of x."""
+    """{panel: Estimate of the difference} of two series at ``x``; without x, of two values of x. Of published ones without interval."""
     found, column = {}, "series" if x else "x"
     for panel, rows in (frame[frame["x"] == x] if x else frame).groupby("panel", sort=False):
         pair = [rows[rows[column] == name] for name in (one, other)]
         if all(len(p) == 1 for p in pair):
             a, b = (p.iloc[0] for p in pair)
-            found[panel] = (a["value"] - b["value"], math.hypot(a["value"] - a["low"], b["value"] - b["low"]))
-    return found
+            if "measured" not in frame:
+                found[panel] = Estimate(a["value"] - b["value"])
+            elif a["measured"][0] is b["measured"][0]:  # else of two orders: another budget, or other data
+                found[panel] = _difference(*a["measured"], b["measured"][1], 100 if a["unit"] == "%" else 1)
+    return {panel: gap for panel, gap in found.items() if gap is not None}
 
 
 # -- the page --------------------------------------------------------------------------------------------------------
