@@ -23,9 +23,9 @@ TASKS = [{"name": "facts", "metric": "acc,none", "higher_is_better": True},
 T2 = 4.302653  # quantile 0.975 of Student's t with two degrees of freedom
 
 
-def record(name, metric, value, kind="skill", split="test", stderr=0.02, step=0, prompts=0, final=True, n=50):
+def record(name, metric, value, kind="skill", split="test", stderr=0.02, step=0, prompts=None, final=True, n=50):
     return {"name": name, "metric": metric, "value": value, "kind": kind, "split": split, "stderr": stderr, "step": step,
-            "prompts": prompts, "final": final, "n": n,
+            "prompts": 16 * step if prompts is None else prompts, "final": final, "n": n,
             "protocol": f"{name}-{split}"[:12], "evaluation": f"{name}-{value}"}
 
 
@@ -101,10 +101,13 @@ def further_folder(folder):
 
 def generations_folder(folder):
     methods = {"sdft": ("sdft", {"rollouts": 2}), "offline_40": ("offline_distillation", {"generations": 40}),
-               "offline": ("offline_distillation", {"generations": None})}
-    stages = {(label, 0): [[record("e", "accuracy", 0.1)], [record("e", "accuracy", 0.3, step=5, prompts=80, final=False),
-                                                           record("e", "accuracy", end, step=10, prompts=160)]]
-              for label, end in (("sdft", 0.5), ("offline_40", 0.2), ("offline", 0.4))}
+               "offline": ("offline_distillation", {"generations": None}), "teacher": ("sft_from_teacher", {"generations": 999}),
+               "short": ("sft_from_teacher", {"generations": None, "epochs": 0.5}), "grpo": ("grpo", {"group_size": 8}), "sft": ("sft", {})}
+    stages = {(label, 0): [[record("e", "accuracy", 0.1)],
+                           [record("e", "accuracy", 0.3, step=5, prompts=prompts // 2, final=False),
+                            record("e", "accuracy", end, step=10, prompts=prompts)]]
+              for label, end, prompts in (("sdft", 0.5, 160), ("offline_40", 0.2, 160), ("offline", 0.4, 160), ("teacher", 0.6, 160),
+                                          ("short", 0.15, 80), ("grpo", 0.7, 160), ("sft", 0.8, 160))}
     return write_results(folder, "figure_6", ["e"], methods, stages)
 
 
@@ -190,7 +193,8 @@ def test_table_5_and_figure_4_join_the_orders_of_one_task_each(drawn):
             "+7.4: another sign than the paper") in html
     half = 100 * T2 * np.std([0.3, 0.2, 0.4], ddof=1) / 3**0.5  # paired by seed; the methods' own seeds lie further apart
     assert f"tools: sdft − sft on new task is +30.0 [{30 - half:+.1f}, {30 + half:+.1f}], in the paper +4.0 to +7.4: the same sign" in html
-    for said in ("SmolLM2-135M-Instruct (float32)", "elements (160 prompts)", "seeds 0, 1, 2", "n = 50", "greedy",
+    for said in ("SmolLM2-135M-Instruct (float32)", "elements (160 prompts, 10 steps)",
+                 "offline, teacher, grpo, sft: 160 prompts, 10 steps; short: 80 prompts, 10 steps)", "seeds 0, 1, 2", "n = 50", "greedy",
                  "KL direction: sdft forward"):
         assert said in html
 
@@ -355,7 +359,8 @@ def test_pass_at_k_and_the_teacher(tmp_path):
 def test_figure_6_counts_answers_to_learn_from(tmp_path):
     frame = numbers(generations_folder(tmp_path / "r"), "figure_6")
     points = {s: list(zip(f["x"], f["value"].round(6))) for s, f in frame.groupby("series")}
-    assert points == {"sdft": [(0, 10), (160, 30), (320, 50)], "offline_distillation": [(40, 20), (160, 40)]}
+    assert points == {"sdft": [(0, 10), (160, 30), (320, 50)], "offline_distillation": [(40, 20), (160, 40)],
+                      "sft_from_teacher": [(80, 15), (160, 60)], "grpo": [(0, 10), (640, 30), (1280, 70)]}  # sft samples nothing
 
 
 def test_figures_7_and_8_and_the_tables_of_knowledge_and_length(tmp_path):

@@ -265,6 +265,13 @@ def _inside(results, label, name, stage):
             yield step - start["step"], rows["prompts"].median() - start["prompts"], found
 
 
+def _spent(results, label, stage):
+    """Prompts drawn and optimizer steps of a stage, of its final records; NaN where it is not over."""
+    t = results.skill_records
+    ends = t[(t["label"] == label) & t["final"]].groupby("stage")[["prompts", "step"]].median()
+    return ends.reindex([stage - 1, stage]).diff().iloc[-1]
+
+
 def teacher_weights(results):
     """Figure 8: accuracy along training."""
     return [row for name, stage, label in _learners(results, base=False)
@@ -275,18 +282,21 @@ def teacher_weights(results):
 def generations(results):
     """Figure 6: accuracy by the number of answers that were sampled to learn from.
 
-    An on-policy method samples anew for every prompt: its points lie along training. A method with a fixed set of teacher
-    samples (option ``generations``) is worth what the whole stage has made of that set: one point a run, at the set's size.
+    An on-policy method samples anew for every prompt (options ``rollouts``, ``group_size``): its points lie along training. A method
+    with a fixed set of teacher samples (option ``generations``, at most one a prompt drawn) is worth what the whole stage has made
+    of that set: one point a run, at the set's size. A method that samples nothing has no place on the axis.
     """
-    rows, budget = [], {s: entry.get("prompts") for s, entry in results.skills.items()}
+    rows = []
     for name, stage, label in _learners(results, base=False):
-        series = results.series[label]
-        if "generations" in series.config:
+        series, (drawn, _) = results.series[label], _spent(results, label, stage)
+        each = series.config.get("rollouts") or series.config.get("group_size")  # answers a prompt
+        if "generations" in series.config and math.isfinite(drawn):
             found = _estimate(_rows(results, name=name, metric=results.metric[name], stage=stage, label=label), 100)
-            rows += _number(name, series.method, int(series.config["generations"] or budget[name]), found, "%", results.metric[name])
-        else:
+            count = int(min(series.config["generations"] or drawn, drawn))
+            rows += _number(name, series.method, count, found, "%", results.metric[name])
+        elif each:
             for _, prompts, found in _inside(results, label, name, stage):
-                rows += _number(name, label, int(prompts * series.config.get("rollouts", 1)), found, "%", results.metric[name])
+                rows += _number(name, label, int(prompts * each), found, "%", results.metric[name])
     return sorted(rows, key=lambda row: row["x"])
 
 
@@ -663,7 +673,6 @@ def _caption(pooled):
     for results in pooled:
         head = results.heads[0]
         model = head.get("model") if isinstance(head.get("model"), dict) else {}
-        budget = {s: f"{s} ({entry['prompts']} prompts)" if entry.get("prompts") else s for s, entry in results.skills.items()}
         seeds = sorted({seed for runs in results.runs.values() for _, seed in runs})
         count = [f"{s} n = {results.n['skill', s]}" for s in results.skills if ("skill", s) in results.n]
         protocols = [results.protocols.get(results.protocol_of.get(("skill", s))) or {} for s in results.skills]
@@ -672,13 +681,25 @@ def _caption(pooled):
         chosen = [s.selected for s in results.series.values() if getattr(s, "selected", "")]
         parts.append(
             f"{' and '.join(results.names)}: {_model(head)}" + (f" ({model['dtype']})" if model.get("dtype") else "")
-            + f"; skills {', '.join(budget.values())}; methods {', '.join(results.series)}"
+            + f"; skills {', '.join(_budgets(results))}; methods {', '.join(results.series)}"
             + f"; seed{'s' * (len(seeds) != 1)} {', '.join(map(str, seeds)) or 'none'}; split {results.split}"
             + "".join(f", {c}" for c in count) + "".join(f", {d}" for d in sorted(decoding))
             + "".join(f"; {s}: {results.metric[s]}, not judged" for s in _unjudged(results))
             + (f"; KL direction: {', '.join(kl)}" if kl else "") + "." + "".join(f" {c}" for c in chosen))
     return (" ".join(parts) + " Intervals: 95%, over seeds (Student's t); of one run over examples (Wilson's for answers right or wrong, "
             "else 1.96 standard errors); of a difference of methods, paired.")
+
+
+def _budgets(results):
+    """Each skill with the prompts and steps of its stage; methods are named where they differ, by epochs or batches of their own."""
+    spent = {name: defaultdict(list) for name in results.skills}
+    for name, stage, label in _learners(results, base=False):
+        prompts, steps = _spent(results, label, stage)
+        if math.isfinite(prompts):
+            spent[name][f"{prompts:.0f} prompts, {steps:.0f} steps"].append(label)
+    said = {name: "; ".join(f"{', '.join(labels)}: {text}" if len(found) > 1 else text for text, labels in found.items())
+            for name, found in spent.items()}
+    return [f"{name} ({text})" if text else name for name, text in said.items()]
 
 
 def signs(item, theirs, ours):
