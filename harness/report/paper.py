@@ -24,7 +24,7 @@ from harness import metrics
 from harness.errors import UserError
 from harness.records import ORACLE
 from harness.report import made_beside, page
-from harness.report.data import DRAWS, Estimate, Results, read_object
+from harness.report.data import Estimate, Results, read_object
 from harness.report.figures import BASE, INK, MUTED, PAPER, STYLE, Drawer, curve, grid, legend, looks, save
 from harness.report.tables import Column, Table
 
@@ -112,7 +112,7 @@ def _paired_draws(results, pairs):
                                           (pair.folder_other, pair.evaluation_other, metric, pair.value_other)])
         if len(found) < 2:
             return None
-        means = metrics.bootstrap_means(scores, DRAWS, seed=number)
+        means = metrics.bootstrap_means(scores, seed=number)
         draws.append(np.subtract(*(means[..., 0] / means[..., 1]).T))
     return np.mean(draws, axis=0)
 
