@@ -421,7 +421,7 @@ def plane(frame, look):
     figure, panels, _, columns = grid(len(names), width=3.4 if len(names) > 1 else 5.4, height=2.7 if len(names) > 1 else 3.3)
     for number, (axes, name) in enumerate(zip(panels, names, strict=True)):
         points = frame[frame["panel"] == name]
-        for label in ["base", *labels]:
+        for rank, label in enumerate(["base", *labels]):
             mine = points[points["series"] == label].set_index("x")
             if not {"new_task", "prior_avg"} <= set(mine.index):
                 continue
@@ -431,7 +431,8 @@ def plane(frame, look):
                 axes.axvline(x["value"].iloc[0], color=BASE, linewidth=1, linestyle=(0, (4, 2)), zorder=1)
                 axes.axhline(y["value"].iloc[0], color=BASE, linewidth=1, linestyle=(0, (4, 2)), zorder=1)
             axes.errorbar(x["value"], y["value"], xerr=_spread(x), yerr=_spread(y), color=colour, marker=marker, linestyle="none",
-                          markersize=13 if label == "base" else 9, markeredgecolor=PAPER, markeredgewidth=0.6, elinewidth=1.1, zorder=4)
+                          markersize=max(7, 13 - 1.5 * rank),  # where two coincide the one below shows
+                          markeredgecolor=PAPER, markeredgewidth=0.6, elinewidth=1.1, zorder=4)
         axes.margins(0.14)
         axes.set_title(name)
         axes.set_xlabel("mean of prior capabilities (%)")
