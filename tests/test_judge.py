@@ -562,6 +562,9 @@ def test_a_broken_folder_is_said_in_one_line(serve, judged_order, tmp_path):
         with pytest.raises(UserError, match=said):
             judge_folder(out, client)
         (out / file).write_text(whole)
+    (out / "protocols.json").unlink()
+    with pytest.raises(UserError, match=r"protocols\.json: is not there"):
+        judge_folder(out, client)
 
 
 def test_the_key_is_never_written(serve, judged_order, order_file, tmp_path, monkeypatch):
