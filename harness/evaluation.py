@@ -7,14 +7,13 @@ evaluation joins it with the fingerprint of the weights: the same model is never
 import hashlib
 import inspect
 import json
-import math
-import statistics
 import time
 
 import torch
 import torch.nn.functional as F
 
 from harness import metrics, models
+from harness.metrics import mean_and_stderr
 from harness.retention import run_suite
 from harness.sampler import Sampler, seed_for
 from harness.skills import ORACLE_TEMPLATE, fingerprint
@@ -25,11 +24,6 @@ def protocol_hash(meaning):
     """Twelve hexadecimal digits that stand for a measurement."""
     text = json.dumps(meaning, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def mean_and_stderr(values):
-    """Mean, and the standard error of the mean over examples (sample standard deviation over root n; None for n = 1)."""
-    return statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
 def sample_of(examples, count):

@@ -8,6 +8,7 @@ own (tooluse, science, medical, wiki) takes its reference from them where a row 
 import sys
 from pathlib import Path
 
+from harness import metrics
 from harness.errors import Parser, UserError, reported
 from harness.records import check_folder, write_jsonl
 from harness.skills import get_skill, read_jsonl
@@ -61,10 +62,8 @@ def main():
                 raise UserError(args.out, "is a folder", "give a file with --out")
         skill = find_skill(args.skill)
         rows = grade(skill, args.file)
-        from harness.evaluation import mean_and_stderr
-
         for metric in skill.metrics:
-            mean, stderr = mean_and_stderr([row["scores"][metric] for row in rows])
+            mean, stderr = metrics.mean_and_stderr([row["scores"][metric] for row in rows])
             error = "" if stderr is None else f" stderr {stderr:.4f}"
             print(f"{skill.name} {metric} {mean:.4f}{error} n {len(rows)}")
         if args.out:

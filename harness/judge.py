@@ -16,6 +16,7 @@ from pathlib import Path
 from harness.console import Progress
 from harness.endpoint import Endpoint, EndpointDown, Refused, endpoint_config, without_secrets
 from harness.errors import Parser, UserError, did_you_mean, reported
+from harness.metrics import mean_and_stderr
 from harness.records import ORACLE, Results, read_json, write_json, write_jsonl
 from harness.skills import read_jsonl
 
@@ -72,8 +73,6 @@ def judge(evaluation, protocol, rubric, endpoint, progress=None):
     ``items`` hold what they held, with ``verdict``, ``reply`` and the judged ``scores``; ``unjudged`` the answers without a
     verdict, each with its ``error``: they count in ``judge_errors`` (their share) and in no other metric. Raises EndpointDown.
     """
-    from harness.evaluation import mean_and_stderr
-
     asked = [prompt_for(rubric, item) for item in evaluation["items"]]
     replies = endpoint.ask_all(asked, f"{rubric.name}/{rubric.version}", progress)
     if replies and all(isinstance(r, Refused) for r in replies):

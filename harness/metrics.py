@@ -7,6 +7,7 @@ a mean over what happens to be there would be another quantity. Formulas below c
 """
 
 import math
+import statistics
 from statistics import NormalDist
 
 import numpy as np
@@ -125,6 +126,11 @@ def pass_at_k(samples, correct, k):
     for i in range(k):  # the i-th of k answers drawn without replacement is wrong too
         none_right = none_right * np.maximum(n - c - i, 0) / (n - i)
     return (1 - none_right)[()]
+
+
+def mean_and_stderr(values):
+    """Mean, and the standard error of the mean over examples (sample standard deviation over root n; None for n = 1)."""
+    return statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
 def ratio_and_stderr(totals, counts):

@@ -20,8 +20,9 @@ from benchmarks.judges import JUDGES
 from harness import judge as judging
 from harness.endpoint import Endpoint, EndpointConfig, EndpointDown, Refused, Reply, endpoint_config
 from harness.errors import UserError
-from harness.evaluation import mean_and_stderr, protocol_hash
+from harness.evaluation import protocol_hash
 from harness.judge import judge, judge_folder, prompt_for, verdict_of
+from harness.metrics import mean_and_stderr
 from harness.order import read_order
 from harness.records import read_json
 from harness.sequence import run_order

@@ -14,7 +14,8 @@ from conftest import read_lines, save_tiny, write_rows
 
 from harness import models
 from harness.errors import UserError
-from harness.evaluation import Evaluator, mean_and_stderr, sequence_kl
+from harness.evaluation import Evaluator, sequence_kl
+from harness.metrics import mean_and_stderr
 from harness.order import KL, Evaluate, PassAtK, read_order
 from harness.plan import plan
 from harness.records import Results, read_json

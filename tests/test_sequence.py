@@ -10,7 +10,8 @@ import torch
 from conftest import read_lines, write_rows
 
 from harness import metrics, models, sequence
-from harness.evaluation import Evaluator, mean_and_stderr
+from harness.evaluation import Evaluator
+from harness.metrics import mean_and_stderr
 from harness.order import read_order
 from harness.plan import Machine, plan
 from harness.records import read_json

@@ -718,7 +718,7 @@ def signs(item, theirs, ours):
             continue
         values = [f"{value:+.1f}" for value in printed]
         for panel, gap in here.items():
-            if gap.value and "not judged" not in panel:  # what the paper says, it says of another metric
+            if abs(gap.value) >= 0.05 and "not judged" not in panel:  # less is printed as 0; what the paper says, it says of another metric
                 what = f" on {TITLES.get(x, x)}" if x else ""
                 found.append(
                     f"{panel}: {one} − {other}{what} is {gap.value:+.1f}{_covered(gap.low, gap.high, gap.how)}, in the paper "
