@@ -451,7 +451,7 @@ def test_the_teacher_and_what_it_is_compared_with_keep_the_grader(serve, judged_
     assert len(graded) == 1 and {r["split"] for r in records if r["metric"].startswith("judge")} == {"test"}
     assert server.requests and not any("vowels validation" in r["body"]["messages"][0]["content"] for r in server.requests)
     from harness.report.data import Results
-    from harness.report.paper import in_context
+    from harness.report.experiments import in_context
 
     results = Results([out])
     rows = {(r["panel"], r["series"]): r for r in in_context(results) if r["x"] == "accuracy"}
@@ -485,7 +485,7 @@ def test_oracle_answers_are_judged_as_well(serve, tiny, tmp_path, monkeypatch):
     assert {r["stage"] for r in records if r["metric"].startswith("oracle_")} == {0}
     assert not any("The article" in r["body"]["messages"][0]["content"] for r in server.requests)
     from harness.report.data import Results
-    from harness.report.paper import knowledge
+    from harness.report.experiments import knowledge
 
     rows = {(r["series"], r["x"]): r for r in knowledge(Results([tmp_path / "out"]))}
     for x, metric, split in (("strict", "judged_strict", "test"), ("lenient", "judged_lenient", "test"), ("ood", "judged_strict", "ood")):

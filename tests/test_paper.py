@@ -13,7 +13,7 @@ import pytest
 import report
 from harness.errors import UserError
 from harness.records import EXPERIMENTS, Results, write_json, write_jsonl
-from harness.report import paper
+from harness.report import experiments, paper
 
 ROOT = Path(__file__).resolve().parent.parent
 ORDERS = sorted((ROOT / "benchmarks" / "orders" / "paper").glob("*/*.yaml"))
@@ -233,17 +233,18 @@ def test_none_right_and_seeds_that_agree_are_no_certainty():
     def rows(values, stderr, n=48):
         return pd.DataFrame({"seed": range(len(values)), "value": values, "stderr": stderr, "n": n})
 
-    found = paper._estimate(rows([0.0], 0.0), 100)
+    found = experiments.estimate(rows([0.0], 0.0), 100)
     z = 1.959963984540054
     assert (found.value, found.low) == (0, 0) and found.high == pytest.approx(100 * z * z / (48 + z * z), abs=1e-3)
-    assert np.isnan(paper._estimate(rows([0.5, 0.5], 0.1), 100).low)
-    assert np.std([0.1] * 3, ddof=1) > 0 and np.isnan(paper._estimate(rows([0.1] * 3, 0.1), 100).low)  # a mean may be off by a rounding
-    found = paper._estimate(rows([1 / 48], (1 / 48 * 47 / 48 / 47) ** 0.5), 100)  # one of 48 right
+    assert np.isnan(experiments.estimate(rows([0.5, 0.5], 0.1), 100).low)
+    assert np.std([0.1] * 3, ddof=1) > 0  # a mean may be off by a rounding
+    assert np.isnan(experiments.estimate(rows([0.1] * 3, 0.1), 100).low)
+    found = experiments.estimate(rows([1 / 48], (1 / 48 * 47 / 48 / 47) ** 0.5), 100)  # one of 48 right
     for p in (found.low / 100, found.high / 100):
         assert (1 / 48 - p) ** 2 == pytest.approx(z * z * p * (1 - p) / 48)
-    found = paper._estimate(rows([1 / 48], 0.01), 100)  # the same mean of smaller scores: no count
+    found = experiments.estimate(rows([1 / 48], 0.01), 100)  # the same mean of smaller scores: no count
     assert (found.low, found.high) == pytest.approx((100 / 48 - 1.96, 100 / 48 + 1.96))
-    assert np.isnan(paper._estimate(rows([1.0], 0.0), 1).low)  # tokens or nats that are all alike are no fraction
+    assert np.isnan(experiments.estimate(rows([1.0], 0.0), 1).low)  # tokens or nats that are all alike are no fraction
 
 
 def paired_folder(folder, scores, tasks=("facts", "grammar")):
@@ -312,19 +313,19 @@ def test_a_method_and_the_base_model_are_compared_at_every_seed():
     def rows(seeds, values, stage=1):
         return pd.DataFrame({"name": "e", "seed": seeds, "stage": stage, "value": values})
 
-    found = paper._difference(None, rows([0, 1, 2], [0.5, 0.7, 0.6]), rows([7], [0.2], 0), 100)
+    found = experiments.difference(None, rows([0, 1, 2], [0.5, 0.7, 0.6]), rows([7], [0.2], 0), 100)
     assert (found.value, found.high) == pytest.approx((40, 40 + 100 * T2 * 0.1 / 3**0.5))
-    found = paper._difference(None, rows([0, 1, 2, 3], [0.5, 0.7, 0.6, 9.0]), rows([2, 1, 0, 4], [0.1, 0.5, 0.5, 9.0]), 100)
+    found = experiments.difference(None, rows([0, 1, 2, 3], [0.5, 0.7, 0.6, 9.0]), rows([2, 1, 0, 4], [0.1, 0.5, 0.5, 9.0]), 100)
     assert found.value == pytest.approx(100 * np.mean([0.0, 0.2, 0.5]))
-    assert paper._difference(None, rows([0], [0.5]), rows([1], [0.2])) is None
+    assert experiments.difference(None, rows([0], [0.5]), rows([1], [0.2])) is None
 
 
 def test_a_mean_over_tasks_has_an_interval_where_each_has():
     tasks = pd.DataFrame({"name": ["a", "b"], "seed": 0, "value": [0.2, 0.4], "stderr": [0.03, 0.04], "n": 50})
-    found = paper._estimate(tasks, 100, tasks=2)
+    found = experiments.estimate(tasks, 100, tasks=2)
     assert (found.value, found.low) == pytest.approx((30, 30 - 196 * 0.05 / 2))
-    assert np.isnan(paper._estimate(tasks.assign(stderr=[0.03, np.nan]), 100, tasks=2).low)
-    assert paper._estimate(tasks[:1], 100, tasks=2) is None
+    assert np.isnan(experiments.estimate(tasks.assign(stderr=[0.03, np.nan]), 100, tasks=2).low)
+    assert experiments.estimate(tasks[:1], 100, tasks=2) is None
 
 
 def test_figure_5_left_goes_from_the_small_model_to_the_large_one(tmp_path):

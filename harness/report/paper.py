@@ -4,7 +4,7 @@ Both sides are tables of the same columns, one row a number (COLUMNS; results/pa
 the same drawing. The published side is read from results/paper; the measured side comes from results folders whose order names an
 ``experiment``. Percentages in per cent; an interval is 95%: over seeds (Student's t; none where all give the same number), where there
 is one seed over examples (Wilson's for an accuracy of answers that are right or wrong, else 1.96 standard errors). A difference of two
-methods is paired, over seeds or of one seed over examples: see ``_difference``.
+methods is paired, over seeds or of one seed over examples: see harness.report.experiments.
 """
 
 import html
@@ -12,20 +12,17 @@ import json
 import math
 import re
 from collections import defaultdict
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pandas as pd
 
-from harness import metrics
 from harness.errors import UserError
-from harness.records import ORACLE
-from harness.report import made_beside, page
+from harness.report import experiments, made_beside, page
 from harness.report.data import Estimate, Results, read_object
-from harness.report.figures import BASE, INK, MUTED, PAPER, STYLE, Drawer, curve, grid, legend, looks, save
+from harness.report.figures import BASE, INK, MUTED, PAPER, STYLE, curve, grid, legend, looks, save
 from harness.report.tables import Column, Table
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -37,300 +34,6 @@ TITLES = {
     "kl_reverse_token": "KL(model ‖ base), a token", "kl_forward_sequence": "KL(base ‖ model), an answer",
     "kl_reverse_sequence": "KL(model ‖ base), an answer",
 }
-CONTEXTS = {"demonstration": "answer only", "source": "text only", "both": "text and answer"}
-SAME_TASK = {"truthfulqa_mc1": "truthfulqa", "humaneval_sandboxed": "humaneval"}  # lm-eval's name: the paper's column
-
-
-# -- what was measured ----------------------------------------------------------------------------------------------
-
-
-def _rows(results, *, kind="skill", name, metric, stage=None, label=None, split=None):
-    """Records of one thing; without a label the base model's, which is one however many runs have it on record."""
-    t = results.records
-    wanted = (t["kind"] == kind) & (t["name"] == name) & (t["metric"] == metric) & t["final"]
-    if kind == "skill":
-        wanted &= t["split"] == (split or results.split)
-    found = t[wanted & (t["stage"] == (0 if label is None else stage))]
-    return found[found["label"] == label] if label is not None else found.head(1)
-
-
-def _estimate(rows, scale=1.0, tasks=1, fraction=None):
-    """Mean and interval of records, one a seed, or ``tasks`` a seed, of which the mean is taken; None where no seed has all.
-
-    The errors of several tasks are independent. fraction: whether values are in [0, 1]; if left out, those given in per cent.
-    """
-    rows = rows[rows.groupby("seed")["value"].transform("count") == tasks].dropna(subset=["value"])
-    if rows.empty:
-        return None
-    values, n = rows.groupby("seed")["value"].mean(), rows["n"].iloc[0]
-    if len(values) > 1:
-        mean, low, high = metrics.t_interval(values)
-        how, spread = f"{len(values)} seeds", np.ptp(values)
-    else:
-        mean, spread = values.iloc[0], 1.96 * math.sqrt((rows["stderr"] ** 2).sum(skipna=False)) / tasks
-        low, high, how = mean - spread, mean + spread, "one model"
-    if spread == 0:  # is no certainty
-        low = high = math.nan
-    if len(rows) == 1 and (scale == 100 if fraction is None else fraction) and metrics.right_or_wrong(mean, rows["stderr"].iloc[0], n):
-        low, high = metrics.wilson_interval(mean * n, n)
-    how += f", n = {int(n)}" if tasks == 1 and rows["n"].notna().all() else ""
-    return Estimate(mean * scale, low * scale, high * scale, how, records=rows)
-
-
-def _difference(results, mine, other, scale=1.0):
-    """Mean and interval of what ``mine`` has over ``other``: records of one measure, or of several tasks of which the mean is taken.
-
-    Paired: by Student's t over the seeds that both have (all of them, where ``other`` is the base model); where that is one, by a
-    bootstrap over the examples, which both answered, and without an interval where their scores are not at hand. None where no
-    seed has both.
-    """
-    pairs = mine.merge(other, on=["name"] if (other["stage"] == 0).all() else ["name", "seed"], suffixes=("", "_other"))
-    pairs["gap"] = pairs["value"] - pairs["value_other"]
-    pairs = pairs[pairs.groupby("seed")["gap"].transform("count") == mine["name"].nunique()]
-    gaps, low, high = pairs.groupby("seed")["gap"].mean(), math.nan, math.nan
-    if gaps.empty:
-        return None
-    if len(gaps) > 1:
-        alike, how = np.ptp(gaps) < 1e-12, f"{len(gaps)} seeds, paired"
-        _, low, high = metrics.t_interval(gaps)
-    elif (draws := _paired_draws(results, pairs)) is not None:
-        alike, how = np.ptp(draws) < 1e-12, "one seed, paired over examples"
-        low, high = metrics.percentile_interval(draws)
-    else:
-        alike, how = False, "no interval: scores of the same examples are not at hand"
-    if alike:
-        low, high, how = math.nan, math.nan, f"no interval: {how}, and all differ by the same"
-    return Estimate(gaps.mean() * scale, low * scale, high * scale, how)
-
-
-def _paired_draws(results, pairs):
-    """Bootstrap draws of the mean difference over tasks, each task's examples resampled at once for both; None without scores."""
-    draws = []
-    for number, pair in enumerate(pairs.itertuples()):
-        metric = pair.metric_other if pair.metric == "teacher_accuracy" else pair.metric  # recorded so; its items have the skill's
-        scores, found = results.together([(pair.folder, pair.evaluation, metric, pair.value),
-                                          (pair.folder_other, pair.evaluation_other, metric, pair.value_other)])
-        if len(found) < 2:
-            return None
-        means = metrics.bootstrap_means(scores, seed=number)
-        draws.append(np.subtract(*(means[..., 0] / means[..., 1]).T))
-    return np.mean(draws, axis=0)
-
-
-def _number(panel, series, x, found, unit, note=""):
-    """One row of the measured side, as a list of none or one."""
-    if found is None:
-        return []
-    return [{"panel": panel, "series": series, "x": x, "value": found.value, "low": found.low, "high": found.high, "unit": unit,
-             "note": "; ".join(filter(None, [found.how, note])), "records": found.records}]
-
-
-def _unjudged(results):
-    """Skills whose answers the paper's judge grades, and here a program: by another metric, which panels and captions name."""
-    return [s for s, entry in results.skills.items() if entry.get("judge") and results.metric[s] not in entry["judge"]["metrics"]]
-
-
-def _learners(results, base=True):
-    """(skill, its stage, label) of everything to be measured right after the stage that taught the skill; label None: the base."""
-    for name in results.skills:
-        if base:
-            yield name, 0, None
-        for label, series in results.series.items():
-            if name in series.order:
-                yield name, series.order.index(name) + 1, label
-
-
-def skill_learning(results):
-    """Table 5 and figure 4: accuracy on the task learned, every benchmark, and the mean of those that may be averaged."""
-    rows, averaged = [], [t for t, counts in results.tasks_in_mean.items() if counts]
-    for name, stage, label in _learners(results):
-        series = label or "base"
-        found = _estimate(_rows(results, name=name, metric=results.metric[name], stage=stage, label=label), 100)
-        rows += _number(name, series, "new_task", found, "%", results.metric[name])
-        for task, entry in results.retention.items():
-            share = results.tasks_in_mean[task]
-            found = _estimate(_rows(results, kind="retention", name=task, metric=entry["metric"], stage=stage, label=label),
-                              100 if share else 1)
-            rows += _number(name, series, SAME_TASK.get(task, task), found, "%" if share else entry["metric"].split(",")[0],
-                            entry["metric"] + ("" if entry.get("higher_is_better", True) else ", lower is better"))
-        if averaged:
-            parts = [_rows(results, kind="retention", name=t, metric=results.retention[t]["metric"], stage=stage, label=label)
-                     for t in averaged]
-            found = _estimate(pd.concat(parts), 100, tasks=len(averaged))
-            rows += _number(name, series, "prior_avg", found, "%", "mean of " + ", ".join(averaged))
-    return rows
-
-
-def knowledge(results):
-    """Table 1. The oracle row is the base model with the source of each question in its prompt, where the order asks for it."""
-    rows = []
-    for name, stage, label in _learners(results):
-        counting = results.metric[name]
-        on_record = set(results.records.loc[results.records["name"] == name, "metric"].astype(str))
-        judge = "judged_" if "judged_strict" in on_record else ""
-        columns = [(m, judge + m, None) for m in ("strict", "lenient") if judge + m in on_record] or [(counting, counting, None)]
-        for x, metric, split in [*columns, ("ood", counting, "ood")]:
-            found = _estimate(_rows(results, name=name, metric=metric, stage=stage, label=label, split=split), 100)
-            rows += _number(name, label or "base", x, found, "%", metric)
-            if label is None:
-                found = _estimate(_rows(results, name=name, metric=ORACLE + metric, split=split), 100)
-                rows += _number(name, "oracle_rag", x, found, "%", ORACLE + metric)
-    return rows
-
-
-def reasoning(results):
-    """Table 2: accuracy and the length of answers."""
-    rows = []
-    for name, stage, label in _learners(results):
-        for x, metric, scale, unit in (("accuracy", results.metric[name], 100, "%"), ("response_tokens", "response_tokens", 1, "tokens")):
-            found = _estimate(_rows(results, name=name, metric=metric, stage=stage, label=label), scale)
-            rows += _number(name, label or "base", x, found, unit, metric)
-    return rows
-
-
-def in_context(results):
-    """Figure 2 right and section 3.2: what the teacher is worth, and how far it and the trained models are from the base policy."""
-    rows = []
-    for name, stage, label in _learners(results):
-        if label is None:
-            teacher, split = _teacher(results, name, "teacher_accuracy")
-            if teacher:
-                grader = results.grader[name]  # a judge has not seen the teacher's answers
-                base = _estimate(_rows(results, name=name, metric=grader, split=split), 100)
-                rows += _number(name, "base", "accuracy", base, "%", f"{grader}, split {split}")
-                rows += _number(name, "teacher", "accuracy", _scaled(teacher, 100), "%", f"{grader}, split {split}")
-        for x in ("kl_forward_token", "kl_reverse_token", "kl_forward_sequence", "kl_reverse_sequence"):
-            if label is None:
-                found, split = _teacher(results, name, f"teacher_{x}")
-                rows += _number(name, "teacher", x, found, "nats", f"split {split}")
-            else:
-                rows += _number(name, label, x, _estimate(_rows(results, name=name, metric=x, stage=stage, label=label)), "nats")
-    return rows
-
-
-def _teacher(results, name, metric):
-    """What was measured of the teacher at stage 0, and on which split: it needs demonstrations, which a test has none of."""
-    table = results.records
-    found = table[(table["name"] == name) & (table["metric"] == metric) & (table["stage"] == 0)].head(1)
-    return _estimate(found, fraction=metric == "teacher_accuracy"), (str(found["split"].iloc[0]) if len(found) else None)
-
-
-def _scaled(found, scale):
-    return replace(found, value=found.value * scale, low=found.low * scale, high=found.high * scale)
-
-
-def model_size(results):
-    """Figure 5 left: SDFT minus SFT on each skill."""
-    rows = []
-    for name, stage, label in _learners(results, base=False):
-        if label != "sdft" or "sft" not in results.series:
-            continue
-        mine, other = (_rows(results, name=name, metric=results.metric[name], stage=stage, label=s) for s in ("sdft", "sft"))
-        rows += _number(name, "sdft - sft", _model(results.heads[0]), _difference(results, mine, other, 100), "points",
-                        results.metric[name])
-    return rows
-
-
-def pass_at_k(results):
-    """Figure 5 right: pass@k, the k of the records."""
-    rows, on_record = [], results.records["metric"].astype(str).unique()
-    ks = sorted(int(m[1]) for m in (re.fullmatch(r"pass@(\d+)", text) for text in on_record) if m)
-    for name, stage, label in _learners(results):
-        for k in ks:
-            found = _estimate(_rows(results, name=name, metric=f"pass@{k}", stage=stage, label=label), 100)
-            rows += _number(name, label or "base", k, found, "%")
-    return rows
-
-
-def teacher_context(results):
-    """Figure 7: accuracy by what the teacher was shown."""
-    rows = []
-    for name, stage, label in _learners(results, base=False):
-        series = results.series[label]
-        shown = series.config.get("teacher_context")
-        found = _estimate(_rows(results, name=name, metric=results.metric[name], stage=stage, label=label), 100)
-        rows += _number(name, series.method, CONTEXTS.get(shown, label), found, "%", f"{results.metric[name]}, {label}")
-    return rows
-
-
-def _inside(results, label, name, stage):
-    """(step, prompts, estimate in per cent) of a skill along the stage that teaches it, the model before the stage first."""
-    t = results.skill_records
-    mine = t[(t["label"] == label) & (t["name"] == name)]
-    before = mine[(mine["stage"] == stage - 1) & mine["final"]]
-    inside = mine[mine["stage"] == stage]
-    start = before[["step", "prompts"]].max() if len(before) else pd.Series({"step": 0, "prompts": 0})
-    for step, rows in pd.concat([before, inside]).groupby("step", observed=True):
-        if (found := _estimate(rows, 100)) is not None:
-            yield step - start["step"], rows["prompts"].median() - start["prompts"], found
-
-
-def _spent(results, label, stage):
-    """Prompts drawn and optimizer steps of a stage, of its final records; NaN where it is not over."""
-    t = results.skill_records
-    ends = t[(t["label"] == label) & t["final"]].groupby("stage")[["prompts", "step"]].median()
-    return ends.reindex([stage - 1, stage]).diff().iloc[-1]
-
-
-def teacher_weights(results):
-    """Figure 8: accuracy along training."""
-    return [row for name, stage, label in _learners(results, base=False)
-            for step, _, found in _inside(results, label, name, stage)
-            for row in _number(name, label, int(step), found, "%", results.metric[name])]
-
-
-def generations(results):
-    """Figure 6: accuracy by the number of answers that were sampled to learn from.
-
-    An on-policy method samples anew for every prompt (options ``rollouts``, ``group_size``): its points lie along training. A method
-    with a fixed set of teacher samples (option ``generations``, at most one a prompt drawn) is worth what the whole stage has made
-    of that set: one point a run, at the set's size. A method that samples nothing has no place on the axis.
-    """
-    rows = []
-    for name, stage, label in _learners(results, base=False):
-        series, (drawn, _) = results.series[label], _spent(results, label, stage)
-        each = series.config.get("rollouts") or series.config.get("group_size")  # answers a prompt
-        if "generations" in series.config and math.isfinite(drawn):
-            found = _estimate(_rows(results, name=name, metric=results.metric[name], stage=stage, label=label), 100)
-            count = int(min(series.config["generations"] or drawn, drawn))
-            rows += _number(name, series.method, count, found, "%", results.metric[name])
-        elif each:
-            for _, prompts, found in _inside(results, label, name, stage):
-                rows += _number(name, label, int(prompts * each), found, "%", results.metric[name])
-    return sorted(rows, key=lambda row: row["x"])
-
-
-def sequence(results):
-    """Figure 3: accuracy of every skill along the whole sequence, 0 = base, 1 = the best point of any method's mean curve."""
-    drawer, rows = _along(results), []
-    for name in results.skills:
-        mine = drawer.curves[drawer.curves["name"] == name] if len(drawer.curves) else drawer.curves
-        best = mine["value"].max() if len(mine) else math.nan
-        for label in results.series:
-            one = mine[mine["label"] == label].sort_values("x")
-            start = one.loc[one["x"] == drawer.edges[0], "value"]
-            base = start.iloc[0] if len(start) else math.nan
-            for x, seeds, *numbers in one[["x", "seeds", "value", "low", "high"]].itertuples(index=False):
-                if best > base:
-                    found = Estimate(*map(float, metrics.normalised(numbers, base, best)), f"seeds: {seeds}")
-                    rows += _number(name, label, float(x), found, "normalised", f"base {base:.4g}, best {best:.4g}")
-    return rows
-
-
-@lru_cache(maxsize=8)
-def _along(results):
-    """A Drawer that knows the axis of training and the curves along it."""
-    drawer = Drawer(results, None)
-    drawer._axis()
-    drawer.curves = drawer._curves()
-    return drawer
-
-
-def _model(head):
-    """A model's short name; the embedded one by what it is."""
-    model = head.get("model") or {}
-    name = str(model.get("name", model) if isinstance(model, dict) else model)
-    return "SmolLM2-135M-Instruct" if name == "embedded" else name.rstrip("/").rsplit("/", 1)[-1]
 
 
 # -- drawing: the same for both sides --------------------------------------------------------------------------------
@@ -479,42 +182,43 @@ CURVES_ONLY = "the paper shows curves and prints no numbers"
 ITEMS = {
     "figure_2_right": Item(
         "Figure 2 right", "figure_2_right", "Distance to the base policy of the demonstration-conditioned teacher and of trained models; "
-        "and the teacher's accuracy (section 3.2).", in_context, lambda f, look, _: bars(f, look, "x", "series"),
+        "and the teacher's accuracy (section 3.2).", experiments.in_context, lambda f, look, _: bars(f, look, "x", "series"),
         signs=(("teacher", "base", "accuracy"),)),
     "figure_3": Item(
         "Figure 3", "figure_3", "One model learns the skills in turn. Accuracy of each skill, linear, 0 = base model, 1 = the highest "
         "point of any compared method's mean curve on that skill. Dashed: stage borders; shaded: the stage that teaches the panel's skill.",
-        sequence,
-        lambda f, look, r: lines(f, look, "optimizer steps" if _along(r).in_steps else "stage", drawer=_along(r)), absent=CURVES_ONLY),
+        experiments.sequence,
+        lambda f, look, r: lines(f, look, "optimizer steps" if experiments.along(r).in_steps else "stage", drawer=experiments.along(r)),
+        absent=CURVES_ONLY),
     "figure_4": Item(
         "Figure 4", "table_5", "New task against prior capabilities, after learning one task; the dashed cross is the base model. The "
-        "numbers are those of table 5.", skill_learning, lambda f, look, _: plane(f, look), joined=True,
+        "numbers are those of table 5.", experiments.skill_learning, lambda f, look, _: plane(f, look), joined=True,
         signs=(("sdft", "sft", "new_task"), ("sdft", "sft", "prior_avg"))),
     "figure_5_left": Item(
-        "Figure 5 left", "figure_5_left", "Accuracy on the new task, SDFT minus SFT, by model.", model_size,
+        "Figure 5 left", "figure_5_left", "Accuracy on the new task, SDFT minus SFT, by model.", experiments.model_size,
         lambda f, look, _: bars(f, look, "panel", "x"), joined=True),
     "figure_5_right": Item(
-        "Figure 5 right", "figure_5_right", "pass@k, the unbiased estimator.", pass_at_k,
+        "Figure 5 right", "figure_5_right", "pass@k, the unbiased estimator.", experiments.pass_at_k,
         lambda f, look, _: lines(f, look, "k", "pass@k (%)", log=True), absent=CURVES_ONLY),
     "figure_6": Item(
         "Figure 6", "figure_6", "On-policy or not: accuracy by the number of answers sampled to learn from. SDFT samples its own anew, "
         "along training; the others learn from a fixed set of the teacher's, a point a run, at the same number of optimizer steps.",
-        generations,
+        experiments.generations,
         lambda f, look, _: lines(f, look, "answers sampled to learn from"), absent=CURVES_ONLY),
     "figure_7": Item(
-        "Figure 7", "figure_7", "New knowledge by what the teacher is shown.", teacher_context,
+        "Figure 7", "figure_7", "New knowledge by what the teacher is shown.", experiments.teacher_context,
         lambda f, look, _: bars(f, look, "panel", "x"),
         signs=(("text and answer", "text only", None), ("text only", "answer only", None))),
     "figure_8": Item(
         "Figure 8", "figure_8", "Weights of the teacher: average, frozen base, live student. The paper finds the frozen teacher stable and "
-        "worse, and that the live one diverges.", teacher_weights,
+        "worse, and that the live one diverges.", experiments.teacher_weights,
         lambda f, look, _: lines(f, look, "optimizer steps"), absent=CURVES_ONLY),
-    "table_1": Item("Table 1", "table_1", "New knowledge.", knowledge, joined=True,
+    "table_1": Item("Table 1", "table_1", "New knowledge.", experiments.knowledge, joined=True,
                     signs=(("sdft", "sft", "strict"), ("sdft", "sft", "ood"), ("sft", "cpt", "strict"))),
-    "table_2": Item("Table 2", "table_2", "A reasoning model learns from demonstrations that are answers alone.", reasoning, joined=True,
-                    signs=(("sdft", "sft", "accuracy"), ("sft", "base", "accuracy"))),
-    "table_5": Item("Table 5", "table_5", "One model a task: accuracy on the task and on prior capabilities.", skill_learning, joined=True,
-                    signs=(("sdft", "sft", "new_task"), ("sdft", "sft", "prior_avg"))),
+    "table_2": Item("Table 2", "table_2", "A reasoning model learns from demonstrations that are answers alone.", experiments.reasoning,
+                    joined=True, signs=(("sdft", "sft", "accuracy"), ("sft", "base", "accuracy"))),
+    "table_5": Item("Table 5", "table_5", "One model a task: accuracy on the task and on prior capabilities.", experiments.skill_learning,
+                    joined=True, signs=(("sdft", "sft", "new_task"), ("sdft", "sft", "prior_avg"))),
 }
 
 
@@ -576,7 +280,7 @@ def groups(folders):
 
 def _size(results):
     """Parameters of a model as its name says them, in billions; 0 where it does not."""
-    found = re.findall(r"(?<![\d.])(\d+(?:\.\d+)?)([BM])\b", _model(results.heads[0]), re.IGNORECASE)
+    found = re.findall(r"(?<![\d.])(\d+(?:\.\d+)?)([BM])\b", experiments.model_name(results.heads[0]), re.IGNORECASE)
     return max((float(number) / (1000 if unit in "mM" else 1) for number, unit in found), default=0.0)
 
 
@@ -597,7 +301,7 @@ def measured(folders):
 def _frame(item, results):
     """What was measured of an item: COLUMNS, and ``measured``, where each number comes from: Results and records."""
     source = " and ".join(results.names)
-    panels = {s: f"{s} ({results.metric[s]}, not judged)" for s in _unjudged(results)}
+    panels = {s: f"{s} ({results.metric[s]}, not judged)" for s in experiments.unjudged(results)}
     rows = [{**row, "panel": panels.get(row["panel"], row["panel"]), "experiment": item.experiment, "source": source,
              "measured": (results, row["records"])} for row in item.measure(results)]
     return pd.DataFrame(rows, columns=[*COLUMNS, "measured"])
@@ -681,11 +385,11 @@ def _caption(pooled):
         kl = [f"{label} {series.config['divergence']}" for label, series in results.series.items() if series.config.get("divergence")]
         chosen = [s.selected for s in results.series.values() if getattr(s, "selected", "")]
         parts.append(
-            f"{' and '.join(results.names)}: {_model(head)}" + (f" ({model['dtype']})" if model.get("dtype") else "")
+            f"{' and '.join(results.names)}: {experiments.model_name(head)}" + (f" ({model['dtype']})" if model.get("dtype") else "")
             + f"; skills {', '.join(_budgets(results))}; methods {', '.join(results.series)}"
             + f"; seed{'s' * (len(seeds) != 1)} {', '.join(map(str, seeds)) or 'none'}; split {results.split}"
             + "".join(f", {c}" for c in count) + "".join(f", {d}" for d in sorted(decoding))
-            + "".join(f"; {s}: {results.metric[s]}, not judged" for s in _unjudged(results))
+            + "".join(f"; {s}: {results.metric[s]}, not judged" for s in experiments.unjudged(results))
             + (f"; KL direction: {', '.join(kl)}" if kl else "") + "." + "".join(f" {c}" for c in chosen))
     return (" ".join(parts) + " Intervals: 95%, over seeds (Student's t); of one run over examples (Wilson's for answers right or wrong, "
             "else 1.96 standard errors); of a difference of methods, paired.")
@@ -694,8 +398,8 @@ def _caption(pooled):
 def _budgets(results):
     """Each skill with the prompts and steps of its stage; methods are named where they differ, by epochs or batches of their own."""
     spent = {name: defaultdict(list) for name in results.skills}
-    for name, stage, label in _learners(results, base=False):
-        prompts, steps = _spent(results, label, stage)
+    for name, stage, label in experiments.learners(results, base=False):
+        prompts, steps = experiments.spent(results, label, stage)
         if math.isfinite(prompts):
             spent[name][f"{prompts:.0f} prompts, {steps:.0f} steps"].append(label)
     said = {name: "; ".join(f"{', '.join(labels)}: {text}" if len(found) > 1 else text for text, labels in found.items())
@@ -744,7 +448,7 @@ def _differences(frame, one, other, x):
             if "measured" not in frame:
                 found[panel] = Estimate(a["value"] - b["value"])
             elif a["measured"][0] is b["measured"][0]:  # else of two orders: another budget, or other data
-                found[panel] = _difference(*a["measured"], b["measured"][1], 100 if a["unit"] == "%" else 1)
+                found[panel] = experiments.difference(*a["measured"], b["measured"][1], 100 if a["unit"] == "%" else 1)
     return {panel: gap for panel, gap in found.items() if gap is not None}
 
 
