@@ -231,13 +231,17 @@ def wilson_interval(right, n, level=0.95):
     return np.maximum(0, (p + slack / 2 - half) / (1 + slack))[()], np.minimum(1, (p + slack / 2 + half) / (1 + slack))[()]
 
 
-def right_or_wrong(value, stderr, n):
-    """Whether ``n`` scores in [0, 1] of this mean and standard error are all 0 or 1: all others have a smaller error.
+def score_interval(value, stderr, n, level=0.95):
+    """(low, high) of a mean of ``n`` scores in [0, 1]: Wilson's interval at the effective number of answers.
 
-    The error is the sample's, whose square is value (1 - value) / (n - 1) for such scores. Numbers or arrays; False where the error
-    is unknown (NaN).
+    That is the number of answers, each right or wrong, whose mean would have this standard error (the sample's, as of
+    ``mean_and_stderr``): 1 + value (1 - value) / stderr^2 (Kish 1965; for the score interval Franco et al. 2019). It is ``n`` where all
+    scores are 0 or 1, so that this is Wilson's interval itself, and more for scores in between, such as pass@k or token F1. All 0 or
+    all 1: ``n``. NaN where the error is unknown, is 0 at another value or where a value is not in [0, 1]. Numbers or arrays.
     """
-    value, stderr, n = (np.asarray(x, float) for x in (value, stderr, n))
-    whole = np.abs(value * n - np.round(value * n)) <= 1e-9 * n
-    largest = np.isclose(stderr**2 * (n - 1), value * (1 - value), rtol=1e-6, atol=1e-12)
-    return ((value >= 0) & (value <= 1) & whole & largest)[()]
+    value, stderr, n = np.broadcast_arrays(*(np.asarray(x, float) for x in (value, stderr, n)))
+    extreme = (value == 0) | (value == 1)
+    known = np.where(extreme, n > 0, (value > 0) & (value < 1) & (stderr > 0))
+    effective = np.where(extreme, n, 1 + value * (1 - value) / np.where(stderr > 0, stderr, 1) ** 2)
+    low, high = wilson_interval(np.where(known, value * effective, np.nan), np.where(known, effective, np.nan), level)
+    return low, high

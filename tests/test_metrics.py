@@ -123,15 +123,33 @@ def test_wilson_interval_against_the_closed_form_and_printed_values():
     assert np.isnan([low[0], high[0]]).all()
 
 
-def test_mean_and_error_tell_scores_of_0_and_1_from_all_others():
+def test_the_score_interval_is_wilsons_for_right_and_wrong_answers():
     rng = np.random.default_rng(0)
     for n in (2, 7, 48, 1000):
-        for _ in range(20):
-            scores = rng.integers(0, 2, n).astype(float)
-            assert metrics.right_or_wrong(scores.mean(), scores.std(ddof=1) / n**0.5, n)
-            scores[0], scores[1] = 0.25, 0.75  # the mean may be one of whole answers; the spread is not
-            assert not metrics.right_or_wrong(scores.mean(), scores.std(ddof=1) / n**0.5, n)
-    assert metrics.right_or_wrong([0.0, 1.0, 0.5, 1.5], [0, 0, np.nan, 0], 48).tolist() == [True, True, False, False]
+        for right in {0, 1, n // 3, n - 1, n}:
+            scores = rng.permutation([1.0] * right + [0.0] * (n - right))
+            value, stderr = metrics.mean_and_stderr(scores.tolist())
+            assert metrics.score_interval(value, stderr, n) == pytest.approx(metrics.wilson_interval(right, n), rel=1e-9, abs=1e-12)
+    low, high = metrics.score_interval([0.0, 1.0, 0.5, 0.5, 1.5, 0.0], [0, 0, np.nan, 0, 0.1, 0], [48, 48, 48, 48, 48, 0])
+    assert np.isfinite(low).tolist() == np.isfinite(high).tolist() == [True, True, False, False, False, False]
+    assert (low[0], high[1]) == pytest.approx((0, 1))
+
+
+@pytest.mark.parametrize("law", ["pass@8 of 16", "beta", "three values"])
+def test_the_score_interval_covers_the_mean_of_scores_in_between(law):
+    """95% of 4,000 samples of 40 scores, to the error of the count and of the approximation; the bounds lie in [0, 1]."""
+    rng, shape = np.random.default_rng(1), (4_000, 40)
+    if law == "beta":
+        scores, mean = rng.beta(0.4, 0.8, shape), 0.4 / 1.2
+    elif law == "three values":
+        scores, mean = rng.choice([0, 0.5, 1], shape, p=[0.6, 0.3, 0.1]), 0.25
+    else:  # two thirds of the prompts are never answered right, a third one time in five
+        scores = metrics.pass_at_k(16, rng.binomial(16, 0.2, shape) * (rng.random(shape) < 1 / 3), 8)
+        mean = (1 - 0.8**8) / 3
+    low, high = metrics.score_interval(scores.mean(1), scores.std(1, ddof=1) / 40**0.5, 40)
+    assert np.mean((low <= mean) & (mean <= high)) == pytest.approx(0.95, abs=0.015)
+    assert low.min() >= 0 and high.max() <= 1
+    assert (high - low < np.subtract(*metrics.wilson_interval(scores.sum(1), 40)[::-1])).all()  # such scores say more than 40 votes
 
 
 def test_bootstrap_of_many_columns_is_paired():

@@ -239,11 +239,13 @@ def test_none_right_and_seeds_that_agree_are_no_certainty():
     assert np.isnan(experiments.estimate(rows([0.5, 0.5], 0.1), 100).low)
     assert np.std([0.1] * 3, ddof=1) > 0  # a mean may be off by a rounding
     assert np.isnan(experiments.estimate(rows([0.1] * 3, 0.1), 100).low)
-    found = experiments.estimate(rows([1 / 48], (1 / 48 * 47 / 48 / 47) ** 0.5), 100)  # one of 48 right
-    for p in (found.low / 100, found.high / 100):
-        assert (1 / 48 - p) ** 2 == pytest.approx(z * z * p * (1 - p) / 48)
-    found = experiments.estimate(rows([1 / 48], 0.01), 100)  # the same mean of smaller scores: no count
-    assert (found.low, found.high) == pytest.approx((100 / 48 - 1.96, 100 / 48 + 1.96))
+    one_right = (1 / 48 * 47 / 48 / 47) ** 0.5
+    for stderr, answers in ((one_right, 48), (0.01, 1 + 1 / 48 * 47 / 48 / 0.01**2)):  # the same mean of smaller scores: more answers
+        found = experiments.estimate(rows([1 / 48], stderr), 100)
+        for p in (found.low / 100, found.high / 100):
+            assert (1 / 48 - p) ** 2 == pytest.approx(z * z * p * (1 - p) / answers)
+    tokens = experiments.estimate(rows([20.0], 1.5), 1)  # is no fraction
+    assert (tokens.low, tokens.high) == pytest.approx((20 - 1.96 * 1.5, 20 + 1.96 * 1.5))
     assert np.isnan(experiments.estimate(rows([1.0], 0.0), 1).low)  # tokens or nats that are all alike are no fraction
 
 

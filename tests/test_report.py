@@ -127,10 +127,13 @@ def test_an_accuracy_of_right_and_wrong_answers_has_wilsons_interval_at_every_va
     found = [score(right, 0.0) for right in range(5)]
     assert [x for cell in found for x in (cell.low, cell.high)] == pytest.approx([x for r in range(5) for x in wilson(r, 48)], abs=1e-9)
     assert (np.diff([cell.low for cell in found]) > 0).all() and {cell.by for cell in found} == {"wilson"}
-    assert score(5, 0.5).by == "bootstrap"
+    half = score(5, 0.5)  # a mean of 6 / 48 from whole and half points: as many answers as would have its error, more than 48
+    answers = 1 + 6 / 48 * 42 / 48 / (np.var([1.0] * 5 + [0.5] * 2 + [0.0] * 41, ddof=1) / 48)
+    assert (half.low, half.high) == pytest.approx(wilson(answers * 6 / 48, answers), abs=1e-9) and answers > 50
     shutil.rmtree(folder / "evaluations")
     results = Results([folder])
-    assert row(tables.main_table(results), "base")["science/final"].by == "errors"  # of 5 right and two half right
+    base = row(tables.main_table(results), "base")["science/final"]
+    assert (base.low, base.high, base.by) == (half.low, half.high, "wilson")  # the record alone says it
     cell = row(tables.main_table(results), "sft")["science/final"]
     assert (cell.low, cell.high) == pytest.approx(wilson(round(48 * cell.value), 48)) and 0 < cell.value < 1
     assert row(tables.gain_table(results), "sft")["la"].by == "wilson"  # the mean over one skill is that skill

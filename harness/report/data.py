@@ -47,7 +47,7 @@ HOW = {  # where a 95% interval comes from, or why there is none
     SEEDS: "over seeds (Student's t)",
     BOOTSTRAP: "over examples (one run; percentile bootstrap, the same resample at every stage)",
     ERRORS: "over examples (one run; normal, from standard errors, where item scores are missing or do not make up the value)",
-    WILSON: "over examples (one run; Wilson's, for one accuracy of answers right or wrong, for a mean where all are right or all wrong)",
+    WILSON: "over examples (one run; Wilson's, for one accuracy, and for a mean where all answers are right or all wrong)",
     APART: "differences between stages whose item scores are missing or do not make up the values",
     ALIKE: "where all examples, or all seeds, give the same number",
 }
@@ -431,12 +431,12 @@ class Results:
     def interval(self, kind, label, run, function, difference=False):
         """(low, high, key of HOW) of ``function`` of one run, a mean of entries or a ``difference``: 95% over its examples.
 
-        Wilson's interval for a single accuracy whose answers are right or wrong. Else a percentile bootstrap where all that the
-        function needs has been resampled. Else the standard errors stand in, but not for a difference between stages: they know
+        Wilson's interval for a single accuracy (metrics.score_interval of the record). Else a percentile bootstrap where all that
+        the function needs has been resampled. Else the standard errors stand in, but not for a difference between stages: they know
         nothing of how the same examples fare at both, and would make it far too wide. Where every resample gives the same number:
         Wilson's interval for a mean of 0 or 1 (as if the examples of all its skills were of one test), and none for anything else.
         """
-        drawn, joint, answers = self.draws(kind, label, run)
+        drawn, joint = self.draws(kind, label, run)
 
         def known(where):  # the functions give NaN where they need what is not there
             return bool(np.isfinite(function(np.where(where, drawn[0], np.nan))))
@@ -450,21 +450,22 @@ class Results:
         needed = [i for i in range(len(columns)) if not known(column != i)]
         names = [columns[i] for i in needed]
         fractions = not difference and all(kind == "R" or self.tasks_in_mean[t] for t in names)
-        if fractions and len(stages) == len(needed) == 1 and (n := answers[stages[0], needed[0]]):
-            return *metrics.wilson_interval(getattr(self, kind)[label][run, stages[0], needed[0]] * n, n), WILSON
+        n = [self.n.get(("skill" if kind == "R" else "retention", name), 0) for name in names]
+        if fractions and len(stages) == len(needed) == 1:
+            at = run, stages[0], needed[0]
+            low, high = metrics.score_interval(getattr(self, kind)[label][at], self.stderr[kind, label][at], n[0])
+            return float(low), float(high), WILSON if np.isfinite(low) else ALIKE
         draws = function(drawn)
         if np.ptp(draws) > 1e-12:
             low, high = metrics.percentile_interval(draws)
             return float(low), float(high), by
-        n = [self.n.get(("skill" if kind == "R" else "retention", name), 0) for name in names]
         if not fractions or draws[0] not in (0, 1) or not all(n):
             return np.nan, np.nan, ALIKE
         return *metrics.wilson_interval(draws[0] * sum(n), sum(n)), WILSON
 
     @lru_cache(maxsize=64)  # noqa: B019 - a Results lives as long as its report
     def draws(self, kind, label, run):
-        """Draws [DRAWS, T + 1, columns] of one run's array, which entries [T + 1, columns] have been resampled jointly, and how many
-        answers each has where all are right or wrong, else 0.
+        """Draws [DRAWS, T + 1, columns] of one run's array, and which entries [T + 1, columns] have been resampled jointly.
 
         Bootstrap: the examples of a column are resampled once for all its stages. An evaluation that ``together`` leaves out is
         drawn from Normal(value, stderr) instead, by itself.
@@ -476,23 +477,21 @@ class Results:
         )
         columns = self.series[label].order if kind == "R" else tuple(self.retention)
         folder = self.runs[label][run][0]
-        drawn, joint, answers = np.full((DRAWS, *values.shape), np.nan), np.zeros(values.shape, bool), np.zeros(values.shape)
+        drawn, joint = np.full((DRAWS, *values.shape), np.nan), np.zeros(values.shape, bool)
         readable = sum(1 for key in keys.ravel() if isinstance(key, str)) <= MOST_FILES
         for i, name in enumerate(columns):
             metric = self.metric[name] if kind == "R" else self.retention[name]["metric"]
-            generator, n = np.random.default_rng([len(columns), i]), self.n.get(("skill" if kind == "R" else "retention", name), 0)
+            generator = np.random.default_rng([len(columns), i])
             stages = np.flatnonzero(np.isfinite(values[:, i]))
             scores, found = self.together([(folder, keys[k, i], metric, values[k, i]) for k in stages if readable])
             joint[stages[found], i] = True
             for k in stages[~joint[stages, i]]:
-                answers[k, i] = n * metrics.right_or_wrong(values[k, i], errors[k, i], n)
                 if np.isfinite(errors[k, i]):
                     drawn[:, k, i] = values[k, i] + errors[k, i] * generator.standard_normal(DRAWS)
             if found:
-                answers[stages[found], i] = len(scores) * (np.isin(scores[..., 0], (0, 1)) & (scores[..., 1] == 1)).all(0)
                 means = metrics.bootstrap_means(scores, DRAWS, seed=i)
                 drawn[:, joint[:, i], i] = means[..., 0] / means[..., 1]
-        return drawn, joint, answers
+        return drawn, joint
 
     def together(self, evaluations):
         """Scores and weights [items, found, 2] of evaluations (folder, key, metric, value) of the same items, and which were found.

@@ -39,6 +39,7 @@ def estimate(rows, scale=1.0, tasks=1, fraction=None):
     rows = rows[rows.groupby("seed")["value"].transform("count") == tasks].dropna(subset=["value"])
     if rows.empty:
         return None
+    share = scale == 100 if fraction is None else fraction
     values, n = rows.groupby("seed")["value"].mean(), rows["n"].iloc[0]
     if len(values) > 1:
         mean, low, high = metrics.t_interval(values)
@@ -48,8 +49,8 @@ def estimate(rows, scale=1.0, tasks=1, fraction=None):
         low, high, how = mean - spread, mean + spread, "one model"
     if spread == 0:  # is no certainty
         low = high = math.nan
-    if len(rows) == 1 and (scale == 100 if fraction is None else fraction) and metrics.right_or_wrong(mean, rows["stderr"].iloc[0], n):
-        low, high = metrics.wilson_interval(mean * n, n)
+    if len(rows) == 1 and share:
+        low, high = metrics.score_interval(mean, rows["stderr"].iloc[0], n)
     how += f", n = {int(n)}" if tasks == 1 and rows["n"].notna().all() else ""
     return Estimate(mean * scale, low * scale, high * scale, how, records=rows)
 

@@ -244,8 +244,8 @@ class Drawer:
     def _averaged(self, table, fractions):
         """Mean over seeds and 95% interval at each x: columns label, name, x, stage, value, low, high, seeds.
 
-        Over seeds Student's t, NaN where all give the same number; of one seed Wilson's for answers that are right or wrong, else 1.96
-        standard errors. fractions: names whose values and bounds lie in [0, 1].
+        Over seeds Student's t, NaN where all give the same number; of one seed Wilson's for an accuracy, else 1.96 standard errors.
+        fractions: names whose values and bounds lie in [0, 1], the accuracies.
         """
         table = table.assign(x=self._place(table).round(4))
         found = table.groupby(["label", "name", "x"], observed=True).agg(
@@ -264,8 +264,7 @@ class Drawer:
         half = half.where(np.where(several, found["most"] > found["least"], half > 0))  # no spread is no certainty
         bounds = np.stack([found["value"] - half, found["value"] + half])
         share = found.index.get_level_values("name").isin(list(fractions))
-        counts = share & ~several & metrics.right_or_wrong(found["value"], found["stderr"], found["n"])
-        bounds = np.where(counts, metrics.wilson_interval(found["value"] * found["n"], found["n"]), bounds)
+        bounds = np.where(share & ~several, metrics.score_interval(found["value"], found["stderr"], found["n"]), bounds)
         found["low"], found["high"] = np.where(share, bounds.clip(0, 1), bounds)
         return found.drop(columns=["n", "std", "least", "most"]).reset_index()
 
@@ -353,8 +352,8 @@ class Drawer:
         caption = (
             f"Accuracy of each skill along training. {self.x_note} The shaded stage teaches the skill of the panel; "
             f"dashed lines are stage borders. "
-            "Band: 95% interval over seeds (Student's t), where there is one seed over examples (Wilson's of answers that are right or "
-            "wrong, else 1.96 standard errors), cut to what an accuracy can be; none where all seeds give the same number."
+            "Band: 95% interval over seeds (Student's t), where there is one seed over examples (Wilson's), "
+            "cut to what an accuracy can be; none where all seeds give the same number."
         )
         if normalised:
             caption = (

@@ -220,7 +220,7 @@ def _measured(results, by_name, table, to_folder):
     e, out = html.escape, []
     out.append(
         "<p class='note'>Each table says which 95% intervals it has. Of several seeds: Student's t over seeds. Of one run: "
-        "Wilson's for one accuracy of answers that are right or wrong; else a seeded percentile bootstrap, which resamples a test's "
+        "Wilson's for one accuracy; else a seeded percentile bootstrap, which resamples a test's "
         "examples once for all stages, so that differences between stages are paired; where the items of evaluations/ do not give a "
         "value, its standard error stands in, and differences have no interval. Means of answers all right or all wrong: Wilson's, as "
         "of one test. Records of two protocols are never averaged: the report refuses.</p>"

@@ -3,8 +3,8 @@
 Both sides are tables of the same columns, one row a number (COLUMNS; results/paper/README.md says what each is), and go through
 the same drawing. The published side is read from results/paper; the measured side comes from results folders whose order names an
 ``experiment``. Percentages in per cent; an interval is 95%: over seeds (Student's t; none where all give the same number), where there
-is one seed over examples (Wilson's for an accuracy of answers that are right or wrong, else 1.96 standard errors). A difference of two
-methods is paired, over seeds or of one seed over examples: see harness.report.experiments.
+is one seed over examples (Wilson's for an accuracy, else 1.96 standard errors). A difference of two methods is paired, over seeds or of
+one seed over examples: see harness.report.experiments.
 """
 
 import html
@@ -391,7 +391,7 @@ def _caption(pooled):
             + "".join(f", {c}" for c in count) + "".join(f", {d}" for d in sorted(decoding))
             + "".join(f"; {s}: {results.metric[s]}, not judged" for s in experiments.unjudged(results))
             + (f"; KL direction: {', '.join(kl)}" if kl else "") + "." + "".join(f" {c}" for c in chosen))
-    return (" ".join(parts) + " Intervals: 95%, over seeds (Student's t); of one run over examples (Wilson's for answers right or wrong, "
+    return (" ".join(parts) + " Intervals: 95%, over seeds (Student's t); of one run over examples (Wilson's for an accuracy, "
             "else 1.96 standard errors); of a difference of methods, paired.")
 
 
