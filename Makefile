@@ -1,6 +1,6 @@
 # make quickstart: from nothing to forgetting curves on a real model. make test: all tests, offline.
 # make test-vllm: those of vLLM, in an environment of its own, offline once that is made.
-# make paper: every experiment of the paper at the embedded scale. make bench: the speed beside TRL, transformers and lm-eval.
+# make paper: the paper's experiments at the embedded scale. make bench: the speed beside TRL, transformers and lm-eval.
 PYTHON ?= python3
 VENV := .venv
 VLLM := .venv-vllm

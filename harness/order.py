@@ -314,10 +314,14 @@ class Order:
                 raise UserError(f"{place}: {name}", "must be a list of values", "as [1e-5, 5e-5]")
         given = next(options for key, options in methods.items() if str(key) == label) or {}
         del self.methods[label]
+
+        def short(value):  # epochs: 1 and 1.0 are the same value
+            return int(value) if isinstance(value, float) and value.is_integer() else value
+
         for combination in itertools.product(*values.values()):
             spec = self._method(label, {**given, **dict(zip(values, combination))}, place)
             spec.grid_of, spec.values = label, {name: getattr(spec.config, name) for name in values}
-            spec.label = ".".join([label, *(f"{name}-{value}" for name, value in spec.values.items())])
+            spec.label = ".".join([label, *(f"{name}-{short(value)}" for name, value in spec.values.items())])
             spec.label = re.sub(r"[^A-Za-z0-9._-]", "_", spec.label)
             if not _names_folder(spec.label):
                 raise UserError(place, f"{spec.label!r} is too long for a label", "take fewer hyperparameters, or a shorter label")

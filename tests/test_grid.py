@@ -28,6 +28,8 @@ def test_points_are_methods_with_values_of_their_own(order_file):
     assert (spec.method, spec.config.learning_rate, spec.config.batch_size) == ("sft", 1e-5, 3)
     assert spec.grid_of == "sft" and spec.values == {"learning_rate": 1e-5, "batch_size": 3}
     assert order.batch_size(spec.config) == 3
+    order = read_order(order_file(grid={"sft": {"learning_rate": [5e-6, 1e-5, 5e-5], "batch_size": [16, 32], "epochs": [1, 2]}}))
+    assert "sft.learning_rate-1e-05.batch_size-16.epochs-1" in order.methods  # as docs/order.md says
     assert [s.label for s in read_order(order_file(grid=GRID), methods=["sft"]).methods.values()] == POINTS
     assert list(read_order(order_file(grid=GRID), methods=[POINTS[1], "grpo"]).methods) == ["grpo", POINTS[1]]
     assert list(read_order(order_file(grid=GRID), ["grid.sft.learning_rate=[0.5]"]).methods)[-1] == "sft.learning_rate-0.5.epochs-0.5"
