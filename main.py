@@ -21,7 +21,7 @@ def arguments(given=None):
 
     add("--model_name", "Qwen/Qwen2.5-7B-Instruct", "a hub id, a local folder, or `embedded`", "NAME")
     add("--dataset_name", "tooluse", "a skill of benchmarks/skills (tooluse, science, medical, wiki, ...), or a folder with train.jsonl, "
-        "test.jsonl and perhaps validation.jsonl, whose rows docs/order.md describes", "NAME")
+        "test.jsonl and perhaps validation.jsonl, whose rows docs/order.md describes (./NAME where a skill is called so too)", "NAME")
     add("--dataset_path", None, "folder of the skill's data, as its page in docs/skills describes; from the hub if left out, where the "
         "skill has a source there", "DIR")
     add("--grader", "normalised_match", "one of benchmarks/graders.py, for a folder's answers", "NAME")
@@ -48,8 +48,12 @@ def dataset(args):
     from harness.skills import get_skill
 
     folder = Path(args.dataset_name).expanduser()
-    if not folder.is_dir():
+    try:  # a name of ours is the skill, also beside a folder of that name: that is ./NAME
         get_skill(args.dataset_name, "--dataset_name")
+    except UserError:
+        if not folder.is_dir():
+            raise
+    else:
         return {"name": args.dataset_name, **({"path": str(Path(args.dataset_path).expanduser().resolve())} if args.dataset_path else {})}
     if args.dataset_path:
         raise UserError("--dataset_path", "belongs to a skill by name", "leave it out: --dataset_name is a folder itself")
@@ -65,7 +69,7 @@ def order_of(args):
     if not 0 <= args.warmup_ratio <= 0.2:
         raise UserError("--warmup_ratio", f"must be from 0 to 0.2, not {args.warmup_ratio}")
     skill = dataset(args)
-    context = {"teacher_context": "both"} if skill["name"] == "wiki" else {}  # the paper's teacher sees article and answer
+    context = {"teacher_context": "both"} if args.dataset_name == "wiki" else {}  # the paper's teacher sees article and answer
     from harness.order import Order
 
     order = Order({

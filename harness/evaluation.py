@@ -8,6 +8,7 @@ import hashlib
 import inspect
 import json
 import time
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from harness import metrics, models
 from harness.metrics import mean_and_stderr
 from harness.retention import run_suite
 from harness.sampler import Sampler, seed_for
-from harness.skills import ORACLE_TEMPLATE, fingerprint
+from harness.skills import ORACLE_TEMPLATE, TEACHER_TEMPLATES, fingerprint
 from harness.training import Row, chunks, completion_states
 
 
@@ -59,7 +60,8 @@ class Evaluator:
         if self.settings.engine != "transformers":
             meaning["engine"] = self.settings.engine
         if teacher:
-            meaning["teacher_template"] = self.templates[skill.name] or skill.teacher_template
+            template = self.templates[skill.name] or skill.teacher_template
+            meaning["teacher_template"] = TEACHER_TEMPLATES[template] if isinstance(template, str) else template
         if oracle:
             meaning["oracle_template"] = ORACLE_TEMPLATE
         return meaning
@@ -248,6 +250,12 @@ def _text(messages):
 
 
 def scorer_hash(function):
-    """Eight digits of the source of the module that scores, so that a changed grader is another protocol."""
-    module = inspect.getmodule(inspect.unwrap(function))
-    return hashlib.sha256(inspect.getsource(module).encode()).hexdigest()[:8]
+    """Eight digits of the source of the module that scores, so that a changed grader is another protocol.
+
+    Of a grader wrapped by one of another module, the sources of both.
+    """
+    files = [inspect.getfile(function)]
+    while hasattr(function, "__wrapped__"):
+        function = function.__wrapped__
+        files.insert(0, inspect.getfile(function))
+    return hashlib.sha256("".join(Path(f).read_text(encoding="utf-8") for f in dict.fromkeys(files)).encode()).hexdigest()[:8]

@@ -12,7 +12,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-# Metrics without an upper bound of 1, whatever value they happen to take: never averaged with accuracies.
+# lm-eval's metrics that are no share of anything right, whatever value they happen to take: never averaged with accuracies.
 OTHER_UNITS = frozenset(
     [
         "bits_per_byte",
@@ -20,12 +20,14 @@ OTHER_UNITS = frozenset(
         "word_perplexity",
         "perplexity",
         "loglikelihood",
+        "mcc",
         "bleu",
         "chrf",
         "ter",
         "rouge1",
         "rouge2",
         "rougeL",
+        *(f"{score}_{of}" for score in ("bleu", "bleurt", "rouge1", "rouge2", "rougeL") for of in ("max", "diff")),
     ]
 )
 
@@ -88,10 +90,13 @@ def forgetting(R):
 
 
 def in_unit_interval(metric, values=(), higher_is_better=True):
-    """Whether a retention metric counts in means: higher is better, in [0, 1] by its name and by all its values."""
+    """Whether a retention metric counts in means: higher is better, in [0, 1] by its name and by all its values.
+
+    metric: lm-eval's name, with or without its filter ("acc,none").
+    """
     values = np.asarray(values, float)
     values = values[np.isfinite(values)]
-    return bool(higher_is_better and metric not in OTHER_UNITS and ((values >= 0) & (values <= 1)).all())
+    return bool(higher_is_better and metric.partition(",")[0] not in OTHER_UNITS and ((values >= 0) & (values <= 1)).all())
 
 
 def retention_delta(base, final, higher_is_better=True):

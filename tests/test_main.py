@@ -71,6 +71,19 @@ def test_a_skill_without_data_of_its_own_takes_a_folder(tmp_path):
     assert "The text." in shown[-1]["content"] and "\nd\n" in shown[-1]["content"]
 
 
+def test_a_folder_with_the_name_of_a_skill(tmp_path, monkeypatch):
+    """NAME is the skill, ./NAME the folder, which is no skill of the paper."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("wiki", "elements"):
+        (tmp_path / name).mkdir()
+        for split in ("train", "test"):
+            write_rows(tmp_path / name / f"{split}.jsonl", [{"prompt": "q", "demonstration": "d", "reference": "d"}])
+    order = main.order_of(main.arguments(["--output_dir", "x", "--dataset_name", "./wiki"]))
+    assert order.methods["sdft"].config.teacher_context is None and order.about()["skills"][0]["name"] == "wiki"
+    assert len(order.skills[0].examples("train")) == 1
+    assert len(main.order_of(main.arguments(["--output_dir", "x", "--dataset_name", "elements"])).skills[0].examples("train")) > 1
+
+
 def test_help_states_every_default(capsys):
     with pytest.raises(SystemExit) as caught:
         main.main(["--help"])

@@ -1,10 +1,12 @@
 """pass@k, KL to the base policy and the teacher's accuracy: against enumeration, and where they stand on record."""
 
 import copy
+import hashlib
 import itertools
 import json
 import shutil
 from collections import defaultdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from conftest import read_lines, save_tiny, write_rows
 
 from harness import models
 from harness.errors import UserError
-from harness.evaluation import Evaluator, sequence_kl
+from harness.evaluation import Evaluator, scorer_hash, sequence_kl
 from harness.metrics import mean_and_stderr
 from harness.order import KL, Evaluate, PassAtK, read_order
 from harness.plan import plan
@@ -22,7 +24,7 @@ from harness.records import Results, read_json
 from harness.report import write_report
 from harness.sampler import Sampler
 from harness.sequence import check_teacher, run_order
-from harness.skills import FileSkill
+from harness.skills import TEACHER_TEMPLATES, FileSkill, get_skill
 from harness.training import Row
 
 LETTERS = list("abcdefghijklmnopqrstuvwxyz0123456789")  # a lone letter is what a random model gets right now and then
@@ -81,6 +83,15 @@ def test_sums_along_a_completion_are_those_of_a_naive_loop(tiny_model, other_mod
     assert sequence_kl(p, rows_p, p, rows_p) == [0, 0, 0]
 
 
+def test_a_scorer_is_all_the_source_that_it_needs():
+    """A grader its own file; one wrapped by another file that file as well."""
+    graders = (Path(__file__).parent.parent / "benchmarks" / "graders.py").read_bytes()
+    elements, wiki = get_skill("elements").metrics["accuracy"], get_skill("wiki").metrics["contains"]
+    assert scorer_hash(elements) == hashlib.sha256(graders).hexdigest()[:8]
+    wrapper = (Path(__file__).parent.parent / "benchmarks" / "skills" / "_sources.py").read_bytes()
+    assert scorer_hash(wiki) == hashlib.sha256(graders + wrapper).hexdigest()[:8]
+
+
 @pytest.mark.parametrize("teacher", [False, True])
 def test_kl_is_that_of_all_answers(teacher, tiny_model, other_model, tmp_path):
     """400 sampled answers of at most two tokens to one question, against the enumeration of them all."""
@@ -106,7 +117,7 @@ def test_kl_is_that_of_all_answers(teacher, tiny_model, other_model, tmp_path):
     assert found["n"] == 400 and found["sampled_tokens"] == sum(i["forward_tokens"] + i["reverse_tokens"] for i in found["items"])
     meaning = read_json(tmp_path / "out" / "protocols.json")[protocol]
     assert meaning["measure"] == "KL to the base policy" and found["base"] == models.fingerprint(base)
-    assert ("teacher_template" in meaning) is teacher
+    assert meaning.get("teacher_template") == (TEACHER_TEMPLATES["paper"] if teacher else None)  # its text, not its name
     assert key.startswith(models.fingerprint(model)[:16])
 
 

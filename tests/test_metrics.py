@@ -61,6 +61,15 @@ def test_retention_delta_is_positive_when_better_in_either_direction():
     assert metrics.retention_delta(1.0, 1.1, higher_is_better=False) == pytest.approx(-0.1)  # more bits per byte: lost
 
 
+@pytest.mark.parametrize("metric, values, counts", [
+    ("acc,none", [0.2, 1.0, np.nan], True), ("bleu_acc,none", [0.4], True), ("accuracy", [0, 1], True), ("acc,none", [0.5, 1.5], False),
+    ("bleu,none", [0.4, 0.9], False), ("bleu_max,none", [0.4], False), ("rougeL", [0.4], False), ("mcc,none", [0.02], False),
+    ("exact_match,flexible-extract", [-0.1], False)])
+def test_what_counts_in_a_mean_of_retention(metric, values, counts):
+    assert metrics.in_unit_interval(metric, values) is counts
+    assert not metrics.in_unit_interval(metric, values, higher_is_better=False)
+
+
 def test_normalised_accuracy_is_linear_between_base_and_best():
     assert metrics.normalised([0.2, 0.5, 0.8, 0.05], 0.2, 0.8) == pytest.approx([0, 0.5, 1, -0.25])
     assert np.isnan(metrics.normalised([0.2], 0.2, 0.2)).all()

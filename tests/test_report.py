@@ -112,7 +112,7 @@ def wilson(right, n, z=1.959963984540054):
 
 
 def test_an_accuracy_of_right_and_wrong_answers_has_wilsons_interval_at_every_value(tmp_path):
-    """So that one right answer of 48 has no bound below that of none; also where only the record is there. Not so for half points."""
+    """So that one right answer of 48 has no bound below that of none; also where only the record is there. Half points: that of more."""
     folder = fabricate(tmp_path / "one", skills={"science": (0.0, 0.5)}, methods=TWO, retention={}, n=48, inside=0)
 
     def score(right, part):
@@ -130,6 +130,11 @@ def test_an_accuracy_of_right_and_wrong_answers_has_wilsons_interval_at_every_va
     half = score(5, 0.5)  # a mean of 6 / 48 from whole and half points: as many answers as would have its error, more than 48
     answers = 1 + 6 / 48 * 42 / 48 / (np.var([1.0] * 5 + [0.5] * 2 + [0.0] * 41, ddof=1) / 48)
     assert (half.low, half.high) == pytest.approx(wilson(answers * 6 / 48, answers), abs=1e-9) and answers > 50
+    lines = [r | {"stderr": None} if (r["stage"], r["metric"]) == (0, "exact") else r for r in raw(folder)]
+    (folder / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in lines))
+    cell = row(tables.main_table(Results([folder])), "base")["science/final"]  # without an error, as of groups: the items
+    assert cell.by == "bootstrap" and (cell.low, cell.high) == pytest.approx((half.low, half.high), abs=0.03)
+    score(5, 0.5)
     shutil.rmtree(folder / "evaluations")
     results = Results([folder])
     base = row(tables.main_table(results), "base")["science/final"]
@@ -190,6 +195,27 @@ def test_items_count_by_their_weight(tmp_path):
     delta = row(tables.retention_table(results), "sft")["hellaswag/delta"]
     assert delta.value == pytest.approx(values["hellaswag-sft-seed0-3"] - values["hellaswag-base"])
     assert delta.by == "bootstrap" == row(tables.main_table(results), "sft")["retention"].by
+
+
+def test_an_interval_has_the_answers_of_its_own_record(tmp_path):
+    """A judge's verdicts may be fewer at one stage."""
+    folder = fabricate(tmp_path / "one", skills={"science": (-1.0, 0.0)}, methods=TWO, retention={}, n=48, inside=0)
+    lines = [r | ({"n": 30} if (r["stage"], r["metric"], r["method"]) == (1, "exact", "sft") else {}) for r in raw(folder)]
+    (folder / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in lines))
+    table = tables.main_table(Results([folder]))
+    for label, n in (("base", 48), ("sft", 30), ("sdft", 48)):
+        cell = row(table, label)["science/final"]
+        assert (cell.value, cell.low, cell.high) == pytest.approx((0, *wilson(0, n)), abs=1e-9)
+
+
+def test_seeds_that_agree_to_rounding_have_no_interval(tmp_path):
+    """10 - 5 and 7 - 2 of 48 differ in the last bit."""
+    folder = fabricate(tmp_path / "two", skills={"science": (0.0, 0.5)}, methods=TWO, seeds=(0, 1), retention={}, n=48, inside=0)
+    right = {(0, 0): 5, (0, 1): 10, (1, 0): 2, (1, 1): 7}
+    lines = [r | ({"value": right[r["seed"], r["stage"]] / 48} if r["metric"] == "exact" else {}) for r in raw(folder)]
+    (folder / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in lines))
+    gain = row(tables.gain_table(Results([folder])), "sft")["science"]
+    assert gain.value == pytest.approx(5 / 48) and np.isnan([gain.low, gain.high]).all() and gain.by == "alike"
 
 
 def test_all_wrong_has_wilsons_interval_and_no_change_has_none(tmp_path):

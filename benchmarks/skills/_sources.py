@@ -121,7 +121,7 @@ def draw(texts):
 def on_answer(grader):
     """``grader`` on what follows a completion's reasoning (``</think>``), against the answer of a reference ``{"question",
     "answer"}``, the form that a judge needs; or against a plain text."""
-    @wraps(grader)  # so that the protocol names the grader's own source
+    @wraps(grader)  # so that the protocol names the grader's own source beside this one
     def grade(completion, reference):
         return grader(completion.rpartition("</think>")[2], reference["answer"] if isinstance(reference, dict) else reference)
 

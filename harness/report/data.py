@@ -276,16 +276,17 @@ class Results:
             self.runs[label].append((int(folder), int(seed)))
         for runs in self.runs.values():
             runs.sort(key=lambda run: (run[1], run[0]))
-        self.R, self.D, self.keys, self.stderr = {}, {}, {}, {}
+        self.R, self.D, self.keys, self.stderr, self.answers = {}, {}, {}, {}, {}
         by_label = {
             "R": dict(list(finals.groupby("label", observed=True))),
             "D": dict(list(self.retention_records[self.retention_records["final"]].groupby("label", observed=True))),
         }
         for label, series in self.series.items():
             for kind, columns in (("R", series.order), ("D", tuple(self.retention))):
-                values, errors, keys = self._array(by_label[kind].get(label), label, columns)
-                getattr(self, kind)[label] = values
-                self.stderr[kind, label], self.keys[kind, label] = errors, keys
+                where = kind, label
+                getattr(self, kind)[label], self.stderr[where], self.answers[where], self.keys[where] = self._array(
+                    by_label[kind].get(label), label, columns
+                )
         for kind in ("R", "D"):
             self._share_the_base(kind)
         self.tasks_in_mean = {
@@ -311,42 +312,37 @@ class Results:
         }
 
     def _array(self, table, label, columns):
-        """Values, standard errors [runs, T + 1, columns] and (folder, evaluation) keys of one label's final records."""
+        """Values, standard errors, numbers of answers and evaluations' keys [runs, T + 1, columns] of one label's final records."""
         runs = {run: i for i, run in enumerate(self.runs[label])}
         shape = (len(runs), len(self.series[label].order) + 1, len(columns))
-        values, errors, keys = np.full(shape, np.nan), np.full(shape, np.nan), np.full(shape, None, object)
+        values, errors, n = np.full((3, *shape), np.nan)
+        keys = np.full(shape, None, object)
         if table is None or not len(columns):
-            return values, errors, keys
+            return values, errors, n, keys
         table = table[table["name"].isin(columns) & (table["stage"] < shape[1])]
         where = (
             pd.MultiIndex.from_arrays([table["folder"], table["seed"].astype(int)]).map(runs).to_numpy(int),
             table["stage"].to_numpy(int),
             table["name"].astype(object).map({c: i for i, c in enumerate(columns)}).to_numpy(int),
         )
-        values[where], errors[where] = table["value"], table["stderr"]
+        values[where], errors[where], n[where] = table["value"], table["stderr"], table["n"]
         keys[where] = table["evaluation"].astype(object)
-        return values, errors, keys
+        return values, errors, n, keys
 
     def _share_the_base(self, kind):
         """A run whose stage 0 is not on record yet has the base of its folder: it is the same model."""
         base = {}
-        for label, values in getattr(self, kind).items():
-            columns = self.series[label].order if kind == "R" else tuple(self.retention)
-            for run, (folder, _) in enumerate(self.runs[label]):
-                for i, name in enumerate(columns):
-                    if np.isfinite(values[run, 0, i]):
-                        base.setdefault(
-                            (folder, name),
-                            (values[run, 0, i], self.stderr[kind, label][run, 0, i], self.keys[kind, label][run, 0, i]),
-                        )
-        for label, values in getattr(self, kind).items():
-            columns = self.series[label].order if kind == "R" else tuple(self.retention)
-            for run, (folder, _) in enumerate(self.runs[label]):
-                for i, name in enumerate(columns):
-                    if np.isnan(values[run, 0, i]) and (folder, name) in base:
-                        values[run, 0, i], self.stderr[kind, label][run, 0, i], self.keys[kind, label][run, 0, i] = (
-                            base[folder, name]
-                        )
+        for fill in (False, True):
+            for label, values in getattr(self, kind).items():
+                columns = self.series[label].order if kind == "R" else tuple(self.retention)
+                arrays = values, self.stderr[kind, label], self.answers[kind, label], self.keys[kind, label]
+                for run, (folder, _) in enumerate(self.runs[label]):
+                    for i, name in enumerate(columns):
+                        if not fill and np.isfinite(values[run, 0, i]):
+                            base.setdefault((folder, name), [array[run, 0, i] for array in arrays])
+                        if fill and np.isnan(values[run, 0, i]) and (folder, name) in base:
+                            for array, known in zip(arrays, base[folder, name], strict=True):
+                                array[run, 0, i] = known
 
     def _what_is_missing(self):
         if self.records.empty:
@@ -422,7 +418,7 @@ class Results:
         each = ", ".join(f"seed {s}: {values[i]:.4g}" for s, i in zip(seeds, good, strict=True))
         if len(good) > 1:
             mean, low, high = metrics.t_interval(values[good])
-            alike = np.ptp(values[good]) == 0  # a spread of 0 between a few seeds is no certainty
+            alike = np.ptp(values[good]) < 1e-12  # to rounding; a spread of 0 between a few seeds is no certainty
             low, high, by = (np.nan, np.nan, ALIKE) if alike else (low, high, SEEDS)
             return Estimate(mean, low, high, f"mean of {len(good)} seeds, {_said(by)} ({each})", detail, by)
         low, high, by = self.interval(kind, label, int(good[0]), function, difference)
@@ -450,15 +446,17 @@ class Results:
         needed = [i for i in range(len(columns)) if not known(column != i)]
         names = [columns[i] for i in needed]
         fractions = not difference and all(kind == "R" or self.tasks_in_mean[t] for t in names)
-        n = [self.n.get(("skill" if kind == "R" else "retention", name), 0) for name in names]
         if fractions and len(stages) == len(needed) == 1:
             at = run, stages[0], needed[0]
-            low, high = metrics.score_interval(getattr(self, kind)[label][at], self.stderr[kind, label][at], n[0])
-            return float(low), float(high), WILSON if np.isfinite(low) else ALIKE
+            record = (of[at] for of in (getattr(self, kind)[label], self.stderr[kind, label], self.answers[kind, label]))
+            low, high = metrics.score_interval(*record)
+            if np.isfinite(low):
+                return float(low), float(high), WILSON
         draws = function(drawn)
         if np.ptp(draws) > 1e-12:
             low, high = metrics.percentile_interval(draws)
             return float(low), float(high), by
+        n = [self.n.get(("skill" if kind == "R" else "retention", name), 0) for name in names]
         if not fractions or draws[0] not in (0, 1) or not all(n):
             return np.nan, np.nan, ALIKE
         return *metrics.wilson_interval(draws[0] * sum(n), sum(n)), WILSON

@@ -47,7 +47,7 @@ def estimate(rows, scale=1.0, tasks=1, fraction=None):
     else:
         mean, spread = values.iloc[0], 1.96 * math.sqrt((rows["stderr"] ** 2).sum(skipna=False)) / tasks
         low, high, how = mean - spread, mean + spread, "one model"
-    if spread == 0:  # is no certainty
+    if spread < 1e-12:  # none, to rounding, is no certainty
         low = high = math.nan
     if len(rows) == 1 and share:
         low, high = metrics.score_interval(mean, rows["stderr"].iloc[0], n)
