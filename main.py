@@ -47,14 +47,15 @@ def dataset(args):
     """The order's entry for --dataset_name. Raises UserError for what is neither a skill nor a folder of one."""
     from harness.skills import get_skill
 
-    folder = Path(args.dataset_name).expanduser()
+    folder = Path(os.path.expanduser(args.dataset_name))
     try:  # a name of ours is the skill, also beside a folder of that name: that is ./NAME
         get_skill(args.dataset_name, "--dataset_name")
     except UserError:
         if not folder.is_dir():
             raise
     else:
-        return {"name": args.dataset_name, **({"path": str(Path(args.dataset_path).expanduser().resolve())} if args.dataset_path else {})}
+        path = {"path": str(Path(os.path.expanduser(args.dataset_path)).resolve())} if args.dataset_path else {}
+        return {"name": args.dataset_name, **path}
     if args.dataset_path:
         raise UserError("--dataset_path", "belongs to a skill by name", "leave it out: --dataset_name is a folder itself")
     folder = folder.resolve()

@@ -6,9 +6,15 @@ from collections import Counter
 
 
 def normalise(text):
-    """SQuAD's normalisation: lower case, no punctuation, no articles, single blanks."""
-    text = "".join(" " if c in string.punctuation else c for c in str(text).lower())
-    return " ".join(w for w in text.split() if w not in {"a", "an", "the"})
+    """Lower case, no punctuation, no articles, single blanks, after SQuAD's (Rajpurkar et al. 2016, arXiv 1606.05250).
+
+    Other than there punctuation becomes a blank, and what only looks like an article stays: the last word ("the answer is A"), and a
+    capital A behind another word ("Hepatitis A is a virus").
+    """
+    words = "".join(" " if c in string.punctuation else c for c in str(text)).split()
+    kept = [w for i, w in enumerate(words)
+            if w.lower() not in {"a", "an", "the"} or i == len(words) - 1 or (w == "A" and i > 0)]
+    return " ".join(kept).lower()
 
 
 def exact_match(completion, reference):
@@ -18,7 +24,7 @@ def exact_match(completion, reference):
 
 
 def normalised_match(completion, reference):
-    """1 if the answer equals the reference (or one of a list) after SQuAD's normalisation."""
+    """1 if the answer equals the reference (or one of a list) after ``normalise``."""
     answers = reference if isinstance(reference, list) else [reference]
     return float(any(normalise(completion) == normalise(a) for a in answers))
 
@@ -30,9 +36,11 @@ def contains(completion, reference):
 
 
 def answer_tag(completion, reference):
-    """The paper's Science Q&A grader: the text of the last ``<answer>...</answer>``, stripped, equals the reference."""
+    """The paper's Science Q&A grader: the text of the last ``<answer>...</answer>``, stripped, equals the reference
+    (or one of a list)."""
+    answers = reference if isinstance(reference, list) else [reference]
     found = re.findall(r"<answer>(.*?)</answer>", completion, re.DOTALL)
-    return float(bool(found) and found[-1].strip() == str(reference).strip())
+    return float(bool(found) and any(found[-1].strip() == str(a).strip() for a in answers))
 
 
 def token_f1(completion, reference):

@@ -31,12 +31,20 @@ def demonstrations(skill, examples, endpoint, tries, say=lambda line: None, prog
         prompts = ["\n\n".join(turn["content"].strip() for turn in e.prompt) for e in open_]
         replies = endpoint.ask_all(prompts, f"{PURPOSE}, try {number}", progress, temperature=int(number > 1))
         for example, reply in zip(open_, replies):
-            answer = "" if isinstance(reply, Refused) else reply.text.rpartition("</think>")[2].strip()
+            answer = _answer(reply)
             if skill.metrics[skill.metric](answer, example.reference) == 1.0:
                 found[example.id] = answer
         open_ = [e for e in open_ if e.id not in found]
         say(f"try {number}: {len(found):,} of {len(examples):,} questions answered right")
     return found
+
+
+def _answer(reply):
+    """What follows the reasoning of a reply; nothing where either was cut off."""
+    if isinstance(reply, Refused) or reply.finish not in ("stop", None):
+        return ""
+    answer = reply.text.rpartition("</think>")[2].strip()
+    return "" if "<think>" in answer else answer
 
 
 def row(example, split, found):

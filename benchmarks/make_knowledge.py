@@ -82,7 +82,8 @@ def read_pairs(text, form):
         try:
             row = json.loads(line)
             pair = {key: row[key].strip() for key in form}
-        except (ValueError, TypeError, KeyError, AttributeError):
+            "".join(pair.values()).encode()  # half a surrogate pair cannot be written down
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             odd += 1
             continue
         if all(pair.values()):

@@ -70,6 +70,10 @@ def _convert(value, hint, place):
             return float(value)
         except (ValueError, OverflowError):
             pass
+    elif origin is typing.Literal:
+        if any(value == choice and type(value) is type(choice) for choice in typing.get_args(hint)):
+            return value
+        raise UserError(place, f"unknown value {value!r}", did_you_mean(value, typing.get_args(hint)))
     elif hint in (object, typing.Any) or (isinstance(value, origin or hint) and not (hint is int and isinstance(value, bool))):
         return value
     raise UserError(place, f"must be {_wanted(hint)}, not {_kind(value)}")

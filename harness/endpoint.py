@@ -74,7 +74,17 @@ def endpoint_config(mapping, place):
             raise UserError(f"{place}: {key}", "is missing", f"give it there or as JUDGE_{key.upper()} in the environment")
     if not _is_address(config.base_url):
         raise UserError(f"{place}: base_url", f"{config.base_url!r} is no address", "give one such as http://localhost:8000/v1")
+    _key(config)
     return config
+
+
+def _key(config):
+    """The key itself, "" for none. Raises UserError for one that cannot stand in a header."""
+    key = os.environ.get(config.api_key[1:], "") if config.api_key.startswith("$") else config.api_key
+    if not key.isascii() or not key.isprintable() or " " in key:
+        named = f" of {config.api_key}" if config.api_key.startswith("$") else ""
+        raise UserError(f"the key{named}", "holds a blank or a letter that no key has", "give the key and nothing else")
+    return key
 
 
 def _is_address(url):
@@ -83,7 +93,8 @@ def _is_address(url):
         port = parts.port
     except ValueError:
         return False
-    return parts.scheme in ("http", "https") and bool(parts.hostname) and port != 0 and url.isprintable() and " " not in url
+    plain = "@" not in parts.netloc and not parts.query and not parts.fragment  # a name and a key in an address would be written down
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and port != 0 and plain and url.isprintable() and " " not in url
 
 
 def without_secrets(config):
@@ -105,11 +116,7 @@ class Endpoint:
     def __init__(self, config, cache):
         """cache: folder of the replies. Raises UserError for a key that cannot stand in a header."""
         self.config, self.cache, self.counts = config, Path(cache), Counter()
-        key = config.api_key
-        key = os.environ.get(key[1:], "") if key.startswith("$") else key
-        if not key.isascii() or not key.isprintable() or " " in key:
-            named = f" of {config.api_key}" if config.api_key.startswith("$") else ""
-            raise UserError(f"the key{named}", "holds a blank or a letter that no key has", "give the key and nothing else")
+        key = _key(config)
         self.headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
         self._open = urllib.request.build_opener(_NoRedirects).open
         self._lock, self._stop = threading.Lock(), threading.Event()

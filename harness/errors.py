@@ -50,7 +50,7 @@ def reported(written="disk"):
     except Exception as error:
         reason = _refused_write(error, written)
         if type(error).__name__ == "OutOfMemoryError":  # PyTorch's, which is not imported for it
-            reason = f"{error}; docs/methods.md, Memory, names what trades memory for time"
+            reason = f"{error}; docs/methods.md, Memory, names what trades memory for time; with such a change another label or --out"
         if reason is None:
             raise
         print(f"{line}error: {' '.join(reason.splitlines())}", file=sys.stderr)

@@ -4,6 +4,7 @@ A protocol is a hash of the measurement alone: task and template, limits, decodi
 evaluation joins it with the fingerprint of the weights: the same model is never evaluated twice for the same thing.
 """
 
+import functools
 import hashlib
 import inspect
 import json
@@ -252,10 +253,24 @@ def _text(messages):
 def scorer_hash(function):
     """Eight digits of the source of the module that scores, so that a changed grader is another protocol.
 
-    Of a grader wrapped by one of another module, the sources of both.
+    With it stand the modules of what the grader wraps and of the functions of benchmarks/ that it calls by name.
     """
-    files = [inspect.getfile(function)]
-    while hasattr(function, "__wrapped__"):
-        function = function.__wrapped__
-        files.insert(0, inspect.getfile(function))
-    return hashlib.sha256("".join(Path(f).read_text(encoding="utf-8") for f in dict.fromkeys(files)).encode()).hexdigest()[:8]
+    known, todo = set(), [function]
+    while todo:
+        one = todo.pop()
+        while isinstance(one, functools.partial):
+            one = one.func
+        if one in known:
+            continue
+        known.add(one)
+        todo += [one.__wrapped__] if hasattr(one, "__wrapped__") else []
+        if inspect.isfunction(one):
+            called = (one.__globals__.get(name) for name in _names(one.__code__))
+            todo += [f for f in called if inspect.isfunction(f) and f.__module__.partition(".")[0] == "benchmarks"]
+    files = sorted({inspect.getfile(f if inspect.isroutine(f) else type(f)) for f in known})
+    return hashlib.sha256("".join(Path(f).read_text(encoding="utf-8") for f in files).encode()).hexdigest()[:8]
+
+
+def _names(code):
+    """Names that a function's code looks up, that of comprehensions and functions within it included."""
+    return {*code.co_names, *(name for inner in code.co_consts if inspect.iscode(inner) for name in _names(inner))}

@@ -54,7 +54,7 @@ def prompt_for(rubric, item):
     values = {
         "question": question if isinstance(question, str) else item["prompt"],
         "reference": answer if isinstance(answer, str) else json.dumps(reference, sort_keys=True, ensure_ascii=False),
-        "completion": item["completion"].rpartition("</think>")[2],  # an answer is what comes after the reasoning
+        "completion": item["completion"].rpartition("</think>")[2].split("<think>")[0],  # an answer comes after the reasoning
     }
     return re.sub(r"\{(question|reference|completion)\}", lambda match: values[match[1]], rubric.prompt)  # one pass: braces stay
 
@@ -107,8 +107,9 @@ def judge_folder(folder, endpoint, progress=None):
 def judge_runs(results, endpoint, run="*", progress=None):
     """Judge what the committed stages of ``run`` (all runs) have measured of skills with a rubric; those judged before are kept.
 
-    results: records.Results, whose records.jsonl is left to the caller. Returns {"answers", "unjudged"} over the evaluations of these
-    stages. Raises EndpointDown, and UserError where nothing has a rubric.
+    results: records.Results, whose records.jsonl is left to the caller. What got no verdict is asked again, once for each of these: the
+    pass after a stage comes by all earlier ones, and all runs share the base model's. Returns {"answers", "unjudged"} over the
+    evaluations of these stages. Raises EndpointDown, and UserError where nothing has a rubric.
     """
     from benchmarks.judges import JUDGES
     from harness.evaluation import protocol_hash
@@ -142,7 +143,7 @@ def judge_runs(results, endpoint, run="*", progress=None):
             protocol = protocol_hash(meaning)
             key = f"{record['evaluation'].partition('-')[0]}-{protocol}"
             found = results.evaluation(key)
-            if found is None or found["unjudged"]:  # what was refused is asked again; the other verdicts are kept replies
+            if found is None or (found["unjudged"] and key not in results.asked):  # the other verdicts are kept replies
                 what = f"{record['run']}, stage {record['stage']}, step {record['step']}: judges {record['name']} {record['split']}"
                 show = progress and (lambda done, total, what=what: progress.show(f"{what} {done}/{total}"))
                 measured = results.evaluation(record["evaluation"])
@@ -151,6 +152,7 @@ def judge_runs(results, endpoint, run="*", progress=None):
                 found = judge(measured, protocol, rubric, endpoint, show)
                 results.protocol(protocol, meaning)
                 results.save_evaluation(key, found)
+            results.asked.add(key)
             counts[key] = len(found["items"]), len(found["unjudged"])
             for name, (value, stderr) in found["metrics"].items():
                 n = sum(counts[key]) if name == "judge_errors" else found["n"]

@@ -1,6 +1,8 @@
 """What a method is: how a model learns one skill. One file a method in ``methods/``, or a user's own file."""
 
+import hashlib
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -50,15 +52,19 @@ def get_method(name, file=None, place="order"):
     """The class of the project's method ``name``, or the one that ``file`` defines. Raises UserError if there is none."""
     if file is None:
         return named(Path(__file__).resolve().parent.parent / "methods", "methods", name, Method, "method", place)
-    path = Path(file).expanduser()
+    path = Path(os.path.expanduser(file))
     if not path.is_file() or path.suffix != ".py":
         raise UserError(place, f"{file} is not a {'Python ' if path.is_file() else ''}file",
                         "give the path of a Python file with one class on top of Method")
-    spec = importlib.util.spec_from_file_location(f"method_file_{path.stem}", path)
+    told_apart = hashlib.sha256(str(path.resolve()).encode() + path.read_bytes()).hexdigest()[:12]
+    spec = importlib.util.spec_from_file_location(f"method_file_{path.stem}_{told_apart}", path)
+    if spec.name in sys.modules:  # under another label, or in a grid: pickle wants a class to be the same object
+        return only_subclass(sys.modules[spec.name], Method, "method", place)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and pickle look it up there
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # whatever the user's file does
+        del sys.modules[spec.name]
         raise UserError(place, f"{file} cannot be imported ({type(error).__name__}: {error})") from error
     return only_subclass(module, Method, "method", place)

@@ -163,7 +163,8 @@ def resolve_dtype(dtype, device):
     if dtype != "auto":
         return getattr(torch, dtype)
     if torch.device(device).type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        with torch.cuda.device(device):
+            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
 
 
@@ -190,7 +191,7 @@ def is_local(name):
 def check_name(name, place):
     """Raises UserError if ``name`` means a local folder and that is not a model folder."""
     if name not in EMBEDDED_MODELS and is_local(name):
-        folder = Path(name).expanduser()
+        folder = Path(os.path.expanduser(name))
         if not (folder / "config.json").is_file():
             raise UserError(place, f"{name} is not a model folder" if folder.is_dir() else f"{name} is not a folder",
                             "a folder that save_pretrained wrote holds config.json and the weights")
@@ -237,7 +238,6 @@ def return_freed_memory():
 
 def load(name, dtype="auto", device="auto", revision=None, place="model"):
     """Model (in eval mode) and tokenizer. Raises UserError where they cannot be had or do not fit together."""
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     tokenizer, source = load_tokenizer(name, revision, place)
@@ -250,7 +250,7 @@ def load(name, dtype="auto", device="auto", revision=None, place="model"):
         model, found = AutoModelForCausalLM.from_pretrained(
             source, revision=revision, dtype=resolve_dtype(dtype, device), output_loading_info=True,
             ignore_mismatched_sizes=True)  # told in our own words below
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # of files that are no weights, or want a package that is not there
         raise _cannot_load(name, error, place) from None
     unfit = sorted(found["missing_keys"]) + sorted(key for key, *_ in found["mismatched_keys"])
     if unfit:  # transformers would go on with random weights in their place

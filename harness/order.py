@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import os
 import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -331,7 +332,7 @@ class Order:
 
     def _beside(self, name):
         """A path beside the order file; one from the current folder if there is none."""
-        given = Path(name).expanduser()
+        given = Path(os.path.expanduser(name))
         beside = self.path.parent / given
         return given if given.exists() and not beside.exists() else beside
 

@@ -79,7 +79,7 @@ class Machine:
             start = time.perf_counter()
             work(argument)
             if argument.is_cuda:
-                torch.cuda.synchronize()
+                torch.cuda.synchronize(argument.device)
             rates.append(amount / (time.perf_counter() - start))
         return max(rates)
 
@@ -176,6 +176,8 @@ def plan(order, folder):
     shape.tie_weights()
     parameters = sum(p.numel() for p in shape.parameters())
     machine, results = Machine(parameters, dtype, device), Results(folder)
+    if (results.folder / "results.json").exists():  # of another order the start itself would be refused
+        results.check(order.about())
     outlooks = {s.name: Outlook(tokenizer, s, order.template(s), order.limit(s, rollout=True), order.prompts(s)) for s in order.skills}
     runs = order.runs()
     width = max(16, *(len(label) + 2 for label in order.methods))
@@ -208,7 +210,9 @@ def plan(order, folder):
                 seconds = statistics.fmean(sum(k.values()) for k in known)
             else:
                 seconds = prompts * (3 * machine.forward(work.learned) + machine.forward(work.scored + work.read))
-                seconds += -(-prompts // batch) * machine.sample(batch * work.answers, work.sampled, order.rollout.batch_size)
+                full, rest = divmod(prompts, batch)
+                seconds += sum(many * machine.sample(rows * work.answers, work.sampled, order.rollout.batch_size)
+                               for many, rows in ((full, batch), (1, rest)) if rows)
                 seconds += machine.sample(prompts * work.beforehand, work.sampled, order.rollout.batch_size)
                 seconds += sum(cost[name] for name in evaluated) + retention
                 seconds += further[skill.name]["pass_at_k"] + further[skill.name]["kl"]
@@ -290,12 +294,19 @@ def _further_time(machine, order, skill, outlook):
 
     if asked.pass_at_k:
         out["pass_at_k"] = sampling(count(asked.split, asked.pass_at_k.prompts) * asked.pass_at_k.samples)
-    if asked.kl:  # the answers of the model, and four passes over them and over those of the base, which are sampled once
+    if asked.kl:  # the answers of the model, and four passes over them and over those of the base, which are sampled once for all
         rows = count(asked.split, asked.kl.prompts)
         out["kl"] = sampling(rows) + machine.forward(4 * rows * (outlook.prompt + order.limit(skill)))
     if asked.teacher:
-        rows = count(order.teacher_split(skill), asked.examples)
+        split = order.teacher_split(skill)
+        rows = count(split, asked.examples)
         out["teacher"] = sampling(rows) + machine.forward(rows * outlook.teacher_prompt())
+        if split not in order.splits(skill):  # the model without the demonstration, beside it
+            out["teacher"] += sampling(rows) + machine.forward(rows * outlook.prompt)
+        if asked.kl:  # answers of the base and of the teacher, and two passes over each
+            rows = count(split, asked.kl.prompts)
+            out["teacher"] += 2 * sampling(rows) + machine.forward(2 * rows * (outlook.prompt + outlook.teacher_prompt()
+                                                                               + 2 * order.limit(skill)))
     for split in order.reported(skill) if asked.oracle else ():
         rows = count(split, asked.examples)
         out["oracle"] += sampling(rows) + machine.forward(rows * outlook.teacher_prompt(template=ORACLE_TEMPLATE, split=split))

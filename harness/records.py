@@ -109,6 +109,7 @@ class Results:
 
     def __init__(self, folder):
         self.folder = Path(folder)
+        self.asked = set()  # evaluations that a judge was asked about since this was opened
         self._due = 0.0  # by time.monotonic(), when refresh rebuilds again; at once at first: a killed process may have left stages
 
     def check(self, about):

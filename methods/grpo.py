@@ -59,7 +59,7 @@ class GRPO(Method):
             for step in stage.steps():
                 prompts = [stage.prompt_tokens(e) for e in step.examples]
                 sampled = stage.sample(prompts, n=config.group_size, seed=step.seed)
-                rewards = torch.tensor([[stage.skill.reward(c.text, e.reference) for c in group]
+                rewards = torch.tensor([[float(stage.skill.reward(c.text, e.reference)) for c in group]
                                         for e, group in zip(step.examples, sampled)])
                 advantage = advantages(rewards, config.scale_rewards)
                 answers = [c for group in sampled for c in group]

@@ -13,6 +13,7 @@ import yaml
 from conftest import read_lines, write_rows
 from safetensors.torch import load_file
 
+from benchmarks.graders import GRADERS, normalise
 from harness.errors import UserError
 from harness.grade import find_skill, grade
 from harness.order import read_order
@@ -28,6 +29,28 @@ def command(*arguments, cwd=ROOT):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     return subprocess.run([sys.executable, "-m", "harness.grade", *map(str, arguments)], capture_output=True, text=True,
                           env=environment, cwd=cwd, timeout=120)
+
+
+@pytest.mark.parametrize("text, wanted", [
+    ("The cat, a dog and an owl.", "cat dog and owl"), ("A stroke", "stroke"), ("Hepatitis A", "hepatitis a"), ("A", "a"), ("the", "the"),
+    ("Hepatitis A is a virus", "hepatitis a is virus"), ("The answer is A.", "answer is a"), ("U.S.", "u s"), ("", ""), ("?", "")])
+def test_normalisation_drops_articles_and_no_letter_that_is_an_answer(text, wanted):
+    assert normalise(text) == wanted
+
+
+@pytest.mark.parametrize("grader, completion, reference, score", [
+    ("contains", "The patient has hepatitis B.", "Hepatitis A", 0), ("contains", "Hepatitis A is likely.", "hepatitis A", 1),
+    ("contains", "The answer is A.", "A", 1), ("contains", "It is the stroke.", "a stroke", 1),
+    ("normalised_match", "", "A", 0), ("normalised_match", "The", "A", 0), ("normalised_match", "a", "A", 1),
+    ("token_f1", "", "A", 0), ("answer_tag", "<answer>\nB\n</answer>", ["A", "B"], 1), ("answer_tag", "<answer>C</answer>", ["A", "B"], 0)])
+def test_graders_on_answers_of_one_letter_and_on_lists(grader, completion, reference, score):
+    assert GRADERS[grader](completion, reference) == score
+
+
+def test_reasoning_that_was_cut_off_is_no_answer():
+    grader = get_skill("wiki").metrics["contains"]
+    for completion, score in (("<think>Maybe Rome, or", 0), ("<think>Oslo?</think>Rome", 1), ("Oslo?</think>Rome", 1), ("Rome", 1)):
+        assert grader(completion, {"question": "Where?", "answer": "Rome"}) == score
 
 
 def test_scores_of_a_project_skill(tmp_path):

@@ -247,6 +247,9 @@ def test_a_request_that_is_refused_stops_no_other(serve, tmp_path):
 @pytest.mark.parametrize(("mapping", "environment", "said"), [
     ({"base_url": "localhost:8000"}, {"JUDGE_MODEL": "m"}, "no address"),
     ({"base_url": "ftp://x"}, {"JUDGE_MODEL": "m"}, "no address"),
+    ({"base_url": "http://me:secret@x/v1"}, {"JUDGE_MODEL": "m"}, "no address"),
+    ({"base_url": "http://x/v1?key=secret"}, {"JUDGE_MODEL": "m"}, "no address"),
+    ({"base_url": "http://x/v1", "model": "m"}, {"JUDGE_API_KEY": "sk-1\n"}, "the key of $JUDGE_API_KEY: holds a blank"),
     ({"base_url": "http://x/v1"}, {}, "JUDGE_MODEL"),
     ({}, {"JUDGE_MODEL": "m"}, "JUDGE_BASE_URL"),
     ({"base-url": "http://x"}, {}, "did you mean 'base_url'"),
@@ -391,6 +394,8 @@ def test_no_verdict_at_all_is_no_accuracy(serve, tmp_path):
 def test_reasoning_is_no_part_of_the_answer():
     item = evaluation(["Gout? No.</think>Appendicitis"])["items"][0]
     assert "<answer_to_grade>\nAppendicitis\n</answer_to_grade>" in prompt_for(JUDGES["medical"], item)
+    item = evaluation(["<think>Appendicitis, or"])["items"][0]  # cut off before there was an answer
+    assert "<answer_to_grade>\n\n</answer_to_grade>" in prompt_for(JUDGES["medical"], item)
 
 
 # --- judging a run ---
@@ -537,6 +542,17 @@ def test_what_was_refused_is_asked_again_by_the_same_order(serve, judged_order, 
     run_order(judged_order(whole.url), out)
     assert not any(r["value"] for r in read_lines(out / "records.jsonl") if r["metric"] == "judge_errors")
     assert 0 < len(whole.requests) < asked and not any(read_json(p).get("unjudged") for p in (out / "evaluations").iterdir())
+
+
+def test_a_reply_cut_short_is_asked_once_a_start(serve, judged_order, tmp_path):
+    """Not after each stage, and not for each of the runs that share a base model."""
+    server, out = serve(lambda *_: (200, {}, completion("VERDICT: COR", "length"))), tmp_path / "out"
+    run_order(judged_order(server.url, seeds=[0, 1]), out)
+    unjudged = [found["unjudged"] for p in (out / "evaluations").iterdir() if (found := read_json(p)).get("unjudged")]
+    first = len(server.requests)
+    assert first == sum(len({json.dumps([i["prompt"], i["reference"], i["completion"]]) for i in items}) for items in unjudged) > 0
+    run_order(judged_order(server.url, seeds=[0, 1]), out)
+    assert len(server.requests) == 2 * first
 
 
 def test_another_judge_takes_the_place_of_the_first(serve, judged_order, tmp_path):

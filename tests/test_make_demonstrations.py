@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from conftest import read_lines, write_rows
-from test_judge import endpoint, serve  # noqa: F401 - serve is a fixture
+from test_judge import completion, endpoint, serve  # noqa: F401 - serve is a fixture
 from test_paper_skills import hub_rows
 
 from benchmarks.make_demonstrations import demonstrations
@@ -53,6 +53,18 @@ def test_the_first_right_answer_is_kept(serve, tmp_path):  # noqa: F811
     assert len(said) == 3 and said[0] == f"try 1: {len(by_kind[0])} of 30 questions answered right"
     prompts = {b["messages"][0]["content"] for b in asked}
     assert prompts == {e.prompt[0]["content"].strip() + "\n\n" + e.prompt[1]["content"] for e in examples}
+
+
+def test_what_was_cut_off_is_no_answer(serve, tmp_path):  # noqa: F811
+    """Neither a reply that ends by its length nor reasoning that quotes the form."""
+    write_rows(tmp_path / "sciknoweval_chemistry_test.jsonl", hub_rows(40))
+    skill = get_skill("science", path=tmp_path, source="hub")
+    examples = skill.examples("train")[:4]
+    for finish, text in (("length", "<answer>\n{}\n</answer> because"), ("stop", "<think>the form is <answer>\n{}\n</answer>")):
+        for letter in "ABCD":
+            body = completion(text.format(letter), finish)
+            server = serve(lambda *_, body=body: (200, {}, body))
+            assert demonstrations(skill, examples, endpoint(server, tmp_path / finish / letter), 1) == {}
 
 
 def command(*arguments, **environment):

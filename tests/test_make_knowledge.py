@@ -80,6 +80,7 @@ def test_what_is_no_question_is_left_out():
     text = '<think>{"question": "a", "answer": "b"}</think>\n```\n{"question": " Q? ", "answer": "A"}\n[1]\n{"question": "Q"}\n' \
            '{"question": "Q", "answer": 5}\n{"question": "", "answer": "A"}\n1. Q?\n```'
     assert read_pairs(text, FORMS["indirect"]) == ([{"question": "Q?", "answer": "A"}], 5)
+    assert read_pairs("[" * 100_000 + '\n{"question": "Q \\ud83d?", "answer": "A"}', FORMS["indirect"]) == ([], 2)
     assert read_pairs(text, FORMS["direct"]) == ([], 6) and read_pairs("", FORMS["direct"]) == ([], 0)
 
 

@@ -1,6 +1,7 @@
 """pass@k, KL to the base policy and the teacher's accuracy: against enumeration, and where they stand on record."""
 
 import copy
+import functools
 import hashlib
 import itertools
 import json
@@ -89,6 +90,9 @@ def test_a_scorer_is_all_the_source_that_it_needs():
     elements, wiki = get_skill("elements").metrics["accuracy"], get_skill("wiki").metrics["contains"]
     assert scorer_hash(elements) == hashlib.sha256(graders).hexdigest()[:8]
     wrapper = (Path(__file__).parent.parent / "benchmarks" / "skills" / "_sources.py").read_bytes()
+    bulletins = (Path(__file__).parent.parent / "benchmarks" / "skills" / "bulletins.py").read_bytes()
+    assert scorer_hash(get_skill("bulletins").metrics["strict"]) == hashlib.sha256(graders + bulletins).hexdigest()[:8]  # calls it
+    assert scorer_hash(functools.partial(elements)) == scorer_hash(elements)
     assert scorer_hash(wiki) == hashlib.sha256(graders + wrapper).hexdigest()[:8]
 
 

@@ -2,10 +2,12 @@
 
 import json
 import os
+import pickle
 import re
 import shutil
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
@@ -290,6 +292,26 @@ def test_method_file(code, said, order_file, tmp_path):
         assert part in line, line
 
 
+def test_a_method_file_is_one_module_for_all_its_labels(order_file, tmp_path):
+    """pickle finds a class by its name; another file of that name is another module."""
+    code = "from harness.method import Method\nclass Memory: pass\nclass Mine(Method):\n    def state_dict(self): return {'m': Memory()}\n"
+    (tmp_path / "other").mkdir()
+    for folder in (tmp_path, tmp_path / "other"):
+        (folder / "mine.py").write_text(code)
+    order = read_order(order_file(methods={"a": {"file": "mine.py"}, "b": {"file": "mine.py"}, "c": {"file": "other/mine.py"}},
+                                  grid={"a": {"learning_rate": [1e-4, 1e-3]}}))
+    made = [spec.cls(spec.config) for spec in order.methods.values()]
+    assert len({type(m) for m in made}) == 2 and len(made) == 4
+    for method in made:
+        assert type(pickle.loads(pickle.dumps(method.state_dict()))["m"]) is type(method.state_dict()["m"])
+
+
+@pytest.mark.parametrize("change", ["model=~unknown/x", "skills.vowels.train=~unknown/x.jsonl", "methods.sft={file: ~unknown/x.py}"])
+def test_the_home_of_an_unknown_user_is_one_line(change, order_file):
+    with pytest.raises(UserError, match="~unknown/x"):
+        read_order(order_file(), [change]).about()
+
+
 def test_demonstrations_are_asked_for_before_anything_starts(order_file):
     path = order_file(skills=["elements"], methods={"sft": {}})
     read_order(path)  # has them
@@ -567,4 +589,8 @@ def test_texts_become_numbers_where_yaml_reads_a_text():
 
     assert build(Config, {"rate": "1e-4"}, "x") == Config(rate=1e-4)
     assert build(Config, {"count": None}, "x") == Config()
+    Choice = dataclasses.make_dataclass("Choice", [("kind", typing.Literal["a", "b"], option("a"))])
+    assert build(Choice, {"kind": "b"}, "x").kind == "b"
+    with pytest.raises(UserError, match="x: kind: unknown value 'c'; known: a, b"):
+        build(Choice, {"kind": "c"}, "x")
     assert build(Config, None, "x") == Config()

@@ -1,5 +1,6 @@
 """The paper's figures and tables: made-up results folders, written as a run writes them, against numbers computed by hand."""
 
+import json
 import re
 import subprocess
 import sys
@@ -205,6 +206,16 @@ def test_a_task_that_two_orders_hold_is_told_apart(tmp_path):
     frame = numbers(tmp_path, "table_5")
     assert set(frame["panel"]) == {"elements (short)", "elements (long)"}
     assert value(frame, panel="elements (short)", series="sdft", x="new_task")["value"] == 10
+
+
+def test_one_order_in_two_folders_is_told_apart_by_them(tmp_path):
+    for name, budget in (("a", 10), ("b", 20)):
+        folder = skill_folder(tmp_path / name, {"sft": [0.5], "sdft": [budget / 100]}, {"sft": [0.6], "sdft": [0.8]}, prompts=budget)
+        head = json.loads((folder / "results.json").read_text()) | {"name": "table_5_elements"}
+        (folder / "results.json").write_text(json.dumps(head))
+    frame = numbers(tmp_path, "table_5")
+    assert set(frame["panel"]) == {"elements (a)", "elements (b)"}
+    assert value(frame, panel="elements (b)", series="sdft", x="new_task")["value"] == 20
 
 
 def test_seeds_and_methods_of_one_setting_are_pooled(tmp_path):

@@ -92,6 +92,15 @@ def test_retention_is_counted_where_its_data_are(order_file, tiny_model, tmp_pat
     assert "measured), retention not counted\n" in text
 
 
+def test_a_folder_of_another_order_gives_no_times(order_file, tmp_path):
+    order = read_order(order_file())
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "results.json").write_text(json.dumps(order.about()))
+    assert "2 stages each" in plan(order, tmp_path / "out")
+    with pytest.raises(UserError, match=r"budget\.prompts"):
+        plan(read_order(order_file(), ["budget.prompts=77"]), tmp_path / "out")
+
+
 @pytest.mark.parametrize("text, said", [("", "is not JSON"), ("{}", "has no `seconds`"), ("[]", "is not a JSON object")])
 def test_a_damaged_stage_is_named(text, said, order_file, tmp_path):
     place = tmp_path / "out/runs/sft-seed0/stage-1/stage.json"

@@ -389,6 +389,41 @@ def test_partial_results_are_reported_with_what_is_missing(tmp_path):
     )
 
 
+def test_answers_that_wait_for_a_judge_are_no_unfinished_stages(tmp_path):
+    folder = fabricate(tmp_path / "judged", methods=TWO, n=20)
+    rewrite(folder / "results.json", lambda head: head["skills"][0].update(
+        judge={"rubric": "knowledge", "metrics": ["judged_strict"]}) and None)
+    base = [r for r in raw(folder) if (r["stage"], r["name"], r["metric"]) == (0, next(iter(SKILLS)), "exact")]
+    with (folder / "records.jsonl").open("a") as file:
+        file.writelines(json.dumps({**r, "metric": "judged_strict", "protocol": "judged"}) + "\n" for r in base)
+    missing = Results([folder]).missing
+    assert any(f"sft, seed 0: answers of stage 1, 2, 3 have no verdicts yet: python -m harness.judge {folder}" in m for m in missing)
+    assert not any("stages finished" in m for m in missing)
+
+
+def test_methods_that_log_nothing_make_a_page(tmp_path):
+    folder = fabricate(tmp_path / "quiet", methods=TWO, n=20)
+    for path in folder.glob("runs/*/stage-*/training.jsonl"):
+        path.write_text("".join(json.dumps({k: json.loads(line)[k] for k in ("step", "seconds", "tokens")}) + "\n"
+                                for line in path.read_text().splitlines()))
+    _, index = write_report(folder, tmp_path / "out")
+    assert index.exists() and not (tmp_path / "out" / "figures" / "training.png").exists()
+
+
+def test_two_base_models_have_a_line_each(tmp_path):
+    folders = [fabricate(tmp_path / m, methods=TWO, model=m, n=20) for m in ("a", "b")]
+    rewritten = [r | ({"value": r["value"] + 0.25} if r["stage"] == 0 else {}) for r in raw(folders[1])]
+    (folders[1] / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rewritten))
+    with figures.matplotlib.rc_context(figures.STYLE):
+        drawer = figures.Drawer(Results(folders), tmp_path / "figures")
+        drawer._axis()
+        curves = drawer._curves()
+        start = curves[(curves["name"] == "science") & (curves["stage"] == 0)].set_index("label")["value"]
+        bases = drawer._bases(start)
+        assert len(bases) == 2 and bases.iloc[1] - bases.iloc[0] == pytest.approx(0.25)
+        assert drawer._bases(start[:0]).empty
+
+
 @pytest.mark.parametrize("what", ["no records", "no runs folder", "base only", "no retention", "one skill"])
 def test_whatever_is_there_makes_a_page(tmp_path, what):
     skills = dict(list(SKILLS.items())[:1]) if what == "one skill" else SKILLS

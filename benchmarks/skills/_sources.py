@@ -47,7 +47,7 @@ class PaperSkill(Skill):
     wanted = "train.jsonl and test.jsonl"
 
     def __init__(self, path=None, holdout=None, source=None):
-        self.path, self.holdout = None if path is None else Path(path).expanduser(), holdout
+        self.path, self.holdout = None if path is None else Path(os.path.expanduser(path)), holdout
         place = f"skill {self.name}"
         self.source, self._files = source or ("released" if self.released else "hub"), {}
         if self.path is not None and source != "hub":
@@ -119,11 +119,12 @@ def draw(texts):
 
 
 def on_answer(grader):
-    """``grader`` on what follows a completion's reasoning (``</think>``), against the answer of a reference ``{"question",
-    "answer"}``, the form that a judge needs; or against a plain text."""
+    """``grader`` on what follows a completion's reasoning (``</think>``; nothing where that was cut off), against the answer of a
+    reference ``{"question", "answer"}``, the form that a judge needs; or against a plain text."""
     @wraps(grader)  # so that the protocol names the grader's own source beside this one
     def grade(completion, reference):
-        return grader(completion.rpartition("</think>")[2], reference["answer"] if isinstance(reference, dict) else reference)
+        answer = completion.rpartition("</think>")[2].split("<think>")[0]
+        return grader(answer, reference["answer"] if isinstance(reference, dict) else reference)
 
     return grade
 

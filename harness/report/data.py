@@ -90,7 +90,7 @@ class Results:
     def __init__(self, folders):
         self.folders = [Path(folder) for folder in folders]
         self.heads = [_head(folder) for folder in self.folders]
-        self.names = _distinct(
+        self.names = distinct(
             [head.get("name") or folder.name for head, folder in zip(self.heads, self.folders, strict=True)],
             self.folders,
         )
@@ -347,6 +347,7 @@ class Results:
     def _what_is_missing(self):
         if self.records.empty:
             self.missing.append("no records yet: nothing was measured")
+        graded = self._graded()
         for label, series in self.series.items():
             started = {seed for _, seed in self.runs[label]}
             absent = [s for s in series.seeds if s not in started]
@@ -357,7 +358,12 @@ class Results:
                 found = np.isfinite(self.R[label][run])
                 part = (self.heads[folder].get("evaluate") or {}).get("skills", "all") != "all"  # then gaps were asked for
                 done = np.append(found[:T].any(axis=1), found[T].all()) if part else found.all(axis=1)
-                if not done[T]:
+                waiting = {(int(k), int(i)) for k, i in np.argwhere(~found)} if not done[T] else set()
+                if waiting and waiting <= graded.get((label, folder, seed), set()):
+                    stages = ", ".join(str(k) for k in sorted({k for k, _ in waiting}))
+                    self.missing.append(f"{label}, seed {seed}: answers of stage {stages} have no verdicts yet: "
+                                        f"python -m harness.judge {self.folders[folder]}")
+                elif not done[T]:
                     last = max([k for k in range(T + 1) if done[k]], default=None)
                     self.missing.append(
                         f"{label}, seed {seed}: "
@@ -396,6 +402,18 @@ class Results:
         absent = sorted(set(self.records["protocol"].cat.categories) - set(self.protocols)) if len(self.records) else []
         if absent:
             self.missing.append(f"protocols.json does not say what {', '.join(absent[:5])} stands for")
+
+    def _graded(self):
+        """{(label, folder, seed): {(stage, place of the skill)}} that a grader has measured of skills that a judge counts in."""
+        found, t = {}, self.records
+        judged = {name: grader for name, grader in self.grader.items() if grader != self.metric[name]}
+        if judged:
+            graded = t["metric"].astype(object) == t["name"].astype(object).map(judged)
+            t = t[graded & t["final"] & (t["split"] == self.split) & t["label"].notna()]
+            for label, folder, seed, stage, name in t[["label", "folder", "seed", "stage", "name"]].itertuples(index=False):
+                if name in self.series[label].order:
+                    found.setdefault((label, int(folder), int(seed)), set()).add((int(stage), self.series[label].order.index(name)))
+        return found
 
     # -- estimates --------------------------------------------------------------------------------------------------
 
@@ -785,7 +803,7 @@ def _model_name(head):
     return f"{name} {str(revision)[:8]}" if revision else name
 
 
-def _distinct(names, folders):
+def distinct(names, folders):
     """Names for folders: the order's, made different by the folder's where two are equal."""
     if len(set(names)) == len(names):
         return names

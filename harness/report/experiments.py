@@ -216,7 +216,7 @@ def pass_at_k(results):
     for name, stage, label in learners(results):
         for k in ks:
             found = estimate(rows_of(results, name=name, metric=f"pass@{k}", stage=stage, label=label), 100)
-            rows += _number(name, label or "base", k, found, "%")
+            rows += _number(name, label or "base", k, found, "%", results.grader[name])  # a judge has not seen these answers
     return rows
 
 

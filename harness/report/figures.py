@@ -305,6 +305,10 @@ class Drawer:
 
     # -- pictures -------------------------------------------------------------------------------------------------------
 
+    def _bases(self, start):
+        """The value of each base model; start: that of each label's runs, by label."""
+        return start.groupby(np.array([self.results.series[label].model for label in start.index], object)).mean()
+
     def accuracy_curves(self, normalised):
         names = list(self.results.skills)[:PANELS]
         labels = [label for label in self.results.series if (self.curves["label"] == label).any()]
@@ -338,8 +342,8 @@ class Drawer:
                     max(-1.0, min(-0.1, values.min(initial=0) - 0.05)), min(1.8, max(1.1, values.max(initial=1) + 0.05))
                 )
             else:
-                if len(start):
-                    axes.axhline(start.mean() * 100, color=BASE, linewidth=1.2, linestyle=(0, (4, 2)), zorder=1)
+                for value in self._bases(start):
+                    axes.axhline(value * 100, color=BASE, linewidth=1.2, linestyle=(0, (4, 2)), zorder=1)
                 values = np.concatenate(bounds) * 100 if bounds else np.array([0, 100])
                 values = values[np.isfinite(values)]
                 pad = max(2, 0.06 * np.ptp(values)) if len(values) else 2
@@ -402,9 +406,8 @@ class Drawer:
                 line = mine[mine["label"] == label].sort_values("x")
                 if len(line):
                     curve(axes, self.look[label], line["x"], line["value"], line["low"], line["high"], scale)
-            base = mine.loc[mine["x"] == self.edges[0], "value"]
-            if len(base):
-                axes.axhline(base.mean() * scale, color=BASE, linewidth=1.2, linestyle=(0, (4, 2)), zorder=1)
+            for value in self._bases(mine[mine["x"] == self.edges[0]].set_index("label")["value"]):
+                axes.axhline(value * scale, color=BASE, linewidth=1.2, linestyle=(0, (4, 2)), zorder=1)
             if entry.get("chance") is not None:
                 low, high = axes.get_ylim()
                 if low - (high - low) * 0.5 <= entry["chance"] * scale <= high:
@@ -431,7 +434,8 @@ class Drawer:
             figure,
             "retention",
             "Retention along training",
-            f"What the model could do before, after each stage. {self.x_note} Band: 95% interval as above; of the mean Δ, "
+            f"What the model could do before, after each stage. {self.x_note} Band: 95% interval, "
+            "of one seed Wilson's for accuracies and 1.96 standard errors for all else; of the mean Δ, "
             "where there is one seed, by a bootstrap that resamples the examples of all stages together, and none where item scores "
             f"are missing or do not make up the values. Mean Δ: "
             f"final minus base over the tasks whose metric "
@@ -462,7 +466,7 @@ class Drawer:
         if not any(results.tasks_in_mean.values()):
             return
         figure = Figure(figsize=(6.4, 4.6), layout="constrained")
-        axes, drawn = figure.subplots(), []
+        axes, drawn, starts = figure.subplots(), [], []
         for label in results.series:
             D, R = results.retention_mean(results.D[label]), results.R[label]
             if not R.size:
@@ -487,7 +491,9 @@ class Drawer:
                 zorder=2,
             )
             last = max(k for k in range(x.shape[1]) if good[:, k].any())
-            if not drawn:
+            model = results.series[label].model
+            if model not in starts:
+                starts.append(model)
                 axes.plot(
                     *path[0], marker="*", color=BASE, markersize=14, zorder=5, markeredgecolor=PAPER, linestyle="none"
                 )
@@ -642,6 +648,8 @@ class Drawer:
         known = ["loss", "kl", "completion_tokens", "reward", "grad_norm", "learning_rate"]
         extra = [c for c in table.columns if c not in {*known, "step", "seconds", "tokens", "label", "seed", "stage"}]
         shown = [c for c in [*known[:4], *sorted(extra), *known[4:]] if c in table and table[c].notna().any()][:9]
+        if not shown:  # a method of one's own need not log anything
+            return
         labels = [label for label in self.results.series if (table["label"] == label).any()]
         figure, panels, _, columns = grid(len(shown), height=2.2)
         means = table.groupby(["label", "step"], observed=True)[shown].mean()

@@ -21,7 +21,7 @@ import pandas as pd
 
 from harness.errors import UserError
 from harness.report import experiments, made_beside, page
-from harness.report.data import Estimate, Results, read_object
+from harness.report.data import Estimate, Results, distinct, read_object
 from harness.report.figures import BASE, INK, MUTED, PAPER, STYLE, curve, grid, legend, looks, save
 from harness.report.tables import Column, Table
 
@@ -290,7 +290,9 @@ def measured(folders):
     results, strangers = groups(find(folders))
     found = {}
     for key, item in ITEMS.items():
-        ours = [([r], frame) for r in results.get(item.experiment, ()) if len(frame := _frame(item, r))]
+        mine = results.get(item.experiment, [])
+        sources = distinct([" and ".join(r.names) for r in mine], [r.folders[0] for r in mine])
+        ours = [([r], frame) for r, source in zip(mine, sources, strict=True) if len(frame := _frame(item, r, source))]
         if item.joined and ours:
             ours = [([r for (r,), _ in ours], _apart([frame for _, frame in ours]))]
         if ours:
@@ -298,9 +300,8 @@ def measured(folders):
     return found, strangers, [line for one in dict.fromkeys(r for rs in results.values() for r in rs) for line in one.missing]
 
 
-def _frame(item, results):
+def _frame(item, results, source):
     """What was measured of an item: COLUMNS, and ``measured``, where each number comes from: Results and records."""
-    source = " and ".join(results.names)
     panels = {s: f"{s} ({results.metric[s]}, not judged)" for s in experiments.unjudged(results)}
     rows = [{**row, "panel": panels.get(row["panel"], row["panel"]), "experiment": item.experiment, "source": source,
              "measured": (results, row["records"])} for row in item.measure(results)]
