@@ -13,6 +13,7 @@ from harness import models
 from harness.config import BEYOND, build, check, option
 from harness.endpoint import endpoint_config
 from harness.errors import UserError, did_you_mean
+from harness.evaluation import scorer_hash
 from harness.method import get_method
 from harness.records import EXPERIMENTS, VERSION
 from harness.sampler import seed_for
@@ -382,6 +383,10 @@ class Order:
         """The splits that are evaluated: those reported, and the validation split where a grid selects by it."""
         return self.reported(skill) + ["validation"] * self.selects
 
+    def _measured(self, skill):
+        """All splits from which a number comes: those evaluated, and the one of the demonstration-conditioned teacher."""
+        return dict.fromkeys([*self.splits(skill), *([self.teacher_split(skill)] if self.evaluate.teacher else [])])
+
     def evaluated(self, number, final=True):
         """The skills that are evaluated in stage ``number`` (0 = base model), at its end or inside it; see ``evaluate.skills``."""
         if self.evaluate.skills == "all" or number == 0 or (final and number == len(self.skills)):
@@ -411,7 +416,9 @@ class Order:
             "skills": [{"name": s.name, "description": s.description, "metric": s.metric, "splits": self.splits(s),
                         "prompts": self.prompts(s), "max_new_tokens": self.limit(s),
                         "teacher_template": self.template(s) or s.teacher_template,
-                        "train": fingerprint(s.examples("train"))[:12], **_judge_of(s)} for s in self.skills],
+                        "train": fingerprint(s.examples("train"))[:12],
+                        "evaluated": {split: fingerprint(s.examples(split))[:12] for split in self._measured(s)},
+                        "graders": {name: scorer_hash(f) for name, f in s.metrics.items()}, **_judge_of(s)} for s in self.skills],
             "retention": [] if self.suite is None else self.suite.summary(),
             "methods": {label: {"method": m.method, "config": {**asdict(m.config), **m.written}, **({"files": m.files} if m.files else {}),
                                 **({"grid": {"of": m.grid_of, "values": m.values}} if m.grid_of else {})}

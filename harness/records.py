@@ -27,6 +27,8 @@ ORACLE = "oracle_"  # before the name of a metric: of the base model with the qu
 SMALL = 1_000_000  # bytes of a records.jsonl that is rebuilt at every commit, in some milliseconds
 LONGEST_NAME = 255  # bytes of a file's name, on all file systems that matter
 PAUSE = 50  # a larger one rests so many times as long as its rebuilding took
+# Keys of a skill or a retention task in results.json that folders from before they were written lack; compared where they are there.
+LATER = ("evaluated", "graders", "num_fewshot", "chat_template", "limit", "max_gen_toks")
 LEFT_BEFORE_RESULTS = (".lock", ".results.json.partial", "teacher_check")  # what a killed start or a look beforehand leaves
 
 
@@ -133,7 +135,7 @@ class Results:
                 and isinstance(seeds, list) and all(isinstance(s, int) for s in seeds)):
             raise UserError(path, "has no `methods` and `seeds` as a run writes them", "move the folder away and start anew")
         for part in ("model", "budget", "rollout", "evaluate", "skills", "retention"):
-            _same(_undescribed(old.get(part)), _undescribed(about[part]), part, path,
+            _same(_undescribed(old.get(part)), _undescribed(_without_later(about[part], old.get(part))), part, path,
                   "give another folder with --out, or move this one away")
         for label in set(methods) & set(about["methods"]):
             for part, key in (("method", f"methods.{label}.method"), ("config", f"methods.{label}"), ("files", f"methods.{label}.files")):
@@ -264,6 +266,14 @@ def _undescribed(part):
     if not isinstance(part, list):
         return part
     return [{k: v for k, v in entry.items() if k != "description"} if isinstance(entry, dict) else entry for entry in part]
+
+
+def _without_later(new, old):
+    """A part of results.json without the keys of LATER that the entry of ``old`` in the same place does not have."""
+    if not (isinstance(new, list) and isinstance(old, list) and len(new) == len(old)):
+        return new
+    return [{k: v for k, v in entry.items() if k not in LATER or k in before} if isinstance(before, dict) else entry
+            for entry, before in zip(new, old)]
 
 
 def _same(old, new, key, path, remedy):

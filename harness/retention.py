@@ -56,13 +56,17 @@ class Suite:
     _definitions: dict = field(default_factory=dict, repr=False)
 
     def summary(self):
-        """[{"name", "metric", "higher_is_better", "chance", "description"}] in the suite's order, for results.json."""
+        """For results.json: a dict a task, in the suite's order, of all that the order says of it."""
         return [
             {
                 "name": t.task,
                 "metric": t.metric,
                 "higher_is_better": t.higher_is_better,
                 "chance": t.chance,
+                "num_fewshot": t.num_fewshot,
+                "chat_template": t.chat_template,
+                "limit": t.limit,
+                "max_gen_toks": t.max_gen_toks,
                 "description": t.description,
             }
             for t in self.tasks

@@ -21,7 +21,7 @@ from harness.config import build, option
 from harness.errors import UserError, reported
 from harness.order import read_order
 from harness.plan import plan
-from harness.records import Results
+from harness.records import LATER, Results, write_json
 from harness.sequence import run_order
 from harness.vllm_sampler import advice
 
@@ -432,6 +432,42 @@ def test_changed_training_data_are_another_order(order_file, tmp_path):
     write_rows(tmp_path / "digits-train.jsonl", [ROW] * 12)
     with pytest.raises(UserError, match=r"`skills\[1\].train` was .* and is now "):
         results.open(read_order(path).about())
+
+
+def test_a_changed_measurement_is_another_order(order_file, tmp_path, monkeypatch):
+    """Questions, graders and a retention task's settings: what the report would refuse at the end is refused at the start."""
+    results, path = Results(tmp_path / "out"), order_file(retention=[{"task": "embedded_facts", "metric": "acc,none"}])
+
+    def stops(key, *changes):
+        with pytest.raises(UserError, match=f"results.json: `{re.escape(key)}` was .* and is now .*; give another folder with --out"):
+            results.open(read_order(path, changes).about())
+
+    results.open(read_order(path).about())
+    found = json.loads((tmp_path / "out/results.json").read_text())
+    assert [set(skill["evaluated"]) for skill in found["skills"]] == [{"test"}] * 2
+    assert set(read_order(path, ["evaluate.teacher=true"]).about()["skills"][0]["evaluated"]) == {"test", "validation"}
+    for key, value in (("limit", 8), ("num_fewshot", 0), ("max_gen_toks", 9), ("chat_template", "true")):
+        stops(f"retention[0].{key}", f"retention.0.{key}={value}")
+    rows = (tmp_path / "digits-test.jsonl").read_text()
+    write_rows(tmp_path / "digits-test.jsonl", [ROW] * 4)
+    stops("skills[1].evaluated.test")
+    (tmp_path / "digits-test.jsonl").write_text(rows)
+    with monkeypatch.context() as patch:
+        patch.setattr("harness.order.scorer_hash", lambda function: "changed")
+        stops("skills[0].graders.token_f1")
+    results.open(read_order(path).about())
+
+
+def test_a_folder_from_before_a_key_was_written_is_gone_on_with(order_file, tmp_path):
+    """It is compared by what it has, and holds the rest from then on."""
+    results, path = Results(tmp_path / "out"), order_file(retention=["embedded_facts"])
+    about = read_order(path).about()
+    short = {part: [{k: v for k, v in entry.items() if k not in LATER} for entry in about[part]] for part in ("skills", "retention")}
+    write_json(tmp_path / "out/results.json", {**about, **short})
+    with pytest.raises(UserError, match=r"`retention\[0\].metric` was"):
+        results.open(read_order(order_file(retention=[{"task": "embedded_facts", "metric": "acc_norm,none"}])).about())
+    results.open(read_order(order_file(retention=["embedded_facts"])).about())
+    assert json.loads((tmp_path / "out/results.json").read_text()) == json.loads(json.dumps(about))
 
 
 def test_changed_code_is_another_method(order_file, tmp_path):
