@@ -16,7 +16,8 @@ class Method:
     """Base of every method. A subclass sets ``Config`` (a dataclass on top of TrainingConfig) and gives ``learn``.
 
     One instance lives through all the stages of a run. What it must remember from earlier skills (a buffer, a Fisher
-    matrix) goes through ``state_dict`` and ``load_state_dict``, which are called at the borders of stages.
+    matrix) goes through ``state_dict`` and ``load_state_dict``, which are called at the borders of stages; tensors come back on the
+    CPU, wherever they were.
     """
 
     Config = TrainingConfig
@@ -26,7 +27,11 @@ class Method:
         self.config = config
 
     def learn(self, stage):
-        """Teach ``stage.model`` the skill, in place: loop over ``stage.steps()``, see harness.training."""
+        """Teach ``stage.model`` the skill, in place: loop over ``stage.steps()``, see harness.training.
+
+        Python's, NumPy's and PyTorch's generators are seeded before it, before each step and after each phase: a resumed stage draws
+        the same again.
+        """
         raise TypeError(f"{type(self).__name__} has no learn()")
 
     def check(self, order, place):
@@ -45,7 +50,7 @@ class Method:
         return {}
 
     def load_state_dict(self, state):
-        pass
+        """Called once, before the stages that a start begins with; ``state`` has its tensors on the CPU."""
 
 
 def get_method(name, file=None, place="order"):

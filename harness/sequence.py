@@ -6,6 +6,7 @@ random draw is keyed by what it is for, and a checkpoint holds weights, optimize
 
 import copy
 import datetime
+import gc
 import importlib.metadata
 import os
 import platform
@@ -26,8 +27,9 @@ from harness.errors import UserError
 from harness.evaluation import Evaluator
 from harness.judge import judge_stage
 from harness.records import ORACLE, Results, locked, read_json, write_json, write_jsonl
-from harness.sampler import Sampler
-from harness.training import Stage
+from harness.sampler import Sampler, seed_for
+from harness.skills import read_jsonl
+from harness.training import Stage, seed_all
 from harness.vllm_sampler import Engine, VLLMSampler, advice, version
 
 
@@ -108,10 +110,13 @@ class _Run:
         """All stages from ``first`` on; loaded: the order's model and tokenizer, if they are at hand untouched."""
         order, results, name = self.order, self.results, self.run.name
         kept = results.stage(name, first - 1) if first > 1 else None
+        gc.collect()  # before another model comes the one of the run before goes, whatever cycles it stands in
         self.model, self.tokenizer = loaded if loaded and not kept else load_model(order, kept and kept / "weights")
+        if not kept:
+            _check_base(results, models.fingerprint(self.model))
         self.eval_sampler = sampler_for(order.evaluate, self.engine, self.model, self.tokenizer)
         if kept:
-            self.method.load_state_dict(torch.load(kept / "method.pt", weights_only=False))
+            self.method.load_state_dict(torch.load(kept / "method.pt", map_location="cpu", weights_only=False))
         self._provenance(first)
         for stage in range(first, len(order.skills) + 1):
             self._stage(stage)
@@ -182,6 +187,7 @@ class _Run:
         if restored:
             self.progress.say(f"{self.where}: goes on after step {stage.step}")
         del restored  # the stage lets go of it as well, once its parts are back
+        seed_all(seed_for(self.run.seed, self.number, "learn"))  # what it draws before its first step, a resumed stage draws again
         self.method.learn(stage)
         stage.close()
         return stage
@@ -247,6 +253,7 @@ class _Run:
                                                              shower(f"{skill.name} pass@k")))
         if settings.kl and self.number:
             base, _ = load_model(order)  # a second copy, for as long as this takes
+            _check_base(self.results, models.fingerprint(base))
             self._record(stage, True, *measure.kl(model, base, tokenizer, self.skill, settings.split,
                                                   shower(f"{self.skill.name} KL to the base policy")))
         for skill in order.skills if settings.teacher and not self.number else ():
@@ -320,6 +327,19 @@ def check_teacher(order, folder, progress=None):
     return rows
 
 
+def _check_base(results, weights):
+    """Raises UserError if the base model's ``weights``, their fingerprint, are not those that a run of the folder began with: its name
+    may stand for others since then, and what is learned from these would be compared with what those could do."""
+    for path in sorted(results.folder.glob("runs/*/stage-0/records.jsonl")):
+        rows = (row for _, row in read_jsonl(path)) if (path.parent / "stage.json").exists() else ()
+        before = next((str(row["evaluation"]).partition("-")[0] for row in rows if row.get("evaluation")), None)
+        if before not in (None, weights[:16]):
+            raise UserError(path, f"is of a base model with other weights ({before}) than the order's model has now ({weights[:16]})",
+                            "put the old weights back, name their revision in the order, or give another folder with --out")
+        if before:  # all that came later were compared with the first
+            return
+
+
 def _tidy(order, results, run):
     """Give back the disk of checkpoints and weights that nothing will read any more."""
     done = [k for k in range(len(order.skills) + 1) if results.committed(run.name, k)]
@@ -348,6 +368,7 @@ def _alone(folder):
 
 def _reset_peak_memory(device):
     if device.type == "cuda":
+        gc.collect()  # what an earlier stage left in cycles is none of this one's
         torch.cuda.reset_peak_memory_stats(device)
     else:
         models.return_freed_memory()

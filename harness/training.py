@@ -85,6 +85,13 @@ def draws(count, total, seed):
     return out[:total]
 
 
+def seed_all(seed):
+    """Seed what a method may draw from: Python's generator, NumPy's and PyTorch's."""
+    random.seed(seed)
+    torch.manual_seed(seed)
+    numpy.random.seed(seed % 2**32)
+
+
 def learning_rate(config, step, steps):
     """The rate of optimizer step ``step`` (from 0) of ``steps``: linear warm-up, then the schedule down to 0."""
     warmup = min(config.warmup_steps, steps // 5)
@@ -127,9 +134,11 @@ class Stage:
         self.seconds = {"training": 0.0, "sampling": 0.0}
         self.tokens = 0  # tokens that went through a training or scoring pass or were sampled, so far in this stage
         self.step = 0  # optimizer steps done in this stage
-        self._on_step, self._restored, self._kept = on_step, restored, {}
+        self._on_step, self._kept, self._times, self._restored = on_step, {}, {}, {}  # restored: {name: (times kept, state)}
         if restored:
             self.step, self.tokens, self.seconds = restored["step"], restored["tokens"], restored["seconds"]
+            times = restored.get("times", {})  # checkpoints from before it was written do not have it
+            self._restored = {name: (times.get(name, 1), state) for name, state in restored["kept"].items()}
 
     @property
     def steps_in_all(self):
@@ -154,19 +163,31 @@ class Stage:
         return draws(len(self.examples) if count is None else count, self.phases[phase], seed_for(self.seed, self.index, *key))
 
     def keep(self, **parts):
-        """Make ``parts`` (objects with state_dict and load_state_dict) part of the checkpoints; restores them on resume."""
+        """Make ``parts`` (objects with state_dict and load_state_dict) part of the checkpoints; restores them on resume.
+
+        Before the first phase or after it: a resume comes by here again, and whatever the checkpoint has of a name is its state. Of
+        a name that stands for one object after another, as for a trainer of each phase, those up to the checkpoint's are restored.
+        """
         for name, part in parts.items():
+            self._times[name] = self._times.get(name, 0) + (self._kept.get(name) is not part)
             self._kept[name] = part
-            if self._restored:
-                part.load_state_dict(self._restored["kept"][name])
+            if name in self._restored:
+                times, state = self._restored[name]
+                part.load_state_dict(state)
+                if self._times[name] >= times:
+                    del self._restored[name]
+
+    def let_go(self, part):
+        """Checkpoints from now on are without ``part``, which is done with before the stage is."""
+        self._kept = {name: kept for name, kept in self._kept.items() if kept is not part}
 
     def close(self):
         """The skill is learned: let go of what was kept for checkpoints (optimizer, teacher) before the evaluation."""
-        self._kept = {}
+        self._kept, self._times, self._restored = {}, {}, {}
 
     def state_dict(self):
         return {"step": self.step, "tokens": self.tokens, "seconds": dict(self.seconds),
-                "kept": {name: part.state_dict() for name, part in self._kept.items()}}
+                "times": dict(self._times), "kept": {name: part.state_dict() for name, part in self._kept.items()}}
 
     def steps(self, phase=0, examples=None):
         """The optimizer steps of a phase that are still to be done. After each, progress, evaluation and checkpoint have their
@@ -175,12 +196,9 @@ class Stage:
         indices = self.draws(phase, len(examples))
         self.begun = sum(map(self._steps, self.phases[:phase]))
         self.planned = self._steps(self.phases[phase])
-        self._restored = None
         while self.step < self.begun + self.planned:
             seed = seed_for(self.seed, self.index, self.step)
-            for seeder in (random.seed, torch.manual_seed):
-                seeder(seed)
-            numpy.random.seed(seed % 2**32)
+            seed_all(seed)
             first = (self.step - self.begun) * self.batch_size
             step = Step(self.step, [examples[i] for i in indices[first:first + self.batch_size]], seed)
             sampling, tokens, start = self.seconds["sampling"], self.tokens, time.perf_counter()
@@ -191,6 +209,7 @@ class Stage:
             step.log(seconds=spent, tokens=self.tokens - tokens)
             if self._on_step:
                 self._on_step(self, step)
+        seed_all(seed_for(self.seed, self.index, "after", phase))  # for what is drawn between two phases
 
     def sample(self, prompts, *, seed, n=1, max_new_tokens=None, temperature=None, top_p=None):
         """Completions from the live weights at the order's rollout settings; see Sampler.sample."""
@@ -429,9 +448,13 @@ class Trainer:
                 param.copy_(master)
 
     def close(self):
-        """Leave the model as it is and let go of the rest."""
+        """Leave the model as it is and let go of the rest. The head's function holds this trainer, which holds it: left so, masters
+        and moments would live until Python looks for cycles, and on a GPU stand beside those of the next stage."""
         for hook in self.hooks:
             hook.remove()
+        self.stage.let_go(self)
+        self.head = self.adamw = self.projected = None
+        self.params, self.masters, self.hooks = [], [], []
 
     def state_dict(self):
         return {"masters": [m.detach() for m in self.masters], "adamw": self.adamw.state_dict()}

@@ -1,15 +1,19 @@
 """The loop: what it measures, what it does not measure twice, and what --plan and --check-teacher say of it."""
 
+import gc
 import json
+import random
+import weakref
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import read_lines, write_rows
+from conftest import read_lines, save_tiny, write_rows
 
 from harness import metrics, models, sequence
+from harness.errors import UserError
 from harness.evaluation import Evaluator
 from harness.metrics import mean_and_stderr
 from harness.order import read_order
@@ -19,7 +23,7 @@ from harness.report import write_report
 from harness.report.data import Results
 from harness.sampler import Sampler
 from harness.sequence import check_teacher, run_order
-from harness.training import draws, seed_for
+from harness.training import Trainer, draws, seed_for
 
 
 @pytest.fixture
@@ -179,6 +183,148 @@ def test_check_teacher_reads_no_test_example(order_file, tmp_path):
     asked = [item["prompt"] for path in (tmp_path / "check" / "evaluations").glob("*.json") for item in read_json(path)["items"]]
     assert len(asked) == 16 and not any(" test " in prompt for prompt in asked)
     assert sum("This is an example for a response" in prompt for prompt in asked) == 8
+
+
+class Killed(Exception):
+    pass
+
+
+DRAWS = '''"""SFT in two phases that draws from every generator before each of them, and remembers a tensor from skill to skill."""
+
+import random
+
+import numpy
+import torch
+
+from harness.training import Row, cross_entropy, learning
+from methods.sft import SFT
+
+
+class Draws(SFT):
+    seen = torch.zeros(2)
+
+    def phases(self, prompts):
+        return [prompts, prompts]
+
+    def learn(self, stage):
+        self.seen = self.seen + 1
+        with learning(stage, self.config) as trainer:
+            for phase in range(2):
+                drawn = {"python": random.random(), "numpy": numpy.random.rand(), "torch": torch.rand(())}
+                for step in stage.steps(phase):
+                    rows = [Row(stage.prompt_tokens(e), stage.demonstration_tokens(e)) for e in step.examples]
+                    step.log(**trainer.token_mean(rows, cross_entropy), **trainer.update(), **drawn, seen=self.seen[0])
+
+    def state_dict(self):
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state):
+        self.seen = state["seen"]
+'''
+
+
+def test_a_method_draws_the_same_again_on_a_resume(order_file, tmp_path, monkeypatch):
+    """Killed in each phase of both stages; a start finds the generators in any state, and a GPU's tensors where there is none."""
+    (tmp_path / "draws.py").write_text(DRAWS)
+    order = read_order(order_file(methods={"draws": {"file": "draws.py"}}, evaluate={}, checkpoints={"minutes": 0}))
+    found = {}
+    for name, kills in (("alone", ()), ("killed", (2, 5, 8, 11))):
+        real, updates = Trainer.update, 0
+
+        def update(trainer):
+            nonlocal updates
+            updates += 1
+            if updates in kills:
+                raise Killed
+            return real(trainer)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "update", update)
+            for start in range(len(kills) + 1):
+                for seeder in (random.seed, np.random.seed, torch.manual_seed):
+                    seeder(1000 + 10 * len(kills) + start)
+                memory = tmp_path / name / "runs/draws-seed0/stage-1/method.pt"
+                if memory.exists():  # as if it had been saved on a GPU
+                    patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+                    torch.save(torch.load(memory, map_location="cpu"), memory)
+                    patch.setattr(torch.serialization, "location_tag", lambda storage: "cpu")
+                if start < len(kills):
+                    with pytest.raises(Killed):
+                        run_order(order, tmp_path / name)
+                else:
+                    run_order(order, tmp_path / name)
+        found[name] = [{k: v for k, v in row.items() if k != "seconds"} for stage in (1, 2)
+                       for row in read_lines(tmp_path / name / f"runs/draws-seed0/stage-{stage}/training.jsonl")]
+    assert found["killed"] == found["alone"] and [row["seen"] for row in found["alone"]] == [1] * 6 + [2] * 6
+    for generator in ("python", "numpy", "torch"):
+        assert len({row[generator] for row in found["alone"]}) == 4  # one a phase
+
+
+def test_another_base_model_under_the_same_name_is_refused(order_file, tmp_path, monkeypatch):
+    """By a run that has measured it and by one that comes later, before either learns; the old weights are welcome again."""
+    def go(**methods):
+        order = read_order(order_file(model={"name": str(save_tiny(tmp_path / "model", weights)), "dtype": "float32", "device": "cpu"},
+                                      methods=methods, evaluate={}))
+        run_order(order, tmp_path / "out")
+
+    weights, learned = 0, []
+
+    def learn(run):
+        learned.append(run.run.label)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sequence._Run, "_learn", learn)
+        with pytest.raises(Killed):
+            go(sft={})
+        weights = 1
+        for methods in ({"sft": {}}, {"dft": {}}):
+            with pytest.raises(UserError, match=r"sft-seed0/stage-0/records\.jsonl: is of a base model with other weights \(\w{16}\) than "
+                                                r"the order's model has now \(\w{16}\); put the old weights back, name their revision"):
+                go(**methods)
+        assert learned == ["sft"] and not (tmp_path / "out/runs/dft-seed0/stage-0").exists()
+        weights = 0
+        with pytest.raises(Killed):
+            go(dft={})
+    assert learned == ["sft", "dft"]
+
+
+def test_the_model_of_a_run_is_gone_before_the_next_is_loaded(order_file, tmp_path, monkeypatch):
+    """Whatever cycles it stands in: there may be room for one model alone."""
+    alive, loads, real = [], [], sequence.load_model
+
+    def load(*args):
+        loads.append([ref() for ref in alive if ref() is not None])
+        model, tokenizer = real(*args)
+        model.itself = lambda: model
+        alive.append(weakref.ref(model))
+        return model, tokenizer
+
+    monkeypatch.setattr(sequence, "load_model", load)
+    monkeypatch.setattr(sequence._Run, "_stage", lambda run, number: None)
+    monkeypatch.setattr(sequence, "judge_stage", lambda *_: None)
+    gc.disable()
+    try:
+        run_order(read_order(order_file()), tmp_path / "out")
+    finally:
+        gc.enable()
+    assert loads == [[]] * 3
+
+
+def test_what_an_earlier_stage_left_is_gone_on_a_gpu(monkeypatch):
+    class Block:
+        pass
+
+    block, seen = Block(), []
+    block.itself, ref = block, weakref.ref(block)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: seen.append(ref()))
+    gc.disable()
+    try:
+        del block
+        sequence._reset_peak_memory(torch.device("cuda"))
+    finally:
+        gc.enable()
+    assert seen == [None]
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux alone has it")

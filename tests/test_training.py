@@ -1,9 +1,12 @@
 """The shared learning step against naive loops: one row at a time, full logits, float64 or a plain float32 AdamW."""
 
 import copy
+import gc
 import io
 import math
+import weakref
 from collections import Counter
+from contextlib import ExitStack
 from itertools import chain
 
 import pytest
@@ -412,6 +415,80 @@ def test_a_resumed_stage_ends_in_the_same_bits(fresh, dtype, method):
     method.learn(stage)
     assert logs == whole and len(logs) == 4
     assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), model.parameters()))
+
+
+class TwoPhases(SFT):
+    """SFT twice, the second time pulled back to where the first ended; ``trainers``: one for both phases, or one for each."""
+
+    trainers = 1
+
+    def learn(self, stage):
+        with ExitStack() as stack:
+            for phase in range(2):
+                if phase == 0 or self.trainers == 2:
+                    stack.close()
+                    trainer = stack.enter_context(learning(stage, self.config))
+                if phase:
+                    start = torch.nn.ParameterList(m.detach().clone() for m in trainer.masters).requires_grad_(False)
+                    stage.keep(start=start)
+                for step in stage.steps(phase):
+                    rows = [Row(stage.prompt_tokens(e), stage.demonstration_tokens(e)) for e in step.examples]
+                    logged = trainer.token_mean(rows, training.cross_entropy)
+                    distance = sum((m - s).square().sum() for m, s in zip(trainer.masters, start)) if phase else torch.zeros(())
+                    if phase:
+                        distance.backward()
+                    step.log(distance=distance.detach(), **logged, **trainer.update())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("trainers", [1, 2])
+def test_a_stage_resumed_in_any_phase_ends_in_the_same_bits(fresh, dtype, trainers):
+    """Two phases of three steps, gone on with after each step; what the second keeps is not there in the first."""
+    first, tokenizer = fresh[0].to(dtype), fresh[1]
+    method, saved, wanted = TwoPhases(TrainingConfig(**CONFIG)), [], []
+    method.trainers = trainers
+
+    def learn(model, logs, restored=None, keep=None):
+        def on_step(stage, step):
+            logs.append({k: v for k, v in step.logged.items() if k != "seconds"})
+            if keep is not None:
+                keep.append(through_disk({"model": model.state_dict(), "stage": stage.state_dict()}))
+
+        method.learn(make_stage(model, tokenizer, phases=[12, 12], on_step=on_step, restored=restored))
+
+    whole = copy.deepcopy(first)
+    learn(whole, wanted, keep=saved)
+    assert len(wanted) == 6 and wanted[4]["distance"] > 0
+    for done, state in enumerate(saved[:-1], 1):
+        model, logs = copy.deepcopy(first), wanted[:done]
+        model.load_state_dict(state["model"])
+        learn(model, logs, state["stage"])
+        assert logs == wanted, done
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), whole.parameters())), done
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("method", [SFT(TrainingConfig(**CONFIG)), SDFT(SDFTConfig(**CONFIG, ema_alpha=0.1))])
+def test_what_a_stage_held_goes_with_it(fresh, dtype, method, monkeypatch):
+    """At once, not when Python looks for cycles: on a GPU the next stage would begin with twice the memory."""
+    held, real = [], training.Trainer.close
+
+    def close(trainer):
+        moments = [value for state in trainer.adamw.state.values() for value in state.values()]
+        masters = [m for m in trainer.masters if all(m is not p for p in trainer.model.parameters())]
+        held.extend(map(weakref.ref, [trainer, trainer.adamw, *trainer.stage._kept.values(), *moments, *masters]))
+        real(trainer)
+
+    monkeypatch.setattr(training.Trainer, "close", close)
+    stage = make_stage(fresh[0].to(dtype), fresh[1])
+    gc.collect()
+    gc.disable()
+    try:
+        method.learn(stage)
+        stage.close()
+        assert len(held) > 50 and not [ref for ref in held if ref() is not None]
+    finally:
+        gc.enable()
 
 
 def test_the_stage_leaves_a_plain_model_behind(fresh):
