@@ -453,8 +453,7 @@ class Trainer:
         for hook in self.hooks:
             hook.remove()
         self.stage.let_go(self)
-        self.head = self.adamw = self.projected = None
-        self.params, self.masters, self.hooks = [], [], []
+        self.head = self.adamw = self.projected = self.params = self.masters = self.hooks = None  # what is asked for later fails
 
     def state_dict(self):
         return {"masters": [m.detach() for m in self.masters], "adamw": self.adamw.state_dict()}

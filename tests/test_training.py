@@ -302,7 +302,7 @@ def test_small_updates_survive_in_bfloat16(fresh):
                 param.grad = master.grad.bfloat16()
             trainer.update()
             lossy.step()
-    moved = torch.cat([((m - s.float()).abs() > 1e-4).flatten() for m, s in zip(trainer.masters, start)])
+        moved = torch.cat([((m - s.float()).abs() > 1e-4).flatten() for m, s in zip(trainer.masters, start)])
     stuck = torch.cat([(p == s).flatten() for p, s in zip(pure.parameters(), start)])
     big = torch.cat([(s.abs() > 0.05).flatten() for s in start])
     assert moved.float().mean() > 0.8  # 20 steps of about 1e-5 each
