@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from harness.errors import UserError
+from harness.records import LATER
 from harness.report import experiments, made_beside, page
 from harness.report.data import Estimate, Results, distinct, read_object
 from harness.report.figures import BASE, INK, MUTED, PAPER, STYLE, curve, grid, legend, looks, save
@@ -264,7 +265,7 @@ def groups(folders):
         if not asked:
             strangers.append(folder)
         model = {k: v for k, v in head["model"].items() if k != "device"} if isinstance(head.get("model"), dict) else head.get("model")
-        same = [model, *(head.get(k) for k in ("skills", "retention", "evaluate", "budget", "rollout"))]
+        same = [model, *(_without_later(head.get(k)) for k in ("skills", "retention", "evaluate", "budget", "rollout"))]
         for experiment in asked:
             together[experiment, json.dumps(same, sort_keys=True)].append(folder)
     if not together:
@@ -276,6 +277,13 @@ def groups(folders):
             opened[tuple(members)] = Results(members)
         made[experiment].append(opened[tuple(members)])
     return {experiment: sorted(found, key=_size) for experiment, found in made.items()}, strangers
+
+
+def _without_later(part):
+    """Without the keys that older folders lack; where they differ, the protocols do too, and two of those are refused."""
+    if not isinstance(part, list):
+        return part
+    return [{k: v for k, v in entry.items() if k not in LATER} if isinstance(entry, dict) else entry for entry in part]
 
 
 def _size(results):
