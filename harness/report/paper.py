@@ -196,7 +196,8 @@ ITEMS = {
         "numbers are those of table 5.", experiments.skill_learning, lambda f, look, _: plane(f, look), joined=True,
         signs=(("sdft", "sft", "new_task"), ("sdft", "sft", "prior_avg"))),
     "figure_5_left": Item(
-        "Figure 5 left", "figure_5_left", "Accuracy on the new task, SDFT minus SFT, by model.", experiments.model_size,
+        "Figure 5 left", "figure_5_left", "Accuracy on the new task, SDFT minus SFT, by model. Where the models are of several families, "
+        "or their budgets differ, nothing is said about size.", experiments.model_size,
         lambda f, look, _: bars(f, look, "panel", "x"), joined=True),
     "figure_5_right": Item(
         "Figure 5 right", "figure_5_right", "pass@k, the unbiased estimator.", experiments.pass_at_k,
