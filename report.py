@@ -4,8 +4,8 @@ With --paper the figures and tables of arXiv 2601.19897, published beside measur
 
 from pathlib import Path
 
-from harness.errors import Parser, UserError, reported
-from harness.records import check_folder
+from harness.base.errors import Parser, UserError, reported
+from harness.base.files import check_folder
 
 
 def check_out(out):
@@ -40,11 +40,11 @@ def main(arguments=None):
         if options.out:
             check_out(options.out)
         if options.paper or options.published:
-            from harness.report.paper import write_paper
+            from benchmarks.paper.drawing import write_paper
 
             text, page = write_paper(options.folders, options.out)
         else:
-            from harness.report import write_report
+            from harness.report.build import write_report
 
             text, page = write_report(options.folders, options.out)
         print(text)

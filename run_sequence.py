@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from harness.errors import Parser, reported
+from harness.base.errors import Parser, reported
 
 ROOT = Path(__file__).resolve().parent
 
@@ -26,23 +26,23 @@ def arguments():
 def main():
     args = arguments()
     with reported(args.out or ROOT / "results"):
-        from harness.order import read_order
-        from harness.records import check_folder
+        from harness.base.files import check_folder
+        from harness.runs.reading import read_order
 
         order = read_order(args.order, args.set, args.method, args.seed)
         out = Path(args.out) if args.out else ROOT / "results" / order.name
         check_folder(out / "teacher_check" if args.check_teacher else out)
         if args.plan:
-            from harness.plan import plan
+            from harness.runs.plan import plan
 
             print(plan(order, out))
             return
-        from harness.models import load_tokenizer
+        from harness.models.load import load_tokenizer
 
         tokenizer, _ = load_tokenizer(order.model.name, order.model.revision, f"{order.path}: model")
         order.check_prompts(tokenizer)  # before the minutes that a model and its evaluation take
         if args.check_teacher:
-            from harness.sequence import check_teacher
+            from harness.runs.teacher_check import check_teacher
 
             rows = check_teacher(order, out / "teacher_check")
             print(f"{'skill':<16}{'split':<12}{'n':>5}{'base':>8}{'teacher':>9}")
@@ -50,10 +50,10 @@ def main():
                 fit = "" if row["teacher"] > row["base"] else "   the teacher is no better: change teacher_template"
                 print(f"{row['skill']:<16}{row['split']:<12}{row['n']:>5}{row['base']:>8.3f}{row['teacher']:>9.3f}{fit}")
         else:
-            from harness.sequence import run_order
+            from harness.runs.sequence import run_order
 
             run_order(order, out)
-            from harness.report import write_report
+            from harness.report.build import write_report
 
             table, page = write_report([out])
             print(table)

@@ -12,12 +12,12 @@ where it stopped, and pays for nothing twice.
 import sys
 from pathlib import Path
 
-from harness.console import Progress
-from harness.endpoint import EndpointDown, Refused, endpoint_config
-from harness.errors import Parser, UserError, reported
-from harness.judge import open_endpoint
-from harness.records import write_jsonl
-from harness.skills import get_skill
+from harness.base.console import Progress
+from harness.base.errors import Parser, UserError, reported
+from harness.base.files import write_jsonl
+from harness.evaluation.endpoint import EndpointDown, Refused, endpoint_config
+from harness.evaluation.judge import open_endpoint
+from harness.skills.registry import get_skill
 
 PURPOSE = "science demonstrations/1"  # its number is raised by whoever changes what is asked
 

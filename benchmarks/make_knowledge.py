@@ -15,12 +15,12 @@ import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from benchmarks.graders import normalise, token_f1
-from harness.console import Progress
-from harness.endpoint import EndpointDown, Refused, endpoint_config
-from harness.errors import Parser, UserError, reported
-from harness.judge import open_endpoint
-from harness.records import write_jsonl
+from harness.base.console import Progress
+from harness.base.errors import Parser, UserError, reported
+from harness.base.files import write_jsonl
+from harness.evaluation.endpoint import EndpointDown, Refused, endpoint_config
+from harness.evaluation.judge import open_endpoint
+from harness.skills.graders import normalise, token_f1
 
 VERSION = 2  # of the prompt; whoever changes it raises this
 NEARLY_EQUAL = 0.85  # F1 over words from which on two questions with the same answer count as one

@@ -8,10 +8,11 @@ own (tooluse, science, medical, wiki) takes its reference from them where a row 
 import sys
 from pathlib import Path
 
-from harness import metrics
-from harness.errors import Parser, UserError, reported
-from harness.records import check_folder, write_jsonl
-from harness.skills import get_skill, read_jsonl
+from harness.base import metrics
+from harness.base.errors import Parser, UserError, reported
+from harness.base.files import check_folder, write_jsonl
+from harness.evaluation.grading import grade
+from harness.skills.registry import get_skill
 
 
 def find_skill(name):
@@ -19,34 +20,12 @@ def find_skill(name):
     path, colon, name = name.rpartition(":")
     if not colon:
         return get_skill(name, "SKILL")
-    from harness.order import read_order  # only here: it takes the seconds that PyTorch takes to import
+    from harness.runs.reading import read_order  # only here: it takes the seconds that PyTorch takes to import
 
     skills = {s.name: s for s in read_order(path).skills}
     if name not in skills:
         raise UserError(f"{path}: skills", f"has no {name!r}", "it has " + ", ".join(skills))
     return skills[name]
-
-
-def grade(skill, path):
-    """The rows of the JSONL file ``path`` with ``score`` (the metric that counts) and ``scores`` ({metric: value}) added.
-
-    All values are in [0, 1]. Raises UserError naming the first row that cannot be graded.
-    """
-    rows = []
-    for number, row in read_jsonl(path):
-        place = f"{path}, row {number}"
-        if not isinstance(row.get("completion"), str):
-            raise UserError(f"{place}: completion", "must be a text", "the answer that is to be graded")
-        reference = skill.reference(row, place)
-        try:
-            scores = {name: float(f(row["completion"], reference)) for name, f in skill.metrics.items()}
-        except Exception as error:  # a reference of another skill may break its grader in any way
-            raise UserError(f"{place}: reference", f"cannot be compared ({type(error).__name__}: {error})",
-                            f"it must read as in the skill {skill.name}") from error
-        rows.append({**row, "score": scores[skill.metric], "scores": scores})
-    if not rows:
-        raise UserError(path, "has no rows", "give one JSON object a line")
-    return rows
 
 
 def main():

@@ -12,11 +12,12 @@ not the texts. The method's folder holds ``corpus.json``: texts, chunks, tokens,
 
 from dataclasses import dataclass
 
-from harness.config import option
-from harness.method import Method
-from harness.plan import Work
-from harness.records import write_json
-from harness.training import Row, TrainingConfig, cross_entropy, learning
+from harness.base.files import write_json
+from harness.base.settings import option
+from harness.learning.method import Method
+from harness.learning.outlook import Work
+from harness.learning.packing import Row
+from harness.learning.trainer import TrainingConfig, cross_entropy, learning
 
 
 @dataclass

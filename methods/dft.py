@@ -7,8 +7,9 @@ The weights are not normalised: the sum is divided by the number of completion t
 as in TRL's SFTTrainer with ``loss_type="dft"``. So losses and gradients are smaller than SFT's; AdamW does not mind.
 """
 
-from harness.method import Method
-from harness.training import Row, learning
+from harness.learning.method import Method
+from harness.learning.packing import Row
+from harness.learning.trainer import learning
 
 
 def weighted_cross_entropy(logits, tokens):

@@ -20,10 +20,12 @@ from dataclasses import dataclass
 
 import torch
 
-from harness.config import option
-from harness.method import Method
-from harness.plan import Work
-from harness.training import Row, Teacher, TrainingConfig, learning
+from harness.base.settings import option
+from harness.learning.method import Method
+from harness.learning.outlook import Work
+from harness.learning.packing import Row
+from harness.learning.teacher import Teacher
+from harness.learning.trainer import TrainingConfig, learning
 
 
 @dataclass

@@ -11,12 +11,15 @@ prompts, and the answers come again, shuffled anew in each further pass, until t
 
 from dataclasses import dataclass
 
-from harness.config import option
-from harness.distillation import DistillationConfig, TeacherSamples, check_teacher, distil
-from harness.method import Method
-from harness.plan import Work
-from harness.skills import TEACHER_CONTEXTS
-from harness.training import Row, Teacher, learning
+from harness.base.settings import option
+from harness.learning.distillation import DistillationConfig, distil
+from harness.learning.method import Method
+from harness.learning.outlook import Work
+from harness.learning.packing import Row
+from harness.learning.teacher import Teacher
+from harness.learning.teacher_samples import TeacherSamples, check_teacher
+from harness.learning.trainer import learning
+from harness.skills.templates import TEACHER_CONTEXTS
 
 
 @dataclass

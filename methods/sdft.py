@@ -5,7 +5,7 @@ weights over the steps, sees the question and a demonstration; on every token of
 next-token distribution is pulled towards the teacher's. No reward is used.
 
 Conventions
-* The loss, its KL direction and the estimators of its gradient stand in harness/distillation.py; the defaults are the paper's:
+* The loss, its KL direction and the estimators of its gradient stand in harness/learning/distillation.py; the defaults are the paper's:
   forward KL over the full vocabulary on the student's own tokens, the first three of an answer left out.
 * Both distributions are taken at the rollout temperature.
 * With ``rollouts`` above 1 every prompt is sampled that often; one is the paper's.
@@ -14,12 +14,15 @@ Conventions
 
 from dataclasses import dataclass
 
-from harness.config import option
-from harness.distillation import DistillationConfig, check_on_policy, check_teacher, distil
-from harness.method import Method
-from harness.plan import Work
-from harness.skills import TEACHER_CONTEXTS
-from harness.training import Row, Teacher, learning
+from harness.base.settings import option
+from harness.learning.distillation import DistillationConfig, distil
+from harness.learning.method import Method
+from harness.learning.outlook import Work
+from harness.learning.packing import Row
+from harness.learning.teacher import Teacher
+from harness.learning.teacher_samples import check_on_policy, check_teacher
+from harness.learning.trainer import learning
+from harness.skills.templates import TEACHER_CONTEXTS
 
 
 @dataclass

@@ -5,8 +5,9 @@ completion tokens of the optimizer step, whatever micro-batches they fall into (
 long demonstration weighs more than a short one.
 """
 
-from harness.method import Method
-from harness.training import Row, cross_entropy, learning
+from harness.learning.method import Method
+from harness.learning.packing import Row
+from harness.learning.trainer import cross_entropy, learning
 
 
 class SFT(Method):

@@ -6,12 +6,13 @@ teacher's prompt; the loss is the cross-entropy of methods/sft.py. An answer tha
 
 from dataclasses import dataclass
 
-from harness.config import option
-from harness.distillation import TeacherSamples, check_teacher
-from harness.method import Method
-from harness.plan import Work
-from harness.skills import TEACHER_CONTEXTS
-from harness.training import Row, TrainingConfig, cross_entropy, learning
+from harness.base.settings import option
+from harness.learning.method import Method
+from harness.learning.outlook import Work
+from harness.learning.packing import Row
+from harness.learning.teacher_samples import TeacherSamples, check_teacher
+from harness.learning.trainer import TrainingConfig, cross_entropy, learning
+from harness.skills.templates import TEACHER_CONTEXTS
 
 
 @dataclass

@@ -21,15 +21,18 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import models
-from harness.config import option
-from harness.distillation import DistillationConfig, check_on_policy, distil
-from harness.errors import UserError
-from harness.method import Method
-from harness.plan import Work
-from harness.records import write_json
-from harness.skills import chat_prompt, read_jsonl
-from harness.training import Row, Teacher, cross_entropy, learning
+from harness.base.errors import UserError
+from harness.base.files import read_jsonl, write_json
+from harness.base.settings import option
+from harness.learning.distillation import DistillationConfig, distil
+from harness.learning.method import Method
+from harness.learning.outlook import Work
+from harness.learning.packing import Row
+from harness.learning.teacher import Teacher
+from harness.learning.teacher_samples import check_on_policy
+from harness.learning.trainer import cross_entropy, learning
+from harness.models.chat import chat_tokens
+from harness.skills.files import chat_prompt
 
 DEFAULT_PROMPTS = Path(__file__).with_name("general_prompts.jsonl")  # written for this project
 
@@ -73,14 +76,14 @@ class SFTReinvoke(Method):
                 rows = [Row(stage.prompt_tokens(e), stage.demonstration_tokens(e)) for e in step.examples]
                 step.log(phase=1, **trainer.token_mean(rows, cross_entropy), **trainer.update())
             for step in stage.steps(phase=1, examples=general):
-                prompts = [models.chat_tokens(stage.tokenizer, messages) for messages in step.examples]
+                prompts = [chat_tokens(stage.tokenizer, messages) for messages in step.examples]
                 answers = [c for (c,) in stage.sample(prompts, seed=step.seed)]
                 rows = [Row(p, c.token_ids) for p, c in zip(prompts, answers)]
                 step.log(phase=2, **distil(trainer, base, rows, rows, config, [c.logprobs for c in answers]),
                          cut_off=sum(not c.finished for c in answers) / len(answers), **trainer.update())
 
     def work(self, outlook):
-        lengths = [len(models.chat_tokens(outlook.tokenizer, m)) for m in general_prompts(self.config.general_prompts)]
+        lengths = [len(chat_tokens(outlook.tokenizer, m)) for m in general_prompts(self.config.general_prompts)]
         prompt, share = sum(lengths) / len(lengths), self.phases(outlook.prompts)[1] / outlook.prompts
         answer = outlook.limit  # nothing says how long answers to general prompts are
         return Work(learned=outlook.prompt + outlook.demonstration + share * (prompt + answer), scored=share * (prompt + answer),

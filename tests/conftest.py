@@ -54,9 +54,10 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_model(tiny):
-    from harness import models
+    from harness.models.load import load_model
 
-    return models.load(str(tiny), "float32", "cpu")
+    
+    return load_model(str(tiny), "float32", "cpu")
 
 
 def read_lines(path):

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import read_lines, write_rows
 
 import main
-from harness import models
-from harness.order import read_order
-from harness.records import read_json
-from harness.sequence import run_order
+from harness.base.files import read_json
+from harness.models.checkpoint import model_fingerprint
+from harness.models.load import load_model
+from harness.runs.reading import read_order
+from harness.runs.sequence import run_order
+from tests.conftest import read_lines, write_rows
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -105,9 +106,9 @@ def test_trains_and_leaves_a_model_that_transformers_loads(tiny, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(out)
     assert AutoTokenizer.from_pretrained(out).chat_template
     last = [r for r in read_lines(out / "records.jsonl") if r["stage"] == 1]
-    loaded = models.fingerprint(models.load(str(out), device="cpu")[0])
+    loaded = model_fingerprint(load_model(str(out), device="cpu")[0])
     assert last and all(r["evaluation"].startswith(loaded[:16]) for r in last)
-    assert models.fingerprint(models.load(str(tiny), device="cpu")[0]) != loaded == models.fingerprint(model)
+    assert model_fingerprint(load_model(str(tiny), device="cpu")[0]) != loaded == model_fingerprint(model)
     assert not list(out.rglob("weights")) and (out / "report" / "index.html").exists()
 
     order = main.order_of(main.arguments(given))
@@ -132,7 +133,7 @@ def test_started_again_it_goes_on(tiny, folder, tmp_path, monkeypatch, capsys):
     weights = out / "runs/sdft-seed42/stage-1/weights"
     (weights / "config.json").rename(out / "config.json")  # as a kill in the middle of the move leaves it
     main.main(given)
-    models.load(str(out), device="cpu")
+    load_model(str(out), device="cpu")
     before = (out / "model.safetensors").stat().st_mtime_ns
     main.main(given)
     assert (out / "model.safetensors").stat().st_mtime_ns == before and not weights.exists()
@@ -147,7 +148,7 @@ def test_started_again_it_goes_on(tiny, folder, tmp_path, monkeypatch, capsys):
 
 
 def test_long_questions_are_left_out(tiny, folder, tmp_path, monkeypatch, capsys):
-    from harness.training import Stage
+    from harness.learning.stage import Stage
 
     seen, real = [], Stage.steps
 

@@ -4,12 +4,12 @@ import dataclasses
 import re
 from pathlib import Path
 
-from harness import order
-from harness.training import TrainingConfig
+from harness.learning.trainer import TrainingConfig
+from harness.runs.schema import KL, Budget, Checkpoints, Evaluate, ModelSpec, PassAtK, Rollout, Schema, SkillSpec
 from methods.grpo import GRPOConfig
 from methods.sdft import SDFTConfig
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 
 
@@ -26,8 +26,8 @@ def test_links_lead_somewhere():
 
 def test_every_key_of_an_order_is_documented():
     text = (ROOT / "docs" / "order.md").read_text()
-    for section in (order.Schema, order.ModelSpec, order.Budget, order.Rollout, order.Evaluate, order.PassAtK, order.KL,
-                    order.Checkpoints, order.SkillSpec):
+    for section in (Schema, ModelSpec, Budget, Rollout, Evaluate, PassAtK, KL,
+                    Checkpoints, SkillSpec):
         for field in dataclasses.fields(section):
             assert re.search(rf"\b{field.name}\b", text), field.name
 

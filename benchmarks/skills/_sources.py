@@ -12,8 +12,9 @@ import urllib.request
 from functools import wraps
 from pathlib import Path
 
-from harness.errors import UserError
-from harness.skills import Skill, read_jsonl
+from harness.base.errors import UserError
+from harness.base.files import read_jsonl
+from harness.skills.skill import Skill
 
 # The authors' repository has moved; both names lead to the same commits, of 12 March 2026. Files are pinned by git's own blob ids.
 REPOSITORIES = ("Continual-Intelligence/Self-Distillation", "idanshen/Self-Distillation")
@@ -218,7 +219,7 @@ def blob_id(data):
 
 def fetch_released(file, blob, place):
     """Path of a file of the authors' repository at COMMIT, kept in the cache folder. Raises UserError."""
-    from harness.models import cache_folder  # only here: it takes the seconds that PyTorch takes to import
+    from harness.models.embedded import cache_folder  # only here: it takes the seconds that PyTorch takes to import
 
     target = cache_folder() / "released" / COMMIT[:12] / file
     if target.is_file():

@@ -20,8 +20,8 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from harness.errors import UserError
-from harness.skills import Example, Skill
+from harness.base.errors import UserError
+from harness.skills.skill import Example, Skill
 
 PACKAGE = "bfcl-eval==2026.3.23"
 CATEGORIES = ("simple_python", "multiple", "live_simple")

@@ -7,8 +7,8 @@ facts in wordings never trained on; "ood" asks for two facts at once, or for one
 
 import random
 
-from benchmarks.graders import normalise, token_f1
-from harness.skills import Example, Skill
+from harness.skills.graders import normalise, token_f1
+from harness.skills.skill import Example, Skill
 
 EVENTS = 20
 CANDIDATES = {  # every value an answer of a kind can take; an answer that names a wrong one is wrong

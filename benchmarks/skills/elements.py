@@ -12,8 +12,8 @@ from itertools import zip_longest
 
 from molmass import ELEMENTS, Formula
 
-from benchmarks.graders import answer_tag
-from harness.skills import Example, Skill
+from harness.skills.graders import answer_tag
+from harness.skills.skill import Example, Skill
 
 # A small model follows no description of a form, but it imitates an earlier turn of its own; one from another field
 # gives away none of the reasoning that is to be learned.

@@ -6,10 +6,10 @@ left out as in the paper; or ``messages`` [user, assistant]), the others a quest
 need none.
 """
 
-from benchmarks.graders import contains, normalise, normalised_match, token_f1
 from benchmarks.skills._sources import PaperSkill, chat, draw, on_answer, question_of, read_rows, text
-from harness.errors import UserError
-from harness.skills import Example
+from harness.base.errors import UserError
+from harness.skills.graders import contains, normalise, normalised_match, token_f1
+from harness.skills.skill import Example
 
 QUESTION = ("question", "Question", "Open-ended Verifiable Question")
 RESPONSE = ("response", "Response")

@@ -7,10 +7,10 @@ and ``answer`` (a letter); a validation row reads like a train row, ``output_tex
 
 import re
 
-from benchmarks.graders import answer_tag
 from benchmarks.skills._sources import PaperSkill, chat, draw, question_of, read_rows, text
-from harness.errors import UserError
-from harness.skills import Example
+from harness.base.errors import UserError
+from harness.skills.graders import answer_tag
+from harness.skills.skill import Example
 
 LETTERS = ("A", "B", "C", "D")
 # The authors' system turn, line breaks at its ends included.

@@ -9,8 +9,8 @@ import re
 from collections import Counter
 
 from benchmarks.skills._sources import PaperSkill, text
-from harness.errors import UserError
-from harness.skills import Example
+from harness.base.errors import UserError
+from harness.skills.skill import Example
 
 OPTIONAL = "[Optional]"  # how a reference marks a call that may be left out
 

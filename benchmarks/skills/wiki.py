@@ -5,9 +5,9 @@ released, so the data come from a folder: train, test, and optionally validation
 paper grades with a judge model (docs/judge.md); the graders here need none.
 """
 
-from benchmarks.graders import contains, normalised_match, token_f1
 from benchmarks.skills._sources import PaperSkill, on_answer, text
-from harness.skills import Example
+from harness.skills.graders import contains, normalised_match, token_f1
+from harness.skills.skill import Example
 
 
 class Wiki(PaperSkill):

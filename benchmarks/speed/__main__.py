@@ -7,9 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.speed.timing import ROOT, Settings, machine
-from harness.console import clock
-from harness.errors import Parser, UserError, did_you_mean, reported
-from harness.records import write_json, write_text
+from harness.base.console import clock
+from harness.base.errors import Parser, UserError, did_you_mean, reported
+from harness.base.files import write_json, write_text
+from harness.models.embedded import EMBEDDED
+from harness.models.load import check_name, is_local
 
 HEAD = ("work", "ours", "theirs", "ratio", "wanted", "n", "")
 
@@ -104,16 +106,15 @@ def main():
     args = arguments()
     with reported(args.out):
         from benchmarks.speed.rows import ROWS
-        from harness import models
-
+        
         names = list(dict.fromkeys(args.rows or ROWS))
         for name in names:
             if name not in ROWS:
                 raise UserError(f"--rows {name}", "unknown row", did_you_mean(name, ROWS))
         if args.repeats < 1:
             raise UserError("--repeats", f"must be at least 1, not {args.repeats}")
-        models.check_name(args.model, "--model")
-        if args.model != models.EMBEDDED and not models.is_local(args.model):
+        check_name(args.model, "--model")
+        if args.model != EMBEDDED and not is_local(args.model):
             raise UserError("--model", f"{args.model} is not a folder", "the peers load a checkpoint from the disk")
         with tempfile.TemporaryDirectory(prefix="bench-") as work:
             settings = Settings(Path(work), model=args.model, dtype=args.dtype, repeats=args.repeats)

@@ -12,7 +12,8 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
-from harness.skills import TEACHER_TEMPLATES, get_skill
+from harness.skills.registry import get_skill
+from harness.skills.templates import TEACHER_TEMPLATES
 
 PAPER = TEACHER_TEMPLATES["paper"][0]["content"]
 PAPER = PAPER.replace("{question}", "{prompt}").replace("{demonstration}", "{privileged_context}")  # TRL's names

@@ -14,13 +14,17 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from benchmarks.speed.timing import peak_mib
-from harness.method import Method
-from harness.order import Order
-from harness.records import write_jsonl
-from harness.sampler import Completion, seed_for
-from harness.sequence import run_order
-from harness.skills import Example, Skill
-from harness.training import Row, Stage, Teacher, completion_states, learning, micro_batches
+from harness.base.files import write_jsonl
+from harness.base.seeds import seed_for
+from harness.learning.method import Method
+from harness.learning.packing import Row, completion_states, micro_batches
+from harness.learning.stage import Stage
+from harness.learning.teacher import Teacher
+from harness.learning.trainer import learning
+from harness.runs.order import Order
+from harness.runs.sequence import run_order
+from harness.sampling.sampler import Completion
+from harness.skills.skill import Example, Skill
 from methods.sdft import SDFT, SDFTConfig
 
 SIZE = {"vocabulary": 8192, "width": 256, "layers": 2, "prompt": 64, "completion": 128, "rows": 4, "examples": 12}

@@ -12,9 +12,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.speed import rows
 from benchmarks.speed.timing import Settings, product_seconds, timed
-from harness import models
-from harness.errors import Parser, reported
-from harness.sampler import Sampler
+from harness.base.errors import Parser, reported
+from harness.models.chat import chat_tokens
+from harness.models.load import load_model
+from harness.sampling.transformers import TransformersSampler
 
 PRODUCTS = {"aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm"}
 
@@ -41,9 +42,9 @@ def measure(settings, kind):
 def sampled(settings):
     """A function that samples the batch of the row, which has been sampled once."""
     examples, tokenizer = rows.choose(settings, settings.prompts)
-    sampler = Sampler(*models.load(settings.folder, "float32", "cpu"))
+    sampler = TransformersSampler(*load_model(settings.folder, "float32", "cpu"))
     sampler.stops = {-1}
-    prompts = [models.chat_tokens(tokenizer, e.prompt) for e in examples]
+    prompts = [chat_tokens(tokenizer, e.prompt) for e in examples]
 
     def work():
         return sampler.sample(prompts, max_new_tokens=settings.tokens)

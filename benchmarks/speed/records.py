@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 from benchmarks.speed.timing import peak_mib, timed
-from harness.records import Results, write_json, write_jsonl
-from harness.report import write_report
+from harness.base.files import write_json, write_jsonl
+from harness.report.build import write_report
+from harness.results.writer import ResultsWriter
 
 TASKS = [f"task{i}" for i in range(5)]
 METRICS = ("exact", "lenient")
@@ -41,7 +42,7 @@ def stage_records(run, method, seed, stage, skills):
 
 def write(folder, skills, methods, seeds):
     """The results folder of an order; returns how many records it holds."""
-    results, count = Results(folder), 0
+    results, count = ResultsWriter(folder), 0
     names = [f"skill{i}" for i in range(skills)]
     results.folder.mkdir(parents=True)
     write_json(folder / "results.json", {
@@ -69,7 +70,7 @@ def write(folder, skills, methods, seeds):
 def main():
     folder, (skills, methods, seeds) = Path(sys.argv[1]), map(int, sys.argv[2:])
     written, count = timed(lambda: write(folder, skills, methods, seeds))
-    results, run = Results(folder), f"method{methods - 1}-seed{seeds - 1}"
+    results, run = ResultsWriter(folder), f"method{methods - 1}-seed{seeds - 1}"
     rebuild, _ = timed(results.rebuild)
     again = folder / "again"  # the last stage once more, as a run would commit it
     results.stage(run, skills).rename(again)

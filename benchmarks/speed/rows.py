@@ -13,16 +13,22 @@ import yaml
 
 from benchmarks.speed import peers
 from benchmarks.speed.timing import Loop, Result, alternate, command, faster, probe, python, stated, timed
-from harness import models
-from harness.method import get_method
-from harness.order import Order
-from harness.records import Results, read_json
-from harness.retention import FOLDER as RETENTION
-from harness.sampler import Sampler, common_prefix
-from harness.sequence import evaluator, run_order
-from harness.skills import Skill, get_skill
-from harness.training import Stage
-from harness.vllm_sampler import Engine, VLLMSampler, version
+from harness.base.files import read_json
+from harness.evaluation.suite import FOLDER as RETENTION
+from harness.learning.method import get_method
+from harness.learning.stage import Stage
+from harness.models.chat import chat_tokens
+from harness.models.checkpoint import model_fingerprint
+from harness.models.load import load_model, load_tokenizer
+from harness.results.writer import ResultsWriter
+from harness.runs.engines import evaluator_for
+from harness.runs.order import Order
+from harness.runs.sequence import run_order
+from harness.sampling.sampler import common_prefix
+from harness.sampling.transformers import TransformersSampler
+from harness.sampling.vllm import Engine, VLLMSampler, version
+from harness.skills.registry import get_skill
+from harness.skills.skill import Skill
 
 # ---- optimizer steps ----------------------------------------------------------------------------------------------------
 
@@ -44,14 +50,14 @@ class Chosen(Skill):
 
 def choose(settings, count):
     """The ``count`` training examples whose prompts are nearest to the wanted length, the shortest first."""
-    tokenizer, _ = models.load_tokenizer(settings.folder)
+    tokenizer, _ = load_tokenizer(settings.folder)
     examples = get_skill(settings.skill).examples("train")
-    length = {e.id: len(models.chat_tokens(tokenizer, e.prompt)) for e in examples}
+    length = {e.id: len(chat_tokens(tokenizer, e.prompt)) for e in examples}
     nearest = sorted(examples, key=lambda e: (abs(length[e.id] - settings.prompt_tokens), e.id))[:count]
     return sorted(nearest, key=lambda e: length[e.id]), tokenizer
 
 
-class Kept(Sampler):
+class Kept(TransformersSampler):
     """The sampler, which keeps what it gave."""
 
     def sample(self, prompts, **how):
@@ -64,7 +70,7 @@ def our_steps(settings, kind, examples, steps, dtype, forced, kept=None):
     """Body of a Loop: the harness's own stage, method and trainer. kept: a dictionary that gets the first step's completions."""
 
     def body(pause):
-        model, tokenizer = models.load(settings.folder, dtype, "cpu")
+        model, tokenizer = load_model(settings.folder, dtype, "cpu")
         sampler = Kept(model, tokenizer)
         if forced:
             sampler.stops = {-1}  # no token ends an answer
@@ -132,7 +138,7 @@ def step(settings, kind, work, wanted):
     with (Loop(our_steps(settings, kind, examples, steps, settings.our_dtype, True)) as ours,
           Loop(their_steps(settings, kind, examples, steps, dtype, micro, True)) as theirs):
         mine, others = alternate(ours.step, theirs.step, settings.repeats, settings.say)
-    prompts = [models.chat_tokens(tokenizer, e.prompt) for e in examples]
+    prompts = [chat_tokens(tokenizer, e.prompt) for e in examples]
     if kind == "sft":
         own = sum(map(len, prompts)) + len(examples) * mine[0]["completion_tokens"]
         _same_work(own, {round(o["tokens"]) for o in others})
@@ -170,7 +176,7 @@ def grpo(settings):
 
 def sampling(settings):
     """Completions of one batch."""
-    return [beside_generate(settings, Sampler(*models.load(settings.folder, settings.our_dtype, "cpu")), "sampling", 2)]
+    return [beside_generate(settings, TransformersSampler(*load_model(settings.folder, settings.our_dtype, "cpu")), "sampling", 2)]
 
 
 def sampling_vllm(settings):
@@ -180,7 +186,7 @@ def sampling_vllm(settings):
         return []
     engine = Engine()
     try:
-        sampler = VLLMSampler(engine, *models.load(settings.folder, settings.our_dtype, "cpu"))
+        sampler = VLLMSampler(engine, *load_model(settings.folder, settings.our_dtype, "cpu"))
         found = beside_generate(settings, sampler, "sampling by vLLM", 1.5)
         engine.rest()
         push = timed(sampler.ready)[0]
@@ -194,7 +200,7 @@ def sampling_vllm(settings):
 def beside_generate(settings, sampler, work, faster_by):
     """Completions of one batch by ``sampler`` and by generate."""
     examples, tokenizer = choose(settings, settings.prompts)
-    prompts = [models.chat_tokens(tokenizer, e.prompt) for e in examples]
+    prompts = [chat_tokens(tokenizer, e.prompt) for e in examples]
     wanted = len(prompts) * settings.tokens
     sampler.stops = {-1}
     loaded = {dtype: peers.load(settings.folder, dtype) for dtype in settings.dtypes}
@@ -258,12 +264,12 @@ def lm_eval_batch(settings, dtype):
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    from harness.retention import _quiet
+    from harness.evaluation.suite import quiet
 
     model, tokenizer = peers.load(settings.folder, dtype)
 
     def seconds(candidate):
-        with _quiet():
+        with quiet():
             lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=candidate[0])
             return timed(lambda: simple_evaluate(lm, tasks=["embedded_facts"], limit=settings.documents or 16, bootstrap_iters=0,
                                                  task_manager=TaskManager(include_path=str(RETENTION))))[0]
@@ -277,11 +283,11 @@ def evaluation(settings):
     dtype = settings.our_dtype
     mapping = make_order(settings, settings.skills, {"sft": {}}, 1, settings.examples, settings.documents)
     order = Order(mapping, Path("speed.yaml"))
-    model, tokenizer = models.load(settings.folder, dtype, "cpu")
-    measure = evaluator(order, Results(settings.work / "evaluation"))
+    model, tokenizer = load_model(settings.folder, dtype, "cpu")
+    measure = evaluator_for(order, ResultsWriter(settings.work / "evaluation"))
 
     def ours():
-        weights, sampler = models.fingerprint(model), Sampler(model, tokenizer, order.evaluate.batch_size)
+        weights, sampler = model_fingerprint(model), TransformersSampler(model, tokenizer, order.evaluate.batch_size)
         skills = [measure.skill(model, tokenizer, sampler, weights, skill, "test")[2] for skill in order.skills]
         tasks = [e for _, _, e in measure.retention(model, tokenizer, weights)]
         return [{e["name"]: next(iter(e["metrics"].values()))[0] for e in some} for some in (skills, tasks)]
@@ -312,11 +318,11 @@ def identical_scores(settings):
     """lm-eval's scores in float32, ours and the command's, on a few documents of every task."""
     documents = min(settings.documents or 8, 8)
     order = Order(make_order(settings, settings.skills[:1], {"sft": {}}, 1, 1, documents), Path("speed.yaml"))
-    model, tokenizer = models.load(settings.folder, "float32", "cpu")
+    model, tokenizer = load_model(settings.folder, "float32", "cpu")
     out = settings.work / "identical"
-    measure = evaluator(order, Results(settings.work / "identical_ours"))
+    measure = evaluator_for(order, ResultsWriter(settings.work / "identical_ours"))
     mine, found = timed(lambda: {e["name"]: next(iter(e["metrics"].values()))[0]
-                                 for _, _, e in measure.retention(model, tokenizer, models.fingerprint(model))})
+                                 for _, _, e in measure.retention(model, tokenizer, model_fingerprint(model))})
     other = sum(python(*arguments)[0] for arguments in lm_eval(settings.folder, order.suite, "float32", 8, out))
     theirs = lm_eval_scores(order.suite, out)
     worst = max(abs(found[name] - theirs[name]) / max(1.0, abs(theirs[name])) for name in found)
@@ -382,7 +388,7 @@ def stage(settings):
     """Whole stages of SFT and SDFT in the harness: their seconds, and what of a stage is the harness's own."""
     mapping = make_order(settings, [settings.skill], {"sft": {}, "sdft": {}}, settings.stage_prompts, settings.examples,
                          settings.documents, rollout={"max_new_tokens": settings.tokens})
-    results = Results(settings.work / "stage")
+    results = ResultsWriter(settings.work / "stage")
     run_order(Order(mapping, Path("stage.yaml")), results.folder, settings.progress)
     learned, parts = {}, defaultdict(dict)
     for kind in ("sft", "sdft"):

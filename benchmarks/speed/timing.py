@@ -19,9 +19,10 @@ from queue import SimpleQueue
 import torch
 from torch.utils.benchmark import Timer
 
-from harness import models
-from harness.console import Progress
-from harness.errors import UserError
+from harness.base.console import Progress
+from harness.base.errors import UserError
+from harness.models.embedded import EMBEDDED, embedded_checkpoint
+from harness.models.load import resolve_dtype
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -37,7 +38,7 @@ class Settings:
     """What is measured; the defaults are those of docs/speed.md. Sizes are counts, lengths are tokens."""
 
     work: Path  # a folder for checkpoints, results and scripts; the caller removes it
-    model: str = models.EMBEDDED
+    model: str = EMBEDDED
     dtype: str = "auto"  # of our side; the peers take the faster of `dtypes`
     skill: str = "bfcl_tools"  # of single steps
     skills: tuple = ("bfcl_tools", "elements", "bulletins")
@@ -59,11 +60,11 @@ class Settings:
     @cached_property
     def folder(self):
         """The model as a checkpoint that every side loads."""
-        return str(models.embedded_checkpoint()) if self.model == models.EMBEDDED else self.model
+        return str(embedded_checkpoint()) if self.model == EMBEDDED else self.model
 
     @cached_property
     def our_dtype(self):
-        return str(models.resolve_dtype(self.dtype, "cpu")).removeprefix("torch.")
+        return str(resolve_dtype(self.dtype, "cpu")).removeprefix("torch.")
 
     @cached_property
     def dtypes(self):
@@ -205,15 +206,15 @@ def python(*arguments, **changes):
 
 def machine():
     """What the numbers were measured on."""
-    from harness.sequence import _device, _git
+    from harness.runs.provenance import device_name, git_revision
 
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
-        "device": _device(torch.device("cpu")), "threads": torch.get_num_threads(), "memory_gib": round(total / 2**30, 1),
+        "device": device_name(torch.device("cpu")), "threads": torch.get_num_threads(), "memory_gib": round(total / 2**30, 1),
         "bf16_matrix_units": bool(torch.cpu._is_amx_tile_supported()), "preloaded": os.environ.get("LD_PRELOAD") or None,
         "load_at_start": round(os.getloadavg()[0], 2), "platform": platform.platform(), "python": platform.python_version(),
         "packages": {p: importlib.metadata.version(p) for p in ("torch", "transformers", "trl", "accelerate", "lm_eval")},
-        "git": _git()}
+        "git": git_revision()}
 
 
 def peak_mib():

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from harness.config import option
-from harness.method import Method
-from harness.training import Row, TrainingConfig, learning
+from harness.base.settings import option
+from harness.learning.method import Method
+from harness.learning.packing import Row
+from harness.learning.trainer import TrainingConfig, learning
 
 
 @dataclass

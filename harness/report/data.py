@@ -11,37 +11,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from harness import metrics
-from harness.errors import UserError
-from harness.records import VERSION
+from harness.base import metrics
+from harness.base.errors import UserError
+from harness.results.formats import EVALUATION, HEAD, RUN, SELECTION, STAGE, VERSION, check_shape, read_object
+from harness.results.reader import TEXTS, json_objects, read_records
 
-CHUNK = 16_000_000  # bytes of records.jsonl read at a time
 DRAWS = 2000  # bootstrap draws over examples where a method has one run
 MOST_FILES = 400  # item scores of one method are read from at most so many evaluations; beyond it stderr stands in
-COLUMNS = (
-    "run",
-    "method",
-    "seed",
-    "stage",
-    "skill",
-    "step",
-    "final",
-    "kind",
-    "name",
-    "split",
-    "metric",
-    "value",
-    "stderr",
-    "n",
-    "protocol",
-    "evaluation",
-    "prompts",
-    "tokens",
-    "seconds",
-)
-TEXTS = ("run", "method", "skill", "kind", "name", "split", "metric", "protocol", "evaluation")
-
-
 SEEDS, BOOTSTRAP, ERRORS, WILSON, APART, ALIKE = "seeds", "bootstrap", "errors", "wilson", "apart", "alike"
 HOW = {  # where a 95% interval comes from, or why there is none
     SEEDS: "over seeds (Student's t)",
@@ -80,7 +56,7 @@ class Series:
     selected: str = ""  # which point of a grid this is, and how it was chosen
 
 
-class Results:
+class ReportData:
     """What one or several results folders hold. ``records`` has one row a record, with ``label`` and ``folder`` added.
 
     Raises UserError for a folder that is not a results folder of this version, and where the folders (or the records of
@@ -628,7 +604,7 @@ class Results:
                     line for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if line.strip()
                 ]
                 lines = lines[:: max(1, len(lines) // most)]
-                frame = pd.DataFrame(_objects(lines)[0])
+                frame = pd.DataFrame(json_objects(lines)[0])
                 if frame.empty or "step" not in frame:
                     continue
                 numbers = frame.select_dtypes("number").copy()
@@ -656,117 +632,6 @@ def _said(by):
     return ("no interval: " if by in (APART, ALIKE) else "95% interval ") + HOW[by] if by else ""
 
 
-def read_records(path):
-    """records.jsonl as a table (texts categorical) and the number of lines that could not be read, as a cut last one."""
-    chunks, broken = [], 0
-    if path.is_file():
-        with open(path, "rb") as file:
-            while lines := file.readlines(CHUNK):
-                rows, bad = _objects(lines)
-                broken += bad
-                chunks.append(_chunk(rows, path))
-    table = chunks[0] if len(chunks) == 1 else _joined(chunks) if chunks else _chunk([], path)
-    return table, broken
-
-
-def _chunk(rows, path):
-    """Rows as a table; a number that is none becomes NaN. Raises UserError where a text is something else, as a list."""
-    table = pd.DataFrame({c: pd.Series([row.get(c) for row in rows], dtype=object) for c in COLUMNS})
-    for column in TEXTS:
-        text = table[column].map(type).isin((str, type(None)))
-        if not text.all():
-            raise UserError(path, f"a record's `{column}` is {_short(table.loc[~text, column].iloc[0])}, not a text", REMEDY)
-        table[column] = pd.Categorical(table[column])
-    for column in ("seed", "stage", "step", "value", "stderr", "n", "prompts", "tokens", "seconds"):
-        table[column] = pd.to_numeric(table[column], errors="coerce").astype(float).replace([np.inf, -np.inf], np.nan)
-    for column in ("seed", "stage", "step"):
-        table[column] = table[column].fillna(0).astype(np.int64)
-    table["final"] = table["final"].map(lambda x: x is not False).astype(bool)
-    return table
-
-
-def _joined(chunks):
-    for column in TEXTS:
-        union = pd.Index([]).append([c[column].cat.categories for c in chunks]).unique()
-        for chunk in chunks:
-            chunk[column] = chunk[column].cat.set_categories(union)
-    return pd.concat(chunks, ignore_index=True)
-
-
-def _objects(lines):
-    """JSON objects of lines (texts or bytes), and how many are none."""
-    if not lines:
-        return [], 0
-    comma = b"," if isinstance(lines[0], bytes) else ","
-    try:  # one call for all is several times faster than one a line
-        rows = json.loads((b"[" if comma == b"," else "[") + comma.join(lines) + (b"]" if comma == b"," else "]"))
-        if len(rows) == len(lines) and all(isinstance(row, dict) for row in rows):
-            return rows, 0
-    except ValueError:
-        pass
-    rows, broken = [], 0
-    for line in lines:
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if isinstance(row, dict):
-            rows.append(row)
-        else:
-            broken += 1
-    return rows, broken
-
-
-# Shapes of JSON, of what is read here: a type, [shape of every entry], {key: shape}; a key with ? may be absent or null, * is
-# every key.
-HEAD = {
-    "name?": str,
-    "skills": [{"name": str, "metric": str, "description?": str, "judge?": {"metrics?": [str]}}],
-    "retention?": [{"name": str, "metric": str, "description?": str, "chance?": float}],
-    "methods": {"*": {"method?": str, "config?": dict, "grid?": {"of": str, "values": dict}}},
-    "seeds": [int],
-    "evaluate?": {"split?": str, "skills?": str},
-}
-SELECTION = {"*": {"selected?": str, "rule": str, "points": list}}
-RUN = {"label?": str, "packages?": dict, "config?": dict}
-STAGE = {"stage": int, **dict.fromkeys(("steps?", "prompts?", "tokens?", "peak_memory_gib?"), float), "seconds?": {"*?": float}}
-EVALUATION = {"items?": [{"scores?": {"*?": float}}]}
-NAMES = {str: "a text", float: "a number", int: "a whole number", list: "a list", dict: "an object"}
-REMEDY = "restore the file, or start the run again where it is lost"
-
-
-def read_object(path, shape):
-    """The JSON object of a file, {} where there is none. Raises UserError naming the key that is not as ``shape`` says."""
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise UserError(path, "is not JSON", REMEDY) from None
-    _check(path, found, shape, "")
-    return found
-
-
-def _check(path, value, shape, key):
-    kind = type(shape) if isinstance(shape, list | dict) else shape
-    if not isinstance(value, (int, float) if kind is float else kind) or (isinstance(value, bool) and kind is int):
-        raise UserError(path, f"`{key}` is {_short(value)}, not {NAMES[kind]}" if key else f"is not {NAMES[kind]}", REMEDY)
-    for name, inner in shape.items() if isinstance(shape, dict) else ():
-        optional = name.endswith("?")
-        for part in value if name.startswith("*") else [name.rstrip("?")]:
-            if not optional or value.get(part) is not None:
-                _check(path, value.get(part), inner, f"{key}.{part}".lstrip("."))
-    for i, part in enumerate(value) if isinstance(shape, list) else ():
-        _check(path, part, shape[0], f"{key}[{i}]")
-
-
-def _short(value):
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
 def _head(folder):
     """results.json of a folder. Raises UserError where it is none of this version."""
     if not folder.is_dir():
@@ -783,7 +648,7 @@ def _head(folder):
             f"has version {head.get('version')!r}, this report reads version {VERSION}",
             "use the release that wrote it",
         )
-    _check(path, head, HEAD, "")
+    check_shape(path, head, HEAD, "")
     return head
 
 

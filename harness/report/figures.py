@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.textpath import TextPath
 
-from harness import metrics
+from harness.base import metrics
 
 FIXED = {"sft": ("#D55E00", "o"), "sdft": ("#0072B2", "s"), "grpo": ("#009E73", "^")}
 OTHERS = ["#CC79A7", "#E69F00", "#56B4E9", "#B8A900"]  # the yellow darkened: lines on white

@@ -5,11 +5,10 @@ import json
 import math
 
 from harness.report import samples, tables
-from harness.report.data import read_object
 from harness.report.figures import BASE
+from harness.results.formats import read_object
 
 ROWS = 400  # of records written into the page; tables/records.csv has all
-
 CSS = """
 :root{color-scheme:light dark;--ink:#1b1f24;--muted:#59636e;--line:#dfe3e8;--paper:#fefefe;--soft:#f3f4f6;
 --link:#0a5ea8;--warn:#fff6e0;--warnline:#e0a93b;
@@ -70,7 +69,6 @@ footer{max-width:1200px;margin:50px auto 30px;padding:0 20px;color:var(--muted);
 th,td{padding:6px 8px}figure img.wide{width:820px}}
 @media print{nav,#why{display:none}}
 """
-
 # A hover is not to be had on a phone: a tap on a number shows its note at the foot of the page.
 SCRIPT = """
 const why=document.getElementById('why');

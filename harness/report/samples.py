@@ -1,5 +1,7 @@
 """A few completions of every skill and method, followed through the stages, for the page."""
 
+
+
 MOST = 240  # questions on a page
 EACH = 3  # questions of a skill and method
 STAGES = 5  # of a longer order only base, own stage and end are shown

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from harness import metrics
+from harness.base import metrics
 from harness.report.data import ALIKE, APART, HOW, SEEDS, Estimate
 
 MEANINGS = {
@@ -259,9 +259,6 @@ TEX = {
 
 def _tex(text):
     return "".join(TEX.get(letter, letter) for letter in text)
-
-
-# -- the tables -----------------------------------------------------------------------------------------------------
 
 
 def measured(results, kind, name):

@@ -1,0 +1,234 @@
+"""Models: fingerprint, save, load, stop tokens, and our head against the model's own logits."""
+
+import copy
+import json
+import os
+import shutil
+
+import pytest
+import torch
+
+from harness.base.errors import UserError
+from harness.models.chat import chat_tokens, closed_thought, stop_tokens
+from harness.models.checkpoint import model_fingerprint, save_checkpoint
+from harness.models.forward import hidden_states, output_head, pad_right
+from harness.models.load import load_model, load_tokenizer, resolve_dtype
+from tests.sampling.test_sampler import other_model
+
+
+@pytest.mark.parametrize("kind", ["gemma2", "gemma3", "granite", "cohere", "qwen2"])
+def test_head_is_the_models_own(kind):
+    """Soft-capped (Gemma), divided (Granite) and multiplied (Cohere) logits, and on ragged rows padded on the right."""
+    model = other_model(kind, 260)
+    rows = [[5, 6, 7, 8, 9, 10, 11], [1, 2, 3], [200]]
+    with torch.no_grad():
+        found = output_head(model)(hidden_states(model, pad_right(rows, "cpu")))
+        for row, logits in zip(rows, found):
+            wanted = model(torch.tensor([row])).logits[0]
+            assert torch.allclose(logits[:len(row)], wanted, atol=1e-5)
+            plain = model.get_output_embeddings()(hidden_states(model, torch.tensor([row])))[0]
+            assert torch.allclose(plain, wanted, atol=1e-2) is (kind == "qwen2")  # the others do bend their logits
+
+
+def test_head_passes_gradients_through():
+    """Also through the soft cap: as autograd through the model's own logits."""
+    model, ids = other_model("gemma2", 260), torch.tensor([[5, 6, 7, 8]])
+    gradients = []
+    for logits in (model(ids).logits, output_head(model)(hidden_states(model, ids))):
+        model.zero_grad()
+        logits.log_softmax(-1)[0, :, 9].sum().backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    assert all(torch.allclose(a, b, atol=1e-6) and a.any() for a, b in zip(*gradients))
+
+
+@pytest.mark.parametrize("kind", ["gemma2", "qwen2"])
+def test_head_adds_up_gradients_in_place(kind):
+    """In chunks, with the projection tied to the embedding and a gradient there already: as autograd of all logits at once."""
+    model, ids = other_model(kind, 260), torch.tensor([[5, 6, 7, 8, 9]])
+    gradients = []
+
+    def gradient(weight):
+        if weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
+        return weight.grad
+
+    for gradient_of, chunks in ((None, [slice(0, 5)]), (gradient, [slice(0, 2), slice(2, 5)])):
+        model.zero_grad()
+        logits, states = output_head(model, gradient_of), hidden_states(model, ids)[0]
+        leaf = states.detach().requires_grad_()
+        for part in chunks:
+            logits(leaf[part]).log_softmax(-1)[:, 9].sum().backward()
+        states.backward(leaf.grad)
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    assert gradients[0][0].any() and all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*gradients))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_fingerprint_tells_weights_apart(tiny, dtype):
+    model, _ = load_model(str(tiny), dtype, "cpu")
+    first = model_fingerprint(model)
+    assert len(first) == 32 and first == model_fingerprint(model.train()) == model_fingerprint(copy.deepcopy(model))
+    seen = {first}
+    for _, p in model.named_parameters():  # the last bit of one number in any tensor
+        with torch.no_grad():
+            bits = p.view(torch.int16 if dtype == "bfloat16" else torch.int32).view(-1)
+            bits[-1] ^= 1
+            seen.add(model_fingerprint(model))
+            bits[-1] ^= 1
+    assert len(seen) == 1 + len(list(model.parameters())) and model_fingerprint(model) == first
+
+
+def test_fingerprint_does_not_change_with_a_reload(tiny_model, tiny, tmp_path):
+    model, tokenizer = tiny_model
+    save_checkpoint(model, tokenizer, tmp_path / "kept")
+    again, tokenizer_again = load_model(str(tmp_path / "kept"), "float32", "cpu")
+    assert model_fingerprint(again) == model_fingerprint(model) == model_fingerprint(load_model(str(tiny), "float32", "cpu")[0])
+    assert model_fingerprint(load_model(str(tiny), "bfloat16", "cpu")[0]) != model_fingerprint(model)
+    chat = [{"role": "user", "content": "Ünïcode 12  two spaces"}]
+    assert chat_tokens(tokenizer_again, chat) == chat_tokens(tokenizer, chat)
+
+
+def test_fingerprint_knows_the_positions(tiny_model):
+    """Two models with the same weights and other rotary frequencies are two models."""
+    model = copy.deepcopy(tiny_model[0])
+    model.config.rope_parameters = {**model.config.rope_parameters, "rope_theta": 12345.0}
+    assert model_fingerprint(model) != model_fingerprint(tiny_model[0])
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("where", ["model", "tokenizer", "removal"])
+def test_save_is_whole_or_not_there(tiny_model, tmp_path, monkeypatch, where):
+    """Cut short anywhere, the folder holds the old weights, the new ones, or nothing; the next save goes through."""
+    model, tokenizer = copy.deepcopy(tiny_model[0]), tiny_model[1]
+    folder = tmp_path / "weights"
+    save_checkpoint(model, tokenizer, folder)
+    old = model_fingerprint(model)
+    with torch.no_grad():
+        model.model.norm.weight.mul_(2)
+    new = model_fingerprint(model)
+
+    def cut_short(*args, **kwargs):
+        raise Killed
+
+    def half_removed(path, **kwargs):
+        if path.exists():
+            (path / "model.safetensors").unlink()
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        if where == "removal":
+            patch.setattr(shutil, "rmtree", half_removed)
+        else:
+            patch.setattr(type(model if where == "model" else tokenizer), "save_pretrained", cut_short)
+        save_checkpoint(model, tokenizer, folder)
+    if folder.exists():
+        assert model_fingerprint(load_model(str(folder), "float32", "cpu")[0]) in (old, new)
+    save_checkpoint(model, tokenizer, folder)
+    assert model_fingerprint(load_model(str(folder), "float32", "cpu")[0]) == new
+    assert [p.name for p in tmp_path.iterdir()] == ["weights"]
+
+
+def test_stop_tokens(tiny_model):
+    """The end of a turn in the template closes a demonstration; all ids that the model calls an end stop a completion."""
+    model, tokenizer = copy.deepcopy(tiny_model[0]), copy.deepcopy(tiny_model[1])
+    end = tokenizer.convert_tokens_to_ids("<|end|>")
+    assert stop_tokens(model, tokenizer) == (end, {end})
+    model.generation_config.eos_token_id = [258, 259]
+    assert stop_tokens(model, tokenizer) == (end, {end, 258, 259})
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|end|>", "<|system|>\n")  # turns end with another token than texts
+    assert stop_tokens(model, tokenizer) == (tokenizer.convert_tokens_to_ids("<|system|>"), {end, 258, 259})
+    model.generation_config = None
+    assert stop_tokens(model, tokenizer) == (end, {end})
+
+
+def test_a_template_that_opens_the_reasoning(tiny):
+    """Its generation prompt ends in <think>: a demonstration closes it, unless it does so itself."""
+    from types import SimpleNamespace
+
+    from harness.learning.stage import Stage
+
+    tokenizer = load_tokenizer(str(tiny))[0]
+    assert closed_thought(tokenizer) == ""
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|assistant|>{% endif", "<|assistant|>\n<think>\n{% endif")
+    stage = SimpleNamespace(tokenizer=tokenizer, _closing=closed_thought(tokenizer), sampler=SimpleNamespace(end=7))
+    for text, taught in (("Gout.", "\n</think>\n\nGout."), ("Hm.</think>Gout.", "Hm.</think>Gout.")):
+        tokens = Stage.demonstration_tokens(stage, SimpleNamespace(demonstration=text))
+        assert tokenizer.decode(tokens[:-1]) == taught and tokens[-1] == 7
+
+
+def test_end_of_turn_in_a_template_with_the_letters_of_the_probe(tiny_model):
+    """What follows the answer may hold any letters: <|reply|> is not an answer that ends in y."""
+    tokenizer = copy.deepcopy(tiny_model[1])
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|reply|>", "<|yes|>"]})
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|end|>", "<|reply|><|yes|>")
+    reply, yes = tokenizer.convert_tokens_to_ids(["<|reply|>", "<|yes|>"])
+    model = copy.deepcopy(tiny_model[0])
+    model.generation_config.eos_token_id = [reply, yes]
+    assert stop_tokens(model, tokenizer)[0] == reply
+
+
+def broken(change):
+    def write(folder):
+        config = json.loads((folder / "config.json").read_text())
+        change(config)
+        (folder / "config.json").write_text(json.dumps(config))
+
+    return write
+
+
+BAD = {
+    "no config": (lambda f: (f / "config.json").unlink(), "is not a model folder"),
+    "config is not JSON": (lambda f: (f / "config.json").write_text("{oops"), "not a valid JSON"),
+    "no such architecture": (broken(lambda c: c.update(model_type="nonesuch")), "nonesuch"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors"),
+    "weights cut short": (lambda f: os.truncate(f / "model.safetensors", 5000), "cannot be loaded"),
+    "weights empty": (lambda f: os.truncate(f / "model.safetensors", 0), "cannot be loaded"),
+    "weights of fewer layers": (broken(lambda c: c.update(num_hidden_layers=3)), "do not fit its config.json"),
+    "weights of another width": (broken(lambda c: c.update(intermediate_size=48)), "do not fit its config.json"),
+    "no tokenizer": (lambda f: [p.unlink() for p in f.glob("tok*")], "cannot be loaded"),
+    "tokenizer is not JSON": (lambda f: (f / "tokenizer.json").write_text("{"), "cannot be loaded"),
+    "no chat template": (lambda f: (f / "chat_template.jinja").unlink(), "no chat template"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_load_refuses_a_bad_folder(tiny, tmp_path, case):
+    shutil.copytree(tiny, tmp_path / "m")
+    spoil, words = BAD[case]
+    spoil(tmp_path / "m")
+    with pytest.raises(UserError, match=words) as error:
+        load_model(str(tmp_path / "m"), "float32", "cpu", place="order.yaml: model")
+    assert str(error.value).startswith("order.yaml: model: ") and "; " in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name,words", [("nobody/no-such-model", "cannot be loaded"), ("no-such-model", "cannot be loaded"),
+                                        ("./no-such-folder", "is not a folder"), ("/no/such/folder", "is not a folder"),
+                                        ("~/no-such-folder", "is not a folder")])
+def test_load_refuses_what_cannot_be_had(name, words):
+    with pytest.raises(UserError, match=words):
+        load_model(name)
+
+
+def test_load_refuses_logits_that_our_head_does_not_know(tiny, monkeypatch):
+    """A model class that bends its logits in a way of its own is refused, not trained wrongly."""
+    from transformers import LlamaForCausalLM
+
+    forward = LlamaForCausalLM.forward
+
+    def bent(self, *args, **kwargs):
+        out = forward(self, *args, **kwargs)
+        out.logits = out.logits * 1.001
+        return out
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", bent)
+    with pytest.raises(UserError, match="computes its logits in an unknown way"):
+        load_model(str(tiny), "float32", "cpu")
+
+
+def test_loaded_models_evaluate(tiny):
+    model, _ = load_model(str(tiny), "bfloat16", "cpu")
+    assert not model.training and model.dtype == torch.bfloat16
+    assert resolve_dtype("float32", "cpu") == torch.float32 and resolve_dtype("bfloat16", "cpu") == torch.bfloat16

@@ -1,0 +1,134 @@
+"""records.jsonl while runs go on: always whole, in its order, and rebuilt no more often than its size allows."""
+
+import json
+import shutil
+
+import pytest
+
+from harness.base.errors import UserError
+from harness.base.files import read_json, write_json, write_jsonl, write_text
+from harness.results import writer
+from harness.results.writer import ResultsWriter
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that pass as the test says: ``now`` moves on by hand, and by ``cost`` at every writing of records.jsonl."""
+    class Clock:
+        now, cost, rebuilt = 1000.0, 0.0, 0
+
+        def monotonic(self):
+            return self.now
+
+    clock, write = Clock(), write_text
+
+    def slow(path, text):
+        write(path, text)
+        if path.name == "records.jsonl" and path.parent.name == "out":
+            clock.now, clock.rebuilt = clock.now + clock.cost, clock.rebuilt + 1
+
+    monkeypatch.setattr(writer, "time", clock)
+    monkeypatch.setattr(writer, "write_text", slow)
+    return clock
+
+
+def commit(results, run, stage, judged=False):
+    partial = results.run(run) / f"stage-{stage}.partial"
+    row = {"run": run, "method": run.split("-")[0], "seed": 0, "stage": stage, "skill": "s", "final": True, "kind": "skill", "name": "s",
+           "split": "validation", "metric": "accuracy", "value": 0.1 * stage}
+    write_jsonl(partial / "records.jsonl", [{**row, "step": step} for step in range(3)])
+    if judged:
+        write_jsonl(partial / "judged.jsonl", [{**row, "metric": "judged"}])
+    write_json(partial / "stage.json", {"stage": stage})
+    results.commit(partial, run, stage)
+
+
+def lines(folder):
+    return (folder / "records.jsonl").read_text().splitlines()
+
+
+def naive(folder, stages):
+    """The lines of ``stages``, (run, stage) pairs, in the order of the file."""
+    return [line for run, stage in sorted(stages) for name in ("records", "judged")
+            if (path := folder / "runs" / run / f"stage-{stage}" / f"{name}.jsonl").exists() for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def out(tmp_path):
+    write_json(tmp_path / "out" / "results.json", {"methods": {"b": {"grid": {"of": "g", "values": {}}}}, "seeds": [0],
+                                                   "skills": [{"name": "s", "metric": "accuracy"}]})
+    return tmp_path / "out"
+
+
+def test_folders_with_other_names_are_no_stages(out, clock):
+    commit(ResultsWriter(out), "a-seed0", 0)
+    for name in ("stage-0 (copy)", "stage-", "stage-1.partial", "stage--1"):
+        shutil.copytree(out / "runs/a-seed0/stage-0", out / "runs/a-seed0" / name)
+    ResultsWriter(out).rebuild()
+    assert lines(out) == naive(out, [("a-seed0", 0)])
+
+
+@pytest.mark.parametrize("text, said", [("", "is not JSON"), ("[1]", "is not a JSON object"), ("9" * 5000, "is not JSON"),
+                                        ("[" * 99999, "is not JSON"), ("{}", "has no `protocol`")])
+def test_damaged_files_are_named(text, said, out):
+    results, place = ResultsWriter(out), "evaluations/k.json"
+    write_text(out / place, text)
+    with pytest.raises(UserError, match=f"{place}: {said}; remove it: it is measured again"):
+        results.evaluation("k")
+    write_text(out / "protocols.json", text)
+    if text == "{}":
+        results.protocol("p", {})
+        assert read_json(out / "protocols.json") == {"p": {}}
+    else:
+        with pytest.raises(UserError, match=f"protocols.json: {said}; put back a whole copy"):
+            results.protocol("p", {})
+
+
+def test_a_damaged_row_is_named_where_a_grid_reads_it(out):
+    commit(ResultsWriter(out), "a-seed0", 0)
+    write_text(out / "runs/a-seed0/stage-0/records.jsonl", '{"run": \n')
+    with pytest.raises(UserError, match=r"out/records\.jsonl, row 1: is not JSON"):
+        ResultsWriter(out).rebuild()
+
+
+STAGES = [(run, stage) for run in ("b-seed0", "a-seed0", "a-seed1") for stage in range(12)]
+
+
+def test_a_small_file_is_rebuilt_at_every_commit(out, clock):
+    results, clock.cost, done = ResultsWriter(out), 5.0, []
+    for run, stage in STAGES:
+        commit(results, run, stage, judged=stage % 2)
+        done.append((run, stage))
+        assert lines(out) == naive(out, done)
+    assert clock.rebuilt == len(STAGES)
+
+
+def test_a_large_file_takes_a_fiftieth_of_the_time(out, clock, monkeypatch):
+    """Stages of 10 s, 2 s a rebuilding. In between the file is that of an earlier moment; the last rebuilding makes up for the rest."""
+    monkeypatch.setattr(writer, "SMALL", 0)
+    results, clock.cost, start, done, seen = ResultsWriter(out), 2.0, clock.now, [], 0
+    for run, stage in STAGES:
+        clock.now += 10
+        commit(results, run, stage)
+        done.append((run, stage))
+        found = lines(out)
+        assert found in [naive(out, done[:k]) for k in range(seen, len(done) + 1)]
+        seen = len(found) // 3
+    assert clock.rebuilt == 4 and 2 * (clock.rebuilt - 1) <= (clock.now - start) / 50
+    assert seen < len(STAGES)
+    results.rebuild()
+    assert lines(out) == naive(out, STAGES)
+    whole = (out / "records.jsonl").read_bytes(), (out / "selection.json").read_bytes()
+    ResultsWriter(out).rebuild()
+    assert ((out / "records.jsonl").read_bytes(), (out / "selection.json").read_bytes()) == whole
+    assert json.loads(whole[1])["g"]["points"][0]["label"] == "b"
+
+
+def test_what_a_killed_process_left_is_found_by_the_next(out, clock, monkeypatch):
+    monkeypatch.setattr(writer, "SMALL", 0)
+    first, clock.cost = ResultsWriter(out), 1.0
+    for stage in range(5):
+        commit(first, "a-seed0", stage)
+    assert lines(out) == naive(out, [("a-seed0", 0)])
+    commit(ResultsWriter(out), "a-seed0", 5)  # another process
+    assert lines(out) == naive(out, [("a-seed0", k) for k in range(6)])

@@ -1,0 +1,423 @@
+"""A run that is killed anywhere, as often as one likes, ends in the files of a run that was left alone.
+
+Every start is ``run_sequence.py`` in a process of its own, forked from a server that has the imports behind it. The child
+may be told to end itself (SIGKILL: nothing is caught, nothing cleaned up) before, within or after the n-th call of a function.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import random
+import resource
+import runpy
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from tests.conftest import write_rows
+
+ROOT = Path(__file__).resolve().parents[2]
+LETTERS = list("abcdefghijklmnopqrstuvwxyz0123456789")  # a lone letter is what a random model gets right now and then
+METHODS = {"sft": {"learning_rate": 1e-3}, "sdft": {"learning_rate": 1e-3, "ema_alpha": 0.2},
+           "grpo": {"learning_rate": 1e-3, "group_size": 4}}
+# What these keep between two steps is more: a corpus, the teacher's samples, a second phase.
+BASELINES = {"cpt": {"learning_rate": 1e-3}, "offline_distillation": {"learning_rate": 1e-3, "generations": 9},
+             "sft_reinvoke": {"learning_rate": 1e-3, "reinvoke_prompts": 10}}
+
+
+# ---- processes --------------------------------------------------------------------------------------------------------
+
+
+def _function(spot):
+    """(owner, name) of the function that a spot stands for."""
+    from harness.learning.trainer import Trainer
+    from harness.results.writer import ResultsWriter
+    from harness.runs import sequence
+    from harness.sampling.transformers import TransformersSampler
+
+    return {"update": (Trainer, "update"), "sample": (TransformersSampler, "sample"), "evaluation": (ResultsWriter, "save_evaluation"),
+            "commit": (ResultsWriter, "commit"), "rebuild": (ResultsWriter, "rebuild"), "weights": (sequence, "save_checkpoint"), "replace": (os, "replace"),
+            "rmtree": (shutil, "rmtree"), "unlink": (os, "unlink"), "checkpoint": (torch, "save"), "text": (Path, "write_text")}[spot]
+
+
+def _arm(spot, when, count, number):
+    """Send signal ``number`` to this process before, within or after the ``count``-th call of ``spot``."""
+    owner, name = _function(spot)
+    real, calls = getattr(owner, name), 0
+
+    def strike():
+        os.kill(os.getpid(), number)
+        if number == signal.SIGKILL:
+            time.sleep(60)
+
+    def half(*args, **kwargs):
+        if spot == "checkpoint":
+            args[1].write(b"PK half of a checkpoint")
+            args[1].flush()
+        elif spot == "text":
+            real(args[0], args[1][:len(args[1]) // 2], **kwargs)
+        else:
+            raise ValueError(spot)
+
+    def armed(*args, **kwargs):
+        nonlocal calls
+        calls += 1
+        if calls != count:
+            return real(*args, **kwargs)
+        if when == "within":
+            half(*args, **kwargs)
+        if when != "after":
+            strike()
+        out = real(*args, **kwargs)
+        if when == "after":
+            strike()
+        return out
+
+    setattr(owner, name, armed)
+
+
+def _child(arguments, log, arm, file_limit):
+    with open(log, "a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with Ctrl-C ignored
+    if arm:
+        _arm(*arm)
+    if file_limit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+    sys.argv = ["run_sequence.py", *arguments]
+    runpy.run_path(str(ROOT / "run_sequence.py"), run_name="__main__")
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """The context whose children start with all imports done."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([
+        "harness.runs.sequence", "harness.runs.reading", "harness.report.build", "methods.sft", "methods.sdft", "methods.grpo",
+        "transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto", "transformers.tokenization_utils_tokenizers"])
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = str(ROOT)  # for the server, which starts with the first child
+    first = context.Process(target=os.getpid)
+    first.start()
+    first.join()
+    if before is None:
+        del os.environ["PYTHONPATH"]
+    else:
+        os.environ["PYTHONPATH"] = before
+    return context
+
+
+class Runner:
+    """Starts of run_sequence.py on one order and one results folder."""
+
+    def __init__(self, context, order, out, *arguments):
+        self.context, self.out, self.log = context, out, out.with_name(out.name + ".log")
+        self.arguments = [str(order), "--out", str(out), *arguments]
+
+    def start(self, spot=None, when="before", count=1, number=signal.SIGKILL, file_limit=None):
+        self.log.unlink(missing_ok=True)
+        arm = (spot, when, count, number) if spot else None
+        process = self.context.Process(target=_child, args=(self.arguments, str(self.log), arm, file_limit))
+        process.start()
+        return process
+
+    def run(self, *args, **kwargs):
+        """Exit code; -9 for killed."""
+        process = self.start(*args, **kwargs)
+        process.join(150)
+        return process.exitcode
+
+    def text(self):
+        return self.log.read_text() if self.log.exists() else ""
+
+
+# ---- orders and what they leave ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def orders(tiny, tmp_path_factory):
+    """A function from a name and changed keys to an order file with two skills in which the tiny model has some success."""
+    folder = tmp_path_factory.mktemp("orders")
+    for skill in ("vowels", "digits"):
+        for split, count in (("train", 20), ("validation", 3), ("test", 6)):
+            write_rows(folder / f"{skill}-{split}.jsonl", [
+                {"prompt": f"{skill} {split} {i}?", "demonstration": f"{skill[0]}{i}!", "reference": LETTERS,
+                 "source": f"{skill} {i // 2}"} for i in range(count)])
+
+    def write(name, **changes):
+        order = {
+            "name": "tiny", "model": {"name": str(tiny), "dtype": "float32", "device": "cpu"},
+            "skills": [{"name": s, "train": f"{s}-train.jsonl", "test": f"{s}-test.jsonl", "grader": "contains", "max_new_tokens": 10}
+                       for s in ("vowels", "digits")],
+            "methods": METHODS, "budget": {"prompts": 30, "batch_size": 4}, "evaluate": {"every_steps": 3},
+            "checkpoints": {"minutes": 0, "keep": "all"}, **changes}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(order, sort_keys=False))
+        return folder / f"{name}.yaml"
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def left_alone(processes, orders, tmp_path_factory):
+    """A function to the results of an undisturbed run of one method, and the seconds it took."""
+    known = {}
+
+    def get(method):
+        if method not in known:
+            order = orders(method, methods={method: {**METHODS, **BASELINES}[method]})
+            runner = Runner(processes, order, tmp_path_factory.mktemp("alone") / "out")
+            start = time.monotonic()
+            assert runner.run() == 0, runner.text()
+            known[method] = contents(runner.out), time.monotonic() - start
+        return known[method]
+
+    return get
+
+
+CIRCUMSTANCES = ("seconds", "peak_memory_gib", "started", "git", "first_stage", "earlier")
+
+
+def contents(folder):
+    """{file: what it holds, but for when and where}, of all files but the report's."""
+    out = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        name = str(path.relative_to(folder))
+        if name.startswith("report/"):
+            continue
+        if path.suffix == ".jsonl":
+            rows = [json.loads(line) for line in path.read_text().splitlines()]
+            out[name] = [{k: v for k, v in row.items() if k not in CIRCUMSTANCES} for row in rows]
+        elif path.suffix == ".json" and "weights" not in path.parts:
+            out[name] = {k: v for k, v in json.loads(path.read_text()).items() if k not in CIRCUMSTANCES}
+        else:
+            out[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return out
+
+
+def assert_same(found, wanted):
+    assert set(found) == set(wanted), set(found) ^ set(wanted)  # nothing missing, nothing left over
+    assert [name for name in wanted if found[name] != wanted[name]] == []
+
+
+# ---- tests ------------------------------------------------------------------------------------------------------------
+
+# Each start goes on from where the one before was killed; together they cover a stage's whole life.
+PLACES = [
+    ("text", "within", 1), ("replace", "before", 1), ("evaluation", "before", 1), ("evaluation", "after", 1), ("commit", "before", 1),
+    ("rebuild", "before", 1), ("update", "before", 1), ("checkpoint", "within", 1), ("checkpoint", "after", 1), ("update", "after", 2),
+    ("checkpoint", "within", 2), ("evaluation", "before", 1), ("evaluation", "after", 1), ("sample", "before", 1),
+    ("sample", "after", 2), ("update", "after", 1), ("replace", "after", 2), ("weights", "before", 1), ("text", "within", 2),
+    ("weights", "after", 1), ("commit", "before", 1), ("commit", "after", 1), ("unlink", "before", 1), ("checkpoint", "after", 3),
+    ("replace", "after", 3), ("commit", "before", 1), ("rebuild", "before", 1), ("rebuild", "before", 1)]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_killed_at_every_kind_of_place(method, processes, orders, left_alone, tmp_path):
+    wanted, _ = left_alone(method)
+    runner = Runner(processes, orders(method, methods={method: METHODS[method]}), tmp_path / "out")
+    for place in PLACES:
+        if method == "sft" and place[0] == "sample":  # it samples in evaluations only
+            continue
+        assert runner.run(*place) == -signal.SIGKILL, (place, runner.text())
+    assert runner.run() == 0, runner.text()
+    assert_same(contents(runner.out), wanted)
+
+
+@pytest.mark.parametrize("method", BASELINES)
+def test_baselines_are_killed_too(method, processes, orders, left_alone, tmp_path):
+    """Around what they write before the first step, within a phase and at its border (the eighth step)."""
+    wanted, _ = left_alone(method)
+    runner = Runner(processes, orders(method, methods={method: BASELINES[method]}), tmp_path / "out")
+    for place in [("commit", "after", 1), ("replace", "before", 1), ("replace", "after", 2), ("text", "within", 2),
+                  ("update", "before", 1), ("update", "after", 3), ("checkpoint", "after", 6), ("update", "before", 2),
+                  ("commit", "before", 1), ("text", "within", 1)]:
+        assert runner.run(*place) == -signal.SIGKILL, (place, runner.text())
+    assert runner.run() == 0, runner.text()
+    assert_same(contents(runner.out), wanted)
+
+
+def test_undisturbed_runs_learn_something(left_alone):
+    """What the other tests compare is no constant: weights change in every stage, GRPO sees rewards."""
+    for method in METHODS:
+        files, _ = left_alone(method)
+        weights = [files[f"runs/{method}-seed0/stage-{k}/weights/model.safetensors"] for k in (1, 2)]
+        steps = [row for k in (1, 2) for row in files[f"runs/{method}-seed0/stage-{k}/training.jsonl"]]
+        assert len(set(weights)) == 2 and [row["step"] for row in steps] == list(range(1, 17))
+        assert method != "grpo" or len({row["reward"] for row in steps}) > 2
+        values = [row["value"] for row in files["records.jsonl"] if row["metric"] == "contains"]
+        assert len(values) == 2 * (1 + 3 + 3) and len(set(values)) > 1
+
+
+@pytest.mark.parametrize("spot, when", [("replace", "after"), ("text", "within")])
+def test_killed_at_later_and_later_files(spot, when, processes, orders, left_alone, tmp_path):
+    """At the first, fourth, seventh, ... rename or write of a start, until a start has fewer left to do."""
+    wanted, _ = left_alone("sft")
+    runner, count = Runner(processes, orders("sft", methods={"sft": METHODS["sft"]}), tmp_path / "out"), 1
+    while (code := runner.run(spot, when, count)) == -signal.SIGKILL:
+        count += 3
+    assert code == 0, runner.text()
+    assert count >= 13
+    assert_same(contents(runner.out), wanted)
+
+
+def test_killed_at_random_moments(processes, orders, left_alone, tmp_path):
+    """Five times in a row, at moments that nobody chose, for an order of all three methods."""
+    whole = {name: value for method in METHODS for name, value in left_alone(method)[0].items() if name.startswith("runs/")}
+    seconds = sum(left_alone(method)[1] for method in METHODS)
+    runner = Runner(processes, orders("all"), tmp_path / "out")
+    for _ in range(5):
+        process = runner.start()
+        process.join(random.uniform(0.1, 0.3) * seconds)
+        process.kill()
+        process.join()
+        assert process.exitcode in (-signal.SIGKILL, 0), runner.text()
+    assert runner.run() == 0, runner.text()
+    found = contents(runner.out)
+    assert_same({name: value for name, value in found.items() if name.startswith("runs/")}, whole)
+    rows = [row for method in sorted(METHODS) for row in left_alone(method)[0]["records.jsonl"]]
+    assert found["records.jsonl"] == rows
+    for method in METHODS:
+        for name, value in left_alone(method)[0].items():
+            if name.startswith("evaluations/"):
+                assert found[name] == value
+
+
+@pytest.mark.parametrize("keep", ["last", "none"])
+def test_disk_is_given_back_even_after_a_kill(keep, processes, orders, tmp_path):
+    """Killed right after each commit, when checkpoint and old weights still stand: the next start removes them."""
+    order = orders(f"keep-{keep}", methods={"sft": METHODS["sft"]}, checkpoints={"minutes": 0, "keep": keep})
+    runner = Runner(processes, order, tmp_path / "out")
+    for _ in range(3):
+        assert runner.run("rebuild", "before", 1) == -signal.SIGKILL
+    assert (runner.out / "runs/sft-seed0/stage-2/checkpoint/state.pt").exists()
+    assert runner.run() == 0, runner.text()
+    run = runner.out / "runs/sft-seed0"
+    assert not list(run.glob("*/checkpoint"))
+    assert [p.parent.name for p in run.glob("*/weights")] == (["stage-2"] if keep == "last" else [])
+
+
+def test_ctrl_c_says_one_line_and_resumes(processes, orders, left_alone, tmp_path):
+    wanted, _ = left_alone("sdft")
+    runner = Runner(processes, orders("sdft", methods={"sdft": METHODS["sdft"]}), tmp_path / "out")
+    assert runner.run("update", "after", 3, signal.SIGINT) == 130
+    lines = [line for line in runner.text().splitlines() if not line.startswith("[0:")]
+    assert lines == ["stopped; the same command goes on from the last committed point"]
+    assert runner.run("sample", "before", 2, signal.SIGINT) == 130
+    assert runner.run() == 0, runner.text()
+    assert_same(contents(runner.out), wanted)
+    earlier = json.loads((runner.out / "runs/sdft-seed0/run.json").read_text())["earlier"]
+    assert len(earlier) == 2 and {key for start in earlier for key in start} <= {"started", "first_stage"}  # the rest was the same
+
+
+def test_a_second_process_is_refused_and_the_first_is_not_disturbed(processes, orders, left_alone, tmp_path):
+    wanted, _ = left_alone("sft")
+    order = orders("sft", methods={"sft": METHODS["sft"]})
+    first = Runner(processes, order, tmp_path / "out")
+    process = first.start("update", "after", 3, signal.SIGSTOP)  # stands still in the middle of a stage
+    while Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "T":
+        time.sleep(0.05)
+    second = Runner(processes, order, tmp_path / "out")
+    second.log = tmp_path / "second.log"
+    assert second.run() == 2
+    assert second.text() == (f"error: {tmp_path}/out/runs/sft-seed0: another process works on this run; "
+                             "wait for it, or choose another --method or --seed\n")
+    os.kill(process.pid, signal.SIGCONT)
+    process.join(150)
+    assert process.exitcode == 0, first.text()
+    assert_same(contents(first.out), wanted)
+
+
+def test_processes_share_a_folder(processes, orders, left_alone, tmp_path):
+    """One process a method, all at once: nothing of the shared files is lost."""
+    order = orders("all")
+    runners = [Runner(processes, order, tmp_path / "out", "--method", method) for method in METHODS]
+    for runner, method in zip(runners, METHODS):
+        runner.log = tmp_path / f"{method}.log"
+    started = [runner.start() for runner in runners]
+    for process, runner in zip(started, runners):
+        process.join(150)
+        assert process.exitcode == 0, runner.text()
+    found = contents(tmp_path / "out")
+    alone = {name: value for method in METHODS for name, value in left_alone(method)[0].items()}
+    assert set(found) == set(alone)
+    assert found["records.jsonl"] == [row for method in sorted(METHODS) for row in left_alone(method)[0]["records.jsonl"]]
+    assert found["protocols.json"] == alone["protocols.json"]
+    assert list(found["results.json"]["methods"]) and set(found["results.json"]["methods"]) == set(METHODS)
+
+
+# What refuses: a text, a checkpoint (torch.save) and weights (safetensors) each raise in a way of their own.
+@pytest.mark.parametrize("file_limit, minutes", [(400, 0), (60_000, 0), (60_000, 10)])
+def test_a_disk_that_takes_no_more(file_limit, minutes, processes, orders, left_alone, tmp_path):
+    wanted, _ = left_alone("sft")
+    order = orders(f"limit-{minutes}", methods={"sft": METHODS["sft"]}, checkpoints={"minutes": minutes, "keep": "all"})
+    runner = Runner(processes, order, tmp_path / "out")
+    assert runner.run(file_limit=file_limit) == 2, runner.text()
+    lines = [line for line in runner.text().splitlines() if not line.startswith("[0:")]
+    assert len(lines) == 1 and lines[0].startswith(f"error: {tmp_path}/out") and "File too large; make room" in lines[0], runner.text()
+    assert runner.run() == 0, runner.text()
+    assert_same(contents(runner.out), wanted)
+
+
+def test_half_a_checkpoint_is_named(processes, orders, left_alone, tmp_path):
+    """What no kill leaves: the disk itself has lost a part."""
+    wanted, _ = left_alone("sft")
+    runner = Runner(processes, orders("sft", methods={"sft": METHODS["sft"]}), tmp_path / "out")
+    assert runner.run("update", "after", 3) == -signal.SIGKILL
+    state = runner.out / "runs/sft-seed0/stage-1.partial/checkpoint/state.pt"
+    os.truncate(state, state.stat().st_size // 2)
+    assert runner.run() == 2, runner.text()
+    assert f"error: {state}: is no whole checkpoint; remove it: the stage starts anew\n" in runner.text()
+    state.unlink()
+    assert runner.run() == 0, runner.text()
+    assert_same(contents(runner.out), wanted)
+
+
+def test_full_disk(processes, orders, left_alone, tmp_path):
+    """The kernel's own "no space left", met by a checkpoint."""
+    wanted, _ = left_alone("sft")
+    runner = Runner(processes, orders("sft", methods={"sft": METHODS["sft"]}), tmp_path / "out")
+    folder = tmp_path / "out/runs/sft-seed0/stage-1.partial/checkpoint"
+    assert runner.run("update", "before", 1) == -signal.SIGKILL
+    folder.mkdir()
+    (folder / "state.partial").symlink_to("/dev/full")
+    assert runner.run() == 2, runner.text()
+    lines = [line for line in runner.text().splitlines() if not line.startswith("[0:")]
+    assert len(lines) == 1 and lines[0].startswith(f"error: {tmp_path}/out: No space left on device; make room"), runner.text()
+    (folder / "state.partial").unlink()
+    assert runner.run() == 0, runner.text()
+    assert_same(contents(runner.out), wanted)
+
+
+def test_killed_with_a_real_model(processes, tmp_path):
+    """SmolLM2-135M: two steps, killed after the checkpoint of the first."""
+    from harness.models.embedded import embedded_checkpoint
+
+    rows = [{"prompt": f"Say the word number {i}.", "demonstration": f"word {i}", "reference": f"word {i}"} for i in range(8)]
+    write_rows(tmp_path / "train.jsonl", rows)
+    write_rows(tmp_path / "test.jsonl", rows[:2])
+    (tmp_path / "order.yaml").write_text(yaml.safe_dump({
+        "model": {"name": str(embedded_checkpoint()), "dtype": "float32", "device": "cpu"},
+        "skills": [{"name": "words", "train": "train.jsonl", "test": "test.jsonl", "grader": "token_f1", "max_new_tokens": 4}],
+        "methods": {"sft": {"learning_rate": 1e-4}}, "budget": {"prompts": 8, "batch_size": 4}}))
+    try:
+        alone, killed = (Runner(processes, tmp_path / "order.yaml", tmp_path / name) for name in ("alone", "killed"))
+        assert alone.run() == 0, alone.text()
+        killed.arguments += ["--set", "checkpoints.minutes=0"]
+        assert killed.run("update", "after", 2) == -signal.SIGKILL
+        killed.arguments[-1] = "checkpoints.minutes=10"  # a checkpoint is 1.6 GB
+        assert (tmp_path / "killed/runs/sft-seed0/stage-1.partial/checkpoint/state.pt").exists()
+        assert killed.run() == 0, killed.text()
+        assert "goes on after step 1" in killed.text()
+        assert_same(contents(killed.out), contents(alone.out))
+    finally:
+        for name in ("alone", "killed"):  # a gigabyte
+            shutil.rmtree(tmp_path / name, ignore_errors=True)

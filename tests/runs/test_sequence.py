@@ -1,0 +1,348 @@
+"""The loop: what it measures, what it does not measure twice, and what --plan and --check-teacher say of it."""
+
+import gc
+import json
+import random
+import weakref
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from harness.base import metrics
+from harness.base.errors import UserError
+from harness.base.files import read_json
+from harness.base.metrics import mean_and_stderr
+from harness.base.seeds import seed_for
+from harness.evaluation.evaluator import Evaluator
+from harness.learning.stage import draws
+from harness.learning.trainer import Trainer
+from harness.models.checkpoint import model_fingerprint
+from harness.models.load import load_model
+from harness.models.memory import peak_memory, reset_peak_memory
+from harness.report.build import write_report
+from harness.report.data import ReportData
+from harness.runs import sequence
+from harness.runs.cost import Machine
+from harness.runs.engines import load_order_model
+from harness.runs.plan import plan
+from harness.runs.reading import read_order
+from harness.runs.sequence import _Run, run_order
+from harness.runs.teacher_check import check_teacher
+from harness.sampling.transformers import TransformersSampler
+from tests.conftest import read_lines, save_tiny, write_rows
+
+
+@pytest.fixture
+def finished(order_file, tmp_path):
+    order = read_order(order_file(methods={"sft": {"learning_rate": 1e-2}, "grpo": {"learning_rate": 1e-3, "group_size": 2}}))
+    run_order(order, tmp_path / "out")
+    return order, tmp_path / "out"
+
+
+def test_every_skill_is_measured_after_every_stage_and_inside(finished):
+    order, out = finished
+    records = [r for r in read_lines(out / "records.jsonl") if r["metric"] == "token_f1"]
+    points = Counter((r["method"], r["stage"], r["step"], r["final"], r["name"]) for r in records)
+    assert set(points.values()) == {1}
+    for label in order.methods:
+        for skill in ("vowels", "digits"):
+            steps = sorted((r["stage"], r["step"], r["final"]) for r in records if r["method"] == label and r["name"] == skill)
+            # 12 prompts of 4 are 3 steps a stage; every 2 steps a point inside
+            assert steps == [(0, 0, True), (1, 2, False), (1, 3, True), (2, 5, False), (2, 6, True)]
+    by_step = {(r["stage"], r["step"]): r["prompts"] for r in records}
+    assert by_step == {(0, 0): 0, (1, 2): 8, (1, 3): 12, (2, 5): 20, (2, 6): 24}
+
+
+def test_a_record_is_what_its_evaluation_holds(finished):
+    _, out = finished
+    for record in read_lines(out / "records.jsonl"):
+        evaluation = read_json(out / "evaluations" / f"{record['evaluation']}.json")
+        if record["metric"] in evaluation["items"][0]["scores"]:
+            scores = [item["scores"][record["metric"]] for item in evaluation["items"]]
+            assert (record["value"], record["stderr"]) == pytest.approx(mean_and_stderr(scores))
+        assert record["protocol"] in read_json(out / "protocols.json")
+
+
+def test_mean_and_stderr_by_hand():
+    assert mean_and_stderr([0.0, 1.0, 1.0, 0.0]) == pytest.approx((0.5, (1 / 3) ** 0.5 / 2))
+    assert mean_and_stderr([1.0]) == (1.0, None)
+
+
+def test_the_same_weights_are_measured_once(order_file, tmp_path, monkeypatch):
+    asked = Counter()
+    real = TransformersSampler.sample
+
+    def counting(self, prompts, **settings):
+        if not settings["temperature"]:
+            asked[model_fingerprint(self.model), json.dumps(prompts)] += 1
+        return real(self, prompts, **settings)
+
+    monkeypatch.setattr(TransformersSampler, "sample", counting)
+    order = read_order(order_file(seeds=[0, 1], evaluate={}, methods={"sft": {}, "sdft": {}}))
+    run_order(order, tmp_path / "out")
+    assert set(asked.values()) == {1}
+    assert len(asked) == 2 * (1 + 4 * 2)  # two skills: the base once, and 4 runs of 2 stages
+    before = sum(asked.values())
+    run_order(order, tmp_path / "out")
+    assert sum(asked.values()) == before
+
+
+def test_methods_see_the_same_prompts(order_file, tmp_path, monkeypatch):
+    seen = {}
+    from harness.learning.stage import Stage
+
+    real = Stage.steps
+
+    def watching(self):
+        for step in real(self):
+            seen.setdefault((self.index, step.index), set()).add(tuple(e.id for e in step.examples))
+            yield step
+
+    monkeypatch.setattr(Stage, "steps", watching)
+    run_order(read_order(order_file()), tmp_path / "out")
+    assert len(seen) == 6 and all(len(ids) == 1 for ids in seen.values())
+    assert draws(12, 24, seed_for(0, 1)) != draws(12, 24, seed_for(0, 2))
+
+
+def test_a_changed_measurement_is_another_protocol(order_file, tmp_path, monkeypatch):
+    def protocol(**evaluate):
+        order = read_order(order_file(evaluate=evaluate))
+        measure = Evaluator(None, None, order.evaluate, {s.name: order.limit(s) for s in order.skills}, {})
+        return json.dumps(measure.skill_protocol(order.skills[0], "test", "float32", "template"), sort_keys=True)
+
+    plain = protocol()
+    assert protocol(batch_size=3) == plain  # how it is batched is no part of what is measured
+    assert len({plain, protocol(examples=2), protocol(max_new_tokens=5), protocol(temperature=0.5), protocol(temperature=0.5, seed=1)}) == 5
+    monkeypatch.setattr("harness.runs.order.version", lambda: "vllm 0")
+    assert '"engine"' not in plain and '"engine": "vllm"' in protocol(engine="vllm")
+
+
+def test_the_kept_checkpoint_is_the_evaluated_model(finished):
+    order, out = finished
+    last = [r for r in read_lines(out / "records.jsonl") if r["run"] == "sft-seed0" and r["stage"] == 2 and r["final"]]
+    model, _ = load_model(str(out / "runs" / "sft-seed0" / "stage-2" / "weights"), "float32", "cpu")
+    assert last and all(r["evaluation"].startswith(model_fingerprint(model)[:16]) for r in last)
+    assert not (out / "runs" / "sft-seed0" / "stage-1" / "weights").exists()  # checkpoints.keep is last
+
+
+def test_learning_changes_the_answers(finished):
+    _, out = finished
+    losses = [row["loss"] for row in read_lines(out / "runs" / "sft-seed0" / "stage-1" / "training.jsonl")]
+    assert losses[-1] < losses[0]
+
+
+def test_plan_counts_and_touches_nothing(order_file, tmp_path):
+    order = read_order(order_file(seeds=[0, 1, 2]))
+    text = plan(order, tmp_path / "out")
+    assert "9 runs (3 methods x 3 seeds), 2 stages each" in text
+    rows = [line.split() for line in text.splitlines() if line.split()[:2] in ([m, s] for m in order.methods for s in ("vowels", "digits"))]
+    assert [row[2:6] for row in rows] == [["12", "4", "3", "2"]] * 6
+    assert "evaluations: 37, 296 answers in all" in text  # the base once, and 9 runs x 2 stages x (1 inside + 1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_plan_prefers_what_was_measured(finished):
+    order, out = finished
+    assert plan(order, out).count("measured\n") == 4
+
+
+@pytest.mark.parametrize("which, wanted", [("seen", [["a"], ["a", "b"], ["a", "b", "c"], 4]), ("sampled", [["a"], 2, 2, 4])])
+def test_which_skills_are_evaluated(order_file, tmp_path, which, wanted):
+    """What stands in the records of each stage, what the plan says of it, and what the report makes of the gaps."""
+    rows = [{"prompt": f"p{i}", "demonstration": "d", "reference": "d"} for i in range(4)]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    skills = [{"name": n, "train": "rows.jsonl", "test": "rows.jsonl", "grader": "contains", "max_new_tokens": 4} for n in "abcd"]
+    path = order_file(skills=skills, methods={"sft": {}}, seeds=[0], budget={"prompts": 4, "batch_size": 4}, retention=None,
+                      evaluate={"skills": which})
+    order, out = read_order(path), tmp_path / "out"
+    text = plan(order, out)
+    run_order(order, out)
+    found = {}
+    for r in read_lines(out / "records.jsonl"):
+        if r["metric"] == "contains":
+            found.setdefault(r["stage"], []).append(r["name"])
+    assert found[0] == found[4] == list("abcd")
+    for stage, names in enumerate(wanted[:3], 1):
+        assert found[stage] == names if isinstance(names, list) else len(found[stage]) == names and found[stage][-1] == "abcd"[stage - 1]
+    assert f"evaluations: 5, {4 * sum(map(len, found.values()))} answers in all" in text
+    results = ReportData([out])
+    assert not results.missing and results.complete("sft") == 1
+    R = results.R["sft"][0]
+    assert np.isfinite([metrics.average_accuracy(R), metrics.backward_transfer(R), metrics.learning_accuracy(R)]).all()
+    assert np.isnan(metrics.forgetting(R))
+    table, _ = write_report([out])
+    assert "sft" in table
+
+
+def test_the_estimate_grows_with_the_work():
+    import torch
+
+    machine = Machine(10**6, torch.float32, "cpu")
+    assert machine.forward(200) == pytest.approx(2 * machine.forward(100))
+    assert machine.sample(16, 20, 8) > machine.sample(16, 20, 16) > machine.sample(8, 20, 16) > 0
+
+
+def test_check_teacher_reads_no_test_example(order_file, tmp_path):
+    order = read_order(order_file())
+    rows = check_teacher(order, tmp_path / "check")
+    assert [(r["skill"], r["split"], r["n"]) for r in rows] == [("vowels", "validation", 4), ("digits", "validation", 4)]
+    asked = [item["prompt"] for path in (tmp_path / "check" / "evaluations").glob("*.json") for item in read_json(path)["items"]]
+    assert len(asked) == 16 and not any(" test " in prompt for prompt in asked)
+    assert sum("This is an example for a response" in prompt for prompt in asked) == 8
+
+
+class Killed(Exception):
+    pass
+
+
+DRAWS = '''"""SFT in two phases that draws from every generator before each of them, and remembers a tensor from skill to skill."""
+
+import random
+
+import numpy
+import torch
+
+from harness.learning.packing import Row
+from harness.learning.trainer import cross_entropy, learning
+from methods.sft import SFT
+
+
+class Draws(SFT):
+    seen = torch.zeros(2)
+
+    def phases(self, prompts):
+        return [prompts, prompts]
+
+    def learn(self, stage):
+        self.seen = self.seen + 1
+        with learning(stage, self.config) as trainer:
+            for phase in range(2):
+                drawn = {"python": random.random(), "numpy": numpy.random.rand(), "torch": torch.rand(())}
+                for step in stage.steps(phase):
+                    rows = [Row(stage.prompt_tokens(e), stage.demonstration_tokens(e)) for e in step.examples]
+                    step.log(**trainer.token_mean(rows, cross_entropy), **trainer.update(), **drawn, seen=self.seen[0])
+
+    def state_dict(self):
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state):
+        self.seen = state["seen"]
+'''
+
+
+def test_a_method_draws_the_same_again_on_a_resume(order_file, tmp_path, monkeypatch):
+    """Killed in each phase of both stages; a start finds the generators in any state, and a GPU's tensors where there is none."""
+    (tmp_path / "draws.py").write_text(DRAWS)
+    order = read_order(order_file(methods={"draws": {"file": "draws.py"}}, evaluate={}, checkpoints={"minutes": 0}))
+    found = {}
+    for name, kills in (("alone", ()), ("killed", (2, 5, 8, 11))):
+        real, updates = Trainer.update, 0
+
+        def update(trainer):
+            nonlocal updates
+            updates += 1
+            if updates in kills:
+                raise Killed
+            return real(trainer)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "update", update)
+            for start in range(len(kills) + 1):
+                for seeder in (random.seed, np.random.seed, torch.manual_seed):
+                    seeder(1000 + 10 * len(kills) + start)
+                memory = tmp_path / name / "runs/draws-seed0/stage-1/method.pt"
+                if memory.exists():  # as if it had been saved on a GPU
+                    patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+                    torch.save(torch.load(memory, map_location="cpu"), memory)
+                    patch.setattr(torch.serialization, "location_tag", lambda storage: "cpu")
+                if start < len(kills):
+                    with pytest.raises(Killed):
+                        run_order(order, tmp_path / name)
+                else:
+                    run_order(order, tmp_path / name)
+        found[name] = [{k: v for k, v in row.items() if k != "seconds"} for stage in (1, 2)
+                       for row in read_lines(tmp_path / name / f"runs/draws-seed0/stage-{stage}/training.jsonl")]
+    assert found["killed"] == found["alone"] and [row["seen"] for row in found["alone"]] == [1] * 6 + [2] * 6
+    for generator in ("python", "numpy", "torch"):
+        assert len({row[generator] for row in found["alone"]}) == 4  # one a phase
+
+
+def test_another_base_model_under_the_same_name_is_refused(order_file, tmp_path, monkeypatch):
+    """By a run that has measured it and by one that comes later, before either learns; the old weights are welcome again."""
+    def go(**methods):
+        order = read_order(order_file(model={"name": str(save_tiny(tmp_path / "model", weights)), "dtype": "float32", "device": "cpu"},
+                                      methods=methods, evaluate={}))
+        run_order(order, tmp_path / "out")
+
+    weights, learned = 0, []
+
+    def learn(run):
+        learned.append(run.run.label)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Run, "_learn", learn)
+        with pytest.raises(Killed):
+            go(sft={})
+        weights = 1
+        for methods in ({"sft": {}}, {"dft": {}}):
+            with pytest.raises(UserError, match=r"sft-seed0/stage-0/records\.jsonl: is of a base model with other weights \(\w{16}\) than "
+                                                r"the order's model has now \(\w{16}\); put the old weights back, name their revision"):
+                go(**methods)
+        assert learned == ["sft"] and not (tmp_path / "out/runs/dft-seed0/stage-0").exists()
+        weights = 0
+        with pytest.raises(Killed):
+            go(dft={})
+    assert learned == ["sft", "dft"]
+
+
+def test_the_model_of_a_run_is_gone_before_the_next_is_loaded(order_file, tmp_path, monkeypatch):
+    """Whatever cycles it stands in: there may be room for one model alone."""
+    alive, loads, real = [], [], load_order_model
+
+    def load(*args):
+        loads.append([ref() for ref in alive if ref() is not None])
+        model, tokenizer = real(*args)
+        model.itself = lambda: model
+        alive.append(weakref.ref(model))
+        return model, tokenizer
+
+    monkeypatch.setattr(sequence, "load_order_model", load)
+    monkeypatch.setattr(_Run, "_stage", lambda run, number: None)
+    monkeypatch.setattr(sequence, "judge_stage", lambda *_: None)
+    gc.disable()
+    try:
+        run_order(read_order(order_file()), tmp_path / "out")
+    finally:
+        gc.enable()
+    assert loads == [[]] * 3
+
+
+def test_what_an_earlier_stage_left_is_gone_on_a_gpu(monkeypatch):
+    class Block:
+        pass
+
+    block, seen = Block(), []
+    block.itself, ref = block, weakref.ref(block)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: seen.append(ref()))
+    gc.disable()
+    try:
+        del block
+        reset_peak_memory(torch.device("cuda"))
+    finally:
+        gc.enable()
+    assert seen == [None]
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux alone has it")
+def test_peak_memory_is_of_the_stage():
+    """A large block of an earlier stage does not count in the next one."""
+    cpu = torch.device("cpu")
+    block = torch.ones(100 * 2**20)
+    high = peak_memory(cpu)
+    del block
+    reset_peak_memory(cpu)
+    assert peak_memory(cpu) < high - 0.3
