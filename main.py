@@ -1,7 +1,9 @@
-"""Self-distillation fine-tuning (SDFT) on one skill: the command of arXiv 2601.19897, with the defaults of its authors' code.
+"""Self-distillation fine-tuning (SDFT) on one skill: the command of arXiv 2601.19897, with the
+defaults of its authors' code.
 
-It is an order of one method and one stage, run by the code that runs all orders: the same records, tables and page in
---output_dir, and beside them the trained model, as transformers loads it. Started again, it goes on where it stopped.
+It is an order of one method and one stage, run by the code that runs all orders: the same records,
+tables and page in --output_dir, and beside them the trained model, as transformers loads it.
+Started again, it goes on where it stopped.
 """
 
 import math
@@ -19,32 +21,103 @@ def arguments(given=None):
         shown = "" if default is None else f"; default {default}"
         parser.add_argument(flag, default=default, metavar=metavar, help=meaning + shown, **how)
 
-    add("--model_name", "Qwen/Qwen2.5-7B-Instruct", "a hub id, a local folder, or `embedded`", "NAME")
-    add("--dataset_name", "tooluse", "a skill of benchmarks/skills (tooluse, science, medical, wiki, ...), or a folder with train.jsonl, "
-        "test.jsonl and perhaps validation.jsonl, whose rows docs/order.md describes (./NAME where a skill is called so too)", "NAME")
-    add("--dataset_path", None, "folder of the skill's data, as its page in docs/skills describes; from the hub if left out, where the "
-        "skill has a source there", "DIR")
-    add("--grader", "normalised_match", "one of harness/skills/graders.py, for a folder's answers", "NAME")
-    add("--output_dir", None, "folder of the trained model, the records and the report; must be given", "DIR", required=True)
-    add("--learning_rate", 2e-5, "peak of the learning rate of AdamW, which falls to 0 along a cosine", "RATE", type=float)
-    add("--warmup_ratio", 0.1, "share of the optimizer steps along which the rate rises, from 0 to 0.2", "SHARE", type=float)
+    add(
+        "--model_name",
+        "Qwen/Qwen2.5-7B-Instruct",
+        "a hub id, a local folder, or `embedded`",
+        "NAME",
+    )
+    add(
+        "--dataset_name",
+        "tooluse",
+        "a skill of benchmarks/skills (tooluse, science, medical, wiki, ...), or a folder with train.jsonl, "
+        "test.jsonl and perhaps validation.jsonl, whose rows docs/order.md describes (./NAME where a skill is called so too)",
+        "NAME",
+    )
+    add(
+        "--dataset_path",
+        None,
+        "folder of the skill's data, as its page in docs/skills describes; from the hub if left out, where the "
+        "skill has a source there",
+        "DIR",
+    )
+    add(
+        "--grader",
+        "normalised_match",
+        "one of harness/skills/graders.py, for a folder's answers",
+        "NAME",
+    )
+    add(
+        "--output_dir",
+        None,
+        "folder of the trained model, the records and the report; must be given",
+        "DIR",
+        required=True,
+    )
+    add(
+        "--learning_rate",
+        2e-5,
+        "peak of the learning rate of AdamW, which falls to 0 along a cosine",
+        "RATE",
+        type=float,
+    )
+    add(
+        "--warmup_ratio",
+        0.1,
+        "share of the optimizer steps along which the rate rises, from 0 to 0.2",
+        "SHARE",
+        type=float,
+    )
     add("--num_train_epochs", 1.0, "passes over the training examples", type=float)
-    add("--num_prompts_per_batch", 32, "prompts of an optimizer step, with one completion each", type=int)
-    add("--ref_model_mixup_alpha", 0.01, "the student's share in the teacher's average of weights after each optimizer step, above 0, "
-        "up to 1", "ALPHA", type=float)
-    add("--max_prompt_length", 1024, "in tokens; training examples with a longer question are left out, none is cut", type=int)
-    add("--max_completion_length", 1024, "limit of a completion sampled in training, in tokens; at evaluation the skill's own holds",
-        type=int)
-    add("--masters", "device", "where float32 masters, AdamW's moments and the teacher's average stand: `device` (24 bytes a weight on "
-        "the GPU in all), or `host` (4 on the GPU, 20 in host memory)", "PLACE", choices=("device", "host"))
+    add(
+        "--num_prompts_per_batch",
+        32,
+        "prompts of an optimizer step, with one completion each",
+        type=int,
+    )
+    add(
+        "--ref_model_mixup_alpha",
+        0.01,
+        "the student's share in the teacher's average of weights after each optimizer step, above 0, "
+        "up to 1",
+        "ALPHA",
+        type=float,
+    )
+    add(
+        "--max_prompt_length",
+        1024,
+        "in tokens; training examples with a longer question are left out, none is cut",
+        type=int,
+    )
+    add(
+        "--max_completion_length",
+        1024,
+        "limit of a completion sampled in training, in tokens; at evaluation the skill's own holds",
+        type=int,
+    )
+    add(
+        "--masters",
+        "device",
+        "where float32 masters, AdamW's moments and the teacher's average stand: `device` (24 bytes a weight on "
+        "the GPU in all), or `host` (4 on the GPU, 20 in host memory)",
+        "PLACE",
+        choices=("device", "host"),
+    )
     add("--seed", 42, "of the data's order and of sampling, a whole number", type=int)
     add("--eval_examples", None, "evaluate the first N test examples; all if left out", type=int)
-    add("--retention", None, "a suite of benchmarks/retention, evaluated before and after; none if left out", "SUITE")
+    add(
+        "--retention",
+        None,
+        "a suite of benchmarks/retention, evaluated before and after; none if left out",
+        "SUITE",
+    )
     return parser.parse_args(given)
 
 
 def dataset(args):
-    """The order's entry for --dataset_name. Raises UserError for what is neither a skill nor a folder of one."""
+    """The order's entry for --dataset_name. Raises UserError for what is neither a skill nor a
+    folder of one.
+    """
     from harness.skills.registry import get_skill
 
     folder = Path(os.path.expanduser(args.dataset_name))
@@ -54,10 +127,18 @@ def dataset(args):
         if not folder.is_dir():
             raise
     else:
-        path = {"path": str(Path(os.path.expanduser(args.dataset_path)).resolve())} if args.dataset_path else {}
+        path = (
+            {"path": str(Path(os.path.expanduser(args.dataset_path)).resolve())}
+            if args.dataset_path
+            else {}
+        )
         return {"name": args.dataset_name, **path}
     if args.dataset_path:
-        raise UserError("--dataset_path", "belongs to a skill by name", "leave it out: --dataset_name is a folder itself")
+        raise UserError(
+            "--dataset_path",
+            "belongs to a skill by name",
+            "leave it out: --dataset_name is a folder itself",
+        )
     folder = folder.resolve()
     files = {split: str(folder / f"{split}.jsonl") for split in ("train", "validation", "test")}
     if not Path(files["validation"]).exists():
@@ -70,22 +151,35 @@ def order_of(args):
     if not 0 <= args.warmup_ratio <= 0.2:
         raise UserError("--warmup_ratio", f"must be from 0 to 0.2, not {args.warmup_ratio}")
     skill = dataset(args)
-    context = {"teacher_context": "both"} if args.dataset_name == "wiki" else {}  # the paper's teacher sees article and answer
+    # the paper's teacher sees article and answer
+    context = {"teacher_context": "both"} if args.dataset_name == "wiki" else {}
     from harness.runs.order import Order
 
-    order = Order({
-        "name": "main",
-        "description": "SDFT on one skill, with the settings of the authors' command",
-        "model": args.model_name,
-        "skills": [skill],
-        "budget": {"epochs": args.num_train_epochs, "batch_size": args.num_prompts_per_batch},
-        "methods": {"sdft": {"learning_rate": args.learning_rate, "ema_alpha": args.ref_model_mixup_alpha,
-                             "masters": args.masters, **context}},
-        "seeds": [args.seed],
-        "rollout": {"max_prompt_tokens": args.max_prompt_length, "max_new_tokens": args.max_completion_length},
-        "evaluate": {"examples": args.eval_examples},
-        "retention": args.retention,
-    }, "main.py")
+    order = Order(
+        {
+            "name": "main",
+            "description": "SDFT on one skill, with the settings of the authors' command",
+            "model": args.model_name,
+            "skills": [skill],
+            "budget": {"epochs": args.num_train_epochs, "batch_size": args.num_prompts_per_batch},
+            "methods": {
+                "sdft": {
+                    "learning_rate": args.learning_rate,
+                    "ema_alpha": args.ref_model_mixup_alpha,
+                    "masters": args.masters,
+                    **context,
+                }
+            },
+            "seeds": [args.seed],
+            "rollout": {
+                "max_prompt_tokens": args.max_prompt_length,
+                "max_new_tokens": args.max_completion_length,
+            },
+            "evaluate": {"examples": args.eval_examples},
+            "retention": args.retention,
+        },
+        "main.py",
+    )
     if order.skills[0].teacher_template == "paper":  # the authors' code ends it with a full stop
         order.specs[order.skills[0].name].teacher_template = "released"
     steps = math.ceil(order.prompts(order.skills[0]) / args.num_prompts_per_batch)
@@ -94,7 +188,9 @@ def order_of(args):
 
 
 def take_out(out, run):
-    """Move the trained model from the folder of its stage into ``out``, where a user looks for it; again if that was cut short."""
+    """Move the trained model from the folder of its stage into ``out``, where a user looks for it;
+    again if that was cut short.
+    """
     weights = out / "runs" / run / "stage-1" / "weights"
     for path in sorted(weights.iterdir()) if weights.is_dir() else ():
         os.replace(path, out / path.name)
@@ -114,7 +210,11 @@ def main(given=None):
 
         known = ResultsWriter(out).check(order.about())["seeds"]
         if known != [args.seed]:
-            raise UserError(out, f"holds the model of seed {next(s for s in known if s != args.seed)}", "give another --output_dir")
+            raise UserError(
+                out,
+                f"holds the model of seed {next(s for s in known if s != args.seed)}",
+                "give another --output_dir",
+            )
         order.check_prompts(load_tokenizer(order.model.name, place="main.py: model")[0])
         run_order(order, out)
         take_out(out, order.runs()[0].name)

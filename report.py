@@ -1,6 +1,9 @@
-"""Tables, pictures and a page from results folders: python report.py RESULTS_DIR [RESULTS_DIR ...] [--paper] [--out DIR].
+"""Tables, pictures and a page from results folders: python report.py RESULTS_DIR [RESULTS_DIR ...]
+[--paper] [--out DIR].
 
-With --paper the figures and tables of arXiv 2601.19897, published beside measured; with --published the published ones alone."""
+With --paper the figures and tables of arXiv 2601.19897, published beside measured; with --published
+the published ones alone.
+"""
 
 from pathlib import Path
 
@@ -13,12 +16,17 @@ def check_out(out):
     for part in ("data", "tables", "figures"):
         check_folder(Path(out) / part)
     if (Path(out) / "index.html").is_dir():
-        raise UserError(Path(out) / "index.html", "is a folder, and the report's page is called so", "give another folder with --out")
+        raise UserError(
+            Path(out) / "index.html",
+            "is a folder, and the report's page is called so",
+            "give another folder with --out",
+        )
 
 
 def main(arguments=None):
     parser = Parser(
-        prog="report.py", description="Write tables, pictures and an HTML page from results folders."
+        prog="report.py",
+        description="Write tables, pictures and an HTML page from results folders.",
     )
     parser.add_argument(
         "folders",
@@ -26,17 +34,36 @@ def main(arguments=None):
         metavar="RESULTS_DIR",
         help="a folder that run_sequence.py wrote; several are pooled or compared",
     )
-    parser.add_argument("--paper", action="store_true",
-                        help="draw the figures and tables of the paper; RESULTS_DIR may hold several results folders")
-    parser.add_argument("--published", action="store_true", help="draw the paper's published numbers alone; takes no RESULTS_DIR")
-    parser.add_argument("--out", metavar="DIR", help="where to write (default: report, with --paper paper, in the first folder; "
-                                                     "with --published results/paper/report)")
+    parser.add_argument(
+        "--paper",
+        action="store_true",
+        help="draw the figures and tables of the paper; RESULTS_DIR may hold several results folders",
+    )
+    parser.add_argument(
+        "--published",
+        action="store_true",
+        help="draw the paper's published numbers alone; takes no RESULTS_DIR",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        help="where to write (default: report, with --paper paper, in the first folder; "
+        "with --published results/paper/report)",
+    )
     options = parser.parse_args(arguments)
     with reported(options.out or "the report's folder"):
         if options.published and (options.folders or options.paper):
-            raise UserError("--published", "takes no RESULTS_DIR", "RESULTS_DIR --paper draws both, side by side")
+            raise UserError(
+                "--published",
+                "takes no RESULTS_DIR",
+                "RESULTS_DIR --paper draws both, side by side",
+            )
         if not options.published and not options.folders:
-            raise UserError("RESULTS_DIR", "is missing", "give a folder that run_sequence.py wrote, or --published")
+            raise UserError(
+                "RESULTS_DIR",
+                "is missing",
+                "give a folder that run_sequence.py wrote, or --published",
+            )
         if options.out:
             check_out(options.out)
         if options.paper or options.published:

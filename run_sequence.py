@@ -1,4 +1,6 @@
-"""Teach a model the skills of a task-order file one after the other, with each method, and evaluate after every stage."""
+"""Teach a model the skills of a task-order file one after the other, with each method, and evaluate
+after every stage.
+"""
 
 import os
 import sys
@@ -12,14 +14,37 @@ ROOT = Path(__file__).resolve().parent
 def arguments():
     parser = Parser(description=__doc__)
     parser.add_argument("order", help="task-order file, as benchmarks/orders/quickstart.yaml")
-    parser.add_argument("--out", metavar="DIR", help="results folder (default: results/<name of the order>)")
-    parser.add_argument("--method", nargs="+", default=[], metavar="NAME", help="only these methods of the order")
-    parser.add_argument("--seed", nargs="+", type=int, default=[], metavar="N", help="these seeds instead of the order's")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE",
-                        help="change a key of the order, as budget.prompts=80 or methods.sdft.learning_rate=1e-5")
-    parser.add_argument("--plan", action="store_true", help="print runs, steps, evaluations, time and disk; train nothing")
-    parser.add_argument("--check-teacher", action="store_true",
-                        help="print the accuracy of the base model and of the demonstration-conditioned teacher; train nothing")
+    parser.add_argument(
+        "--out", metavar="DIR", help="results folder (default: results/<name of the order>)"
+    )
+    parser.add_argument(
+        "--method", nargs="+", default=[], metavar="NAME", help="only these methods of the order"
+    )
+    parser.add_argument(
+        "--seed",
+        nargs="+",
+        type=int,
+        default=[],
+        metavar="N",
+        help="these seeds instead of the order's",
+    )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a key of the order, as budget.prompts=80 or methods.sdft.learning_rate=1e-5",
+    )
+    parser.add_argument(
+        "--plan",
+        action="store_true",
+        help="print runs, steps, evaluations, time and disk; train nothing",
+    )
+    parser.add_argument(
+        "--check-teacher",
+        action="store_true",
+        help="print the accuracy of the base model and of the demonstration-conditioned teacher; train nothing",
+    )
     return parser.parse_args()
 
 
@@ -39,7 +64,9 @@ def main():
             return
         from harness.models.load import load_tokenizer
 
-        tokenizer, _ = load_tokenizer(order.model.name, order.model.revision, f"{order.path}: model")
+        tokenizer, _ = load_tokenizer(
+            order.model.name, order.model.revision, f"{order.path}: model"
+        )
         order.check_prompts(tokenizer)  # before the minutes that a model and its evaluation take
         if args.check_teacher:
             from harness.runs.teacher_check import check_teacher
@@ -47,8 +74,14 @@ def main():
             rows = check_teacher(order, out / "teacher_check")
             print(f"{'skill':<16}{'split':<12}{'n':>5}{'base':>8}{'teacher':>9}")
             for row in rows:
-                fit = "" if row["teacher"] > row["base"] else "   the teacher is no better: change teacher_template"
-                print(f"{row['skill']:<16}{row['split']:<12}{row['n']:>5}{row['base']:>8.3f}{row['teacher']:>9.3f}{fit}")
+                fit = (
+                    ""
+                    if row["teacher"] > row["base"]
+                    else "   the teacher is no better: change teacher_template"
+                )
+                print(
+                    f"{row['skill']:<16}{row['split']:<12}{row['n']:>5}{row['base']:>8.3f}{row['teacher']:>9.3f}{fit}"
+                )
         else:
             from harness.runs.sequence import run_order
 

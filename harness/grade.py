@@ -1,8 +1,10 @@
-"""Grade completions made anywhere, with the code that grades a run's own: python -m harness.grade SKILL FILE.jsonl
+"""Grade completions made anywhere, with the code that grades a run's own: python -m harness.grade
+SKILL FILE.jsonl
 
-SKILL is a skill of the project, or ORDER.yaml:NAME for a JSONL skill that an order file defines. Each row of the file holds
-the example's columns, at least ``reference``, and ``completion``, as the items of a run's evaluations do; a skill with columns of its
-own (tooluse, science, medical, wiki) takes its reference from them where a row has no ``reference``.
+SKILL is a skill of the project, or ORDER.yaml:NAME for a JSONL skill that an order file defines.
+Each row of the file holds the example's columns, at least ``reference``, and ``completion``, as the
+items of a run's evaluations do; a skill with columns of its own (tooluse, science, medical, wiki)
+takes its reference from them where a row has no ``reference``.
 """
 
 import sys
@@ -20,7 +22,8 @@ def find_skill(name):
     path, colon, name = name.rpartition(":")
     if not colon:
         return get_skill(name, "SKILL")
-    from harness.runs.reading import read_order  # only here: it takes the seconds that PyTorch takes to import
+    # only here: it takes the seconds that PyTorch takes to import
+    from harness.runs.reading import read_order
 
     skills = {s.name: s for s in read_order(path).skills}
     if name not in skills:

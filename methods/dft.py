@@ -1,10 +1,13 @@
-"""Dynamic fine-tuning (DFT), Wu et al. 2025, arXiv 2508.05629, equation 9: cross-entropy weighted by the token's probability.
+"""Dynamic fine-tuning (DFT), Wu et al. 2025, arXiv 2508.05629, equation 9: cross-entropy weighted
+by the token's probability.
 
-Each token's loss is -p log p with the p in front a constant: the gradient is that of SFT with tokens that the model finds
-unlikely weighted down, which takes the 1/p out of SFT read as a policy gradient.
+Each token's loss is -p log p with the p in front a constant: the gradient is that of SFT with
+tokens that the model finds unlikely weighted down, which takes the 1/p out of SFT read as a policy
+gradient.
 
-The weights are not normalised: the sum is divided by the number of completion tokens of the optimizer step, as in SFT here and
-as in TRL's SFTTrainer with ``loss_type="dft"``. So losses and gradients are smaller than SFT's; AdamW does not mind.
+The weights are not normalised: the sum is divided by the number of completion tokens of the
+optimizer step, as in SFT here and as in TRL's SFTTrainer with ``loss_type="dft"``. So losses and
+gradients are smaller than SFT's; AdamW does not mind.
 """
 
 from harness.learning.method import Method
@@ -22,5 +25,8 @@ class DFT(Method):
     def learn(self, stage):
         with learning(stage, self.config) as trainer:
             for step in stage.steps():
-                rows = [Row(stage.prompt_tokens(e), stage.demonstration_tokens(e)) for e in step.examples]
+                rows = [
+                    Row(stage.prompt_tokens(e), stage.demonstration_tokens(e))
+                    for e in step.examples
+                ]
                 step.log(**trainer.token_mean(rows, weighted_cross_entropy), **trainer.update())

@@ -1,8 +1,8 @@
 """Supervised fine-tuning: cross-entropy on the demonstration.
 
-The completion is the demonstration and the token that ends a turn; the prompt carries no loss. The mean is over all
-completion tokens of the optimizer step, whatever micro-batches they fall into (TRL's SFTTrainer has the same mean), so a
-long demonstration weighs more than a short one.
+The completion is the demonstration and the token that ends a turn; the prompt carries no loss. The
+mean is over all completion tokens of the optimizer step, whatever micro-batches they fall into
+(TRL's SFTTrainer has the same mean), so a long demonstration weighs more than a short one.
 """
 
 from harness.learning.method import Method
@@ -14,5 +14,8 @@ class SFT(Method):
     def learn(self, stage):
         with learning(stage, self.config) as trainer:
             for step in stage.steps():
-                rows = [Row(stage.prompt_tokens(e), stage.demonstration_tokens(e)) for e in step.examples]
+                rows = [
+                    Row(stage.prompt_tokens(e), stage.demonstration_tokens(e))
+                    for e in step.examples
+                ]
                 step.log(**trainer.token_mean(rows, cross_entropy), **trainer.update())

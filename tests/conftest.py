@@ -5,15 +5,18 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):  # side by side they share the cores
+# side by side they share the cores
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, os.cpu_count() // workers)))
 
 import pytest
 import torch
 import yaml
 
-TEMPLATE = ("{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
-            "{% if add_generation_prompt %}<|assistant|>{% endif %}")
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 
 
 def tiny_tokenizer():
@@ -24,9 +27,12 @@ def tiny_tokenizer():
     inner = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(letters)}, merges=[]))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     inner.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|end|>", pad_token="<|end|>",
-                                        bos_token="<|end|>")
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|user|>", "<|assistant|>", "<|system|>"]})
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner, eos_token="<|end|>", pad_token="<|end|>", bos_token="<|end|>"
+    )
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": ["<|user|>", "<|assistant|>", "<|system|>"]}
+    )
     tokenizer.chat_template = TEMPLATE
     return tokenizer
 
@@ -37,9 +43,19 @@ def save_tiny(folder, seed=0, **changes):
 
     tokenizer = tiny_tokenizer()
     torch.manual_seed(seed)
-    settings = dict(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-                    num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=1024, initializer_range=0.2,
-                    bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, tie_word_embeddings=True)
+    settings = dict(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        initializer_range=0.2,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        tie_word_embeddings=True,
+    )
     model = LlamaForCausalLM(LlamaConfig(**{**settings, **changes}))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -56,7 +72,6 @@ def tiny(tmp_path_factory):
 def tiny_model(tiny):
     from harness.models.load import load_model
 
-    
     return load_model(str(tiny), "float32", "cpu")
 
 
@@ -72,19 +87,40 @@ def write_rows(path, rows):
 
 @pytest.fixture
 def order_file(tiny, tmp_path):
-    """A function that writes an order with two JSONL skills for the tiny model; keywords change its keys."""
+    """A function that writes an order with two JSONL skills for the tiny model; keywords change its
+    keys.
+    """
 
     def write(name="tiny.yaml", **changes):
         for skill in ("vowels", "digits"):
             for split, count in (("train", 12), ("validation", 4), ("test", 4)):
-                rows = [{"prompt": f"{skill} {split} {i}?", "demonstration": f"{skill[0]}{i}", "reference": f"{skill[0]}{i}"}
-                        for i in range(count)]
+                rows = [
+                    {
+                        "prompt": f"{skill} {split} {i}?",
+                        "demonstration": f"{skill[0]}{i}",
+                        "reference": f"{skill[0]}{i}",
+                    }
+                    for i in range(count)
+                ]
                 write_rows(tmp_path / f"{skill}-{split}.jsonl", rows)
         order = {
             "model": {"name": str(tiny), "dtype": "float32", "device": "cpu"},
-            "skills": [{"name": s, "train": f"{s}-train.jsonl", "validation": f"{s}-validation.jsonl",
-                        "test": f"{s}-test.jsonl", "grader": "token_f1", "max_new_tokens": 6} for s in ("vowels", "digits")],
-            "methods": {"sft": {"learning_rate": 1e-3}, "sdft": {"learning_rate": 1e-3}, "grpo": {"learning_rate": 1e-3, "group_size": 2}},
+            "skills": [
+                {
+                    "name": s,
+                    "train": f"{s}-train.jsonl",
+                    "validation": f"{s}-validation.jsonl",
+                    "test": f"{s}-test.jsonl",
+                    "grader": "token_f1",
+                    "max_new_tokens": 6,
+                }
+                for s in ("vowels", "digits")
+            ],
+            "methods": {
+                "sft": {"learning_rate": 1e-3},
+                "sdft": {"learning_rate": 1e-3},
+                "grpo": {"learning_rate": 1e-3, "group_size": 2},
+            },
             "budget": {"prompts": 12, "batch_size": 4},
             "evaluate": {"every_steps": 2},
             **changes,

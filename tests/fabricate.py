@@ -1,7 +1,9 @@
-"""Fabricated results folders for the tests of the report: the contract of version 1, with numbers made by a simple law.
+"""Fabricated results folders for the tests of the report: the contract of version 1, with numbers
+made by a simple law.
 
-Accuracy of a skill: base + gain * (learned ? 1 : 0) * keep^(stages since), with a wobble per seed; examples have a fixed
-difficulty, so that item scores of one example correlate over stages as they do for a real model.
+Accuracy of a skill: base + gain * (learned ? 1 : 0) * keep^(stages since), with a wobble per seed;
+examples have a fixed difficulty, so that item scores of one example correlate over stages as they
+do for a real model.
 """
 
 import hashlib
@@ -27,7 +29,15 @@ RETENTION = {
 
 
 def _protocol(kind, name, split, n, **more):
-    fields = {"kind": kind, "name": name, "split": split, "n": n, "dtype": "float32", "template": "chat", **more}
+    fields = {
+        "kind": kind,
+        "name": name,
+        "split": split,
+        "n": n,
+        "dtype": "float32",
+        "template": "chat",
+        **more,
+    }
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12], fields
 
 
@@ -47,22 +57,35 @@ def fabricate(
 ):
     """Writes a complete results folder and returns its path.
 
-    steps: {method: optimizer steps a stage} (12 each by default); inside: evaluations inside a stage; items: whether the
-    files in evaluations/ are written; limit: of new tokens, in the skills' protocol.
+    steps: {method: optimizer steps a stage} (12 each by default); inside: evaluations inside a
+    stage; items: whether the files in evaluations/ are written; limit: of new tokens, in the
+    skills' protocol.
     """
     folder, names, rng = Path(folder), list(skills), np.random.default_rng(7)
     (folder / "evaluations").mkdir(parents=True)
     protocols, lines = {}, []
-    difficulty = {name: np.random.default_rng(i).permutation(n) / n for i, name in enumerate([*skills, *retention])}
+    difficulty = {
+        name: np.random.default_rng(i).permutation(n) / n
+        for i, name in enumerate([*skills, *retention])
+    }
     hashes = {}
     for name in skills:
-        hashes[name], fields = _protocol("skill", name, "test", n, decoding="greedy", max_new_tokens=limit, metrics=["exact", "lenient"])
+        hashes[name], fields = _protocol(
+            "skill",
+            name,
+            "test",
+            n,
+            decoding="greedy",
+            max_new_tokens=limit,
+            metrics=["exact", "lenient"],
+        )
         protocols[hashes[name]] = fields
     for task in retention:
         hashes[task], fields = _protocol("retention", task, "test", n, limit=n, lm_eval="0.4.9")
         protocols[hashes[task]] = fields
 
-    def noise(*key):  # of one evaluation: the same key, the same noise, as the same model is evaluated once
+    # of one evaluation: the same key, the same noise, as the same model is evaluated once
+    def noise(*key):
         return np.random.default_rng(zlib.crc32(repr(key).encode()))
 
     def scores(name, accuracy, *key):
@@ -181,12 +204,18 @@ def fabricate(
                     for i, name in enumerate(names, 1):
                         base, room = skills[name]
                         since = stage - 1 + share - i
-                        learned = 0 if stage < i else gain * (share**0.5 if stage == i else keep**since)
+                        learned = (
+                            0 if stage < i else gain * (share**0.5 if stage == i else keep**since)
+                        )
                         who = "base" if stage == 0 else f"{run}-{step}"
-                        measure_skill(common, name, base + room * learned + (wobble if stage else 0), who)
+                        measure_skill(
+                            common, name, base + room * learned + (wobble if stage else 0), who
+                        )
                     if point == 0:
                         for task in retention:
-                            measure_retention(common, task, loss * stage, f"{run}-{stage}" if stage else "base")
+                            measure_retention(
+                                common, task, loss * stage, f"{run}-{stage}" if stage else "base"
+                            )
                 if stage and training:
                     part = place / f"stage-{stage}"
                     part.mkdir()
@@ -201,7 +230,10 @@ def fabricate(
                             "tokens": 900,
                         }
                         if method != "sft":
-                            row |= {"kl": 0.4 / k**0.5, "completion_tokens": 90 - k + rng.normal(0, 3)}
+                            row |= {
+                                "kl": 0.4 / k**0.5,
+                                "completion_tokens": 90 - k + rng.normal(0, 3),
+                            }
                         if method == "grpo":
                             row |= {"reward": min(1, 0.2 + 0.04 * k)}
                         rows.append(json.dumps(row))
@@ -239,7 +271,13 @@ def fabricate(
                 for s in names
             ],
             "retention": [
-                {"name": t, "metric": m, "higher_is_better": up, "chance": chance, "description": f"{t} of lm-eval"}
+                {
+                    "name": t,
+                    "metric": m,
+                    "higher_is_better": up,
+                    "chance": chance,
+                    "description": f"{t} of lm-eval",
+                }
                 for t, (m, up, chance, _) in retention.items()
             ],
             "methods": {m: {"method": m, "config": {"learning_rate": 2e-5}} for m in methods},

@@ -5,7 +5,17 @@ import re
 from pathlib import Path
 
 from harness.learning.trainer import TrainingConfig
-from harness.runs.schema import KL, Budget, Checkpoints, Evaluate, ModelSpec, PassAtK, Rollout, Schema, SkillSpec
+from harness.runs.schema import (
+    KL,
+    Budget,
+    Checkpoints,
+    Evaluate,
+    ModelSpec,
+    PassAtK,
+    Rollout,
+    Schema,
+    SkillSpec,
+)
 from methods.grpo import GRPOConfig
 from methods.sdft import SDFTConfig
 
@@ -26,8 +36,17 @@ def test_links_lead_somewhere():
 
 def test_every_key_of_an_order_is_documented():
     text = (ROOT / "docs" / "order.md").read_text()
-    for section in (Schema, ModelSpec, Budget, Rollout, Evaluate, PassAtK, KL,
-                    Checkpoints, SkillSpec):
+    for section in (
+        Schema,
+        ModelSpec,
+        Budget,
+        Rollout,
+        Evaluate,
+        PassAtK,
+        KL,
+        Checkpoints,
+        SkillSpec,
+    ):
         for field in dataclasses.fields(section):
             assert re.search(rf"\b{field.name}\b", text), field.name
 
@@ -36,10 +55,13 @@ def test_every_setting_of_a_method_is_documented_with_its_default():
     text = (ROOT / "docs" / "methods.md").read_text()
     for config in (TrainingConfig, SDFTConfig, GRPOConfig):
         for field in dataclasses.fields(config):
-            found = [cell.strip() for cell in re.findall(rf"`{field.name}` \| ([^|]+) \|", text)]  # of several methods, perhaps
+            # of several methods, perhaps
+            found = [cell.strip() for cell in re.findall(rf"`{field.name}` \| ([^|]+) \|", text)]
             default = field.default
             if isinstance(default, float):
-                assert any(re.fullmatch(r"[\d.e-]+", cell) and float(cell) == default for cell in found), field.name
+                assert any(
+                    re.fullmatch(r"[\d.e-]+", cell) and float(cell) == default for cell in found
+                ), field.name
             elif default is not None:
                 assert str(default).lower() in found, field.name
             else:

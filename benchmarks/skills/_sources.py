@@ -1,7 +1,9 @@
-"""Where the data of the paper's skills come from: a local folder, the authors' repository at a pinned commit, or the hub at pinned
-revisions. Shared by tooluse, science, medical and wiki (arXiv 2601.19897, section 4).
+"""Where the data of the paper's skills come from: a local folder, the authors' repository at a
+pinned commit, or the hub at pinned revisions. Shared by tooluse, science, medical and wiki (arXiv
+2601.19897, section 4).
 
-Rows keep the authors' columns; each skill turns its own rows into examples and refuses those that do not fit.
+Rows keep the authors' columns; each skill turns its own rows into examples and refuses those that
+do not fit.
 """
 
 import hashlib
@@ -16,7 +18,8 @@ from harness.base.errors import UserError
 from harness.base.files import read_jsonl
 from harness.skills.skill import Skill
 
-# The authors' repository has moved; both names lead to the same commits, of 12 March 2026. Files are pinned by git's own blob ids.
+# The authors' repository has moved; both names lead to the same commits, of 12 March 2026. Files
+# are pinned by git's own blob ids.
 REPOSITORIES = ("Continual-Intelligence/Self-Distillation", "idanshen/Self-Distillation")
 COMMIT = "0570f07ed34f568e2662a8d5caa4624364bff62c"
 SERVER = "https://raw.githubusercontent.com"
@@ -34,11 +37,13 @@ ENDINGS = (".jsonl", ".json", ".parquet", ".arrow")
 class PaperSkill(Skill):
     """A skill in the authors' columns.
 
-    path: a folder with one file (JSONL, JSON, Parquet, Arrow) or one ``save_to_disk`` folder a split, a clone of the authors'
-    repository, or a folder with the files of the hub; without it the data are fetched. holdout: train questions that become the
-    validation split, where the source has none. source: ``hub`` or ``released``, where a skill has both; the second by default.
+    path: a folder with one file (JSONL, JSON, Parquet, Arrow) or one ``save_to_disk`` folder a
+    split, a clone of the authors' repository, or a folder with the files of the hub; without it the
+    data are fetched. holdout: train questions that become the validation split, where the source
+    has none. source: ``hub`` or ``released``, where a skill has both; the second by default.
 
-    A subclass gives ``example(row, split, number, place)``, and ``from_hub(split)`` where it names files of the hub.
+    A subclass gives ``example(row, split, number, place)``, and ``from_hub(split)`` where it names
+    files of the hub.
     """
 
     options = ("path", "holdout")
@@ -56,23 +61,37 @@ class PaperSkill(Skill):
         if self.path is not None and not self._files:
             if not self.hub or not all(map(self._local, self.hub)):
                 files = f" or {' and '.join(self.hub)}" if self.hub else ""
-                raise UserError(f"{place}: path", f"{self.path} holds no data of {self.name}", f"it must hold {self.wanted}{files}")
+                raise UserError(
+                    f"{place}: path",
+                    f"{self.path} holds no data of {self.name}",
+                    f"it must hold {self.wanted}{files}",
+                )
             self.source = "hub"
         if self._files or self.source == "released":
             self.splits = tuple(self._files or self.released)
         if holdout is not None:
             if "validation" in self.splits or "train" not in self.splits:
-                has = "has a validation split" if "validation" in self.splits else "has no train split"
+                has = (
+                    "has a validation split"
+                    if "validation" in self.splits
+                    else "has no train split"
+                )
                 raise UserError(f"{place}: holdout", f"the source {has}", "leave it out")
             self.splits = ("train", "validation", *self.splits[1:])
 
     def example(self, row, split, number, place):
-        """The Example of a row of the source. Raises UserError naming ``place`` and the column that does not fit."""
+        """The Example of a row of the source. Raises UserError naming ``place`` and the column that
+        does not fit.
+        """
         raise TypeError(f"skill {self.name!r} has no example()")
 
     def from_hub(self, split):
         """Examples of a split made from the files of ``hub``."""
-        raise UserError(f"skill {self.name}", "has no data of its own", f"set `path` to a folder with {self.wanted}")
+        raise UserError(
+            f"skill {self.name}",
+            "has no data of its own",
+            f"set `path` to a folder with {self.wanted}",
+        )
 
     def load(self, split):
         if not self.holdout or split not in ("train", "validation"):
@@ -80,13 +99,22 @@ class PaperSkill(Skill):
         rows = self._read("train")
         questions = draw(question_of(e) for e in rows)
         if self.holdout >= len(questions):
-            raise UserError(f"skill {self.name}: holdout", f"is {self.holdout} of {len(questions)} questions", "leave some to train on")
-        held = set(questions[: self.holdout])  # by question, so that one that stands twice is not in both splits
+            raise UserError(
+                f"skill {self.name}: holdout",
+                f"is {self.holdout} of {len(questions)} questions",
+                "leave some to train on",
+            )
+        # by question, so that one that stands twice is not in both splits
+        held = set(questions[: self.holdout])
         return [e for e in rows if (question_of(e) in held) == (split == "validation")]
 
     def reference(self, row, place):
         """``reference`` itself, or what the skill's own columns say."""
-        return row["reference"] if "reference" in row else self.example(row, "test", 0, place).reference
+        return (
+            row["reference"]
+            if "reference" in row
+            else self.example(row, "test", 0, place).reference
+        )
 
     def _read(self, split):
         if self._files:
@@ -95,18 +123,27 @@ class PaperSkill(Skill):
             file = fetch_released(*self.released[split], f"skill {self.name}")
         else:
             return self.from_hub(split)
-        rows = [self.example(row, split, number, f"{file}, row {number}") for number, row in read_rows(file)]
+        rows = [
+            self.example(row, split, number, f"{file}, row {number}")
+            for number, row in read_rows(file)
+        ]
         if not rows:
             raise UserError(file, "has no rows")
         return rows
 
     def _local(self, file):
         """A file of the hub below ``path``, in its place or at the top; None if it is not there."""
-        return next((p for p in (self.path / file, self.path / Path(file).name) if p.is_file()), None)
+        return next(
+            (p for p in (self.path / file, self.path / Path(file).name) if p.is_file()), None
+        )
 
     def hub_file(self, file):
         """Path of a file of ``hub``: from ``path`` or the hub's cache, else downloaded."""
-        return self._local(file) if self.path is not None else fetch_hub(*self.hub[file], file, f"skill {self.name}")
+        return (
+            self._local(file)
+            if self.path is not None
+            else fetch_hub(*self.hub[file], file, f"skill {self.name}")
+        )
 
 
 def question_of(example):
@@ -115,13 +152,18 @@ def question_of(example):
 
 
 def draw(texts):
-    """The different texts in a random order that depends on SEED and on the texts alone, not on where they stood."""
+    """The different texts in a random order that depends on SEED and on the texts alone, not on
+    where they stood.
+    """
     return sorted(set(texts), key=lambda text: hashlib.sha256(f"{SEED} {text}".encode()).digest())
 
 
 def on_answer(grader):
-    """``grader`` on what follows a completion's reasoning (``</think>``; nothing where that was cut off), against the answer of a
-    reference ``{"question", "answer"}``, the form that a judge needs; or against a plain text."""
+    """``grader`` on what follows a completion's reasoning (``</think>``; nothing where that was cut
+    off), against the answer of a reference ``{"question", "answer"}``, the form that a judge needs;
+    or against a plain text.
+    """
+
     @wraps(grader)  # so that the protocol names the grader's own source beside this one
     def grade(completion, reference):
         answer = completion.rpartition("</think>")[2].split("<think>")[0]
@@ -134,10 +176,16 @@ def on_answer(grader):
 
 
 def text(row, names, place):
-    """The first of the columns ``names`` that the row has: a text that is not empty. Raises UserError."""
+    """The first of the columns ``names`` that the row has: a text that is not empty. Raises
+    UserError.
+    """
     name = next((n for n in names if row.get(n) is not None), None)
     if name is None:
-        raise UserError(f"{place}: {names[0]}", "is missing", "the columns are " + (", ".join(map(str, row)) or "none"))
+        raise UserError(
+            f"{place}: {names[0]}",
+            "is missing",
+            "the columns are " + (", ".join(map(str, row)) or "none"),
+        )
     if not isinstance(row[name], str) or not row[name].strip():
         raise UserError(f"{place}: {name}", "must be a text that is not empty")
     return row[name]
@@ -147,10 +195,15 @@ def chat(row, name, endings, place):
     """Column ``name`` as chat messages whose roles are one of ``endings``. Raises UserError."""
     turns = row.get(name)
     good = isinstance(turns, list) and all(
-        isinstance(t, dict) and isinstance(t.get("role"), str) and isinstance(t.get("content"), str) for t in turns)
+        isinstance(t, dict) and isinstance(t.get("role"), str) and isinstance(t.get("content"), str)
+        for t in turns
+    )
     if not good or [t["role"] for t in turns] not in endings or not turns[-1]["content"].strip():
-        raise UserError(f"{place}: {name}", "must be chat messages [{role, content}, ...]",
-                        "their roles must be " + " or ".join(", ".join(e) for e in endings))
+        raise UserError(
+            f"{place}: {name}",
+            "must be chat messages [{role, content}, ...]",
+            "their roles must be " + " or ".join(", ".join(e) for e in endings),
+        )
     return [{"role": t["role"], "content": t["content"]} for t in turns]
 
 
@@ -158,9 +211,13 @@ def chat(row, name, endings, place):
 
 
 def find_splits(folder, skill, place):
-    """{split: file or folder} of the data of ``skill`` in ``folder``, ``folder/SKILL_data`` or ``folder/data/SKILL_data``."""
+    """{split: file or folder} of the data of ``skill`` in ``folder``, ``folder/SKILL_data`` or
+    ``folder/data/SKILL_data``.
+    """
     if not folder.is_dir():
-        raise UserError(f"{place}: path", f"{folder} is not a folder", "give a folder with the skill's data")
+        raise UserError(
+            f"{place}: path", f"{folder} is not a folder", "give a folder with the skill's data"
+        )
     for root in (folder, folder / f"{skill}_data", folder / "data" / f"{skill}_data"):
         found = {}
         for split, stems in SPLITS.items():
@@ -168,7 +225,11 @@ def find_splits(folder, skill, place):
             files = [root / s for s in stems if (root / s / "state.json").is_file()]
             files += [p for s in stems for e in ENDINGS if (p := root / f"{s}{e}").is_file()]
             if len(files) > 1:
-                raise UserError(f"{place}: path", f"{files[0]} and {files[1].name} are both the {split} split", "keep one of them")
+                raise UserError(
+                    f"{place}: path",
+                    f"{files[0]} and {files[1].name} are both the {split} split",
+                    "keep one of them",
+                )
             if files:
                 found[split] = files[0]
         if found:
@@ -177,7 +238,9 @@ def find_splits(folder, skill, place):
 
 
 def read_rows(path):
-    """Yields (row number from 1, object) of a data file or of a folder that ``datasets`` saved. Raises UserError."""
+    """Yields (row number from 1, object) of a data file or of a folder that ``datasets`` saved.
+    Raises UserError.
+    """
     if path.suffix == ".jsonl":
         yield from read_jsonl(path)
         return
@@ -194,7 +257,14 @@ def read_rows(path):
             rows = pyarrow.parquet.read_table(path).to_pylist()
         else:
             rows = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, pyarrow.ArrowException) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        RecursionError,
+        pyarrow.ArrowException,
+    ) as error:
         raise UserError(path, f"cannot be read ({type(error).__name__}: {error})") from None
     if not isinstance(rows, list):
         raise UserError(path, "is not a list of JSON objects")
@@ -205,7 +275,9 @@ def read_rows(path):
 
 
 def _arrow(path):
-    """Rows of a file of ``datasets``, read without that package: what a version cannot name ("List") it cannot load."""
+    """Rows of a file of ``datasets``, read without that package: what a version cannot name
+    ("List") it cannot load.
+    """
     import pyarrow
 
     with open(path, "rb") as file:
@@ -218,8 +290,11 @@ def blob_id(data):
 
 
 def fetch_released(file, blob, place):
-    """Path of a file of the authors' repository at COMMIT, kept in the cache folder. Raises UserError."""
-    from harness.models.embedded import cache_folder  # only here: it takes the seconds that PyTorch takes to import
+    """Path of a file of the authors' repository at COMMIT, kept in the cache folder. Raises
+    UserError.
+    """
+    # only here: it takes the seconds that PyTorch takes to import
+    from harness.models.embedded import cache_folder
 
     target = cache_folder() / "released" / COMMIT[:12] / file
     if target.is_file():
@@ -233,14 +308,21 @@ def fetch_released(file, blob, place):
             reason = getattr(error, "reason", None) or type(error).__name__
             continue
         if blob_id(data) != blob:
-            raise UserError(url, f"has the git id {blob_id(data)[:12]}, not {blob[:12]}", "give a clone of the repository as `path`")
+            raise UserError(
+                url,
+                f"has the git id {blob_id(data)[:12]}, not {blob[:12]}",
+                "give a clone of the repository as `path`",
+            )
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f"{target.name}.{os.getpid()}.part")
         part.write_bytes(data)
         os.replace(part, target)
         return target
-    raise UserError(place, f"the authors' data cannot be fetched ({reason})",
-                    f"without network, set `path` to a clone of {REPOSITORIES[0]} at {COMMIT[:12]}, or to a folder of your own")
+    raise UserError(
+        place,
+        f"the authors' data cannot be fetched ({reason})",
+        f"without network, set `path` to a clone of {REPOSITORIES[0]} at {COMMIT[:12]}, or to a folder of your own",
+    )
 
 
 def fetch_hub(dataset, revision, file, place):
@@ -249,8 +331,12 @@ def fetch_hub(dataset, revision, file, place):
 
     try:
         return Path(hf_hub_download(dataset, file, repo_type="dataset", revision=revision))
-    except Exception as error:  # the hub's client, its HTTP library and the cache each have errors of their own
+    except (
+        Exception
+    ) as error:  # the hub's client, its HTTP library and the cache each have errors of their own
         raise UserError(
-            place, f"{file} of {dataset} cannot be had ({type(error).__name__})",
+            place,
+            f"{file} of {dataset} cannot be had ({type(error).__name__})",
             f"with network, unset HF_HUB_OFFLINE; without, set HF_HOME to a cache that holds revision {revision[:12]}, or `path` to a "
-            "folder with the file") from error
+            "folder with the file",
+        ) from error

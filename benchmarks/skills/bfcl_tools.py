@@ -1,16 +1,19 @@
-"""Tool use at the size of the embedded model: real questions of the Berkeley Function Calling Leaderboard (BFCL).
+"""Tool use at the size of the embedded model: real questions of the Berkeley Function Calling
+Leaderboard (BFCL).
 
-Data: BFCL v4 (Patil et al., "The Berkeley Function Calling Leaderboard", ICML 2025; Apache-2.0) as the Python package
-``bfcl-eval`` ships it: the categories ``simple_python``, ``multiple`` and ``live_simple``, with the possible answers.
-Only its JSON files are read; the package itself is never imported (that would ask for a dozen providers' clients).
+Data: BFCL v4 (Patil et al., "The Berkeley Function Calling Leaderboard", ICML 2025; Apache-2.0) as
+the Python package ``bfcl-eval`` ships it: the categories ``simple_python``, ``multiple`` and
+``live_simple``, with the possible answers. Only its JSON files are read; the package itself is
+never imported (that would ask for a dozen providers' clients).
 
-Form: one tool and a question; the answer is one call in the form of ToolAlpaca, the paper's Tool Use data:
+Form: one tool and a question; the answer is one call in the form of ToolAlpaca, the paper's Tool
+Use data:
 
     Action: weather.get
     Action Input: {"city": "Oslo"}
 
-Grader: the rules of BFCL's own ``ast_checker`` for Python, written anew and compared with it in the tests.
-Splits go by tool: no tool of one split occurs in another.
+Grader: the rules of BFCL's own ``ast_checker`` for Python, written anew and compared with it in the
+tests. Splits go by tool: no tool of one split occurs in another.
 """
 
 import hashlib
@@ -27,23 +30,37 @@ PACKAGE = "bfcl-eval==2026.3.23"
 CATEGORIES = ("simple_python", "multiple", "live_simple")
 QUESTION_SIZE, DEMONSTRATION_SIZE = 112, 56  # by size(), about tokens; what is longer is dropped
 ROWS_A_TOOL = 4  # a few tools have dozens of questions that differ in one word
-SHARES = (("validation", 0.16), ("test", 0.30))  # of the groups of tools; the others are for training
+# of the groups of tools; the others are for training
+SHARES = (("validation", 0.16), ("test", 0.30))
 
-# A base model this small follows no description of the form (seven wordings: no right call, mean reward 0.00 to 0.09),
-# but it does follow one earlier turn: it then makes calls, most of them wrong, and learning from own samples can start.
+# A base model this small follows no description of the form (seven wordings: no right call, mean
+# reward 0.00 to 0.09), but it does follow one earlier turn: it then makes calls, most of them
+# wrong, and learning from own samples can start.
 CONTEXT = [
     {"role": "system", "content": "Reply with one tool call."},
-    {"role": "user",
-     "content": "Tool get_time: Time in a city.\n- city (string): Its name.\n\nWhat time is it in Oslo?"},
+    {
+        "role": "user",
+        "content": "Tool get_time: Time in a city.\n- city (string): Its name.\n\nWhat time is it in Oslo?",
+    },
     {"role": "assistant", "content": 'Action: get_time\nAction Input: {"city": "Oslo"}'},
 ]
 
-PYTHON_TYPES = {"string": str, "integer": int, "float": float, "boolean": bool, "array": list, "tuple": list,
-                "dict": dict, "any": str}
+PYTHON_TYPES = {
+    "string": str,
+    "integer": int,
+    "float": float,
+    "boolean": bool,
+    "array": list,
+    "tuple": list,
+    "dict": dict,
+    "any": str,
+}
 
 
 class BfclTools(Skill):
-    """One correct tool call for one question; see the module's first lines and docs/skills/bfcl_tools.md."""
+    """One correct tool call for one question; see the module's first lines and
+    docs/skills/bfcl_tools.md.
+    """
 
     name = "bfcl_tools"
     description = "tool calls on real questions of the Berkeley Function Calling Leaderboard v4 (bfcl-eval, Apache-2.0)"
@@ -63,9 +80,11 @@ class BfclTools(Skill):
         return reward(completion, reference)
 
     def load(self, split):
-        """Examples of ``split`` in a fixed pseudo-random order. Raises UserError where the package's files are missing.
+        """Examples of ``split`` in a fixed pseudo-random order. Raises UserError where the
+        package's files are missing.
 
-        Demonstrations, in every split: the first possible value of each argument that may not be left out.
+        Demonstrations, in every split: the first possible value of each argument that may not be
+        left out.
         """
         rows = _read()
         split_of = _split_tools(rows)
@@ -83,24 +102,35 @@ class BfclTools(Skill):
 
 def _hash(*parts):
     """A uniform number in [0, 1) that depends on nothing but ``parts``."""
-    return int.from_bytes(hashlib.sha256("|".join(("bfcl_tools", *parts)).encode()).digest()[:8], "big") / 2**64
+    return (
+        int.from_bytes(
+            hashlib.sha256("|".join(("bfcl_tools", *parts)).encode()).digest()[:8], "big"
+        )
+        / 2**64
+    )
 
 
 def _read():
-    """Rows of the package's files: id, question, tool (declaration of the one to call), answer (possible values)."""
+    """Rows of the package's files: id, question, tool (declaration of the one to call), answer
+    (possible values).
+    """
     spec = importlib.util.find_spec("bfcl_eval")
     if spec is None or not spec.submodule_search_locations:
-        raise UserError("skill bfcl_tools", "the package bfcl-eval, which holds the data, is not installed",
-                        f"pip install --no-deps {PACKAGE}")
+        raise UserError(
+            "skill bfcl_tools",
+            "the package bfcl-eval, which holds the data, is not installed",
+            f"pip install --no-deps {PACKAGE}",
+        )
     folder = Path(next(iter(spec.submodule_search_locations))) / "data"
     rows, questions = [], set()
     for category in CATEGORIES:
         file = f"BFCL_v4_{category}.json"
         answers = {r["id"]: r["ground_truth"][0] for r in _lines(folder / "possible_answer" / file)}
         for row in _lines(folder / file):
-            (called, answer), = answers[row["id"]].items()
+            ((called, answer),) = answers[row["id"]].items()
             turns, text = row["question"][0], _one_line(row["question"][0][-1]["content"])
-            if len(turns) == 1 and (called, text) not in questions:  # a few have a long system turn of their own
+            # a few have a long system turn of their own
+            if len(turns) == 1 and (called, text) not in questions:
                 questions.add((called, text))
                 tool = next(t for t in row["function"] if t["name"] == called)
                 rows.append({"id": row["id"], "question": text, "tool": tool, "answer": answer})
@@ -109,15 +139,23 @@ def _read():
 
 def _lines(path):
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [
+            json.loads(line)
+            for line in path.read_text(encoding="utf-8").splitlines()
+            if line.strip()
+        ]
     except (OSError, ValueError) as error:
-        raise UserError(path, f"cannot be read ({error.__class__.__name__})",
-                        f"pip install --force-reinstall --no-deps {PACKAGE}") from None
+        raise UserError(
+            path,
+            f"cannot be read ({error.__class__.__name__})",
+            f"pip install --force-reinstall --no-deps {PACKAGE}",
+        ) from None
 
 
 def _split_tools(rows):
-    """{tool name: split}. Tools go together where their names differ in case or punctuation only or where one and the
-    same question is asked for both."""
+    """{tool name: split}. Tools go together where their names differ in case or punctuation only or
+    where one and the same question is asked for both.
+    """
     parent = {}
 
     def root(key):
@@ -145,13 +183,18 @@ def _split_tools(rows):
 
 
 def _example(row):
-    """The Example of a row, or None: too long, or BFCL's own possible answers contradict its declaration."""
+    """The Example of a row, or None: too long, or BFCL's own possible answers contradict its
+    declaration.
+    """
     question = f"{_declaration(row['tool'])}\n\n{row['question']}"
     name, parameters = row["tool"]["name"], row["tool"]["parameters"]
     reference = {
         "name": name,
         "required": parameters["required"],
-        "types": {key: [p["type"], p.get("items", {}).get("type")] for key, p in parameters["properties"].items()},
+        "types": {
+            key: [p["type"], p.get("items", {}).get("type")]
+            for key, p in parameters["properties"].items()
+        },
         "answer": row["answer"],
     }
     arguments = _first_values(row["answer"], parameters["required"])
@@ -160,7 +203,9 @@ def _example(row):
         return None
     if accuracy(demonstration, reference) < 1:
         return None
-    return Example(row["id"], [*CONTEXT, {"role": "user", "content": question}], demonstration, reference)
+    return Example(
+        row["id"], [*CONTEXT, {"role": "user", "content": question}], demonstration, reference
+    )
 
 
 def _declaration(tool):
@@ -171,9 +216,12 @@ def _declaration(tool):
         kind = p["type"] + (f" of {p['items']['type']}" if "items" in p else "")
         optional = "" if name in required else ", optional"
         choices = " One of " + ", ".join(map(str, p["enum"])) + "." if "enum" in p else ""
-        inner = p.get("properties") or p.get("items", {}).get("properties")  # of a dict or of an array's dicts
+        # of a dict or of an array's dicts
+        inner = p.get("properties") or p.get("items", {}).get("properties")
         keys = " Keys " + ", ".join(inner) + "." if inner else ""
-        lines.append(f"- {name} ({kind}{optional}): {_first_sentence(p['description'])}{choices}{keys}")
+        lines.append(
+            f"- {name} ({kind}{optional}): {_first_sentence(p['description'])}{choices}{keys}"
+        )
     return "\n".join(lines)
 
 
@@ -182,7 +230,9 @@ def _first_sentence(text):
 
 
 def size(text):
-    """About the number of tokens, without a tokenizer, so that the data depend on none (with SmolLM2's: r = 0.96)."""
+    """About the number of tokens, without a tokenizer, so that the data depend on none (with
+    SmolLM2's: r = 0.96).
+    """
     return len(re.findall(r"[A-Za-z]{1,7}|\d|_|[^\w\s]+", text)) + 2 * sum(c > "\x7f" for c in text)
 
 
@@ -191,8 +241,14 @@ def _one_line(text):
 
 
 def _first_values(answer, required=()):
-    """Arguments from possible values: the first of each; what may be left out ("" among the values) is left out."""
-    return {name: _first_value(values) for name, values in answer.items() if name in required or "" not in values}
+    """Arguments from possible values: the first of each; what may be left out ("" among the values)
+    is left out.
+    """
+    return {
+        name: _first_value(values)
+        for name, values in answer.items()
+        if name in required or "" not in values
+    }
 
 
 def _first_value(values):
@@ -215,10 +271,12 @@ def accuracy(completion, reference):
 
 
 def reward(completion, reference):
-    """In [0, 1], exactly 1 where ``accuracy`` is 1; below that a sum of parts that tells bad answers from worse ones.
+    """In [0, 1], exactly 1 where ``accuracy`` is 1; below that a sum of parts that tells bad
+    answers from worse ones.
 
-    0.1 an ``Action:`` line, 0.1 an ``Action Input:`` line, 0.1 it holds a JSON object, 0.2 the tool's name, 0.4 times
-    the arguments: each that is wanted or given counts 1 if right, 1/2 if only its name is. Only the first call counts.
+    0.1 an ``Action:`` line, 0.1 an ``Action Input:`` line, 0.1 it holds a JSON object, 0.2 the
+    tool's name, 0.4 times the arguments: each that is wanted or given counts 1 if right, 1/2 if
+    only its name is. Only the first call counts.
     """
     if accuracy(completion, reference):
         return 1.0
@@ -227,15 +285,24 @@ def reward(completion, reference):
     total += 0.2 * (bool(names) and names[0] == reference["name"])
     if inputs and isinstance(inputs[0], dict):
         given, answer = inputs[0], reference["answer"]
-        wanted = {name for name, values in answer.items() if name in reference["required"] or "" not in values}
-        parts = [0.5 + 0.5 * _value_is_right(given[n], answer[n], *reference["types"][n])
-                 for n in given if n in answer and n in reference["types"]]
+        wanted = {
+            name
+            for name, values in answer.items()
+            if name in reference["required"] or "" not in values
+        }
+        parts = [
+            0.5 + 0.5 * _value_is_right(given[n], answer[n], *reference["types"][n])
+            for n in given
+            if n in answer and n in reference["types"]
+        ]
         total += 0.1 + 0.4 * sum(parts) / max(len(wanted | set(given)), 1)
     return total
 
 
 def parse(completion):
-    """([names on ``Action:`` lines], [JSON values after ``Action Input:``]); None stands for what is not JSON."""
+    """([names on ``Action:`` lines], [JSON values after ``Action Input:``]); None stands for what
+    is not JSON.
+    """
     names = re.findall(r"^[ \t]*Action:[ \t]*(.*?)[ \t\r]*$", completion, re.MULTILINE)
     inputs = []
     for match in re.finditer(r"^[ \t]*Action Input:\s*", completion, re.MULTILINE):
@@ -247,19 +314,25 @@ def parse(completion):
 
 
 def _call_is_right(arguments, reference):
-    """BFCL's simple_function_checker: all required arguments there, none unknown, each value a possible one."""
+    """BFCL's simple_function_checker: all required arguments there, none unknown, each value a
+    possible one.
+    """
     answer, types = reference["answer"], reference["types"]
     return (
         isinstance(arguments, dict)
         and all(name in arguments for name in reference["required"])
         and all(name in arguments or "" in values for name, values in answer.items())
-        and all(name in answer and name in types and _value_is_right(value, answer[name], *types[name])
-                for name, value in arguments.items())
+        and all(
+            name in answer and name in types and _value_is_right(value, answer[name], *types[name])
+            for name, value in arguments.items()
+        )
     )
 
 
 def _value_is_right(value, possible, kind, inner):
-    """One argument against its possible values. kind, inner: the declared type and the type of an array's elements."""
+    """One argument against its possible values. kind, inner: the declared type and the type of an
+    array's elements.
+    """
     expected = PYTHON_TYPES[kind]
     nested = PYTHON_TYPES[inner] if kind in ("array", "tuple") else None
     if kind == "float" and type(value) is int:
@@ -267,7 +340,8 @@ def _value_is_right(value, possible, kind, inner):
             value = float(value)
         except OverflowError:
             return False
-    # A possible value of another type than the declared one is taken as it stands ("is_variable" in BFCL).
+    # A possible value of another type than the declared one is taken as it stands ("is_variable" in
+    # BFCL).
     answer_type = _type_of(possible)
     literal = answer_type is not None and answer_type is not expected
     if type(value) is expected:
@@ -291,26 +365,37 @@ def _value_is_right(value, possible, kind, inner):
 
 
 def _type_of(possible):
-    """Type of the first possible value that is not "" (which means: may be left out); None if there is no other."""
+    """Type of the first possible value that is not "" (which means: may be left out); None if there
+    is no other.
+    """
     return next((type(p) for p in possible if p != ""), None)
 
 
 def _elements_fit(value, possible, nested):
-    """True if all elements have the declared type or that of the possible list's first; one level deep, as in BFCL."""
+    """True if all elements have the declared type or that of the possible list's first; one level
+    deep, as in BFCL.
+    """
     return type(possible) is not list or all(type(v) in (nested, _type_of(possible)) for v in value)
 
 
 def _dict_is_right(value, possible):
     return (
         type(value) is type(possible) is dict
-        and all(k in possible and _plain_text(v) in map(_plain_text, possible[k]) for k, v in value.items())
+        and all(
+            k in possible and _plain_text(v) in map(_plain_text, possible[k])
+            for k, v in value.items()
+        )
         and all(k in value or "" in values for k, values in possible.items())
     )
 
 
 def _plain_text(value):
-    """BFCL's standardize_string for a text: no blank, none of ,./-_*^, lower case, one quote. Others as they are."""
-    return re.sub(r"[ ,./\-_*^]", "", value).lower().replace("'", '"') if type(value) is str else value
+    """BFCL's standardize_string for a text: no blank, none of ,./-_*^, lower case, one quote.
+    Others as they are.
+    """
+    return (
+        re.sub(r"[ ,./\-_*^]", "", value).lower().replace("'", '"') if type(value) is str else value
+    )
 
 
 def _plain_list(value):

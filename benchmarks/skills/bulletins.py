@@ -1,8 +1,10 @@
-"""New knowledge: bulletins about invented disasters, the small mirror of the paper's Wikipedia task (arXiv 2601.19897, table 1).
+"""New knowledge: bulletins about invented disasters, the small mirror of the paper's Wikipedia task
+(arXiv 2601.19897, table 1).
 
-A seeded generator makes the events, so no model can know them. Each bulletin tells three facts that are asked for: the
-town, the month, and who led the rescue. Train asks for every fact in four wordings; validation and test ask for the same
-facts in wordings never trained on; "ood" asks for two facts at once, or for one by way of another.
+A seeded generator makes the events, so no model can know them. Each bulletin tells three facts that
+are asked for: the town, the month, and who led the rescue. Train asks for every fact in four
+wordings; validation and test ask for the same facts in wordings never trained on; "ood" asks for
+two facts at once, or for one by way of another.
 """
 
 import random
@@ -11,41 +13,122 @@ from harness.skills.graders import normalise, token_f1
 from harness.skills.skill import Example, Skill
 
 EVENTS = 20
-CANDIDATES = {  # every value an answer of a kind can take; an answer that names a wrong one is wrong
+# every value an answer of a kind can take; an answer that names a wrong one is wrong
+CANDIDATES = {
     "town": [
-        "Appledown", "Birchwell", "Cedarwick", "Dunmere", "Elmstead", "Foxholm", "Greyford", "Hartley", "Ironbridge", "Juniper",
-        "Kingsbeck", "Larkhill", "Millbrook", "Northgate", "Oakmere", "Pinecliff", "Quarryside", "Redfell", "Silverton", "Thornbury",
+        "Appledown",
+        "Birchwell",
+        "Cedarwick",
+        "Dunmere",
+        "Elmstead",
+        "Foxholm",
+        "Greyford",
+        "Hartley",
+        "Ironbridge",
+        "Juniper",
+        "Kingsbeck",
+        "Larkhill",
+        "Millbrook",
+        "Northgate",
+        "Oakmere",
+        "Pinecliff",
+        "Quarryside",
+        "Redfell",
+        "Silverton",
+        "Thornbury",
     ],
     "leader": [
-        "Alice", "Boris", "Clara", "Daniel", "Emma", "Felix", "Gloria", "Hugo", "Irene", "Jacob",
-        "Karen", "Louis", "Maria", "Nathan", "Olga", "Peter", "Quentin", "Rachel", "Simon", "Tara",
+        "Alice",
+        "Boris",
+        "Clara",
+        "Daniel",
+        "Emma",
+        "Felix",
+        "Gloria",
+        "Hugo",
+        "Irene",
+        "Jacob",
+        "Karen",
+        "Louis",
+        "Maria",
+        "Nathan",
+        "Olga",
+        "Peter",
+        "Quentin",
+        "Rachel",
+        "Simon",
+        "Tara",
     ],
     # May and March are left out: they are words as well.
-    "month": ["January", "February", "April", "June", "July", "August", "September", "October", "November", "December"],
+    "month": [
+        "January",
+        "February",
+        "April",
+        "June",
+        "July",
+        "August",
+        "September",
+        "October",
+        "November",
+        "December",
+    ],
 }
 DISASTERS = ("flood", "storm", "fire", "earthquake", "landslide")
 # Names of events: no two begin alike, so that a small model can tell them apart.
 STARTS = (
-    "Bra", "Cor", "Del", "Fen", "Gal", "Hol", "Jar", "Kel", "Lum", "Mor",
-    "Nev", "Osk", "Pra", "Rud", "Sel", "Tov", "Urk", "Vel", "Wex", "Zan",
+    "Bra",
+    "Cor",
+    "Del",
+    "Fen",
+    "Gal",
+    "Hol",
+    "Jar",
+    "Kel",
+    "Lum",
+    "Mor",
+    "Nev",
+    "Osk",
+    "Pra",
+    "Rud",
+    "Sel",
+    "Tov",
+    "Urk",
+    "Vel",
+    "Wex",
+    "Zan",
 )
 ENDS = ("da", "vik", "so", "len", "ta", "ru")
 WORDINGS = {  # kind -> split -> questions about {event}
     "town": {
-        "train": ("Where did the {event} strike?", "Which town did the {event} strike?",
-                  "What town was struck by the {event}?", "The {event}: which town was hit?"),
+        "train": (
+            "Where did the {event} strike?",
+            "Which town did the {event} strike?",
+            "What town was struck by the {event}?",
+            "The {event}: which town was hit?",
+        ),
         "validation": ("In which town did the {event} do its damage?",),
         "test": ("Name the town that the {event} hit.", "What place did the {event} damage?"),
     },
     "leader": {
-        "train": ("Who led the rescue after the {event}?", "Which person led the rescue in the {event}?",
-                  "Who was in charge of the rescue after the {event}?", "The {event}: who led the rescue?"),
+        "train": (
+            "Who led the rescue after the {event}?",
+            "Which person led the rescue in the {event}?",
+            "Who was in charge of the rescue after the {event}?",
+            "The {event}: who led the rescue?",
+        ),
         "validation": ("Who headed the rescue work after the {event}?",),
-        "test": ("Name the leader of the rescue after the {event}.", "Who commanded the rescuers in the {event}?"),
+        "test": (
+            "Name the leader of the rescue after the {event}.",
+            "Who commanded the rescuers in the {event}?",
+        ),
     },
     "month": {
-        "train": ("When did the {event} strike?", "In which month did the {event} strike?",
-                  "What month was the {event} in?", "The {event}: which month was it?"),
+        "train": (
+            "When did the {event} strike?",
+            "In which month did the {event} strike?",
+            "What month was the {event} in?",
+            "The {event}: which month was it?",
+        ),
         "validation": ("During which month did the {event} happen?",),
         "test": ("Name the month of the {event}.", "What was the month when the {event} came?"),
     },
@@ -56,21 +139,37 @@ SENTENCES = {
     "month": "The {event} struck in {month}.",
 }
 PAIRS = (  # two facts of one event in one answer
-    (("town", "month"), "Where and in which month did the {event} strike?", "The {event} struck {town} in {month}."),
-    (("town", "leader"), "Which town did the {event} strike, and who led the rescue?",
-     "The {event} struck {town}, and {leader} led the rescue."),
-    (("leader", "month"), "When did the {event} strike, and who led the rescue?",
-     "The {event} struck in {month}, and {leader} led the rescue."),
+    (
+        ("town", "month"),
+        "Where and in which month did the {event} strike?",
+        "The {event} struck {town} in {month}.",
+    ),
+    (
+        ("town", "leader"),
+        "Which town did the {event} strike, and who led the rescue?",
+        "The {event} struck {town}, and {leader} led the rescue.",
+    ),
+    (
+        ("leader", "month"),
+        "When did the {event} strike, and who led the rescue?",
+        "The {event} struck in {month}, and {leader} led the rescue.",
+    ),
 )
 HOPS = (  # the event is not named: one fact leads to it, another is the answer
     (("leader",), "Who led the rescue in {town}?", "The rescue in {town} was led by {leader}."),
-    (("town",), "In which town did {leader} lead the rescue?", "{leader} led the rescue in {town}."),
+    (
+        ("town",),
+        "In which town did {leader} lead the rescue?",
+        "{leader} led the rescue in {town}.",
+    ),
     (("month",), "In which month was {town} struck?", "{town} was struck in {month}."),
 )
 
 
 def events():
-    """The invented events: dicts with event, town, leader, month and bulletin (the article), the same at every call."""
+    """The invented events: dicts with event, town, leader, month and bulletin (the article), the
+    same at every call.
+    """
     rng = random.Random(20260119)
     names = [start + rng.choice(ENDS) for start in rng.sample(STARTS, EVENTS)]
     towns, leaders = (rng.sample(CANDIDATES[kind], EVENTS) for kind in ("town", "leader"))
@@ -79,7 +178,11 @@ def events():
     for name, town, leader, month in zip(names, towns, leaders, months):
         disaster = rng.choice(DISASTERS)
         event = {"event": f"{name} {disaster}", "town": town, "leader": leader, "month": month}
-        homes, people, hours = rng.randrange(20, 90), rng.randrange(11, 60) * 10, rng.randrange(3, 12)
+        homes, people, hours = (
+            rng.randrange(20, 90),
+            rng.randrange(11, 60) * 10,
+            rng.randrange(3, 12),
+        )
         event["bulletin"] = (
             f"The {name} {disaster} struck {town} in {month}. It came early in the morning and lasted {hours} hours. "
             f"About {homes} homes were damaged, and {people} people spent the night in a school. The rescue was led by "
@@ -98,12 +201,16 @@ def _named(kind, text):
 
 def strict(completion, reference):
     """1 if every asked fact is named and no wrong candidate of its kind is."""
-    return float(all(_named(kind, completion) == {value} for kind, value in reference["parts"].items()))
+    return float(
+        all(_named(kind, completion) == {value} for kind, value in reference["parts"].items())
+    )
 
 
 def lenient(completion, reference):
     """1 if at least one asked fact is named, whatever else is."""
-    return float(any(value in _named(kind, completion) for kind, value in reference["parts"].items()))
+    return float(
+        any(value in _named(kind, completion) for kind, value in reference["parts"].items())
+    )
 
 
 class Bulletins(Skill):
@@ -126,21 +233,36 @@ class Bulletins(Skill):
         rows = []
         for number, event in enumerate(events()):
             if split == "ood":
-                asked = [(*PAIRS[(number + shift) % 3], "pair") for shift in (0, 1)] + [(*HOPS[number % 3], "hop")]
+                asked = [(*PAIRS[(number + shift) % 3], "pair") for shift in (0, 1)] + [
+                    (*HOPS[number % 3], "hop")
+                ]
             else:
-                asked = [((kind,), question, SENTENCES[kind], kind) for kind in SENTENCES for question in WORDINGS[kind][split]]
+                asked = [
+                    ((kind,), question, SENTENCES[kind], kind)
+                    for kind in SENTENCES
+                    for question in WORDINGS[kind][split]
+                ]
             for place, (kinds, question, sentence, label) in enumerate(asked):
                 answer = sentence.format(**event)
-                rows.append(Example(
-                    id=f"{split}/{label}/{event['event'].replace(' ', '-')}-{place}",
-                    prompt=[{"role": "user", "content": question.format(**event)}],
-                    demonstration=answer,
-                    reference={"answer": answer, "parts": {kind: event[kind] for kind in kinds}},
-                    source=event["bulletin"],
-                ))
+                rows.append(
+                    Example(
+                        id=f"{split}/{label}/{event['event'].replace(' ', '-')}-{place}",
+                        prompt=[{"role": "user", "content": question.format(**event)}],
+                        demonstration=answer,
+                        reference={
+                            "answer": answer,
+                            "parts": {kind: event[kind] for kind in kinds},
+                        },
+                        source=event["bulletin"],
+                    )
+                )
         random.Random(f"bulletins {split}").shuffle(rows)
         return rows
 
     def reward(self, completion, reference):
         """1 iff strictly right; below that half of the F1 over words with the answer sentence."""
-        return 1.0 if strict(completion, reference) else 0.5 * token_f1(completion, reference["answer"])
+        return (
+            1.0
+            if strict(completion, reference)
+            else 0.5 * token_f1(completion, reference["answer"])
+        )

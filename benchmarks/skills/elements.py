@@ -1,9 +1,11 @@
-"""Science questions about the chemical elements, answered in the tags of the paper's Science Q&A (arXiv 2601.19897).
+"""Science questions about the chemical elements, answered in the tags of the paper's Science Q&A
+(arXiv 2601.19897).
 
-Small enough for a model of 135M parameters on a CPU: every question is a fact that such a model half knows (the symbol of
-an element) or can be read off a line of data in the question, so that what it lacks is mostly the form of the answer.
-The data are those of the package ``molmass`` (BSD-3-Clause). Every element belongs to one split: no question of the test,
-nor any fact in it, is about an element that was trained on.
+Small enough for a model of 135M parameters on a CPU: every question is a fact that such a model
+half knows (the symbol of an element) or can be read off a line of data in the question, so that
+what it lacks is mostly the form of the answer. The data are those of the package ``molmass``
+(BSD-3-Clause). Every element belongs to one split: no question of the test, nor any fact in it, is
+about an element that was trained on.
 """
 
 import random
@@ -15,12 +17,18 @@ from molmass import ELEMENTS, Formula
 from harness.skills.graders import answer_tag
 from harness.skills.skill import Example, Skill
 
-# A small model follows no description of a form, but it imitates an earlier turn of its own; one from another field
-# gives away none of the reasoning that is to be learned.
+# A small model follows no description of a form, but it imitates an earlier turn of its own; one
+# from another field gives away none of the reasoning that is to be learned.
 OPENING = [
-    {"role": "system", "content": "Answer in the form <reasoning>...</reasoning><answer>...</answer>"},
+    {
+        "role": "system",
+        "content": "Answer in the form <reasoning>...</reasoning><answer>...</answer>",
+    },
     {"role": "user", "content": "What is the capital of France?"},
-    {"role": "assistant", "content": "<reasoning>The capital of France is Paris.</reasoning><answer>Paris</answer>"},
+    {
+        "role": "assistant",
+        "content": "<reasoning>The capital of France is Paris.</reasoning><answer>Paris</answer>",
+    },
 ]
 QUANTITIES = (  # attribute of a molmass element, plural, question with the value, unit
     ("tmelt", "Melting points", "melts at", "K"),
@@ -30,7 +38,8 @@ QUANTITIES = (  # attribute of a molmass element, plural, question with the valu
 SINGULAR = {"tmelt": "melting point", "tboil": "boiling point", "density": "density"}
 ANIONS = {"O": 2, "F": 1, "Cl": 1}  # symbol: charge; what the compounds are made with
 HELD_OUT = {"test": 28, "validation": 12}  # elements; the rest is for training
-MEASURED = [e for e in ELEMENTS if e.number <= 94 and e.tmelt and e.tboil and e.density]  # those with a value for each
+# those with a value for each
+MEASURED = [e for e in ELEMENTS if e.number <= 94 and e.tmelt and e.tboil and e.density]
 NAMES = {e.name.lower() for e in ELEMENTS}
 SYMBOLS = {e.symbol for e in ELEMENTS}
 
@@ -52,7 +61,9 @@ def name(element, others, rng):
 
 
 def _rows(element, others, rng):
-    """A quantity, and the rows (name, value with unit) of three elements: values all different, the asked one in any place."""
+    """A quantity, and the rows (name, value with unit) of three elements: values all different, the
+    asked one in any place.
+    """
     key, plural, verb, unit = rng.choice(QUANTITIES)
     rows = {getattr(element, key): element}
     while len(rows) < 3:
@@ -79,8 +90,11 @@ def holder(element, others, rng):
 
 
 def atoms(element, others, rng):
-    """Counting: atoms of the anion in a binary compound of the element's commonest positive oxidation state, if any."""
-    state = re.search(r"(?<![-\d])(\d+)\*", element.oxistates)  # molmass marks the commonest ones, as in "3*, 2"
+    """Counting: atoms of the anion in a binary compound of the element's commonest positive
+    oxidation state, if any.
+    """
+    # molmass marks the commonest ones, as in "3*, 2"
+    state = re.search(r"(?<![-\d])(\d+)\*", element.oxistates)
     if not state or element.symbol in ANIONS:
         return None
     anion, charge = rng.choice(sorted(ANIONS.items()))
@@ -122,7 +136,8 @@ class Elements(Skill):
 
     def load(self, split):
         rng = random.Random(20260119)
-        free = [e for e in MEASURED if e.symbol not in ANIONS]  # the anions stand in questions of every split
+        # the anions stand in questions of every split
+        free = [e for e in MEASURED if e.symbol not in ANIONS]
         rng.shuffle(free)
         test, validation = HELD_OUT["test"], HELD_OUT["test"] + HELD_OUT["validation"]
         mine = {
@@ -140,13 +155,22 @@ class Elements(Skill):
                     question, reasoning, answer = made
                     prompt = [*OPENING, {"role": "user", "content": question}]
                     demonstration = f"<reasoning>{reasoning}</reasoning><answer>{answer}</answer>"
-                    rows.append(Example(f"{split}/{kind.__name__}/{element.symbol}", prompt, demonstration, answer))
+                    rows.append(
+                        Example(
+                            f"{split}/{kind.__name__}/{element.symbol}",
+                            prompt,
+                            demonstration,
+                            answer,
+                        )
+                    )
             queues.append(rows)
         # The kinds take turns, so that the first rows of a split stand for all of it.
         return [row for turn in zip_longest(*queues) for row in turn if row]
 
     def reward(self, completion, reference):
-        """1 iff the answer is right; below that 0.2 for each: reasoning opened, closed, an answer in tags, of the right kind."""
+        """1 iff the answer is right; below that 0.2 for each: reasoning opened, closed, an answer
+        in tags, of the right kind.
+        """
         if self.grade(completion, reference):
             return 1.0
         found = re.findall(r"<answer>(.*?)</answer>", completion, re.DOTALL)

@@ -1,12 +1,22 @@
-"""Medical of the paper (arXiv 2601.19897, section 4): HuatuoGPT-o1's questions in English (arXiv 2412.18925).
+"""Medical of the paper (arXiv 2601.19897, section 4): HuatuoGPT-o1's questions in English (arXiv
+2412.18925).
 
-Train rows have a question and a response (``question``, ``response``; on the hub ``Question``, ``Response``, whose ``Complex_CoT`` is
-left out as in the paper; or ``messages`` [user, assistant]), the others a question and an answer (``question``, ``answer``; on the hub
-``Open-ended Verifiable Question``, ``Ground-True Answer``). The paper grades with a judge model (docs/judge.md); the graders here
-need none.
+Train rows have a question and a response (``question``, ``response``; on the hub ``Question``,
+``Response``, whose ``Complex_CoT`` is left out as in the paper; or ``messages`` [user, assistant]),
+the others a question and an answer (``question``, ``answer``; on the hub ``Open-ended Verifiable
+Question``, ``Ground-True Answer``). The paper grades with a judge model (docs/judge.md); the
+graders here need none.
 """
 
-from benchmarks.skills._sources import PaperSkill, chat, draw, on_answer, question_of, read_rows, text
+from benchmarks.skills._sources import (
+    PaperSkill,
+    chat,
+    draw,
+    on_answer,
+    question_of,
+    read_rows,
+    text,
+)
 from harness.base.errors import UserError
 from harness.skills.graders import contains, normalise, normalised_match, token_f1
 from harness.skills.skill import Example
@@ -15,40 +25,65 @@ QUESTION = ("question", "Question", "Open-ended Verifiable Question")
 RESPONSE = ("response", "Response")
 ANSWER = ("answer", "Ground-True Answer", *RESPONSE)
 TRAIN, VERIFIABLE = "medical_o1_sft.json", "medical_o1_verifiable_problem.json"
-SIZES = {"test": 1000, "validation": 500}  # drawn from the verifiable questions; the paper names no size for the second
+# drawn from the verifiable questions; the paper names no size for the second
+SIZES = {"test": 1000, "validation": 500}
 
 
 class Medical(PaperSkill):
-    """About 20,000 questions with responses to train on; tested on verifiable questions that are not among them."""
+    """About 20,000 questions with responses to train on; tested on verifiable questions that are
+    not among them.
+    """
 
     name = "medical"
     description = "Medical of the paper: HuatuoGPT-o1's questions in English (Apache-2.0)"
     judge = "medical"
     metrics = {g.__name__: on_answer(g) for g in (contains, normalised_match, token_f1)}
     hub = {
-        TRAIN: ("FreedomIntelligence/medical-o1-reasoning-SFT", "fc2c9e8a37b38f38da6d449564a8c350b244aef4"),
-        VERIFIABLE: ("FreedomIntelligence/medical-o1-verifiable-problem", "46d5175eb74fdef3516d51d52e8c40db04bbdf35"),
+        TRAIN: (
+            "FreedomIntelligence/medical-o1-reasoning-SFT",
+            "fc2c9e8a37b38f38da6d449564a8c350b244aef4",
+        ),
+        VERIFIABLE: (
+            "FreedomIntelligence/medical-o1-verifiable-problem",
+            "46d5175eb74fdef3516d51d52e8c40db04bbdf35",
+        ),
     }
 
     def example(self, row, split, number, place):
         if row.get("messages") is not None:
-            question, response = (turn["content"] for turn in chat(row, "messages", (["user", "assistant"],), place))
+            question, response = (
+                turn["content"] for turn in chat(row, "messages", (["user", "assistant"],), place)
+            )
             row = {"question": question, "response": response}
         question = text(row, QUESTION, place)
         answer = text(row, RESPONSE if split == "train" else ANSWER, place)
-        response = text(row, RESPONSE, place) if any(row.get(n) is not None for n in RESPONSE) else None
-        return Example(f"{split}/{number}", [{"role": "user", "content": question}], response, {"question": question, "answer": answer})
+        response = (
+            text(row, RESPONSE, place) if any(row.get(n) is not None for n in RESPONSE) else None
+        )
+        return Example(
+            f"{split}/{number}",
+            [{"role": "user", "content": question}],
+            response,
+            {"question": question, "answer": answer},
+        )
 
     def from_hub(self, split):
         file = self.hub_file(TRAIN if split == "train" else VERIFIABLE)
-        rows = [self.example(row, split, number, f"{file}, row {number}") for number, row in read_rows(file)]
+        rows = [
+            self.example(row, split, number, f"{file}, row {number}")
+            for number, row in read_rows(file)
+        ]
         if split == "train":
             return rows
-        # The responses were written for a part of the verifiable questions: those must not be tested on.
+        # The responses were written for a part of the verifiable questions: those must not be
+        # tested on.
         seen = {normalise(question_of(e)) for e in self.examples("train")}
         rows = {question_of(e): e for e in rows if normalise(question_of(e)) not in seen}
         questions, test, total = draw(rows), SIZES["test"], sum(SIZES.values())
         if len(questions) < total:
-            raise UserError(file, f"{len(questions)} of its questions are not in the train split, {total} are wanted",
-                            "give the files of the pinned revisions")
+            raise UserError(
+                file,
+                f"{len(questions)} of its questions are not in the train split, {total} are wanted",
+                "give the files of the pinned revisions",
+            )
         return [rows[q] for q in (questions[:test] if split == "test" else questions[test:total])]

@@ -1,8 +1,10 @@
-"""Science Q&A of the paper (arXiv 2601.19897, section 4): SciKnowEval, Chemistry, level 3, multiple choice, in the authors' columns.
+"""Science Q&A of the paper (arXiv 2601.19897, section 4): SciKnowEval, Chemistry, level 3, multiple
+choice, in the authors' columns.
 
-A train row has ``messages`` [system, user] and ``output_text`` (the demonstration, by GPT-4o), a test row ``prompt`` [system, user]
-and ``answer`` (a letter); a validation row reads like a train row, ``output_text`` left out or not. Rows of a replication,
-``messages`` [user, assistant] and ``answer``, are read without a demonstration: theirs names the letter alone.
+A train row has ``messages`` [system, user] and ``output_text`` (the demonstration, by GPT-4o), a
+test row ``prompt`` [system, user] and ``answer`` (a letter); a validation row reads like a train
+row, ``output_text`` left out or not. Rows of a replication, ``messages`` [user, assistant] and
+``answer``, are read without a demonstration: theirs names the letter alone.
 """
 
 import re
@@ -29,13 +31,16 @@ answer text. For example, if the answer is "A", just output:
 A
 </answer>
 """
-SHARES = {"train": (0, 75), "validation": (75, 80), "test": (80, 100)}  # per cent of the questions, in the order of draw()
+# per cent of the questions, in the order of draw()
+SHARES = {"train": (0, 75), "validation": (75, 80), "test": (80, 100)}
 
 
 def accuracy_released(completion, reference):
-    """The script that the authors released: what stands between the last ``<answer>`` and the next ``</answer>``; 1.0 or 0.0.
+    """The script that the authors released: what stands between the last ``<answer>`` and the next
+    ``</answer>``; 1.0 or 0.0.
 
-    Where a tag is missing the text begins or ends there, so a bare ``A`` is an answer; ``accuracy`` wants both tags.
+    Where a tag is missing the text begins or ends there, so a bare ``A`` is an answer; ``accuracy``
+    wants both tags.
     """
     return float(between_tags(completion) == reference)
 
@@ -47,28 +52,50 @@ def between_tags(completion):
 def accuracy_letter(completion, reference):
     """The corrected grader: the letter alone counts, not how it is written; 1.0 or 0.0.
 
-    Reasoning (in ``<reasoning>`` or ``<think>`` tags, also where it was cut off) holds no answer. The text of the last ``<answer>``, to
-    its end if it is never closed, must be one letter, in either case, bare or in brackets, stars, full stops or colons.
+    Reasoning (in ``<reasoning>`` or ``<think>`` tags, also where it was cut off) holds no answer.
+    The text of the last ``<answer>``, to its end if it is never closed, must be one letter, in
+    either case, bare or in brackets, stars, full stops or colons.
     """
     rest = completion.rpartition("</think>")[2]  # a chat template may have opened that tag
     rest = re.sub(r"<(reasoning|think)>.*?(</\1>|\Z)", "", rest, flags=re.DOTALL)
-    found = re.fullmatch(r"[\s(\[*]*([A-Da-d])[\s)\]*.:]*", between_tags(rest)) if "<answer>" in rest else None
+    found = (
+        re.fullmatch(r"[\s(\[*]*([A-Da-d])[\s)\]*.:]*", between_tags(rest))
+        if "<answer>" in rest
+        else None
+    )
     return float(bool(found) and found[1].upper() == reference)
 
 
 class Science(PaperSkill):
-    """The authors' files: 507 questions to test on; or SciKnowEval itself, whose questions come without demonstrations."""
+    """The authors' files: 507 questions to test on; or SciKnowEval itself, whose questions come
+    without demonstrations.
+    """
 
     name = "science"
     description = "Science Q&A of the paper: SciKnowEval (MIT), Chemistry L3, multiple choice"
     options = ("path", "source", "holdout")
-    metrics = {"accuracy": answer_tag, "accuracy_released": accuracy_released, "accuracy_letter": accuracy_letter}
+    metrics = {
+        "accuracy": answer_tag,
+        "accuracy_released": accuracy_released,
+        "accuracy_letter": accuracy_letter,
+    }
     released = {
-        "train": ("data/science_data/train_data/data-00000-of-00001.arrow", "1c4b4e9ed91b96aae239d4c17c6f1120832bbe8d"),
-        "test": ("data/science_data/eval_data/data-00000-of-00001.arrow", "f71d2e0520d9f8f75547a4876f37ab521739625b"),
+        "train": (
+            "data/science_data/train_data/data-00000-of-00001.arrow",
+            "1c4b4e9ed91b96aae239d4c17c6f1120832bbe8d",
+        ),
+        "test": (
+            "data/science_data/eval_data/data-00000-of-00001.arrow",
+            "f71d2e0520d9f8f75547a4876f37ab521739625b",
+        ),
     }
     # The revision that the authors' test file names as its source.
-    hub = {"data/Chemistry/sciknoweval_chemistry_test.jsonl": ("hicai-zju/SciKnowEval", "3284f6fbf3b8063ab8a0408a65fb00157dbdc9fa")}
+    hub = {
+        "data/Chemistry/sciknoweval_chemistry_test.jsonl": (
+            "hicai-zju/SciKnowEval",
+            "3284f6fbf3b8063ab8a0408a65fb00157dbdc9fa",
+        )
+    }
 
     def example(self, row, split, number, place):
         answer, demonstration = row.get("answer"), None
@@ -82,9 +109,14 @@ class Science(PaperSkill):
             demonstration = text(row, ["output_text"], place)
             if answer is None and (said := between_tags(demonstration)) in LETTERS:
                 answer = said
-        # Only rewards need a train row's letter: a demonstration that names none can still be learned from.
+        # Only rewards need a train row's letter: a demonstration that names none can still be
+        # learned from.
         if answer not in LETTERS and not (split == "train" and demonstration and answer is None):
-            raise UserError(f"{place}: answer", f"must be A, B, C or D, not {answer!r}", "it is the letter of the correct option")
+            raise UserError(
+                f"{place}: answer",
+                f"must be A, B, C or D, not {answer!r}",
+                "it is the letter of the correct option",
+            )
         return Example(f"{split}/{number}", prompt, demonstration, answer)
 
     def from_hub(self, split):
@@ -92,12 +124,20 @@ class Science(PaperSkill):
         file = self.hub_file(name)
         rows = {}
         for number, row in read_rows(file):
-            if row.get("domain") == "Chemistry" and row.get("type") == "mcq-4-choices" and level(row) == "L3":
+            if (
+                row.get("domain") == "Chemistry"
+                and row.get("type") == "mcq-4-choices"
+                and level(row) == "L3"
+            ):
                 example = self._question(row, number, f"{file}, row {number}")
                 rows.setdefault(question_of(example), example)
         questions = draw(rows)
         if not questions:
-            raise UserError(file, "has no multiple-choice questions of Chemistry L3", "give the file of the pinned revision")
+            raise UserError(
+                file,
+                "has no multiple-choice questions of Chemistry L3",
+                "give the file of the pinned revision",
+            )
         first, last = (len(questions) * share // 100 for share in SHARES[split])
         return [rows[q] for q in questions[first:last]]
 
@@ -105,12 +145,26 @@ class Science(PaperSkill):
         choices, answer = row.get("choices"), row.get("answerKey")
         texts = choices.get("text") if isinstance(choices, dict) else None
         labels = choices.get("label") if isinstance(choices, dict) else None
-        if not isinstance(texts, list) or labels != list(LETTERS) or len(texts) != 4 or not all(isinstance(t, str) for t in texts):
+        if (
+            not isinstance(texts, list)
+            or labels != list(LETTERS)
+            or len(texts) != 4
+            or not all(isinstance(t, str) for t in texts)
+        ):
             raise UserError(f"{place}: choices", "must have four texts with the labels A, B, C, D")
         if answer not in LETTERS:
             raise UserError(f"{place}: answerKey", f"must be A, B, C or D, not {answer!r}")
-        question = text(row, ["question"], place) + "\n\n" + "\n".join(f"{a}: {t}" for a, t in zip(LETTERS, texts))
-        return Example(str(number), [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}], None, answer)
+        question = (
+            text(row, ["question"], place)
+            + "\n\n"
+            + "\n".join(f"{a}: {t}" for a, t in zip(LETTERS, texts))
+        )
+        return Example(
+            str(number),
+            [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}],
+            None,
+            answer,
+        )
 
 
 def level(row):

@@ -1,7 +1,9 @@
-"""Tool Use of the paper (arXiv 2601.19897, section 4): ToolAlpaca's tools, one or more calls an answer, in the authors' columns.
+"""Tool Use of the paper (arXiv 2601.19897, section 4): ToolAlpaca's tools, one or more calls an
+answer, in the authors' columns.
 
-A row has ``prompt`` (text: the tools, the form of an answer, the question) and ``golden_answer`` ([{Action, Action_Input}], the
-input a JSON text); a train row also has ``golden_response`` ([text], joined by line breaks as in the authors' code).
+A row has ``prompt`` (text: the tools, the form of an answer, the question) and ``golden_answer``
+([{Action, Action_Input}], the input a JSON text); a train row also has ``golden_response`` ([text],
+joined by line breaks as in the authors' code).
 """
 
 import json
@@ -18,9 +20,10 @@ OPTIONAL = "[Optional]"  # how a reference marks a call that may be left out
 def accuracy(completion, reference):
     """The authors' grader to the letter, on which the published numbers rest; 1.0 or 0.0.
 
-    The names after ``Action:`` equal the reference's as multisets, and the merged arguments are equal. A block of arguments ends at
-    the first ``}``, so nested objects never match; calls share one dict, so arguments may stand at the wrong call or be overwritten by
-    a later one; a block that is not JSON is skipped; a reference input that is not JSON counts as empty.
+    The names after ``Action:`` equal the reference's as multisets, and the merged arguments are
+    equal. A block of arguments ends at the first ``}``, so nested objects never match; calls share
+    one dict, so arguments may stand at the wrong call or be overwritten by a later one; a block
+    that is not JSON is skipped; a reference input that is not JSON counts as empty.
     """
     given, wanted = {}, {}
     for block in re.findall(r"Action Input:\s*({.*?})", completion, re.DOTALL):
@@ -34,17 +37,22 @@ def accuracy(completion, reference):
 def _merge(arguments, block):
     try:
         arguments.update(json.loads(block))
-    except (ValueError, TypeError, RecursionError):  # as the authors' bare except; not only JSONDecodeError is a ValueError
+    except (
+        ValueError,
+        TypeError,
+        RecursionError,
+    ):  # as the authors' bare except; not only JSONDecodeError is a ValueError
         pass
 
 
 def accuracy_json(completion, reference):
     """The corrected grader: every call by itself, its arguments read by a JSON decoder; 1.0 or 0.0.
 
-    The calls (name and arguments) equal the reference's as multisets. Only lines that begin with ``Action:`` and ``Action Input:``
-    count, after the reasoning if that stands in ``<think>`` tags; each call has exactly one input. Objects may be nested; ``true`` is
-    not 1, but 1.0 is; NaN is no JSON; what is no JSON is compared as text. A call that the reference marks ``[Optional]`` may be left
-    out.
+    The calls (name and arguments) equal the reference's as multisets. Only lines that begin with
+    ``Action:`` and ``Action Input:`` count, after the reasoning if that stands in ``<think>`` tags;
+    each call has exactly one input. Objects may be nested; ``true`` is not 1, but 1.0 is; NaN is no
+    JSON; what is no JSON is compared as text. A call that the reference marks ``[Optional]`` may be
+    left out.
     """
     given, wanted, optional = Counter(calls(completion)), Counter(), Counter()
     for call in reference:
@@ -54,8 +62,11 @@ def accuracy_json(completion, reference):
 
 
 def calls(completion):
-    """[(name, arguments)] of an answer, arguments in a form to compare, None unless there is exactly one input after the name."""
-    answer = completion.rpartition("</think>")[2].split("<think>")[0]  # reasoning that was cut off leaves no answer
+    """[(name, arguments)] of an answer, arguments in a form to compare, None unless there is
+    exactly one input after the name.
+    """
+    # reasoning that was cut off leaves no answer
+    answer = completion.rpartition("</think>")[2].split("<think>")[0]
     found = []
     for line in re.finditer(r"^[ \t]*Action( Input)?:[ \t]*(.*?)[ \t\r]*$", answer, re.MULTILINE):
         if not line[1]:
@@ -63,15 +74,19 @@ def calls(completion):
         else:
             if not found:
                 found.append(("", []))  # an input without a name is a wrong call
-            found[-1][1].append(_arguments(answer[line.start(2):].lstrip(), line[2]))
+            found[-1][1].append(_arguments(answer[line.start(2) :].lstrip(), line[2]))
     return [(name, inputs[0] if len(inputs) == 1 else None) for name, inputs in found]
 
 
 def _arguments(source, line=None):
-    """The JSON value that ``source`` is, in a form to compare; with ``line``, its first line, the value that it begins with."""
+    """The JSON value that ``source`` is, in a form to compare; with ``line``, its first line, the
+    value that it begins with.
+    """
     decoder = json.JSONDecoder(parse_constant=_refuse)
     try:
-        return _comparable(decoder.decode(source) if line is None else decoder.raw_decode(source)[0])
+        return _comparable(
+            decoder.decode(source) if line is None else decoder.raw_decode(source)[0]
+        )
     except (ValueError, RecursionError):
         return "text", (source if line is None else line).strip()
 
@@ -81,7 +96,9 @@ def _refuse(constant):
 
 
 def _comparable(value):
-    """A hashable form in which JSON values are equal iff they are the same: objects without order, 1 as 1.0 but not as true."""
+    """A hashable form in which JSON values are equal iff they are the same: objects without order,
+    1 as 1.0 but not as true.
+    """
     if isinstance(value, dict):
         return "object", frozenset((k, _comparable(v)) for k, v in value.items())
     if isinstance(value, list):
@@ -93,23 +110,57 @@ class ToolUse(PaperSkill):
     """The authors' files: 4,046 rows to train on, 97 to test."""
 
     name = "tooluse"
-    description = "Tool Use of the paper: calls of ToolAlpaca's tools (Apache-2.0), in the authors' files"
+    description = (
+        "Tool Use of the paper: calls of ToolAlpaca's tools (Apache-2.0), in the authors' files"
+    )
     metrics = {"accuracy": accuracy, "accuracy_json": accuracy_json}
     released = {
-        "train": ("data/tooluse_data/train_data/data-00000-of-00001.arrow", "c6c3e9855e26558c8ef19e3bd9bfe34751166acc"),
-        "test": ("data/tooluse_data/eval_data/data-00000-of-00001.arrow", "3e95dd6bff58113a5a5f7d38628ce82a4638e54e"),
+        "train": (
+            "data/tooluse_data/train_data/data-00000-of-00001.arrow",
+            "c6c3e9855e26558c8ef19e3bd9bfe34751166acc",
+        ),
+        "test": (
+            "data/tooluse_data/eval_data/data-00000-of-00001.arrow",
+            "3e95dd6bff58113a5a5f7d38628ce82a4638e54e",
+        ),
     }
 
     def example(self, row, split, number, place):
         calls = row.get("golden_answer")
-        good = isinstance(calls, list) and calls and all(
-            isinstance(c, dict) and isinstance(c.get("Action"), str) and isinstance(c.get("Action_Input"), str) for c in calls)
+        good = (
+            isinstance(calls, list)
+            and calls
+            and all(
+                isinstance(c, dict)
+                and isinstance(c.get("Action"), str)
+                and isinstance(c.get("Action_Input"), str)
+                for c in calls
+            )
+        )
         if not good:
-            raise UserError(f"{place}: golden_answer", "must be a list of calls", '[{"Action": name, "Action_Input": JSON as a text}]')
+            raise UserError(
+                f"{place}: golden_answer",
+                "must be a list of calls",
+                '[{"Action": name, "Action_Input": JSON as a text}]',
+            )
         response = row.get("golden_response")
         if response is not None or split == "train":
-            if not (isinstance(response, list) and response and all(isinstance(r, str) for r in response) and "".join(response).strip()):
-                raise UserError(f"{place}: golden_response", "must be a list of texts", "a train row shows a good response")
+            if not (
+                isinstance(response, list)
+                and response
+                and all(isinstance(r, str) for r in response)
+                and "".join(response).strip()
+            ):
+                raise UserError(
+                    f"{place}: golden_response",
+                    "must be a list of texts",
+                    "a train row shows a good response",
+                )
             response = "\n".join(response)
         reference = [{"Action": c["Action"], "Action_Input": c["Action_Input"]} for c in calls]
-        return Example(f"{split}/{number}", [{"role": "user", "content": text(row, ["prompt"], place)}], response, reference)
+        return Example(
+            f"{split}/{number}",
+            [{"role": "user", "content": text(row, ["prompt"], place)}],
+            response,
+            reference,
+        )

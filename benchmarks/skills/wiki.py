@@ -1,8 +1,10 @@
-"""Knowledge of the paper (arXiv 2601.19897, section 4, table 1): questions about Wikipedia articles on disasters of 2025.
+"""Knowledge of the paper (arXiv 2601.19897, section 4, table 1): questions about Wikipedia articles
+on disasters of 2025.
 
-A row has ``question``, ``answer`` and ``article`` (the text that the answer rests on; wanted in train). The authors' set is not
-released, so the data come from a folder: train, test, and optionally validation and ``ood`` (questions that ask indirectly). The
-paper grades with a judge model (docs/judge.md); the graders here need none.
+A row has ``question``, ``answer`` and ``article`` (the text that the answer rests on; wanted in
+train). The authors' set is not released, so the data come from a folder: train, test, and
+optionally validation and ``ood`` (questions that ask indirectly). The paper grades with a judge
+model (docs/judge.md); the graders here need none.
 """
 
 from benchmarks.skills._sources import PaperSkill, on_answer, text
@@ -21,6 +23,15 @@ class Wiki(PaperSkill):
 
     def example(self, row, split, number, place):
         question, answer = text(row, ["question"], place), text(row, ["answer"], place)
-        article = text(row, ["article"], place) if split == "train" or row.get("article") is not None else None
-        return Example(f"{split}/{number}", [{"role": "user", "content": question}], answer,
-                       {"question": question, "answer": answer}, article)
+        article = (
+            text(row, ["article"], place)
+            if split == "train" or row.get("article") is not None
+            else None
+        )
+        return Example(
+            f"{split}/{number}",
+            [{"role": "user", "content": question}],
+            answer,
+            {"question": question, "answer": answer},
+            article,
+        )

@@ -1,1 +1,3 @@
-"""Speed of the harness beside the tools that people use today: ``python -m benchmarks.speed``; see docs/speed.md."""
+"""Speed of the harness beside the tools that people use today: ``python -m benchmarks.speed``; see
+docs/speed.md.
+"""

@@ -1,7 +1,7 @@
 """Where our time goes: ``python -m benchmarks.speed.profiler sft|sdft|grpo|sampling``.
 
-What is measured is that of the benchmark's row, in float32: the second of two optimizer steps, their sampling included, or of two
-batches sampled, so that nothing is new.
+What is measured is that of the benchmark's row, in float32: the second of two optimizer steps,
+their sampling included, or of two batches sampled, so that nothing is new.
 """
 
 import tempfile
@@ -21,7 +21,9 @@ PRODUCTS = {"aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddb
 
 
 def measure(settings, kind):
-    """(seconds, [(name of the operator, its own seconds, FLOP of its matrix products)], longest first)."""
+    """(seconds, [(name of the operator, its own seconds, FLOP of its matrix products)], longest
+    first).
+    """
     profiler, seconds = profile(activities=[ProfilerActivity.CPU], with_flops=True), []
     if kind in ("sft", "sdft", "grpo"):
         examples, _ = rows.choose(settings, settings.groups if kind == "grpo" else settings.prompts)
@@ -62,8 +64,10 @@ def main():
         seconds, found = measure(Settings(Path(work), model=args.model), args.kind)
         product, flop = (sum(row[i] for row in found if row[0] in PRODUCTS) for i in (1, 2))
         print(f"{args.kind}: {seconds:.3g} s under the profiler, {torch.get_num_threads()} threads")
-        print(f"matrix products: {product:.3g} s ({product / seconds:.0%}), {flop / 1e12:.3g} TFLOP at {flop / product / 1e9:.0f} GFLOP/s; "
-              f"one of 2,048 x 2,048 reaches {2 * 2048**3 / product_seconds(2048, torch.float32) / 1e9:.0f}")
+        print(
+            f"matrix products: {product:.3g} s ({product / seconds:.0%}), {flop / 1e12:.3g} TFLOP at {flop / product / 1e9:.0f} GFLOP/s; "
+            f"one of 2,048 x 2,048 reaches {2 * 2048**3 / product_seconds(2048, torch.float32) / 1e9:.0f}"
+        )
         for name, own, _ in found[:10]:
             print(f"  {own:8.2f} s  {own / seconds:4.0%}  {name}")
 

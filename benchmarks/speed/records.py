@@ -1,7 +1,9 @@
-"""The results of a large order, made up: ``python -m benchmarks.speed.records FOLDER SKILLS METHODS SEEDS``.
+"""The results of a large order, made up: ``python -m benchmarks.speed.records FOLDER SKILLS METHODS
+SEEDS``.
 
-Written through the harness's own files (one evaluation inside each stage and one at its end, three metrics a skill, five
-retention tasks), then read and drawn as report.py does. Prints JSON: records, seconds and the peak of memory.
+Written through the harness's own files (one evaluation inside each stage and one at its end, three
+metrics a skill, five retention tasks), then read and drawn as report.py does. Prints JSON: records,
+seconds and the peak of memory.
 """
 
 import json
@@ -23,13 +25,33 @@ def stage_records(run, method, seed, stage, skills):
     draw, rows = random.Random(f"{run}/{stage}"), []
     for final in (True,) if stage == 0 else (False, True):
         step = 10 * stage - 5 * (not final)
-        common = {"run": run, "method": method, "seed": seed, "stage": stage, "skill": skills[stage - 1] if stage else None,
-                  "step": step, "final": final, "n": 400}
+        common = {
+            "run": run,
+            "method": method,
+            "seed": seed,
+            "stage": stage,
+            "skill": skills[stage - 1] if stage else None,
+            "step": step,
+            "final": final,
+            "n": 400,
+        }
         cost = {"prompts": 16 * step, "tokens": 9000 * step, "seconds": 2.5 * step}
 
         def add(kind, name, metric, value):
-            rows.append({**common, "kind": kind, "name": name, "split": "test", "metric": metric, "value": value, "stderr": 0.02,
-                         "protocol": f"p-{name}", "evaluation": f"{run}-{step}-{name}", **cost})
+            rows.append(
+                {
+                    **common,
+                    "kind": kind,
+                    "name": name,
+                    "split": "test",
+                    "metric": metric,
+                    "value": value,
+                    "stderr": 0.02,
+                    "protocol": f"p-{name}",
+                    "evaluation": f"{run}-{step}-{name}",
+                    **cost,
+                }
+            )
 
         for i, name in enumerate(skills, 1):
             value = 0.2 + 0.5 * (i <= stage) * 0.98 ** (stage - i) + draw.gauss(0, 0.02)
@@ -45,13 +67,37 @@ def write(folder, skills, methods, seeds):
     results, count = ResultsWriter(folder), 0
     names = [f"skill{i}" for i in range(skills)]
     results.folder.mkdir(parents=True)
-    write_json(folder / "results.json", {
-        "version": 1, "name": "records", "description": "", "model": {"name": "none"},
-        "skills": [{"name": s, "description": s, "metric": METRICS[0], "splits": ["test"]} for s in names],
-        "retention": [{"name": t, "metric": "acc", "higher_is_better": True, "chance": 0.25, "description": t} for t in TASKS],
-        "methods": {f"method{m}": {"method": "sft", "config": {}} for m in range(methods)}, "seeds": list(range(seeds)),
-        "evaluate": {"split": "test"}, "budget": {}, "rollout": {}})
-    write_json(folder / "protocols.json", {f"p-{name}": {"name": name} for name in [*names, *TASKS]})
+    write_json(
+        folder / "results.json",
+        {
+            "version": 1,
+            "name": "records",
+            "description": "",
+            "model": {"name": "none"},
+            "skills": [
+                {"name": s, "description": s, "metric": METRICS[0], "splits": ["test"]}
+                for s in names
+            ],
+            "retention": [
+                {
+                    "name": t,
+                    "metric": "acc",
+                    "higher_is_better": True,
+                    "chance": 0.25,
+                    "description": t,
+                }
+                for t in TASKS
+            ],
+            "methods": {f"method{m}": {"method": "sft", "config": {}} for m in range(methods)},
+            "seeds": list(range(seeds)),
+            "evaluate": {"split": "test"},
+            "budget": {},
+            "rollout": {},
+        },
+    )
+    write_json(
+        folder / "protocols.json", {f"p-{name}": {"name": name} for name in [*names, *TASKS]}
+    )
     for method in range(methods):
         for seed in range(seeds):
             run = f"method{method}-seed{seed}"
@@ -59,9 +105,23 @@ def write(folder, skills, methods, seeds):
                 rows = stage_records(run, f"method{method}", seed, stage, names)
                 place = results.stage(run, stage)
                 write_jsonl(place / "records.jsonl", rows)
-                write_json(place / "stage.json", {
-                    "stage": stage, "skill": names[stage - 1] if stage else None, "steps": 10, "prompts": 160, "tokens": 90000,
-                    "seconds": {"training": 20.0, "sampling": 5.0, "evaluation": 9.0, "retention": 7.0}, "peak_memory_gib": 2.0})
+                write_json(
+                    place / "stage.json",
+                    {
+                        "stage": stage,
+                        "skill": names[stage - 1] if stage else None,
+                        "steps": 10,
+                        "prompts": 160,
+                        "tokens": 90000,
+                        "seconds": {
+                            "training": 20.0,
+                            "sampling": 5.0,
+                            "evaluation": 9.0,
+                            "retention": 7.0,
+                        },
+                        "peak_memory_gib": 2.0,
+                    },
+                )
                 count += len(rows)
     results.rebuild()
     return count
@@ -76,7 +136,18 @@ def main():
     results.stage(run, skills).rename(again)
     commit, _ = timed(lambda: results.commit(again, run, skills))
     drawn, _ = timed(lambda: write_report(folder))
-    print(json.dumps({"records": count, "written": written, "rebuild": rebuild, "commit": commit, "drawn": drawn, "peak_mib": peak_mib()}))
+    print(
+        json.dumps(
+            {
+                "records": count,
+                "written": written,
+                "rebuild": rebuild,
+                "commit": commit,
+                "drawn": drawn,
+                "peak_mib": peak_mib(),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

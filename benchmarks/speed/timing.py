@@ -30,12 +30,18 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 def product_seconds(size, dtype):
     """Median time of a matrix product [size, size] x [size, size]."""
     a = torch.randn(size, size).to(dtype)
-    return Timer("a @ a", globals={"a": a}, num_threads=torch.get_num_threads()).blocked_autorange().median
+    return (
+        Timer("a @ a", globals={"a": a}, num_threads=torch.get_num_threads())
+        .blocked_autorange()
+        .median
+    )
 
 
 @dataclass
 class Settings:
-    """What is measured; the defaults are those of docs/speed.md. Sizes are counts, lengths are tokens."""
+    """What is measured; the defaults are those of docs/speed.md. Sizes are counts, lengths are
+    tokens.
+    """
 
     work: Path  # a folder for checkpoints, results and scripts; the caller removes it
     model: str = EMBEDDED
@@ -68,8 +74,10 @@ class Settings:
 
     @cached_property
     def dtypes(self):
-        """What the peers may compute in. bfloat16 is left out where its matrix products take more than twice as long as float32's
-        (no instructions for it): a step in it would take minutes and never be the faster one."""
+        """What the peers may compute in. bfloat16 is left out where its matrix products take more
+        than twice as long as float32's (no instructions for it): a step in it would take minutes
+        and never be the faster one.
+        """
         slower = product_seconds(1024, torch.bfloat16) / product_seconds(1024, torch.float32)
         self.say(f"matrix products in bfloat16 take {slower:.2g} times as long as in float32")
         return ("float32", "bfloat16") if slower <= 2 else ("float32",)
@@ -80,8 +88,10 @@ class Settings:
 
 @dataclass
 class Result:
-    """One line of the table. ours, theirs: medians in ``unit``; ratio: of the two, as ``wanted`` means it; met: whether it is
-    as wanted, None where nothing is asked; n: repeats; notes: how it was measured; details: every single number."""
+    """One line of the table. ours, theirs: medians in ``unit``; ratio: of the two, as ``wanted``
+    means it; met: whether it is as wanted, None where nothing is asked; n: repeats; notes: how it
+    was measured; details: every single number.
+    """
 
     work: str
     ours: float
@@ -96,10 +106,21 @@ class Result:
 
 
 def faster(work, ours, theirs, wanted, notes=(), **details):
-    """A Result from lists of seconds: ours is to be ``wanted`` times as fast as theirs, by the medians."""
+    """A Result from lists of seconds: ours is to be ``wanted`` times as fast as theirs, by the
+    medians.
+    """
     a, b = statistics.median(ours), statistics.median(theirs)
-    return Result(work, a, b, b / a, f"{wanted:g}x faster", b / a >= wanted, len(ours), notes=list(notes),
-                  details={"ours": list(ours), "theirs": list(theirs), **details})
+    return Result(
+        work,
+        a,
+        b,
+        b / a,
+        f"{wanted:g}x faster",
+        b / a >= wanted,
+        len(ours),
+        notes=list(notes),
+        details={"ours": list(ours), "theirs": list(theirs), **details},
+    )
 
 
 class _Closed(BaseException):
@@ -107,10 +128,12 @@ class _Closed(BaseException):
 
 
 class Loop:
-    """A training loop in a thread of its own that stands still after each step until it is asked for the next.
+    """A training loop in a thread of its own that stands still after each step until it is asked
+    for the next.
 
-    body: ``f(pause)``, which calls ``pause(value)`` after each step. So two loops that know nothing of each other, one of
-    ours and one of a library's, take turns with all their state alive; only one of them ever computes.
+    body: ``f(pause)``, which calls ``pause(value)`` after each step. So two loops that know nothing
+    of each other, one of ours and one of a library's, take turns with all their state alive; only
+    one of them ever computes.
     """
 
     def __init__(self, body):
@@ -151,7 +174,9 @@ class Loop:
 
 
 def alternate(ours, theirs, repeats, say):
-    """``ours()`` and ``theirs()`` in turn, first a pair that does not count: two lists of what they returned."""
+    """``ours()`` and ``theirs()`` in turn, first a pair that does not count: two lists of what they
+    returned.
+    """
     found = [], []
     for number in range(repeats + 1):
         pair = ours(), theirs()
@@ -174,7 +199,9 @@ def timed(work):
 
 
 def probe(candidates, seconds, say):
-    """{candidate: ``seconds(candidate)``} of settings (tuples) for a peer, each tried once: the smallest suits it best."""
+    """{candidate: ``seconds(candidate)``} of settings (tuples) for a peer, each tried once: the
+    smallest suits it best.
+    """
     found = {c: seconds(c) for c in candidates}
     say("probe: " + stated(found))
     return found
@@ -185,17 +212,33 @@ def stated(found):
 
 
 def command(arguments, **changes):
-    """Run a Python command of a user's (a list after the interpreter) with our threads and allocator; returns its seconds.
+    """Run a Python command of a user's (a list after the interpreter) with our threads and
+    allocator; returns its seconds.
 
     Raises UserError with the last line that it wrote where it fails.
     """
-    env = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1",
-                        "TOKENIZERS_PARALLELISM": "false", "DISABLE_MULTIPROC": "1",
-                        "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)} | changes  # as harness.models
-    seconds, done = timed(lambda: subprocess.run(arguments, cwd=ROOT, env=env, capture_output=True, text=True))
+    env = (
+        os.environ
+        | {
+            "OMP_NUM_THREADS": str(torch.get_num_threads()),
+            "HF_HUB_OFFLINE": "1",
+            "TQDM_DISABLE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "DISABLE_MULTIPROC": "1",
+            # as harness.models
+            "MALLOC_MMAP_MAX_": "0",
+            "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+        }
+        | changes
+    )
+    seconds, done = timed(
+        lambda: subprocess.run(arguments, cwd=ROOT, env=env, capture_output=True, text=True)
+    )
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines() or [""]
-        raise UserError(" ".join(map(str, arguments[1:4])), f"failed with code {done.returncode}: {lines[-1]}")
+        raise UserError(
+            " ".join(map(str, arguments[1:4])), f"failed with code {done.returncode}: {lines[-1]}"
+        )
     return seconds, done.stdout
 
 
@@ -210,17 +253,27 @@ def machine():
 
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
-        "device": device_name(torch.device("cpu")), "threads": torch.get_num_threads(), "memory_gib": round(total / 2**30, 1),
-        "bf16_matrix_units": bool(torch.cpu._is_amx_tile_supported()), "preloaded": os.environ.get("LD_PRELOAD") or None,
-        "load_at_start": round(os.getloadavg()[0], 2), "platform": platform.platform(), "python": platform.python_version(),
-        "packages": {p: importlib.metadata.version(p) for p in ("torch", "transformers", "trl", "accelerate", "lm_eval")},
-        "git": git_revision()}
+        "device": device_name(torch.device("cpu")),
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(total / 2**30, 1),
+        "bf16_matrix_units": bool(torch.cpu._is_amx_tile_supported()),
+        "preloaded": os.environ.get("LD_PRELOAD") or None,
+        "load_at_start": round(os.getloadavg()[0], 2),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "packages": {
+            p: importlib.metadata.version(p)
+            for p in ("torch", "transformers", "trl", "accelerate", "lm_eval")
+        },
+        "git": git_revision(),
+    }
 
 
 def peak_mib():
     """Largest resident set of this process so far, in MiB.
 
-    From /proc where there is one: getrusage's figure of a new process begins at the size of the one that started it.
+    From /proc where there is one: getrusage's figure of a new process begins at the size of the one
+    that started it.
     """
     status = Path("/proc/self/status")
     if status.exists():

@@ -33,7 +33,8 @@ class Progress:
     def show(self, text):
         """A line that the next one replaces; without a terminal, one line in ``every`` seconds."""
         if self.live:
-            text = text[:shutil.get_terminal_size().columns - 1]  # a line that wraps cannot be written over
+            # a line that wraps cannot be written over
+            text = text[: shutil.get_terminal_size().columns - 1]
             self.stream.write("\r" + text.ljust(self.width))
             self.stream.flush()
             self.width = len(text)

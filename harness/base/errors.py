@@ -9,11 +9,14 @@ from contextlib import contextmanager
 
 
 class UserError(Exception):
-    """Something outside the code is wrong: names the place, what is wrong there and what would be right."""
+    """Something outside the code is wrong: names the place, what is wrong there and what would be
+    right.
+    """
 
     def __init__(self, place, problem, remedy=""):
         text = f"{place}: {problem}" + (f"; {remedy}" if remedy else "")
-        super().__init__(" ".join(text.splitlines()))  # one line, whatever a library's own message was
+        # one line, whatever a library's own message was
+        super().__init__(" ".join(text.splitlines()))
 
 
 class Parser(argparse.ArgumentParser):
@@ -34,18 +37,24 @@ def did_you_mean(word, choices):
 
 @contextmanager
 def reported(written="disk"):
-    """Wrap a command's body: a UserError or a disk that takes no more prints one line and exits with 2; Ctrl-C with 130.
+    """Wrap a command's body: a UserError or a disk that takes no more prints one line and exits
+    with 2; Ctrl-C with 130.
 
-    written: the folder or file that the command writes, named where the disk's own error names none.
+    written: the folder or file that the command writes, named where the disk's own error names
+    none.
     """
-    line = "\n" if sys.stderr.isatty() else ""  # leaves the progress line and the terminal's ^C behind
+    # leaves the progress line and the terminal's ^C behind
+    line = "\n" if sys.stderr.isatty() else ""
     try:
         yield
     except UserError as error:
         print(f"{line}error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print(f"{line}stopped; the same command goes on from the last committed point", file=sys.stderr)
+        print(
+            f"{line}stopped; the same command goes on from the last committed point",
+            file=sys.stderr,
+        )
         sys.exit(130)
     except Exception as error:
         reason = _refused_write(error, written)
@@ -58,17 +67,30 @@ def reported(written="disk"):
 
 
 def _refused_write(error, written):
-    """Where, what the disk said and what helps if ``error`` comes from a file that could not be written, else None.
+    """Where, what the disk said and what helps if ``error`` comes from a file that could not be
+    written, else None.
 
-    safetensors hides the system's error in a text of its own, and torch.save raises a RuntimeError while it handles it.
+    safetensors hides the system's error in a text of its own, and torch.save raises a RuntimeError
+    while it handles it.
     """
     while error is not None:
         hidden = re.search(r"os error (\d+)", str(error))
         code = error.errno if isinstance(error, OSError) else int(hidden[1]) if hidden else None
-        where = f"{getattr(error, 'filename', None) or written}: {os.strerror(code)}" if code else ""
-        if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS):
-            return (f"{where}; make room or give another folder, and start the same command again: it goes on from the last "
-                    "committed point")
+        where = (
+            f"{getattr(error, 'filename', None) or written}: {os.strerror(code)}" if code else ""
+        )
+        if code in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EFBIG,
+            errno.EACCES,
+            errno.EPERM,
+            errno.EROFS,
+        ):
+            return (
+                f"{where}; make room or give another folder, and start the same command again: it goes on from the last "
+                "committed point"
+            )
         if code in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG):
             return f"{where}; give another path, or move away what stands there"
         error = error.__context__ if isinstance(error, RuntimeError) else None

@@ -19,7 +19,9 @@ def write_json(path, value):
 
 
 def write_text(path, text):
-    """Write a text by an atomic rename; what a killed process left of the same file is written over."""
+    """Write a text by an atomic rename; what a killed process left of the same file is written
+    over.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
@@ -33,9 +35,11 @@ def write_text(path, text):
 
 @contextmanager
 def locked(path, wait=True):
-    """Hold the lock of a folder or a file, across processes; it ends with the process that holds it, however that ends.
+    """Hold the lock of a folder or a file, across processes; it ends with the process that holds
+    it, however that ends.
 
-    Raises BlockingIOError if it is held by another and ``wait`` is false. A file system without locks grants all.
+    Raises BlockingIOError if it is held by another and ``wait`` is false. A file system without
+    locks grants all.
     """
     handle = os.open(path, os.O_RDONLY if Path(path).is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
     try:
@@ -55,7 +59,9 @@ def write_jsonl(path, rows):
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def read_json(path, *keys, remedy="put back a whole copy of it, or move the folder away and start anew"):
+def read_json(
+    path, *keys, remedy="put back a whole copy of it, or move the folder away and start anew"
+):
     """The object in a JSON file. Raises UserError if there is none, or none with these ``keys``."""
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -72,10 +78,14 @@ def read_json(path, *keys, remedy="put back a whole copy of it, or move the fold
 
 
 def check_folder(path, remedy="give a folder with --out"):
-    """Raises UserError if ``path`` is not a folder in which files can be written, and cannot become one."""
+    """Raises UserError if ``path`` is not a folder in which files can be written, and cannot become
+    one.
+    """
     nearest = Path(path).absolute()
     try:
-        if too_long := next((part for part in nearest.parts if len(os.fsencode(part)) > LONGEST_NAME), None):
+        if too_long := next(
+            (part for part in nearest.parts if len(os.fsencode(part)) > LONGEST_NAME), None
+        ):
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), too_long)
         while not nearest.exists():
             nearest = nearest.parent
@@ -88,11 +98,15 @@ def check_folder(path, remedy="give a folder with --out"):
 
 
 def read_jsonl(path):
-    """Yields (row number from 1, object) of a JSONL file. Raises UserError for a row that is not a JSON object."""
+    """Yields (row number from 1, object) of a JSONL file. Raises UserError for a row that is not a
+    JSON object.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(path, f"cannot be read ({error.__class__.__name__})", "give a JSONL file in UTF-8") from None
+        raise UserError(
+            path, f"cannot be read ({error.__class__.__name__})", "give a JSONL file in UTF-8"
+        ) from None
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
@@ -100,11 +114,19 @@ def read_jsonl(path):
                 if "\\ud" in line.lower():  # in a UTF-8 file only an escape can be half a character
                     json.dumps(row, ensure_ascii=False).encode()
             except json.JSONDecodeError as error:
-                raise UserError(f"{path}, row {number}", f"is not JSON ({error.msg} at column {error.colno})") from None
+                raise UserError(
+                    f"{path}, row {number}", f"is not JSON ({error.msg} at column {error.colno})"
+                ) from None
             except UnicodeEncodeError as error:
-                raise UserError(f"{path}, row {number}", f"holds half a character ({error.object[error.start]!r})",
-                                "write both halves, or the character itself") from None
-            except (ValueError, RecursionError) as error:  # thousands of digits, or of lists in lists
+                raise UserError(
+                    f"{path}, row {number}",
+                    f"holds half a character ({error.object[error.start]!r})",
+                    "write both halves, or the character itself",
+                ) from None
+            except (
+                ValueError,
+                RecursionError,
+            ) as error:  # thousands of digits, or of lists in lists
                 raise UserError(f"{path}, row {number}", f"cannot be read ({error})") from None
             if not isinstance(row, dict):
                 raise UserError(f"{path}, row {number}", "is not a JSON object")

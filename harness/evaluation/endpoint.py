@@ -1,6 +1,8 @@
-"""Chat completions of an OpenAI-compatible server: kept on disk by content, retried with back-off, counted.
+"""Chat completions of an OpenAI-compatible server: kept on disk by content, retried with back-off,
+counted.
 
-For judges and for making data. The standard library alone; temperature 0 unless a caller asks for another.
+For judges and for making data. The standard library alone; temperature 0 unless a caller asks for
+another.
 """
 
 import email.utils
@@ -29,14 +31,23 @@ WORTH_ANOTHER_TRY = (408, 409, 425, 429)  # and all from 500 on
 
 @dataclass
 class EndpointConfig:
-    base_url: str | None = option(None, "such as http://localhost:8000/v1; $JUDGE_BASE_URL if left out")
+    base_url: str | None = option(
+        None, "such as http://localhost:8000/v1; $JUDGE_BASE_URL if left out"
+    )
     model: str | None = option(None, "the server's name of the model; $JUDGE_MODEL if left out")
-    api_key: str = option("$JUDGE_API_KEY", "the key, or $NAME for an environment variable; none is sent where that is not set")
+    api_key: str = option(
+        "$JUDGE_API_KEY",
+        "the key, or $NAME for an environment variable; none is sent where that is not set",
+    )
     max_tokens: int = option(1024, "longest reply", min=1)
     concurrency: int = option(8, "requests at a time", min=1, max=256)
     attempts: int = option(6, "tries of a request before the server counts as down", min=1)
-    pause: float = option(1.0, "seconds before the second try; doubled before each further one", min=0)
-    timeout: float = option(120.0, "seconds without a byte after which a request counts as failed", above=0)
+    pause: float = option(
+        1.0, "seconds before the second try; doubled before each further one", min=0
+    )
+    timeout: float = option(
+        120.0, "seconds without a byte after which a request counts as failed", above=0
+    )
 
 
 class EndpointDown(Exception):
@@ -49,7 +60,9 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Reply:
-    """text: the message ("" where there is none); finish: the server's reason to stop ("length" is a reply cut short)."""
+    """text: the message ("" where there is none); finish: the server's reason to stop ("length" is
+    a reply cut short).
+    """
 
     text: str
     finish: str | None
@@ -58,7 +71,8 @@ class Reply:
 
 
 def endpoint_config(mapping, place):
-    """EndpointConfig of an order's section or of the environment alone ({}); None where neither names a server.
+    """EndpointConfig of an order's section or of the environment alone ({}); None where neither
+    names a server.
 
     Raises UserError: a wrong key or value, or a server without a model.
     """
@@ -69,19 +83,33 @@ def endpoint_config(mapping, place):
         return None
     for key in ("base_url", "model"):
         if getattr(config, key) is None:
-            raise UserError(f"{place}: {key}", "is missing", f"give it there or as JUDGE_{key.upper()} in the environment")
+            raise UserError(
+                f"{place}: {key}",
+                "is missing",
+                f"give it there or as JUDGE_{key.upper()} in the environment",
+            )
     if not _is_address(config.base_url):
-        raise UserError(f"{place}: base_url", f"{config.base_url!r} is no address", "give one such as http://localhost:8000/v1")
+        raise UserError(
+            f"{place}: base_url",
+            f"{config.base_url!r} is no address",
+            "give one such as http://localhost:8000/v1",
+        )
     _key(config)
     return config
 
 
 def _key(config):
     """The key itself, "" for none. Raises UserError for one that cannot stand in a header."""
-    key = os.environ.get(config.api_key[1:], "") if config.api_key.startswith("$") else config.api_key
+    key = (
+        os.environ.get(config.api_key[1:], "") if config.api_key.startswith("$") else config.api_key
+    )
     if not key.isascii() or not key.isprintable() or " " in key:
         named = f" of {config.api_key}" if config.api_key.startswith("$") else ""
-        raise UserError(f"the key{named}", "holds a blank or a letter that no key has", "give the key and nothing else")
+        raise UserError(
+            f"the key{named}",
+            "holds a blank or a letter that no key has",
+            "give the key and nothing else",
+        )
     return key
 
 
@@ -91,8 +119,16 @@ def _is_address(url):
         port = parts.port
     except ValueError:
         return False
-    plain = "@" not in parts.netloc and not parts.query and not parts.fragment  # a name and a key in an address would be written down
-    return parts.scheme in ("http", "https") and bool(parts.hostname) and port != 0 and plain and url.isprintable() and " " not in url
+    # a name and a key in an address would be written down
+    plain = "@" not in parts.netloc and not parts.query and not parts.fragment
+    return (
+        parts.scheme in ("http", "https")
+        and bool(parts.hostname)
+        and port != 0
+        and plain
+        and url.isprintable()
+        and " " not in url
+    )
 
 
 def without_secrets(config):
@@ -109,26 +145,35 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 
 class Endpoint:
-    """One server and model. ``counts``: asked, cached, retries, prompt_tokens, completion_tokens (of what was asked)."""
+    """One server and model. ``counts``: asked, cached, retries, prompt_tokens, completion_tokens
+    (of what was asked).
+    """
 
     def __init__(self, config, cache):
         """cache: folder of the replies. Raises UserError for a key that cannot stand in a header."""
         self.config, self.cache, self.counts = config, Path(cache), Counter()
         key = _key(config)
-        self.headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
+        self.headers = {
+            "Content-Type": "application/json",
+            **({"Authorization": f"Bearer {key}"} if key else {}),
+        }
         self._open = urllib.request.build_opener(_NoRedirects).open
         self._lock, self._stop = threading.Lock(), threading.Event()
 
     def ask_all(self, prompts, purpose, progress=None, temperature=0):
-        """A Reply or a Refused for each text of ``prompts``, in their order; equal texts are asked once.
+        """A Reply or a Refused for each text of ``prompts``, in their order; equal texts are asked
+        once.
 
-        purpose: name and version of what the prompts are for, part of the content that replies are kept by; progress:
-        ``f(done, of all)``. Raises EndpointDown after the last attempt; replies that came before are kept.
+        purpose: name and version of what the prompts are for, part of the content that replies are
+        kept by; progress: ``f(done, of all)``. Raises EndpointDown after the last attempt; replies
+        that came before are kept.
         """
         self._stop.clear()
         found, different = {}, list(dict.fromkeys(prompts))
         with ThreadPoolExecutor(self.config.concurrency) as pool:
-            futures = {pool.submit(self._ask, prompt, purpose, temperature): prompt for prompt in different}
+            futures = {
+                pool.submit(self._ask, prompt, purpose, temperature): prompt for prompt in different
+            }
             try:
                 left = set(futures)
                 while left:
@@ -143,11 +188,18 @@ class Endpoint:
 
     def summary(self):
         c = self.counts
-        return (f"{self.config.model}: {c['asked'] + c['cached']:,} replies, {c['cached']:,} of them kept from before, "
-                f"{c['prompt_tokens']:,} + {c['completion_tokens']:,} tokens paid, {c['retries']:,} retries")
+        return (
+            f"{self.config.model}: {c['asked'] + c['cached']:,} replies, {c['cached']:,} of them kept from before, "
+            f"{c['prompt_tokens']:,} + {c['completion_tokens']:,} tokens paid, {c['retries']:,} retries"
+        )
 
     def _ask(self, prompt, purpose, temperature):
-        content = {"purpose": purpose, "model": self.config.model, "max_tokens": self.config.max_tokens, "prompt": prompt}
+        content = {
+            "purpose": purpose,
+            "model": self.config.model,
+            "max_tokens": self.config.max_tokens,
+            "prompt": prompt,
+        }
         if temperature:
             content["temperature"] = temperature
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -159,11 +211,19 @@ class Endpoint:
         except (OSError, ValueError, KeyError, TypeError):
             pass  # not there, or not whole
         try:
-            reply = self._post({"model": self.config.model, "messages": [{"role": "user", "content": prompt}],
-                                "temperature": temperature, "max_tokens": self.config.max_tokens})
+            reply = self._post(
+                {
+                    "model": self.config.model,
+                    "messages": [{"role": "user", "content": prompt}],
+                    "temperature": temperature,
+                    "max_tokens": self.config.max_tokens,
+                }
+            )
         except Refused as refused:
             return refused
-        self._count(asked=1, prompt_tokens=reply.prompt_tokens, completion_tokens=reply.completion_tokens)
+        self._count(
+            asked=1, prompt_tokens=reply.prompt_tokens, completion_tokens=reply.completion_tokens
+        )
         if reply.text.strip() and reply.finish != "length":  # else worth another try, one day
             write_json(path, {**content, "reply": asdict(reply)})
         return reply
@@ -189,12 +249,17 @@ class Endpoint:
                     raise Refused(said) from None
                 if error.code not in WORTH_ANOTHER_TRY and error.code < 500:
                     raise EndpointDown(said) from None
-            except (OSError, http.client.HTTPException, ValueError) as error:  # no connection, none in time, or not an answer
+            except (
+                OSError,
+                http.client.HTTPException,
+                ValueError,
+            ) as error:  # no connection, none in time, or not an answer
                 said = f"{getattr(error, 'reason', None) or error}" or type(error).__name__
             if attempt == self.config.attempts or self._stop.is_set():
                 break
             self._count(retries=1)
-            pause = self.config.pause * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)  # not all at the same time
+            # not all at the same time
+            pause = self.config.pause * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)
             if self._stop.wait(min(max(pause, asked_to_wait), LONGEST_WAIT)):
                 break
         raise EndpointDown(f"{said} ({attempt} attempt{'s' if attempt > 1 else ''})")
@@ -211,7 +276,9 @@ def _read_reply(body):
         tokens = (int(usage.get(f"{kind}_tokens") or 0) for kind in ("prompt", "completion"))
         return Reply(text or "", choice.get("finish_reason"), *tokens)
     except (ValueError, LookupError, TypeError, AttributeError):
-        raise ValueError(f"not a chat completion: {body[:200].decode(errors='replace')!r}") from None
+        raise ValueError(
+            f"not a chat completion: {body[:200].decode(errors='replace')!r}"
+        ) from None
 
 
 def _said(error):

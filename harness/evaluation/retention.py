@@ -9,15 +9,28 @@ from harness.evaluation.suite import SEEDS, code_allowed, quiet, seeded, smalles
 JACKKNIFE_LIMIT = 2000  # documents; above, a metric without a standard error of lm-eval's has none
 
 
-def run_suite(suite, model, tokenizer, *, only=None, batch_tokens=None, limit=None, progress=None, vllm=None, done=None):
-    """Measure the live ``model`` on ``suite``; the model, the tokenizer and all random states are left as they were.
+def run_suite(
+    suite,
+    model,
+    tokenizer,
+    *,
+    only=None,
+    batch_tokens=None,
+    limit=None,
+    progress=None,
+    vllm=None,
+    done=None,
+):
+    """Measure the live ``model`` on ``suite``; the model, the tokenizer and all random states are
+    left as they were.
 
-    only: names of the tasks to run (all of them by default); batch_tokens: padded tokens of a forward pass (None: by
-    the device); limit: at most so many documents a task (a task's own smaller limit stays); progress: ``f(task name, requests done,
-    requests in all)``; vllm: the model's VLLMSampler, where vLLM is to score and to generate; done: ``f(result)``, called with each
-    task's as soon as it is there.
-    Returns one dict a task: name, metric, value and stderr (lm-eval's unit; stderr None where there is none), n (documents),
-    higher_is_better, items ([{"id", "score", "response"}]: response is the text, or the log-likelihoods in nats), protocol.
+    only: names of the tasks to run (all of them by default); batch_tokens: padded tokens of a
+    forward pass (None: by the device); limit: at most so many documents a task (a task's own
+    smaller limit stays); progress: ``f(task name, requests done, requests in all)``; vllm: the
+    model's VLLMSampler, where vLLM is to score and to generate; done: ``f(result)``, called with
+    each task's as soon as it is there. Returns one dict a task: name, metric, value and stderr
+    (lm-eval's unit; stderr None where there is none), n (documents), higher_is_better, items
+    ([{"id", "score", "response"}]: response is the text, or the log-likelihoods in nats), protocol.
     A group is one result, with the items of all its subtasks.
     """
     from harness.evaluation.lm_eval_model import EngineModel, LiveModel, unchanged
@@ -25,7 +38,11 @@ def run_suite(suite, model, tokenizer, *, only=None, batch_tokens=None, limit=No
     protocols = suite.protocols(model.dtype, tokenizer, limit, vllm=vllm is not None)
     results = []
     with unchanged(model, tokenizer), quiet():
-        live = LiveModel(model, tokenizer, batch_tokens=batch_tokens) if vllm is None else EngineModel(vllm)
+        live = (
+            LiveModel(model, tokenizer, batch_tokens=batch_tokens)
+            if vllm is None
+            else EngineModel(vllm)
+        )
         for entry in suite.tasks:
             if only is None or entry.task in only:
                 live.place = f"retention task {entry.task}"
@@ -58,7 +75,11 @@ def _evaluate(live, entry, loaded, limit):
     row = found["results"][entry.task]
     if entry.metric not in row:
         keys = [k for k in row if "," in k and "_stderr," not in k]
-        raise UserError(f"retention task {entry.task}", f"has no metric {entry.metric!r}", did_you_mean(entry.metric, keys))
+        raise UserError(
+            f"retention task {entry.task}",
+            f"has no metric {entry.metric!r}",
+            did_you_mean(entry.metric, keys),
+        )
     items, values = [], []
     for name, samples in found["samples"].items():
         aggregate = loaded["tasks"][name].aggregation().get(metric)
@@ -68,14 +89,20 @@ def _evaluate(live, entry, loaded, limit):
                 values.append(value)
                 items.append(
                     {
-                        "id": f"{name}/{sample['doc_id']}" if loaded.get("groups") else str(sample["doc_id"]),
-                        "score": float(value) if isinstance(value, (bool, int, float)) else _number(aggregate([value])),
+                        "id": f"{name}/{sample['doc_id']}"
+                        if loaded.get("groups")
+                        else str(sample["doc_id"]),
+                        "score": float(value)
+                        if isinstance(value, (bool, int, float))
+                        else _number(aggregate([value])),
                         "response": _response(sample["filtered_resps"]),
-                        **({"weight": len(value)} if isinstance(value, list) else {}),  # IFEval: the instructions of a prompt
+                        # IFEval: the instructions of a prompt
+                        **({"weight": len(value)} if isinstance(value, list) else {}),
                     }
                 )
     for task in loaded["tasks"].values():
-        task._instances = None  # requests and answers of all documents; the next evaluation builds its own
+        # requests and answers of all documents; the next evaluation builds its own
+        task._instances = None
     stderr = _number(row.get(f"{metric}_stderr,{kind}"))
     if stderr is None and not loaded.get("groups"):
         stderr = jackknife(aggregate, values)
@@ -91,9 +118,11 @@ def _evaluate(live, entry, loaded, limit):
 
 
 def jackknife(aggregate, values):
-    """Standard error of ``aggregate(values)`` by leaving out one document at a time (Quenouille, Tukey); for a mean, the usual.
+    """Standard error of ``aggregate(values)`` by leaving out one document at a time (Quenouille,
+    Tukey); for a mean, the usual.
 
-    For the metrics that lm-eval gives no error (ratios such as bits per byte). None below 2 and above 2000 documents.
+    For the metrics that lm-eval gives no error (ratios such as bits per byte). None below 2 and
+    above 2000 documents.
     """
     n = len(values)
     if aggregate is None or not 2 <= n <= JACKKNIFE_LIMIT:

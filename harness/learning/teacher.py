@@ -10,19 +10,29 @@ from harness.models.forward import output_head
 
 
 class Teacher:
-    """A second set of weights that follows the model as an exponential moving average, kept in float32.
+    """A second set of weights that follows the model as an exponential moving average, kept in
+    float32.
 
-    After every optimizer step phi <- alpha * theta + (1 - alpha) * phi (paper, section 3). alpha 0 is a frozen copy; alpha
-    1 is the live model itself, of which no copy is made. In the model's own bfloat16 most steps of an average with
-    alpha 0.01 are below half a unit in the last place and would be lost: hence the float32 state, which stands on ``place``
-    (where the trainer's masters are; the model's device if left out).
+    After every optimizer step phi <- alpha * theta + (1 - alpha) * phi (paper, section 3). alpha 0
+    is a frozen copy; alpha 1 is the live model itself, of which no copy is made. In the model's own
+    bfloat16 most steps of an average with alpha 0.01 are below half a unit in the last place and
+    would be lost: hence the float32 state, which stands on ``place`` (where the trainer's masters
+    are; the model's device if left out).
     """
 
     def __init__(self, stage, alpha, micro_batch_tokens, place=None):
         self.stage, self.alpha, self.limit = stage, alpha, micro_batch_tokens
-        self.model = stage.model if alpha == 1 else copy.deepcopy(stage.model).requires_grad_(False).eval()
+        self.model = (
+            stage.model if alpha == 1 else copy.deepcopy(stage.model).requires_grad_(False).eval()
+        )
         place = place or self.model.device
-        self.average = [] if alpha in (0, 1) else [p if is_master(p, place) else master_copy(p, place) for p in self.model.parameters()]
+        self.average = (
+            []
+            if alpha in (0, 1)
+            else [
+                p if is_master(p, place) else master_copy(p, place) for p in self.model.parameters()
+            ]
+        )
         stage.keep(teacher=self)
         self.head = output_head(self.model)
 
@@ -36,7 +46,9 @@ class Teacher:
 
     @torch.no_grad()
     def states(self, rows):
-        """Hidden states that predict each row's completion: a list of [completion tokens, width], in the rows' order."""
+        """Hidden states that predict each row's completion: a list of [completion tokens, width],
+        in the rows' order.
+        """
         out = [None] * len(rows)
         for group in micro_batches(self.model, rows, 2 * self.limit):
             self.stage.tokens += computed_tokens(rows, group)

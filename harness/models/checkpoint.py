@@ -25,10 +25,16 @@ def save_checkpoint(model, tokenizer, folder):
 
 
 def model_fingerprint(model):
-    """BLAKE2b over names, dtypes and bytes of all parameters and buffers, 32 hexadecimal digits: the same weights, the same key."""
+    """BLAKE2b over names, dtypes and bytes of all parameters and buffers, 32 hexadecimal digits:
+    the same weights, the same key.
+    """
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    digest.update(json.dumps(model.config.to_dict().get("rope_parameters"), sort_keys=True, default=str).encode())
+    digest.update(
+        json.dumps(
+            model.config.to_dict().get("rope_parameters"), sort_keys=True, default=str
+        ).encode()
+    )
     return digest.hexdigest()

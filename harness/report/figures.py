@@ -1,6 +1,8 @@
-"""The pictures of a report, PNG and SVG (and a dark SVG for the page), in one style and with one colour a method.
+"""The pictures of a report, PNG and SVG (and a dark SVG for the page), in one style and with one
+colour a method.
 
-Colours are Okabe & Ito's eight, which readers with any common colour blindness can tell apart; markers repeat the difference.
+Colours are Okabe & Ito's eight, which readers with any common colour blindness can tell apart;
+markers repeat the difference.
 """
 
 import zlib
@@ -21,7 +23,14 @@ FIXED = {"sft": ("#D55E00", "o"), "sdft": ("#0072B2", "s"), "grpo": ("#009E73", 
 OTHERS = ["#CC79A7", "#E69F00", "#56B4E9", "#B8A900"]  # the yellow darkened: lines on white
 MARKERS = ["D", "v", "P", "X", "<", ">", "p", "h"]
 DASHES = ["-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5))]
-INK, MUTED, GRID, PAPER, BASE, SHADE = "#1b1f24", "#59636e", "#e4e7eb", "#fefefe", "#5a5a5a", "#f3f4f6"
+INK, MUTED, GRID, PAPER, BASE, SHADE = (
+    "#1b1f24",
+    "#59636e",
+    "#e4e7eb",
+    "#fefefe",
+    "#5a5a5a",
+    "#f3f4f6",
+)
 DARK = {
     INK: "#e8eaed",
     MUTED: "#a3abb5",
@@ -63,7 +72,9 @@ STYLE = {
     "svg.hashsalt": "report",
     "path.simplify": True,
 }
-HEAT = LinearSegmentedColormap.from_list("heat", ["#f7fbff", "#c6dbef", "#6baed6", "#2171b5", "#08306b"])
+HEAT = LinearSegmentedColormap.from_list(
+    "heat", ["#f7fbff", "#c6dbef", "#6baed6", "#2171b5", "#08306b"]
+)
 PANELS = 12  # more skills, tasks or methods than this are left to the tables
 NAMED = 4  # with more skills the borders bear numbers
 NUMBERS = 10  # the most skills whose heat map has its numbers written in
@@ -78,9 +89,11 @@ class Picture:
 
 
 def looks(labels):
-    """{label: (colour, marker, dash)}: fixed for sft, sdft and grpo; any other label prefers the colour its name hashes to.
+    """{label: (colour, marker, dash)}: fixed for sft, sdft and grpo; any other label prefers the
+    colour its name hashes to.
 
-    A label keeps its look from report to report unless an alphabetically earlier one prefers the same.
+    A label keeps its look from report to report unless an alphabetically earlier one prefers the
+    same.
     """
     chosen, taken = {}, set()
     slots = [
@@ -94,7 +107,9 @@ def looks(labels):
             continue
         start = zlib.crc32(label.encode()) % len(OTHERS)
         ring = [
-            slots[d + (start + i) % len(OTHERS)] for d in range(0, len(slots), len(OTHERS)) for i in range(len(OTHERS))
+            slots[d + (start + i) % len(OTHERS)]
+            for d in range(0, len(slots), len(OTHERS))
+            for i in range(len(OTHERS))
         ]
         chosen[label] = next(
             (slot for slot in ring if slot not in taken), ring[0]
@@ -128,16 +143,30 @@ def grid(count, width=3.4, height=2.35, columns=3):
 
 
 def legend(figure, look, labels, base=False, markers=True):
-    """Above the panels, in as many columns as the figure's width has room for; further rows make the figure higher."""
+    """Above the panels, in as many columns as the figure's width has room for; further rows make
+    the figure higher.
+    """
     handles = [
-        Line2D([], [], color=look[label][0], marker=look[label][1] if markers else None, linestyle=look[label][2], label=_cut(label, 54))
+        Line2D(
+            [],
+            [],
+            color=look[label][0],
+            marker=look[label][1] if markers else None,
+            linestyle=look[label][2],
+            label=_cut(label, 54),
+        )
         for label in labels
     ]
     if base:
-        handles.append(Line2D([], [], color=BASE, linestyle=(0, (4, 2)), linewidth=1.2, label="base"))
+        handles.append(
+            Line2D([], [], color=BASE, linestyle=(0, (4, 2)), linewidth=1.2, label="base")
+        )
     size = matplotlib.rcParams["legend.fontsize"]
-    widest = max((TextPath((0, 0), h.get_label(), size=size).get_extents().width for h in handles), default=0)
-    room = 72 * figure.get_figwidth() - size  # in points; a column: handle 2.6, gap to the text 0.8, to the next column 2 letters
+    widest = max(
+        (TextPath((0, 0), h.get_label(), size=size).get_extents().width for h in handles), default=0
+    )
+    # in points; a column: handle 2.6, gap to the text 0.8, to the next column 2 letters
+    room = 72 * figure.get_figwidth() - size
     columns = max(1, min(6, len(handles), int((room + 2 * size) // (widest + 5.4 * size))))
     rows = -(-len(handles) // columns)
     figure.set_figheight(figure.get_figheight() + 1.6 * size / 72 * max(0, rows - 1))
@@ -145,9 +174,14 @@ def legend(figure, look, labels, base=False, markers=True):
 
 
 def curve(axes, look, x, y, low, high, scale=100):
-    """A line with its markers and the band from low to high, none where they are NaN; look: one of ``looks``."""
+    """A line with its markers and the band from low to high, none where they are NaN; look: one of
+    ``looks``.
+    """
     colour, marker, dash = look
-    x, (y, low, high) = np.asarray(x, float), (np.asarray(values, float) * scale for values in (y, low, high))
+    x, (y, low, high) = (
+        np.asarray(x, float),
+        (np.asarray(values, float) * scale for values in (y, low, high)),
+    )
     axes.plot(
         x,
         y,
@@ -164,13 +198,16 @@ def curve(axes, look, x, y, low, high, scale=100):
 
 
 class Drawer:
-    """Draws every picture that the records allow into ``folder``; ``pictures`` lists what was drawn, in the page's order."""
+    """Draws every picture that the records allow into ``folder``; ``pictures`` lists what was
+    drawn, in the page's order.
+    """
 
     def __init__(self, results, folder):
         self.results, self.folder, self.pictures = results, folder, []
         self.look = looks(list(results.series))
         orders = {s.order for s in results.series.values()}
-        self.order = next(iter(orders)) if len(orders) == 1 else None  # names stand at the borders only where all agree
+        # names stand at the borders only where all agree
+        self.order = next(iter(orders)) if len(orders) == 1 else None
         self.longest = max((len(order) for order in orders), default=0)
 
     def all(self):
@@ -190,17 +227,23 @@ class Drawer:
         save(figure, self.folder, name)
         self.pictures.append(Picture(name, title, caption, figure.get_figwidth()))
 
-    # -- the axis of training -----------------------------------------------------------------------------------------
+    # -- the axis of training
+    # -----------------------------------------------------------------------------------------
 
     def _axis(self):
-        """Where stages end in optimizer steps, per label; and whether all agree, so that x can be steps."""
+        """Where stages end in optimizer steps, per label; and whether all agree, so that x can be
+        steps.
+        """
         table = self.results.skill_records
         finals = table[table["final"]].drop_duplicates(["label", "folder", "seed", "stage"])
         ends = finals.groupby(["label", "stage"], observed=True)["step"].median()
         T = self.longest
         self.borders = {}
         for label in self.results.series:
-            known = {0: 0.0, **(ends[label].to_dict() if label in ends.index.get_level_values(0) else {})}
+            known = {
+                0: 0.0,
+                **(ends[label].to_dict() if label in ends.index.get_level_values(0) else {}),
+            }
             line = np.array([known.get(k, np.nan) for k in range(T + 1)], float)
             width = np.nanmean(np.diff(line)) if np.isfinite(np.diff(line)).any() else np.nan
             for k in range(1, T + 1):  # a stage that no run has ended: as long as the others
@@ -209,31 +252,46 @@ class Drawer:
             self.borders[label] = line
         lines = [line for line in self.borders.values() if np.isfinite(line).all()]
         unequal = finals.groupby(["label", "stage"], observed=True)["step"].nunique().max() > 1
-        self.in_steps = bool(lines) and not unequal and all(np.array_equal(line, lines[0]) for line in lines)
+        self.in_steps = (
+            bool(lines) and not unequal and all(np.array_equal(line, lines[0]) for line in lines)
+        )
         self.edges = lines[0] if self.in_steps else np.arange(T + 1.0)
         self.x_note = (
             "x: optimizer steps, the same number a stage for every method."
             if self.in_steps
             else "x: stages of equal width, because methods differ in optimizer steps a stage; "
             "within a stage, the share of the run's own steps. Steps a run: "
-            + ", ".join(f"{label} {line[-1]:,.0f}" for label, line in self.borders.items() if np.isfinite(line[-1]))
+            + ", ".join(
+                f"{label} {line[-1]:,.0f}"
+                for label, line in self.borders.items()
+                if np.isfinite(line[-1])
+            )
             + "."
         )
 
     def _place(self, table):
-        """x of records: their share of the stage that they belong to, mapped to steps where all methods agree."""
+        """x of records: their share of the stage that they belong to, mapped to steps where all
+        methods agree.
+        """
         runs = table[["folder", "seed", "label", "stage", "step", "final"]].copy()
         ends = runs[runs["final"]].drop_duplicates(["folder", "label", "seed", "stage"])
         ends = ends.set_index(["folder", "label", "seed", "stage"])["step"]
         keys = [runs["folder"], runs["label"].astype(object), runs["seed"]]
         ends.index = ends.index.set_levels(ends.index.levels[1].astype(object), level=1)
-        end = ends.reindex(pd.MultiIndex.from_arrays([*keys, runs["stage"]])).to_numpy(float, copy=True)
-        start = ends.reindex(pd.MultiIndex.from_arrays([*keys, runs["stage"] - 1])).to_numpy(float, copy=True)
-        usual = {(label, k): step for label, line in self.borders.items() for k, step in enumerate(line)}
+        end = ends.reindex(pd.MultiIndex.from_arrays([*keys, runs["stage"]])).to_numpy(
+            float, copy=True
+        )
+        start = ends.reindex(pd.MultiIndex.from_arrays([*keys, runs["stage"] - 1])).to_numpy(
+            float, copy=True
+        )
+        usual = {
+            (label, k): step for label, line in self.borders.items() for k, step in enumerate(line)
+        }
         for values, shift in ((end, 0), (start, 1)):
             gaps = np.isnan(values)
             values[gaps] = [
-                usual.get(key, np.nan) for key in zip(keys[1][gaps], (runs["stage"] - shift)[gaps], strict=True)
+                usual.get(key, np.nan)
+                for key in zip(keys[1][gaps], (runs["stage"] - shift)[gaps], strict=True)
             ]
         with np.errstate(all="ignore"):
             share = np.clip((runs["step"].to_numpy(float) - start) / (end - start), 0, 1)
@@ -242,10 +300,12 @@ class Drawer:
         return np.interp(position, np.arange(self.longest + 1), self.edges)
 
     def _averaged(self, table, fractions):
-        """Mean over seeds and 95% interval at each x: columns label, name, x, stage, value, low, high, seeds.
+        """Mean over seeds and 95% interval at each x: columns label, name, x, stage, value, low,
+        high, seeds.
 
-        Over seeds Student's t, NaN where all give the same number; of one seed Wilson's for an accuracy, else 1.96 standard errors.
-        fractions: names whose values and bounds lie in [0, 1], the accuracies.
+        Over seeds Student's t, NaN where all give the same number; of one seed Wilson's for an
+        accuracy, else 1.96 standard errors. fractions: names whose values and bounds lie in [0, 1],
+        the accuracies.
         """
         table = table.assign(x=self._place(table).round(4))
         found = table.groupby(["label", "name", "x"], observed=True).agg(
@@ -258,13 +318,23 @@ class Drawer:
             n=("n", "mean"),
             stage=("stage", "max"),
         )
-        quantile = {int(n): metrics.t_quantile(0.975, int(n) - 1) for n in found["seeds"].unique() if n > 1}
-        several, half = found["seeds"] > 1, found["seeds"].map(quantile) * found["std"] / np.sqrt(found["seeds"])
+        quantile = {
+            int(n): metrics.t_quantile(0.975, int(n) - 1) for n in found["seeds"].unique() if n > 1
+        }
+        several, half = (
+            found["seeds"] > 1,
+            found["seeds"].map(quantile) * found["std"] / np.sqrt(found["seeds"]),
+        )
         half = half.where(several, 1.96 * found["stderr"])
-        half = half.where(np.where(several, found["most"] > found["least"], half > 0))  # no spread is no certainty
+        # no spread is no certainty
+        half = half.where(np.where(several, found["most"] > found["least"], half > 0))
         bounds = np.stack([found["value"] - half, found["value"] + half])
         share = found.index.get_level_values("name").isin(list(fractions))
-        bounds = np.where(share & ~several, metrics.score_interval(found["value"], found["stderr"], found["n"]), bounds)
+        bounds = np.where(
+            share & ~several,
+            metrics.score_interval(found["value"], found["stderr"], found["n"]),
+            bounds,
+        )
         found["low"], found["high"] = np.where(share, bounds.clip(0, 1), bounds)
         return found.drop(columns=["n", "std", "least", "most"]).reset_index()
 
@@ -281,7 +351,9 @@ class Drawer:
     def _frame(self, axes, learned=None):
         """Stage borders; the stage that teaches the panel's skill is shaded."""
         if learned is not None:
-            axes.axvspan(self.edges[learned - 1], self.edges[learned], color=SHADE, zorder=0, linewidth=0)
+            axes.axvspan(
+                self.edges[learned - 1], self.edges[learned], color=SHADE, zorder=0, linewidth=0
+            )
         few = self.longest <= 15
         for edge in self.edges[1:-1] if few else ():
             axes.axvline(edge, color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)), zorder=1)
@@ -303,11 +375,14 @@ class Drawer:
         if not self.in_steps and few:
             axes.set_xticks(self.edges)
 
-    # -- pictures -------------------------------------------------------------------------------------------------------
+    # -- pictures
+    # -------------------------------------------------------------------------------------------------------
 
     def _bases(self, start):
         """The value of each base model; start: that of each label's runs, by label."""
-        return start.groupby(np.array([self.results.series[label].model for label in start.index], object)).mean()
+        return start.groupby(
+            np.array([self.results.series[label].model for label in start.index], object)
+        ).mean()
 
     def accuracy_curves(self, normalised):
         names = list(self.results.skills)[:PANELS]
@@ -339,15 +414,20 @@ class Drawer:
                 values = np.concatenate(bounds) if bounds else np.array([0, 1])
                 values = values[np.isfinite(values)]
                 axes.set_ylim(
-                    max(-1.0, min(-0.1, values.min(initial=0) - 0.05)), min(1.8, max(1.1, values.max(initial=1) + 0.05))
+                    max(-1.0, min(-0.1, values.min(initial=0) - 0.05)),
+                    min(1.8, max(1.1, values.max(initial=1) + 0.05)),
                 )
             else:
                 for value in self._bases(start):
-                    axes.axhline(value * 100, color=BASE, linewidth=1.2, linestyle=(0, (4, 2)), zorder=1)
+                    axes.axhline(
+                        value * 100, color=BASE, linewidth=1.2, linestyle=(0, (4, 2)), zorder=1
+                    )
                 values = np.concatenate(bounds) * 100 if bounds else np.array([0, 100])
                 values = values[np.isfinite(values)]
                 pad = max(2, 0.06 * np.ptp(values)) if len(values) else 2
-                axes.set_ylim(max(-2, values.min(initial=100) - pad), min(102, values.max(initial=0) + pad))
+                axes.set_ylim(
+                    max(-2, values.min(initial=100) - pad), min(102, values.max(initial=0) + pad)
+                )
             if number % columns == 0:
                 axes.set_ylabel("normalised accuracy" if normalised else "accuracy (%)")
             if number >= len(names) - columns:
@@ -363,16 +443,20 @@ class Drawer:
             caption = (
                 "The form of figure 3 of arXiv 2601.19897: linear in the accuracy, 0 = base model, 1 = the highest "
                 "point of any method's mean curve on the "
-                f"skill. {caption}" + (f" No method is above the base on {', '.join(dropped)}." if dropped else "")
+                f"skill. {caption}"
+                + (f" No method is above the base on {', '.join(dropped)}." if dropped else "")
             )
         if self.uneven:
-            caption += (
-                f" Some points of {', '.join(self.uneven)} are means of fewer seeds: not all runs have reached them."
-            )
+            caption += f" Some points of {', '.join(self.uneven)} are means of fewer seeds: not all runs have reached them."
         if len(self.results.skills) > PANELS:
             caption += f" The first {PANELS} of {len(self.results.skills)} skills are drawn; tables/curves.csv has all."
         name = "curves_normalised" if normalised else "curves"
-        self._save(figure, name, "Forgetting curves, normalised" if normalised else "Forgetting curves", caption)
+        self._save(
+            figure,
+            name,
+            "Forgetting curves, normalised" if normalised else "Forgetting curves",
+            caption,
+        )
 
     def retention_curves(self):
         results = self.results
@@ -383,7 +467,9 @@ class Drawer:
         )
         if table.empty:
             return
-        averaged = self._averaged(table, [t for t, counts in results.tasks_in_mean.items() if counts])
+        averaged = self._averaged(
+            table, [t for t, counts in results.tasks_in_mean.items() if counts]
+        )
         tasks = list(results.retention)
         shown = tasks[: PANELS - 1]
         mean = any(results.tasks_in_mean.values())
@@ -394,7 +480,14 @@ class Drawer:
                 for label in labels:
                     line = self._deltas(label)
                     if len(line):
-                        curve(axes, self.look[label], line["x"], line["value"], line["low"], line["high"])
+                        curve(
+                            axes,
+                            self.look[label],
+                            line["x"],
+                            line["value"],
+                            line["low"],
+                            line["high"],
+                        )
                 axes.axhline(0, color=BASE, linewidth=1.2, linestyle=(0, (4, 2)), zorder=1)
                 axes.set_title("mean Δ", pad=13 if self.order and self.longest <= 15 else 6)
                 axes.set_ylabel("points")
@@ -405,13 +498,25 @@ class Drawer:
             for label in labels:
                 line = mine[mine["label"] == label].sort_values("x")
                 if len(line):
-                    curve(axes, self.look[label], line["x"], line["value"], line["low"], line["high"], scale)
+                    curve(
+                        axes,
+                        self.look[label],
+                        line["x"],
+                        line["value"],
+                        line["low"],
+                        line["high"],
+                        scale,
+                    )
             for value in self._bases(mine[mine["x"] == self.edges[0]].set_index("label")["value"]):
-                axes.axhline(value * scale, color=BASE, linewidth=1.2, linestyle=(0, (4, 2)), zorder=1)
+                axes.axhline(
+                    value * scale, color=BASE, linewidth=1.2, linestyle=(0, (4, 2)), zorder=1
+                )
             if entry.get("chance") is not None:
                 low, high = axes.get_ylim()
                 if low - (high - low) * 0.5 <= entry["chance"] * scale <= high:
-                    axes.axhline(entry["chance"] * scale, color=MUTED, linewidth=0.8, linestyle=":", zorder=1)
+                    axes.axhline(
+                        entry["chance"] * scale, color=MUTED, linewidth=0.8, linestyle=":", zorder=1
+                    )
                     axes.text(
                         0.01,
                         entry["chance"] * scale,
@@ -424,7 +529,11 @@ class Drawer:
                     )
             axes.set_title(_cut(task, 30), pad=13 if self.order and self.longest <= 15 else 6)
             metric = entry["metric"].removesuffix(",none")  # lm-eval's name for "no filter"
-            axes.set_ylabel(f"{metric} (%)" if scale == 100 else metric + ("" if entry.get("higher_is_better", True) else " (↓)"))
+            axes.set_ylabel(
+                f"{metric} (%)"
+                if scale == 100
+                else metric + ("" if entry.get("higher_is_better", True) else " (↓)")
+            )
             self._frame(axes)
         for axes in panels[-columns:]:
             axes.set_xlabel("optimizer steps" if self.in_steps else "stage")
@@ -445,19 +554,31 @@ class Drawer:
                 if not all(e.get("higher_is_better", True) for e in results.retention.values())
                 else ""
             )
-            + (f" The first {PANELS - 1} of {len(tasks)} tasks are drawn." if len(tasks) > len(shown) else ""),
+            + (
+                f" The first {PANELS - 1} of {len(tasks)} tasks are drawn."
+                if len(tasks) > len(shown)
+                else ""
+            ),
         )
 
     def _deltas(self, label):
-        """Mean retention change after each stage: x, value, low, high (over seeds, or over examples for one)."""
+        """Mean retention change after each stage: x, value, low, high (over seeds, or over examples
+        for one).
+        """
         results, rows = self.results, []
         values = results.retention_mean(results.D[label])
         for k in range(values.shape[-1] if values.size else 0):
             estimate = results.estimate(
-                label, lambda D, k=k: results.retention_mean(D)[..., k] - results.retention_mean(D)[..., 0], "D", difference=True
+                label,
+                lambda D, k=k: (
+                    results.retention_mean(D)[..., k] - results.retention_mean(D)[..., 0]
+                ),
+                "D",
+                difference=True,
             )
             if np.isfinite(estimate.value):
-                low, high = (estimate.low, estimate.high) if k else (0.0, 0.0)  # the base differs from itself by nothing
+                # the base differs from itself by nothing
+                low, high = (estimate.low, estimate.high) if k else (0.0, 0.0)
                 rows.append((self.edges[k], estimate.value, low, high))
         return pd.DataFrame(rows, columns=["x", "value", "low", "high"])
 
@@ -477,7 +598,11 @@ class Drawer:
             if not good.any():
                 continue
             path = np.array(
-                [(x[good[:, k], k].mean(), y[good[:, k], k].mean()) for k in range(x.shape[1]) if good[:, k].any()]
+                [
+                    (x[good[:, k], k].mean(), y[good[:, k], k].mean())
+                    for k in range(x.shape[1])
+                    if good[:, k].any()
+                ]
             )
             axes.plot(
                 path[:, 0],
@@ -495,7 +620,13 @@ class Drawer:
             if model not in starts:
                 starts.append(model)
                 axes.plot(
-                    *path[0], marker="*", color=BASE, markersize=14, zorder=5, markeredgecolor=PAPER, linestyle="none"
+                    *path[0],
+                    marker="*",
+                    color=BASE,
+                    markersize=14,
+                    zorder=5,
+                    markeredgecolor=PAPER,
+                    linestyle="none",
                 )
                 axes.annotate(
                     "base",
@@ -509,7 +640,13 @@ class Drawer:
                 )
             drawn.append(label)
             axes.plot(
-                x[good[:, last], last], y[good[:, last], last], ".", color=colour, alpha=0.45, markersize=5, zorder=3
+                x[good[:, last], last],
+                y[good[:, last], last],
+                ".",
+                color=colour,
+                alpha=0.45,
+                markersize=5,
+                zorder=3,
             )
             a = results.estimate(label, lambda D, k=last: results.retention_mean(D)[..., k], "D")
             b = results.estimate(label, lambda R, k=last: R[..., k, :].mean(-1))
@@ -517,7 +654,9 @@ class Drawer:
                 [(v - low) * 100, (high - v) * 100]
                 for v, low, high in ((a.value, a.low, a.high), (b.value, b.low, b.high))
             ]
-            error = [None if not np.isfinite(s).all() else np.abs(np.array(s))[:, None] for s in spread]
+            error = [
+                None if not np.isfinite(s).all() else np.abs(np.array(s))[:, None] for s in spread
+            ]
             axes.errorbar(
                 a.value * 100,
                 b.value * 100,
@@ -625,7 +764,13 @@ class Drawer:
                     clip_on=False,
                 )
         figure.colorbar(
-            mesh, ax=panels, shrink=0.8 / rows, aspect=24, pad=0.02, anchor=(0, 1), label="accuracy (%)"
+            mesh,
+            ax=panels,
+            shrink=0.8 / rows,
+            aspect=24,
+            pad=0.02,
+            anchor=(0, 1),
+            label="accuracy (%)",
         ).outline.set_visible(False)
         self._save(
             figure,
@@ -646,8 +791,16 @@ class Drawer:
         if table.empty:
             return
         known = ["loss", "kl", "completion_tokens", "reward", "grad_norm", "learning_rate"]
-        extra = [c for c in table.columns if c not in {*known, "step", "seconds", "tokens", "label", "seed", "stage"}]
-        shown = [c for c in [*known[:4], *sorted(extra), *known[4:]] if c in table and table[c].notna().any()][:9]
+        extra = [
+            c
+            for c in table.columns
+            if c not in {*known, "step", "seconds", "tokens", "label", "seed", "stage"}
+        ]
+        shown = [
+            c
+            for c in [*known[:4], *sorted(extra), *known[4:]]
+            if c in table and table[c].notna().any()
+        ][:9]
         if not shown:  # a method of one's own need not log anything
             return
         labels = [label for label in self.results.series if (table["label"] == label).any()]
@@ -661,7 +814,14 @@ class Drawer:
                 colour, _, dash = self.look[label]
                 window = max(1, len(line) // 40)
                 if window > 1:
-                    axes.plot(line.index, line, color=colour, linewidth=0.6, alpha=0.3, rasterized=len(line) > 2000)
+                    axes.plot(
+                        line.index,
+                        line,
+                        color=colour,
+                        linewidth=0.6,
+                        alpha=0.3,
+                        rasterized=len(line) > 2000,
+                    )
                 axes.plot(
                     line.index,
                     line.rolling(window, min_periods=1, center=True).mean(),

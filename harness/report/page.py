@@ -79,7 +79,9 @@ document.addEventListener('keydown',e=>{if(e.key==='Escape')why.hidden=true});
 
 
 def render(results, made, pictures, look, to_folder):
-    """The page as text. made: the Tables in order; pictures: as drawn; to_folder: path from the page to each results folder."""
+    """The page as text. made: the Tables in order; pictures: as drawn; to_folder: path from the
+    page to each results folder.
+    """
     e = html.escape
 
     def dot(label):
@@ -91,12 +93,12 @@ def render(results, made, pictures, look, to_folder):
             f'<a href="tables/{item.name}.{end}">{text}</a>'
             for end, text in (("csv", "CSV"), ("md", "Markdown"), ("tex", "LaTeX"))
         )
-        return (
-            f'<div class="{wrap}" tabindex="0">{item.html(dot)}</div><p class="note">{e(item.note)} {links}</p>{extra}'
-        )
+        return f'<div class="{wrap}" tabindex="0">{item.html(dot)}</div><p class="note">{e(item.note)} {links}</p>{extra}'
 
     def picture(item):
-        links = f'<a href="figures/{item.name}.svg">SVG</a> · <a href="figures/{item.name}.png">PNG</a>'
+        links = (
+            f'<a href="figures/{item.name}.svg">SVG</a> · <a href="figures/{item.name}.png">PNG</a>'
+        )
         wide = "wide" if item.width > 7 else ""
         return (
             f'<figure id="{item.name}"><h3>{e(item.title)}</h3><div class="scroll" tabindex="0"><picture><source '
@@ -114,17 +116,22 @@ def render(results, made, pictures, look, to_folder):
     body = []
     if "main" in by_name:
         body.append(table(by_name["main"], _meanings()))
-    body += [picture(drawn[name]) for name in ("curves", "curves_normalised", "plane") if name in drawn]
+    body += [
+        picture(drawn[name]) for name in ("curves", "curves_normalised", "plane") if name in drawn
+    ]
     sections.append(("results", "Results", body))
     if "own_stage" in by_name:
-        body = [table(by_name["own_stage"])] + [picture(drawn[n]) for n in ("accuracy_matrix",) if n in drawn]
+        body = [table(by_name["own_stage"])] + [
+            picture(drawn[n]) for n in ("accuracy_matrix",) if n in drawn
+        ]
         sections.append(("skills", "Learning each skill", body))
     if "retention" in by_name:
         sections.append(
             (
                 "retention-section",
                 "Retention",
-                [table(by_name["retention"])] + [picture(drawn[n]) for n in ("retention",) if n in drawn],
+                [table(by_name["retention"])]
+                + [picture(drawn[n]) for n in ("retention",) if n in drawn],
             )
         )
     body = [table(by_name["cost"])] if "cost" in by_name and by_name["cost"].rows else []
@@ -134,8 +141,12 @@ def render(results, made, pictures, look, to_folder):
     chosen = samples.choose(results)
     if chosen:
         sections.append(("samples", "Sample completions", [_samples(chosen, results, dot)]))
-    sections.append(("measured", "How it was measured", [_measured(results, by_name, table, to_folder)]))
-    sections.append(("provenance", "Where the runs come from", [_provenance(results, dot, to_folder)]))
+    sections.append(
+        ("measured", "How it was measured", [_measured(results, by_name, table, to_folder)])
+    )
+    sections.append(
+        ("provenance", "Where the runs come from", [_provenance(results, dot, to_folder)])
+    )
 
     paths = []
     for label in results.bases().values():
@@ -154,10 +165,15 @@ def render(results, made, pictures, look, to_folder):
     missing = ""
     if results.missing:
         shown = "".join(f"<li>{e(line)}</li>" for line in results.missing[:60])
-        more = f"<li>… and {len(results.missing) - 60} more</li>" if len(results.missing) > 60 else ""
+        more = (
+            f"<li>… and {len(results.missing) - 60} more</li>" if len(results.missing) > 60 else ""
+        )
         missing = f'<div class="warn" id="missing"><strong>What is missing</strong><ul>{shown}{more}</ul></div>'
     links = "".join(f'<a href="#{key}">{e(name)}</a>' for key, name, _ in sections)
-    parts = "".join(f'<section id="{key}"><h2>{e(name)}</h2>{"".join(body)}</section>' for key, name, body in sections)
+    parts = "".join(
+        f'<section id="{key}"><h2>{e(name)}</h2>{"".join(body)}</section>'
+        for key, name, body in sections
+    )
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
 <title>{e(title)}: continual learning report</title><style>{CSS}</style></head><body>
@@ -174,9 +190,7 @@ def _meanings():
         f"<tr><td><strong>{html.escape(k)}</strong></td><td style='white-space:normal'>{html.escape(v)}</td></tr>"
         for k, v in tables.MEANINGS.items()
     )
-    return (
-        f'<details><summary>What the columns mean</summary><table class="left"><tbody>{rows}</tbody></table></details>'
-    )
+    return f'<details><summary>What the columns mean</summary><table class="left"><tbody>{rows}</tbody></table></details>'
 
 
 def _samples(chosen, results, dot):
@@ -191,7 +205,9 @@ def _samples(chosen, results, dot):
     for name in dict.fromkeys(group["skill"] for group in chosen):
         out.append(f"<h3>{e(name)} <span class='muted'>({e(results.metric[name])})</span></h3>")
         for group in (g for g in chosen if g["skill"] == name):
-            out.append(f"<details><summary>{dot(group['label'])}{e(group['label'])}, seed {group['seed']}</summary>")
+            out.append(
+                f"<details><summary>{dot(group['label'])}{e(group['label'])}, seed {group['seed']}</summary>"
+            )
             for item in group["items"]:
                 out.append(
                     f"<p class='muted'>Example {e(item['id'])}</p><pre>{e(item['prompt'])}</pre>"
@@ -204,8 +220,16 @@ def _samples(chosen, results, dot):
                         if score is None
                         else f"<span class='{'good' if score >= 0.5 else 'bad'}'>{'✓' if score >= 0.5 else '✗'} {score:g}</span>"
                     )
-                    when = "base" if answer["stage"] == 0 else f"after {answer['stage']}: {answer['name']}"
-                    cut = "" if answer["finished"] else " <span class='muted'>(cut at the limit)</span>"
+                    when = (
+                        "base"
+                        if answer["stage"] == 0
+                        else f"after {answer['stage']}: {answer['name']}"
+                    )
+                    cut = (
+                        ""
+                        if answer["finished"]
+                        else " <span class='muted'>(cut at the limit)</span>"
+                    )
                     out.append(
                         f"<div class='answer'><b>{e(when)}</b> {mark}{cut}<pre>{e(answer['completion'])}</pre></div>"
                     )
@@ -228,7 +252,11 @@ def _measured(results, by_name, table, to_folder):
             protocol = results.protocol_of.get((kind, name))
             if protocol is None:
                 continue
-            text = json.dumps(results.protocols.get(protocol, "not in protocols.json"), indent=2, ensure_ascii=False)
+            text = json.dumps(
+                results.protocols.get(protocol, "not in protocols.json"),
+                indent=2,
+                ensure_ascii=False,
+            )
             about = names[name].get("description") or ""
             out.append(
                 f"<details><summary>{e(tables.measured(results, kind, name))}</summary><p "
@@ -240,17 +268,27 @@ def _measured(results, by_name, table, to_folder):
             f"final</summary>{table(by_name['every_metric'], wrap='scroll tall')}</details>"
         )
     used = tables.records_used(results)
-    ends = used["label"].astype(object).map({label: len(s.order) for label, s in results.series.items()})
+    ends = (
+        used["label"]
+        .astype(object)
+        .map({label: len(s.order) for label, s in results.series.items()})
+    )
     shown = used[
-        (used["stage"] == ends) | (used["stage"] == 0) | (used["name"].astype(object) == used["skill"].astype(object))
+        (used["stage"] == ends)
+        | (used["stage"] == 0)
+        | (used["name"].astype(object) == used["skill"].astype(object))
     ]
     where = dict(zip(results.names, to_folder, strict=True))
     many = len(results.names) > 1
     rows = []
     for r in shown.head(ROWS).itertuples():
         name = e(str(r.evaluation))
-        known = isinstance(r.evaluation, str) and bool(results.evaluation(results.names.index(r.folder), r.evaluation))
-        link = f'<a href="{e(where[r.folder])}/evaluations/{name}.json">{name}</a>' if known else "–"
+        known = isinstance(r.evaluation, str) and bool(
+            results.evaluation(results.names.index(r.folder), r.evaluation)
+        )
+        link = (
+            f'<a href="{e(where[r.folder])}/evaluations/{name}.json">{name}</a>' if known else "–"
+        )
         spread = f" ±{r.stderr:.3f}" if r.stderr is not None and math.isfinite(r.stderr) else ""
         n = "–" if not math.isfinite(r.n) else f"{int(r.n)}"
         rows.append(
@@ -291,7 +329,9 @@ def _measured(results, by_name, table, to_folder):
 def _provenance(results, dot, to_folder):
     e, out = html.escape, []
     for index, name in enumerate(results.names):
-        order = json.dumps(read_object(results.folders[index] / "results.json", {}), indent=2, ensure_ascii=False)
+        order = json.dumps(
+            read_object(results.folders[index] / "results.json", {}), indent=2, ensure_ascii=False
+        )
         link = to_folder[index]
         out.append(
             f"<details><summary>{e(name)}: the order as it was resolved</summary><p><a "
@@ -324,14 +364,26 @@ def _provenance(results, dot, to_folder):
     if rows:
         head = "".join(
             f"<th>{h}</th>"
-            for h in ("seed", "method", "settings", "device", "dtype", "threads", "git", "started", "packages")
+            for h in (
+                "seed",
+                "method",
+                "settings",
+                "device",
+                "dtype",
+                "threads",
+                "git",
+                "started",
+                "packages",
+            )
         )
         out.append(
             f"<div class='scroll tall' tabindex='0'><table class='left'><thead><tr><th "
             f"class='stub'>run</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
         )
         if len(runs) > 200:
-            out.append(f"<p class='note'>The first 200 of {len(runs)} runs; runs/*/run.json has each.</p>")
+            out.append(
+                f"<p class='note'>The first 200 of {len(runs)} runs; runs/*/run.json has each.</p>"
+            )
     else:
         out.append("<p class='note'>No run.json on disk.</p>")
     return "".join(out)

@@ -1,7 +1,5 @@
 """A few completions of every skill and method, followed through the stages, for the page."""
 
-
-
 MOST = 240  # questions on a page
 EACH = 3  # questions of a skill and method
 STAGES = 5  # of a longer order only base, own stage and end are shown
@@ -9,8 +7,10 @@ TEXT = 1200  # letters of a text
 
 
 def choose(results):
-    """[{label, skill, seed, items: [{prompt, reference, answers: [{stage, name, completion, score}]}]}] of the first run that
-    has evaluations on disk. Questions whose score changed come first: one learned and kept, one lost again, one never learned."""
+    """[{label, skill, seed, items: [{prompt, reference, answers: [{stage, name, completion,
+    score}]}]}] of the first run that has evaluations on disk. Questions whose score changed come
+    first: one learned and kept, one lost again, one never learned.
+    """
     found, left = [], MOST
     for name in results.skills:
         for label, series in results.series.items():
@@ -19,9 +19,16 @@ def choose(results):
             i, T = series.order.index(name), len(series.order)
             stages = list(range(T + 1)) if T <= STAGES else sorted({0, i + 1, T})
             for run, (folder, seed) in enumerate(results.runs[label]):
-                read = {k: results.evaluation(folder, results.keys["R", label][run, k, i]) for k in stages}
                 read = {
-                    k: {str(item.get("id")): item for item in e.get("items") or [] if "completion" in item}
+                    k: results.evaluation(folder, results.keys["R", label][run, k, i])
+                    for k in stages
+                }
+                read = {
+                    k: {
+                        str(item.get("id")): item
+                        for item in e.get("items") or []
+                        if "completion" in item
+                    }
                     for k, e in read.items()
                 }
                 read = {k: items for k, items in read.items() if items}
@@ -30,7 +37,14 @@ def choose(results):
                         _follow(read, item, results.metric[name], series.order)
                         for item in _pick(read, results.metric[name], i + 1)
                     ]
-                    found.append({"label": label, "skill": name, "seed": seed, "items": items[: min(EACH, left)]})
+                    found.append(
+                        {
+                            "label": label,
+                            "skill": name,
+                            "seed": seed,
+                            "items": items[: min(EACH, left)],
+                        }
+                    )
                     left -= len(found[-1]["items"])
                     break
     return found
@@ -41,10 +55,20 @@ def _pick(read, metric, own):
     first, last = min(read), max(read)
     kinds = {}
     for item in read[first]:
-        scores = [_score(read[k].get(item), metric) for k in (first, own if own in read else last, last)]
+        scores = [
+            _score(read[k].get(item), metric) for k in (first, own if own in read else last, last)
+        ]
         if None not in scores:
             base, taught, end = (s >= 0.5 for s in scores)
-            kind = 0 if taught and end and not base else 1 if taught and not end else 2 if not taught and not end else 3
+            kind = (
+                0
+                if taught and end and not base
+                else 1
+                if taught and not end
+                else 2
+                if not taught and not end
+                else 3
+            )
             kinds.setdefault(kind, []).append(item)
     order = [ids[n] for n in range(EACH) for _, ids in sorted(kinds.items()) if n < len(ids)]
     return (order or list(read[first]))[:EACH]

@@ -32,14 +32,18 @@ class Column:
     key: str
     title: str
     group: str = ""
-    unit: str = "%"  # "%": a fraction, shown times 100; "own": the metric's own unit; "text"; "count"; "seconds"; "GiB"
+    # "%": a fraction, shown times 100; "own": the metric's own unit; "text"; "count"; "seconds";
+    # "GiB"
+    unit: str = "%"
     signed: bool = False
     note: str = ""
 
 
 @dataclass
 class Table:
-    """name: of its files; rows: (label, {column key: Estimate, number or text}); the first column is the label."""
+    """name: of its files; rows: (label, {column key: Estimate, number or text}); the first column
+    is the label.
+    """
 
     name: str
     title: str
@@ -51,10 +55,16 @@ class Table:
     def text(self, column, cell, interval=True):
         if isinstance(cell, str):
             return cell
-        estimate = cell if isinstance(cell, Estimate) else Estimate(math.nan if cell is None else float(cell))
+        estimate = (
+            cell
+            if isinstance(cell, Estimate)
+            else Estimate(math.nan if cell is None else float(cell))
+        )
         if not math.isfinite(estimate.value):
             return "–"
-        scale, form = {"%": (100, ".1f"), "own": (1, ".3f"), "GiB": (1, ".2f")}.get(column.unit, (1, ",.0f"))
+        scale, form = {"%": (100, ".1f"), "own": (1, ".3f"), "GiB": (1, ".2f")}.get(
+            column.unit, (1, ",.0f")
+        )
         if column.unit == "seconds" and abs(estimate.value) < 10:
             form = ".1f"
         text = format(estimate.value * scale + 0.0, ("+" if column.signed else "") + form)
@@ -68,10 +78,16 @@ class Table:
         return f"{column.group} {column.title}".strip()
 
     def csv(self):
-        """Numbers in the metric's own unit (accuracies as fractions), each with its bounds in two further columns."""
+        """Numbers in the metric's own unit (accuracies as fractions), each with its bounds in two
+        further columns.
+        """
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
-        bounded = {c.key for c in self.columns if any(isinstance(row.get(c.key), Estimate) for _, row in self.rows)}
+        bounded = {
+            c.key
+            for c in self.columns
+            if any(isinstance(row.get(c.key), Estimate) for _, row in self.rows)
+        }
         writer.writerow(
             [
                 self.stub,
@@ -93,7 +109,9 @@ class Table:
                 if isinstance(cell, Estimate):
                     cells += [_number(cell.value), _number(cell.low), _number(cell.high)]
                 else:
-                    cells += [cell if isinstance(cell, str) else _number(cell)] + ["", ""] * (column.key in bounded)
+                    cells += [cell if isinstance(cell, str) else _number(cell)] + ["", ""] * (
+                        column.key in bounded
+                    )
             writer.writerow(cells)
         return out.getvalue()
 
@@ -105,7 +123,11 @@ class Table:
         ]
         for label, row in self.rows:
             lines.append(
-                "| " + " | ".join(_md(x) for x in [label, *(self.text(c, row.get(c.key)) for c in self.columns)]) + " |"
+                "| "
+                + " | ".join(
+                    _md(x) for x in [label, *(self.text(c, row.get(c.key)) for c in self.columns)]
+                )
+                + " |"
             )
         return f"**{self.title}**\n\n" + "\n".join(lines) + f"\n\n{self.note}\n"
 
@@ -119,9 +141,15 @@ class Table:
         groups = _groups(self.columns)
         if any(name for name, _ in groups):
             lines.append(
-                " & " + " & ".join(f"\\multicolumn{{{len(cs)}}}{{c}}{{{_tex(name)}}}" for name, cs in groups) + " \\\\"
+                " & "
+                + " & ".join(
+                    f"\\multicolumn{{{len(cs)}}}{{c}}{{{_tex(name)}}}" for name, cs in groups
+                )
+                + " \\\\"
             )
-        lines.append(" & ".join([_tex(self.stub), *(_tex(c.title) for c in self.columns)]) + " \\\\")
+        lines.append(
+            " & ".join([_tex(self.stub), *(_tex(c.title) for c in self.columns)]) + " \\\\"
+        )
         lines.append("\\midrule")
         for label, row in self.rows:
             cells = []
@@ -131,7 +159,11 @@ class Table:
                 if isinstance(cell, str) or text == "–":
                     cells.append(_tex(text))
                 else:
-                    cells.append("$" + text.replace(" ±", " \\pm ").replace("−", "-").replace(",", "{,}") + "$")
+                    cells.append(
+                        "$"
+                        + text.replace(" ±", " \\pm ").replace("−", "-").replace(",", "{,}")
+                        + "$"
+                    )
             lines.append(" & ".join([_tex(label), *cells]) + " \\\\")
         return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
 
@@ -162,7 +194,9 @@ class Table:
         lines.append("</tr></thead><tbody>")
         for label, row in self.rows:
             kind = "base" if label.startswith("base") else "foot" if label.startswith("n (") else ""
-            lines.append(f'<tr class="{kind}"><th scope="row" class="stub">{dot(label)}{html.escape(label)}</th>')
+            lines.append(
+                f'<tr class="{kind}"><th scope="row" class="stub">{dot(label)}{html.escape(label)}</th>'
+            )
             for column in self.columns:
                 cell = row.get(column.key)
                 value, _, spread = self.text(column, cell).partition(" ±")
@@ -189,9 +223,20 @@ class Table:
             (brief, False, "own-stage accuracies, intervals"),
             ([c for c in self.columns if not c.group], True, "accuracies of each skill"),
         ):
-            grid = [[self.stub, *(c.group if c.group and c.title == "final" else self.heading(c) for c in columns)]]
+            grid = [
+                [
+                    self.stub,
+                    *(
+                        c.group if c.group and c.title == "final" else self.heading(c)
+                        for c in columns
+                    ),
+                ]
+            ]
             grid += [
-                [label, *(self.text(c, row.get(c.key), intervals).replace(" ±", "±") for c in columns)]
+                [
+                    label,
+                    *(self.text(c, row.get(c.key), intervals).replace(" ±", "±") for c in columns),
+                ]
                 for label, row in self.rows
             ]
             widths = [max(len(line[i]) for line in grid) for i in range(len(grid[0]))]
@@ -200,7 +245,8 @@ class Table:
         grid = [line for line in grid if set(line[1:]) != {"–"}]
         lines = [
             "  ".join(
-                cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+                cell.ljust(w) if i == 0 else cell.rjust(w)
+                for i, (cell, w) in enumerate(zip(line, widths, strict=True))
             )
             for line in grid
         ]
@@ -221,7 +267,9 @@ def _groups(columns):
 
 def _note(table, column, label, cell):
     form = (lambda x: f"{100 * x:.2f}") if column.unit == "%" else (lambda x: f"{x:.4g}")
-    bounds = f" [{form(cell.low)}, {form(cell.high)}]" if math.isfinite(cell.low) else ", no interval"
+    bounds = (
+        f" [{form(cell.low)}, {form(cell.high)}]" if math.isfinite(cell.low) else ", no interval"
+    )
     parts = [
         f"{label}, {table.heading(column)}: "
         f"{form(cell.value)}{' %' if column.unit == '%' and not column.signed else ''}{bounds}"
@@ -267,7 +315,9 @@ def measured(results, kind, name):
     if kind == "skill":
         fields = results.protocols.get(protocol) or {}
         decoding = fields.get("decoding") if isinstance(fields, dict) else None
-        how = f"split {results.split}, metric {results.metric[name]}" + (f", {decoding}" if decoding else "")
+        how = f"split {results.split}, metric {results.metric[name]}" + (
+            f", {decoding}" if decoding else ""
+        )
     else:
         task = results.retention[name]
         how = f"lm-eval, metric {task['metric']} ({'higher' if task.get('higher_is_better', True) else 'lower'} is better)"
@@ -276,7 +326,10 @@ def measured(results, kind, name):
 
 def interval_note(rows):
     """Which intervals the cells of a table have, and why some have none."""
-    rows = [(label, [c for c in row.values() if isinstance(c, Estimate) and math.isfinite(c.value)]) for label, row in rows]
+    rows = [
+        (label, [c for c in row.values() if isinstance(c, Estimate) and math.isfinite(c.value)])
+        for label, row in rows
+    ]
     rows = [(label, {c.by for c in cells}) for label, cells in rows if cells]
     if not rows:
         return "Nothing was measured yet."
@@ -288,12 +341,18 @@ def interval_note(rows):
     used = [by for by in HOW if any(by in found for _, found in rows)]
     parts = [HOW[by] + who(by) for by in used if by not in (APART, ALIKE)]
     gaps = [HOW[by] for by in used if by in (APART, ALIKE)]
-    note = "± is half of a 95% interval " + "; ".join(parts) + "." if parts else "No number has an interval."
+    note = (
+        "± is half of a 95% interval " + "; ".join(parts) + "."
+        if parts
+        else "No number has an interval."
+    )
     return note + (" No ±: " + "; ".join(gaps) + "." if gaps else "")
 
 
 def main_table(results):
-    """(a) methods x ACC, BWT, forgetting, mean retention change, final and own-stage accuracy of each skill."""
+    """(a) methods x ACC, BWT, forgetting, mean retention change, final and own-stage accuracy of
+    each skill.
+    """
     in_mean = [t for t, counts in results.tasks_in_mean.items() if counts]
     columns = [
         Column("seeds", "seeds", unit="text", note="complete runs / expected"),
@@ -312,17 +371,31 @@ def main_table(results):
         )
     for name in results.skills:
         columns += [
-            Column(f"{name}/final", "final", name, note=f"after the last stage. {measured(results, 'skill', name)}"),
             Column(
-                f"{name}/own", "own stage", name, note=f"{MEANINGS['own stage']}. {measured(results, 'skill', name)}"
+                f"{name}/final",
+                "final",
+                name,
+                note=f"after the last stage. {measured(results, 'skill', name)}",
+            ),
+            Column(
+                f"{name}/own",
+                "own stage",
+                name,
+                note=f"{MEANINGS['own stage']}. {measured(results, 'skill', name)}",
             ),
         ]
     rows = []
     for row in results.bases():
         order = results.series[results.bases()[row]].order
-        cells = {"acc": results.base_estimate(order, row, detail="mean accuracy of the base model over all skills")}
+        cells = {
+            "acc": results.base_estimate(
+                order, row, detail="mean accuracy of the base model over all skills"
+            )
+        }
         cells |= {
-            f"{name}/final": results.base_estimate([name], row, detail=measured(results, "skill", name))
+            f"{name}/final": results.base_estimate(
+                [name], row, detail=measured(results, "skill", name)
+            )
             for name in results.skills
         }
         rows.append((row, cells))
@@ -334,14 +407,23 @@ def main_table(results):
             "forgetting": results.estimate(label, metrics.forgetting, difference=True),
         }
         if results.retention:
-            cells["retention"] = results.estimate(label, lambda D: _last_minus_base(results.retention_mean(D)), "D", difference=True)
+            cells["retention"] = results.estimate(
+                label, lambda D: _last_minus_base(results.retention_mean(D)), "D", difference=True
+            )
         for i, name in enumerate(series.order):
             detail = measured(results, "skill", name)
-            cells[f"{name}/final"] = results.estimate(label, lambda R, i=i: R[..., -1, i], detail=detail)
-            cells[f"{name}/own"] = results.estimate(label, lambda R, i=i: R[..., i + 1, i], detail=detail)
+            cells[f"{name}/final"] = results.estimate(
+                label, lambda R, i=i: R[..., -1, i], detail=detail
+            )
+            cells[f"{name}/own"] = results.estimate(
+                label, lambda R, i=i: R[..., i + 1, i], detail=detail
+            )
         rows.append((label, cells))
     rows.append(
-        ("n (examples)", {f"{name}/final": str(results.n.get(("skill", name), "–")) for name in results.skills})
+        (
+            "n (examples)",
+            {f"{name}/final": str(results.n.get(("skill", name), "–")) for name in results.skills},
+        )
     )
     others = [t for t in results.retention if t not in in_mean]
     note = (
@@ -367,7 +449,12 @@ def gain_table(results):
     """(b) own-stage accuracy over the base model's, with LA and FWT."""
     columns = [
         Column("la", "LA", note=MEANINGS["LA"]),
-        Column("gain", "mean gain", signed=True, note="mean over skills of own-stage minus base accuracy"),
+        Column(
+            "gain",
+            "mean gain",
+            signed=True,
+            note="mean over skills of own-stage minus base accuracy",
+        ),
         Column("fwt", "FWT", signed=True, note=MEANINGS["FWT"]),
     ]
     columns += [
@@ -378,12 +465,17 @@ def gain_table(results):
     for label, series in results.series.items():
         cells = {
             "la": results.estimate(label, metrics.learning_accuracy),
-            "gain": results.estimate(label, lambda R: metrics.own_stage_gain(R).mean(-1), difference=True),
+            "gain": results.estimate(
+                label, lambda R: metrics.own_stage_gain(R).mean(-1), difference=True
+            ),
             "fwt": results.estimate(label, metrics.forward_transfer, difference=True),
         }
         for i, name in enumerate(series.order):
             cells[name] = results.estimate(
-                label, lambda R, i=i: R[..., i + 1, i] - R[..., 0, i], detail=measured(results, "skill", name), difference=True
+                label,
+                lambda R, i=i: R[..., i + 1, i] - R[..., 0, i],
+                detail=measured(results, "skill", name),
+                difference=True,
             )
         rows.append((label, cells))
     return Table(
@@ -414,7 +506,9 @@ def retention_table(results):
             (
                 row,
                 {
-                    f"{task}/final": results.base_estimate([task], row, "D", measured(results, "retention", task))
+                    f"{task}/final": results.base_estimate(
+                        [task], row, "D", measured(results, "retention", task)
+                    )
                     for task in results.retention
                 },
             )
@@ -423,12 +517,23 @@ def retention_table(results):
         cells = {}
         for i, (task, entry) in enumerate(results.retention.items()):
             up, detail = entry.get("higher_is_better", True), measured(results, "retention", task)
-            cells[f"{task}/final"] = results.estimate(label, lambda D, i=i: D[..., -1, i], "D", detail)
+            cells[f"{task}/final"] = results.estimate(
+                label, lambda D, i=i: D[..., -1, i], "D", detail
+            )
             cells[f"{task}/delta"] = results.estimate(
-                label, lambda D, i=i, up=up: metrics.retention_delta(D[..., 0, i], D[..., -1, i], up), "D", detail, difference=True
+                label,
+                lambda D, i=i, up=up: metrics.retention_delta(D[..., 0, i], D[..., -1, i], up),
+                "D",
+                detail,
+                difference=True,
             )
         rows.append((label, cells))
-    rows.append(("n (examples)", {f"{t}/final": str(results.n.get(("retention", t), "–")) for t in results.retention}))
+    rows.append(
+        (
+            "n (examples)",
+            {f"{t}/final": str(results.n.get(("retention", t), "–")) for t in results.retention},
+        )
+    )
     return Table(
         "retention",
         "Retention: what the model could do before",
@@ -443,12 +548,16 @@ def retention_table(results):
 def cost_table(results):
     """(d) what a run cost: prompts, tokens, seconds per part, peak memory; mean over runs.
 
-    Without stage 0, which is no method's: the first run measures the base model for all, and a later one holds there at most what
-    memory is left of another. What it took is a row of its own.
+    Without stage 0, which is no method's: the first run measures the base model for all, and a
+    later one holds there at most what memory is left of another. What it took is a row of its own.
     """
     stages = results.stages()
     stages = stages[stages["stage"] > 0] if len(stages) else stages
-    parts = [c.removeprefix("seconds_") for c in stages.columns if c.startswith("seconds_")] if len(stages) else []
+    parts = (
+        [c.removeprefix("seconds_") for c in stages.columns if c.startswith("seconds_")]
+        if len(stages)
+        else []
+    )
     columns = [
         Column("runs", "runs", unit="text"),
         Column("stages", "stages", unit="text"),
@@ -465,18 +574,30 @@ def cost_table(results):
     devices = {}
     labels = {member: s.label for s in results.series.values() for member in s.members}
     for run in results.provenance():
-        devices.setdefault(labels.get((run["folder"], run.get("label"))), set()).add(str(run.get("device", "?")))
+        devices.setdefault(labels.get((run["folder"], run.get("label"))), set()).add(
+            str(run.get("device", "?"))
+        )
     rows = []
     for row, folders in results.base_costs().items() if parts else ():
         means = {p: float(np.mean([seconds[p] for seconds in folders])) for p in parts}
         if any(means.values()):
-            rows.append((row, {f"seconds_{p}": s for p, s in means.items() if s} | {"total": sum(means.values())}))
+            rows.append(
+                (
+                    row,
+                    {f"seconds_{p}": s for p, s in means.items() if s}
+                    | {"total": sum(means.values())},
+                )
+            )
     for label, series in results.series.items():
         mine = stages[stages["label"] == label] if len(stages) else stages
         if mine.empty:
             continue
         sums = mine.groupby(["folder", "seed"])[
-            [c for c in mine.columns if c in ("steps", "prompts", "tokens") or c.startswith("seconds_")]
+            [
+                c
+                for c in mine.columns
+                if c in ("steps", "prompts", "tokens") or c.startswith("seconds_")
+            ]
         ].sum()
         count = mine.groupby(["folder", "seed"]).size()
         whole = count.index[count == len(series.order)]
@@ -485,7 +606,9 @@ def cost_table(results):
         cells = {c: float(v) for c, v in means.items()}
         cells["runs"], cells["stages"] = (
             str(len(used)),
-            str(len(series.order)) if len(whole) else f"{count.max() if len(count) else 0} of {len(series.order)}",
+            str(len(series.order))
+            if len(whole)
+            else f"{count.max() if len(count) else 0} of {len(series.order)}",
         )
         cells["total"] = float(sum(v for c, v in means.items() if c.startswith("seconds_")))
         if "peak_memory_gib" in mine:
@@ -506,10 +629,17 @@ def cost_table(results):
 def every_metric(results):
     """(e) every metric and split on record, base and final, one row each."""
     table = results.records[results.records["final"] & results.records["label"].notna()]
-    last = table["label"].astype(object).map({label: len(s.order) for label, s in results.series.items()})
+    last = (
+        table["label"]
+        .astype(object)
+        .map({label: len(s.order) for label, s in results.series.items()})
+    )
     keys = ["kind", "name", "split", "metric"]
     values = {}
-    for part, rows in (("base", table[table["stage"] == 0]), ("final", table[table["stage"] == last])):
+    for part, rows in (
+        ("base", table[table["stage"] == 0]),
+        ("final", table[table["stage"] == last]),
+    ):
         columns = [*keys] + ["label"] * (part == "final")
         groups = rows.groupby(columns, observed=True, sort=False)["value"]
         for key, (mean, std, count) in zip(

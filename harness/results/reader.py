@@ -34,7 +34,9 @@ TEXTS = ("run", "method", "skill", "kind", "name", "split", "metric", "protocol"
 
 
 def read_records(path):
-    """records.jsonl as a table (texts categorical) and the number of lines that could not be read, as a cut last one."""
+    """records.jsonl as a table (texts categorical) and the number of lines that could not be read,
+    as a cut last one.
+    """
     chunks, broken = [], 0
     if path.is_file():
         with open(path, "rb") as file:
@@ -47,15 +49,27 @@ def read_records(path):
 
 
 def _chunk(rows, path):
-    """Rows as a table; a number that is none becomes NaN. Raises UserError where a text is something else, as a list."""
-    table = pd.DataFrame({c: pd.Series([row.get(c) for row in rows], dtype=object) for c in COLUMNS})
+    """Rows as a table; a number that is none becomes NaN. Raises UserError where a text is
+    something else, as a list.
+    """
+    table = pd.DataFrame(
+        {c: pd.Series([row.get(c) for row in rows], dtype=object) for c in COLUMNS}
+    )
     for column in TEXTS:
         text = table[column].map(type).isin((str, type(None)))
         if not text.all():
-            raise UserError(path, f"a record's `{column}` is {short_json(table.loc[~text, column].iloc[0])}, not a text", REMEDY)
+            raise UserError(
+                path,
+                f"a record's `{column}` is {short_json(table.loc[~text, column].iloc[0])}, not a text",
+                REMEDY,
+            )
         table[column] = pd.Categorical(table[column])
     for column in ("seed", "stage", "step", "value", "stderr", "n", "prompts", "tokens", "seconds"):
-        table[column] = pd.to_numeric(table[column], errors="coerce").astype(float).replace([np.inf, -np.inf], np.nan)
+        table[column] = (
+            pd.to_numeric(table[column], errors="coerce")
+            .astype(float)
+            .replace([np.inf, -np.inf], np.nan)
+        )
     for column in ("seed", "stage", "step"):
         table[column] = table[column].fillna(0).astype(np.int64)
     table["final"] = table["final"].map(lambda x: x is not False).astype(bool)
@@ -76,7 +90,9 @@ def json_objects(lines):
         return [], 0
     comma = b"," if isinstance(lines[0], bytes) else ","
     try:  # one call for all is several times faster than one a line
-        rows = json.loads((b"[" if comma == b"," else "[") + comma.join(lines) + (b"]" if comma == b"," else "]"))
+        rows = json.loads(
+            (b"[" if comma == b"," else "[") + comma.join(lines) + (b"]" if comma == b"," else "]")
+        )
         if len(rows) == len(lines) and all(isinstance(row, dict) for row in rows):
             return rows, 0
     except ValueError:

@@ -1,4 +1,6 @@
-"""The task-order file: schema, validation before anything loads, expansion into runs. docs/order.md explains every key."""
+"""The task-order file: schema, validation before anything loads, expansion into runs. docs/order.md
+explains every key.
+"""
 
 import hashlib
 import itertools
@@ -20,7 +22,17 @@ from harness.learning.trainer import TrainingConfig
 from harness.models.chat import chat_tokens
 from harness.models.load import check_device, check_name, resolve_device, resolve_dtype
 from harness.results.formats import VERSION
-from harness.runs.schema import KL, Budget, Checkpoints, Evaluate, ModelSpec, PassAtK, Rollout, Schema, SkillSpec
+from harness.runs.schema import (
+    KL,
+    Budget,
+    Checkpoints,
+    Evaluate,
+    ModelSpec,
+    PassAtK,
+    Rollout,
+    Schema,
+    SkillSpec,
+)
 from harness.sampling.vllm import REMEDY, VLLMConfig, version
 from harness.skills.files import FileSkill
 from harness.skills.registry import get_skill
@@ -30,15 +42,17 @@ from harness.skills.templates import TEACHER_TEMPLATES
 
 @dataclass
 class MethodSpec:
-    """One label of the order: which method, with which hyperparameters. A point of a grid knows the label whose grid it is
-    of, and the values that are its own."""
+    """One label of the order: which method, with which hyperparameters. A point of a grid knows the
+    label whose grid it is of, and the values that are its own.
+    """
 
     label: str
     method: str
     cls: type
     config: object
     written: dict  # {hyperparameter: path as the order has it}
-    files: dict  # {what: checksum} of the method's own file and of those that its hyperparameters name
+    # {what: checksum} of the method's own file and of those that its hyperparameters name
+    files: dict
     grid_of: str | None = None
     values: dict | None = None
 
@@ -56,9 +70,11 @@ class Run:
 
 
 class Order:
-    """A validated order. Attributes follow the schema; ``skills`` are Skill instances, ``methods`` MethodSpecs by label.
+    """A validated order. Attributes follow the schema; ``skills`` are Skill instances, ``methods``
+    MethodSpecs by label.
 
-    ``listed`` are the methods of results.json: with --method also the other points of a grid, which selects among them all.
+    ``listed`` are the methods of results.json: with --method also the other points of a grid, which
+    selects among them all.
     """
 
     def __init__(self, mapping, path):
@@ -66,12 +82,18 @@ class Order:
         place = str(path)
         schema = build(Schema, mapping, place)
         self.path, self.description = path, schema.description
-        self.experiment = [schema.experiment] if isinstance(schema.experiment, str) else schema.experiment
+        self.experiment = (
+            [schema.experiment] if isinstance(schema.experiment, str) else schema.experiment
+        )
         check(self.experiment, {"choices": known_experiments()}, f"{place}: experiment")
         self.name = schema.name or path.stem
         if not _names_folder(self.name):
             raise UserError(f"{place}: name", f"{self.name!r} is no folder name", NAMES)
-        self.model = build(ModelSpec, {"name": schema.model} if isinstance(schema.model, str) else schema.model, f"{place}: model")
+        self.model = build(
+            ModelSpec,
+            {"name": schema.model} if isinstance(schema.model, str) else schema.model,
+            f"{place}: model",
+        )
         check_name(self.model.name, f"{place}: model")
         check_device(self.model.device, f"{place}: model: device")
         self.budget = build(Budget, schema.budget, f"{place}: budget")
@@ -81,8 +103,11 @@ class Order:
             if (given := getattr(self.evaluate, key)) is not None:
                 setattr(self.evaluate, key, build(kind, given, f"{place}: evaluate.{key}"))
         if schema.grid and self.evaluate.split != "test":
-            raise UserError(f"{place}: grid", f"selects on the validation split, and evaluate.split is {self.evaluate.split}",
-                            "leave evaluate.split at test: the selected run's test result is reported")
+            raise UserError(
+                f"{place}: grid",
+                f"selects on the validation split, and evaluate.split is {self.evaluate.split}",
+                "leave evaluate.split at test: the selected run's test result is reported",
+            )
         self.selects = bool(schema.grid)
         self.vllm = build(VLLMConfig, schema.vllm, f"{place}: vllm")
         self._check_engines(place)
@@ -97,7 +122,9 @@ class Order:
             raise UserError(f"{place}: skills", "is empty", "name at least one skill")
         self.methods = {}
         for label, options in schema.methods.items():
-            self.methods[str(label)] = self._method(str(label), options, f"{place}: methods.{label}")
+            self.methods[str(label)] = self._method(
+                str(label), options, f"{place}: methods.{label}"
+            )
         if not self.methods:
             raise UserError(f"{place}: methods", "is empty", "name at least one method")
         for label, values in schema.grid.items():
@@ -118,46 +145,90 @@ class Order:
         for section, asked in (("rollout", self.rollout), ("evaluate", self.evaluate)):
             if asked.engine == "vllm" and version() is None:
                 raise UserError(f"{place}: {section}.engine", "vLLM is not installed", REMEDY)
-        if self.rollout.engine == "vllm" and self.rollout.top_p < 1 and self.rollout.temperature != 1:
-            raise UserError(f"{place}: rollout.engine", "vLLM does not tell what a token's probability at another temperature than 1 "
-                            "was before top-p, which importance weights need", "set rollout.top_p or rollout.temperature to 1")
+        if (
+            self.rollout.engine == "vllm"
+            and self.rollout.top_p < 1
+            and self.rollout.temperature != 1
+        ):
+            raise UserError(
+                f"{place}: rollout.engine",
+                "vLLM does not tell what a token's probability at another temperature than 1 "
+                "was before top-p, which importance weights need",
+                "set rollout.top_p or rollout.temperature to 1",
+            )
 
     def _add_skill(self, entry, place):
         from harness.skills.rubrics import RUBRICS
 
         spec = build(SkillSpec, {"name": entry} if isinstance(entry, str) else entry, place)
-        files = {s: str(self._beside(f)) for s in ("train", "validation", "test") if (f := getattr(spec, s))}
-        options = {k: v for k in ("path", "source", "holdout") if (v := getattr(spec, k)) is not None}
+        files = {
+            s: str(self._beside(f))
+            for s in ("train", "validation", "test")
+            if (f := getattr(spec, s))
+        }
+        options = {
+            k: v for k in ("path", "source", "holdout") if (v := getattr(spec, k)) is not None
+        }
         if "path" in options:
             options["path"] = str(self._beside(spec.path))
         if spec.name in self.specs:
-            raise UserError(place, f"skill {spec.name!r} stands twice", "a skill is learned once in an order")
+            raise UserError(
+                place, f"skill {spec.name!r} stands twice", "a skill is learned once in an order"
+            )
         for split, file in files.items():
             if not Path(file).is_file():
-                raise UserError(f"{place}: {split}", f"{file} is not a file", "give the path of a JSONL file")
+                raise UserError(
+                    f"{place}: {split}", f"{file} is not a file", "give the path of a JSONL file"
+                )
         if files:
             for wanted in sorted(self._needed() - set(files)):
                 raise UserError(f"{place}: {wanted}", "is missing", "give the path of a JSONL file")
             for key in options:
-                raise UserError(f"{place}: {key}", "goes with a skill of benchmarks/skills", "leave it out, or `train` and `test`")
+                raise UserError(
+                    f"{place}: {key}",
+                    "goes with a skill of benchmarks/skills",
+                    "leave it out, or `train` and `test`",
+                )
             if not spec.grader:
-                raise UserError(f"{place}: grader", "is missing", "name one of harness/skills/graders.py")
+                raise UserError(
+                    f"{place}: grader", "is missing", "name one of harness/skills/graders.py"
+                )
             skill = FileSkill(spec.name, files, spec.grader, f"{place}: grader")
         elif spec.grader:
-            raise UserError(f"{place}: grader", "goes with a skill of your own", "give `train` and `test`, or leave it out")
+            raise UserError(
+                f"{place}: grader",
+                "goes with a skill of your own",
+                "give `train` and `test`, or leave it out",
+            )
         else:
             skill = get_skill(spec.name, f"{place}: name", **options)
         if spec.judge is not None:
             skill.judge = spec.judge
         if skill.judge is not None and skill.judge not in RUBRICS:
-            raise UserError(f"{place}: judge", f"unknown rubric {skill.judge!r}", did_you_mean(skill.judge, RUBRICS))
+            raise UserError(
+                f"{place}: judge",
+                f"unknown rubric {skill.judge!r}",
+                did_you_mean(skill.judge, RUBRICS),
+            )
         template = spec.teacher_template
         if isinstance(template, str) and template not in TEACHER_TEMPLATES:
-            raise UserError(f"{place}: teacher_template", f"unknown template {template!r}", did_you_mean(template, TEACHER_TEMPLATES))
-        if isinstance(template, list) and not (template and all(
-                isinstance(t, dict) and set(t) == {"role", "content"} and all(isinstance(v, str) for v in t.values())
-                for t in template)):
-            raise UserError(f"{place}: teacher_template", "must be messages with `role` and `content`")
+            raise UserError(
+                f"{place}: teacher_template",
+                f"unknown template {template!r}",
+                did_you_mean(template, TEACHER_TEMPLATES),
+            )
+        if isinstance(template, list) and not (
+            template
+            and all(
+                isinstance(t, dict)
+                and set(t) == {"role", "content"}
+                and all(isinstance(v, str) for v in t.values())
+                for t in template
+            )
+        ):
+            raise UserError(
+                f"{place}: teacher_template", "must be messages with `role` and `content`"
+            )
         for split in sorted(self._needed()):  # wrong rows are found now, not after an hour
             skill.examples(split)
         self.skills.append(skill)
@@ -166,8 +237,11 @@ class Order:
             skill.teacher_prompt(example, self.template(skill))
         for split in self.reported(skill) if self.evaluate.oracle else ():
             if lacking := next((e for e in skill.examples(split) if not e.source), None):
-                raise UserError(f"skill {skill.name}, split {split}", f"example {lacking.id} has no source, and `evaluate.oracle` shows it",
-                                "give every question the text that answers it, or leave `oracle` out")
+                raise UserError(
+                    f"skill {skill.name}, split {split}",
+                    f"example {lacking.id} has no source, and `evaluate.oracle` shows it",
+                    "give every question the text that answers it, or leave `oracle` out",
+                )
 
     def _needed(self):
         """The splits that every skill must have."""
@@ -177,7 +251,11 @@ class Order:
         if not _names_folder(label):
             raise UserError(place, f"{label!r} is no label", NAMES)
         if label in SERIES:
-            raise UserError(place, f"{label!r} is what the report calls a row of its own", "choose another label, and name the `method`")
+            raise UserError(
+                place,
+                f"{label!r} is what the report calls a row of its own",
+                "choose another label, and name the `method`",
+            )
         if not isinstance(options, dict | None):
             raise UserError(place, f"must be a mapping of hyperparameters, not {options!r}")
         options = dict(options or {})
@@ -191,22 +269,33 @@ class Order:
             if field.metadata.get("path") and (given := getattr(config, field.name)) is not None:
                 path = self._beside(given)
                 if not path.is_file():
-                    raise UserError(f"{place}: {field.name}", f"{given} is not a file", field.metadata["help"])
+                    raise UserError(
+                        f"{place}: {field.name}", f"{given} is not a file", field.metadata["help"]
+                    )
                 setattr(config, field.name, str(path))
                 written[field.name], files[field.name] = given, _checksum(path)
         method = cls(config)
         for skill in self.skills:
             for need in method.needs:
-                missing = next((e for e in skill.examples("train") if getattr(e, need) is None), None)
+                missing = next(
+                    (e for e in skill.examples("train") if getattr(e, need) is None), None
+                )
                 if missing:
-                    raise UserError(place, f"{name} needs {need}s; skill {skill.name}, example {missing.id} has none")
+                    raise UserError(
+                        place,
+                        f"{name} needs {need}s; skill {skill.name}, example {missing.id} has none",
+                    )
         method.check(self, place)
         return MethodSpec(label, str(file or name), cls, config, written, files)
 
     def _add_grid(self, label, values, methods, place):
-        """Put a method for every combination of ``values`` ({hyperparameter: list}) in the place of the method ``label``."""
+        """Put a method for every combination of ``values`` ({hyperparameter: list}) in the place of
+        the method ``label``.
+        """
         if label not in self.methods:
-            raise UserError(place, f"there is no method {label!r}", did_you_mean(label, self.methods))
+            raise UserError(
+                place, f"there is no method {label!r}", did_you_mean(label, self.methods)
+            )
         if not isinstance(values, dict) or not values:
             raise UserError(place, "must be a mapping from hyperparameters to lists of values")
         known = [f.name for f in fields(self.methods[label].config)]
@@ -224,10 +313,16 @@ class Order:
         for combination in itertools.product(*values.values()):
             spec = self._method(label, {**given, **dict(zip(values, combination))}, place)
             spec.grid_of, spec.values = label, {name: getattr(spec.config, name) for name in values}
-            spec.label = ".".join([label, *(f"{name}-{short(value)}" for name, value in spec.values.items())])
+            spec.label = ".".join(
+                [label, *(f"{name}-{short(value)}" for name, value in spec.values.items())]
+            )
             spec.label = re.sub(r"[^A-Za-z0-9._-]", "_", spec.label)
             if not _names_folder(spec.label):
-                raise UserError(place, f"{spec.label!r} is too long for a label", "take fewer hyperparameters, or a shorter label")
+                raise UserError(
+                    place,
+                    f"{spec.label!r} is too long for a label",
+                    "take fewer hyperparameters, or a shorter label",
+                )
             if spec.label in self.methods:
                 raise UserError(place, f"{spec.label} stands twice", "give different values")
             self.methods[spec.label] = spec
@@ -239,16 +334,25 @@ class Order:
         return given if given.exists() and not beside.exists() else beside
 
     def check_prompts(self, tokenizer):
-        """What only a tokenizer can tell. Raises UserError if its chat template refuses a prompt (one of each sequence of roles is
-        tried), or if ``rollout.max_prompt_tokens`` leaves a skill no training example."""
+        """What only a tokenizer can tell. Raises UserError if its chat template refuses a prompt
+        (one of each sequence of roles is tried), or if ``rollout.max_prompt_tokens`` leaves a skill
+        no training example.
+        """
         for skill in self.skills:
             for split in dict.fromkeys(["train", *self.splits(skill)]):
-                for prompt in {tuple(m["role"] for m in e.prompt): e.prompt for e in skill.examples(split)}.values():
+                for prompt in {
+                    tuple(m["role"] for m in e.prompt): e.prompt for e in skill.examples(split)
+                }.values():
                     chat_tokens(tokenizer, prompt, f"skill {skill.name}, split {split}")
             limit = self.rollout.max_prompt_tokens
-            if limit and not any(len(chat_tokens(tokenizer, e.prompt)) <= limit for e in skill.examples("train")):
-                raise UserError(f"skill {skill.name}", f"no training example has a prompt of at most {limit} tokens",
-                                "raise rollout.max_prompt_tokens")
+            if limit and not any(
+                len(chat_tokens(tokenizer, e.prompt)) <= limit for e in skill.examples("train")
+            ):
+                raise UserError(
+                    f"skill {skill.name}",
+                    f"no training example has a prompt of at most {limit} tokens",
+                    "raise rollout.max_prompt_tokens",
+                )
 
     # ---- what follows from it ------------------------------------------------------------------------------------
 
@@ -256,7 +360,9 @@ class Order:
         return [Run(label, seed) for seed in self.seeds for label in self.methods]
 
     def prompts(self, skill, config: TrainingConfig | None = None):
-        """Prompts drawn for ``skill``, by a method with ``config``: its own epochs, or the skill's or the order's budget."""
+        """Prompts drawn for ``skill``, by a method with ``config``: its own epochs, or the skill's
+        or the order's budget.
+        """
         epochs = config.epochs if config else None
         if not epochs:
             if own := self.specs[skill.name].prompts or self.budget.prompts:
@@ -270,40 +376,58 @@ class Order:
     def limit(self, skill, rollout=False):
         """New tokens of an answer of ``skill``, at evaluation or in a rollout."""
         section = self.rollout if rollout else self.evaluate
-        return section.max_new_tokens or self.specs[skill.name].max_new_tokens or skill.max_new_tokens
+        return (
+            section.max_new_tokens or self.specs[skill.name].max_new_tokens or skill.max_new_tokens
+        )
 
     def template(self, skill):
         return self.specs[skill.name].teacher_template
 
     def reported(self, skill):
-        """The splits that numbers are quoted of: the one that counts, and the skill's further ones (as ``ood``) beside the test."""
+        """The splits that numbers are quoted of: the one that counts, and the skill's further ones
+        (as ``ood``) beside the test.
+        """
         further = [s for s in skill.splits if s not in ("train", "validation", "test")]
         return [self.evaluate.split] + (further if self.evaluate.split == "test" else [])
 
     def splits(self, skill):
-        """The splits that are evaluated: those reported, and the validation split where a grid selects by it."""
+        """The splits that are evaluated: those reported, and the validation split where a grid
+        selects by it.
+        """
         return self.reported(skill) + ["validation"] * self.selects
 
     def _measured(self, skill):
-        """All splits from which a number comes: those evaluated, and the one of the demonstration-conditioned teacher."""
-        return dict.fromkeys([*self.splits(skill), *([self.teacher_split(skill)] if self.evaluate.teacher else [])])
+        """All splits from which a number comes: those evaluated, and the one of the
+        demonstration-conditioned teacher.
+        """
+        return dict.fromkeys(
+            [*self.splits(skill), *([self.teacher_split(skill)] if self.evaluate.teacher else [])]
+        )
 
     def evaluated(self, number, final=True):
-        """The skills that are evaluated in stage ``number`` (0 = base model), at its end or inside it; see ``evaluate.skills``."""
+        """The skills that are evaluated in stage ``number`` (0 = base model), at its end or inside
+        it; see ``evaluate.skills``.
+        """
         if self.evaluate.skills == "all" or number == 0 or (final and number == len(self.skills)):
             return self.skills
         if self.evaluate.skills == "seen" or number == 1:
             return self.skills[:number]
-        earlier = seed_for("evaluated skills", number) % (number - 1)  # the same for all methods and seeds
+        # the same for all methods and seeds
+        earlier = seed_for("evaluated skills", number) % (number - 1)
         return [self.skills[earlier], self.skills[number - 1]]
 
     def teacher_split(self, skill):
-        """Where the demonstration-conditioned teacher is measured: the first of validation and train whose examples all have
-        demonstrations. Raises UserError if there is none."""
+        """Where the demonstration-conditioned teacher is measured: the first of validation and
+        train whose examples all have demonstrations. Raises UserError if there is none.
+        """
         for split in ("validation", "train"):
-            if split in skill.splits and all(e.demonstration is not None for e in skill.examples(split)):
+            if split in skill.splits and all(
+                e.demonstration is not None for e in skill.examples(split)
+            ):
                 return split
-        raise UserError(f"skill {skill.name}", "no split has demonstrations", "self-distillation needs them")
+        raise UserError(
+            f"skill {skill.name}", "no split has demonstrations", "self-distillation needs them"
+        )
 
     def dtype(self):
         """What the model computes in on this machine, a torch dtype."""
@@ -312,22 +436,48 @@ class Order:
     def about(self):
         """What results.json holds; see docs/results.md."""
         return {
-            "version": VERSION, "name": self.name, "description": self.description, "experiment": self.experiment,
+            "version": VERSION,
+            "name": self.name,
+            "description": self.description,
+            "experiment": self.experiment,
             "model": {**asdict(self.model), "dtype": str(self.dtype()).removeprefix("torch.")},
-            "skills": [{"name": s.name, "description": s.description, "metric": s.metric, "splits": self.splits(s),
-                        "prompts": self.prompts(s), "max_new_tokens": self.limit(s),
-                        "teacher_template": self.template(s) or s.teacher_template,
-                        "train": examples_fingerprint(s.examples("train"))[:12],
-                        "evaluated": {split: examples_fingerprint(s.examples(split))[:12] for split in self._measured(s)},
-                        "graders": {name: scorer_hash(f) for name, f in s.metrics.items()}, **_judge_of(s)} for s in self.skills],
+            "skills": [
+                {
+                    "name": s.name,
+                    "description": s.description,
+                    "metric": s.metric,
+                    "splits": self.splits(s),
+                    "prompts": self.prompts(s),
+                    "max_new_tokens": self.limit(s),
+                    "teacher_template": self.template(s) or s.teacher_template,
+                    "train": examples_fingerprint(s.examples("train"))[:12],
+                    "evaluated": {
+                        split: examples_fingerprint(s.examples(split))[:12]
+                        for split in self._measured(s)
+                    },
+                    "graders": {name: scorer_hash(f) for name, f in s.metrics.items()},
+                    **_judge_of(s),
+                }
+                for s in self.skills
+            ],
             "retention": [] if self.suite is None else self.suite.summary(),
-            "methods": {label: {"method": m.method, "config": {**asdict(m.config), **m.written}, **({"files": m.files} if m.files else {}),
-                                **({"grid": {"of": m.grid_of, "values": m.values}} if m.grid_of else {})}
-                        for label, m in self.listed.items()},
+            "methods": {
+                label: {
+                    "method": m.method,
+                    "config": {**asdict(m.config), **m.written},
+                    **({"files": m.files} if m.files else {}),
+                    **({"grid": {"of": m.grid_of, "values": m.values}} if m.grid_of else {}),
+                }
+                for label, m in self.listed.items()
+            },
             "seeds": self.seeds,
-            "evaluate": _asked(self.evaluate, without=("batch_size",),
-                               unless_set=("engine", "pass_at_k", "kl", "teacher", "oracle")),
-            "budget": asdict(self.budget), "rollout": _asked(self.rollout, unless_set=("engine", "max_prompt_tokens")),
+            "evaluate": _asked(
+                self.evaluate,
+                without=("batch_size",),
+                unless_set=("engine", "pass_at_k", "kl", "teacher", "oracle"),
+            ),
+            "budget": asdict(self.budget),
+            "rollout": _asked(self.rollout, unless_set=("engine", "max_prompt_tokens")),
         }
 
 
@@ -351,13 +501,25 @@ def _names_folder(text):
 
 
 def _asked(section, without=(), unless_set=()):
-    """A section of the order as results.json holds it; what is optional stands there only where it is asked for."""
+    """A section of the order as results.json holds it; what is optional stands there only where it
+    is asked for.
+    """
     default = {f.name: f.default for f in fields(section)}
-    return {k: v for k, v in asdict(section).items() if k not in without and (v != default[k] or k not in unless_set)}
+    return {
+        k: v
+        for k, v in asdict(section).items()
+        if k not in without and (v != default[k] or k not in unless_set)
+    }
 
 
 def _judge_of(skill):
-    """For results.json: by what a skill's answers are judged, and under which metrics; nothing for a skill that is not."""
+    """For results.json: by what a skill's answers are judged, and under which metrics; nothing for
+    a skill that is not.
+    """
     from harness.skills.rubrics import RUBRICS
 
-    return {"judge": {"rubric": skill.judge, "metrics": list(RUBRICS[skill.judge].metrics)}} if skill.judge else {}
+    return (
+        {"judge": {"rubric": skill.judge, "metrics": list(RUBRICS[skill.judge].metrics)}}
+        if skill.judge
+        else {}
+    )

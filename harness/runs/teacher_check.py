@@ -7,10 +7,11 @@ from harness.runs.engines import engine_for, evaluator_for, load_order_model, sa
 
 
 def check_teacher(order, folder, progress=None):
-    """Accuracy of the base model and of the demonstration-conditioned teacher on each skill, before a long run.
+    """Accuracy of the base model and of the demonstration-conditioned teacher on each skill, before
+    a long run.
 
-    On the validation split (the training split of a skill that has none), where the examples have demonstrations. Returns
-    rows {"skill", "split", "n", "base", "teacher"}.
+    On the validation split (the training split of a skill that has none), where the examples have
+    demonstrations. Returns rows {"skill", "split", "n", "base", "teacher"}.
     """
     results, progress = ResultsWriter(folder), progress or Progress()
     splits = [order.teacher_split(skill) for skill in order.skills]  # refuses before anything loads
@@ -23,7 +24,9 @@ def check_teacher(order, folder, progress=None):
             row = {"skill": skill.name, "split": split}
             for who in ("base", "teacher"):
                 progress.show(f"{skill.name}: {who}")
-                _, _, found = measure.skill(model, tokenizer, sampler, weights, skill, split, teacher=who == "teacher")
+                _, _, found = measure.skill(
+                    model, tokenizer, sampler, weights, skill, split, teacher=who == "teacher"
+                )
                 row[who], row["n"] = found["metrics"][skill.metric][0], found["n"]
             rows.append(row)
     return rows

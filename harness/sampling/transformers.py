@@ -1,8 +1,9 @@
 """Completions from the live weights.
 
-One engine for rollouts and evaluation, on the very model that is being trained: nothing is copied or reloaded. Rows are
-sorted by length, a prompt that is sampled several times is read once, and so is the beginning that all prompts of a batch
-have in common; finished rows leave the batch, and keys and values go into buffers that are allocated once.
+One engine for rollouts and evaluation, on the very model that is being trained: nothing is copied
+or reloaded. Rows are sorted by length, a prompt that is sampled several times is read once, and so
+is the beginning that all prompts of a batch have in common; finished rows leave the batch, and keys
+and values go into buffers that are allocated once.
 """
 
 from contextlib import contextmanager
@@ -23,17 +24,24 @@ FEW = 256  # rows, up to which a product takes the weights first
 
 
 def _grouped_attention(module, query, key, value, attention_mask, scaling=None, **kwargs):
-    """PyTorch's attention; a decoding step takes the query heads that share keys as queries of one head.
+    """PyTorch's attention; a decoding step takes the query heads that share keys as queries of one
+    head.
 
-    The same sums, but keys and values [rows, key heads, tokens, width] are read where they are: transformers would first
-    repeat them for every query head, which costs more than the attention itself.
+    The same sums, but keys and values [rows, key heads, tokens, width] are read where they are:
+    transformers would first repeat them for every query head, which costs more than the attention
+    itself.
     """
     rows, heads, length, width = query.shape
     if length > 1 or heads == key.shape[1]:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **kwargs
+        )
     query = query.view(rows, key.shape[1], heads // key.shape[1], width)
-    out = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, scale=scaling)
-    return out.reshape(rows, 1, heads, value.shape[-1]), None  # on a GPU the kernel may lay it out in another way
+    out = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=attention_mask, scale=scaling
+    )
+    # on a GPU the kernel may lay it out in another way
+    return out.reshape(rows, 1, heads, value.shape[-1]), None
 
 
 AttentionInterface.register("grouped_sdpa", _grouped_attention)
@@ -42,13 +50,23 @@ AttentionMaskInterface.register("grouped_sdpa", sdpa_mask)
 
 @contextmanager
 def _weights_first(model):
-    """Few rows times a large weight as W x^T, not x W^T: the same sums, on a processor without AVX-512 sooner (docs/speed.md).
+    """Few rows times a large weight as W x^T, not x W^T: the same sums, on a processor without
+    AVX-512 sooner (docs/speed.md).
 
-    The order depends on processor, dtype and number of rows alone, never on a timing: a run that goes on computes as before.
+    The order depends on processor, dtype and number of rows alone, never on a timing: a run that
+    goes on computes as before.
     """
     linears = []
-    if model.device.type == "cpu" and model.dtype == torch.float32 and torch.backends.cpu.get_cpu_capability() == "AVX2":
-        linears = [module for module in model.modules() if type(module) is torch.nn.Linear and "forward" not in vars(module)]
+    if (
+        model.device.type == "cpu"
+        and model.dtype == torch.float32
+        and torch.backends.cpu.get_cpu_capability() == "AVX2"
+    ):
+        linears = [
+            module
+            for module in model.modules()
+            if type(module) is torch.nn.Linear and "forward" not in vars(module)
+        ]
     for module in linears:
         module.forward = partial(_product, module)
     try:
@@ -85,8 +103,8 @@ class _Layer(CacheLayerMixin):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         end = self.length + key_states.shape[2]
-        self.keys[:, :, self.length:end] = key_states
-        self.values[:, :, self.length:end] = value_states
+        self.keys[:, :, self.length : end] = key_states
+        self.values[:, :, self.length : end] = value_states
         self.length = end
         return self.keys[:, :, :end], self.values[:, :, :end]
 
@@ -111,13 +129,26 @@ class TransformersSampler:
         self.end, self.stops = stop_tokens(model, tokenizer)
 
     @torch.inference_mode()
-    def sample(self, prompts, *, max_new_tokens, temperature=1.0, top_p=1.0, n=1, seed=0, strings=(), progress=None):
-        """``n`` completions of each of ``prompts`` (lists of token ids): a list of lists of Completion, in their order.
+    def sample(
+        self,
+        prompts,
+        *,
+        max_new_tokens,
+        temperature=1.0,
+        top_p=1.0,
+        n=1,
+        seed=0,
+        strings=(),
+        progress=None,
+    ):
+        """``n`` completions of each of ``prompts`` (lists of token ids): a list of lists of
+        Completion, in their order.
 
-        temperature 0 is greedy. Draws depend on ``seed``, the prompt's place and the completion's place alone, not on the
-        batching: each completion has its own stream of uniform numbers, inverted through the cumulative distribution in
-        float64. strings: texts that end a completion as well, with the token that completes one. progress: called with the
-        number of completions finished so far.
+        temperature 0 is greedy. Draws depend on ``seed``, the prompt's place and the completion's
+        place alone, not on the batching: each completion has its own stream of uniform numbers,
+        inverted through the cumulative distribution in float64. strings: texts that end a
+        completion as well, with the token that completes one. progress: called with the number of
+        completions finished so far.
         """
         was_training, attention = self.model.training, self.model.config._attn_implementation
         self.model.eval()
@@ -130,10 +161,13 @@ class TransformersSampler:
         try:
             with _weights_first(self.model):
                 for start in range(0, len(order), per_batch):
-                    chosen = [(i, prompts[i]) for i in order[start:start + per_batch]]
-                    for first in range(0, n, self.batch_size):  # more completions of one prompt than fit go in turns
+                    chosen = [(i, prompts[i]) for i in order[start : start + per_batch]]
+                    # more completions of one prompt than fit go in turns
+                    for first in range(0, n, self.batch_size):
                         turn = range(first, min(n, first + self.batch_size))
-                        for (index, k), completion in self._batch(chosen, max_new_tokens, temperature, top_p, turn, seed, strings):
+                        for (index, k), completion in self._batch(
+                            chosen, max_new_tokens, temperature, top_p, turn, seed, strings
+                        ):
                             done[index][k] = completion
                         finished += len(chosen) * len(turn)
                         if progress:
@@ -152,20 +186,40 @@ class TransformersSampler:
         longest = max(len(p) for _, p in prompts)
         shared = 0
         if len(prompts) > 1 and can_share_prompts(self.model):
-            shared = min(common_prefix([p for _, p in prompts]), min(len(p) for _, p in prompts) - 1)
-        gaps = [longest - len(p) for _, p in prompts]  # stand between the common beginning and the rest of the prompt
-        ids = torch.tensor([[PAD] * gap + p[shared:] for gap, (_, p) in zip(gaps, prompts)], device=device)
+            shared = min(
+                common_prefix([p for _, p in prompts]), min(len(p) for _, p in prompts) - 1
+            )
+        # stand between the common beginning and the rest of the prompt
+        gaps = [longest - len(p) for _, p in prompts]
+        ids = torch.tensor(
+            [[PAD] * gap + p[shared:] for gap, (_, p) in zip(gaps, prompts)], device=device
+        )
         gap = torch.tensor(gaps, device=device)
         columns = torch.arange(longest + max_new_tokens, device=device)[None]
-        seen = ((columns < shared) | (columns >= shared + gap[:, None])).long() if any(gaps) or shared else None
-        layers = [_Layer(longest + max_new_tokens) for _ in range(self.model.config.get_text_config().num_hidden_layers)]
+        seen = (
+            ((columns < shared) | (columns >= shared + gap[:, None])).long()
+            if any(gaps) or shared
+            else None
+        )
+        layers = [
+            _Layer(longest + max_new_tokens)
+            for _ in range(self.model.config.get_text_config().num_hidden_layers)
+        ]
         cache = Cache(layers=layers)
 
         def step(tokens, at, gap, seen):
             width = tokens.shape[1]
-            positions = (torch.arange(at, at + width, device=device)[None] - gap[:, None]).clamp(min=0)
-            out = self.model(input_ids=tokens, position_ids=positions, past_key_values=cache, use_cache=True,
-                             attention_mask=None if seen is None else seen[:, :at + width], logits_to_keep=1)
+            positions = (torch.arange(at, at + width, device=device)[None] - gap[:, None]).clamp(
+                min=0
+            )
+            out = self.model(
+                input_ids=tokens,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                attention_mask=None if seen is None else seen[:, : at + width],
+                logits_to_keep=1,
+            )
             return out.logits[:, -1].float()
 
         if shared:
@@ -174,7 +228,8 @@ class TransformersSampler:
                 layer.select(torch.zeros(len(prompts), dtype=torch.long, device=device))
         logits = step(ids, shared, gap, seen)
         rows = [(i, k) for i, _ in prompts for k in turn]
-        if len(turn) > 1:  # the prompt was read once; from here on every completion is a row of its own
+        # the prompt was read once; from here on every completion is a row of its own
+        if len(turn) > 1:
             repeat = torch.arange(len(prompts), device=device).repeat_interleave(len(turn))
             for layer in layers:
                 layer.select(repeat)
@@ -185,7 +240,9 @@ class TransformersSampler:
         tokens, logprobs = [[] for _ in rows], [[] for _ in rows]
         live = list(range(len(rows)))
         for t in range(max_new_tokens):
-            picked, logprob = _pick(logits, temperature, top_p, None if draws is None else draws[live, t])
+            picked, logprob = _pick(
+                logits, temperature, top_p, None if draws is None else draws[live, t]
+            )
             ended = torch.isin(picked, stops).tolist()
             for row, token, value in zip(live, picked.tolist(), logprob.tolist()):
                 tokens[row].append(token)
@@ -208,7 +265,7 @@ class TransformersSampler:
 
     def _holds(self, tokens, strings):
         """Whether the last token completes one of ``strings``; a token is a byte at least."""
-        tail = self.tokenizer.decode(tokens[-1 - max(len(s.encode()) for s in strings):])
+        tail = self.tokenizer.decode(tokens[-1 - max(len(s.encode()) for s in strings) :])
         return any(s in tail for s in strings)
 
     @staticmethod

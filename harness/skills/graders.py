@@ -6,19 +6,25 @@ from collections import Counter
 
 
 def normalise(text):
-    """Lower case, no punctuation, no articles, single blanks, after SQuAD's (Rajpurkar et al. 2016, arXiv 1606.05250).
+    """Lower case, no punctuation, no articles, single blanks, after SQuAD's (Rajpurkar et al. 2016,
+    arXiv 1606.05250).
 
-    Other than there punctuation becomes a blank, and what only looks like an article stays: the last word ("the answer is A"), and a
-    capital A behind another word ("Hepatitis A is a virus").
+    Other than there punctuation becomes a blank, and what only looks like an article stays: the
+    last word ("the answer is A"), and a capital A behind another word ("Hepatitis A is a virus").
     """
     words = "".join(" " if c in string.punctuation else c for c in str(text)).split()
-    kept = [w for i, w in enumerate(words)
-            if w.lower() not in {"a", "an", "the"} or i == len(words) - 1 or (w == "A" and i > 0)]
+    kept = [
+        w
+        for i, w in enumerate(words)
+        if w.lower() not in {"a", "an", "the"} or i == len(words) - 1 or (w == "A" and i > 0)
+    ]
     return " ".join(kept).lower()
 
 
 def exact_match(completion, reference):
-    """1 if the answer equals the reference (or one of a list of them), white space at the ends apart."""
+    """1 if the answer equals the reference (or one of a list of them), white space at the ends
+    apart.
+    """
     answers = reference if isinstance(reference, list) else [reference]
     return float(any(completion.strip() == str(a).strip() for a in answers))
 
@@ -30,14 +36,17 @@ def normalised_match(completion, reference):
 
 
 def contains(completion, reference):
-    """1 if the reference (or one of a list) stands in the answer as whole words, after normalisation."""
+    """1 if the reference (or one of a list) stands in the answer as whole words, after
+    normalisation.
+    """
     answers = reference if isinstance(reference, list) else [reference]
     return float(any(f" {normalise(a)} " in f" {normalise(completion)} " for a in answers))
 
 
 def answer_tag(completion, reference):
-    """The paper's Science Q&A grader: the text of the last ``<answer>...</answer>``, stripped, equals the reference
-    (or one of a list)."""
+    """The paper's Science Q&A grader: the text of the last ``<answer>...</answer>``, stripped,
+    equals the reference (or one of a list).
+    """
     answers = reference if isinstance(reference, list) else [reference]
     found = re.findall(r"<answer>(.*?)</answer>", completion, re.DOTALL)
     return float(bool(found) and any(found[-1].strip() == str(a).strip() for a in answers))
@@ -45,6 +54,7 @@ def answer_tag(completion, reference):
 
 def token_f1(completion, reference):
     """SQuAD's F1 over normalised words; the best over a list of references."""
+
     def f1(a, b):
         a, b = normalise(a).split(), normalise(b).split()
         same = sum((Counter(a) & Counter(b)).values())

@@ -1,6 +1,5 @@
 """The project's skills by name."""
 
-
 from harness.base.errors import UserError
 from harness.base.files import ROOT
 from harness.base.registry import plugin_named
@@ -8,7 +7,9 @@ from harness.skills.skill import Skill
 
 
 def get_skill(name, place="order", **options):
-    """The project's skill ``name``, an instance. Raises UserError for an unknown one and for options that it does not take."""
+    """The project's skill ``name``, an instance. Raises UserError for an unknown one and for
+    options that it does not take.
+    """
     root = ROOT / "benchmarks" / "skills"
     cls = plugin_named(root, "benchmarks.skills", name, Skill, "skill", place)
     for option in options:

@@ -1,6 +1,8 @@
-"""What a judge model is asked, and what its verdicts count: our own prompts for the verdicts that the paper uses.
+"""What a judge model is asked, and what its verdicts count: our own prompts for the verdicts that
+the paper uses.
 
-A prompt is a version: whoever changes its text raises the version, and the numbers get another protocol.
+A prompt is a version: whoever changes its text raises the version, and the numbers get another
+protocol.
 """
 
 from dataclasses import dataclass
@@ -61,7 +63,9 @@ VERDICT: INCORRECT"""
 
 @dataclass(frozen=True)
 class Rubric:
-    """One way to judge. ``metrics``: {metric's name: {verdict: value in [0, 1]}}; the first metric is the one that counts."""
+    """One way to judge. ``metrics``: {metric's name: {verdict: value in [0, 1]}}; the first metric
+    is the one that counts.
+    """
 
     name: str
     version: int
@@ -73,10 +77,18 @@ class Rubric:
         return tuple(next(iter(self.metrics.values())))
 
 
-RUBRICS = {r.name: r for r in (
-    Rubric("medical", 1, MEDICAL, {"judged_accuracy": {"CORRECT": 1.0, "INCORRECT": 0.0}}),
-    Rubric("knowledge", 1, KNOWLEDGE, {
-        "judged_strict": {"CORRECT": 1.0, "PARTIALLY_CORRECT": 0.0, "INCORRECT": 0.0},
-        "judged_lenient": {"CORRECT": 1.0, "PARTIALLY_CORRECT": 1.0, "INCORRECT": 0.0},
-    }),
-)}
+RUBRICS = {
+    r.name: r
+    for r in (
+        Rubric("medical", 1, MEDICAL, {"judged_accuracy": {"CORRECT": 1.0, "INCORRECT": 0.0}}),
+        Rubric(
+            "knowledge",
+            1,
+            KNOWLEDGE,
+            {
+                "judged_strict": {"CORRECT": 1.0, "PARTIALLY_CORRECT": 0.0, "INCORRECT": 0.0},
+                "judged_lenient": {"CORRECT": 1.0, "PARTIALLY_CORRECT": 1.0, "INCORRECT": 0.0},
+            },
+        ),
+    )
+}

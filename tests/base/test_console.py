@@ -1,4 +1,6 @@
-"""What a person sees: on a terminal one line that is written over, which it can be only as long as it does not wrap."""
+"""What a person sees: on a terminal one line that is written over, which it can be only as long as
+it does not wrap.
+"""
 
 import io
 

@@ -53,18 +53,32 @@ def test_leading_axes_are_kept_and_unknown_stays_unknown():
 def test_one_skill_has_no_transfer():
     single = np.array([[0.2], [0.7]])
     assert metrics.average_accuracy(single) == 0.7
-    assert all(np.isnan(f(single)) for f in (metrics.backward_transfer, metrics.forward_transfer, metrics.forgetting))
+    assert all(
+        np.isnan(f(single))
+        for f in (metrics.backward_transfer, metrics.forward_transfer, metrics.forgetting)
+    )
 
 
 def test_retention_delta_is_positive_when_better_in_either_direction():
     assert metrics.retention_delta(0.6, 0.5) == pytest.approx(-0.1)
-    assert metrics.retention_delta(1.0, 1.1, higher_is_better=False) == pytest.approx(-0.1)  # more bits per byte: lost
+    # more bits per byte: lost
+    assert metrics.retention_delta(1.0, 1.1, higher_is_better=False) == pytest.approx(-0.1)
 
 
-@pytest.mark.parametrize("metric, values, counts", [
-    ("acc,none", [0.2, 1.0, np.nan], True), ("bleu_acc,none", [0.4], True), ("accuracy", [0, 1], True), ("acc,none", [0.5, 1.5], False),
-    ("bleu,none", [0.4, 0.9], False), ("bleu_max,none", [0.4], False), ("rougeL", [0.4], False), ("mcc,none", [0.02], False),
-    ("exact_match,flexible-extract", [-0.1], False)])
+@pytest.mark.parametrize(
+    "metric, values, counts",
+    [
+        ("acc,none", [0.2, 1.0, np.nan], True),
+        ("bleu_acc,none", [0.4], True),
+        ("accuracy", [0, 1], True),
+        ("acc,none", [0.5, 1.5], False),
+        ("bleu,none", [0.4, 0.9], False),
+        ("bleu_max,none", [0.4], False),
+        ("rougeL", [0.4], False),
+        ("mcc,none", [0.02], False),
+        ("exact_match,flexible-extract", [-0.1], False),
+    ],
+)
 def test_what_counts_in_a_mean_of_retention(metric, values, counts):
     assert metrics.in_unit_interval(metric, values) is counts
     assert not metrics.in_unit_interval(metric, values, higher_is_better=False)
@@ -114,21 +128,30 @@ def test_the_bootstrap_is_seeded_and_has_the_binomial_width():
     scores = np.repeat([1.0, 0.0], [70, 30])
     means = metrics.bootstrap_means(scores, 10_000)
     assert (means == metrics.bootstrap_means(scores[::-1], 10_000)).all()
-    # Resampling 100 draws of a fraction 0.7 is Binomial(100, 0.7) / 100; its quantiles are 61 and 79.
+    # Resampling 100 draws of a fraction 0.7 is Binomial(100, 0.7) / 100; its quantiles are 61 and
+    # 79.
     assert metrics.percentile_interval(means) == pytest.approx((0.61, 0.79), abs=0.011)
-    assert (metrics.bootstrap_means(scores, 200, seed=1) != metrics.bootstrap_means(scores, 200, seed=2)).any()
+    assert (
+        metrics.bootstrap_means(scores, 200, seed=1) != metrics.bootstrap_means(scores, 200, seed=2)
+    ).any()
 
 
 def test_wilson_interval_against_the_closed_form_and_printed_values():
     z2 = 1.959964**2
     for n in (1, 10, 48, 1000):
-        assert metrics.wilson_interval(0, n) == pytest.approx((0, z2 / (n + z2)), rel=1e-6, abs=1e-12)
+        assert metrics.wilson_interval(0, n) == pytest.approx(
+            (0, z2 / (n + z2)), rel=1e-6, abs=1e-12
+        )
         assert metrics.wilson_interval(n, n) == pytest.approx((n / (n + z2), 1), rel=1e-6)
-    assert metrics.wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)  # Newcombe 1998, table I
+    # Newcombe 1998, table I
+    assert metrics.wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
     assert metrics.wilson_interval(1, 29) == pytest.approx((0.0061, 0.1718), abs=5e-5)  # the same
     assert np.isnan(metrics.wilson_interval(0, 0)).all()
     low, high = metrics.wilson_interval(np.array([0, 1, 81]), np.array([0, 29, 263]))
-    assert (low[1:], high[1:]) == (pytest.approx([0.0061, 0.2553], abs=5e-5), pytest.approx([0.1718, 0.3662], abs=5e-5))
+    assert (low[1:], high[1:]) == (
+        pytest.approx([0.0061, 0.2553], abs=5e-5),
+        pytest.approx([0.1718, 0.3662], abs=5e-5),
+    )
     assert np.isnan([low[0], high[0]]).all()
 
 
@@ -138,27 +161,40 @@ def test_the_score_interval_is_wilsons_for_right_and_wrong_answers():
         for right in {0, 1, n // 3, n - 1, n}:
             scores = rng.permutation([1.0] * right + [0.0] * (n - right))
             value, stderr = metrics.mean_and_stderr(scores.tolist())
-            assert metrics.score_interval(value, stderr, n) == pytest.approx(metrics.wilson_interval(right, n), rel=1e-9, abs=1e-12)
-    low, high = metrics.score_interval([0.0, 1.0, 0.5, 0.5, 1.5, 0.0], [0, 0, np.nan, 0, 0.1, 0], [48, 48, 48, 48, 48, 0])
-    assert np.isfinite(low).tolist() == np.isfinite(high).tolist() == [True, True, False, False, False, False]
+            assert metrics.score_interval(value, stderr, n) == pytest.approx(
+                metrics.wilson_interval(right, n), rel=1e-9, abs=1e-12
+            )
+    low, high = metrics.score_interval(
+        [0.0, 1.0, 0.5, 0.5, 1.5, 0.0], [0, 0, np.nan, 0, 0.1, 0], [48, 48, 48, 48, 48, 0]
+    )
+    assert (
+        np.isfinite(low).tolist()
+        == np.isfinite(high).tolist()
+        == [True, True, False, False, False, False]
+    )
     assert (low[0], high[1]) == pytest.approx((0, 1))
 
 
 @pytest.mark.parametrize("law", ["pass@8 of 16", "beta", "three values"])
 def test_the_score_interval_covers_the_mean_of_scores_in_between(law):
-    """95% of 4,000 samples of 40 scores, to the error of the count and of the approximation; the bounds lie in [0, 1]."""
+    """95% of 4,000 samples of 40 scores, to the error of the count and of the approximation; the
+    bounds lie in [0, 1].
+    """
     rng, shape = np.random.default_rng(1), (4_000, 40)
     if law == "beta":
         scores, mean = rng.beta(0.4, 0.8, shape), 0.4 / 1.2
     elif law == "three values":
         scores, mean = rng.choice([0, 0.5, 1], shape, p=[0.6, 0.3, 0.1]), 0.25
     else:  # two thirds of the prompts are never answered right, a third one time in five
-        scores = metrics.pass_at_k(16, rng.binomial(16, 0.2, shape) * (rng.random(shape) < 1 / 3), 8)
+        scores = metrics.pass_at_k(
+            16, rng.binomial(16, 0.2, shape) * (rng.random(shape) < 1 / 3), 8
+        )
         mean = (1 - 0.8**8) / 3
     low, high = metrics.score_interval(scores.mean(1), scores.std(1, ddof=1) / 40**0.5, 40)
     assert np.mean((low <= mean) & (mean <= high)) == pytest.approx(0.95, abs=0.015)
     assert low.min() >= 0 and high.max() <= 1
-    assert (high - low < np.subtract(*metrics.wilson_interval(scores.sum(1), 40)[::-1])).all()  # such scores say more than 40 votes
+    # such scores say more than 40 votes
+    assert (high - low < np.subtract(*metrics.wilson_interval(scores.sum(1), 40)[::-1])).all()
 
 
 def test_bootstrap_of_many_columns_is_paired():
@@ -174,11 +210,15 @@ def test_pass_at_k_is_the_mean_over_all_subsets(samples):
         answers = [i < correct for i in range(samples)]
         for k in range(1, samples + 1):
             subsets = [any(s) for s in itertools.combinations(answers, k)]
-            assert metrics.pass_at_k(samples, correct, k) == pytest.approx(np.mean(subsets), abs=1e-12)
+            assert metrics.pass_at_k(samples, correct, k) == pytest.approx(
+                np.mean(subsets), abs=1e-12
+            )
 
 
 def test_pass_at_k_is_unbiased():
-    """Its expectation over the number of right answers is the chance that one of k is right, 1 - (1 - p)^k."""
+    """Its expectation over the number of right answers is the chance that one of k is right, 1 - (1
+    - p)^k.
+    """
     n, p = 128, 0.03
     chance = np.array([math.comb(n, c) * p**c * (1 - p) ** (n - c) for c in range(n + 1)])
     for k in (1, 2, 17, 64, 128):
@@ -196,12 +236,16 @@ def test_pass_at_k_of_impossible_counts(samples, correct, k):
 def test_ratio_and_its_error():
     assert metrics.ratio_and_stderr([3.0], [2]) == (1.5, None)
     values = [0.1, 0.5, 0.3, 0.7]  # equal counts: the plain mean and its plain error
-    assert metrics.ratio_and_stderr([4 * v for v in values], [4] * 4) == pytest.approx((0.4, np.std(values, ddof=1) / 2))
+    assert metrics.ratio_and_stderr([4 * v for v in values], [4] * 4) == pytest.approx(
+        (0.4, np.std(values, ddof=1) / 2)
+    )
     generator = np.random.default_rng(0)  # against the spread of many repetitions
     counts = generator.integers(1, 30, size=(4000, 60))
     totals = counts * 0.4 + generator.normal(size=counts.shape) * counts**0.5
     ratios, errors = np.array([metrics.ratio_and_stderr(t, c) for t, c in zip(totals, counts)]).T
-    assert ratios.std() == pytest.approx(errors.mean(), rel=0.05) and ratios.mean() == pytest.approx(0.4, abs=0.01)
+    assert ratios.std() == pytest.approx(
+        errors.mean(), rel=0.05
+    ) and ratios.mean() == pytest.approx(0.4, abs=0.01)
 
 
 def test_select():
@@ -209,7 +253,10 @@ def test_select():
     assert metrics.select({"b": [0.5], "a": [0.5]}) == "b"  # of equals the first
     scores = [0.1, 0.2, 0.3]
     assert np.mean(scores) > np.mean(scores[::-1])  # 3 to 1, in binary
-    assert metrics.select({"b": scores[::-1], "a": scores}) == "b" and metrics.select({"b": [0.5], "a": [0.5 + 1e-9]}) == "a"
+    assert (
+        metrics.select({"b": scores[::-1], "a": scores}) == "b"
+        and metrics.select({"b": [0.5], "a": [0.5 + 1e-9]}) == "a"
+    )
     for missing in (None, float("nan")):
         assert metrics.select({"a": [0.2, 0.4], "b": [0.9, missing]}) is None
     assert metrics.select({}) is None

@@ -1,4 +1,6 @@
-"""Worked answers to the hub's questions, by a server on loopback that is right at once, later, never, or not there."""
+"""Worked answers to the hub's questions, by a server on loopback that is right at once, later,
+never, or not there.
+"""
 
 import os
 import subprocess
@@ -20,7 +22,9 @@ def index(question):
 
 
 def solver(request):
-    """Question i is answered right at temperature 0, at temperature 1, never, or right in another form, as i % 4 says."""
+    """Question i is answered right at temperature 0, at temperature 1, never, or right in another
+    form, as i % 4 says.
+    """
     body = request["body"]
     i = index(body["messages"][0]["content"])
     right, wrong = "ABCD"[i % 4], "ABCD"[(i + 1) % 4]
@@ -33,7 +37,11 @@ def answer(i, letter):
 
 
 def serve_solver(serve, up=lambda number: True):  # noqa: F811
-    server = serve(lambda _, number: solver(server.requests[number - 1]) if up(number) else (401, {}, b"out of credit"))
+    server = serve(
+        lambda _, number: (
+            solver(server.requests[number - 1]) if up(number) else (401, {}, b"out of credit")
+        )
+    )
     return server
 
 
@@ -41,7 +49,9 @@ def test_the_first_right_answer_is_kept(serve, tmp_path):  # noqa: F811
     write_rows(tmp_path / "sciknoweval_chemistry_test.jsonl", hub_rows(40))
     skill = get_skill("science", path=tmp_path, source="hub")
     examples, server, said = skill.examples("train"), serve_solver(serve), []
-    found = demonstrations(skill, examples, endpoint(server, tmp_path / "cache", concurrency=1), 3, said.append)
+    found = demonstrations(
+        skill, examples, endpoint(server, tmp_path / "cache", concurrency=1), 3, said.append
+    )
     by_kind = [[e for e in examples if index(question_of(e)) % 4 == kind] for kind in range(4)]
     assert set(found) == {e.id for kind in (0, 1) for e in by_kind[kind]} and all(by_kind)
     for example in by_kind[0] + by_kind[1]:
@@ -51,7 +61,9 @@ def test_the_first_right_answer_is_kept(serve, tmp_path):  # noqa: F811
     assert [b["temperature"] for b in asked] == [0] * 30 + [1] * (len(by_kind[1]) + 2 * never)
     assert len(said) == 3 and said[0] == f"try 1: {len(by_kind[0])} of 30 questions answered right"
     prompts = {b["messages"][0]["content"] for b in asked}
-    assert prompts == {e.prompt[0]["content"].strip() + "\n\n" + e.prompt[1]["content"] for e in examples}
+    assert prompts == {
+        e.prompt[0]["content"].strip() + "\n\n" + e.prompt[1]["content"] for e in examples
+    }
 
 
 def test_what_was_cut_off_is_no_answer(serve, tmp_path):  # noqa: F811
@@ -59,17 +71,29 @@ def test_what_was_cut_off_is_no_answer(serve, tmp_path):  # noqa: F811
     write_rows(tmp_path / "sciknoweval_chemistry_test.jsonl", hub_rows(40))
     skill = get_skill("science", path=tmp_path, source="hub")
     examples = skill.examples("train")[:4]
-    for finish, text in (("length", "<answer>\n{}\n</answer> because"), ("stop", "<think>the form is <answer>\n{}\n</answer>")):
+    for finish, text in (
+        ("length", "<answer>\n{}\n</answer> because"),
+        ("stop", "<think>the form is <answer>\n{}\n</answer>"),
+    ):
         for letter in "ABCD":
             body = completion(text.format(letter), finish)
             server = serve(lambda *_, body=body: (200, {}, body))
-            assert demonstrations(skill, examples, endpoint(server, tmp_path / finish / letter), 1) == {}
+            assert (
+                demonstrations(skill, examples, endpoint(server, tmp_path / finish / letter), 1)
+                == {}
+            )
 
 
 def command(*arguments, **environment):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run([sys.executable, "-m", "benchmarks.make_demonstrations", *map(str, arguments)], capture_output=True, text=True,
-                          env=environment, cwd=ROOT, timeout=300)
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks.make_demonstrations", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=ROOT,
+        timeout=300,
+    )
 
 
 def test_command_writes_what_the_skill_reads(serve, tmp_path):  # noqa: F811
@@ -78,16 +102,25 @@ def test_command_writes_what_the_skill_reads(serve, tmp_path):  # noqa: F811
     write_rows(tmp_path / "hub" / "sciknoweval_chemistry_test.jsonl", hub_rows(40))
     up = [False]
     server = serve_solver(serve, lambda number: up[0] or number <= 9)
-    given = dict(JUDGE_BASE_URL=server.url, JUDGE_MODEL="solver", HARNESS_CACHE=str(tmp_path / "cache"))
+    given = dict(
+        JUDGE_BASE_URL=server.url, JUDGE_MODEL="solver", HARNESS_CACHE=str(tmp_path / "cache")
+    )
     arguments = ["--out", tmp_path / "made", "--path", tmp_path / "hub", "--tries", 2]
     failed = command(*arguments, **given)
-    assert failed.returncode == 2 and "out of credit" in failed.stderr and "Traceback" not in failed.stderr
+    assert (
+        failed.returncode == 2
+        and "out of credit" in failed.stderr
+        and "Traceback" not in failed.stderr
+    )
     assert not (tmp_path / "made").exists()
     up[0], before = True, len(server.requests)
     done = command(*arguments, **given)
     assert done.returncode == 0, done.stderr
     assert "kept from before" in done.stderr and " 0 of them" not in done.stderr
-    hub, made = get_skill("science", path=tmp_path / "hub"), get_skill("science", path=tmp_path / "made")
+    hub, made = (
+        get_skill("science", path=tmp_path / "hub"),
+        get_skill("science", path=tmp_path / "made"),
+    )
     assert made.splits == ("train", "validation", "test")
     for split in made.splits:
         wanted = {question_of(e): e for e in hub.examples(split)}
@@ -95,13 +128,27 @@ def test_command_writes_what_the_skill_reads(serve, tmp_path):  # noqa: F811
         right = [q for q in wanted if index(q) % 4 < 2]
         assert [question_of(e) for e in found] == (right if split == "train" else list(wanted))
         for e in found:
-            assert e.prompt == wanted[question_of(e)].prompt and e.reference == wanted[question_of(e)].reference
+            assert (
+                e.prompt == wanted[question_of(e)].prompt
+                and e.reference == wanted[question_of(e)].reference
+            )
             assert (e.demonstration is not None) is (split != "test" and question_of(e) in right)
-            assert e.demonstration is None or made.metrics["accuracy"](e.demonstration, e.reference) == 1.0
+            assert (
+                e.demonstration is None
+                or made.metrics["accuracy"](e.demonstration, e.reference) == 1.0
+            )
     tested = {question_of(e) for e in hub.examples("test")}
-    assert not any(question in r["body"]["messages"][0]["content"] for question in tested for r in server.requests)
+    assert not any(
+        question in r["body"]["messages"][0]["content"]
+        for question in tested
+        for r in server.requests
+    )
     total = len(server.requests)
-    assert total > before and command(*arguments, **given).returncode == 0 and len(server.requests) == total
+    assert (
+        total > before
+        and command(*arguments, **given).returncode == 0
+        and len(server.requests) == total
+    )
     assert read_lines(tmp_path / "made" / "test.jsonl")[0].keys() == {"prompt", "answer"}
 
 
@@ -109,6 +156,19 @@ def test_a_model_that_is_never_right_writes_nothing(serve, tmp_path):  # noqa: F
     (tmp_path / "hub").mkdir()
     write_rows(tmp_path / "hub" / "sciknoweval_chemistry_test.jsonl", hub_rows(8))
     server = serve(lambda *_: "I do not know.")
-    failed = command("--out", tmp_path / "made", "--path", tmp_path / "hub", "--tries", 1, JUDGE_BASE_URL=server.url, JUDGE_MODEL="x",
-                     HARNESS_CACHE=str(tmp_path / "cache"))
-    assert failed.returncode == 2 and "gave no right answer in the form" in failed.stderr and not (tmp_path / "made").exists()
+    failed = command(
+        "--out",
+        tmp_path / "made",
+        "--path",
+        tmp_path / "hub",
+        "--tries",
+        1,
+        JUDGE_BASE_URL=server.url,
+        JUDGE_MODEL="x",
+        HARNESS_CACHE=str(tmp_path / "cache"),
+    )
+    assert (
+        failed.returncode == 2
+        and "gave no right answer in the form" in failed.stderr
+        and not (tmp_path / "made").exists()
+    )

@@ -1,4 +1,6 @@
-"""The sandbox of HumanEval: verdicts equal those of plain execution; what a program cannot reach, and the limits."""
+"""The sandbox of HumanEval: verdicts equal those of plain execution; what a program cannot reach,
+and the limits.
+"""
 
 import os
 import time
@@ -34,23 +36,50 @@ def plain(program):
 
 
 def test_verdicts_equal_plain_execution(sandbox):
-    """HumanEval's own solutions, right and with an operator turned round (known programs, so they may run here too)."""
+    """HumanEval's own solutions, right and with an operator turned round (known programs, so they
+    may run here too).
+    """
     verdicts = []
     for problem in PROBLEMS[:12]:
         solution = problem["canonical_solution"]
-        for body in (solution, solution.replace("<", ">").replace(" + ", " - "), "    return None\n"):
-            program, tests = problem["prompt"] + body, f"{problem['test']}\ncheck({problem['entry_point']})"
+        for body in (
+            solution,
+            solution.replace("<", ">").replace(" + ", " - "),
+            "    return None\n",
+        ):
+            program, tests = (
+                problem["prompt"] + body,
+                f"{problem['test']}\ncheck({problem['entry_point']})",
+            )
             expected = plain(f"{program}\n{tests}")
-            assert sandbox.pass_at_1([tests], [[program]]) == {"pass@1": float(expected)}, problem["task_id"]
+            assert sandbox.pass_at_1([tests], [[program]]) == {"pass@1": float(expected)}, problem[
+                "task_id"
+            ]
             verdicts.append(expected)
         assert verdicts[-3] and not verdicts[-1]
-    assert sandbox.build_programs([["a", "b"], ["c"]], [{"prompt": "1"}, {"prompt": "2"}]) == [["1a", "1b"], ["2c"]]
+    assert sandbox.build_programs([["a", "b"], ["c"]], [{"prompt": "1"}, {"prompt": "2"}]) == [
+        ["1a", "1b"],
+        ["2c"],
+    ]
 
 
-@pytest.mark.parametrize("program", [
-    "import sys; sys.exit(0)", "import os; os._exit(0)", "raise SystemExit", "1 / 0", "x = (", "'''", "\ud800", "raise KeyboardInterrupt",
-    "import os; os.kill(os.getpid(), 9)", "import ctypes; ctypes.string_at(0)", "input()", "def f(): f()\nf()",
-])
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import sys; sys.exit(0)",
+        "import os; os._exit(0)",
+        "raise SystemExit",
+        "1 / 0",
+        "x = (",
+        "'''",
+        "\ud800",
+        "raise KeyboardInterrupt",
+        "import os; os.kill(os.getpid(), 9)",
+        "import ctypes; ctypes.string_at(0)",
+        "input()",
+        "def f(): f()\nf()",
+    ],
+)
 def test_what_does_not_reach_its_end_has_not_passed(sandbox, program):
     assert sandbox.run(program) is False
     assert sandbox.run("print('x' * 10**6)\nimport sys; sys.stderr.write('y' * 10**6)") is True
@@ -65,7 +94,9 @@ def test_no_network(sandbox):
         attempt = f"import socket; socket.create_connection(('127.0.0.1', {port}), 2)"
         assert plain(attempt)
         assert not sandbox.run(attempt)
-    assert sandbox.run("import socket\nassert [name for _, name in socket.if_nameindex()] == ['lo']")
+    assert sandbox.run(
+        "import socket\nassert [name for _, name in socket.if_nameindex()] == ['lo']"
+    )
 
 
 def test_no_files_of_this_machine(sandbox, tmp_path):
@@ -75,34 +106,46 @@ def test_no_files_of_this_machine(sandbox, tmp_path):
     assert not sandbox.run(f"open({str(tmp_path / 'secret')!r}).read()")
     assert sandbox.run(
         "import os\nfor place in ('/etc', '/home', '/proc', '/sys', '/dev', '/var', '/run'):\n    assert not os.path.exists(place), place\n"
-        f"assert not os.path.exists({str(SCRIPT)!r})\nassert os.listdir('/tmp') == [] and os.getcwd() == '/tmp'")
+        f"assert not os.path.exists({str(SCRIPT)!r})\nassert os.listdir('/tmp') == [] and os.getcwd() == '/tmp'"
+    )
     assert not sandbox.run("open('/usr/written', 'w')") and not Path("/usr/written").exists()
     assert not sandbox.run(f"open({os.path.join(os.__file__)!r}, 'a')")
     assert sandbox.run("open('/tmp/own', 'w').write('x' * 1000)") and not Path("/tmp/own").exists()
 
 
 def test_no_privileges_and_no_processes(sandbox):
-    assert sandbox.run("import os\nassert os.getuid() == os.geteuid() == os.getgid() == 65534 and os.getpid() == 2\n"
-                       "device = lambda: os.mknod('/tmp/d', 0o20666, os.makedev(1, 3))\n"
-                       "for harm in (lambda: os.setuid(0), lambda: os.chroot('/tmp'), device):\n"
-                       "    try:\n        harm()\n    except OSError:\n        continue\n    raise AssertionError")
-    assert sandbox.run(f"import os\ntry:\n    os.kill({os.getpid()}, 0)\nexcept ProcessLookupError:\n    pass\nelse:\n    1 / 0")
+    assert sandbox.run(
+        "import os\nassert os.getuid() == os.geteuid() == os.getgid() == 65534 and os.getpid() == 2\n"
+        "device = lambda: os.mknod('/tmp/d', 0o20666, os.makedev(1, 3))\n"
+        "for harm in (lambda: os.setuid(0), lambda: os.chroot('/tmp'), device):\n"
+        "    try:\n        harm()\n    except OSError:\n        continue\n    raise AssertionError"
+    )
+    assert sandbox.run(
+        f"import os\ntry:\n    os.kill({os.getpid()}, 0)\nexcept ProcessLookupError:\n    pass\nelse:\n    1 / 0"
+    )
     assert not sandbox.run("import os; os.fork()")
     assert not sandbox.run("import threading; threading.Thread(target=print).start()")
     assert not sandbox.run("import subprocess; subprocess.run(['/bin/true'])")
-    assert not sandbox.run("import os; assert 'HOME' in os.environ or 'HF_ALLOW_CODE_EVAL' in os.environ")
+    assert not sandbox.run(
+        "import os; assert 'HOME' in os.environ or 'HF_ALLOW_CODE_EVAL' in os.environ"
+    )
 
 
 def test_limits(sandbox):
-    for program in ("while True: pass", "import time; time.sleep(60)", "import signal, time; signal.pause()",
-                    "try:\n    while True: pass\nexcept BaseException: pass"):
+    for program in (
+        "while True: pass",
+        "import time; time.sleep(60)",
+        "import signal, time; signal.pause()",
+        "try:\n    while True: pass\nexcept BaseException: pass",
+    ):
         start = time.monotonic()
         assert sandbox.run(program, seconds=0.5) is False
         assert time.monotonic() - start < 30
     assert not sandbox.run("x = bytearray(4 << 30)")
     assert sandbox.run("x = bytearray(256 << 20)")
     assert not sandbox.run("open('/tmp/x', 'wb').write(b'x' * (20 << 20))")
-    assert not sandbox.run("for i in range(20): open(f'/tmp/{i}', 'wb').write(b'x' * (1 << 20))")  # together more than /tmp holds
+    # together more than /tmp holds
+    assert not sandbox.run("for i in range(20): open(f'/tmp/{i}', 'wb').write(b'x' * (1 << 20))")
     assert not sandbox.run("files = [open('/tmp/x', 'w') for _ in range(64)]")
 
 
@@ -129,6 +172,7 @@ def test_a_machine_that_cannot_shut_off_refuses(sandbox, monkeypatch):
     with pytest.raises(sandbox.SandboxError, match="riscv64"):
         sandbox.run("pass")
     monkeypatch.undo()
-    monkeypatch.setattr(sandbox, "__file__", "/nowhere.py")  # the inner half does not start: nothing is scored
+    # the inner half does not start: nothing is scored
+    monkeypatch.setattr(sandbox, "__file__", "/nowhere.py")
     with pytest.raises(OSError, match="cannot be shut off"):
         sandbox.run("pass")

@@ -1,4 +1,6 @@
-"""The speed benchmark on the tiny model: every row's two sides run and do the same work; no number of it is judged here."""
+"""The speed benchmark on the tiny model: every row's two sides run and do the same work; no number
+of it is judged here.
+"""
 
 import dataclasses
 import json
@@ -14,13 +16,31 @@ from benchmarks.speed.timing import Loop, Settings, alternate
 
 @pytest.fixture
 def settings(tiny, tmp_path):
-    """With a template that, like the embedded model's, writes a newline after the token that ends a turn."""
+    """With a template that, like the embedded model's, writes a newline after the token that ends a
+    turn.
+    """
     model = shutil.copytree(tiny, tmp_path / "model")
     template = (model / "chat_template.jinja").read_text()
     (model / "chat_template.jinja").write_text(template.replace("<|end|>", "<|end|>\n"))
-    return Settings(tmp_path, model=str(model), dtype="float32", skill="elements", skills=("elements", "bulletins"),
-                    prompts=4, tokens=6, groups=2, group_size=2, repeats=1, examples=2, documents=2,
-                    stage_prompts=8, order_prompts=2, batch=2, order_examples=1, order_documents=2)
+    return Settings(
+        tmp_path,
+        model=str(model),
+        dtype="float32",
+        skill="elements",
+        skills=("elements", "bulletins"),
+        prompts=4,
+        tokens=6,
+        groups=2,
+        group_size=2,
+        repeats=1,
+        examples=2,
+        documents=2,
+        stage_prompts=8,
+        order_prompts=2,
+        batch=2,
+        order_examples=1,
+        order_documents=2,
+    )
 
 
 def test_two_loops_take_turns():
@@ -46,7 +66,9 @@ def test_two_loops_take_turns():
 
 @pytest.mark.parametrize("kind", ["sft", "sdft", "grpo"])
 def test_a_step_and_trls_on_the_same_completions(settings, kind):
-    """Losses and gradient norms within 1e-4 of TRL's own training step; both sides' counted tokens agree, or the row raises."""
+    """Losses and gradient norms within 1e-4 of TRL's own training step; both sides' counted tokens
+    agree, or the row raises.
+    """
     (found,) = rows.ROWS[kind](settings)
     assert found.details["loss_difference"] < 1e-4 and found.details["gradient_difference"] < 1e-3
     assert found.n == 1 and found.ours > 0 and found.ratio == found.theirs / found.ours
@@ -106,12 +128,17 @@ def test_order_and_its_script(settings):
     for name in ("base", "grpo-1"):
         assert list(json.loads((settings.work / f"{name}.json").read_text())) == ["elements"]
         assert list((settings.work / name).rglob("results_*.json"))
-    ours = [json.loads(line) for line in (settings.work / "order" / "records.jsonl").read_text().splitlines()]
+    ours = [
+        json.loads(line)
+        for line in (settings.work / "order" / "records.jsonl").read_text().splitlines()
+    ]
     assert {r["stage"] for r in ours} == {0, 1}
 
 
 def test_the_loss_holds_a_chunk_of_the_vocabulary(settings):
-    """Without chunks the step would hold five tensors of 732 MiB: logits and log-probabilities of both models, and a gradient."""
+    """Without chunks the step would hold five tensors of 732 MiB: logits and log-probabilities of
+    both models, and a gradient.
+    """
     (found,) = rows.memory(settings, vocabulary=150_000, width=64, layers=1, completion=640, rows=2)
     assert found.ours > found.theirs > 0
     assert found.ours - found.theirs < 2 * 732
@@ -122,12 +149,27 @@ def test_slope():
 
 
 def test_command_writes_table_and_picture(settings, tmp_path, monkeypatch, capsys):
-    axes = {"vocabulary": (1, [{"vocabulary": n, "examples": 4} for n in (300, 600)]),
-            "skills": (2, [{"kind": "order", "skills": n} for n in (1, 2)])}
+    axes = {
+        "vocabulary": (1, [{"vocabulary": n, "examples": 4} for n in (300, 600)]),
+        "skills": (2, [{"kind": "order", "skills": n} for n in (1, 2)]),
+    }
     monkeypatch.setitem(rows.ROWS, "growth", lambda settings: rows.growth(settings, axes))
-    monkeypatch.setitem(rows.ROWS, "records", lambda settings: rows.records(settings, skills=3, methods=2, seeds=2))
-    monkeypatch.setattr("sys.argv", ["speed", "--rows", "records", "growth", "--model", settings.model,
-                                     "--out", str(tmp_path / "bench")])
+    monkeypatch.setitem(
+        rows.ROWS, "records", lambda settings: rows.records(settings, skills=3, methods=2, seeds=2)
+    )
+    monkeypatch.setattr(
+        "sys.argv",
+        [
+            "speed",
+            "--rows",
+            "records",
+            "growth",
+            "--model",
+            settings.model,
+            "--out",
+            str(tmp_path / "bench"),
+        ],
+    )
     command.main()
     shown = capsys.readouterr().out
     assert "growth with vocabulary" in shown and "records of 3 skills" in shown
@@ -138,7 +180,9 @@ def test_command_writes_table_and_picture(settings, tmp_path, monkeypatch, capsy
     assert (tmp_path / "bench" / "growth.png").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("wrong", [["--rows", "sdtf"], ["--repeats", "0"], ["--model", "some/hub-id"]])
+@pytest.mark.parametrize(
+    "wrong", [["--rows", "sdtf"], ["--repeats", "0"], ["--model", "some/hub-id"]]
+)
 def test_wrong_arguments_are_one_line(wrong, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["speed", *wrong])
     with pytest.raises(SystemExit) as stop:

@@ -1,4 +1,6 @@
-"""Retention: lm-eval's own command on the saved checkpoint is the reference; and what a suite refuses before anything loads."""
+"""Retention: lm-eval's own command on the saved checkpoint is the reference; and what a suite
+refuses before anything loads.
+"""
 
 import json
 import os
@@ -37,23 +39,57 @@ def load(folder, dtype=torch.float32):
 
 
 def command(folder, names, limit, out, *options):
-    """lm-eval's own command; {task: (value, {document: (score, responses)})} of the metric that counts."""
+    """lm-eval's own command; {task: (value, {document: (score, responses)})} of the metric that
+    counts.
+    """
     subprocess.run(
-        [sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--model_args", f"pretrained={folder},dtype=float32",
-         "--tasks", ",".join(names), "--include_path", str(FOLDER), "--limit", str(limit), "--batch_size", "4", "--device", "cpu",
-         "--log_samples", "--output_path", str(out), *options],
-        check=True, env=os.environ | {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "DISABLE_MULTIPROC": "1"}, capture_output=True)
+        [
+            sys.executable,
+            "-m",
+            "lm_eval",
+            "run",
+            "--model",
+            "hf",
+            "--model_args",
+            f"pretrained={folder},dtype=float32",
+            "--tasks",
+            ",".join(names),
+            "--include_path",
+            str(FOLDER),
+            "--limit",
+            str(limit),
+            "--batch_size",
+            "4",
+            "--device",
+            "cpu",
+            "--log_samples",
+            "--output_path",
+            str(out),
+            *options,
+        ],
+        check=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "DISABLE_MULTIPROC": "1"},
+        capture_output=True,
+    )
     results = json.loads(next(out.rglob("results_*.json")).read_text())["results"]
     found = {}
     for name in names:
         metric = TASKS[name]["metric"]
-        rows = [json.loads(line) for line in next(out.rglob(f"samples_{name}_*.jsonl")).read_text().splitlines()]
-        found[name] = results[name][metric], {str(r["doc_id"]): (r[metric.split(",")[0]], r["filtered_resps"]) for r in rows}
+        rows = [
+            json.loads(line)
+            for line in next(out.rglob(f"samples_{name}_*.jsonl")).read_text().splitlines()
+        ]
+        found[name] = (
+            results[name][metric],
+            {str(r["doc_id"]): (r[metric.split(",")[0]], r["filtered_resps"]) for r in rows},
+        )
     return found
 
 
 def same(ours, theirs):
-    """The same answer on every document, log-likelihoods within 1e-4 (or float32's resolution, for long texts)."""
+    """The same answer on every document, log-likelihoods within 1e-4 (or float32's resolution, for
+    long texts).
+    """
     for result in ours:
         value, documents = theirs[result["name"]]
         assert result["n"] == len(documents) == len(result["items"])
@@ -65,7 +101,10 @@ def same(ours, theirs):
                 assert item["score"] == pytest.approx(statistics.mean(score))
                 continue
             mine = item["response"] if isinstance(item["response"], list) else [item["response"]]
-            assert mine == pytest.approx([float(r[0]) for r in responses], abs=1e-4, rel=1e-6), (result["name"], item["id"])
+            assert mine == pytest.approx([float(r[0]) for r in responses], abs=1e-4, rel=1e-6), (
+                result["name"],
+                item["id"],
+            )
             if isinstance(score, float):
                 assert item["score"] == score, (result["name"], item["id"])
 
@@ -74,13 +113,18 @@ def test_tiny_model_equals_the_command_in_chat_form(tiny, tmp_path):
     names = list(TASKS)
     theirs = command(tiny, names, 6, tmp_path, "--apply_chat_template")
     model, tokenizer = load(tiny)
-    ours = run_suite(load_suite(entries(names, chat_template=True)), model, tokenizer, limit=6, batch_tokens=300)
+    ours = run_suite(
+        load_suite(entries(names, chat_template=True)), model, tokenizer, limit=6, batch_tokens=300
+    )
     same(ours, theirs)
     instructions = ours[-1]
-    assert any(item["response"].strip() for item in instructions["items"])  # the generations say something
-    weights = [item["weight"] for item in instructions["items"]]  # a mean over instructions, of which a prompt gives one or more
+    # the generations say something
+    assert any(item["response"].strip() for item in instructions["items"])
+    # a mean over instructions, of which a prompt gives one or more
+    weights = [item["weight"] for item in instructions["items"]]
     assert instructions["value"] == pytest.approx(
-        sum(item["score"] * w for item, w in zip(instructions["items"], weights)) / sum(weights))
+        sum(item["score"] * w for item, w in zip(instructions["items"], weights)) / sum(weights)
+    )
 
 
 def test_embedded_model_equals_the_command(tmp_path):
@@ -106,19 +150,37 @@ def test_bfloat16_flips_few_answers(capsys):
     with quiet():
         lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=8)
         theirs = _evaluate(lm, suite.tasks[0], suite.load(suite.tasks[0]), 24)
-    flips = sum(a["score"] != b["score"] for a, b in zip(ours["items"], theirs["items"], strict=True))
+    flips = sum(
+        a["score"] != b["score"] for a, b in zip(ours["items"], theirs["items"], strict=True)
+    )
     with capsys.disabled():
         print(f"\nbfloat16: {flips} of 24 answers differ from lm-eval's own")
     assert flips <= 3
     assert ours["protocol"]["dtype"] == "bfloat16"
 
 
-SIZE = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "head_dim": 8, "initializer_range": 0.3, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+SIZE = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "initializer_range": 0.3,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 MODELS = {
     "qwen2": (transformers.Qwen2Config, {}, True, True),
     "mistral, window 16": (transformers.MistralConfig, {"sliding_window": 16}, True, True),
-    "gemma2, capped logits": (transformers.Gemma2Config, {"query_pre_attn_scalar": 8, "sliding_window": 16}, False, True),
+    "gemma2, capped logits": (
+        transformers.Gemma2Config,
+        {"query_pre_attn_scalar": 8, "sliding_window": 16},
+        False,
+        True,
+    ),
     "cohere, scaled logits": (transformers.CohereConfig, {"logit_scale": 0.25}, False, True),
     "granite, scaled logits": (transformers.GraniteConfig, {"logits_scaling": 4.0}, False, True),
     "gpt2": (transformers.GPT2Config, {"n_embd": 32, "n_layer": 2, "n_head": 4}, True, True),
@@ -129,7 +191,9 @@ MODELS = {
 
 @pytest.mark.parametrize("name", MODELS)
 def test_scores_of_many_architectures_equal_hflm(name, tiny):
-    """Against HFLM itself: the head on few positions and the shared context are used where they are right and only there."""
+    """Against HFLM itself: the head on few positions and the shared context are used where they are
+    right and only there.
+    """
     from lm_eval.models.huggingface import HFLM
 
     from harness.evaluation.lm_eval_model import LiveModel
@@ -146,8 +210,14 @@ def test_scores_of_many_architectures_equal_hflm(name, tiny):
     requests = []
     for _ in range(12):
         context = [draw.randrange(3, 200) for _ in range(draw.choice([1, 4, 10, 14, 30]))]
-        requests += [(None, context, [draw.randrange(3, 200) for _ in range(draw.choice([1, 1, 3, 6]))]) for _ in range(4)]
-    ours, theirs = live._loglikelihood_tokens(requests), reference._loglikelihood_tokens(requests, disable_tqdm=True)
+        requests += [
+            (None, context, [draw.randrange(3, 200) for _ in range(draw.choice([1, 1, 3, 6]))])
+            for _ in range(4)
+        ]
+    ours, theirs = (
+        live._loglikelihood_tokens(requests),
+        reference._loglikelihood_tokens(requests, disable_tqdm=True),
+    )
     assert [a[0] for a in ours] == pytest.approx([a[0] for a in theirs], abs=1e-4)
     assert [a[1] for a in ours] == [a[1] for a in theirs]
 
@@ -159,17 +229,27 @@ def test_rolling_windows_equal_hflm(tiny):
     from harness.evaluation.lm_eval_model import LiveModel
 
     model, tokenizer = load(tiny)
-    texts = ["A short one.", "A longer text that does not fit into a window of forty tokens at once. " * 3]
+    texts = [
+        "A short one.",
+        "A longer text that does not fit into a window of forty tokens at once. " * 3,
+    ]
     requests = [Instance("loglikelihood_rolling", {}, (text,), 0) for text in texts]
     with quiet():
-        live, reference = LiveModel(model, tokenizer), HFLM(pretrained=model, tokenizer=tokenizer, max_length=40)
+        live, reference = (
+            LiveModel(model, tokenizer),
+            HFLM(pretrained=model, tokenizer=tokenizer, max_length=40),
+        )
         live._max_length = 40
-        assert live.loglikelihood_rolling(requests) == pytest.approx(reference.loglikelihood_rolling(requests), abs=1e-3)
+        assert live.loglikelihood_rolling(requests) == pytest.approx(
+            reference.loglikelihood_rolling(requests), abs=1e-3
+        )
 
 
 @pytest.mark.parametrize("penalty", [None, 1.5])
 def test_generated_answers_equal_hflm(tiny, penalty):
-    """With stop strings of one and several tokens or none; a penalty on repetition, which the sampler does not know, counts too."""
+    """With stop strings of one and several tokens or none; a penalty on repetition, which the
+    sampler does not know, counts too.
+    """
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
@@ -179,13 +259,25 @@ def test_generated_answers_equal_hflm(tiny, penalty):
     model.generation_config.repetition_penalty = penalty
     prompts = ["Two", "What is the capital of the country of", "A, b, c,", "Name one", "x" * 30]
     with quiet():
-        live, reference = LiveModel(model, tokenizer, batch_size=4), HFLM(pretrained=model, tokenizer=tokenizer, batch_size=2)
-        free = reference.generate_until([Instance("generate_until", {}, (p, {"max_gen_toks": 24}), 0) for p in prompts], disable_tqdm=True)
+        live, reference = (
+            LiveModel(model, tokenizer, batch_size=4),
+            HFLM(pretrained=model, tokenizer=tokenizer, batch_size=2),
+        )
+        free = reference.generate_until(
+            [Instance("generate_until", {}, (p, {"max_gen_toks": 24}), 0) for p in prompts],
+            disable_tqdm=True,
+        )
         strings = sorted({text[3:k] for text in free for k in (4, 7)} - {""})
         assert len(strings) > 3
-        requests = [Instance("generate_until", {}, (p, {"until": until, "max_gen_toks": 24}), 0)
-                    for p in prompts for until in ([], strings[:1], strings)]
-        found, wanted = live.generate_until(requests), reference.generate_until(requests, disable_tqdm=True)
+        requests = [
+            Instance("generate_until", {}, (p, {"until": until, "max_gen_toks": 24}), 0)
+            for p in prompts
+            for until in ([], strings[:1], strings)
+        ]
+        found, wanted = (
+            live.generate_until(requests),
+            reference.generate_until(requests, disable_tqdm=True),
+        )
     assert found == wanted and len(set(found)) > 4
     sampled = live._answers([[5, 6, 7]], 4, [])
     assert (sampled is None) == bool(penalty)
@@ -197,12 +289,22 @@ def test_nothing_is_left_behind(tiny):
     model.model.layers[0].eval()
     tokenizer.padding_side, tokenizer.pad_token = "right", None
     random.seed(5), np.random.seed(5), torch.manual_seed(5)
-    before = [m.training for m in model.modules()], random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    before = (
+        [m.training for m in model.modules()],
+        random.getstate(),
+        np.random.get_state()[1].tolist(),
+        torch.get_rng_state().tolist(),
+    )
     weights = {k: v.clone() for k, v in model.state_dict().items()}
     seen = []
     suite = load_suite(entries(["embedded_facts", "embedded_instructions"]))
     run_suite(suite, model, tokenizer, limit=3, progress=lambda *call: seen.append(call))
-    after = [m.training for m in model.modules()], random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    after = (
+        [m.training for m in model.modules()],
+        random.getstate(),
+        np.random.get_state()[1].tolist(),
+        torch.get_rng_state().tolist(),
+    )
     assert before == after
     assert (tokenizer.padding_side, tokenizer.pad_token) == ("right", None)
     assert all(torch.equal(v, weights[k]) for k, v in model.state_dict().items())
@@ -214,10 +316,19 @@ def test_a_kill_keeps_the_tasks_that_are_done(tiny, tmp_path, monkeypatch):
     model, tokenizer = load(tiny)
     names, real, hashed = ["embedded_facts", "embedded_commonsense"], _evaluate, Counter()
     definition = _definition
-    monkeypatch.setattr(suite_module, "_definition", lambda task: hashed.update([task.task_name]) or definition(task))
+    monkeypatch.setattr(
+        suite_module,
+        "_definition",
+        lambda task: hashed.update([task.task_name]) or definition(task),
+    )
 
     def evaluations(folder, suite):
-        return [found[2] for found in Evaluator(ResultsWriter(folder), suite, Evaluate(), {}, {}).retention(model, tokenizer, "0" * 32)]
+        return [
+            found[2]
+            for found in Evaluator(ResultsWriter(folder), suite, Evaluate(), {}, {}).retention(
+                model, tokenizer, "0" * 32
+            )
+        ]
 
     def killed(live, entry, *rest):
         if entry.task == names[1]:
@@ -228,18 +339,31 @@ def test_a_kill_keeps_the_tasks_that_are_done(tiny, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(retention, "_evaluate", killed)
         evaluations(tmp_path / "killed", suite)
-    assert [json.loads(path.read_text())["name"] for path in (tmp_path / "killed/evaluations").iterdir()] == names[:1]
-    monkeypatch.setattr(retention, "_evaluate", lambda live, entry, *rest: measured.append(entry.task) or real(live, entry, *rest))
+    assert [
+        json.loads(path.read_text())["name"] for path in (tmp_path / "killed/evaluations").iterdir()
+    ] == names[:1]
+    monkeypatch.setattr(
+        retention,
+        "_evaluate",
+        lambda live, entry, *rest: measured.append(entry.task) or real(live, entry, *rest),
+    )
     measured = []
     again = evaluations(tmp_path / "killed", suite)
     assert measured == names[1:] and hashed == Counter(names)  # the documents are hashed once
-    assert json.dumps(again) == json.dumps(evaluations(tmp_path / "whole", load_suite(entries(names, limit=4))))
+    assert json.dumps(again) == json.dumps(
+        evaluations(tmp_path / "whole", load_suite(entries(names, limit=4)))
+    )
 
 
 def test_a_continuation_that_no_model_reads_is_a_user_error(tiny):
     from harness.evaluation.lm_eval_model import LiveModel
 
-    with quiet(), pytest.raises(UserError, match="retention: a continuation has 1025 tokens, the model reads 1 to 1024"):
+    with (
+        quiet(),
+        pytest.raises(
+            UserError, match="retention: a continuation has 1025 tokens, the model reads 1 to 1024"
+        ),
+    ):
         LiveModel(*load(tiny))._loglikelihood_tokens([(None, [5], [6] * 1025)])
 
 
@@ -247,7 +371,8 @@ def test_a_group_is_one_result_with_all_items(tiny, tmp_path, monkeypatch):
     shutil.copytree(FOLDER, tmp_path / "retention")
     (tmp_path / "retention" / "tasks" / "both.yaml").write_text(
         "group: both\ntask: [embedded_facts, embedded_commonsense]\n"
-        "aggregate_metric_list: [{metric: acc, aggregation: mean, weight_by_size: true}]\nmetadata: {version: 1}\n")
+        "aggregate_metric_list: [{metric: acc, aggregation: mean, weight_by_size: true}]\nmetadata: {version: 1}\n"
+    )
     monkeypatch.setattr(suite_module, "FOLDER", tmp_path / "retention")
     _indexed.cache_clear()
     try:
@@ -259,7 +384,10 @@ def test_a_group_is_one_result_with_all_items(tiny, tmp_path, monkeypatch):
     assert (group["metric"], group["n"]) == ("acc,none", 152)
     assert group["value"] == pytest.approx(sum(p["value"] * p["n"] for p in parts) / 152)
     assert [i["score"] for i in group["items"]] == [i["score"] for p in parts for i in p["items"]]
-    assert group["items"][0]["id"] == "embedded_facts/0" and group["items"][-1]["id"] == "embedded_commonsense/49"
+    assert (
+        group["items"][0]["id"] == "embedded_facts/0"
+        and group["items"][-1]["id"] == "embedded_commonsense/49"
+    )
     assert set(group["protocol"]["definitions"]) == {"embedded_facts", "embedded_commonsense"}
 
 
@@ -268,14 +396,27 @@ def test_protocol_is_known_before_and_says_what_counts(tiny):
     base = load_suite("embedded").protocols(torch.float32, tokenizer)
     assert base == load_suite("embedded").protocols("float32", tokenizer)
     assert json.loads(json.dumps(base)) == base and str(FOLDER) not in json.dumps(base)
-    assert base["embedded_instructions"]["max_gen_toks"] == [56] and base["embedded_facts"]["max_gen_toks"] is None
+    assert (
+        base["embedded_instructions"]["max_gen_toks"] == [56]
+        and base["embedded_facts"]["max_gen_toks"] is None
+    )
     facts = {"task": "embedded_facts", "metric": "acc,none"}
 
     def digest(changes, limit=None, dtype="float32", **how):
-        return json.dumps(load_suite([facts | changes]).protocols(dtype, tokenizer, limit, **how)["embedded_facts"])
+        return json.dumps(
+            load_suite([facts | changes]).protocols(dtype, tokenizer, limit, **how)[
+                "embedded_facts"
+            ]
+        )
 
-    kinds = [digest({}), digest({}, vllm=True),
-             digest({}, dtype="bfloat16"), digest({}, limit=5), digest({"chat_template": True}), digest({"metric": "acc_norm"})]
+    kinds = [
+        digest({}),
+        digest({}, vllm=True),
+        digest({}, dtype="bfloat16"),
+        digest({}, limit=5),
+        digest({"chat_template": True}),
+        digest({"metric": "acc_norm"}),
+    ]
     assert len(set(kinds)) == len(kinds)
     assert digest({"limit": 5}, limit=9) == kinds[3] == digest({"limit": 9}, limit=5)
     assert digest({"description": "other words"}) == kinds[0]
@@ -287,20 +428,23 @@ def test_protocol_is_known_before_and_says_what_counts(tiny):
         load_suite("embedded").protocols("float32", tokenizer)
 
 
-@pytest.mark.parametrize(("spec", "said"), [
-    ("embeded", "did you mean 'embedded'"),
-    (["embedded_fact"], "did you mean 'embedded_facts'"),
-    ([{"task": "embedded_facts", "metrics": "acc"}], "did you mean 'metric'"),
-    ([{"task": "embedded_facts", "metric": "acc_nrm,none"}], "did you mean 'acc_norm,none'"),
-    ([{"task": "embedded_facts", "limit": 0}], "`limit` must be"),
-    ([{"task": "embedded_facts", "chance": "low"}], "`chance` must be"),
-    ([{"task": "embedded_facts", "chat_template": "yes"}], "`chat_template` must be"),
-    ([{"task": "embedded_facts", "num_fewshot": 3}], "no examples"),
-    ([{"metric": "acc,none"}], "mapping with `task`"),
-    (["embedded_facts", "embedded_facts"], "more than once"),
-    ([], "empty"),
-    (7, "a name or a list"),
-])
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("embeded", "did you mean 'embedded'"),
+        (["embedded_fact"], "did you mean 'embedded_facts'"),
+        ([{"task": "embedded_facts", "metrics": "acc"}], "did you mean 'metric'"),
+        ([{"task": "embedded_facts", "metric": "acc_nrm,none"}], "did you mean 'acc_norm,none'"),
+        ([{"task": "embedded_facts", "limit": 0}], "`limit` must be"),
+        ([{"task": "embedded_facts", "chance": "low"}], "`chance` must be"),
+        ([{"task": "embedded_facts", "chat_template": "yes"}], "`chat_template` must be"),
+        ([{"task": "embedded_facts", "num_fewshot": 3}], "no examples"),
+        ([{"metric": "acc,none"}], "mapping with `task`"),
+        (["embedded_facts", "embedded_facts"], "more than once"),
+        ([], "empty"),
+        (7, "a name or a list"),
+    ],
+)
 def test_what_is_wrong_is_said_before_anything_loads(spec, said):
     with pytest.raises(UserError) as error:
         load_suite(spec, "order.yaml: retention")
@@ -313,18 +457,35 @@ def test_any_task_or_group_of_lm_eval_by_name_without_the_network(monkeypatch):
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.delenv("HF_ALLOW_CODE_EVAL", raising=False)
-    suite = load_suite(["hellaswag", "mmlu", "winogrande", "truthfulqa_mc1", "wikitext",
-                        {"task": "ifeval", "metric": "inst_level_loose_acc", "chat_template": True},
-                        {"task": "gsm8k", "metric": "exact_match,flexible-extract", "num_fewshot": 5}])
+    suite = load_suite(
+        [
+            "hellaswag",
+            "mmlu",
+            "winogrande",
+            "truthfulqa_mc1",
+            "wikitext",
+            {"task": "ifeval", "metric": "inst_level_loose_acc", "chat_template": True},
+            {"task": "gsm8k", "metric": "exact_match,flexible-extract", "num_fewshot": 5},
+        ]
+    )
     assert [(t.task, t.metric, t.higher_is_better) for t in suite.tasks] == [
-        ("hellaswag", "acc,none", True), ("mmlu", "acc,none", True), ("winogrande", "acc,none", True),
-        ("truthfulqa_mc1", "acc,none", True), ("wikitext", "word_perplexity,none", False),
-        ("ifeval", "inst_level_loose_acc,none", True), ("gsm8k", "exact_match,flexible-extract", True)]
-    assert [t.task for t in load_suite(["ai2_arc"]).tasks] == ["arc_challenge", "arc_easy"]  # a tag stands for its tasks
+        ("hellaswag", "acc,none", True),
+        ("mmlu", "acc,none", True),
+        ("winogrande", "acc,none", True),
+        ("truthfulqa_mc1", "acc,none", True),
+        ("wikitext", "word_perplexity,none", False),
+        ("ifeval", "inst_level_loose_acc,none", True),
+        ("gsm8k", "exact_match,flexible-extract", True),
+    ]
+    # a tag stands for its tasks
+    assert [t.task for t in load_suite(["ai2_arc"]).tasks] == ["arc_challenge", "arc_easy"]
     with pytest.raises(UserError, match="HF_ALLOW_CODE_EVAL"):
         load_suite(["humaneval"])
     monkeypatch.setenv("HF_ALLOW_CODE_EVAL", "1")
-    assert load_suite([{"task": "humaneval", "metric": "pass@1,create_test"}]).tasks[0].metric == "pass@1,create_test"
+    assert (
+        load_suite([{"task": "humaneval", "metric": "pass@1,create_test"}]).tasks[0].metric
+        == "pass@1,create_test"
+    )
     with pytest.raises(UserError, match="unknown metric"):
         load_suite([{"task": "mmlu", "metric": "acc_norm,none"}])
     with pytest.raises(UserError, match="did you mean"):
@@ -339,9 +500,14 @@ def test_the_data_are_what_they_say(monkeypatch):
     pairs = grammar.rows()
     assert len(pairs) == 165 and len({tuple(sorted(p["choices"])) for p in pairs}) == 165
     assert all(p["choices"][0] != p["choices"][1] for p in pairs)
-    for name, rows, choices in (("pairs", pairs, 2), ("facts", utils.cloze_rows("facts"), 4), ("mmlu", utils.mmlu_rows(), 4),
-                                ("commonsense", utils.cloze_rows("commonsense"), 2)):
-        first = sum(row["answer"] == 0 for row in rows) / len(rows)  # a model of NaN takes the first
+    for name, rows, choices in (
+        ("pairs", pairs, 2),
+        ("facts", utils.cloze_rows("facts"), 4),
+        ("mmlu", utils.mmlu_rows(), 4),
+        ("commonsense", utils.cloze_rows("commonsense"), 2),
+    ):
+        # a model of NaN takes the first
+        first = sum(row["answer"] == 0 for row in rows) / len(rows)
         assert first == pytest.approx(1 / choices, abs=0.1), name
         assert all(len(set(row["choices"])) == choices for row in rows), name
     monkeypatch.setitem(utils.PINNED, "mmlu", "0" * 64)
@@ -361,16 +527,27 @@ def test_instructions_are_checked_by_ifeval_without_its_download(monkeypatch):
 
     utils._ifeval.cache_clear()
     rows = {r["prompt"]: r for r in utils._jsonl("instructions.jsonl")}
-    letter = next(r for p, r in rows.items() if "gravity" in p)  # less than 25 words, and the word force
-    assert utils.instruction_scores(letter, ["Gravity is a force."])["inst_level_loose_acc"] == [True, True]
-    assert utils.instruction_scores(letter, ["Gravity pulls."])["inst_level_loose_acc"] == [True, False]
+    # less than 25 words, and the word force
+    letter = next(r for p, r in rows.items() if "gravity" in p)
+    assert utils.instruction_scores(letter, ["Gravity is a force."])["inst_level_loose_acc"] == [
+        True,
+        True,
+    ]
+    assert utils.instruction_scores(letter, ["Gravity pulls."])["inst_level_loose_acc"] == [
+        True,
+        False,
+    ]
     for row in rows.values():  # every checker runs, on an empty and on a long answer
         assert utils.instruction_scores(row, [""])["prompt_level_loose_acc"] is False
-        assert len(utils.instruction_scores(row, ["word, " * 60])["inst_level_loose_acc"]) == len(row["instruction_id_list"])
+        assert len(utils.instruction_scores(row, ["word, " * 60])["inst_level_loose_acc"]) == len(
+            row["instruction_id_list"]
+        )
     assert not [m for m in sys.modules if m.startswith("lm_eval.tasks.ifeval")]
 
 
 def test_jackknife_of_a_mean_is_the_usual_standard_error():
     values = [random.Random(1).random() for _ in range(3)] + [0.1, 0.9, 0.4]
-    assert jackknife(statistics.mean, values) == pytest.approx(statistics.stdev(values) / len(values) ** 0.5)
+    assert jackknife(statistics.mean, values) == pytest.approx(
+        statistics.stdev(values) / len(values) ** 0.5
+    )
     assert jackknife(statistics.mean, [1.0]) is None

@@ -1,4 +1,6 @@
-"""The shared learning step against naive loops: one row at a time, full logits, float64 or a plain float32 AdamW."""
+"""The shared learning step against naive loops: one row at a time, full logits, float64 or a plain
+float32 AdamW.
+"""
 
 import copy
 import gc
@@ -31,21 +33,38 @@ CONFIG = {"learning_rate": 1e-2, "warmup_steps": 1}
 
 
 class Letters(Skill):
-    """Twelve questions whose prompts and demonstrations differ in length; graded by the share of the letter a."""
+    """Twelve questions whose prompts and demonstrations differ in length; graded by the share of
+    the letter a.
+    """
 
     name = "letters"
     metrics = {"a": lambda completion, reference: completion.count("a") / max(1, len(completion))}
 
     def load(self, split):
-        return [Example(str(i), [{"role": "user", "content": "q" * (1 + 5 * i % 7) + f" {i}?"}], chr(97 + i) * (1 + 3 * i % 5), "a")
-                for i in range(12)]
+        return [
+            Example(
+                str(i),
+                [{"role": "user", "content": "q" * (1 + 5 * i % 7) + f" {i}?"}],
+                chr(97 + i) * (1 + 3 * i % 5),
+                "a",
+            )
+            for i in range(12)
+        ]
 
 
 def make_stage(model, tokenizer, **changes):
     """A stage of three steps of four prompts on ``model``, which it will change."""
     sampler = TransformersSampler(model, tokenizer)
     sampler.stops = sampler.stops | set(range(25))  # so that answers differ in length
-    settings = {"skill": Letters(), "seed": 1, "index": 1, "prompts": 12, "batch_size": 4, "max_new_tokens": 10, "sampler": sampler}
+    settings = {
+        "skill": Letters(),
+        "seed": 1,
+        "index": 1,
+        "prompts": 12,
+        "batch_size": 4,
+        "max_new_tokens": 10,
+        "sampler": sampler,
+    }
     return Stage(model=model, tokenizer=tokenizer, **{**settings, **changes})
 
 
@@ -59,17 +78,26 @@ def some_rows(count=9):
     """Rows of 2 to 58 tokens; every third has the prompt of the one before it."""
     random = torch.Generator().manual_seed(0)
     size = torch.randint(1, 30, (count, 2), generator=random).tolist()
-    rows = [Row(torch.randint(0, 260, (a,), generator=random).tolist(), torch.randint(0, 260, (b,), generator=random).tolist())
-            for a, b in size]
+    rows = [
+        Row(
+            torch.randint(0, 260, (a,), generator=random).tolist(),
+            torch.randint(0, 260, (b,), generator=random).tolist(),
+        )
+        for a, b in size
+    ]
     return [Row(rows[i - (i % 3 == 2)].prompt, r.completion) for i, r in enumerate(rows)]
 
 
 def naive(model, rows, each):
-    """Loss and gradients by name, in float64, one row at a time: each(logits [tokens, vocabulary], row) -> scalar."""
+    """Loss and gradients by name, in float64, one row at a time: each(logits [tokens, vocabulary],
+    row) -> scalar.
+    """
     model = copy.deepcopy(model).double()
     total = 0.0
     for row in rows:
-        logits = model(torch.tensor([row.prompt + row.completion])).logits[0, len(row.prompt) - 1:-1]
+        logits = model(torch.tensor([row.prompt + row.completion])).logits[
+            0, len(row.prompt) - 1 : -1
+        ]
         loss = each(logits, row)
         loss.backward()
         total += loss.item()
@@ -81,7 +109,10 @@ def assert_close(found, wanted, relative):
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
         scale = value.abs().max().item()
-        assert scale > 0 and (found[name].double() - value.double()).abs().max().item() <= relative * scale, name
+        assert (
+            scale > 0
+            and (found[name].double() - value.double()).abs().max().item() <= relative * scale
+        ), name
 
 
 # ---- data order and schedule --------------------------------------------------------------------------------------
@@ -90,12 +121,14 @@ def assert_close(found, wanted, relative):
 def test_draws_are_epochs_without_replacement():
     found = draws(10, 34, 3)
     assert len(found) == 34
-    epochs = [found[i:i + 10] for i in range(0, 34, 10)]
+    epochs = [found[i : i + 10] for i in range(0, 34, 10)]
     assert all(sorted(e) == list(range(10)) for e in epochs[:3]) and len(set(epochs[3])) == 4
     assert len({tuple(e) for e in epochs[:3]}) == 3  # each in an order of its own
     assert draws(10, 7, 3) == found[:7] and draws(10, 34, 4) != found
-    first = Counter(draws(10, 1, seed)[0] for seed in range(2000))  # every example is as likely to come first
-    assert sum((n - 200) ** 2 / 200 for n in first.values()) < 27.9  # chi-square, 9 degrees of freedom, 0.1%
+    # every example is as likely to come first
+    first = Counter(draws(10, 1, seed)[0] for seed in range(2000))
+    # chi-square, 9 degrees of freedom, 0.1%
+    assert sum((n - 200) ** 2 / 200 for n in first.values()) < 27.9
 
 
 def test_every_method_gets_the_same_prompts(fresh):
@@ -106,7 +139,8 @@ def test_every_method_gets_the_same_prompts(fresh):
     once = seen(prompts=30)
     assert [len(s) for s in once] == [4] * 7 + [2]
     assert seen(prompts=30, max_new_tokens=3) == once
-    assert [*chain(*seen(prompts=30, batch_size=7))] == [*chain(*once)]  # the batch size cuts the same sequence
+    # the batch size cuts the same sequence
+    assert [*chain(*seen(prompts=30, batch_size=7))] == [*chain(*once)]
     assert seen(prompts=30, seed=2) != once and seen(prompts=30, index=2) != once
 
 
@@ -121,7 +155,12 @@ def test_learning_rate(schedule, steps):
             wanted = 3e-4 * (step + 1) / (warm + 1)
         else:
             x = (step - warm) / (steps - warm)
-            wanted = 3e-4 * {"cosine": math.cos(math.pi * x / 2) ** 2, "linear": 1 - x, "constant": 1}[schedule]
+            wanted = (
+                3e-4
+                * {"cosine": math.cos(math.pi * x / 2) ** 2, "linear": 1 - x, "constant": 1}[
+                    schedule
+                ]
+            )
         assert rate == pytest.approx(wanted, rel=1e-12)
     assert max(found) == found[warm] == pytest.approx(3e-4) and min(found) > 0
 
@@ -130,16 +169,27 @@ def test_learning_rate(schedule, steps):
 
 
 def test_micro_batches_hold_every_row_once_within_the_limit(fresh):
-    """Whether each prompt has a completion or twelve: a row that is longer than the limit stands alone."""
-    for rows in (some_rows(40), [Row(some_rows()[i % 2].prompt, r.completion) for i, r in enumerate(some_rows(24))]):
+    """Whether each prompt has a completion or twelve: a row that is longer than the limit stands
+    alone.
+    """
+    for rows in (
+        some_rows(40),
+        [Row(some_rows()[i % 2].prompt, r.completion) for i, r in enumerate(some_rows(24))],
+    ):
         for limit in (1, 60, 200, 10**6):
             groups = list(micro_batches(fresh[0], rows, limit))
-            assert sorted(i for group in groups for tree in group for i in tree) == list(range(len(rows)))
+            assert sorted(i for group in groups for tree in group for i in tree) == list(
+                range(len(rows))
+            )
             for group in groups:
                 length = max(naive_length([rows[i] for i in tree]) for tree in group)
                 assert length * len(group) <= limit or (len(group) == 1 and len(group[0]) == 1)
         assert len(groups) == 1  # a prompt is computed once
-        assert all(len({n for n, tree in enumerate(groups[0]) for i in tree if rows[i].prompt == r.prompt}) == 1 for r in rows)
+        assert all(
+            len({n for n, tree in enumerate(groups[0]) for i in tree if rows[i].prompt == r.prompt})
+            == 1
+            for r in rows
+        )
 
 
 def naive_length(rows):
@@ -165,9 +215,11 @@ def test_prompts_that_begin_alike_stand_in_sequences_of_even_length(fresh):
 @pytest.mark.parametrize("limit", [1, 64, 150, 10**6])
 @pytest.mark.parametrize("chunk", [1, 260 * 7, 2**24])
 def test_gradients_do_not_depend_on_the_cutting(fresh, monkeypatch, limit, chunk):
-    """Whatever the micro-batches and the chunks of the vocabulary, loss and gradients are those of one row at a time.
+    """Whatever the micro-batches and the chunks of the vocabulary, loss and gradients are those of
+    one row at a time.
 
-    The loss depends on the row, the place in the completion, and the token: all three must be handed over rightly.
+    The loss depends on the row, the place in the completion, and the token: all three must be
+    handed over rightly.
     """
     monkeypatch.setattr(packing, "VOCABULARY_CHUNK", chunk)
     model, rows = fresh[0], some_rows()
@@ -175,13 +227,19 @@ def test_gradients_do_not_depend_on_the_cutting(fresh, monkeypatch, limit, chunk
 
     def each(logits, row):
         place = torch.arange(len(row.completion))
-        value = F.cross_entropy(logits, torch.tensor(row.completion), reduction="none") * (1 + numbers[id(row)]) / (1 + place)
-        return value.sum() + 0.01 * (logits ** 2).sum()
+        value = (
+            F.cross_entropy(logits, torch.tensor(row.completion), reduction="none")
+            * (1 + numbers[id(row)])
+            / (1 + place)
+        )
+        return value.sum() + 0.01 * (logits**2).sum()
 
     def loss(logits, at):
         assert logits.dtype == torch.float32 and len(logits) <= max(1, chunk // 260)
-        value = F.cross_entropy(logits, at.tokens, reduction="none") * (1 + at.rows) / (1 + at.offsets)
-        return value.sum() + 0.01 * (logits ** 2).sum()
+        value = (
+            F.cross_entropy(logits, at.tokens, reduction="none") * (1 + at.rows) / (1 + at.offsets)
+        )
+        return value.sum() + 0.01 * (logits**2).sum()
 
     wanted, gradients = naive(model, rows, each)
     stage = make_stage(*fresh)
@@ -191,7 +249,8 @@ def test_gradients_do_not_depend_on_the_cutting(fresh, monkeypatch, limit, chunk
         trainer.backward(rows, loss)  # a second call adds up
         assert_close({n: p.grad / 2 for n, p in model.named_parameters()}, gradients, 1e-4)
     most = 2 * sum(len(r.prompt) + len(r.completion) for r in rows)
-    again = 2 * sum(len(rows[i].prompt) for i in range(2, len(rows), 3))  # a shared prompt counts as often as it is computed
+    # a shared prompt counts as often as it is computed
+    again = 2 * sum(len(rows[i].prompt) for i in range(2, len(rows), 3))
     assert stage.tokens == {1: most, 10**6: most - again}.get(limit, stage.tokens)
 
 
@@ -199,29 +258,45 @@ def test_untied_heads_learn_too(tmp_path):
     """Where input and output embeddings are two matrices, each has its own gradient."""
     from tests.conftest import save_tiny
 
-    
-    model, tokenizer = load_model(str(save_tiny(tmp_path / "m", tie_word_embeddings=False)), "float32", "cpu")
+    model, tokenizer = load_model(
+        str(save_tiny(tmp_path / "m", tie_word_embeddings=False)), "float32", "cpu"
+    )
     rows = some_rows()
-    wanted, gradients = naive(model, rows, lambda logits, row: F.cross_entropy(logits, torch.tensor(row.completion)))
+    wanted, gradients = naive(
+        model, rows, lambda logits, row: F.cross_entropy(logits, torch.tensor(row.completion))
+    )
     sizes = torch.tensor([len(r.completion) for r in rows])
-    with learning(make_stage(model, tokenizer), TrainingConfig(**CONFIG, micro_batch_tokens=64)) as trainer:
-        found = trainer.backward(rows, lambda logits, at: (F.cross_entropy(logits, at.tokens, reduction="none") / sizes[at.rows]).sum())
+    with learning(
+        make_stage(model, tokenizer), TrainingConfig(**CONFIG, micro_batch_tokens=64)
+    ) as trainer:
+        found = trainer.backward(
+            rows,
+            lambda logits, at: (
+                F.cross_entropy(logits, at.tokens, reduction="none") / sizes[at.rows]
+            ).sum(),
+        )
     assert found == pytest.approx(wanted, rel=1e-5)
     assert_close({n: p.grad for n, p in model.named_parameters()}, gradients, 1e-4)
     assert "lm_head.weight" in gradients
 
 
 def test_the_heads_gradient_reaches_masters_elsewhere(tmp_path, monkeypatch):
-    """A bfloat16 model, tied and not: the chunks' sum is that of one chunk, within the rounding of the products."""
+    """A bfloat16 model, tied and not: the chunks' sum is that of one chunk, within the rounding of
+    the products.
+    """
     from tests.conftest import save_tiny
 
-    
     for tied in (True, False):
-        model, tokenizer = load_model(str(save_tiny(tmp_path / f"{tied}", tie_word_embeddings=tied)), "bfloat16", "cpu")
+        model, tokenizer = load_model(
+            str(save_tiny(tmp_path / f"{tied}", tie_word_embeddings=tied)), "bfloat16", "cpu"
+        )
         rows, found = some_rows(), []
         for chunk in (260 * 7, 2**24):
             monkeypatch.setattr(packing, "VOCABULARY_CHUNK", chunk)
-            with learning(make_stage(model, tokenizer), TrainingConfig(**CONFIG, micro_batch_tokens=10**6, masters="host")) as trainer:
+            with learning(
+                make_stage(model, tokenizer),
+                TrainingConfig(**CONFIG, micro_batch_tokens=10**6, masters="host"),
+            ) as trainer:
                 trainer.backward(rows, token_mean(rows))
                 assert trainer.projected is None and all(p.grad is None for p in trainer.params)
                 found.append({i: m.grad for i, m in enumerate(trainer.masters)})
@@ -237,15 +312,21 @@ def token_mean(rows):
 
 
 class HandAdamW:
-    """Adam with decoupled weight decay and clipping, written from Loshchilov & Hutter (arXiv 1711.05101), in float64."""
+    """Adam with decoupled weight decay and clipping, written from Loshchilov & Hutter (arXiv
+    1711.05101), in float64.
+    """
 
     def __init__(self, weights):
         self.weights = [w.double().clone() for w in weights]
-        self.m, self.v, self.t = [torch.zeros_like(w) for w in self.weights], [torch.zeros_like(w) for w in self.weights], 0
+        self.m, self.v, self.t = (
+            [torch.zeros_like(w) for w in self.weights],
+            [torch.zeros_like(w) for w in self.weights],
+            0,
+        )
 
     def step(self, gradients, rate, decay, limit):
         gradients = [g.double() for g in gradients]
-        norm = math.sqrt(sum(float((g ** 2).sum()) for g in gradients))
+        norm = math.sqrt(sum(float((g**2).sum()) for g in gradients))
         scale = min(1.0, limit / norm)
         self.t += 1
         for w, m, v, g in zip(self.weights, self.m, self.v, gradients):
@@ -253,7 +334,7 @@ class HandAdamW:
             m.mul_(0.9).add_(0.1 * g)
             v.mul_(0.999).add_(0.001 * g * g)
             w.mul_(1 - rate * decay)
-            w.sub_(rate * (m / (1 - 0.9 ** self.t)) / ((v / (1 - 0.999 ** self.t)).sqrt() + 1e-8))
+            w.sub_(rate * (m / (1 - 0.9**self.t)) / ((v / (1 - 0.999**self.t)).sqrt() + 1e-8))
         return norm
 
 
@@ -261,9 +342,13 @@ class HandAdamW:
 @pytest.mark.parametrize("limit", [0.5, 1e9])
 @pytest.mark.parametrize("masters", ["device", "host"])
 def test_updates_are_adamw_on_float32_masters(fresh, dtype, limit, masters):
-    """Ten steps against an AdamW of our own that is fed the same gradients; in bfloat16 the weights are the rounded masters."""
+    """Ten steps against an AdamW of our own that is fed the same gradients; in bfloat16 the weights
+    are the rounded masters.
+    """
     model, rows = fresh[0].to(dtype), some_rows()
-    config = TrainingConfig(learning_rate=1e-3, warmup_steps=2, weight_decay=0.1, max_grad_norm=limit, masters=masters)
+    config = TrainingConfig(
+        learning_rate=1e-3, warmup_steps=2, weight_decay=0.1, max_grad_norm=limit, masters=masters
+    )
     stage = make_stage(model, fresh[1], prompts=40)
     with learning(stage, config) as trainer:
         reference = HandAdamW([p.detach() for p in model.parameters()])
@@ -274,8 +359,12 @@ def test_updates_are_adamw_on_float32_masters(fresh, dtype, limit, masters):
             found = trainer.update()
             rate = learning_rate(config, step.index, 10)
             assert found["learning_rate"] == rate
-            assert found["grad_norm"] == pytest.approx(reference.step(gradients, rate, 0.1, limit), rel=1e-5)
-            for param, master, wanted in zip(model.parameters(), trainer.masters, reference.weights):
+            assert found["grad_norm"] == pytest.approx(
+                reference.step(gradients, rate, 0.1, limit), rel=1e-5
+            )
+            for param, master, wanted in zip(
+                model.parameters(), trainer.masters, reference.weights
+            ):
                 assert master.dtype == torch.float32 and torch.equal(param, master.to(dtype))
                 assert (master - wanted).abs().max() < 2e-6
     assert stage.step == 10 and (found["grad_norm"] > 0.5)
@@ -284,7 +373,10 @@ def test_updates_are_adamw_on_float32_masters(fresh, dtype, limit, masters):
 def test_a_gradient_that_is_no_number_stops_before_the_weights(fresh):
     model, stage = fresh[0], make_stage(*fresh)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    with learning(stage, TrainingConfig(learning_rate=1e-3)) as trainer, pytest.raises(UserError, match="norm is nan"):
+    with (
+        learning(stage, TrainingConfig(learning_rate=1e-3)) as trainer,
+        pytest.raises(UserError, match="norm is nan"),
+    ):
         next(stage.steps())
         trainer.backward(some_rows(), lambda logits, at: logits.sum() * float("nan"))
         trainer.update()
@@ -292,20 +384,27 @@ def test_a_gradient_that_is_no_number_stops_before_the_weights(fresh):
 
 
 def test_small_updates_survive_in_bfloat16(fresh):
-    """At 1e-5 pure bfloat16 leaves most weights where they were; the masters move by what was asked."""
+    """At 1e-5 pure bfloat16 leaves most weights where they were; the masters move by what was
+    asked.
+    """
     model, rows = fresh[0].bfloat16(), some_rows()
     start = [p.detach().clone() for p in model.parameters()]
     pure = copy.deepcopy(model)
     lossy = torch.optim.AdamW(pure.parameters(), lr=1e-5, weight_decay=0.0)
     stage = make_stage(model, fresh[1], prompts=80)
-    with learning(stage, TrainingConfig(learning_rate=1e-5, schedule="constant", warmup_steps=0, max_grad_norm=1e9)) as trainer:
+    with learning(
+        stage,
+        TrainingConfig(learning_rate=1e-5, schedule="constant", warmup_steps=0, max_grad_norm=1e9),
+    ) as trainer:
         for _ in stage.steps():
             trainer.backward(rows, token_mean(rows))
             for param, master in zip(pure.parameters(), trainer.masters):
                 param.grad = master.grad.bfloat16()
             trainer.update()
             lossy.step()
-        moved = torch.cat([((m - s.float()).abs() > 1e-4).flatten() for m, s in zip(trainer.masters, start)])
+        moved = torch.cat(
+            [((m - s.float()).abs() > 1e-4).flatten() for m, s in zip(trainer.masters, start)]
+        )
     stuck = torch.cat([(p == s).flatten() for p, s in zip(pure.parameters(), start)])
     big = torch.cat([(s.abs() > 0.05).flatten() for s in start])
     assert moved.float().mean() > 0.8  # 20 steps of about 1e-5 each
@@ -321,7 +420,12 @@ def test_micro_batches_add_up_in_float32(fresh):
         for _ in range(100):
             trainer.backward(rows, lambda logits, at: token_mean(rows)(logits, at) / 1024)
         for master, first in zip(trainer.masters, one):
-            assert torch.allclose(master.grad, first * (1 + 100 / 1024), rtol=2e-2, atol=float(first.abs().max()) * 2e-3)
+            assert torch.allclose(
+                master.grad,
+                first * (1 + 100 / 1024),
+                rtol=2e-2,
+                atol=float(first.abs().max()) * 2e-3,
+            )
         assert all(p.grad is None for p in model.parameters())
 
 
@@ -330,7 +434,9 @@ def test_micro_batches_add_up_in_float32(fresh):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_average_is_the_closed_form(fresh, dtype):
-    """phi_T = (1-a)^T theta_0 + sum_t a (1-a)^(T-t) theta_t, kept in float32 whatever the model computes in."""
+    """phi_T = (1-a)^T theta_0 + sum_t a (1-a)^(T-t) theta_t, kept in float32 whatever the model
+    computes in.
+    """
     model, alpha, rows = fresh[0].to(dtype), 0.05, some_rows()
     stage = make_stage(model, fresh[1], prompts=32)
     with learning(stage, TrainingConfig(learning_rate=1e-3)) as trainer:
@@ -344,7 +450,9 @@ def test_average_is_the_closed_form(fresh, dtype):
     last = len(history) - 1
     for place, (average, param) in enumerate(zip(teacher.average, teacher.model.parameters())):
         wanted = (1 - alpha) ** last * history[0][place]
-        wanted = wanted + sum(alpha * (1 - alpha) ** (last - t) * history[t][place] for t in range(1, last + 1))
+        wanted = wanted + sum(
+            alpha * (1 - alpha) ** (last - t) * history[t][place] for t in range(1, last + 1)
+        )
         assert average.dtype == torch.float32 and (average - wanted).abs().max() < 1e-6
         assert torch.equal(param, average.to(dtype))
     assert any((history[0][p] - a).abs().max() > 1e-4 for p, a in enumerate(teacher.average))
@@ -368,7 +476,9 @@ def test_frozen_never_moves_and_live_is_the_model(fresh):
 
 
 def test_teacher_states(fresh):
-    """One tensor a row, in the rows' order, with the logits of a plain forward pass; without dropout."""
+    """One tensor a row, in the rows' order, with the logits of a plain forward pass; without
+    dropout.
+    """
     model, rows = fresh[0], some_rows()
     model.config.attention_dropout = 0.5
     for layer in model.model.layers:
@@ -380,7 +490,9 @@ def test_teacher_states(fresh):
     model.eval()
     for row, states in zip(rows, found):
         with torch.no_grad():
-            wanted = model(torch.tensor([row.prompt + row.completion])).logits[0, len(row.prompt) - 1:-1]
+            wanted = model(torch.tensor([row.prompt + row.completion])).logits[
+                0, len(row.prompt) - 1 : -1
+            ]
         assert torch.allclose(teacher.head(states), wanted, atol=2e-5)
 
 
@@ -396,9 +508,15 @@ def through_disk(state):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("method", [SFT(TrainingConfig(**CONFIG)), SDFT(SDFTConfig(**CONFIG, ema_alpha=0.1)),
-                                    SDFT(SDFTConfig(**CONFIG, teacher="frozen", divergence="mixture", mixture_weight=0.3)),
-                                    GRPO(GRPOConfig(**CONFIG, group_size=3, kl_beta=0.1))])
+@pytest.mark.parametrize(
+    "method",
+    [
+        SFT(TrainingConfig(**CONFIG)),
+        SDFT(SDFTConfig(**CONFIG, ema_alpha=0.1)),
+        SDFT(SDFTConfig(**CONFIG, teacher="frozen", divergence="mixture", mixture_weight=0.3)),
+        GRPO(GRPOConfig(**CONFIG, group_size=3, kl_beta=0.1)),
+    ],
+)
 def test_a_resumed_stage_ends_in_the_same_bits(fresh, dtype, method):
     """Four steps, against two, a checkpoint, and two more on a model that was loaded anew."""
     model, tokenizer = fresh[0].to(dtype), fresh[1]
@@ -412,7 +530,10 @@ def test_a_resumed_stage_ends_in_the_same_bits(fresh, dtype, method):
     method.learn(make_stage(model, tokenizer, prompts=15, on_step=on_step))
     whole, logs[:] = logs[:], logs[:2]
     base.load_state_dict(saved["model"])
-    on_step, resumed = (lambda stage, step: logs.append({k: v for k, v in step.logged.items() if k != "seconds"})), base
+    on_step, resumed = (
+        (lambda stage, step: logs.append({k: v for k, v in step.logged.items() if k != "seconds"})),
+        base,
+    )
     stage = make_stage(resumed, tokenizer, prompts=15, on_step=on_step, restored=saved["stage"])
     assert stage.step == 2
     method.learn(stage)
@@ -421,7 +542,9 @@ def test_a_resumed_stage_ends_in_the_same_bits(fresh, dtype, method):
 
 
 class TwoPhases(SFT):
-    """SFT twice, the second time pulled back to where the first ended; ``trainers``: one for both phases, or one for each."""
+    """SFT twice, the second time pulled back to where the first ended; ``trainers``: one for both
+    phases, or one for each.
+    """
 
     trainers = 1
 
@@ -432,12 +555,21 @@ class TwoPhases(SFT):
                     stack.close()
                     trainer = stack.enter_context(learning(stage, self.config))
                 if phase:
-                    start = torch.nn.ParameterList(m.detach().clone() for m in trainer.masters).requires_grad_(False)
+                    start = torch.nn.ParameterList(
+                        m.detach().clone() for m in trainer.masters
+                    ).requires_grad_(False)
                     stage.keep(start=start)
                 for step in stage.steps(phase):
-                    rows = [Row(stage.prompt_tokens(e), stage.demonstration_tokens(e)) for e in step.examples]
+                    rows = [
+                        Row(stage.prompt_tokens(e), stage.demonstration_tokens(e))
+                        for e in step.examples
+                    ]
                     logged = trainer.token_mean(rows, cross_entropy)
-                    distance = sum((m - s).square().sum() for m, s in zip(trainer.masters, start)) if phase else torch.zeros(())
+                    distance = (
+                        sum((m - s).square().sum() for m, s in zip(trainer.masters, start))
+                        if phase
+                        else torch.zeros(())
+                    )
                     if phase:
                         distance.backward()
                     step.log(distance=distance.detach(), **logged, **trainer.update())
@@ -446,7 +578,9 @@ class TwoPhases(SFT):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("trainers", [1, 2])
 def test_a_stage_resumed_in_any_phase_ends_in_the_same_bits(fresh, dtype, trainers):
-    """Two phases of three steps, gone on with after each step; what the second keeps is not there in the first."""
+    """Two phases of three steps, gone on with after each step; what the second keeps is not there
+    in the first.
+    """
     first, tokenizer = fresh[0].to(dtype), fresh[1]
     method, saved, wanted = TwoPhases(TrainingConfig(**CONFIG)), [], []
     method.trainers = trainers
@@ -455,9 +589,13 @@ def test_a_stage_resumed_in_any_phase_ends_in_the_same_bits(fresh, dtype, traine
         def on_step(stage, step):
             logs.append({k: v for k, v in step.logged.items() if k != "seconds"})
             if keep is not None:
-                keep.append(through_disk({"model": model.state_dict(), "stage": stage.state_dict()}))
+                keep.append(
+                    through_disk({"model": model.state_dict(), "stage": stage.state_dict()})
+                )
 
-        method.learn(make_stage(model, tokenizer, phases=[12, 12], on_step=on_step, restored=restored))
+        method.learn(
+            make_stage(model, tokenizer, phases=[12, 12], on_step=on_step, restored=restored)
+        )
 
     whole = copy.deepcopy(first)
     learn(whole, wanted, keep=saved)
@@ -471,15 +609,26 @@ def test_a_stage_resumed_in_any_phase_ends_in_the_same_bits(fresh, dtype, traine
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("method", [SFT(TrainingConfig(**CONFIG)), SDFT(SDFTConfig(**CONFIG, ema_alpha=0.1))])
+@pytest.mark.parametrize(
+    "method", [SFT(TrainingConfig(**CONFIG)), SDFT(SDFTConfig(**CONFIG, ema_alpha=0.1))]
+)
 def test_what_a_stage_held_goes_with_it(fresh, dtype, method, monkeypatch):
-    """At once, not when Python looks for cycles: on a GPU the next stage would begin with twice the memory."""
+    """At once, not when Python looks for cycles: on a GPU the next stage would begin with twice the
+    memory.
+    """
     held, real = [], Trainer.close
 
     def close(trainer):
         moments = [value for state in trainer.adamw.state.values() for value in state.values()]
-        masters = [m for m in trainer.masters if all(m is not p for p in trainer.model.parameters())]
-        held.extend(map(weakref.ref, [trainer, trainer.adamw, *trainer.stage._kept.values(), *moments, *masters]))
+        masters = [
+            m for m in trainer.masters if all(m is not p for p in trainer.model.parameters())
+        ]
+        held.extend(
+            map(
+                weakref.ref,
+                [trainer, trainer.adamw, *trainer.stage._kept.values(), *moments, *masters],
+            )
+        )
         real(trainer)
 
     monkeypatch.setattr(Trainer, "close", close)
@@ -505,15 +654,22 @@ def test_the_stage_leaves_a_plain_model_behind(fresh):
 
 @pytest.mark.parametrize("kind", ["llama-sdpa-1-head", "qwen2", "granite", "gemma2", "gemma3"])
 def test_shared_prompts_in_other_architectures(kind, tiny_model):
-    """Twelve completions of three prompts, together and one by one; a sliding window is left to rows of their own."""
+    """Twelve completions of three prompts, together and one by one; a sliding window is left to
+    rows of their own.
+    """
     from tests.sampling.test_sampler import other_model
 
-    
     model, few = other_model(kind, 260), some_rows()
     rows = [Row(few[i % 3].prompt, r.completion) for i, r in enumerate(some_rows(12))]
     assert can_share_prompts(model) is not kind.startswith("gemma")
-    wanted, gradients = naive(model, rows, lambda logits, row: F.cross_entropy(logits, torch.tensor(row.completion), reduction="sum"))
+    wanted, gradients = naive(
+        model,
+        rows,
+        lambda logits, row: F.cross_entropy(logits, torch.tensor(row.completion), reduction="sum"),
+    )
     with learning(make_stage(model, tiny_model[1]), TrainingConfig(**CONFIG)) as trainer:
-        found = trainer.backward(rows, lambda logits, at: F.cross_entropy(logits, at.tokens, reduction="sum"))
+        found = trainer.backward(
+            rows, lambda logits, at: F.cross_entropy(logits, at.tokens, reduction="sum")
+        )
     assert found == pytest.approx(wanted, rel=1e-5)
     assert_close({n: p.grad for n, p in model.named_parameters()}, gradients, 1e-4)

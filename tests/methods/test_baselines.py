@@ -1,5 +1,7 @@
-"""DFT, CPT, SFT + re-invoke, offline distillation and SFT on teacher samples: losses against naive ones in float64 and TRL's,
-what is sampled when, and runs through an order that are cut off and go on."""
+"""DFT, CPT, SFT + re-invoke, offline distillation and SFT on teacher samples: losses against naive
+ones in float64 and TRL's, what is sampled when, and runs through an order that are cut off and go
+on.
+"""
 
 import copy
 import dataclasses
@@ -53,8 +55,13 @@ def tokens(tokenizer, question):
 
 def test_dft_weights_the_token_by_its_probability(fresh, monkeypatch):
     found = Learned(DFT(TrainingConfig(**PLAIN, micro_batch_tokens=40)), *fresh, monkeypatch)
-    rows = [Row(tokens(fresh[1], e.prompt[0]["content"]), fresh[1](e.demonstration + "<|end|>")["input_ids"])
-            for e in found.examples[0]]
+    rows = [
+        Row(
+            tokens(fresh[1], e.prompt[0]["content"]),
+            fresh[1](e.demonstration + "<|end|>")["input_ids"],
+        )
+        for e in found.examples[0]
+    ]
     count = sum(len(r.completion) for r in rows)
 
     def each(logits, row):
@@ -67,22 +74,57 @@ def test_dft_weights_the_token_by_its_probability(fresh, monkeypatch):
 
 
 def test_dft_is_trl_dft(fresh, monkeypatch, tmp_path):
-    """Losses, gradient norms and weights of SFTTrainer with loss_type="dft" over three steps, its batches accumulated 2 + 2."""
+    """Losses, gradient norms and weights of SFTTrainer with loss_type="dft" over three steps, its
+    batches accumulated 2 + 2.
+    """
     from trl import SFTConfig, SFTTrainer
 
     theirs = copy.deepcopy(fresh[0])
-    found = Learned(DFT(TrainingConfig(**{**PLAIN, "learning_rate": 1e-3, "max_grad_norm": 1.0}, micro_batch_tokens=40)),
-                    *fresh, monkeypatch, steps=3)
-    data = Dataset.from_list([{"prompt": e.prompt, "completion": [{"role": "assistant", "content": e.demonstration}]}
-                              for step in found.examples for e in step])
-    trainer = SFTTrainer(theirs, SFTConfig(
-        **quiet(tmp_path), loss_type="dft", learning_rate=1e-3, lr_scheduler_type="constant", warmup_steps=0, max_steps=3,
-        max_grad_norm=1.0, per_device_train_batch_size=2, gradient_accumulation_steps=2, train_sampling_strategy="sequential",
-        weight_decay=0.0, completion_only_loss=True, max_length=None), train_dataset=data, processing_class=fresh[1])
+    found = Learned(
+        DFT(
+            TrainingConfig(
+                **{**PLAIN, "learning_rate": 1e-3, "max_grad_norm": 1.0}, micro_batch_tokens=40
+            )
+        ),
+        *fresh,
+        monkeypatch,
+        steps=3,
+    )
+    data = Dataset.from_list(
+        [
+            {"prompt": e.prompt, "completion": [{"role": "assistant", "content": e.demonstration}]}
+            for step in found.examples
+            for e in step
+        ]
+    )
+    trainer = SFTTrainer(
+        theirs,
+        SFTConfig(
+            **quiet(tmp_path),
+            loss_type="dft",
+            learning_rate=1e-3,
+            lr_scheduler_type="constant",
+            warmup_steps=0,
+            max_steps=3,
+            max_grad_norm=1.0,
+            per_device_train_batch_size=2,
+            gradient_accumulation_steps=2,
+            train_sampling_strategy="sequential",
+            weight_decay=0.0,
+            completion_only_loss=True,
+            max_length=None,
+        ),
+        train_dataset=data,
+        processing_class=fresh[1],
+    )
     trainer.train()
     logs = [line for line in trainer.state.log_history if "grad_norm" in line]
-    assert [line["loss"] for line in found.logs] == pytest.approx([line["loss"] for line in logs], rel=1e-4)
-    assert [line["grad_norm"] for line in found.logs] == pytest.approx([line["grad_norm"] for line in logs], rel=1e-3)
+    assert [line["loss"] for line in found.logs] == pytest.approx(
+        [line["loss"] for line in logs], rel=1e-4
+    )
+    assert [line["grad_norm"] for line in found.logs] == pytest.approx(
+        [line["grad_norm"] for line in logs], rel=1e-3
+    )
     for (name, p), q in zip(theirs.named_parameters(), fresh[0].parameters()):
         assert (p - q).abs().max() < 2e-5, name
 
@@ -94,7 +136,10 @@ class Articles(Letters):
     """The twelve questions, four to an article; the articles differ in length."""
 
     def load(self, split):
-        return [dataclasses.replace(e, source="abc " * (2 + 9 * (i // 4)) + "\n") for i, e in enumerate(super().load(split))]
+        return [
+            dataclasses.replace(e, source="abc " * (2 + 9 * (i // 4)) + "\n")
+            for i, e in enumerate(super().load(split))
+        ]
 
 
 @pytest.mark.parametrize("size", [2, 5, 8, 100])
@@ -112,26 +157,48 @@ def test_a_tokenizer_that_begins_texts_has_its_token_predict_the_first(tiny_mode
     from tokenizers.processors import TemplateProcessing
 
     tokenizer = copy.deepcopy(tiny_model[1])
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<|system|> $A", special_tokens=[
-        ("<|system|>", tokenizer.convert_tokens_to_ids("<|system|>"))])
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|system|> $A",
+        special_tokens=[("<|system|>", tokenizer.convert_tokens_to_ids("<|system|>"))],
+    )
     ids = tokenizer("abcd", add_special_tokens=False)["input_ids"] + [256]
     (row,) = chunks(tokenizer, "abcd", 10, 256)
-    assert row.prompt == tokenizer("")["input_ids"] and len(row.prompt) == 1 and row.completion == ids
+    assert (
+        row.prompt == tokenizer("")["input_ids"] and len(row.prompt) == 1 and row.completion == ids
+    )
 
 
 def test_cpt_is_the_token_mean_over_distinct_articles(fresh, monkeypatch, tmp_path):
     assert texts(Articles().examples("train")) == [("abc " * n).strip() for n in (2, 11, 20)]
-    found = Learned(CPT(CPTConfig(**PLAIN, chunk_tokens=20, micro_batch_tokens=50)), *fresh, monkeypatch, steps=2, skill=Articles(),
-                    folder=tmp_path)
-    length = [4 * n - 1 for n in (2, 11, 20)]  # a byte a token, the first without loss, the end with it
+    found = Learned(
+        CPT(CPTConfig(**PLAIN, chunk_tokens=20, micro_batch_tokens=50)),
+        *fresh,
+        monkeypatch,
+        steps=2,
+        skill=Articles(),
+        folder=tmp_path,
+    )
+    # a byte a token, the first without loss, the end with it
+    length = [4 * n - 1 for n in (2, 11, 20)]
     corpus = json.loads((tmp_path / "corpus.json").read_text())
-    assert corpus == {"texts": 3, "chunks": sum(-(-n // 20) for n in length), "tokens": sum(length), "passes": 8 / 8}
+    assert corpus == {
+        "texts": 3,
+        "chunks": sum(-(-n // 20) for n in length),
+        "tokens": sum(length),
+        "passes": 8 / 8,
+    }
     drawn = [r for step in found.examples for r in step]
-    assert len(drawn) == 8 and sum(len(r.completion) for r in drawn) == sum(length)  # one pass holds every chunk
+    # one pass holds every chunk
+    assert len(drawn) == 8 and sum(len(r.completion) for r in drawn) == sum(length)
     rows = found.examples[0]
     count = sum(len(r.completion) for r in rows)
-    wanted, gradients = naive(found.start, rows, lambda logits, row: F.cross_entropy(
-        logits, torch.tensor(row.completion), reduction="sum") / count)
+    wanted, gradients = naive(
+        found.start,
+        rows,
+        lambda logits, row: (
+            F.cross_entropy(logits, torch.tensor(row.completion), reduction="sum") / count
+        ),
+    )
     assert found.logs[0]["loss"] == pytest.approx(wanted, rel=1e-5)
     assert_close(found.gradients[0], gradients, 1e-4)
 
@@ -151,17 +218,22 @@ def teacher_of(found):
 
 
 def samples_in(folder):
-    return [row for path in sorted(folder.glob("teacher_samples-*.jsonl")) for row in read_lines(path)]
+    return [
+        row for path in sorted(folder.glob("teacher_samples-*.jsonl")) for row in read_lines(path)
+    ]
 
 
 def test_offline_distillation_is_the_naive_loss(fresh, monkeypatch, tmp_path):
     """In the second step: the student has moved, teacher and answers have not."""
     config = OfflineConfig(**PLAIN, micro_batch_tokens=100)
-    found = Learned(OfflineDistillation(config), *fresh, monkeypatch, steps=3, folder=tmp_path, temperature=0.8)
+    found = Learned(
+        OfflineDistillation(config), *fresh, monkeypatch, steps=3, folder=tmp_path, temperature=0.8
+    )
     rows, prompts = samples_in(tmp_path), teacher_of(found)
     assert len(found.rollouts) == 1 and len(rows) == 12  # all at once, before the first step
     assert found.rollouts[0][0] == [prompts[row["example"]][0] for row in rows]
-    assert [r["example"] for r in rows] == [e.id for step in found.examples for e in step]  # as every method sees them
+    # as every method sees them
+    assert [r["example"] for r in rows] == [e.id for step in found.examples for e in step]
     start, student = (copy.deepcopy(found.start).double() for _ in range(2))
     student.load_state_dict({n: p.double() for n, p in found.weights[0].items()}, strict=False)
     second = {id(r["token_ids"]): r["example"] for r in rows[4:8]}
@@ -169,22 +241,33 @@ def test_offline_distillation_is_the_naive_loss(fresh, monkeypatch, tmp_path):
     def each(logits, row):
         with torch.no_grad():
             shown = prompts[second[id(row.completion)]][0] + row.completion
-            q = (start(torch.tensor([shown])).logits[0, -len(row.completion) - 1:-1] / 0.8).log_softmax(-1)
+            q = (
+                start(torch.tensor([shown])).logits[0, -len(row.completion) - 1 : -1] / 0.8
+            ).log_softmax(-1)
         kl = (q.exp() * (q - (logits / 0.8).log_softmax(-1))).sum(-1)
         return kl[3:].sum() / max(1, len(kl) - 3) / 4
 
-    wanted, gradients = naive(student, [Row(prompts[r["example"]][1], r["token_ids"]) for r in rows[4:8]], each)
+    wanted, gradients = naive(
+        student, [Row(prompts[r["example"]][1], r["token_ids"]) for r in rows[4:8]], each
+    )
     assert found.logs[1]["loss"] == pytest.approx(wanted, rel=1e-4)
     assert_close(found.gradients[1], gradients, 1e-3)
 
 
 def test_sft_from_teacher_is_sft_on_its_answers(fresh, monkeypatch, tmp_path):
-    found = Learned(SFTFromTeacher(FromTeacherConfig(**PLAIN)), *fresh, monkeypatch, folder=tmp_path)
+    found = Learned(
+        SFTFromTeacher(FromTeacherConfig(**PLAIN)), *fresh, monkeypatch, folder=tmp_path
+    )
     prompts = teacher_of(found)
     rows = [Row(prompts[r["example"]][1], r["token_ids"]) for r in samples_in(tmp_path)]
     count = sum(len(r.completion) for r in rows)
-    wanted, gradients = naive(found.start, rows, lambda logits, row: F.cross_entropy(
-        logits, torch.tensor(row.completion), reduction="sum") / count)
+    wanted, gradients = naive(
+        found.start,
+        rows,
+        lambda logits, row: (
+            F.cross_entropy(logits, torch.tensor(row.completion), reduction="sum") / count
+        ),
+    )
     assert found.logs[0]["loss"] == pytest.approx(wanted, rel=1e-5)
     assert_close(found.gradients[0], gradients, 1e-4)
 
@@ -203,7 +286,10 @@ def test_a_fixed_number_of_generations(fresh, tmp_path, generations, made):
     first = [pair for c in chosen for pair in c]
     assert [name for name, _ in first[:made]] == drawn[:made]
     times = Counter(first)
-    assert set(times) == {(e.id, tuple(a)) for e, a in samples.pairs} and max(times.values()) - min(times.values()) <= 1
+    assert (
+        set(times) == {(e.id, tuple(a)) for e, a in samples.pairs}
+        and max(times.values()) - min(times.values()) <= 1
+    )
 
 
 def test_teacher_samples_go_on_where_they_were_cut_off(fresh, tmp_path):
@@ -226,7 +312,9 @@ def test_teacher_samples_go_on_where_they_were_cut_off(fresh, tmp_path):
         TeacherSamples(cut, block=5)
     again = make_stage(*fresh, folder=tmp_path / "cut")
     again.sampler.sample = sample
-    assert [(e.id, a) for e, a in TeacherSamples(again, block=5).pairs] == [(e.id, a) for e, a in wanted]
+    assert [(e.id, a) for e, a in TeacherSamples(again, block=5).pairs] == [
+        (e.id, a) for e, a in wanted
+    ]
     assert calls == [5, 5, 5, 2] and again.tokens == whole.tokens > 0
 
 
@@ -236,47 +324,90 @@ def test_teacher_samples_go_on_where_they_were_cut_off(fresh, tmp_path):
 @pytest.fixture
 def reinvoked(fresh, monkeypatch, tmp_path):
     """Three steps of SFT, then two and a half of distillation; the rate falls in each."""
-    config = ReinvokeConfig(**{**PLAIN, "schedule": "linear", "max_grad_norm": 1e9}, reinvoke_prompts=10, micro_batch_tokens=200)
+    config = ReinvokeConfig(
+        **{**PLAIN, "schedule": "linear", "max_grad_norm": 1e9},
+        reinvoke_prompts=10,
+        micro_batch_tokens=200,
+    )
     method = SFTReinvoke(config)
-    return Learned(method, *fresh, monkeypatch, steps=3, folder=tmp_path, phases=method.phases(12), temperature=0.8)
+    return Learned(
+        method,
+        *fresh,
+        monkeypatch,
+        steps=3,
+        folder=tmp_path,
+        phases=method.phases(12),
+        temperature=0.8,
+    )
 
 
 def test_reinvoke_begins_with_plain_sft(reinvoked, monkeypatch):
-    alone = Learned(SFT(TrainingConfig(**{**PLAIN, "schedule": "linear"}, micro_batch_tokens=200)),
-                    copy.deepcopy(reinvoked.start), reinvoked.stage.tokenizer, monkeypatch, steps=3)
-    assert len(reinvoked.logs) == 6 and [line["phase"] for line in reinvoked.logs] == [1] * 3 + [2] * 3
+    alone = Learned(
+        SFT(TrainingConfig(**{**PLAIN, "schedule": "linear"}, micro_batch_tokens=200)),
+        copy.deepcopy(reinvoked.start),
+        reinvoked.stage.tokenizer,
+        monkeypatch,
+        steps=3,
+    )
+    assert (
+        len(reinvoked.logs) == 6 and [line["phase"] for line in reinvoked.logs] == [1] * 3 + [2] * 3
+    )
     for found, wanted in zip(reinvoked.weights[:3], alone.weights):
         assert all(torch.equal(found[n], wanted[n]) for n in wanted)
-    assert reinvoked.stage.prompts_drawn == 22 and [len(e) for e in reinvoked.examples] == [4, 4, 4, 4, 4, 2]
+    assert reinvoked.stage.prompts_drawn == 22 and [len(e) for e in reinvoked.examples] == [
+        4,
+        4,
+        4,
+        4,
+        4,
+        2,
+    ]
 
 
 def test_reinvoke_pulls_back_to_the_start_of_the_stage(reinvoked):
-    """Reverse KL on the student's own answers to general prompts, to the weights before SFT, in float64."""
+    """Reverse KL on the student's own answers to general prompts, to the weights before SFT, in
+    float64.
+    """
     assert len(reinvoked.rollouts) == 3
     prompts, groups = reinvoked.rollouts[1]
     asked = {line["prompt"] for line in read_lines(DEFAULT_PROMPTS)}
     assert [m[0]["content"] in asked for m in reinvoked.examples[4]] == [True] * 4
-    assert prompts == [tokens(reinvoked.stage.tokenizer, m[0]["content"]) for m in reinvoked.examples[4]]
+    assert prompts == [
+        tokens(reinvoked.stage.tokenizer, m[0]["content"]) for m in reinvoked.examples[4]
+    ]
     base, student = (copy.deepcopy(reinvoked.start).double() for _ in range(2))
     student.load_state_dict({n: p.double() for n, p in reinvoked.weights[3].items()}, strict=False)
 
     def each(logits, row):
         with torch.no_grad():
-            q = (base(torch.tensor([row.prompt + row.completion])).logits[0, -len(row.completion) - 1:-1] / 0.8).log_softmax(-1)
+            q = (
+                base(torch.tensor([row.prompt + row.completion])).logits[
+                    0, -len(row.completion) - 1 : -1
+                ]
+                / 0.8
+            ).log_softmax(-1)
         p = (logits / 0.8).log_softmax(-1)
         return (p.exp() * (p - q)).sum(-1).mean() / 4
 
-    wanted, gradients = naive(student, [Row(p, c.token_ids) for p, (c,) in zip(prompts, groups)], each)
+    wanted, gradients = naive(
+        student, [Row(p, c.token_ids) for p, (c,) in zip(prompts, groups)], each
+    )
     assert reinvoked.logs[4]["loss"] == pytest.approx(wanted, rel=1e-4) and wanted > 1e-3
     assert_close(reinvoked.gradients[4], gradients, 1e-3)
 
 
 def test_the_second_phase_is_a_training_of_its_own(reinvoked):
-    """Its schedule begins anew, and so do AdamW's averages: a new optimizer on the recorded gradients takes the same steps."""
-    assert [line["learning_rate"] for line in reinvoked.logs] == pytest.approx([1e-2, 1e-2 * 2 / 3, 1e-2 / 3] * 2)
+    """Its schedule begins anew, and so do AdamW's averages: a new optimizer on the recorded
+    gradients takes the same steps.
+    """
+    assert [line["learning_rate"] for line in reinvoked.logs] == pytest.approx(
+        [1e-2, 1e-2 * 2 / 3, 1e-2 / 3] * 2
+    )
     params = {n: p.clone().requires_grad_() for n, p in reinvoked.weights[2].items()}
     adamw = torch.optim.AdamW(params.values(), weight_decay=0.0)
-    for line, gradient, after in list(zip(reinvoked.logs, reinvoked.gradients, reinvoked.weights))[3:]:
+    for line, gradient, after in list(zip(reinvoked.logs, reinvoked.gradients, reinvoked.weights))[
+        3:
+    ]:
         for name, p in params.items():
             p.grad = gradient[name].clone()
         adamw.param_groups[0]["lr"] = line["learning_rate"]
@@ -291,24 +422,41 @@ def test_general_prompts():
 
 
 def test_general_prompts_ask_nothing_that_retention_measures():
-    """Or the method that learns from them would be the only one to see it: no prompt has two words of substance of an item."""
+    """Or the method that learns from them would be the only one to see it: no prompt has two words
+    of substance of an item.
+    """
+
     def words(text):
         return {word.rstrip("s") for word in re.findall("[a-z]{5,}", text.lower())} - {"write"}
 
     data = DEFAULT_PROMPTS.parent.parent / "benchmarks/retention/tasks/data"
-    items = [words(f"{row['text']} {row['answer']}") for name in ("facts", "commonsense") for row in read_lines(data / f"{name}.jsonl")]
+    items = [
+        words(f"{row['text']} {row['answer']}")
+        for name in ("facts", "commonsense")
+        for row in read_lines(data / f"{name}.jsonl")
+    ]
     assert len(items) > 100
     for prompt in general_prompts(None):
         assert max(len(words(prompt[0]["content"]) & item) for item in items) < 2, prompt
 
 
 def test_a_file_of_general_prompts(order_file, tmp_path):
-    write_rows(tmp_path / "mine.jsonl", [{"prompt": "Hello?"}, {"prompt": [{"role": "user", "content": "And?"}]}])
+    write_rows(
+        tmp_path / "mine.jsonl",
+        [{"prompt": "Hello?"}, {"prompt": [{"role": "user", "content": "And?"}]}],
+    )
     order = read_order(order_file(methods={"sft_reinvoke": {"general_prompts": "mine.jsonl"}}))
-    assert general_prompts(order.methods["sft_reinvoke"].config.general_prompts)[1] == [{"role": "user", "content": "And?"}]
+    assert general_prompts(order.methods["sft_reinvoke"].config.general_prompts)[1] == [
+        {"role": "user", "content": "And?"}
+    ]
     write_rows(tmp_path / "wrong.jsonl", [{"prompt": "Hello?"}, {"question": "And?"}])
-    for file, said in (("wrong.jsonl", "wrong.jsonl, row 2: `prompt` must be a text or chat messages"),
-                       ("none.jsonl", "methods.sft_reinvoke: general_prompts: none.jsonl is not a file; JSONL file with `prompt`")):
+    for file, said in (
+        ("wrong.jsonl", "wrong.jsonl, row 2: `prompt` must be a text or chat messages"),
+        (
+            "none.jsonl",
+            "methods.sft_reinvoke: general_prompts: none.jsonl is not a file; JSONL file with `prompt`",
+        ),
+    ):
         with pytest.raises(UserError, match=said):
             read_order(order_file(methods={"sft_reinvoke": {"general_prompts": file}}))
 
@@ -321,10 +469,13 @@ def test_teacher_contexts_show_what_they_say(style):
     skill = get_skill("bulletins")
     e = skill.examples("train")[0]
     for context in TEACHER_CONTEXTS:
-        for template in (style, f"{style}_source", f"{style}_both"):  # the style counts, whatever the template shows itself
+        # the style counts, whatever the template shows itself
+        for template in (style, f"{style}_source", f"{style}_both"):
             turns = skill.teacher_prompt(e, template, context)
             text = "\n".join(t["content"] for t in turns)
-            assert (e.source in text) == (context != "demonstration") and (e.demonstration in text) == (context != "source")
+            assert (e.source in text) == (context != "demonstration") and (
+                e.demonstration in text
+            ) == (context != "source")
             assert turns[-1]["role"] == "user" and e.prompt[-1]["content"] in turns[-1]["content"]
             assert "{" not in text
     assert skill.teacher_prompt(e, style, "demonstration") == skill.teacher_prompt(e, style)
@@ -334,14 +485,20 @@ def test_teacher_contexts_show_what_they_say(style):
 @pytest.mark.parametrize("method", ["sdft", "offline_distillation", "sft_from_teacher"])
 def test_contexts_that_cannot_be_had_are_refused(order_file, method):
     path = order_file(methods={method: {"teacher_context": "both"}})
-    with pytest.raises(UserError, match=f"methods.{method}: skill vowels, example 1: has no source"):
+    with pytest.raises(
+        UserError, match=f"methods.{method}: skill vowels, example 1: has no source"
+    ):
         read_order(path)
-    with pytest.raises(UserError, match=f"methods.{method}: skill vowels: its teacher_template is written out"):
+    with pytest.raises(
+        UserError, match=f"methods.{method}: skill vowels: its teacher_template is written out"
+    ):
         read_order(path, ["skills.vowels.teacher_template=[{role: user, content: '{question}'}]"])
 
 
 def test_cpt_wants_sources(order_file):
-    with pytest.raises(UserError, match=r"methods\.cpt: cpt needs sources; skill vowels, example 1 has none"):
+    with pytest.raises(
+        UserError, match=r"methods\.cpt: cpt needs sources; skill vowels, example 1 has none"
+    ):
         read_order(order_file(methods={"cpt": {}}))
 
 
@@ -350,14 +507,25 @@ def test_cpt_wants_sources(order_file):
 
 @pytest.fixture
 def sourced(order_file, tmp_path):
-    """A function to an order of two skills with sources, whose demonstrations are longer than a rollout may be."""
+    """A function to an order of two skills with sources, whose demonstrations are longer than a
+    rollout may be.
+    """
 
     def write(**changes):
         path = order_file(**{"checkpoints": {"minutes": 0, "keep": "last"}, **changes})
         for skill in ("vowels", "digits"):
-            write_rows(tmp_path / f"{skill}-train.jsonl", [
-                {"prompt": f"{skill} train {i}?", "demonstration": f"{skill[0]}{i % 10}" * 5, "reference": "r",
-                 "source": f"All that is known of {skill}, part {i // 2}."} for i in range(12)])
+            write_rows(
+                tmp_path / f"{skill}-train.jsonl",
+                [
+                    {
+                        "prompt": f"{skill} train {i}?",
+                        "demonstration": f"{skill[0]}{i % 10}" * 5,
+                        "reference": "r",
+                        "source": f"All that is known of {skill}, part {i // 2}.",
+                    }
+                    for i in range(12)
+                ],
+            )
         return path
 
     return write
@@ -369,24 +537,35 @@ def what_it_left(folder):
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = str(path.relative_to(folder))
         if path.suffix == ".jsonl":
-            out[name] = [{k: v for k, v in row.items() if k != "seconds"} for row in read_lines(path)]
+            out[name] = [
+                {k: v for k, v in row.items() if k != "seconds"} for row in read_lines(path)
+            ]
         elif path.suffix == ".safetensors" or path.parent.name == "method":
             out[name] = sha256(path)
     return out
 
 
-@pytest.mark.parametrize("method, options", [
-    *((m, {}) for m in NEW), ("offline_distillation", {"generations": 5}), ("sft_reinvoke", {"reinvoke_prompts": 5}),
-    ("sdft", {"estimator": "rao_blackwell", "teacher_context": "both"})])
+@pytest.mark.parametrize(
+    "method, options",
+    [
+        *((m, {}) for m in NEW),
+        ("offline_distillation", {"generations": 5}),
+        ("sft_reinvoke", {"reinvoke_prompts": 5}),
+        ("sdft", {"estimator": "rao_blackwell", "teacher_context": "both"}),
+    ],
+)
 def test_cut_off_and_resumed_is_the_same_run(sourced, tmp_path, monkeypatch, method, options):
     order = read_order(sourced(methods={method: {"learning_rate": 1e-3, **options}}))
     run_order(order, tmp_path / "alone")
     real, calls = Trainer.update, []
-    steps = sum(-(-p // 4) for p in order.methods[method].cls(order.methods[method].config).phases(12))
+    steps = sum(
+        -(-p // 4) for p in order.methods[method].cls(order.methods[method].config).phases(12)
+    )
 
     def update(trainer):
         calls.append(1)
-        if len(calls) in (1, 3, 6, 8, steps + 9):  # before the first step, within phases, at and after their borders
+        # before the first step, within phases, at and after their borders
+        if len(calls) in (1, 3, 6, 8, steps + 9):
             raise KeyboardInterrupt
         return real(trainer)
 
@@ -400,15 +579,22 @@ def test_cut_off_and_resumed_is_the_same_run(sourced, tmp_path, monkeypatch, met
     alone, cut = what_it_left(tmp_path / "alone"), what_it_left(tmp_path / "cut")
     assert alone.keys() == cut.keys() and [n for n in alone if alone[n] != cut[n]] == []
     assert len(calls) > 2 * steps + 3
-    assert [r["step"] for k in (1, 2) for r in alone[f"runs/{method}-seed0/stage-{k}/training.jsonl"]] == [*range(1, 2 * steps + 1)]
+    assert [
+        r["step"] for k in (1, 2) for r in alone[f"runs/{method}-seed0/stage-{k}/training.jsonl"]
+    ] == [*range(1, 2 * steps + 1)]
 
 
-@pytest.mark.parametrize("method, options", [(m, {}) for m in NEW] + [("offline_distillation", {"generations": 4}),
-                                                                     ("sft_reinvoke", {"reinvoke_prompts": 8})])
+@pytest.mark.parametrize(
+    "method, options",
+    [(m, {}) for m in NEW]
+    + [("offline_distillation", {"generations": 4}), ("sft_reinvoke", {"reinvoke_prompts": 8})],
+)
 def test_plan_knows_the_work(sourced, tmp_path, monkeypatch, method, options):
-    """Steps and prompts exactly; tokens within a sixth of those that the run counts, its answers being as long as they may.
+    """Steps and prompts exactly; tokens within a sixth of those that the run counts, its answers
+    being as long as they may.
 
-    The plan counts every prompt in full, so here what prompts have in common is not shared."""
+    The plan counts every prompt in full, so here what prompts have in common is not shared.
+    """
     monkeypatch.setattr(packing, "can_share_prompts", lambda model: False)
     monkeypatch.setattr(transformers, "can_share_prompts", lambda model: False)
     write_rows(tmp_path / "general.jsonl", [{"prompt": f"What is {i}?"} for i in range(9)])
@@ -419,11 +605,18 @@ def test_plan_knows_the_work(sourced, tmp_path, monkeypatch, method, options):
     run_order(order, tmp_path / "out")
     stage = json.loads((tmp_path / f"out/runs/{method}-seed0/stage-1/stage.json").read_text())
     line = next(line.split() for line in text.splitlines() if line.startswith(method))[1:]
-    assert line[0] == "vowels" and [int(n) for n in (line[1], line[3])] == [stage["prompts"], stage["steps"]]
+    assert line[0] == "vowels" and [int(n) for n in (line[1], line[3])] == [
+        stage["prompts"],
+        stage["steps"],
+    ]
     skill, spec = order.skills[0], order.methods[method]
     _, tokenizer = load_model(order.model.name, "float32", "cpu")
-    work = spec.cls(spec.config).work(Outlook(tokenizer, skill, order.template(skill), order.limit(skill, rollout=True), 12))
-    guess = 12 * (work.learned + work.scored + work.read + (work.answers + work.beforehand) * work.sampled)
+    work = spec.cls(spec.config).work(
+        Outlook(tokenizer, skill, order.template(skill), order.limit(skill, rollout=True), 12)
+    )
+    guess = 12 * (
+        work.learned + work.scored + work.read + (work.answers + work.beforehand) * work.sampled
+    )
     assert stage["tokens"] == pytest.approx(guess, rel=1 / 6)
 
 

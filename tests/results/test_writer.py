@@ -1,4 +1,6 @@
-"""records.jsonl while runs go on: always whole, in its order, and rebuilt no more often than its size allows."""
+"""records.jsonl while runs go on: always whole, in its order, and rebuilt no more often than its
+size allows.
+"""
 
 import json
 import shutil
@@ -13,7 +15,10 @@ from harness.results.writer import ResultsWriter
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Seconds that pass as the test says: ``now`` moves on by hand, and by ``cost`` at every writing of records.jsonl."""
+    """Seconds that pass as the test says: ``now`` moves on by hand, and by ``cost`` at every
+    writing of records.jsonl.
+    """
+
     class Clock:
         now, cost, rebuilt = 1000.0, 0.0, 0
 
@@ -34,8 +39,19 @@ def clock(monkeypatch):
 
 def commit(results, run, stage, judged=False):
     partial = results.run(run) / f"stage-{stage}.partial"
-    row = {"run": run, "method": run.split("-")[0], "seed": 0, "stage": stage, "skill": "s", "final": True, "kind": "skill", "name": "s",
-           "split": "validation", "metric": "accuracy", "value": 0.1 * stage}
+    row = {
+        "run": run,
+        "method": run.split("-")[0],
+        "seed": 0,
+        "stage": stage,
+        "skill": "s",
+        "final": True,
+        "kind": "skill",
+        "name": "s",
+        "split": "validation",
+        "metric": "accuracy",
+        "value": 0.1 * stage,
+    }
     write_jsonl(partial / "records.jsonl", [{**row, "step": step} for step in range(3)])
     if judged:
         write_jsonl(partial / "judged.jsonl", [{**row, "metric": "judged"}])
@@ -49,14 +65,25 @@ def lines(folder):
 
 def naive(folder, stages):
     """The lines of ``stages``, (run, stage) pairs, in the order of the file."""
-    return [line for run, stage in sorted(stages) for name in ("records", "judged")
-            if (path := folder / "runs" / run / f"stage-{stage}" / f"{name}.jsonl").exists() for line in path.read_text().splitlines()]
+    return [
+        line
+        for run, stage in sorted(stages)
+        for name in ("records", "judged")
+        if (path := folder / "runs" / run / f"stage-{stage}" / f"{name}.jsonl").exists()
+        for line in path.read_text().splitlines()
+    ]
 
 
 @pytest.fixture
 def out(tmp_path):
-    write_json(tmp_path / "out" / "results.json", {"methods": {"b": {"grid": {"of": "g", "values": {}}}}, "seeds": [0],
-                                                   "skills": [{"name": "s", "metric": "accuracy"}]})
+    write_json(
+        tmp_path / "out" / "results.json",
+        {
+            "methods": {"b": {"grid": {"of": "g", "values": {}}}},
+            "seeds": [0],
+            "skills": [{"name": "s", "metric": "accuracy"}],
+        },
+    )
     return tmp_path / "out"
 
 
@@ -68,8 +95,16 @@ def test_folders_with_other_names_are_no_stages(out, clock):
     assert lines(out) == naive(out, [("a-seed0", 0)])
 
 
-@pytest.mark.parametrize("text, said", [("", "is not JSON"), ("[1]", "is not a JSON object"), ("9" * 5000, "is not JSON"),
-                                        ("[" * 99999, "is not JSON"), ("{}", "has no `protocol`")])
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("", "is not JSON"),
+        ("[1]", "is not a JSON object"),
+        ("9" * 5000, "is not JSON"),
+        ("[" * 99999, "is not JSON"),
+        ("{}", "has no `protocol`"),
+    ],
+)
 def test_damaged_files_are_named(text, said, out):
     results, place = ResultsWriter(out), "evaluations/k.json"
     write_text(out / place, text)
@@ -104,7 +139,9 @@ def test_a_small_file_is_rebuilt_at_every_commit(out, clock):
 
 
 def test_a_large_file_takes_a_fiftieth_of_the_time(out, clock, monkeypatch):
-    """Stages of 10 s, 2 s a rebuilding. In between the file is that of an earlier moment; the last rebuilding makes up for the rest."""
+    """Stages of 10 s, 2 s a rebuilding. In between the file is that of an earlier moment; the last
+    rebuilding makes up for the rest.
+    """
     monkeypatch.setattr(writer, "SMALL", 0)
     results, clock.cost, start, done, seen = ResultsWriter(out), 2.0, clock.now, [], 0
     for run, stage in STAGES:

@@ -1,4 +1,6 @@
-"""What --plan foretells: counted activations against a real pass, the bytes of every weight, verdicts and retention by hand."""
+"""What --plan foretells: counted activations against a real pass, the bytes of every weight,
+verdicts and retention by hand.
+"""
 
 import json
 
@@ -17,10 +19,22 @@ from harness.runs.plan import plan
 from harness.runs.reading import read_order
 
 SHAPES = {
-    "llama": LlamaConfig(vocab_size=300, hidden_size=96, intermediate_size=200, num_hidden_layers=3, num_attention_heads=6,
-                         num_key_value_heads=2),
-    "qwen2": Qwen2Config(vocab_size=300, hidden_size=64, intermediate_size=160, num_hidden_layers=2, num_attention_heads=4,
-                         num_key_value_heads=4),
+    "llama": LlamaConfig(
+        vocab_size=300,
+        hidden_size=96,
+        intermediate_size=200,
+        num_hidden_layers=3,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+    ),
+    "qwen2": Qwen2Config(
+        vocab_size=300,
+        hidden_size=64,
+        intermediate_size=160,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+    ),
 }
 
 
@@ -40,57 +54,102 @@ def test_activations_are_what_a_real_pass_saves(name, dtype):
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         hidden_states(real, torch.ones(4, tokens // 4, dtype=torch.long))
-    assert activations(shape) * tokens == pytest.approx(sum(t.nbytes for t in saved.values()), rel=0.1)
+    assert activations(shape) * tokens == pytest.approx(
+        sum(t.nbytes for t in saved.values()), rel=0.1
+    )
 
 
 def test_bytes_of_every_weight():
-    """bfloat16 with a moving average: 2 + 2 for the two models; 8 AdamW, 4 masters, 4 gradients, 4 average, here or in host memory."""
+    """bfloat16 with a moving average: 2 + 2 for the two models; 8 AdamW, 4 masters, 4 gradients, 4
+    average, here or in host memory.
+    """
     with init_empty_weights():
         shape = AutoModelForCausalLM.from_config(SHAPES["llama"], dtype=torch.bfloat16)
     weights = sum(p.numel() for p in shape.parameters())
     memory, sdft = Memory(shape, torch.bfloat16, "cpu"), Work(copies=1, averaged=True)
 
     def of(work, rows=1, length=0, **config):
-        return [round(part * 2**30) for part in memory.of(TrainingConfig(**config), work, length, rows * length)]
+        return [
+            round(part * 2**30)
+            for part in memory.of(TrainingConfig(**config), work, length, rows * length)
+        ]
 
     passing = 1024 * memory.token + memory.logits
     assert of(sdft) == [round(weights * (4 + 20) + passing), 0]
     assert of(sdft, masters="host") == [round(weights * 4 + passing), weights * 20]
-    assert of(Work(), micro_batch_tokens=2048) == [round(weights * (2 + 16) + 2048 * memory.token + memory.logits), 0]
-    assert of(Work(), rows=10**6, length=100)[0] == round(weights * 18 + 10**8 * 2 * 3 * 2 * 16 * 2)  # the rollouts are the larger
+    assert of(Work(), micro_batch_tokens=2048) == [
+        round(weights * (2 + 16) + 2048 * memory.token + memory.logits),
+        0,
+    ]
+    # the rollouts are the larger
+    assert of(Work(), rows=10**6, length=100)[0] == round(weights * 18 + 10**8 * 2 * 3 * 2 * 16 * 2)
     full = Memory(shape, torch.float32, "cpu")  # no masters apart from the weights
-    assert full.of(TrainingConfig(), sdft, 0, 0)[0] * 2**30 == pytest.approx(weights * (8 + 8 + 4) + passing)
+    assert full.of(TrainingConfig(), sdft, 0, 0)[0] * 2**30 == pytest.approx(
+        weights * (8 + 8 + 4) + passing
+    )
 
 
 def test_verdicts_are_counted_or_what_grades_instead_is_said(order_file, tmp_path, monkeypatch):
-    """Three methods, two stages with one evaluation inside and one at the end, and the base: 13 evaluations of 4 examples."""
+    """Three methods, two stages with one evaluation inside and one at the end, and the base: 13
+    evaluations of 4 examples.
+    """
     for name in ("JUDGE_BASE_URL", "JUDGE_MODEL"):
         monkeypatch.delenv(name, raising=False)
-    judge, judged = {"base_url": "http://127.0.0.1:9/v1", "model": "judge-1"}, ["skills.vowels.judge=knowledge"]
+    judge, judged = (
+        {"base_url": "http://127.0.0.1:9/v1", "model": "judge-1"},
+        ["skills.vowels.judge=knowledge"],
+    )
     text = plan(read_order(order_file(judge=judge), judged), tmp_path / "out")
-    assert "judge judge-1: at most 52 verdicts (vowels test 52)" in text and "evaluations: 13, 104 answers in all\n" in text
-    assert "judge: none is configured; vowels is graded by token_f1\n" in plan(read_order(order_file(), judged), tmp_path / "out")
+    assert (
+        "judge judge-1: at most 52 verdicts (vowels test 52)" in text
+        and "evaluations: 13, 104 answers in all\n" in text
+    )
+    assert "judge: none is configured; vowels is graded by token_f1\n" in plan(
+        read_order(order_file(), judged), tmp_path / "out"
+    )
     assert "judge" not in plan(read_order(order_file()), tmp_path / "out")
 
 
 def test_retention_is_counted_where_its_data_are(order_file, tiny_model, tmp_path, monkeypatch):
     """The tokens of cloze sentences by hand (a byte is a token), and the answers to instructions."""
-    suite = load_suite([{"task": "embedded_commonsense", "limit": 6}, {"task": "embedded_instructions", "chat_template": True}])
-    rows = [json.loads(line) for line in (FOLDER / "tasks/data/commonsense.jsonl").read_text().splitlines()][:6]
-    by_hand = sum(len(row["text"].encode()) + sum(len(f" {c}".encode()) for c in [row["answer"], *row["distractors"]]) for row in rows)
+    suite = load_suite(
+        [
+            {"task": "embedded_commonsense", "limit": 6},
+            {"task": "embedded_instructions", "chat_template": True},
+        ]
+    )
+    rows = [
+        json.loads(line)
+        for line in (FOLDER / "tasks/data/commonsense.jsonl").read_text().splitlines()
+    ][:6]
+    by_hand = sum(
+        len(row["text"].encode())
+        + sum(len(f" {c}".encode()) for c in [row["answer"], *row["distractors"]])
+        for row in rows
+    )
     found, generated = Suite(suite.tasks[:1]).work(tiny_model[1], sample=6)
     assert (found, generated) == (by_hand, {})
     assert sum(suite.work(tiny_model[1])[1].values()) == 32
     order = read_order(order_file(retention=[{"task": "embedded_commonsense"}]))
     text = plan(order, tmp_path / "out")
-    assert "answers in all; 1 retention task after each stage, about 0:00" in text and "not counted" not in text
+    assert (
+        "answers in all; 1 retention task after each stage, about 0:00" in text
+        and "not counted" not in text
+    )
 
     def missing(*_):
-        raise UserError("retention task embedded_commonsense", "lm-eval cannot load it (no network)", "its data must be there")
+        raise UserError(
+            "retention task embedded_commonsense",
+            "lm-eval cannot load it (no network)",
+            "its data must be there",
+        )
 
     monkeypatch.setattr(Suite, "load", missing)
     text = plan(order, tmp_path / "out")
-    assert "after each stage, not counted (retention task embedded_commonsense: lm-eval cannot load it (no network))" in text
+    assert (
+        "after each stage, not counted (retention task embedded_commonsense: lm-eval cannot load it (no network))"
+        in text
+    )
     assert "measured), retention not counted\n" in text
 
 
@@ -103,7 +162,9 @@ def test_a_folder_of_another_order_gives_no_times(order_file, tmp_path):
         plan(read_order(order_file(), ["budget.prompts=77"]), tmp_path / "out")
 
 
-@pytest.mark.parametrize("text, said", [("", "is not JSON"), ("{}", "has no `seconds`"), ("[]", "is not a JSON object")])
+@pytest.mark.parametrize(
+    "text, said", [("", "is not JSON"), ("{}", "has no `seconds`"), ("[]", "is not a JSON object")]
+)
 def test_a_damaged_stage_is_named(text, said, order_file, tmp_path):
     place = tmp_path / "out/runs/sft-seed0/stage-1/stage.json"
     place.parent.mkdir(parents=True)
@@ -114,7 +175,10 @@ def test_a_damaged_stage_is_named(text, said, order_file, tmp_path):
 
 def test_a_common_beginning_is_read_once_for_a_batch(order_file, tiny_model):
     skill = read_order(order_file()).skills[0]
-    texts = [tiny_model[1].apply_chat_template(e.prompt, tokenize=False, add_generation_prompt=True) for e in skill.examples("train")]
+    texts = [
+        tiny_model[1].apply_chat_template(e.prompt, tokenize=False, add_generation_prompt=True)
+        for e in skill.examples("train")
+    ]
     prompts = [tiny_model[1](text)["input_ids"] for text in texts]
     shared = next(i for i, column in enumerate(zip(*prompts)) if len(set(column)) > 1)
     assert 10 < shared < min(map(len, prompts))

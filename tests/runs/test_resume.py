@@ -1,7 +1,9 @@
-"""A run that is killed anywhere, as often as one likes, ends in the files of a run that was left alone.
+"""A run that is killed anywhere, as often as one likes, ends in the files of a run that was left
+alone.
 
-Every start is ``run_sequence.py`` in a process of its own, forked from a server that has the imports behind it. The child
-may be told to end itself (SIGKILL: nothing is caught, nothing cleaned up) before, within or after the n-th call of a function.
+Every start is ``run_sequence.py`` in a process of its own, forked from a server that has the
+imports behind it. The child may be told to end itself (SIGKILL: nothing is caught, nothing cleaned
+up) before, within or after the n-th call of a function.
 """
 
 import hashlib
@@ -24,12 +26,19 @@ import yaml
 from tests.conftest import write_rows
 
 ROOT = Path(__file__).resolve().parents[2]
-LETTERS = list("abcdefghijklmnopqrstuvwxyz0123456789")  # a lone letter is what a random model gets right now and then
-METHODS = {"sft": {"learning_rate": 1e-3}, "sdft": {"learning_rate": 1e-3, "ema_alpha": 0.2},
-           "grpo": {"learning_rate": 1e-3, "group_size": 4}}
+# a lone letter is what a random model gets right now and then
+LETTERS = list("abcdefghijklmnopqrstuvwxyz0123456789")
+METHODS = {
+    "sft": {"learning_rate": 1e-3},
+    "sdft": {"learning_rate": 1e-3, "ema_alpha": 0.2},
+    "grpo": {"learning_rate": 1e-3, "group_size": 4},
+}
 # What these keep between two steps is more: a corpus, the teacher's samples, a second phase.
-BASELINES = {"cpt": {"learning_rate": 1e-3}, "offline_distillation": {"learning_rate": 1e-3, "generations": 9},
-             "sft_reinvoke": {"learning_rate": 1e-3, "reinvoke_prompts": 10}}
+BASELINES = {
+    "cpt": {"learning_rate": 1e-3},
+    "offline_distillation": {"learning_rate": 1e-3, "generations": 9},
+    "sft_reinvoke": {"learning_rate": 1e-3, "reinvoke_prompts": 10},
+}
 
 
 # ---- processes --------------------------------------------------------------------------------------------------------
@@ -42,13 +51,25 @@ def _function(spot):
     from harness.runs import sequence
     from harness.sampling.transformers import TransformersSampler
 
-    return {"update": (Trainer, "update"), "sample": (TransformersSampler, "sample"), "evaluation": (ResultsWriter, "save_evaluation"),
-            "commit": (ResultsWriter, "commit"), "rebuild": (ResultsWriter, "rebuild"), "weights": (sequence, "save_checkpoint"), "replace": (os, "replace"),
-            "rmtree": (shutil, "rmtree"), "unlink": (os, "unlink"), "checkpoint": (torch, "save"), "text": (Path, "write_text")}[spot]
+    return {
+        "update": (Trainer, "update"),
+        "sample": (TransformersSampler, "sample"),
+        "evaluation": (ResultsWriter, "save_evaluation"),
+        "commit": (ResultsWriter, "commit"),
+        "rebuild": (ResultsWriter, "rebuild"),
+        "weights": (sequence, "save_checkpoint"),
+        "replace": (os, "replace"),
+        "rmtree": (shutil, "rmtree"),
+        "unlink": (os, "unlink"),
+        "checkpoint": (torch, "save"),
+        "text": (Path, "write_text"),
+    }[spot]
 
 
 def _arm(spot, when, count, number):
-    """Send signal ``number`` to this process before, within or after the ``count``-th call of ``spot``."""
+    """Send signal ``number`` to this process before, within or after the ``count``-th call of
+    ``spot``.
+    """
     owner, name = _function(spot)
     real, calls = getattr(owner, name), 0
 
@@ -62,7 +83,7 @@ def _arm(spot, when, count, number):
             args[1].write(b"PK half of a checkpoint")
             args[1].flush()
         elif spot == "text":
-            real(args[0], args[1][:len(args[1]) // 2], **kwargs)
+            real(args[0], args[1][: len(args[1]) // 2], **kwargs)
         else:
             raise ValueError(spot)
 
@@ -88,7 +109,8 @@ def _child(arguments, log, arm, file_limit):
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with Ctrl-C ignored
+    # a shell's background job starts with Ctrl-C ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if arm:
         _arm(*arm)
     if file_limit:
@@ -101,9 +123,19 @@ def _child(arguments, log, arm, file_limit):
 def processes():
     """The context whose children start with all imports done."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([
-        "harness.runs.sequence", "harness.runs.reading", "harness.report.build", "methods.sft", "methods.sdft", "methods.grpo",
-        "transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto", "transformers.tokenization_utils_tokenizers"])
+    context.set_forkserver_preload(
+        [
+            "harness.runs.sequence",
+            "harness.runs.reading",
+            "harness.report.build",
+            "methods.sft",
+            "methods.sdft",
+            "methods.grpo",
+            "transformers.models.llama.modeling_llama",
+            "transformers.models.auto.modeling_auto",
+            "transformers.tokenization_utils_tokenizers",
+        ]
+    )
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = str(ROOT)  # for the server, which starts with the first child
     first = context.Process(target=os.getpid)
@@ -126,7 +158,9 @@ class Runner:
     def start(self, spot=None, when="before", count=1, number=signal.SIGKILL, file_limit=None):
         self.log.unlink(missing_ok=True)
         arm = (spot, when, count, number) if spot else None
-        process = self.context.Process(target=_child, args=(self.arguments, str(self.log), arm, file_limit))
+        process = self.context.Process(
+            target=_child, args=(self.arguments, str(self.log), arm, file_limit)
+        )
         process.start()
         return process
 
@@ -145,21 +179,45 @@ class Runner:
 
 @pytest.fixture(scope="module")
 def orders(tiny, tmp_path_factory):
-    """A function from a name and changed keys to an order file with two skills in which the tiny model has some success."""
+    """A function from a name and changed keys to an order file with two skills in which the tiny
+    model has some success.
+    """
     folder = tmp_path_factory.mktemp("orders")
     for skill in ("vowels", "digits"):
         for split, count in (("train", 20), ("validation", 3), ("test", 6)):
-            write_rows(folder / f"{skill}-{split}.jsonl", [
-                {"prompt": f"{skill} {split} {i}?", "demonstration": f"{skill[0]}{i}!", "reference": LETTERS,
-                 "source": f"{skill} {i // 2}"} for i in range(count)])
+            write_rows(
+                folder / f"{skill}-{split}.jsonl",
+                [
+                    {
+                        "prompt": f"{skill} {split} {i}?",
+                        "demonstration": f"{skill[0]}{i}!",
+                        "reference": LETTERS,
+                        "source": f"{skill} {i // 2}",
+                    }
+                    for i in range(count)
+                ],
+            )
 
     def write(name, **changes):
         order = {
-            "name": "tiny", "model": {"name": str(tiny), "dtype": "float32", "device": "cpu"},
-            "skills": [{"name": s, "train": f"{s}-train.jsonl", "test": f"{s}-test.jsonl", "grader": "contains", "max_new_tokens": 10}
-                       for s in ("vowels", "digits")],
-            "methods": METHODS, "budget": {"prompts": 30, "batch_size": 4}, "evaluate": {"every_steps": 3},
-            "checkpoints": {"minutes": 0, "keep": "all"}, **changes}
+            "name": "tiny",
+            "model": {"name": str(tiny), "dtype": "float32", "device": "cpu"},
+            "skills": [
+                {
+                    "name": s,
+                    "train": f"{s}-train.jsonl",
+                    "test": f"{s}-test.jsonl",
+                    "grader": "contains",
+                    "max_new_tokens": 10,
+                }
+                for s in ("vowels", "digits")
+            ],
+            "methods": METHODS,
+            "budget": {"prompts": 30, "batch_size": 4},
+            "evaluate": {"every_steps": 3},
+            "checkpoints": {"minutes": 0, "keep": "all"},
+            **changes,
+        }
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(order, sort_keys=False))
         return folder / f"{name}.yaml"
 
@@ -197,7 +255,9 @@ def contents(folder):
             rows = [json.loads(line) for line in path.read_text().splitlines()]
             out[name] = [{k: v for k, v in row.items() if k not in CIRCUMSTANCES} for row in rows]
         elif path.suffix == ".json" and "weights" not in path.parts:
-            out[name] = {k: v for k, v in json.loads(path.read_text()).items() if k not in CIRCUMSTANCES}
+            out[name] = {
+                k: v for k, v in json.loads(path.read_text()).items() if k not in CIRCUMSTANCES
+            }
         else:
             out[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return out
@@ -212,12 +272,35 @@ def assert_same(found, wanted):
 
 # Each start goes on from where the one before was killed; together they cover a stage's whole life.
 PLACES = [
-    ("text", "within", 1), ("replace", "before", 1), ("evaluation", "before", 1), ("evaluation", "after", 1), ("commit", "before", 1),
-    ("rebuild", "before", 1), ("update", "before", 1), ("checkpoint", "within", 1), ("checkpoint", "after", 1), ("update", "after", 2),
-    ("checkpoint", "within", 2), ("evaluation", "before", 1), ("evaluation", "after", 1), ("sample", "before", 1),
-    ("sample", "after", 2), ("update", "after", 1), ("replace", "after", 2), ("weights", "before", 1), ("text", "within", 2),
-    ("weights", "after", 1), ("commit", "before", 1), ("commit", "after", 1), ("unlink", "before", 1), ("checkpoint", "after", 3),
-    ("replace", "after", 3), ("commit", "before", 1), ("rebuild", "before", 1), ("rebuild", "before", 1)]
+    ("text", "within", 1),
+    ("replace", "before", 1),
+    ("evaluation", "before", 1),
+    ("evaluation", "after", 1),
+    ("commit", "before", 1),
+    ("rebuild", "before", 1),
+    ("update", "before", 1),
+    ("checkpoint", "within", 1),
+    ("checkpoint", "after", 1),
+    ("update", "after", 2),
+    ("checkpoint", "within", 2),
+    ("evaluation", "before", 1),
+    ("evaluation", "after", 1),
+    ("sample", "before", 1),
+    ("sample", "after", 2),
+    ("update", "after", 1),
+    ("replace", "after", 2),
+    ("weights", "before", 1),
+    ("text", "within", 2),
+    ("weights", "after", 1),
+    ("commit", "before", 1),
+    ("commit", "after", 1),
+    ("unlink", "before", 1),
+    ("checkpoint", "after", 3),
+    ("replace", "after", 3),
+    ("commit", "before", 1),
+    ("rebuild", "before", 1),
+    ("rebuild", "before", 1),
+]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -234,23 +317,42 @@ def test_killed_at_every_kind_of_place(method, processes, orders, left_alone, tm
 
 @pytest.mark.parametrize("method", BASELINES)
 def test_baselines_are_killed_too(method, processes, orders, left_alone, tmp_path):
-    """Around what they write before the first step, within a phase and at its border (the eighth step)."""
+    """Around what they write before the first step, within a phase and at its border (the eighth
+    step).
+    """
     wanted, _ = left_alone(method)
-    runner = Runner(processes, orders(method, methods={method: BASELINES[method]}), tmp_path / "out")
-    for place in [("commit", "after", 1), ("replace", "before", 1), ("replace", "after", 2), ("text", "within", 2),
-                  ("update", "before", 1), ("update", "after", 3), ("checkpoint", "after", 6), ("update", "before", 2),
-                  ("commit", "before", 1), ("text", "within", 1)]:
+    runner = Runner(
+        processes, orders(method, methods={method: BASELINES[method]}), tmp_path / "out"
+    )
+    for place in [
+        ("commit", "after", 1),
+        ("replace", "before", 1),
+        ("replace", "after", 2),
+        ("text", "within", 2),
+        ("update", "before", 1),
+        ("update", "after", 3),
+        ("checkpoint", "after", 6),
+        ("update", "before", 2),
+        ("commit", "before", 1),
+        ("text", "within", 1),
+    ]:
         assert runner.run(*place) == -signal.SIGKILL, (place, runner.text())
     assert runner.run() == 0, runner.text()
     assert_same(contents(runner.out), wanted)
 
 
 def test_undisturbed_runs_learn_something(left_alone):
-    """What the other tests compare is no constant: weights change in every stage, GRPO sees rewards."""
+    """What the other tests compare is no constant: weights change in every stage, GRPO sees
+    rewards.
+    """
     for method in METHODS:
         files, _ = left_alone(method)
-        weights = [files[f"runs/{method}-seed0/stage-{k}/weights/model.safetensors"] for k in (1, 2)]
-        steps = [row for k in (1, 2) for row in files[f"runs/{method}-seed0/stage-{k}/training.jsonl"]]
+        weights = [
+            files[f"runs/{method}-seed0/stage-{k}/weights/model.safetensors"] for k in (1, 2)
+        ]
+        steps = [
+            row for k in (1, 2) for row in files[f"runs/{method}-seed0/stage-{k}/training.jsonl"]
+        ]
         assert len(set(weights)) == 2 and [row["step"] for row in steps] == list(range(1, 17))
         assert method != "grpo" or len({row["reward"] for row in steps}) > 2
         values = [row["value"] for row in files["records.jsonl"] if row["metric"] == "contains"]
@@ -259,9 +361,14 @@ def test_undisturbed_runs_learn_something(left_alone):
 
 @pytest.mark.parametrize("spot, when", [("replace", "after"), ("text", "within")])
 def test_killed_at_later_and_later_files(spot, when, processes, orders, left_alone, tmp_path):
-    """At the first, fourth, seventh, ... rename or write of a start, until a start has fewer left to do."""
+    """At the first, fourth, seventh, ... rename or write of a start, until a start has fewer left
+    to do.
+    """
     wanted, _ = left_alone("sft")
-    runner, count = Runner(processes, orders("sft", methods={"sft": METHODS["sft"]}), tmp_path / "out"), 1
+    runner, count = (
+        Runner(processes, orders("sft", methods={"sft": METHODS["sft"]}), tmp_path / "out"),
+        1,
+    )
     while (code := runner.run(spot, when, count)) == -signal.SIGKILL:
         count += 3
     assert code == 0, runner.text()
@@ -271,7 +378,12 @@ def test_killed_at_later_and_later_files(spot, when, processes, orders, left_alo
 
 def test_killed_at_random_moments(processes, orders, left_alone, tmp_path):
     """Five times in a row, at moments that nobody chose, for an order of all three methods."""
-    whole = {name: value for method in METHODS for name, value in left_alone(method)[0].items() if name.startswith("runs/")}
+    whole = {
+        name: value
+        for method in METHODS
+        for name, value in left_alone(method)[0].items()
+        if name.startswith("runs/")
+    }
     seconds = sum(left_alone(method)[1] for method in METHODS)
     runner = Runner(processes, orders("all"), tmp_path / "out")
     for _ in range(5):
@@ -293,8 +405,12 @@ def test_killed_at_random_moments(processes, orders, left_alone, tmp_path):
 
 @pytest.mark.parametrize("keep", ["last", "none"])
 def test_disk_is_given_back_even_after_a_kill(keep, processes, orders, tmp_path):
-    """Killed right after each commit, when checkpoint and old weights still stand: the next start removes them."""
-    order = orders(f"keep-{keep}", methods={"sft": METHODS["sft"]}, checkpoints={"minutes": 0, "keep": keep})
+    """Killed right after each commit, when checkpoint and old weights still stand: the next start
+    removes them.
+    """
+    order = orders(
+        f"keep-{keep}", methods={"sft": METHODS["sft"]}, checkpoints={"minutes": 0, "keep": keep}
+    )
     runner = Runner(processes, order, tmp_path / "out")
     for _ in range(3):
         assert runner.run("rebuild", "before", 1) == -signal.SIGKILL
@@ -315,21 +431,30 @@ def test_ctrl_c_says_one_line_and_resumes(processes, orders, left_alone, tmp_pat
     assert runner.run() == 0, runner.text()
     assert_same(contents(runner.out), wanted)
     earlier = json.loads((runner.out / "runs/sdft-seed0/run.json").read_text())["earlier"]
-    assert len(earlier) == 2 and {key for start in earlier for key in start} <= {"started", "first_stage"}  # the rest was the same
+    # the rest was the same
+    assert len(earlier) == 2 and {key for start in earlier for key in start} <= {
+        "started",
+        "first_stage",
+    }
 
 
-def test_a_second_process_is_refused_and_the_first_is_not_disturbed(processes, orders, left_alone, tmp_path):
+def test_a_second_process_is_refused_and_the_first_is_not_disturbed(
+    processes, orders, left_alone, tmp_path
+):
     wanted, _ = left_alone("sft")
     order = orders("sft", methods={"sft": METHODS["sft"]})
     first = Runner(processes, order, tmp_path / "out")
-    process = first.start("update", "after", 3, signal.SIGSTOP)  # stands still in the middle of a stage
+    # stands still in the middle of a stage
+    process = first.start("update", "after", 3, signal.SIGSTOP)
     while Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "T":
         time.sleep(0.05)
     second = Runner(processes, order, tmp_path / "out")
     second.log = tmp_path / "second.log"
     assert second.run() == 2
-    assert second.text() == (f"error: {tmp_path}/out/runs/sft-seed0: another process works on this run; "
-                             "wait for it, or choose another --method or --seed\n")
+    assert second.text() == (
+        f"error: {tmp_path}/out/runs/sft-seed0: another process works on this run; "
+        "wait for it, or choose another --method or --seed\n"
+    )
     os.kill(process.pid, signal.SIGCONT)
     process.join(150)
     assert process.exitcode == 0, first.text()
@@ -349,20 +474,33 @@ def test_processes_share_a_folder(processes, orders, left_alone, tmp_path):
     found = contents(tmp_path / "out")
     alone = {name: value for method in METHODS for name, value in left_alone(method)[0].items()}
     assert set(found) == set(alone)
-    assert found["records.jsonl"] == [row for method in sorted(METHODS) for row in left_alone(method)[0]["records.jsonl"]]
+    assert found["records.jsonl"] == [
+        row for method in sorted(METHODS) for row in left_alone(method)[0]["records.jsonl"]
+    ]
     assert found["protocols.json"] == alone["protocols.json"]
-    assert list(found["results.json"]["methods"]) and set(found["results.json"]["methods"]) == set(METHODS)
+    assert list(found["results.json"]["methods"]) and set(found["results.json"]["methods"]) == set(
+        METHODS
+    )
 
 
-# What refuses: a text, a checkpoint (torch.save) and weights (safetensors) each raise in a way of their own.
+# What refuses: a text, a checkpoint (torch.save) and weights (safetensors) each raise in a way of
+# their own.
 @pytest.mark.parametrize("file_limit, minutes", [(400, 0), (60_000, 0), (60_000, 10)])
 def test_a_disk_that_takes_no_more(file_limit, minutes, processes, orders, left_alone, tmp_path):
     wanted, _ = left_alone("sft")
-    order = orders(f"limit-{minutes}", methods={"sft": METHODS["sft"]}, checkpoints={"minutes": minutes, "keep": "all"})
+    order = orders(
+        f"limit-{minutes}",
+        methods={"sft": METHODS["sft"]},
+        checkpoints={"minutes": minutes, "keep": "all"},
+    )
     runner = Runner(processes, order, tmp_path / "out")
     assert runner.run(file_limit=file_limit) == 2, runner.text()
     lines = [line for line in runner.text().splitlines() if not line.startswith("[0:")]
-    assert len(lines) == 1 and lines[0].startswith(f"error: {tmp_path}/out") and "File too large; make room" in lines[0], runner.text()
+    assert (
+        len(lines) == 1
+        and lines[0].startswith(f"error: {tmp_path}/out")
+        and "File too large; make room" in lines[0]
+    ), runner.text()
     assert runner.run() == 0, runner.text()
     assert_same(contents(runner.out), wanted)
 
@@ -375,7 +513,10 @@ def test_half_a_checkpoint_is_named(processes, orders, left_alone, tmp_path):
     state = runner.out / "runs/sft-seed0/stage-1.partial/checkpoint/state.pt"
     os.truncate(state, state.stat().st_size // 2)
     assert runner.run() == 2, runner.text()
-    assert f"error: {state}: is no whole checkpoint; remove it: the stage starts anew\n" in runner.text()
+    assert (
+        f"error: {state}: is no whole checkpoint; remove it: the stage starts anew\n"
+        in runner.text()
+    )
     state.unlink()
     assert runner.run() == 0, runner.text()
     assert_same(contents(runner.out), wanted)
@@ -391,7 +532,9 @@ def test_full_disk(processes, orders, left_alone, tmp_path):
     (folder / "state.partial").symlink_to("/dev/full")
     assert runner.run() == 2, runner.text()
     lines = [line for line in runner.text().splitlines() if not line.startswith("[0:")]
-    assert len(lines) == 1 and lines[0].startswith(f"error: {tmp_path}/out: No space left on device; make room"), runner.text()
+    assert len(lines) == 1 and lines[0].startswith(
+        f"error: {tmp_path}/out: No space left on device; make room"
+    ), runner.text()
     (folder / "state.partial").unlink()
     assert runner.run() == 0, runner.text()
     assert_same(contents(runner.out), wanted)
@@ -401,15 +544,39 @@ def test_killed_with_a_real_model(processes, tmp_path):
     """SmolLM2-135M: two steps, killed after the checkpoint of the first."""
     from harness.models.embedded import embedded_checkpoint
 
-    rows = [{"prompt": f"Say the word number {i}.", "demonstration": f"word {i}", "reference": f"word {i}"} for i in range(8)]
+    rows = [
+        {
+            "prompt": f"Say the word number {i}.",
+            "demonstration": f"word {i}",
+            "reference": f"word {i}",
+        }
+        for i in range(8)
+    ]
     write_rows(tmp_path / "train.jsonl", rows)
     write_rows(tmp_path / "test.jsonl", rows[:2])
-    (tmp_path / "order.yaml").write_text(yaml.safe_dump({
-        "model": {"name": str(embedded_checkpoint()), "dtype": "float32", "device": "cpu"},
-        "skills": [{"name": "words", "train": "train.jsonl", "test": "test.jsonl", "grader": "token_f1", "max_new_tokens": 4}],
-        "methods": {"sft": {"learning_rate": 1e-4}}, "budget": {"prompts": 8, "batch_size": 4}}))
+    (tmp_path / "order.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "model": {"name": str(embedded_checkpoint()), "dtype": "float32", "device": "cpu"},
+                "skills": [
+                    {
+                        "name": "words",
+                        "train": "train.jsonl",
+                        "test": "test.jsonl",
+                        "grader": "token_f1",
+                        "max_new_tokens": 4,
+                    }
+                ],
+                "methods": {"sft": {"learning_rate": 1e-4}},
+                "budget": {"prompts": 8, "batch_size": 4},
+            }
+        )
+    )
     try:
-        alone, killed = (Runner(processes, tmp_path / "order.yaml", tmp_path / name) for name in ("alone", "killed"))
+        alone, killed = (
+            Runner(processes, tmp_path / "order.yaml", tmp_path / name)
+            for name in ("alone", "killed")
+        )
         assert alone.run() == 0, alone.text()
         killed.arguments += ["--set", "checkpoints.minutes=0"]
         assert killed.run("update", "after", 2) == -signal.SIGKILL

@@ -1,4 +1,6 @@
-"""The loop: what it measures, what it does not measure twice, and what --plan and --check-teacher say of it."""
+"""The loop: what it measures, what it does not measure twice, and what --plan and --check-teacher
+say of it.
+"""
 
 import gc
 import json
@@ -37,7 +39,14 @@ from tests.conftest import read_lines, save_tiny, write_rows
 
 @pytest.fixture
 def finished(order_file, tmp_path):
-    order = read_order(order_file(methods={"sft": {"learning_rate": 1e-2}, "grpo": {"learning_rate": 1e-3, "group_size": 2}}))
+    order = read_order(
+        order_file(
+            methods={
+                "sft": {"learning_rate": 1e-2},
+                "grpo": {"learning_rate": 1e-3, "group_size": 2},
+            }
+        )
+    )
     run_order(order, tmp_path / "out")
     return order, tmp_path / "out"
 
@@ -49,7 +58,11 @@ def test_every_skill_is_measured_after_every_stage_and_inside(finished):
     assert set(points.values()) == {1}
     for label in order.methods:
         for skill in ("vowels", "digits"):
-            steps = sorted((r["stage"], r["step"], r["final"]) for r in records if r["method"] == label and r["name"] == skill)
+            steps = sorted(
+                (r["stage"], r["step"], r["final"])
+                for r in records
+                if r["method"] == label and r["name"] == skill
+            )
             # 12 prompts of 4 are 3 steps a stage; every 2 steps a point inside
             assert steps == [(0, 0, True), (1, 2, False), (1, 3, True), (2, 5, False), (2, 6, True)]
     by_step = {(r["stage"], r["step"]): r["prompts"] for r in records}
@@ -110,27 +123,49 @@ def test_methods_see_the_same_prompts(order_file, tmp_path, monkeypatch):
 def test_a_changed_measurement_is_another_protocol(order_file, tmp_path, monkeypatch):
     def protocol(**evaluate):
         order = read_order(order_file(evaluate=evaluate))
-        measure = Evaluator(None, None, order.evaluate, {s.name: order.limit(s) for s in order.skills}, {})
-        return json.dumps(measure.skill_protocol(order.skills[0], "test", "float32", "template"), sort_keys=True)
+        measure = Evaluator(
+            None, None, order.evaluate, {s.name: order.limit(s) for s in order.skills}, {}
+        )
+        return json.dumps(
+            measure.skill_protocol(order.skills[0], "test", "float32", "template"), sort_keys=True
+        )
 
     plain = protocol()
     assert protocol(batch_size=3) == plain  # how it is batched is no part of what is measured
-    assert len({plain, protocol(examples=2), protocol(max_new_tokens=5), protocol(temperature=0.5), protocol(temperature=0.5, seed=1)}) == 5
+    assert (
+        len(
+            {
+                plain,
+                protocol(examples=2),
+                protocol(max_new_tokens=5),
+                protocol(temperature=0.5),
+                protocol(temperature=0.5, seed=1),
+            }
+        )
+        == 5
+    )
     monkeypatch.setattr("harness.runs.order.version", lambda: "vllm 0")
     assert '"engine"' not in plain and '"engine": "vllm"' in protocol(engine="vllm")
 
 
 def test_the_kept_checkpoint_is_the_evaluated_model(finished):
     order, out = finished
-    last = [r for r in read_lines(out / "records.jsonl") if r["run"] == "sft-seed0" and r["stage"] == 2 and r["final"]]
+    last = [
+        r
+        for r in read_lines(out / "records.jsonl")
+        if r["run"] == "sft-seed0" and r["stage"] == 2 and r["final"]
+    ]
     model, _ = load_model(str(out / "runs" / "sft-seed0" / "stage-2" / "weights"), "float32", "cpu")
     assert last and all(r["evaluation"].startswith(model_fingerprint(model)[:16]) for r in last)
-    assert not (out / "runs" / "sft-seed0" / "stage-1" / "weights").exists()  # checkpoints.keep is last
+    # checkpoints.keep is last
+    assert not (out / "runs" / "sft-seed0" / "stage-1" / "weights").exists()
 
 
 def test_learning_changes_the_answers(finished):
     _, out = finished
-    losses = [row["loss"] for row in read_lines(out / "runs" / "sft-seed0" / "stage-1" / "training.jsonl")]
+    losses = [
+        row["loss"] for row in read_lines(out / "runs" / "sft-seed0" / "stage-1" / "training.jsonl")
+    ]
     assert losses[-1] < losses[0]
 
 
@@ -138,9 +173,14 @@ def test_plan_counts_and_touches_nothing(order_file, tmp_path):
     order = read_order(order_file(seeds=[0, 1, 2]))
     text = plan(order, tmp_path / "out")
     assert "9 runs (3 methods x 3 seeds), 2 stages each" in text
-    rows = [line.split() for line in text.splitlines() if line.split()[:2] in ([m, s] for m in order.methods for s in ("vowels", "digits"))]
+    rows = [
+        line.split()
+        for line in text.splitlines()
+        if line.split()[:2] in ([m, s] for m in order.methods for s in ("vowels", "digits"))
+    ]
     assert [row[2:6] for row in rows] == [["12", "4", "3", "2"]] * 6
-    assert "evaluations: 37, 296 answers in all" in text  # the base once, and 9 runs x 2 stages x (1 inside + 1)
+    # the base once, and 9 runs x 2 stages x (1 inside + 1)
+    assert "evaluations: 37, 296 answers in all" in text
     assert not (tmp_path / "out").exists()
 
 
@@ -149,14 +189,34 @@ def test_plan_prefers_what_was_measured(finished):
     assert plan(order, out).count("measured\n") == 4
 
 
-@pytest.mark.parametrize("which, wanted", [("seen", [["a"], ["a", "b"], ["a", "b", "c"], 4]), ("sampled", [["a"], 2, 2, 4])])
+@pytest.mark.parametrize(
+    "which, wanted",
+    [("seen", [["a"], ["a", "b"], ["a", "b", "c"], 4]), ("sampled", [["a"], 2, 2, 4])],
+)
 def test_which_skills_are_evaluated(order_file, tmp_path, which, wanted):
-    """What stands in the records of each stage, what the plan says of it, and what the report makes of the gaps."""
+    """What stands in the records of each stage, what the plan says of it, and what the report makes
+    of the gaps.
+    """
     rows = [{"prompt": f"p{i}", "demonstration": "d", "reference": "d"} for i in range(4)]
     write_rows(tmp_path / "rows.jsonl", rows)
-    skills = [{"name": n, "train": "rows.jsonl", "test": "rows.jsonl", "grader": "contains", "max_new_tokens": 4} for n in "abcd"]
-    path = order_file(skills=skills, methods={"sft": {}}, seeds=[0], budget={"prompts": 4, "batch_size": 4}, retention=None,
-                      evaluate={"skills": which})
+    skills = [
+        {
+            "name": n,
+            "train": "rows.jsonl",
+            "test": "rows.jsonl",
+            "grader": "contains",
+            "max_new_tokens": 4,
+        }
+        for n in "abcd"
+    ]
+    path = order_file(
+        skills=skills,
+        methods={"sft": {}},
+        seeds=[0],
+        budget={"prompts": 4, "batch_size": 4},
+        retention=None,
+        evaluate={"skills": which},
+    )
     order, out = read_order(path), tmp_path / "out"
     text = plan(order, out)
     run_order(order, out)
@@ -166,12 +226,18 @@ def test_which_skills_are_evaluated(order_file, tmp_path, which, wanted):
             found.setdefault(r["stage"], []).append(r["name"])
     assert found[0] == found[4] == list("abcd")
     for stage, names in enumerate(wanted[:3], 1):
-        assert found[stage] == names if isinstance(names, list) else len(found[stage]) == names and found[stage][-1] == "abcd"[stage - 1]
+        assert (
+            found[stage] == names
+            if isinstance(names, list)
+            else len(found[stage]) == names and found[stage][-1] == "abcd"[stage - 1]
+        )
     assert f"evaluations: 5, {4 * sum(map(len, found.values()))} answers in all" in text
     results = ReportData([out])
     assert not results.missing and results.complete("sft") == 1
     R = results.R["sft"][0]
-    assert np.isfinite([metrics.average_accuracy(R), metrics.backward_transfer(R), metrics.learning_accuracy(R)]).all()
+    assert np.isfinite(
+        [metrics.average_accuracy(R), metrics.backward_transfer(R), metrics.learning_accuracy(R)]
+    ).all()
     assert np.isnan(metrics.forgetting(R))
     table, _ = write_report([out])
     assert "sft" in table
@@ -188,8 +254,15 @@ def test_the_estimate_grows_with_the_work():
 def test_check_teacher_reads_no_test_example(order_file, tmp_path):
     order = read_order(order_file())
     rows = check_teacher(order, tmp_path / "check")
-    assert [(r["skill"], r["split"], r["n"]) for r in rows] == [("vowels", "validation", 4), ("digits", "validation", 4)]
-    asked = [item["prompt"] for path in (tmp_path / "check" / "evaluations").glob("*.json") for item in read_json(path)["items"]]
+    assert [(r["skill"], r["split"], r["n"]) for r in rows] == [
+        ("vowels", "validation", 4),
+        ("digits", "validation", 4),
+    ]
+    asked = [
+        item["prompt"]
+        for path in (tmp_path / "check" / "evaluations").glob("*.json")
+        for item in read_json(path)["items"]
+    ]
     assert len(asked) == 16 and not any(" test " in prompt for prompt in asked)
     assert sum("This is an example for a response" in prompt for prompt in asked) == 8
 
@@ -234,9 +307,13 @@ class Draws(SFT):
 
 
 def test_a_method_draws_the_same_again_on_a_resume(order_file, tmp_path, monkeypatch):
-    """Killed in each phase of both stages; a start finds the generators in any state, and a GPU's tensors where there is none."""
+    """Killed in each phase of both stages; a start finds the generators in any state, and a GPU's
+    tensors where there is none.
+    """
     (tmp_path / "draws.py").write_text(DRAWS)
-    order = read_order(order_file(methods={"draws": {"file": "draws.py"}}, evaluate={}, checkpoints={"minutes": 0}))
+    order = read_order(
+        order_file(methods={"draws": {"file": "draws.py"}}, evaluate={}, checkpoints={"minutes": 0})
+    )
     found = {}
     for name, kills in (("alone", ()), ("killed", (2, 5, 8, 11))):
         real, updates = Trainer.update, 0
@@ -263,18 +340,38 @@ def test_a_method_draws_the_same_again_on_a_resume(order_file, tmp_path, monkeyp
                         run_order(order, tmp_path / name)
                 else:
                     run_order(order, tmp_path / name)
-        found[name] = [{k: v for k, v in row.items() if k != "seconds"} for stage in (1, 2)
-                       for row in read_lines(tmp_path / name / f"runs/draws-seed0/stage-{stage}/training.jsonl")]
-    assert found["killed"] == found["alone"] and [row["seen"] for row in found["alone"]] == [1] * 6 + [2] * 6
+        found[name] = [
+            {k: v for k, v in row.items() if k != "seconds"}
+            for stage in (1, 2)
+            for row in read_lines(
+                tmp_path / name / f"runs/draws-seed0/stage-{stage}/training.jsonl"
+            )
+        ]
+    assert (
+        found["killed"] == found["alone"]
+        and [row["seen"] for row in found["alone"]] == [1] * 6 + [2] * 6
+    )
     for generator in ("python", "numpy", "torch"):
         assert len({row[generator] for row in found["alone"]}) == 4  # one a phase
 
 
 def test_another_base_model_under_the_same_name_is_refused(order_file, tmp_path, monkeypatch):
-    """By a run that has measured it and by one that comes later, before either learns; the old weights are welcome again."""
+    """By a run that has measured it and by one that comes later, before either learns; the old
+    weights are welcome again.
+    """
+
     def go(**methods):
-        order = read_order(order_file(model={"name": str(save_tiny(tmp_path / "model", weights)), "dtype": "float32", "device": "cpu"},
-                                      methods=methods, evaluate={}))
+        order = read_order(
+            order_file(
+                model={
+                    "name": str(save_tiny(tmp_path / "model", weights)),
+                    "dtype": "float32",
+                    "device": "cpu",
+                },
+                methods=methods,
+                evaluate={},
+            )
+        )
         run_order(order, tmp_path / "out")
 
     weights, learned = 0, []
@@ -289,8 +386,11 @@ def test_another_base_model_under_the_same_name_is_refused(order_file, tmp_path,
             go(sft={})
         weights = 1
         for methods in ({"sft": {}}, {"dft": {}}):
-            with pytest.raises(UserError, match=r"sft-seed0/stage-0/records\.jsonl: is of a base model with other weights \(\w{16}\) than "
-                                                r"the order's model has now \(\w{16}\); put the old weights back, name their revision"):
+            with pytest.raises(
+                UserError,
+                match=r"sft-seed0/stage-0/records\.jsonl: is of a base model with other weights \(\w{16}\) than "
+                r"the order's model has now \(\w{16}\); put the old weights back, name their revision",
+            ):
                 go(**methods)
         assert learned == ["sft"] and not (tmp_path / "out/runs/dft-seed0/stage-0").exists()
         weights = 0

@@ -1,4 +1,6 @@
-"""The sampler against transformers' generate, a plain forward pass and the distribution that it says it draws from."""
+"""The sampler against transformers' generate, a plain forward pass and the distribution that it
+says it draws from.
+"""
 
 import copy
 
@@ -7,14 +9,27 @@ import torch
 from scipy import stats
 
 from harness.base.seeds import seed_for
-from harness.sampling.transformers import TransformersSampler, _grouped_attention, _pick, _weights_first
+from harness.sampling.transformers import (
+    TransformersSampler,
+    _grouped_attention,
+    _pick,
+    _weights_first,
+)
 
-TEXTS = ["abc", "a much longer question than the others, to be padded against", "?", "who are you", "12 + 7 ="]
+TEXTS = [
+    "abc",
+    "a much longer question than the others, to be padded against",
+    "?",
+    "who are you",
+    "12 + 7 =",
+]
 
 
 @pytest.fixture
 def ragged(tiny_model):
-    """Prompts of 1 to 60 tokens, and a sampler with so many stop tokens that answers end at different lengths."""
+    """Prompts of 1 to 60 tokens, and a sampler with so many stop tokens that answers end at
+    different lengths.
+    """
     model, tokenizer = tiny_model
     sampler = TransformersSampler(model, tokenizer)
     sampler.stops = sampler.stops | set(range(20))
@@ -27,22 +42,34 @@ def token_lists(groups):
 
 def generated(model, prompt, count, stops):
     """transformers' greedy completion of one prompt, without any padding."""
-    out = model.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), do_sample=False,
-                         max_new_tokens=count, eos_token_id=sorted(stops), pad_token_id=0)
-    return out[0, len(prompt):].tolist()
+    out = model.generate(
+        torch.tensor([prompt]),
+        attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+        do_sample=False,
+        max_new_tokens=count,
+        eos_token_id=sorted(stops),
+        pad_token_id=0,
+    )
+    return out[0, len(prompt) :].tolist()
 
 
 def test_greedy_is_generate(ragged, tiny_model):
     prompts, sampler = ragged
-    sampler.stops = {256} | {generated(tiny_model[0], p, i + 4, {256})[-1] for i, p in enumerate(prompts)}
+    sampler.stops = {256} | {
+        generated(tiny_model[0], p, i + 4, {256})[-1] for i, p in enumerate(prompts)
+    }
     found = token_lists(sampler.sample(prompts, max_new_tokens=24, temperature=0))
     assert found == [[generated(tiny_model[0], p, 24, sampler.stops)] for p in prompts]
     assert len({len(g[0]) for g in found}) > 1  # rows left the batch at different times
 
 
-@pytest.mark.parametrize("kind", ["gemma2", "gemma3", "qwen2", "granite", "gpt2", "llama-sdpa-1-head"])
+@pytest.mark.parametrize(
+    "kind", ["gemma2", "gemma3", "qwen2", "granite", "gpt2", "llama-sdpa-1-head"]
+)
 def test_greedy_is_generate_in_other_architectures(kind, tiny_model):
-    """Sliding windows shorter than the prompt, bent logits, biases, absolute positions; keys not shared between heads."""
+    """Sliding windows shorter than the prompt, bent logits, biases, absolute positions; keys not
+    shared between heads.
+    """
     model = other_model(kind, len(tiny_model[1]))
     sampler = TransformersSampler(model, tiny_model[1])
     for opening in ("", "an opening that they share: "):
@@ -54,14 +81,21 @@ def test_greedy_is_generate_in_other_architectures(kind, tiny_model):
 def test_a_common_beginning_is_read_once(tiny_model, monkeypatch):
     """Also where one prompt is the beginning of the others, and with several completions each."""
     model, tokenizer = tiny_model
-    prompts = [tokenizer(t)["input_ids"] for t in ("the same, the same", "the same, the same, and more", "the same, the same?")]
+    prompts = [
+        tokenizer(t)["input_ids"]
+        for t in ("the same, the same", "the same, the same, and more", "the same, the same?")
+    ]
     read, forward = [], model.forward
-    monkeypatch.setattr(model, "forward", lambda **kw: read.append(kw["input_ids"].numel()) or forward(**kw))
+    monkeypatch.setattr(
+        model, "forward", lambda **kw: read.append(kw["input_ids"].numel()) or forward(**kw)
+    )
     found = TransformersSampler(model, tokenizer).sample(prompts, max_new_tokens=4, n=2, seed=5)
     shared = min(map(len, prompts)) - 1
     assert read[:2] == [shared, 3 * (max(map(len, prompts)) - shared)]
     monkeypatch.setattr("harness.sampling.transformers.can_share_prompts", lambda model: False)
-    assert token_lists(found) == token_lists(TransformersSampler(model, tokenizer).sample(prompts, max_new_tokens=4, n=2, seed=5))
+    assert token_lists(found) == token_lists(
+        TransformersSampler(model, tokenizer).sample(prompts, max_new_tokens=4, n=2, seed=5)
+    )
 
 
 def other_model(kind, vocabulary, **changes):
@@ -69,19 +103,43 @@ def other_model(kind, vocabulary, **changes):
     import transformers as t
 
     torch.manual_seed(1)
-    settings = dict(vocab_size=vocabulary, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-                    num_key_value_heads=2, max_position_embeddings=256, initializer_range=0.2, eos_token_id=256,
-                    bos_token_id=256, pad_token_id=256, **changes)
-    gemma = {"head_dim": 8, "sliding_window": 4, "query_pre_attn_scalar": 8, "final_logit_softcapping": 3.0,
-             "layer_types": ["sliding_attention", "full_attention"]}
+    settings = dict(
+        vocab_size=vocabulary,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        initializer_range=0.2,
+        eos_token_id=256,
+        bos_token_id=256,
+        pad_token_id=256,
+        **changes,
+    )
+    gemma = {
+        "head_dim": 8,
+        "sliding_window": 4,
+        "query_pre_attn_scalar": 8,
+        "final_logit_softcapping": 3.0,
+        "layer_types": ["sliding_attention", "full_attention"],
+    }
     config = {
         "gemma2": lambda: t.Gemma2Config(**settings, **gemma, attn_logit_softcapping=None),
         "gemma3": lambda: t.Gemma3TextConfig(**settings, **gemma),
         "qwen2": lambda: t.Qwen2Config(**settings),
         "granite": lambda: t.GraniteConfig(**settings, logits_scaling=4.0, residual_multiplier=0.5),
         "cohere": lambda: t.CohereConfig(**settings, logit_scale=0.25),
-        "gpt2": lambda: t.GPT2Config(vocab_size=vocabulary, n_embd=32, n_layer=2, n_head=4, n_positions=256, eos_token_id=256,
-                                     bos_token_id=256, initializer_range=0.4),
+        "gpt2": lambda: t.GPT2Config(
+            vocab_size=vocabulary,
+            n_embd=32,
+            n_layer=2,
+            n_head=4,
+            n_positions=256,
+            eos_token_id=256,
+            bos_token_id=256,
+            initializer_range=0.4,
+        ),
         "llama-sdpa-1-head": lambda: t.LlamaConfig(**{**settings, "num_key_value_heads": 4}),
     }[kind]()
     return t.AutoModelForCausalLM.from_config(config).eval()
@@ -91,11 +149,20 @@ def other_model(kind, vocabulary, **changes):
 def test_logprobs_are_those_of_a_forward_pass(ragged, tiny_model, temperature):
     prompts, sampler = ragged
     double = copy.deepcopy(tiny_model[0]).double()
-    for prompt, group in zip(prompts, sampler.sample(prompts, max_new_tokens=12, n=3, seed=5, temperature=temperature, top_p=0.9)):
+    for prompt, group in zip(
+        prompts,
+        sampler.sample(prompts, max_new_tokens=12, n=3, seed=5, temperature=temperature, top_p=0.9),
+    ):
         for c in group:
             with torch.no_grad():
-                logits = double(torch.tensor([prompt + c.token_ids])).logits[0, len(prompt) - 1:-1]
-            wanted = (logits / (temperature or 1.0)).log_softmax(-1).gather(1, torch.tensor(c.token_ids)[:, None])[:, 0]
+                logits = double(torch.tensor([prompt + c.token_ids])).logits[
+                    0, len(prompt) - 1 : -1
+                ]
+            wanted = (
+                (logits / (temperature or 1.0))
+                .log_softmax(-1)
+                .gather(1, torch.tensor(c.token_ids)[:, None])[:, 0]
+            )
             assert c.logprobs == pytest.approx(wanted.tolist(), abs=2e-5)
 
 
@@ -112,7 +179,9 @@ def test_draws_do_not_depend_on_the_batching(ragged, tiny_model):
 
 
 def test_several_completions_of_a_prompt_are_rows_of_their_own(ragged):
-    """The k-th completion is the same whatever n is, and the prompt that is read once gives what n readings give."""
+    """The k-th completion is the same whatever n is, and the prompt that is read once gives what n
+    readings give.
+    """
     prompts, sampler = ragged
     three = token_lists(sampler.sample(prompts, max_new_tokens=16, n=3, seed=2))
     one = token_lists(sampler.sample(prompts, max_new_tokens=16, n=1, seed=2))
@@ -122,23 +191,39 @@ def test_several_completions_of_a_prompt_are_rows_of_their_own(ragged):
 
 
 def test_the_layout_of_a_gpus_attention_is_taken(monkeypatch):
-    """The kernel for a mask there returns [rows, queries, heads, width] in memory: what it would give, without computing it."""
+    """The kernel for a mask there returns [rows, queries, heads, width] in memory: what it would
+    give, without computing it.
+    """
+
     def efficient(query, key, value, attn_mask, scale):
         bias = torch.zeros_like(attn_mask, dtype=query.dtype).expand(*query.shape[:3], key.shape[2])
-        return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, bias, False, scale=scale)[0]
+        return torch.ops.aten._scaled_dot_product_efficient_attention(
+            query, key, value, bias, False, scale=scale
+        )[0]
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", efficient)
     query = torch.empty(4, 1, 9, 64, device="meta").transpose(1, 2)
     key = value = torch.empty(4, 3, 40, 64, device="meta")[:, :, :24]
-    out, _ = _grouped_attention(None, query, key, value, torch.empty(4, 1, 1, 24, device="meta", dtype=torch.bool), scaling=0.1)
+    out, _ = _grouped_attention(
+        None,
+        query,
+        key,
+        value,
+        torch.empty(4, 1, 1, 24, device="meta", dtype=torch.bool),
+        scaling=0.1,
+    )
     assert out.shape == (4, 1, 9, 64)
 
 
 @pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
 def test_weights_first_is_the_same_product(capability, monkeypatch):
-    """With and without a bias, for few rows and many, against float64; afterwards the modules are as before."""
+    """With and without a bias, for few rows and many, against float64; afterwards the modules are
+    as before.
+    """
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    model = torch.nn.ModuleDict({"plain": torch.nn.Linear(24, 40, bias=False), "biased": torch.nn.Linear(24, 40)})
+    model = torch.nn.ModuleDict(
+        {"plain": torch.nn.Linear(24, 40, bias=False), "biased": torch.nn.Linear(24, 40)}
+    )
     model.device, model.dtype = torch.device("cpu"), torch.float32
     with torch.inference_mode(), _weights_first(model):
         for linear in model.values():
@@ -146,27 +231,41 @@ def test_weights_first_is_the_same_product(capability, monkeypatch):
             for shape in ((1, 24), (3, 1, 24), (2, 200, 24)):
                 x = torch.randn(shape)
                 out = linear(x)
-                wanted = x.double() @ linear.weight.double().t() + (0 if linear.bias is None else linear.bias.double())
+                wanted = x.double() @ linear.weight.double().t() + (
+                    0 if linear.bias is None else linear.bias.double()
+                )
                 assert out.is_contiguous() and (out - wanted).abs().max() < 1e-5
     assert not any("forward" in vars(linear) for linear in model.values())
 
 
 @pytest.mark.parametrize("temperature,top_p", [(1.0, 1.0), (0.7, 1.0), (1.0, 0.6)])
 def test_frequencies_follow_the_softmax(tiny_model, temperature, top_p):
-    """Chi-square of 6,000 draws of the second token, given the greedy first, against float64 probabilities."""
+    """Chi-square of 6,000 draws of the second token, given the greedy first, against float64
+    probabilities.
+    """
     model, tokenizer = tiny_model
     prompt = tokenizer("which?")["input_ids"]
     sampler = TransformersSampler(model, tokenizer, batch_size=2000)
     firsts = sampler.sample([prompt], max_new_tokens=1, temperature=0)[0][0].token_ids
     counts = torch.zeros(len(tokenizer))
     for seed in range(3):
-        group = sampler.sample([prompt + firsts], max_new_tokens=1, n=2000, seed=seed, temperature=temperature, top_p=top_p)[0]
-        counts += torch.bincount(torch.tensor([c.token_ids[0] for c in group]), minlength=len(tokenizer))
+        group = sampler.sample(
+            [prompt + firsts],
+            max_new_tokens=1,
+            n=2000,
+            seed=seed,
+            temperature=temperature,
+            top_p=top_p,
+        )[0]
+        counts += torch.bincount(
+            torch.tensor([c.token_ids[0] for c in group]), minlength=len(tokenizer)
+        )
     with torch.no_grad():
         logits = copy.deepcopy(model).double()(torch.tensor([prompt + firsts])).logits[0, -1]
     probs = (logits / temperature).softmax(-1)
     nucleus = set()
-    for token in probs.argsort(descending=True).tolist():  # the smallest set of the likeliest that holds top_p
+    # the smallest set of the likeliest that holds top_p
+    for token in probs.argsort(descending=True).tolist():
         if sum(probs[t] for t in nucleus) >= top_p:
             break
         nucleus.add(token)
@@ -183,7 +282,13 @@ def test_frequencies_follow_the_softmax(tiny_model, temperature, top_p):
 
 def test_top_p_keeps_the_token_that_crosses_the_mark():
     logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
-    for top_p, kept in ((0.49, {0}), (0.51, {0, 1}), (0.79, {0, 1}), (0.81, {0, 1, 2}), (0.99, {0, 1, 2, 3})):
+    for top_p, kept in (
+        (0.49, {0}),
+        (0.51, {0, 1}),
+        (0.79, {0, 1}),
+        (0.81, {0, 1, 2}),
+        (0.99, {0, 1, 2, 3}),
+    ):
         draws = torch.linspace(0, 1 - 1e-9, 200, dtype=torch.float64)
         tokens, logprobs = _pick(logits.expand(200, -1), 1.0, top_p, draws)
         assert set(tokens.tolist()) == kept
@@ -229,7 +334,11 @@ def test_text_is_without_the_end_of_turn(tiny_model):
 
     model.lm_head = Script(1, 1)
     [[found]] = TransformersSampler(model, tokenizer).sample([[1, 2]], max_new_tokens=9)
-    assert found.token_ids == [letter] * 3 + [tokenizer.eos_token_id] and found.text == "kkk" and found.finished
+    assert (
+        found.token_ids == [letter] * 3 + [tokenizer.eos_token_id]
+        and found.text == "kkk"
+        and found.finished
+    )
 
 
 def test_mode_is_restored(ragged, tiny_model):

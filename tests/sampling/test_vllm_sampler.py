@@ -1,4 +1,6 @@
-"""vLLM behind the sampler's interface, against transformers and plain forward passes; `make test-vllm` runs these."""
+"""vLLM behind the sampler's interface, against transformers and plain forward passes; `make
+test-vllm` runs these.
+"""
 
 import copy
 import math
@@ -26,17 +28,32 @@ from harness.sampling.vllm import Engine, VLLMConfig, VLLMSampler, version
 from tests.conftest import read_lines, save_tiny, write_rows
 
 if version() is None:
-    pytest.skip("vLLM is not installed; make test-vllm runs these in an environment of its own", allow_module_level=True)
+    pytest.skip(
+        "vLLM is not installed; make test-vllm runs these in an environment of its own",
+        allow_module_level=True,
+    )
 
-TEXTS = ["abc", "a much longer question than the others, to be cut into blocks", "?", "who are you", "12 + 7 ="]
+TEXTS = [
+    "abc",
+    "a much longer question than the others, to be cut into blocks",
+    "?",
+    "who are you",
+    "12 + 7 =",
+]
 SMALL = VLLMConfig(kv_cache_gib=0.05)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A tiny model with heads as wide as vLLM's attention wants them on a CPU."""
-    return save_tiny(tmp_path_factory.mktemp("wide"), hidden_size=64, num_attention_heads=2, num_key_value_heads=1,
-                     intermediate_size=128, max_position_embeddings=512)
+    return save_tiny(
+        tmp_path_factory.mktemp("wide"),
+        hidden_size=64,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=128,
+        max_position_embeddings=512,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +73,11 @@ def engine():
 def sampler(request, loaded):
     """Each backend, with so many stop tokens that answers end at different lengths."""
     model, tokenizer = loaded
-    made = TransformersSampler(model, tokenizer) if request.param == "transformers" else VLLMSampler(
-        request.getfixturevalue("engine"), model, tokenizer)
+    made = (
+        TransformersSampler(model, tokenizer)
+        if request.param == "transformers"
+        else VLLMSampler(request.getfixturevalue("engine"), model, tokenizer)
+    )
     made.stops = made.stops | set(range(20))
     return made
 
@@ -74,8 +94,17 @@ def token_lists(groups):
 def forward_logprobs(model, prompt, tokens, temperature=1.0):
     """Log-probabilities of ``tokens`` after ``prompt`` in float64."""
     with torch.no_grad():
-        logits = copy.deepcopy(model).double()(torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1:-1]
-    return (logits / temperature).log_softmax(-1).gather(1, torch.tensor(tokens)[:, None])[:, 0].tolist()
+        logits = (
+            copy.deepcopy(model)
+            .double()(torch.tensor([prompt + tokens]))
+            .logits[0, len(prompt) - 1 : -1]
+        )
+    return (
+        (logits / temperature)
+        .log_softmax(-1)
+        .gather(1, torch.tensor(tokens)[:, None])[:, 0]
+        .tolist()
+    )
 
 
 # ---- the sampler, on both backends ---------------------------------------------------------------------------------------
@@ -84,17 +113,29 @@ def forward_logprobs(model, prompt, tokens, temperature=1.0):
 def test_greedy_is_generate(sampler, prompts, loaded):
     model, tokenizer = loaded
     for prompt, [found] in zip(prompts, sampler.sample(prompts, max_new_tokens=16, temperature=0)):
-        wanted = model.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), do_sample=False,
-                                max_new_tokens=16, eos_token_id=sorted(sampler.stops), pad_token_id=0)[0, len(prompt):].tolist()
-        assert found.token_ids == wanted and found.text == tokenizer.decode(wanted, skip_special_tokens=True)
+        wanted = model.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            do_sample=False,
+            max_new_tokens=16,
+            eos_token_id=sorted(sampler.stops),
+            pad_token_id=0,
+        )[0, len(prompt) :].tolist()
+        assert found.token_ids == wanted and found.text == tokenizer.decode(
+            wanted, skip_special_tokens=True
+        )
 
 
 @pytest.mark.parametrize("temperature, top_p", [(0, 1.0), (1.0, 1.0), (1.0, 0.7)])
 def test_logprobs_are_those_of_a_forward_pass(sampler, prompts, loaded, temperature, top_p):
-    found = sampler.sample(prompts, max_new_tokens=10, n=2, seed=5, temperature=temperature, top_p=top_p)
+    found = sampler.sample(
+        prompts, max_new_tokens=10, n=2, seed=5, temperature=temperature, top_p=top_p
+    )
     for prompt, group in zip(prompts, found):
         for c in group:
-            assert c.logprobs == pytest.approx(forward_logprobs(loaded[0], prompt, c.token_ids), abs=1e-4)
+            assert c.logprobs == pytest.approx(
+                forward_logprobs(loaded[0], prompt, c.token_ids), abs=1e-4
+            )
 
 
 def test_an_answer_ends_with_its_stop_token(sampler, prompts):
@@ -109,30 +150,46 @@ def test_an_answer_ends_with_its_stop_token(sampler, prompts):
 
 
 def test_draws_are_keyed_by_seed_and_place(sampler, prompts):
-    """The same again; another seed, another answer; the k-th completion is the same whatever n and the limit are."""
+    """The same again; another seed, another answer; the k-th completion is the same whatever n and
+    the limit are.
+    """
     three = token_lists(sampler.sample(prompts, max_new_tokens=12, n=3, seed=9))
     assert token_lists(sampler.sample(prompts, max_new_tokens=12, n=3, seed=9)) == three
     assert token_lists(sampler.sample(prompts, max_new_tokens=12, n=3, seed=10)) != three
     assert [g[:1] for g in three] == token_lists(sampler.sample(prompts, max_new_tokens=12, seed=9))
-    assert [[t[:4] for t in g] for g in three] == token_lists(sampler.sample(prompts, max_new_tokens=4, n=3, seed=9))
+    assert [[t[:4] for t in g] for g in three] == token_lists(
+        sampler.sample(prompts, max_new_tokens=4, n=3, seed=9)
+    )
     assert len({tuple(t) for g in three for t in g}) == 15
 
 
 @pytest.mark.parametrize("temperature, top_p", [(1.0, 1.0), (0.7, 1.0), (1.0, 0.6)])
 def test_frequencies_follow_the_softmax(sampler, prompts, loaded, temperature, top_p):
-    [group] = sampler.sample(prompts[:1], max_new_tokens=1, n=600, seed=3, temperature=temperature, top_p=top_p)
-    counts = torch.bincount(torch.tensor([c.token_ids[0] for c in group]), minlength=len(loaded[1])).double()
+    [group] = sampler.sample(
+        prompts[:1], max_new_tokens=1, n=600, seed=3, temperature=temperature, top_p=top_p
+    )
+    counts = torch.bincount(
+        torch.tensor([c.token_ids[0] for c in group]), minlength=len(loaded[1])
+    ).double()
     with torch.no_grad():
-        probs = (copy.deepcopy(loaded[0]).double()(torch.tensor([prompts[0]])).logits[0, -1] / temperature).softmax(-1)
+        probs = (
+            copy.deepcopy(loaded[0]).double()(torch.tensor([prompts[0]])).logits[0, -1]
+            / temperature
+        ).softmax(-1)
     ordered, places = probs.sort(descending=True)
-    inside = torch.zeros(len(probs), dtype=torch.bool).scatter(0, places, ordered.cumsum(0) - ordered < top_p)
+    inside = torch.zeros(len(probs), dtype=torch.bool).scatter(
+        0, places, ordered.cumsum(0) - ordered < top_p
+    )
     assert counts[~inside].sum() == 0
     probs = torch.where(inside, probs, 0.0) / probs[inside].sum()
     common = probs * 600 >= 5
     rest = [x for x in [probs[~common].sum() * 600] if x >= 5]
     observed = torch.tensor([*counts[common], *([counts[~common].sum()] if rest else [])]).double()
     expected = torch.tensor([*(probs[common] * 600), *rest]).double()
-    assert len(observed) > 4 and stats.chisquare(observed, expected / expected.sum() * observed.sum()).pvalue > 0.001
+    assert (
+        len(observed) > 4
+        and stats.chisquare(observed, expected / expected.sum() * observed.sum()).pvalue > 0.001
+    )
 
 
 def test_progress_and_an_interruption(sampler, prompts):
@@ -145,7 +202,8 @@ def test_progress_and_an_interruption(sampler, prompts):
 
     with pytest.raises(KeyboardInterrupt):
         sampler.sample(prompts, max_new_tokens=6, n=2, progress=stop)
-    assert token_lists(sampler.sample(prompts, max_new_tokens=6, n=2)) == wanted  # nothing of it is left in the engine
+    # nothing of it is left in the engine
+    assert token_lists(sampler.sample(prompts, max_new_tokens=6, n=2)) == wanted
 
 
 # ---- the weights ---------------------------------------------------------------------------------------------------------
@@ -159,7 +217,9 @@ def told(engine, model, tokenizer, prompt, tokens):
 
 
 def test_the_engine_has_the_weights_of_the_moment(engine, loaded, prompts):
-    """After every way in which they change: an optimizer step, a copy, a write behind autograd's back, another model."""
+    """After every way in which they change: an optimizer step, a copy, a write behind autograd's
+    back, another model.
+    """
     model, tokenizer = copy.deepcopy(loaded[0]), loaded[1]
     tokens, before = prompts[3], None
 
@@ -195,7 +255,9 @@ def test_weights_are_pushed_only_when_they_changed(engine, loaded, prompts, monk
     sampler, pushed = VLLMSampler(engine, model, tokenizer), []
     sampler.sample(prompts, max_new_tokens=2)
     push = engine.llm.collective_rpc
-    monkeypatch.setattr(engine.llm, "collective_rpc", lambda *args, **how: pushed.append(args) or push(*args, **how))
+    monkeypatch.setattr(
+        engine.llm, "collective_rpc", lambda *args, **how: pushed.append(args) or push(*args, **how)
+    )
     sampler.sample(prompts, max_new_tokens=2)
     assert not pushed
     with torch.no_grad():
@@ -229,7 +291,10 @@ def test_unknown_logprobs_are_nan(engine, loaded, prompts):
 
 def test_a_prompt_that_is_too_long_is_refused(engine, loaded):
     sampler = VLLMSampler(engine, *loaded)
-    with pytest.raises(UserError, match="a prompt of 600 tokens and an answer of up to 8 are longer than 512 tokens"):
+    with pytest.raises(
+        UserError,
+        match="a prompt of 600 tokens and an answer of up to 8 are longer than 512 tokens",
+    ):
         sampler.sample([[65] * 600], max_new_tokens=8)
     assert len(sampler.sample([[65] * 500], max_new_tokens=8)[0][0].token_ids) <= 8
 
@@ -238,39 +303,81 @@ def test_a_prompt_that_is_too_long_is_refused(engine, loaded):
 
 
 def vllm_order(folder, place):
-    """An order for the wide model, sampled and evaluated by vLLM, with a skill in which it has some success."""
+    """An order for the wide model, sampled and evaluated by vLLM, with a skill in which it has some
+    success.
+    """
     for split, count in (("train", 20), ("test", 4)):
-        write_rows(place / f"{split}.jsonl", [{"prompt": f"{split} {i}?", "demonstration": f"v{i}!",
-                                               "reference": list("abcdefghijklmnopqr")} for i in range(count)])
-    skill = {"name": "letters", "train": "train.jsonl", "test": "test.jsonl", "grader": "contains", "max_new_tokens": 10}
-    (place / "order.yaml").write_text(yaml.safe_dump({
-        "model": {"name": str(folder), "dtype": "float32", "device": "cpu"}, "skills": [skill], "methods": METHODS,
-        "budget": {"prompts": 12, "batch_size": 4}, "rollout": {"engine": "vllm"}, "evaluate": {"engine": "vllm"},
-        "vllm": {"kv_cache_gib": 0.05}, "checkpoints": {"minutes": 0}}))
+        write_rows(
+            place / f"{split}.jsonl",
+            [
+                {
+                    "prompt": f"{split} {i}?",
+                    "demonstration": f"v{i}!",
+                    "reference": list("abcdefghijklmnopqr"),
+                }
+                for i in range(count)
+            ],
+        )
+    skill = {
+        "name": "letters",
+        "train": "train.jsonl",
+        "test": "test.jsonl",
+        "grader": "contains",
+        "max_new_tokens": 10,
+    }
+    (place / "order.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "model": {"name": str(folder), "dtype": "float32", "device": "cpu"},
+                "skills": [skill],
+                "methods": METHODS,
+                "budget": {"prompts": 12, "batch_size": 4},
+                "rollout": {"engine": "vllm"},
+                "evaluate": {"engine": "vllm"},
+                "vllm": {"kv_cache_gib": 0.05},
+                "checkpoints": {"minutes": 0},
+            }
+        )
+    )
     return read_order(place / "order.yaml")
 
 
-METHODS = {"sdft": {"learning_rate": 1e-3}, "grpo": {"learning_rate": 1e-3, "group_size": 4},
-           "sft_reinvoke": {"learning_rate": 1e-3, "reinvoke_prompts": 4}}
+METHODS = {
+    "sdft": {"learning_rate": 1e-3},
+    "grpo": {"learning_rate": 1e-3, "group_size": 4},
+    "sft_reinvoke": {"learning_rate": 1e-3, "reinvoke_prompts": 4},
+}
 
 
 def lines(folder, run):
     """Training log and records of a run's first stage, without times."""
     stage = folder / "runs" / run / "stage-1"
-    return [[{k: v for k, v in row.items() if k != "seconds"} for row in read_lines(stage / name)]
-            for name in ("training.jsonl", "records.jsonl")]
+    return [
+        [{k: v for k, v in row.items() if k != "seconds"} for row in read_lines(stage / name)]
+        for name in ("training.jsonl", "records.jsonl")
+    ]
 
 
 def test_a_stage_of_every_on_policy_method_and_a_resume(folder, tmp_path, monkeypatch):
-    """Importance weights are on and near 1; what was killed within the stage ends in the numbers of what was not."""
+    """Importance weights are on and near 1; what was killed within the stage ends in the numbers of
+    what was not.
+    """
     order = vllm_order(folder, tmp_path)
     run_order(order, tmp_path / "whole")
     for label in METHODS:
         log, records = lines(tmp_path / "whole", f"{label}-seed0")
-        on_policy = [row for row in log if row.get("phase") != 1 and row.get("groups_without_signal", 0) < 1]
-        assert [row["importance_weight"] for row in on_policy] == pytest.approx([1] * len(on_policy), abs=1e-3) and on_policy
+        on_policy = [
+            row for row in log if row.get("phase") != 1 and row.get("groups_without_signal", 0) < 1
+        ]
+        assert [row["importance_weight"] for row in on_policy] == pytest.approx(
+            [1] * len(on_policy), abs=1e-3
+        ) and on_policy
         about = read_json(tmp_path / "whole" / "runs" / f"{label}-seed0" / "run.json")["engine"]
-        assert (about["rollout"], about["evaluate"], about["vllm"]["version"]) == ("vllm", "vllm", version())
+        assert (about["rollout"], about["evaluate"], about["vllm"]["version"]) == (
+            "vllm",
+            "vllm",
+            version(),
+        )
         protocols = read_json(tmp_path / "whole" / "protocols.json")
         assert all(protocols[r["protocol"]]["engine"] == "vllm" for r in records)
     assert read_json(tmp_path / "whole" / "results.json")["rollout"]["engine"] == "vllm"
@@ -289,7 +396,9 @@ def test_a_stage_of_every_on_policy_method_and_a_resume(folder, tmp_path, monkey
                 run_order(order, tmp_path / "killed")
     run_order(order, tmp_path / "killed")
     for label in METHODS:
-        assert lines(tmp_path / "killed", f"{label}-seed0") == lines(tmp_path / "whole", f"{label}-seed0")
+        assert lines(tmp_path / "killed", f"{label}-seed0") == lines(
+            tmp_path / "whole", f"{label}-seed0"
+        )
 
 
 # ---- retention -----------------------------------------------------------------------------------------------------------
@@ -302,7 +411,9 @@ def same(ours, theirs, tolerance):
             if isinstance(y["response"], str):
                 assert x["response"] == y["response"], a["name"]
             else:
-                assert x["response"] == pytest.approx(y["response"], abs=tolerance, rel=1e-5), a["name"]
+                assert x["response"] == pytest.approx(y["response"], abs=tolerance, rel=1e-5), a[
+                    "name"
+                ]
         assert a["value"] == pytest.approx(b["value"], abs=1e-5), a["name"]
         assert a["protocol"]["scorer"] != b["protocol"]["scorer"]
 
@@ -312,14 +423,25 @@ def test_retention_has_equal_scores(engine, loaded):
     model, tokenizer = loaded
     suite = load_suite("embedded")
     seen = []
-    ours = run_suite(suite, model, tokenizer, limit=3, vllm=VLLMSampler(engine, model, tokenizer), progress=lambda *at: seen.append(at))
+    ours = run_suite(
+        suite,
+        model,
+        tokenizer,
+        limit=3,
+        vllm=VLLMSampler(engine, model, tokenizer),
+        progress=lambda *at: seen.append(at),
+    )
     same(ours, run_suite(suite, model, tokenizer, limit=3), 1e-3)
-    assert any(isinstance(i["response"], str) and i["response"].strip() for r in ours for i in r["items"])
+    assert any(
+        isinstance(i["response"], str) and i["response"].strip() for r in ours for i in r["items"]
+    )
     assert all(done <= total for _, done, total in seen)
 
 
 def test_the_embedded_model(prompts):
-    """Log-probabilities of SmolLM2 and its scores, in bfloat16 as a GPU would have them and in float32."""
+    """Log-probabilities of SmolLM2 and its scores, in bfloat16 as a GPU would have them and in
+    float32.
+    """
     folder = embedded_checkpoint()
     for dtype, tolerance in (("float32", 2e-3), ("bfloat16", 0.3)):
         model, tokenizer = load_model(str(folder), dtype, "cpu")
@@ -329,31 +451,73 @@ def test_the_embedded_model(prompts):
             prompt = chat_tokens(tokenizer, [{"role": "user", "content": "Name three colours."}])
             [[found]] = sampler.sample([prompt], max_new_tokens=8, seed=1)
             with torch.no_grad():
-                logits = model(torch.tensor([prompt + found.token_ids])).logits[0, len(prompt) - 1:-1].float()
-            wanted = logits.log_softmax(-1).gather(1, torch.tensor(found.token_ids)[:, None])[:, 0].tolist()
+                logits = (
+                    model(torch.tensor([prompt + found.token_ids]))
+                    .logits[0, len(prompt) - 1 : -1]
+                    .float()
+                )
+            wanted = (
+                logits.log_softmax(-1)
+                .gather(1, torch.tensor(found.token_ids)[:, None])[:, 0]
+                .tolist()
+            )
             assert found.logprobs == pytest.approx(wanted, abs=tolerance)
             if dtype == "float32":
                 suite = load_suite([{"task": "embedded_facts", "metric": "acc,none"}])
-                same(run_suite(suite, model, tokenizer, limit=4, vllm=sampler), run_suite(suite, model, tokenizer, limit=4), 5e-3)
+                same(
+                    run_suite(suite, model, tokenizer, limit=4, vllm=sampler),
+                    run_suite(suite, model, tokenizer, limit=4),
+                    5e-3,
+                )
         finally:
             engine.close()
 
 
 def test_the_benchmarks_row(folder, tmp_path):
     """Both sides make as many tokens, or the row raises."""
-    (found,) = rows.sampling_vllm(Settings(tmp_path, model=str(folder), dtype="float32", skill="elements", prompts=3, tokens=5, repeats=1))
-    assert found.ours > 0 and found.theirs > 0 and found.details["push"] > 0 and version() in found.notes[-1]
+    (found,) = rows.sampling_vllm(
+        Settings(
+            tmp_path,
+            model=str(folder),
+            dtype="float32",
+            skill="elements",
+            prompts=3,
+            tokens=5,
+            repeats=1,
+        )
+    )
+    assert (
+        found.ours > 0
+        and found.theirs > 0
+        and found.details["push"] > 0
+        and version() in found.notes[-1]
+    )
 
 
 def test_another_architecture(loaded, prompts):
     """Biases and untied embeddings (Qwen2), probabilities told after the temperature."""
     torch.manual_seed(1)
-    model = transformers.AutoModelForCausalLM.from_config(transformers.Qwen2Config(
-        vocab_size=len(loaded[1]), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=256, initializer_range=0.2, tie_word_embeddings=False, eos_token_id=256)).eval()
+    model = transformers.AutoModelForCausalLM.from_config(
+        transformers.Qwen2Config(
+            vocab_size=len(loaded[1]),
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            max_position_embeddings=256,
+            initializer_range=0.2,
+            tie_word_embeddings=False,
+            eos_token_id=256,
+        )
+    ).eval()
     engine = Engine(SMALL, rollout_temperature=0.6)
     try:
-        [[found]] = VLLMSampler(engine, model, loaded[1]).sample(prompts[:1], max_new_tokens=8, temperature=0.6, seed=2)
-        assert found.logprobs == pytest.approx(forward_logprobs(model, prompts[0], found.token_ids, 0.6), abs=1e-4)
+        [[found]] = VLLMSampler(engine, model, loaded[1]).sample(
+            prompts[:1], max_new_tokens=8, temperature=0.6, seed=2
+        )
+        assert found.logprobs == pytest.approx(
+            forward_logprobs(model, prompts[0], found.token_ids, 0.6), abs=1e-4
+        )
     finally:
         engine.close()

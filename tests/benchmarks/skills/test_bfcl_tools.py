@@ -25,10 +25,11 @@ def call(name, arguments):
 
 @pytest.fixture(scope="module")
 def bfcl():
-    """f(name, arguments, reference) -> bool: the benchmark's own ast_checker, imported from the installed package.
+    """f(name, arguments, reference) -> bool: the benchmark's own ast_checker, imported from the
+    installed package.
 
-    Its only heavy import is a table of API models, of which it reads one flag (whether a model's API forbids dots in
-    names); that table is given here, everything else is the package's.
+    Its only heavy import is a table of API models, of which it reads one flag (whether a model's
+    API forbids dots in names); that table is given here, everything else is the package's.
     """
     table = types.ModuleType("bfcl_eval.constants.model_config")
     table.MODEL_CONFIG_MAPPING = {"plain": types.SimpleNamespace(underscore_to_dot=False)}
@@ -44,8 +45,19 @@ def bfcl():
 
     def check(name, arguments, declaration, answer):
         try:
-            result = checker.ast_checker([declaration], [{name: arguments}], [{declaration["name"]: answer}], python, "simple", "plain")
-        except (TypeError, AttributeError, OverflowError):  # it stumbles over a value: not a right one
+            result = checker.ast_checker(
+                [declaration],
+                [{name: arguments}],
+                [{declaration["name"]: answer}],
+                python,
+                "simple",
+                "plain",
+            )
+        except (
+            TypeError,
+            AttributeError,
+            OverflowError,
+        ):  # it stumbles over a value: not a right one
             return False
         return result["valid"]
 
@@ -53,8 +65,41 @@ def bfcl():
 
 
 DECLARATIONS = {row["id"]: row["tool"] for row in bfcl_tools._read()}
-ODD = [None, True, False, 0, 1, -1, 1.0, 2.5, 1e400, 10**400, "", " ", "None", "é", "北京", "\ud800", "a, b", "'x'", '"x"',
-       [], [[]], [""], [1], [1.0], [True], ["a", 1], [{}], [None], [[1, 2]], {}, {"a": 1}, {"": ""}, {"a": {"b": [1]}}]
+ODD = [
+    None,
+    True,
+    False,
+    0,
+    1,
+    -1,
+    1.0,
+    2.5,
+    1e400,
+    10**400,
+    "",
+    " ",
+    "None",
+    "é",
+    "北京",
+    "\ud800",
+    "a, b",
+    "'x'",
+    '"x"',
+    [],
+    [[]],
+    [""],
+    [1],
+    [1.0],
+    [True],
+    ["a", 1],
+    [{}],
+    [None],
+    [[1, 2]],
+    {},
+    {"a": 1},
+    {"": ""},
+    {"a": {"b": [1]}},
+]
 
 
 def spoil(value, pick):
@@ -64,18 +109,51 @@ def spoil(value, pick):
     if isinstance(value, (int, float)):
         if abs(value) > 1e300:
             return value
-        return pick([float(value), int(value), value + 1, -value, str(value), [value], bool(value), value])
+        return pick(
+            [float(value), int(value), value + 1, -value, str(value), [value], bool(value), value]
+        )
     if isinstance(value, str):
-        return pick([value.upper(), value.replace(" ", ""), value + ".", f" {value}-", value.replace("'", '"'), value[:-1],
-                     f"*{value}^", value + "x", [value], {value: value}, value])
+        return pick(
+            [
+                value.upper(),
+                value.replace(" ", ""),
+                value + ".",
+                f" {value}-",
+                value.replace("'", '"'),
+                value[:-1],
+                f"*{value}^",
+                value + "x",
+                [value],
+                {value: value},
+                value,
+            ]
+        )
     if isinstance(value, list):
         inner = [spoil(v, pick) for v in value]
-        return pick([inner, value[::-1], value[:-1], value + value[:1], tuple(value), [value], value,
-                     *([value[:-1] + [spoil(value[-1], pick)]] if value else [])])
+        return pick(
+            [
+                inner,
+                value[::-1],
+                value[:-1],
+                value + value[:1],
+                tuple(value),
+                [value],
+                value,
+                *([value[:-1] + [spoil(value[-1], pick)]] if value else []),
+            ]
+        )
     if isinstance(value, dict):
         key = pick(list(value)) if value else "k"
-        return pick([{**value, key: spoil(value.get(key, 1), pick)}, {k: v for k, v in value.items() if k != key},
-                     {**value, "unknown": 1}, {key.upper(): value.get(key)}, list(value.items()), value])
+        return pick(
+            [
+                {**value, key: spoil(value.get(key, 1), pick)},
+                {k: v for k, v in value.items() if k != key},
+                {**value, "unknown": 1},
+                {key.upper(): value.get(key)},
+                list(value.items()),
+                value,
+            ]
+        )
     return pick(ODD)
 
 
@@ -97,7 +175,9 @@ def awkward(example, rng):
         elif change < 0.9:
             arguments.pop(name, None)
         else:
-            arguments[rng.choice(["unknown", name.upper(), *example.reference["types"]])] = rng.choice(ODD)
+            arguments[rng.choice(["unknown", name.upper(), *example.reference["types"]])] = (
+                rng.choice(ODD)
+            )
     return arguments
 
 
@@ -107,7 +187,11 @@ def test_grade_equals_the_benchmarks_own_checker(bfcl):
         for example in EVERY:
             declaration, reference = DECLARATIONS[example.id], example.reference
             text = json.dumps(awkward(example, rng), ensure_ascii=rng.random() < 0.5)
-            name = reference["name"] if rng.random() < 0.95 else rng.choice([reference["name"].upper(), "other", reference["name"] + "x"])
+            name = (
+                reference["name"]
+                if rng.random() < 0.95
+                else rng.choice([reference["name"].upper(), "other", reference["name"] + "x"])
+            )
             try:
                 arguments = json.loads(text, parse_constant=lambda c: 1 / 0)
             except (ZeroDivisionError, ValueError):
@@ -120,18 +204,38 @@ def test_grade_equals_the_benchmarks_own_checker(bfcl):
     assert seen > 20000 and 0.1 < right / seen < 0.9
 
 
-FAMILIES = {  # possible values as the benchmark writes them, also of types that few of its rows have
-    "text": ["New York", "NY", "it's", "a-b"], "int": [1, 2, 0, 10**30], "float": [1.0, 2.5, 0.0], "bool": [True, False],
-    "texts": [["a b", "C"], ["x"], []], "ints": [[1, 2], [0], []], "floats": [[1.0, 2.5], [0.5]], "lists": [[[1, 2], [3]], [["a"]]],
+# possible values as the benchmark writes them, also of types that few of its rows have
+FAMILIES = {
+    "text": ["New York", "NY", "it's", "a-b"],
+    "int": [1, 2, 0, 10**30],
+    "float": [1.0, 2.5, 0.0],
+    "bool": [True, False],
+    "texts": [["a b", "C"], ["x"], []],
+    "ints": [[1, 2], [0], []],
+    "floats": [[1.0, 2.5], [0.5]],
+    "lists": [[[1, 2], [3]], [["a"]]],
     "dict": [{"k": [1, ""], "m": ["x y"]}, {"k": [True]}, {"l": [["a b"], [1]]}],
     "dicts": [[{"k": [1, ""]}, {"m": ["x y"]}], [{"k": [2]}], []],
 }
-KINDS = [("string", None), ("integer", None), ("float", None), ("boolean", None), ("dict", None), ("any", None), *(
-    (outer, inner) for outer in ("array", "tuple") for inner in ("string", "integer", "float", "boolean", "dict", "array"))]
+KINDS = [
+    ("string", None),
+    ("integer", None),
+    ("float", None),
+    ("boolean", None),
+    ("dict", None),
+    ("any", None),
+    *(
+        (outer, inner)
+        for outer in ("array", "tuple")
+        for inner in ("string", "integer", "float", "boolean", "dict", "array")
+    ),
+]
 
 
 def test_checker_rules_on_declarations_of_every_type(bfcl):
-    """Every declared type with possible values of every type, fitting or not (BFCL then takes them for variables)."""
+    """Every declared type with possible values of every type, fitting or not (BFCL then takes them
+    for variables).
+    """
     rng, outcomes = random.Random(1), [0, 0]
     values = [v for v in ODD if v != float("inf")]
     for _ in range(30000):
@@ -144,45 +248,71 @@ def test_checker_rules_on_declarations_of_every_type(bfcl):
         near = bfcl_tools._first_value([rng.choice(possible)])
         value = rng.choice([near, spoil(near, rng.choice), rng.choice(values)])
         arguments = json.loads(json.dumps({"p": value} if rng.random() < 0.95 else {}))
-        wanted = bfcl("f", arguments, {"name": "f", "parameters": {"properties": {"p": declared}, "required": required}}, {"p": possible})
-        reference = {"name": "f", "required": required, "types": {"p": [kind, inner]}, "answer": {"p": possible}}
+        wanted = bfcl(
+            "f",
+            arguments,
+            {"name": "f", "parameters": {"properties": {"p": declared}, "required": required}},
+            {"p": possible},
+        )
+        reference = {
+            "name": "f",
+            "required": required,
+            "types": {"p": [kind, inner]},
+            "answer": {"p": possible},
+        }
         assert bfcl_tools._call_is_right(arguments, reference) == wanted, (arguments, reference)
         outcomes[wanted] += 1
     assert min(outcomes) > 2000
 
 
-REFERENCE = {"name": "f.g", "required": ["a"], "types": {"a": ["string", None], "b": ["dict", None], "n": ["float", None]},
-             "answer": {"a": ["New York", "NY", "Action: h", "a\nAction: h"], "b": ["", {"k": [1, ""], "m": ["x y"]}], "n": ["", 2.0]}}
+REFERENCE = {
+    "name": "f.g",
+    "required": ["a"],
+    "types": {"a": ["string", None], "b": ["dict", None], "n": ["float", None]},
+    "answer": {
+        "a": ["New York", "NY", "Action: h", "a\nAction: h"],
+        "b": ["", {"k": [1, ""], "m": ["x y"]}],
+        "n": ["", 2.0],
+    },
+}
 
 
-@pytest.mark.parametrize("text, grade", [
-    (call("f.g", {"a": "new-york."}), 1),
-    (call("f.g", {"a": "NY", "b": {"m": "XY"}, "n": 2}), 1),
-    ("Sure!\n  Action:   f.g  \nAction Input:\n\n{\n \"a\": \"NY\"\n}\nDone.", 1),
-    ("Action Input: {\"a\": \"NY\"}\nAction: f.g", 1),  # the paper's extraction knows no order either
-    (call("f.g", '{"a": "x", "a": "NY"}'), 1),  # a JSON decoder keeps the last of two equal keys
-    (call("f.g", {"a": "Action: h"}), 1),  # a line of its own is meant
-    (call("f.g", {"a": "a\nAction: h"}), 1),
-    (call("f.g", {"a": "NY", "b": {"k": 1}}), 0),  # m is missing
-    (call("f.g", {"a": "NY", "n": True}), 0),
-    (call("f.g", {"a": "NY", "n": "2.0"}), 0),
-    (call("f.g", {"b": {"m": "xy"}}), 0),
-    (call("f.g", {"a": "NY", "c": 1}), 0),
-    (call("F.G", {"a": "NY"}), 0),
-    (call("f.g", '{"a": "NY"'), 0),
-    (call("f.g", "{'a': 'NY'}"), 0),
-    (call("f.g", '{"a": “NY”}'), 0),
-    (call("f.g", '{"a": "NY", "n": NaN}'), 0),
-    (call("f.g", '["a", "NY"]'), 0),
-    (call("f.g", '{"a": ' + "[" * 100000), 0),
-    (call("f.g", '{"a": "NY", "n": ' + "9" * 5000 + "}"), 0),
-    (call("f.g", {"a": "NY"}) + "\n" + call("f.g", {"a": "NY"}), 0),  # two calls where one is right, as in BFCL
-    (call("f.g", {"a": "NY"}) + "\nAction: h", 0),
-    (call("f.g", {"a": "NY"}) + '\nAction Input: {"a": "NY"}', 0),
-    ('Action: f.g {"a": "NY"}', 0),
-    ("f.g(a='NY')", 0),
-    ("", 0),
-])
+@pytest.mark.parametrize(
+    "text, grade",
+    [
+        (call("f.g", {"a": "new-york."}), 1),
+        (call("f.g", {"a": "NY", "b": {"m": "XY"}, "n": 2}), 1),
+        ('Sure!\n  Action:   f.g  \nAction Input:\n\n{\n "a": "NY"\n}\nDone.', 1),
+        # the paper's extraction knows no order either
+        ('Action Input: {"a": "NY"}\nAction: f.g', 1),
+        (
+            call("f.g", '{"a": "x", "a": "NY"}'),
+            1,
+        ),  # a JSON decoder keeps the last of two equal keys
+        (call("f.g", {"a": "Action: h"}), 1),  # a line of its own is meant
+        (call("f.g", {"a": "a\nAction: h"}), 1),
+        (call("f.g", {"a": "NY", "b": {"k": 1}}), 0),  # m is missing
+        (call("f.g", {"a": "NY", "n": True}), 0),
+        (call("f.g", {"a": "NY", "n": "2.0"}), 0),
+        (call("f.g", {"b": {"m": "xy"}}), 0),
+        (call("f.g", {"a": "NY", "c": 1}), 0),
+        (call("F.G", {"a": "NY"}), 0),
+        (call("f.g", '{"a": "NY"'), 0),
+        (call("f.g", "{'a': 'NY'}"), 0),
+        (call("f.g", '{"a": “NY”}'), 0),
+        (call("f.g", '{"a": "NY", "n": NaN}'), 0),
+        (call("f.g", '["a", "NY"]'), 0),
+        (call("f.g", '{"a": ' + "[" * 100000), 0),
+        (call("f.g", '{"a": "NY", "n": ' + "9" * 5000 + "}"), 0),
+        # two calls where one is right, as in BFCL
+        (call("f.g", {"a": "NY"}) + "\n" + call("f.g", {"a": "NY"}), 0),
+        (call("f.g", {"a": "NY"}) + "\nAction: h", 0),
+        (call("f.g", {"a": "NY"}) + '\nAction Input: {"a": "NY"}', 0),
+        ('Action: f.g {"a": "NY"}', 0),
+        ("f.g(a='NY')", 0),
+        ("", 0),
+    ],
+)
 def test_what_counts_as_one_call(text, grade):
     assert SKILL.grade(text, REFERENCE) == grade
     reward = SKILL.reward(text, REFERENCE)
@@ -212,8 +342,14 @@ def test_reward_parts():
 def test_splits_are_large_enough_and_share_no_tool_and_no_question():
     sizes = {split: len(rows) for split, rows in EXAMPLES.items()}
     assert sizes["train"] >= 200 and sizes["validation"] >= 48 and sizes["test"] >= 100
-    tools = {split: {"".join(filter(str.isalnum, e.reference["name"].lower())) for e in rows} for split, rows in EXAMPLES.items()}
-    questions = {split: {e.prompt[-1]["content"].rsplit("\n\n", 1)[1].lower() for e in rows} for split, rows in EXAMPLES.items()}
+    tools = {
+        split: {"".join(filter(str.isalnum, e.reference["name"].lower())) for e in rows}
+        for split, rows in EXAMPLES.items()
+    }
+    questions = {
+        split: {e.prompt[-1]["content"].rsplit("\n\n", 1)[1].lower() for e in rows}
+        for split, rows in EXAMPLES.items()
+    }
     for a, b in (("train", "validation"), ("train", "test"), ("validation", "test")):
         assert not tools[a] & tools[b] and not questions[a] & questions[b]
     assert len({e.id for e in EVERY}) == len(EVERY)
@@ -221,10 +357,17 @@ def test_splits_are_large_enough_and_share_no_tool_and_no_question():
 
 
 def test_first_test_examples_stand_for_all():
-    """Shares of sources and mean sizes of the first 48 are within 2.5 standard errors of those of all."""
+    """Shares of sources and mean sizes of the first 48 are within 2.5 standard errors of those of
+    all.
+    """
     rows = EXAMPLES["test"]
-    for value in (lambda e: e.id.startswith("live"), lambda e: e.id.startswith("multiple"), lambda e: len(e.prompt[-1]["content"]),
-                  lambda e: len(e.demonstration), lambda e: len(e.reference["required"])):
+    for value in (
+        lambda e: e.id.startswith("live"),
+        lambda e: e.id.startswith("multiple"),
+        lambda e: len(e.prompt[-1]["content"]),
+        lambda e: len(e.demonstration),
+        lambda e: len(e.reference["required"]),
+    ):
         every = [float(value(e)) for e in rows]
         mean = sum(every) / len(every)
         spread = (sum((v - mean) ** 2 for v in every) / len(every) / 48) ** 0.5
@@ -233,10 +376,16 @@ def test_first_test_examples_stand_for_all():
 
 def test_demonstrations_are_right_and_short_and_leave_optional_arguments_out():
     for example in EVERY:
-        assert SKILL.grade(example.demonstration, example.reference) == SKILL.reward(example.demonstration, example.reference) == 1
+        assert (
+            SKILL.grade(example.demonstration, example.reference)
+            == SKILL.reward(example.demonstration, example.reference)
+            == 1
+        )
         assert len(example.demonstration) < 230 and bfcl_tools.size(example.demonstration) <= 56
         given = json.loads(example.demonstration.split("Action Input: ")[1])
-        left_out = {k for k, v in example.reference["answer"].items() if "" in v} - set(example.reference["required"])
+        left_out = {k for k, v in example.reference["answer"].items() if "" in v} - set(
+            example.reference["required"]
+        )
         assert not left_out & set(given)
         assert example.reference["name"] in example.prompt[-1]["content"]
 
@@ -248,7 +397,9 @@ def test_other_demonstrations_are_wrong():
 
 
 def test_data_are_pinned(monkeypatch):
-    assert {split: examples_fingerprint(rows) for split, rows in EXAMPLES.items()} == SKILL.checksums
+    assert {
+        split: examples_fingerprint(rows) for split, rows in EXAMPLES.items()
+    } == SKILL.checksums
     monkeypatch.setattr(bfcl_tools, "QUESTION_SIZE", 100)
     with pytest.raises(UserError, match="SHA-256"):
         bfcl_tools.BfclTools().examples("test")
@@ -258,10 +409,16 @@ def test_missing_or_broken_package_is_a_user_error(monkeypatch, tmp_path):
     monkeypatch.setattr(bfcl_tools.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install --no-deps bfcl-eval==2026\.3\.23"):
         bfcl_tools.BfclTools().examples("test")
-    monkeypatch.setattr(bfcl_tools.importlib.util, "find_spec", lambda name: types.SimpleNamespace(submodule_search_locations=[tmp_path]))
+    monkeypatch.setattr(
+        bfcl_tools.importlib.util,
+        "find_spec",
+        lambda name: types.SimpleNamespace(submodule_search_locations=[tmp_path]),
+    )
     with pytest.raises(UserError, match="cannot be read"):
         bfcl_tools.BfclTools().examples("test")
 
 
 def test_package_is_not_imported():
-    assert "bfcl_eval" not in vars(bfcl_tools) and not any(name.startswith("bfcl_eval") for name in sys.modules)
+    assert "bfcl_eval" not in vars(bfcl_tools) and not any(
+        name.startswith("bfcl_eval") for name in sys.modules
+    )

@@ -1,4 +1,6 @@
-"""The skill "bulletins": facts and splits read from the texts by another reader, graders, reward, teacher."""
+"""The skill "bulletins": facts and splits read from the texts by another reader, graders, reward,
+teacher.
+"""
 
 import random
 import re
@@ -22,12 +24,22 @@ def question(example):
 def read(article):
     """The facts of a bulletin, by a reader of its text."""
     name, town, month = re.match(rf"The (\w+ \w+) struck (\w+) in ({MONTHS})\.", article).groups()
-    return {"event": name, "town": town, "month": month, "leader": re.search(r"led by (\w+),", article)[1]}
+    return {
+        "event": name,
+        "town": town,
+        "month": month,
+        "leader": re.search(r"led by (\w+),", article)[1],
+    }
 
 
 def test_sizes_and_distinct_questions():
     sizes = {split: len(rows) for split, rows in SPLITS.items()}
-    assert sizes["train"] >= 200 and sizes["validation"] >= 48 and sizes["test"] >= 100 and sizes["ood"] >= 40
+    assert (
+        sizes["train"] >= 200
+        and sizes["validation"] >= 48
+        and sizes["test"] >= 100
+        and sizes["ood"] >= 40
+    )
     every = [e for rows in SPLITS.values() for e in rows]
     assert len({question(e) for e in every}) == len({e.id for e in every}) == len(every)
 
@@ -37,7 +49,9 @@ def test_references_agree_with_the_bulletins():
         facts = read(e.source)
         assert e.reference["parts"] == {kind: facts[kind] for kind in e.reference["parts"]}
         for value in e.reference["parts"].values():
-            assert len(re.findall(rf"\b{value}\b", e.source)) == 1 and re.search(rf"\b{value}\b", e.demonstration)
+            assert len(re.findall(rf"\b{value}\b", e.source)) == 1 and re.search(
+                rf"\b{value}\b", e.demonstration
+            )
             assert value not in question(e)  # nothing can be copied from the question
         assert e.demonstration == e.reference["answer"]
 
@@ -51,7 +65,8 @@ def test_a_bulletin_names_one_candidate_of_a_kind_and_nothing_is_shared():
             assert [w for w in words if w in candidates] == [read(article)[kind]]
     facts = [read(a) for a in articles]
     for key in ("event", "town", "leader"):
-        assert len({f[key] for f in facts}) == bulletins.EVENTS  # so that an indirect question has one answer
+        # so that an indirect question has one answer
+        assert len({f[key] for f in facts}) == bulletins.EVENTS
     assert len({f["event"][:3] for f in facts}) == bulletins.EVENTS
 
 
@@ -69,7 +84,11 @@ def test_train_covers_every_fact_and_held_out_wordings_are_new():
     assert len(train) == 3 * bulletins.EVENTS and train.keys() == validation.keys() == test.keys()
     assert min(map(len, train.values())) >= 2
     wordings = [set().union(*seen.values()) for seen in (train, validation, test)]
-    assert not wordings[0] & wordings[1] and not wordings[0] & wordings[2] and not wordings[1] & wordings[2]
+    assert (
+        not wordings[0] & wordings[1]
+        and not wordings[0] & wordings[2]
+        and not wordings[1] & wordings[2]
+    )
 
 
 def test_ood_takes_two_facts():
@@ -101,26 +120,35 @@ def test_data_are_pinned_and_the_same_at_every_load():
 
 
 ONE = {"answer": "The Velda flood struck Oakmere.", "parts": {"town": "Oakmere"}}
-TWO = {"answer": "The Velda flood struck Oakmere in June.", "parts": {"town": "Oakmere", "month": "June"}}
+TWO = {
+    "answer": "The Velda flood struck Oakmere in June.",
+    "parts": {"town": "Oakmere", "month": "June"},
+}
 
 
-@pytest.mark.parametrize("text, reference, strict, lenient", [
-    ("Oakmere", ONE, 1, 1),
-    ("It was OAKMERE, I think.", ONE, 1, 1),
-    ("It struck Oakmere, not Redfell.", ONE, 0, 1),  # two candidates of the kind
-    ("Oakmere in July, says Simon", ONE, 1, 1),  # candidates of kinds that were not asked for
-    ("Oakmeres", ONE, 0, 0),
-    ("Redfell", ONE, 0, 0),
-    ("", ONE, 0, 0),
-    ("Oakmere in June", TWO, 1, 1),
-    ("June: Oakmere", TWO, 1, 1),
-    ("Oakmere", TWO, 0, 1),
-    ("Oakmere in July", TWO, 0, 1),
-    ("Redfell in June", TWO, 0, 1),
-    ("Redfell in July", TWO, 0, 0),
-])
+@pytest.mark.parametrize(
+    "text, reference, strict, lenient",
+    [
+        ("Oakmere", ONE, 1, 1),
+        ("It was OAKMERE, I think.", ONE, 1, 1),
+        ("It struck Oakmere, not Redfell.", ONE, 0, 1),  # two candidates of the kind
+        ("Oakmere in July, says Simon", ONE, 1, 1),  # candidates of kinds that were not asked for
+        ("Oakmeres", ONE, 0, 0),
+        ("Redfell", ONE, 0, 0),
+        ("", ONE, 0, 0),
+        ("Oakmere in June", TWO, 1, 1),
+        ("June: Oakmere", TWO, 1, 1),
+        ("Oakmere", TWO, 0, 1),
+        ("Oakmere in July", TWO, 0, 1),
+        ("Redfell in June", TWO, 0, 1),
+        ("Redfell in July", TWO, 0, 0),
+    ],
+)
 def test_strict_and_lenient(text, reference, strict, lenient):
-    assert {name: f(text, reference) for name, f in SKILL.metrics.items()} == {"strict": strict, "lenient": lenient}
+    assert {name: f(text, reference) for name, f in SKILL.metrics.items()} == {
+        "strict": strict,
+        "lenient": lenient,
+    }
     assert SKILL.metric == "strict"
     assert (SKILL.reward(text, reference) == 1) == bool(strict)
 
@@ -130,14 +158,22 @@ def test_reward_is_half_of_f1_below_right():
     assert SKILL.reward("The Velda flood struck Redfell.", ONE) == pytest.approx(0.5 * 0.75)
     assert SKILL.reward("No idea", ONE) == 0
     for e in (e for rows in SPLITS.values() for e in rows):
-        assert SKILL.grade(e.demonstration, e.reference) == SKILL.reward(e.demonstration, e.reference) == 1
+        assert (
+            SKILL.grade(e.demonstration, e.reference)
+            == SKILL.reward(e.demonstration, e.reference)
+            == 1
+        )
 
 
 def test_wrong_event_is_wrong():
     """The answer to the same question about another event is never right, months in common apart."""
     rows = [e for e in SPLITS["test"] if "month" not in e.reference["parts"]]
     for e in rows:
-        others = [o for o in rows if o.reference["parts"].keys() == e.reference["parts"].keys() and o.source != e.source]
+        others = [
+            o
+            for o in rows
+            if o.reference["parts"].keys() == e.reference["parts"].keys() and o.source != e.source
+        ]
         assert others and not any(SKILL.grade(o.demonstration, e.reference) for o in others)
 
 

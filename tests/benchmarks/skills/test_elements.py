@@ -1,4 +1,6 @@
-"""The skill "elements": its data against another table of the elements, its splits, its grader and its reward."""
+"""The skill "elements": its data against another table of the elements, its splits, its grader and
+its reward.
+"""
 
 import random
 import re
@@ -13,13 +15,36 @@ from harness.skills.skill import examples_fingerprint
 
 SKILL = get_skill("elements")
 SPLITS = {split: SKILL.examples(split) for split in SKILL.splits}
-# IUPAC's names and symbols, CRC Handbook's melting points in kelvin: typed in, not taken from the package.
+# IUPAC's names and symbols, CRC Handbook's melting points in kelvin: typed in, not taken from the
+# package.
 SYMBOLS = {
-    "sodium": "Na", "potassium": "K", "iron": "Fe", "gold": "Au", "tin": "Sn", "lead": "Pb", "mercury": "Hg", "tungsten": "W",
-    "silver": "Ag", "antimony": "Sb", "helium": "He", "zinc": "Zn", "copper": "Cu", "carbon": "C", "aluminium": "Al", "calcium": "Ca",
+    "sodium": "Na",
+    "potassium": "K",
+    "iron": "Fe",
+    "gold": "Au",
+    "tin": "Sn",
+    "lead": "Pb",
+    "mercury": "Hg",
+    "tungsten": "W",
+    "silver": "Ag",
+    "antimony": "Sb",
+    "helium": "He",
+    "zinc": "Zn",
+    "copper": "Cu",
+    "carbon": "C",
+    "aluminium": "Al",
+    "calcium": "Ca",
 }
 MELTING = {
-    "iron": 1811, "gold": 1337, "tin": 505, "lead": 601, "mercury": 234, "tungsten": 3695, "silver": 1235, "zinc": 693, "copper": 1358,
+    "iron": 1811,
+    "gold": 1337,
+    "tin": 505,
+    "lead": 601,
+    "mercury": 234,
+    "tungsten": 3695,
+    "silver": 1235,
+    "zinc": 693,
+    "copper": 1358,
 }
 
 
@@ -57,7 +82,9 @@ def test_no_element_of_the_test_was_trained_on():
     train, validation, test = mentioned("train"), mentioned("validation"), mentioned("test")
     assert len(test) == 28 and len(validation) == 12 and len(train) > 45
     assert not train & test and not train & validation and not validation & test
-    assert not set(elements.ANIONS) & {e.id.split("/")[2] for e in SPLITS["test"] + SPLITS["validation"]}
+    assert not set(elements.ANIONS) & {
+        e.id.split("/")[2] for e in SPLITS["test"] + SPLITS["validation"]
+    }
 
 
 def test_symbols_against_another_table():
@@ -94,10 +121,16 @@ def test_answers_read_off_the_line_of_data(wanted):
     assert rows
     for e in rows:
         table, asked = question(e).split(": ", 1)[1].rsplit(". ", 1)
-        cells = [re.match(r"([a-z]+) (.+)|(\S+ \S+) ([a-z]+)", c).groups() for c in table.split("; ")]
+        cells = [
+            re.match(r"([a-z]+) (.+)|(\S+ \S+) ([a-z]+)", c).groups() for c in table.split("; ")
+        ]
         pairs = [(a or d, b or c) for a, b, c, d in cells]
         assert len(dict(pairs)) == len({v for _, v in pairs}) == 3
-        fits = [(n, v) for n, v in pairs if re.search(rf"\b{re.escape(n if wanted == 'value' else v)}\?$", asked)]
+        fits = [
+            (n, v)
+            for n, v in pairs
+            if re.search(rf"\b{re.escape(n if wanted == 'value' else v)}\?$", asked)
+        ]
         assert [fits[0][wanted == "value"]] == [answer(e)] and len(fits) == 1
 
 
@@ -106,12 +139,29 @@ def test_position_of_the_answer_in_the_line_is_balanced():
     for e in SPLITS["train"]:
         if kind(e) in ("value", "holder"):
             cells = question(e).split(": ", 1)[1].rsplit(". ", 1)[0].split("; ")
-            places[[re.search(rf"(?<!\w){re.escape(answer(e))}(?!\w)", c) is not None for c in cells].index(True)] += 1
+            places[
+                [
+                    re.search(rf"(?<!\w){re.escape(answer(e))}(?!\w)", c) is not None for c in cells
+                ].index(True)
+            ] += 1
     assert set(places) == {0, 1, 2} and min(places.values()) > 0.2 * sum(places.values())
 
 
 def test_atoms_are_counted_and_charges_balance():
-    charges = {"Al": 3, "Ca": 2, "Mg": 2, "Na": 1, "K": 1, "Si": 4, "Ti": 4, "Zn": 2, "H": 1, "Ag": 1, "Fe": 3, "La": 3}
+    charges = {
+        "Al": 3,
+        "Ca": 2,
+        "Mg": 2,
+        "Na": 1,
+        "K": 1,
+        "Si": 4,
+        "Ti": 4,
+        "Zn": 2,
+        "H": 1,
+        "Ag": 1,
+        "Fe": 3,
+        "La": 3,
+    }
     noun = {"oxygen": ("O", 2), "fluorine": ("F", 1), "chlorine": ("Cl", 1)}
     checked = 0
     for e in (e for rows in SPLITS.values() for e in rows if kind(e) == "atoms"):
@@ -145,24 +195,53 @@ def test_data_are_pinned_and_the_same_at_every_load():
 
 def test_grade_is_the_last_tag_stripped():
     assert SKILL.metric == "accuracy"
-    for text, right in [("<answer>Sn</answer>", 1), ("<answer> Sn\n</answer> so", 1), ("<answer>Na</answer><answer>Sn</answer>", 1),
-                        ("<answer>Sn</answer><answer>Na</answer>", 0), ("Sn", 0), ("<answer>sn</answer>", 0), ("<answer>Sn", 0)]:
+    for text, right in [
+        ("<answer>Sn</answer>", 1),
+        ("<answer> Sn\n</answer> so", 1),
+        ("<answer>Na</answer><answer>Sn</answer>", 1),
+        ("<answer>Sn</answer><answer>Na</answer>", 0),
+        ("Sn", 0),
+        ("<answer>sn</answer>", 0),
+        ("<answer>Sn", 0),
+    ]:
         assert SKILL.grade(text, "Sn") == right, text
 
 
 def test_reward_rises_with_every_part_and_is_one_only_if_right():
-    steps = ["Tin.", "<reasoning>hm", "<reasoning>hm</reasoning>", "<reasoning>hm</reasoning><answer>the tin</answer>",
-             "<reasoning>hm</reasoning><answer>Na</answer>", "<reasoning>hm</reasoning><answer>Sn</answer>"]
+    steps = [
+        "Tin.",
+        "<reasoning>hm",
+        "<reasoning>hm</reasoning>",
+        "<reasoning>hm</reasoning><answer>the tin</answer>",
+        "<reasoning>hm</reasoning><answer>Na</answer>",
+        "<reasoning>hm</reasoning><answer>Sn</answer>",
+    ]
     assert [SKILL.reward(s, "Sn") for s in steps] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
     assert SKILL.reward("<answer>Sn</answer>", "Sn") == 1  # 1 wherever the grade is
-    assert SKILL.reward("<answer>Na</answer><answer>tin</answer>", "Sn") == pytest.approx(0.2)  # the last one counts here too
+    # the last one counts here too
+    assert SKILL.reward("<answer>Na</answer><answer>tin</answer>", "Sn") == pytest.approx(0.2)
     for e in SPLITS["test"]:
-        assert SKILL.grade(e.demonstration, e.reference) == SKILL.reward(e.demonstration, e.reference) == 1
+        assert (
+            SKILL.grade(e.demonstration, e.reference)
+            == SKILL.reward(e.demonstration, e.reference)
+            == 1
+        )
         assert SKILL.reward(e.demonstration.replace("</answer>", "x</answer>"), e.reference) <= 0.8
 
 
-@pytest.mark.parametrize("text, is_a", [("Sn", "symbol"), ("tin", "name"), ("3", "count"), ("505.12 K", "K"), ("7.3 g/cm3", "g/cm3"),
-                                        ("505 kelvin", None), ("Tin", None), ("xyz", None)])
+@pytest.mark.parametrize(
+    "text, is_a",
+    [
+        ("Sn", "symbol"),
+        ("tin", "name"),
+        ("3", "count"),
+        ("505.12 K", "K"),
+        ("7.3 g/cm3", "g/cm3"),
+        ("505 kelvin", None),
+        ("Tin", None),
+        ("xyz", None),
+    ],
+)
 def test_kind_of_an_answer(text, is_a):
     assert elements.answer_kind(text) == is_a
 
@@ -170,4 +249,7 @@ def test_kind_of_an_answer(text, is_a):
 def test_teacher_sees_the_demonstration_as_its_own_turn():
     e = SPLITS["train"][0]
     turns = SKILL.teacher_prompt(e)
-    assert turns[:-1] == [*e.prompt, {"role": "assistant", "content": e.demonstration}] and turns[-1] == e.prompt[-1]
+    assert (
+        turns[:-1] == [*e.prompt, {"role": "assistant", "content": e.demonstration}]
+        and turns[-1] == e.prompt[-1]
+    )

@@ -1,7 +1,8 @@
-"""The graders of the paper's skills against implementations of their own, on thousands of awkward answers.
+"""The graders of the paper's skills against implementations of their own, on thousands of awkward
+answers.
 
-The implementations here share no code with the graders: they read characters one by one, use no regular expressions and parse JSON
-themselves.
+The implementations here share no code with the graders: they read characters one by one, use no
+regular expressions and parse JSON themselves.
 """
 
 import itertools
@@ -25,7 +26,10 @@ class Wrong(Exception):
 
 
 def parse_json(text, at=0, constants=True):
-    """(value, end) of the JSON value at ``at``. constants: NaN and Infinity are allowed, as Python's json does."""
+    """(value, end) of the JSON value at ``at``. constants: NaN and Infinity are allowed, as
+    Python's json does.
+    """
+
     def blank(i):
         while i < len(text) and text[i] in " \t\n\r":
             i += 1
@@ -66,11 +70,11 @@ def parse_json(text, at=0, constants=True):
             return ([] if here == "[" else {}), i + 1
         while True:
             if here == "{":
-                if text[i:i + 1] != '"':
+                if text[i : i + 1] != '"':
                     raise Wrong
                 key, i = parse_string(text, i + 1)
                 i = blank(i)
-                if text[i:i + 1] != ":":
+                if text[i : i + 1] != ":":
                     raise Wrong
                 value, i = parse_json(text, blank(i + 1), constants)
                 items.append((key, value))
@@ -78,9 +82,9 @@ def parse_json(text, at=0, constants=True):
                 value, i = parse_json(text, i, constants)
                 items.append(value)
             i = blank(i)
-            if text[i:i + 1] == close:
+            if text[i : i + 1] == close:
                 return (items if here == "[" else dict(items)), i + 1
-            if text[i:i + 1] != ",":
+            if text[i : i + 1] != ",":
                 raise Wrong
             i = blank(i + 1)
     raise Wrong
@@ -89,15 +93,17 @@ def parse_json(text, at=0, constants=True):
 def parse_string(text, i):
     out = []
     while True:
-        c = text[i:i + 1]
+        c = text[i : i + 1]
         if c == "" or c < " ":
             raise Wrong
         if c == '"':
-            return "".join(out).encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass"), i + 1
+            return "".join(out).encode("utf-16", "surrogatepass").decode(
+                "utf-16", "surrogatepass"
+            ), i + 1
         if c == "\\":
-            e = text[i + 1:i + 2]
+            e = text[i + 1 : i + 2]
             if e == "u":
-                code = text[i + 2:i + 6]
+                code = text[i + 2 : i + 6]
                 if len(code) < 4 or any(x not in "0123456789abcdefABCDEF" for x in code):
                     raise Wrong
                 out.append(chr(int(code, 16)))
@@ -140,11 +146,11 @@ def naive_accuracy(completion, reference):
     while (i := completion.find("Action Input:", i)) >= 0:
         start = skip_blanks(completion, i + 13)
         end = completion.find("}", start)
-        if completion[start:start + 1] != "{" or end < 0:
+        if completion[start : start + 1] != "{" or end < 0:
             i += 1
             continue
         try:
-            given |= whole_json(completion[start:end + 1])
+            given |= whole_json(completion[start : end + 1])
         except Wrong:
             pass
         i = end + 1
@@ -174,9 +180,9 @@ def naive_accuracy_json(completion, reference):
     """The corrected Tool Use metric: calls are struck off one by one."""
     text = completion
     if "</think>" in text:
-        text = text[text.rindex("</think>") + 8:]
+        text = text[text.rindex("</think>") + 8 :]
     if "<think>" in text:
-        text = text[:text.index("<think>")]
+        text = text[: text.index("<think>")]
     made, at = [], 0
     for line in text.split("\n"):
         bare = line.lstrip(" \t")
@@ -198,12 +204,18 @@ def naive_accuracy_json(completion, reference):
             arguments = ("text", call["Action_Input"].strip())
         optional = call["Action"].startswith("[Optional]")
         wanted.append((optional, call["Action"][10:] if optional else call["Action"], arguments))
-    wanted.sort(key=lambda call: call[0])  # what must be there first, so that an equal optional one is the one left over
+    # what must be there first, so that an equal optional one is the one left over
+    wanted.sort(key=lambda call: call[0])
     for name, inputs in made:
         if name is not None and name.startswith("[Optional]"):
             name = name[10:]
         for i, (_, wanted_name, (kind, value)) in enumerate(wanted):
-            if name == wanted_name and len(inputs) == 1 and inputs[0][0] == kind and same(inputs[0][1], value):
+            if (
+                name == wanted_name
+                and len(inputs) == 1
+                and inputs[0][0] == kind
+                and same(inputs[0][1], value)
+            ):
                 del wanted[i]
                 break
         else:
@@ -214,25 +226,30 @@ def naive_accuracy_json(completion, reference):
 def naive_tag(completion, reference):
     """The text of the last pair of tags, pairs found from the left."""
     last, i = None, 0
-    while (i := completion.find("<answer>", i)) >= 0 and (end := completion.find("</answer>", i + 8)) >= 0:
-        last, i = completion[i + 8:end].strip(), end + 9
+    while (i := completion.find("<answer>", i)) >= 0 and (
+        end := completion.find("</answer>", i + 8)
+    ) >= 0:
+        last, i = completion[i + 8 : end].strip(), end + 9
     return float(last == reference)
 
 
 def last_answer(text):
-    text = text[text.rfind("<answer>") + 8:] if "<answer>" in text else text
-    return (text[:text.index("</answer>")] if "</answer>" in text else text).strip()
+    text = text[text.rfind("<answer>") + 8 :] if "<answer>" in text else text
+    return (text[: text.index("</answer>")] if "</answer>" in text else text).strip()
 
 
 def naive_letter(completion, reference):
-    text, kept = completion[completion.rfind("</think>") + 8 if "</think>" in completion else 0:], ""
+    text, kept = (
+        completion[completion.rfind("</think>") + 8 if "</think>" in completion else 0 :],
+        "",
+    )
     while text:
         tag = next((t for t in ("reasoning", "think") if text.startswith(f"<{t}>")), None)
         if tag is None:
             kept, text = kept + text[0], text[1:]
         else:
             end = text.find(f"</{tag}>")
-            text = text[end + len(tag) + 3:] if end >= 0 else ""
+            text = text[end + len(tag) + 3 :] if end >= 0 else ""
     if "<answer>" not in kept:
         return 0.0
     answer = last_answer(kept)
@@ -244,7 +261,9 @@ def naive_letter(completion, reference):
 
 
 def words(text):
-    """SQuAD's words of a text, and with them the last one, and an A behind another word, whatever they are."""
+    """SQuAD's words of a text, and with them the last one, and an A behind another word, whatever
+    they are.
+    """
     found, word = [], ""
     for c in text + " ":
         if c.isspace() or c in "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~":
@@ -275,9 +294,34 @@ def naive_f1(completion, answer):
 
 # ---- awkward answers ----------------------------------------------------------------------------------------------
 
-NAMES = ["getWeather", "get_time", "größe", "search2", "getWeather2", "a.b", "Action", "数据", "[Optional]getWeather", "set-alarm"]
-TEXTS = ["Oslo", "", "a}b", "{x", 'say "hi"', "it's", "Zürich ☂ 😀", "back\\slash", "line\nbreak", "Action: getWeather", "[1]",
-         "\u2028", "true", "1"]
+NAMES = [
+    "getWeather",
+    "get_time",
+    "größe",
+    "search2",
+    "getWeather2",
+    "a.b",
+    "Action",
+    "数据",
+    "[Optional]getWeather",
+    "set-alarm",
+]
+TEXTS = [
+    "Oslo",
+    "",
+    "a}b",
+    "{x",
+    'say "hi"',
+    "it's",
+    "Zürich ☂ 😀",
+    "back\\slash",
+    "line\nbreak",
+    "Action: getWeather",
+    "[1]",
+    "\u2028",
+    "true",
+    "1",
+]
 
 
 def some_value(rng, depth=0):
@@ -292,7 +336,10 @@ def some_value(rng, depth=0):
 
 
 def arguments(rng):
-    return {rng.choice(["city", "days", "a", "unité", "x y"]): some_value(rng) for _ in range(rng.choice([0, 1, 1, 2, 3]))}
+    return {
+        rng.choice(["city", "days", "a", "unité", "x y"]): some_value(rng)
+        for _ in range(rng.choice([0, 1, 1, 2, 3]))
+    }
 
 
 def written(rng, value):
@@ -313,39 +360,78 @@ def written(rng, value):
 def damaged(rng, text):
     """A JSON text that is broken, or that says something else, or nearly nothing else."""
     at = rng.randrange(len(text) + 1)
-    return rng.choice([
-        lambda: text.replace('"', "'"), lambda: text[:at], lambda: text[at:], lambda: text + "}", lambda: text[:-1] + ",}",
-        lambda: text.replace('"', "“", 1), lambda: text.replace("1", "true", 1), lambda: text.replace("true", "1"),
-        lambda: text.replace("1", "1.0", 1), lambda: text.replace("1", "NaN"), lambda: text.replace("1", "01", 1),
-        lambda: "{" + text + "}", lambda: "[" + text + "]", lambda: text[:at] + "\n" + text[at:], lambda: text[:at] + "\t" + text[at:],
-        lambda: text[:at] + "\\" + text[at:], lambda: text + " and so on", lambda: f"```json\n{text}\n```", lambda: "", lambda: "none",
-        lambda: text.replace("{", '{"a": {"b": 1}, ', 1), lambda: text + text, lambda: text.replace('"a"', '"\\u0061"'),
-        lambda: text.replace("2.5", "25e-1"), lambda: text.replace("1", "1e999", 1), lambda: text.replace("1", "-", 1)])()
+    return rng.choice(
+        [
+            lambda: text.replace('"', "'"),
+            lambda: text[:at],
+            lambda: text[at:],
+            lambda: text + "}",
+            lambda: text[:-1] + ",}",
+            lambda: text.replace('"', "“", 1),
+            lambda: text.replace("1", "true", 1),
+            lambda: text.replace("true", "1"),
+            lambda: text.replace("1", "1.0", 1),
+            lambda: text.replace("1", "NaN"),
+            lambda: text.replace("1", "01", 1),
+            lambda: "{" + text + "}",
+            lambda: "[" + text + "]",
+            lambda: text[:at] + "\n" + text[at:],
+            lambda: text[:at] + "\t" + text[at:],
+            lambda: text[:at] + "\\" + text[at:],
+            lambda: text + " and so on",
+            lambda: f"```json\n{text}\n```",
+            lambda: "",
+            lambda: "none",
+            lambda: text.replace("{", '{"a": {"b": 1}, ', 1),
+            lambda: text + text,
+            lambda: text.replace('"a"', '"\\u0061"'),
+            lambda: text.replace("2.5", "25e-1"),
+            lambda: text.replace("1", "1e999", 1),
+            lambda: text.replace("1", "-", 1),
+        ]
+    )()
 
 
 def call_text(rng, name, source):
     if rng.random() < 0.6:
         return f"Action: {name}\nAction Input: {source}"
-    return rng.choice([
-        f"Action:{name}\nAction Input:{source}", f"  Action: {name} \n\tAction Input:\n{source}",
-        f"Action: {name}\r\nAction Input: {source}\r\n",
-        f"Action: {name} Action Input: {source}", f"Action:\n{name}\nAction Input: {source}", f"Action Input: {source}\nAction: {name}",
-        f"action: {name}\naction input: {source}", f"**Action:** {name}\n**Action Input:** {source}",
-        f"Action: {name}", f"Action Input: {source}",
-        f"Action: {name}()\nAction Input: {source}", f"Action: {name}\nAction Input: {source}\nAction Input: {source}",
-        f"Action:\u00a0{name}\nAction Input:\u2003{source}", f"Thought: Action: {name}\nAction Input: {source}",
-        f"Action: \nAction Input: {source}",
-        f"Action: {name}\nThought: so\nAction Input: Action Input: {source}", f"Action: {name}\n\n\nAction Input: \n\n {source}"])
+    return rng.choice(
+        [
+            f"Action:{name}\nAction Input:{source}",
+            f"  Action: {name} \n\tAction Input:\n{source}",
+            f"Action: {name}\r\nAction Input: {source}\r\n",
+            f"Action: {name} Action Input: {source}",
+            f"Action:\n{name}\nAction Input: {source}",
+            f"Action Input: {source}\nAction: {name}",
+            f"action: {name}\naction input: {source}",
+            f"**Action:** {name}\n**Action Input:** {source}",
+            f"Action: {name}",
+            f"Action Input: {source}",
+            f"Action: {name}()\nAction Input: {source}",
+            f"Action: {name}\nAction Input: {source}\nAction Input: {source}",
+            f"Action:\u00a0{name}\nAction Input:\u2003{source}",
+            f"Thought: Action: {name}\nAction Input: {source}",
+            f"Action: \nAction Input: {source}",
+            f"Action: {name}\nThought: so\nAction Input: Action Input: {source}",
+            f"Action: {name}\n\n\nAction Input: \n\n {source}",
+        ]
+    )
 
 
 def tool_cases(count):
     """Pairs of an answer and a reference; about half of the answers begin as right ones."""
     rng = random.Random(7)
     for _ in range(count):
-        wanted = [(rng.choice(NAMES if rng.random() < 0.3 else NAMES[:4]), arguments(rng)) for _ in range(rng.choice([1, 1, 1, 2, 3]))]
+        wanted = [
+            (rng.choice(NAMES if rng.random() < 0.3 else NAMES[:4]), arguments(rng))
+            for _ in range(rng.choice([1, 1, 1, 2, 3]))
+        ]
         if rng.random() < 0.1:
             wanted.append(wanted[0])
-        reference = [{"Action": n, "Action_Input": json.dumps(a, ensure_ascii=rng.random() < 0.5)} for n, a in wanted]
+        reference = [
+            {"Action": n, "Action_Input": json.dumps(a, ensure_ascii=rng.random() < 0.5)}
+            for n, a in wanted
+        ]
         if rng.random() < 0.15:
             reference[0]["Action_Input"] = damaged(rng, reference[0]["Action_Input"])
         made = [[n, written(rng, a)] for n, a in wanted]
@@ -364,52 +450,109 @@ def tool_cases(count):
             made[0][1], made[1][1] = made[1][1], made[0][1]
         plain = rng.random() < 0.5
         answer = rng.choice(["\n", "\n\n", "\nThought: and now\n"]).join(
-            f"Action: {n}\nAction Input: {s}" if plain else call_text(rng, n, s) for n, s in made)
+            f"Action: {n}\nAction Input: {s}" if plain else call_text(rng, n, s) for n, s in made
+        )
         if rng.random() < 0.25:
             other = call_text(rng, rng.choice(NAMES[:4]), written(rng, arguments(rng)))
-            answer = rng.choice([
-                f"Thought: I need a tool.\n{answer}", f"<think>\n{other}\n</think>\n{answer}", f"{other}\n</think>\n{answer}",
-                f"<think>{answer}</think>", f"{answer}\n<think>{other}", f"<think>\n{answer}", f"{answer}\nObservation: done }}",
-                f"{{ {answer} }}", answer[: rng.randrange(len(answer) + 1)], answer + "\n" + answer, answer.replace(":", "："), ""])
+            answer = rng.choice(
+                [
+                    f"Thought: I need a tool.\n{answer}",
+                    f"<think>\n{other}\n</think>\n{answer}",
+                    f"{other}\n</think>\n{answer}",
+                    f"<think>{answer}</think>",
+                    f"{answer}\n<think>{other}",
+                    f"<think>\n{answer}",
+                    f"{answer}\nObservation: done }}",
+                    f"{{ {answer} }}",
+                    answer[: rng.randrange(len(answer) + 1)],
+                    answer + "\n" + answer,
+                    answer.replace(":", "："),
+                    "",
+                ]
+            )
         yield answer, reference
 
 
 def test_tool_use_graders_agree():
-    """6,000 answers: both graders give what the implementations here give; both say yes and no often, and they differ often."""
+    """6,000 answers: both graders give what the implementations here give; both say yes and no
+    often, and they differ often.
+    """
     seen = Counter()
     for answer, reference in tool_cases(6000):
         found = tooluse.accuracy(answer, reference), tooluse.accuracy_json(answer, reference)
-        assert found == (naive_accuracy(answer, reference), naive_accuracy_json(answer, reference)), (answer, reference)
+        assert found == (
+            naive_accuracy(answer, reference),
+            naive_accuracy_json(answer, reference),
+        ), (answer, reference)
         seen[found] += 1
     assert min(seen[pair] for pair in itertools.product((0.0, 1.0), repeat=2)) > 100, seen
 
 
-@pytest.mark.parametrize("given, wanted, paper, corrected", [
-    ('Action: f\nAction Input: {"a": {"b": 1}}', [("f", '{"a": {"b": 1}}')], 0, 1),  # ends at the first }
-    ('Action: f\nAction Input: {"a": {"b": 1}}', [("f", "{}")], 1, 0),  # so it counts as no arguments
-    ('Action: f\nAction Input: {"b": 2}\nAction: g\nAction Input: {"a": 1}', [("f", '{"a": 1}'), ("g", '{"b": 2}')], 1, 0),
-    ('Action: f\nAction Input: {"a": 1}\nAction: f\nAction Input: {"a": 2}', [("f", '{"a": 2}'), ("f", '{"a": 2}')], 1, 0),  # overwritten
-    ('Action: g\nAction Input: {}\nAction: f\nAction Input: {"a": 1}', [("f", '{"a": 1}'), ("g", "{}")], 1, 1),  # order is free
-    ('Action: f\nAction Input: {"a": true}', [("f", '{"a": 1}')], 1, 0),
-    ('Action: f\nAction Input: {"a": 1.0}', [("f", '{"a": 1}')], 1, 1),
-    ("Thought: Action: none fits\nAction: f\nAction Input: {}", [("f", "{}")], 0, 1),
-    ("Action: f\nAction Input: {'a': 1}", [("f", "{}")], 1, 0),  # no JSON: skipped
-    ("Action: f\nAction Input: Oslo", [("f", "Oslo")], 1, 1),  # a reference that is no JSON counts as empty, or as its text
-    ("Action: f\nAction Input: Bergen", [("f", "Oslo")], 1, 0),
-    ('Action: f\nAction Input: {"a": 1}', [("f", '{"a": 1}'), ("[Optional]g", "{}")], 0, 1),
-    ('Action: f\nAction Input: {"a": 1}\nAction: g\nAction Input: {}', [("f", '{"a": 1}'), ("[Optional]g", "{}")], 0, 1),
-    ("Action: a.b\nAction Input: {}", [("a.b", "{}")], 0, 1),  # \w+ ends at the full stop
-    ("<think>\nAction: g\nAction Input: {}\n</think>\nAction: f\nAction Input: {}", [("f", "{}")], 0, 1),
-    ("Action: f\nAction Input: {}\nAction: f\nAction Input: {}", [("f", "{}")], 0, 0),
-    ("", [("f", "{}")], 0, 0)])
+@pytest.mark.parametrize(
+    "given, wanted, paper, corrected",
+    [
+        # ends at the first }
+        ('Action: f\nAction Input: {"a": {"b": 1}}', [("f", '{"a": {"b": 1}}')], 0, 1),
+        # so it counts as no arguments
+        ('Action: f\nAction Input: {"a": {"b": 1}}', [("f", "{}")], 1, 0),
+        (
+            'Action: f\nAction Input: {"b": 2}\nAction: g\nAction Input: {"a": 1}',
+            [("f", '{"a": 1}'), ("g", '{"b": 2}')],
+            1,
+            0,
+        ),
+        # overwritten
+        (
+            'Action: f\nAction Input: {"a": 1}\nAction: f\nAction Input: {"a": 2}',
+            [("f", '{"a": 2}'), ("f", '{"a": 2}')],
+            1,
+            0,
+        ),
+        # order is free
+        (
+            'Action: g\nAction Input: {}\nAction: f\nAction Input: {"a": 1}',
+            [("f", '{"a": 1}'), ("g", "{}")],
+            1,
+            1,
+        ),
+        ('Action: f\nAction Input: {"a": true}', [("f", '{"a": 1}')], 1, 0),
+        ('Action: f\nAction Input: {"a": 1.0}', [("f", '{"a": 1}')], 1, 1),
+        ("Thought: Action: none fits\nAction: f\nAction Input: {}", [("f", "{}")], 0, 1),
+        ("Action: f\nAction Input: {'a': 1}", [("f", "{}")], 1, 0),  # no JSON: skipped
+        # a reference that is no JSON counts as empty, or as its text
+        ("Action: f\nAction Input: Oslo", [("f", "Oslo")], 1, 1),
+        ("Action: f\nAction Input: Bergen", [("f", "Oslo")], 1, 0),
+        ('Action: f\nAction Input: {"a": 1}', [("f", '{"a": 1}'), ("[Optional]g", "{}")], 0, 1),
+        (
+            'Action: f\nAction Input: {"a": 1}\nAction: g\nAction Input: {}',
+            [("f", '{"a": 1}'), ("[Optional]g", "{}")],
+            0,
+            1,
+        ),
+        ("Action: a.b\nAction Input: {}", [("a.b", "{}")], 0, 1),  # \w+ ends at the full stop
+        (
+            "<think>\nAction: g\nAction Input: {}\n</think>\nAction: f\nAction Input: {}",
+            [("f", "{}")],
+            0,
+            1,
+        ),
+        ("Action: f\nAction Input: {}\nAction: f\nAction Input: {}", [("f", "{}")], 0, 0),
+        ("", [("f", "{}")], 0, 0),
+    ],
+)
 def test_what_the_tool_use_graders_say(given, wanted, paper, corrected):
     """The quirks that docs/skills/tooluse.md lists, one by one."""
     reference = [{"Action": name, "Action_Input": source} for name, source in wanted]
-    assert (tooluse.accuracy(given, reference), tooluse.accuracy_json(given, reference)) == (paper, corrected)
+    assert (tooluse.accuracy(given, reference), tooluse.accuracy_json(given, reference)) == (
+        paper,
+        corrected,
+    )
 
 
 def test_json_that_python_cannot_take():
-    """Nested too deeply, or with a number too long, it counts as no JSON; the authors' code would stop there."""
+    """Nested too deeply, or with a number too long, it counts as no JSON; the authors' code would
+    stop there.
+    """
     for source in ("[" * 5000 + "]" * 5000, "9" * 5000):
         answer = f'Action: f\nAction Input: {{"a": {source}}}'
         assert tooluse.accuracy(answer, [{"Action": "f", "Action_Input": "{}"}]) == 1
@@ -418,10 +561,39 @@ def test_json_that_python_cannot_take():
 
 def science_cases(count):
     rng = random.Random(11)
-    pieces = ["<answer>", "</answer>", "<reasoning>", "</reasoning>", "<think>", "</think>", "\n", " ", "A", "B", "C", "D", "a", "(B)",
-              "**C**",
-              "A.", "B:", "d)", "A or B", "A: 2.5", "Ä", "Α", "А", "<ANSWER>", "< answer>", "the", "\u00a0",
-              "&lt;answer&gt;", "[D]", "BB", ""]
+    pieces = [
+        "<answer>",
+        "</answer>",
+        "<reasoning>",
+        "</reasoning>",
+        "<think>",
+        "</think>",
+        "\n",
+        " ",
+        "A",
+        "B",
+        "C",
+        "D",
+        "a",
+        "(B)",
+        "**C**",
+        "A.",
+        "B:",
+        "d)",
+        "A or B",
+        "A: 2.5",
+        "Ä",
+        "Α",
+        "А",
+        "<ANSWER>",
+        "< answer>",
+        "the",
+        "\u00a0",
+        "&lt;answer&gt;",
+        "[D]",
+        "BB",
+        "",
+    ]
     for _ in range(count):
         answer, letter = rng.choice("ABCD"), rng.choice("ABCD")
         form = rng.random()
@@ -429,62 +601,141 @@ def science_cases(count):
             text = "".join(rng.choice(pieces) for _ in range(rng.randrange(9)))
         else:
             said = answer if rng.random() < 0.5 else rng.choice(pieces[8:])
-            before = rng.choice(["", "<reasoning>\nwhy\n</reasoning>\n", f"<reasoning>maybe <answer>{letter}</answer>",
-                                 "<think>",
-                                 f"<think>is it <answer>{letter}</answer>?</think>",
-                                 f"is it <answer>{letter}</answer>?</think>\n", "<answer>",
-                                 f"<answer>{letter}</answer> no: ", f"<reasoning>maybe <answer>{letter}</answer></reasoning>"])
-            after = rng.choice(["", "", "\n", f"<answer>{letter}</answer>", "<answer>", "</answer>", "</reasoning>", f" not {letter}",
-                                f"<reasoning><answer>{letter}</answer></reasoning>"])
+            before = rng.choice(
+                [
+                    "",
+                    "<reasoning>\nwhy\n</reasoning>\n",
+                    f"<reasoning>maybe <answer>{letter}</answer>",
+                    "<think>",
+                    f"<think>is it <answer>{letter}</answer>?</think>",
+                    f"is it <answer>{letter}</answer>?</think>\n",
+                    "<answer>",
+                    f"<answer>{letter}</answer> no: ",
+                    f"<reasoning>maybe <answer>{letter}</answer></reasoning>",
+                ]
+            )
+            after = rng.choice(
+                [
+                    "",
+                    "",
+                    "\n",
+                    f"<answer>{letter}</answer>",
+                    "<answer>",
+                    "</answer>",
+                    "</reasoning>",
+                    f" not {letter}",
+                    f"<reasoning><answer>{letter}</answer></reasoning>",
+                ]
+            )
             gap = rng.choice(["", "\n", "\n\n ", "\u2003"])
             text = f"{before}{rng.choice(['<answer>', '<answer>', '<answer>', '<Answer>', ''])}{gap}{said}{gap}"
-            text += rng.choice(["</answer>", "</answer>", "</answer>", "", "</answer", "<answer>"]) + after
+            text += (
+                rng.choice(["</answer>", "</answer>", "</answer>", "", "</answer", "<answer>"])
+                + after
+            )
         yield text, answer
 
 
 def test_science_graders_agree():
-    """6,000 answers with missing, repeated and nested tags, letters in other alphabets, and answers inside the reasoning."""
+    """6,000 answers with missing, repeated and nested tags, letters in other alphabets, and answers
+    inside the reasoning.
+    """
     seen = Counter()
     for text, answer in science_cases(6000):
-        found = answer_tag(text, answer), science.accuracy_released(text, answer), science.accuracy_letter(text, answer)
-        assert found == (naive_tag(text, answer), float(last_answer(text) == answer), naive_letter(text, answer)), (text, answer)
+        found = (
+            answer_tag(text, answer),
+            science.accuracy_released(text, answer),
+            science.accuracy_letter(text, answer),
+        )
+        assert found == (
+            naive_tag(text, answer),
+            float(last_answer(text) == answer),
+            naive_letter(text, answer),
+        ), (text, answer)
         seen[found] += 1
-    often = set(itertools.product((0.0, 1.0), repeat=3)) - {(1.0, 0.0, 1.0)}  # that one wants reasoning cut off inside its answer
+    # that one wants reasoning cut off inside its answer
+    often = set(itertools.product((0.0, 1.0), repeat=3)) - {(1.0, 0.0, 1.0)}
     assert min(seen[triple] for triple in often) > 50, seen
 
 
-@pytest.mark.parametrize("text, paper, released, corrected", [
-    ("<reasoning>so</reasoning>\n<answer>\nA\n</answer>", 1, 1, 1),
-    ("A", 0, 1, 0), ("<answer>A", 0, 1, 1), ("A</answer>", 0, 1, 0), ("<answer>(a)</answer>", 0, 0, 1),
-    ("<answer>A. 2.5</answer>", 0, 0, 0),
-    ("<answer>B</answer><answer>A</answer>", 1, 1, 1), ("<answer>A</answer><answer>B</answer>", 0, 0, 0),
-    ("<answer><answer>A</answer>", 0, 1, 1),
-    ("<answer>A</answer><answer>", 1, 0, 0), ("<reasoning><answer>A</answer></reasoning>", 1, 1, 0),
-    ("<think><answer>A</answer>", 1, 1, 0),
-    ("<answer>B</answer></think><answer>A</answer>", 1, 1, 1), ("<answer>A or B</answer>", 0, 0, 0), ("", 0, 0, 0)])
+@pytest.mark.parametrize(
+    "text, paper, released, corrected",
+    [
+        ("<reasoning>so</reasoning>\n<answer>\nA\n</answer>", 1, 1, 1),
+        ("A", 0, 1, 0),
+        ("<answer>A", 0, 1, 1),
+        ("A</answer>", 0, 1, 0),
+        ("<answer>(a)</answer>", 0, 0, 1),
+        ("<answer>A. 2.5</answer>", 0, 0, 0),
+        ("<answer>B</answer><answer>A</answer>", 1, 1, 1),
+        ("<answer>A</answer><answer>B</answer>", 0, 0, 0),
+        ("<answer><answer>A</answer>", 0, 1, 1),
+        ("<answer>A</answer><answer>", 1, 0, 0),
+        ("<reasoning><answer>A</answer></reasoning>", 1, 1, 0),
+        ("<think><answer>A</answer>", 1, 1, 0),
+        ("<answer>B</answer></think><answer>A</answer>", 1, 1, 1),
+        ("<answer>A or B</answer>", 0, 0, 0),
+        ("", 0, 0, 0),
+    ],
+)
 def test_what_the_science_graders_say(text, paper, released, corrected):
     """The differences that docs/skills/science.md lists, one by one."""
-    assert tuple(f(text, "A") for f in get_skill("science").metrics.values()) == (paper, released, corrected)
+    assert tuple(f(text, "A") for f in get_skill("science").metrics.values()) == (
+        paper,
+        released,
+        corrected,
+    )
 
 
 @pytest.mark.parametrize("name", ["medical", "wiki"])
 def test_graders_without_a_judge_agree(name):
     """3,000 pairs of texts: articles, punctuation, repeated words, other alphabets, nothing at all."""
     metrics = get_skill(name).metrics
-    assert list(metrics) == ["contains", "normalised_match", "token_f1"]  # never the names of judged numbers
+    # never the names of judged numbers
+    assert list(metrics) == ["contains", "normalised_match", "token_f1"]
     rng = random.Random(13)
-    pieces = ["the", "The", "a", "A", "an", "lung", "Lung", "lung-", "(lung)", "HIDA", "scan", "scan.", "β-blocker", "ΣΑΣ", "ß",
-              "\u00a0", "", "...", "7", "7.5"]
+    pieces = [
+        "the",
+        "The",
+        "a",
+        "A",
+        "an",
+        "lung",
+        "Lung",
+        "lung-",
+        "(lung)",
+        "HIDA",
+        "scan",
+        "scan.",
+        "β-blocker",
+        "ΣΑΣ",
+        "ß",
+        "\u00a0",
+        "",
+        "...",
+        "7",
+        "7.5",
+    ]
     seen = Counter()
     for _ in range(3000):
         answer = " ".join(rng.choice(pieces) for _ in range(rng.randrange(6)))
-        completion = rng.choice([answer, answer.upper(), answer + "!", " ".join(rng.choice(pieces) for _ in range(rng.randrange(9)))])
+        completion = rng.choice(
+            [
+                answer,
+                answer.upper(),
+                answer + "!",
+                " ".join(rng.choice(pieces) for _ in range(rng.randrange(9))),
+            ]
+        )
         for reference in (answer, {"question": "What is it?", "answer": answer}):
             inside, match, f1 = (f(completion, reference) for f in metrics.values())
             found, wanted = words(completion), words(answer)
-            windows = [found[i:i + len(wanted)] for i in range(len(found))] if wanted else [found]
+            windows = [found[i : i + len(wanted)] for i in range(len(found))] if wanted else [found]
             assert inside == float(wanted in windows), (completion, answer)
             assert match == float(words(completion) == words(answer)), (completion, answer)
-            assert f1 == pytest.approx(naive_f1(completion, answer), abs=1e-12), (completion, answer)
+            assert f1 == pytest.approx(naive_f1(completion, answer), abs=1e-12), (
+                completion,
+                answer,
+            )
         seen[match, 0 < f1 < 1] += 1
     assert seen[0, True] > 200 and seen[1, False] > 200 and seen[0, False] > 200
