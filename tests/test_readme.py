@@ -4,18 +4,10 @@ import dataclasses
 import re
 from pathlib import Path
 
+from harness.evaluation.settings import KL, Evaluate, PassAtK
 from harness.learning.trainer import TrainingConfig
-from harness.runs.schema import (
-    KL,
-    Budget,
-    Checkpoints,
-    Evaluate,
-    ModelSpec,
-    PassAtK,
-    Rollout,
-    Schema,
-    SkillSpec,
-)
+from harness.runs.schema import Budget, Checkpoints, ModelSpec, Schema, SkillSpec
+from harness.sampling.settings import Rollout
 from methods.grpo import GRPOConfig
 from methods.sdft import SDFTConfig
 

@@ -35,8 +35,9 @@ from harness.runs.engines import evaluator_for
 from harness.runs.order import Order
 from harness.runs.sequence import run_order
 from harness.sampling.sampler import common_prefix
+from harness.sampling.settings import version
 from harness.sampling.transformers import TransformersSampler
-from harness.sampling.vllm import Engine, VLLMSampler, version
+from harness.sampling.vllm import Engine, VLLMSampler
 from harness.skills.registry import get_skill
 from harness.skills.skill import Skill
 

@@ -6,76 +6,12 @@ import math
 
 from harness.report import samples, tables
 from harness.report.figures import BASE
+from harness.report.html import TEMPLATES
 from harness.results.formats import read_object
 
 ROWS = 400  # of records written into the page; tables/records.csv has all
-CSS = """
-:root{color-scheme:light dark;--ink:#1b1f24;--muted:#59636e;--line:#dfe3e8;--paper:#fefefe;--soft:#f3f4f6;
---link:#0a5ea8;--warn:#fff6e0;--warnline:#e0a93b;
---good:#0b7a55;--bad:#b54708}
-@media(prefers-color-scheme:dark){:root{--ink:#e8eaed;--muted:#a3abb5;--line:#343a42;--paper:#171a1f;--soft:#22272e;
---link:#7cb8f0;--warn:#33290f;
---warnline:#a87c1e;--good:#4fd0a0;--bad:#f5a25d}}
-*{box-sizing:border-box}
-body{margin:0;background:var(--paper);color:var(--ink);
-font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
-main,header,nav>div{max-width:1200px;margin:0 auto;padding:0 20px}
-header{padding-top:36px;padding-bottom:8px}
-h1{font-size:1.75rem;line-height:1.2;margin:0 0 6px;letter-spacing:-.01em;overflow-wrap:anywhere}
-h2{font-size:1.25rem;margin:44px 0 6px;padding-top:8px}
-h3{font-size:1rem;margin:22px 0 4px}
-p{margin:6px 0 10px;max-width:78ch}
-.muted,.note,figcaption{color:var(--muted);font-size:.875rem}
-.note,figcaption{max-width:95ch}
-nav{position:sticky;top:0;z-index:5;background:var(--paper);border-bottom:1px solid var(--line)}
-nav>div{display:flex;gap:18px;overflow-x:auto;white-space:nowrap;padding-top:9px;padding-bottom:9px;font-size:.9rem}
-a{color:var(--link);text-decoration:none}a:hover{text-decoration:underline}
-.path{display:flex;flex-wrap:wrap;gap:6px;align-items:center;margin:12px 0}
-.path span{background:var(--soft);border:1px solid var(--line);border-radius:999px;padding:2px 12px;font-size:.875rem}
-.path i{color:var(--muted);font-style:normal}
-.scroll{overflow-x:auto;border:1px solid var(--line);border-radius:8px;margin:8px 0}
-.tall{max-height:440px;overflow:auto}
-table{border-collapse:collapse;width:100%;font-size:.875rem;font-variant-numeric:tabular-nums}
-th,td{padding:7px 8px;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line)}
-tbody tr:last-child>*{border-bottom:0}
-thead th{color:var(--muted);font-weight:600;background:var(--soft)}
-th.group{text-align:left;border-left:1px solid var(--line);color:var(--ink)}
-.edge{border-left:1px solid var(--line)}
-th.stub{text-align:left;position:sticky;left:0;background:var(--paper);font-weight:600;z-index:1}
-thead th.stub{background:var(--soft)}
-tr.base th,tr.base td,tr.foot th,tr.foot td{color:var(--muted);font-weight:400}
-.left td,.left th{text-align:left}
-.ci{color:var(--muted);font-size:.8em}
-[data-note]{cursor:help}td[data-note]:hover,td[data-note]:focus{background:var(--soft)}
-.dot{display:inline-block;width:10px;height:10px;border-radius:3px;margin-right:8px}
-figure{margin:14px 0 30px}figure .scroll{border-color:var(--line);padding:6px;margin-bottom:6px}
-figure img{display:block;margin:0 auto;width:100%;height:auto}
-details{border:1px solid var(--line);border-radius:8px;margin:10px 0;padding:0 14px}
-details[open]{padding-bottom:12px}
-summary{cursor:pointer;padding:9px 0;font-weight:600;font-size:.925rem}
-pre{background:var(--soft);border-radius:6px;padding:10px 12px;margin:6px 0;
-font:13px/1.45 ui-monospace,Menlo,Consolas,"DejaVu Sans Mono",monospace;white-space:pre-wrap;
-overflow-wrap:anywhere;max-height:320px;overflow-y:auto}
-.warn{background:var(--warn);border:1px solid var(--warnline);border-radius:8px;padding:10px 16px;margin:14px 0}
-.warn ul{margin:4px 0;padding-left:20px;max-height:220px;overflow-y:auto}
-.answers{display:grid;grid-template-columns:repeat(auto-fit,minmax(230px,1fr));gap:10px;margin:8px 0 18px}
-.answer{border:1px solid var(--line);border-radius:8px;padding:8px 10px;min-width:0}.answer pre{margin-bottom:0}
-.answer b,.answer span{font-size:.85rem}.good{color:var(--good)}.bad{color:var(--bad)}
-#why{position:fixed;left:0;right:0;bottom:0;background:var(--soft);border-top:1px solid var(--line);padding:12px 20px;
-font-size:.875rem;white-space:pre-wrap;max-height:40vh;
-overflow-y:auto;overflow-wrap:anywhere;z-index:9;box-shadow:0 -4px 18px rgba(0,0,0,.18)}
-footer{max-width:1200px;margin:50px auto 30px;padding:0 20px;color:var(--muted);font-size:.85rem}
-@media(max-width:640px){main,header,nav>div{padding-left:14px;padding-right:14px}h1{font-size:1.4rem}
-th,td{padding:6px 8px}figure img.wide{width:820px}}
-@media print{nav,#why{display:none}}
-"""
-# A hover is not to be had on a phone: a tap on a number shows its note at the foot of the page.
-SCRIPT = """
-const why=document.getElementById('why');
-document.addEventListener('click',e=>{const cell=e.target.closest('[data-note]');
-if(cell){why.textContent=cell.title;why.hidden=false}else if(!why.contains(e.target))why.hidden=true});
-document.addEventListener('keydown',e=>{if(e.key==='Escape')why.hidden=true});
-"""
+CSS = (TEMPLATES / "style.css").read_text(encoding="utf-8")
+SCRIPT = (TEMPLATES / "script.js").read_text(encoding="utf-8")
 
 
 def render(results, made, pictures, look, to_folder):

@@ -6,8 +6,9 @@ import torch
 
 from harness.evaluation.evaluator import Evaluator
 from harness.models.load import load_model
+from harness.sampling.settings import REMEDY, version
 from harness.sampling.transformers import TransformersSampler
-from harness.sampling.vllm import REMEDY, Engine, VLLMSampler, version
+from harness.sampling.vllm import Engine, VLLMSampler
 
 
 @contextmanager

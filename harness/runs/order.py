@@ -17,23 +17,14 @@ from harness.base.seeds import seed_for
 from harness.base.settings import build, check
 from harness.evaluation.endpoint import endpoint_config
 from harness.evaluation.protocol import scorer_hash
+from harness.evaluation.settings import KL, Evaluate, PassAtK
 from harness.learning.method import get_method
 from harness.learning.trainer import TrainingConfig
 from harness.models.chat import chat_tokens
 from harness.models.load import check_device, check_name, resolve_device, resolve_dtype
 from harness.results.formats import VERSION
-from harness.runs.schema import (
-    KL,
-    Budget,
-    Checkpoints,
-    Evaluate,
-    ModelSpec,
-    PassAtK,
-    Rollout,
-    Schema,
-    SkillSpec,
-)
-from harness.sampling.vllm import REMEDY, VLLMConfig, version
+from harness.runs.schema import Budget, Checkpoints, ModelSpec, Schema, SkillSpec
+from harness.sampling.settings import REMEDY, Rollout, VLLMConfig, version
 from harness.skills.files import FileSkill
 from harness.skills.registry import get_skill
 from harness.skills.skill import examples_fingerprint

@@ -32,7 +32,7 @@ from harness.results.formats import ORACLE
 from harness.results.writer import ResultsWriter
 from harness.runs.engines import advice, engine_for, evaluator_for, load_order_model, sampler_for
 from harness.runs.provenance import device_name, git_revision
-from harness.sampling.vllm import version
+from harness.sampling.settings import version
 
 
 def run_order(order, folder, progress=None):

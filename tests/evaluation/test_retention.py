@@ -22,9 +22,9 @@ from harness.evaluation import retention
 from harness.evaluation import suite as suite_module
 from harness.evaluation.evaluator import Evaluator
 from harness.evaluation.retention import _evaluate, jackknife, run_suite
+from harness.evaluation.settings import Evaluate
 from harness.evaluation.suite import FOLDER, _definition, _indexed, load_suite, quiet
 from harness.results.writer import ResultsWriter
-from harness.runs.schema import Evaluate
 
 TASKS = {t["name"]: t for t in load_suite("embedded").summary()}
 

@@ -23,8 +23,9 @@ from harness.models.embedded import embedded_checkpoint
 from harness.models.load import load_model
 from harness.runs.reading import read_order
 from harness.runs.sequence import run_order
+from harness.sampling.settings import VLLMConfig, version
 from harness.sampling.transformers import TransformersSampler
-from harness.sampling.vllm import Engine, VLLMConfig, VLLMSampler, version
+from harness.sampling.vllm import Engine, VLLMSampler
 from tests.conftest import read_lines, save_tiny, write_rows
 
 if version() is None:

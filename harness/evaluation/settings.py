@@ -1,0 +1,67 @@
+"""The section ``evaluate`` of an order."""
+
+from dataclasses import dataclass
+
+from harness.base.settings import option
+from harness.sampling.settings import ENGINES
+
+
+@dataclass
+class PassAtK:
+    samples: int = option(128, "answers sampled for each prompt; the largest k", min=1)
+    prompts: int | None = option(
+        None, "prompts of the split, the first ones; all if left out", min=1
+    )
+    temperature: float = option(1.0, "sampling temperature", above=0)
+    top_p: float = option(0.95, "nucleus sampling", above=0, max=1)
+
+
+@dataclass
+class KL:
+    prompts: int | None = option(
+        None, "prompts of the split, the first ones; all if left out", min=1
+    )
+
+
+@dataclass
+class Evaluate:
+    engine: str = option(
+        "transformers",
+        "what answers, and scores the retention suite; part of the protocol where it is vllm",
+        choices=ENGINES,
+    )
+    split: str = option(
+        "test",
+        "the split that counts: test, or validation for a search",
+        choices=("test", "validation"),
+    )
+    examples: int | None = option(
+        None, "examples of each split, the first ones; all if left out", min=1
+    )
+    skills: str = option(
+        "all",
+        "after each stage: all skills, those learned so far (seen), or the stage's own and an earlier one "
+        "that is drawn (sampled); all at the base and after the last stage",
+        choices=("all", "seen", "sampled"),
+    )
+    every_steps: int | None = option(
+        None, "also evaluate the skills every so many optimizer steps inside a stage", min=1
+    )
+    max_new_tokens: int | None = option(
+        None, "limit of an answer; the skill's own if left out", min=1
+    )
+    temperature: float = option(0.0, "0 is greedy", min=0)
+    top_p: float = option(1.0, "nucleus sampling, where temperature is above 0", above=0, max=1)
+    seed: int = option(0, "of sampled answers; the same for every run", min=0)
+    batch_size: int = option(48, "answers sampled at once; no part of the protocol", min=1)
+    pass_at_k: dict | None = option(
+        None, "pass@k of each skill at the base and after its own stage: samples, prompts, ..."
+    )
+    kl: dict | None = option(None, "KL to the base policy on the skill just learned: prompts")
+    teacher: bool = option(
+        False, "accuracy of the base model as the demonstration-conditioned teacher of each skill"
+    )
+    oracle: bool = option(
+        False,
+        "oracle retrieval: the base model on each skill with the question's source in the prompt",
+    )

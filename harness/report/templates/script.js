@@ -1,0 +1,5 @@
+// A phone has no hover: a tap on a number shows its note at the foot of the page.
+const why=document.getElementById('why');
+document.addEventListener('click',e=>{const cell=e.target.closest('[data-note]');
+if(cell){why.textContent=cell.title;why.hidden=false}else if(!why.contains(e.target))why.hidden=true});
+document.addEventListener('keydown',e=>{if(e.key==='Escape')why.hidden=true});
