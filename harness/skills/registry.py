@@ -1,4 +1,6 @@
-"""The project's skills by name."""
+"""The project's skills by name: one file a skill in ``benchmarks/skills``."""
+
+from typing import Any
 
 from harness.base.errors import UserError
 from harness.base.files import ROOT
@@ -6,14 +8,15 @@ from harness.base.registry import plugin_named
 from harness.skills.skill import Skill
 
 
-def get_skill(name, place="order", **options):
-    """The project's skill ``name``, an instance. Raises UserError for an unknown one and for
-    options that it does not take.
+def get_skill(name: str, place: str = "order", **options: Any) -> Skill:
+    """An instance of the project's skill ``name``, made with ``options``.
+
+    Raises UserError at ``place`` for an unknown skill and for options that it does not take.
     """
-    root = ROOT / "benchmarks" / "skills"
-    cls = plugin_named(root, "benchmarks.skills", name, Skill, "skill", place)
+    folder = ROOT / "benchmarks" / "skills"
+    cls = plugin_named(folder, "benchmarks.skills", name, Skill, "skill", place)
     for option in options:
         if option not in cls.options:
-            takes = "it takes " + ", ".join(cls.options) if cls.options else "leave it out"
-            raise UserError(place, f"{name} takes no `{option}`", takes)
+            remedy = "it takes " + ", ".join(cls.options) if cls.options else "leave it out"
+            raise UserError(place, f"{name} takes no `{option}`", remedy)
     return cls(**options)

@@ -1,74 +1,81 @@
-"""What a skill is: examples to learn from, a grader, a reward, and what a self-distillation teacher
-is shown.
+"""What a skill is: examples to learn from, a grader, a reward and the prompt of a teacher.
 
-A skill of the project is one file in ``benchmarks/skills``; a user's own is a JSONL file named in
-the order (:class:`FileSkill`). Nothing here knows a skill by name.
+A skill of the project is one file in ``benchmarks/skills``. A user's own skill is a set of JSONL
+files that the order names (:class:`harness.skills.files.FileSkill`). Nothing here knows a skill by
+name.
 """
 
 import hashlib
 import json
 import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import Any, ClassVar
 
 from harness.base.errors import UserError, did_you_mean
-from harness.skills.templates import TEACHER_TEMPLATES
+from harness.skills.templates import TEACHER_TEMPLATES, Message
+
+Metric = Callable[[str, Any], float]  # (completion, reference) -> score in [0, 1]
 
 
 @dataclass(frozen=True)
 class Example:
     """One question of a skill.
 
-    prompt: chat messages ``[{"role", "content"}, ...]`` that end in a user turn; demonstration: the
-    text of a good response (None where a split has none); reference: what the grader compares with
-    (any JSON value); source: the text that the demonstration rests on, where there is one (an
-    article).
+    Attributes:
+        id: unique within its split.
+        prompt: chat messages ``[{"role", "content"}, ...]`` that end in a user turn.
+        demonstration: text of a good response; None where a split has none.
+        reference: any JSON value; the grader compares the completion with it.
+        source: text that the demonstration rests on (an article), where there is one.
     """
 
     id: str
-    prompt: list
+    prompt: list[Message]
     demonstration: str | None
-    reference: object
+    reference: Any
     source: str | None = None
 
 
 class Skill:
-    """Base of every skill. A subclass sets the attributes and gives ``load`` and ``metrics``.
+    """Base class of a skill. A subclass sets the attributes and defines ``load`` and ``metrics``.
 
-    ``load(split)`` returns a list of Example, the same on every machine. ``metrics`` maps a
-    metric's name to ``f(completion, reference) -> float in [0, 1]``; the first is the one that
-    counts. ``checksums`` pins the data: a split whose SHA-256 differs is refused.
+    ``load(split)`` returns a list of Example, the same on every machine. ``metrics`` maps the name
+    of a metric to ``f(completion, reference) -> float in [0, 1]``; the first metric is the one that
+    counts. ``checksums`` pins the data: a split with another SHA-256 is refused.
     """
 
-    name = ""
-    description = ""  # one line: what is learned, where the data comes from, its licence
-    splits = ("train", "validation", "test")  # further ones (as "ood") are evaluated like the test
-    max_new_tokens = 256  # at evaluation and in rollouts, unless the order says otherwise
-    teacher_template = "paper"
-    # a rubric of harness/skills/rubrics.py: its answers are also judged by a model, where the order
-    # has one
-    judge = None
-    checksums: dict = {}
-    options: tuple = ()  # keyword arguments that an order may give, as ``path``
+    name: str = ""
+    description: str = ""  # one line: what is learned, where the data comes from, its licence
+    splits: tuple[str, ...] = ("train", "validation", "test")  # others ("ood") count as test data
+    max_new_tokens: int = 256  # in evaluations and rollouts, unless the order sets a limit
+    teacher_template: str = "paper"
+    judge: str | None = None  # a rubric of harness/skills/rubrics.py, for orders with a judge
+    checksums: ClassVar[Mapping[str, str]] = {}
+    options: tuple[str, ...] = ()  # keyword arguments that an order may pass, such as ``path``
 
-    def load(self, split):
+    def load(self, split: str) -> list[Example]:
+        """The examples of ``split``, in the skill's own order."""
         raise TypeError(f"skill {self.name!r} has no load()")
 
     @property
-    def metrics(self):
+    def metrics(self) -> Mapping[str, Metric]:
+        """The metrics by name; the first one counts."""
         raise TypeError(f"skill {self.name!r} has no metrics")
 
-    def reward(self, completion, reference):
-        """For reinforcement learning, in [0, 1]; may be graded more finely than the metric that
-        counts.
+    def reward(self, completion: str, reference: Any) -> float:
+        """The reward for reinforcement learning, in [0, 1].
+
+        It may be finer than the metric that counts, which is the default.
         """
         return self.grade(completion, reference)
 
     @cached_property
-    def _examples(self):
+    def _examples(self) -> dict[str, list[Example]]:
         return {}
 
-    def examples(self, split):
+    def examples(self, split: str) -> list[Example]:
         """All examples of ``split``, in the skill's own order.
 
         Raises UserError for an unknown split and for data that differ from the pinned checksum.
@@ -78,31 +85,32 @@ class Skill:
                 f"skill {self.name}", f"has no split {split!r}", did_you_mean(split, self.splits)
             )
         if split not in self._examples:
-            rows = self.load(split)
-            found, pinned = examples_fingerprint(rows), self.checksums.get(split)
-            if pinned and found != pinned:
+            examples = self.load(split)
+            checksum = examples_fingerprint(examples)
+            pinned = self.checksums.get(split)
+            if pinned and checksum != pinned:
                 raise UserError(
                     f"skill {self.name}, split {split}",
-                    f"the data have SHA-256 {found[:12]}, not {pinned[:12]}",
+                    f"the data have SHA-256 {checksum[:12]}, not {pinned[:12]}",
                     "install the pinned packages: pip install -r requirements.txt",
                 )
-            self._examples[split] = rows
+            self._examples[split] = examples
         return self._examples[split]
 
     @property
-    def metric(self):
+    def metric(self) -> str:
         """Name of the metric that counts."""
         return next(iter(self.metrics))
 
-    def grade(self, completion, reference):
-        """The metric that counts, in [0, 1]."""
+    def grade(self, completion: str, reference: Any) -> float:
+        """The score of ``completion`` by the metric that counts, in [0, 1]."""
         return self.metrics[self.metric](completion, reference)
 
-    def reference(self, row, place):
-        """What a row of completions made elsewhere is graded against: its ``reference``, unless the
-        skill knows its own columns.
+    def reference(self, row: Mapping[str, Any], place: str) -> Any:
+        """The reference in a row of completions that were made elsewhere.
 
-        Raises UserError naming ``place`` where there is none.
+        A skill whose data have columns of their own overrides this. Raises UserError at ``place``
+        where the row has no reference.
         """
         if "reference" not in row:
             raise UserError(
@@ -112,33 +120,31 @@ class Skill:
             )
         return row["reference"]
 
-    def teacher_prompt(self, example, template=None, context=None):
-        """Chat messages for the teacher: ``example.prompt`` with the last user turn replaced by the
-        template.
+    def teacher_prompt(
+        self,
+        example: Example,
+        template: str | Sequence[Message] | None = None,
+        context: str | None = None,
+    ) -> list[Message]:
+        """Chat messages for the teacher: the prompt with the template as its last user turn.
 
-        template: the name of one of TEACHER_TEMPLATES or a list of messages with ``{question}``,
-        ``{demonstration}`` and ``{source}`` in their contents; the skill's own by default. context:
-        one of TEACHER_CONTEXTS, shown in the template's style instead of what it shows itself.
-        Raises UserError if the example lacks what is asked for.
+        Args:
+            example: its last user turn is the ``{question}`` of the template.
+            template: a name in TEACHER_TEMPLATES, or messages with ``{question}``,
+                ``{demonstration}`` and ``{source}`` in their contents. Default: the skill's own.
+            context: one of TEACHER_CONTEXTS: what the teacher sees, in the style of the template.
+                Default: what the template itself shows.
+
+        Raises UserError if the example lacks what the template shows.
         """
-        template = template or self.teacher_template
-        if context:
-            if not isinstance(template, str):
-                raise UserError(
-                    f"skill {self.name}",
-                    "its teacher_template is written out: teacher_context cannot change it",
-                    "name one of " + ", ".join(TEACHER_TEMPLATES),
-                )
-            style = template.removesuffix("_source").removesuffix("_both")
-            template = style if context == "demonstration" else f"{style}_{context}"
-        turns = TEACHER_TEMPLATES[template] if isinstance(template, str) else template
+        turns = self._template_turns(template or self.teacher_template, context)
         values = {
             "question": example.prompt[-1]["content"],
             "demonstration": example.demonstration,
             "source": example.source,
         }
 
-        def fill(match):
+        def fill(match: re.Match[str]) -> str:
             value = values[match[1]]
             if value is None:
                 raise UserError(
@@ -148,18 +154,34 @@ class Skill:
                 )
             return value
 
-        # one pass: braces inside the values stay
-        pattern = re.compile(r"\{(question|demonstration|source)\}")
-        return list(example.prompt[:-1]) + [
-            {"role": turn["role"], "content": pattern.sub(fill, turn["content"])} for turn in turns
+        # One pass over the template, so that braces inside the values stay.
+        placeholder = re.compile(r"\{(question|demonstration|source)\}")
+        filled = [
+            {"role": turn["role"], "content": placeholder.sub(fill, turn["content"])}
+            for turn in turns
         ]
+        return [*example.prompt[:-1], *filled]
+
+    def _template_turns(
+        self, template: str | Sequence[Message], context: str | None
+    ) -> Sequence[Message]:
+        """The messages of ``template``; with ``context``, those of its style that show it."""
+        if context:
+            if not isinstance(template, str):
+                raise UserError(
+                    f"skill {self.name}",
+                    "its teacher_template is written out: teacher_context cannot change it",
+                    "name one of " + ", ".join(TEACHER_TEMPLATES),
+                )
+            style = template.removesuffix("_source").removesuffix("_both")
+            template = style if context == "demonstration" else f"{style}_{context}"
+        return TEACHER_TEMPLATES[template] if isinstance(template, str) else template
 
 
-def examples_fingerprint(examples):
-    """SHA-256 of a list of examples, over canonical JSON."""
+def examples_fingerprint(examples: Iterable[Example]) -> str:
+    """SHA-256 of examples, as 64 hexadecimal digits, over canonical JSON."""
     digest = hashlib.sha256()
     for example in examples:
-        digest.update(
-            json.dumps(asdict(example), sort_keys=True, ensure_ascii=False).encode() + b"\n"
-        )
+        line = json.dumps(asdict(example), sort_keys=True, ensure_ascii=False)
+        digest.update(line.encode() + b"\n")
     return digest.hexdigest()
