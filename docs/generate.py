@@ -1,0 +1,252 @@
+"""Writes the generated pages of docs/reference from the schema and the docstrings.
+
+    python docs/generate.py
+
+A test compares the pages with what this file makes of the code, so that they cannot go stale.
+"""
+
+import ast
+import dataclasses
+import importlib
+import inspect
+import re
+import sys
+import textwrap
+import typing
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from harness.base import metrics  # noqa: E402
+from harness.evaluation.endpoint import EndpointConfig  # noqa: E402
+from harness.evaluation.settings import KL, Evaluate, PassAtK  # noqa: E402
+from harness.evaluation.suite import RetentionTask  # noqa: E402
+from harness.learning.distillation import DistillationConfig  # noqa: E402
+from harness.learning.trainer import TrainingConfig  # noqa: E402
+from harness.runs.schema import (  # noqa: E402
+    Budget,
+    Checkpoints,
+    ModelSpec,
+    Schema,
+    SkillSpec,
+)
+from harness.sampling.settings import Rollout, VLLMConfig  # noqa: E402
+from harness.skills.graders import GRADERS  # noqa: E402
+
+NOTICE = "<!-- Made by docs/generate.py from the code; change it there. -->\n"
+SECTIONS = {  # title of a section: (dataclass, one sentence)
+    "The file": (Schema, "Keys at the top."),
+    "model": (ModelSpec, "A mapping, or the name alone."),
+    "skills": (SkillSpec, "A list; an entry is a mapping, or the name alone."),
+    "budget": (Budget, "Exactly one of `prompts` and `epochs`."),
+    "rollout": (Rollout, "Sampling while the model learns."),
+    "evaluate": (Evaluate, "Evaluation of the skills."),
+    "evaluate.pass_at_k": (PassAtK, "Answers sampled for pass@k."),
+    "evaluate.kl": (KL, "KL to the base policy."),
+    "vllm": (VLLMConfig, "What vLLM may use, where it is an engine."),
+    "judge": (EndpointConfig, "The judge's server, for skills with a rubric."),
+    "checkpoints": (Checkpoints, "Resume and disk."),
+}
+EXAMPLE = """\
+```yaml
+name: mine
+description: two skills, three methods
+model: embedded
+skills:
+  - bfcl_tools
+  - {name: elements, prompts: 320}
+  - {name: my_skill, train: my_train.jsonl, test: my_test.jsonl, grader: contains}
+budget: {prompts: 160, batch_size: 16}
+methods: # label: settings
+  sft: {learning_rate: 1e-5}
+  sdft_frozen: {method: sdft, teacher: frozen} # the same method under another label
+  mine: {file: my_method.py, learning_rate: 1e-5} # a method of your own
+seeds: [0, 1, 2]
+evaluate: {every_steps: 5, pass_at_k: {samples: 128}, kl: {prompts: 64}}
+retention: embedded
+grid:
+  sft: {learning_rate: [5e-6, 1e-5, 5e-5]}
+```
+"""
+
+
+def cell(value: object) -> str:
+    """A value of a setting as YAML would have it."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value and abs(value) < 1e-3:
+        return re.sub(r"e-0", "e-", f"{value:g}")
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def kind(hint: object) -> str:
+    """A type hint in words."""
+    if typing.get_origin(hint) in (typing.Union, type(int | None)):
+        return " or ".join(kind(h) for h in typing.get_args(hint) if h is not type(None))
+    name = getattr(typing.get_origin(hint) or hint, "__name__", str(hint))
+    words = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false"}
+    return {**words, "dict": "mapping", "list": "list"}.get(name, name)
+
+
+def bounds(rules: typing.Mapping[str, typing.Any]) -> str:
+    """What a setting may be, from the metadata of its ``option``."""
+    if rules.get("choices"):
+        return ", ".join(f"`{choice}`" for choice in rules["choices"])
+    parts = [
+        f"{word} {cell(rules[key])}"
+        for key, word in (("min", "from"), ("above", "above"), ("max", "to"))
+        if rules.get(key) is not None
+    ]
+    return " ".join(parts)
+
+
+def table(config: type, without: frozenset[str] = frozenset()) -> str:
+    """The settings of a dataclass as a Markdown table."""
+    hints = typing.get_type_hints(config)
+    lines = ["| key | default | values | meaning |", "|---|---|---|---|"]
+    for field in dataclasses.fields(config):
+        if field.name in without:
+            continue
+        missing = dataclasses.MISSING
+        default = field.default
+        if field.default_factory is not missing:
+            default = field.default_factory() or None
+        text = "required" if default is missing else cell(default)
+        values = bounds(field.metadata) or kind(hints[field.name])
+        row = (f"`{field.name}`", text, values, field.metadata.get("help", ""))
+        lines.append("| " + " | ".join(part.replace("|", "\\|") for part in row) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def markdown(docstring: str | None) -> str:
+    """A docstring as Markdown: paragraphs unwrapped, code in single backquotes."""
+    text = inspect.cleandoc(docstring or "").replace("``", "`")
+    text = re.sub(r":class:`([^`]+)`", r"`\1`", text)
+    blocks = []
+    for block in text.split("\n\n"):
+        if block.startswith("    "):
+            blocks.append("```\n" + textwrap.dedent(block) + "\n```")
+            continue
+        lines: list[str] = []
+        for line in block.split("\n"):
+            if lines and not re.match(r"\s*(\* |- |\d+\. )", line):
+                lines[-1] += " " + line.strip()
+            else:
+                lines.append(line)
+        blocks.append("\n".join(lines))
+    text = "\n\n".join(blocks)
+    return re.sub(r"(?<=[^\n])\n(?=\* )", "\n\n", text, count=0) if "\n* " in text else text
+
+
+def order_page() -> str:
+    parts = [
+        "# The task-order file\n",
+        NOTICE,
+        "YAML. Unknown keys, wrong types and impossible values are refused before anything loads, "
+        "in one line, with exit code 2. Paths are looked up beside the order file, then in the "
+        "current folder; a model's folder in the current folder alone. `--set` changes any key "
+        "for one start ([commands](commands.md#run_sequencepy)).\n",
+        EXAMPLE,
+    ]
+    for title, (config, sentence) in SECTIONS.items():
+        parts += [f"## {title}\n", sentence + "\n", table(config)]
+    parts += [
+        "## methods\n",
+        "`label: settings`. The label is the method's name unless `method` names one, or `file` a "
+        "Python file. Settings of every method: [methods](methods.md).\n",
+        "## retention\n",
+        "A suite of benchmarks/retention, or a list of lm-eval tasks "
+        "([how to](../how-to/retention.md)).\n",
+        "| key | default |\n|---|---|\n"
+        + "".join(
+            f"| `{f.name}` | {'required' if f.default is dataclasses.MISSING else cell(f.default)} |\n"
+            for f in dataclasses.fields(RetentionTask)
+        ),
+        "## grid\n",
+        "`label: {setting: [values]}`. Validation accuracy selects among all combinations "
+        "([grids](../how-to/many-seeds.md#grids)).\n",
+    ]
+    return "\n".join(parts)
+
+
+def methods_page() -> str:
+    shared = frozenset(field.name for field in dataclasses.fields(TrainingConfig))
+    distillation = frozenset(field.name for field in dataclasses.fields(DistillationConfig))
+    parts = [
+        "# Methods\n",
+        NOTICE,
+        "One file a method in `methods/`. All share the learning step of the harness: the order "
+        "of the data, float32 master weights, AdamW, warm-up and schedule, gradient clipping, "
+        "micro-batches, checkpoints. They differ in the loss. A method of your own: "
+        "[how to](../how-to/my-method.md).\n",
+        "## Settings of every method\n",
+        table(TrainingConfig),
+        "## Settings of distillation\n",
+        "Of `sdft`, `offline_distillation` and `sft_reinvoke`, beside those above. Formulas: "
+        "[numerics](../explanation/numerics.md#estimators-of-the-divergence).\n",
+        table(DistillationConfig, shared),
+    ]
+    for path in sorted((ROOT / "methods").glob("*.py")):
+        if path.stem.startswith("_"):
+            continue
+        module = importlib.import_module(f"methods.{path.stem}")
+        config = next(
+            value.Config
+            for value in vars(module).values()
+            if isinstance(value, type)
+            and value.__module__ == module.__name__
+            and hasattr(value, "learn")
+        )
+        known = distillation if issubclass(config, DistillationConfig) else shared
+        base = DistillationConfig if issubclass(config, DistillationConfig) else TrainingConfig
+        defaults = {field.name: field.default for field in dataclasses.fields(base)}
+        same = frozenset(
+            field.name
+            for field in dataclasses.fields(config)
+            if field.name in known and field.default == defaults.get(field.name)
+        )
+        parts += [f"## {path.stem}\n", markdown(module.__doc__) + "\n"]
+        if len(same) < len(dataclasses.fields(config)):
+            parts.append(table(config, same))
+    return "\n".join(parts)
+
+
+def functions(module: object) -> typing.Iterator[typing.Callable[..., object]]:
+    """The public functions that a module defines, in their order in the file."""
+    for node in ast.parse(inspect.getsource(module)).body:  # type: ignore[arg-type]
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            yield getattr(module, node.name)
+
+
+def metrics_page() -> str:
+    parts = ["# Metrics\n", NOTICE, markdown(metrics.__doc__) + "\n"]
+    for function in functions(metrics):
+        parts += [f"## {function.__name__}\n", markdown(function.__doc__) + "\n"]
+    parts += ["## Graders\n", "For skills from JSONL files ([how to](../how-to/my-data.md)).\n"]
+    parts.append(
+        "| grader | score |\n|---|---|\n"
+        + "".join(
+            f"| `{name}` | {markdown(grader.__doc__).splitlines()[0]} |\n"
+            for name, grader in GRADERS.items()
+        )
+    )
+    return "\n".join(parts)
+
+
+def pages() -> dict[Path, str]:
+    """The generated pages: {path: text}."""
+    folder = ROOT / "docs" / "reference"
+    return {
+        folder / "order.md": order_page(),
+        folder / "methods.md": methods_page(),
+        folder / "metrics.md": metrics_page(),
+    }
+
+
+if __name__ == "__main__":
+    for page, text in pages().items():
+        page.write_text(text, encoding="utf-8")
+        print(page.relative_to(ROOT))
