@@ -18,21 +18,21 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from harness.base import metrics  # noqa: E402
-from harness.evaluation.endpoint import EndpointConfig  # noqa: E402
-from harness.evaluation.settings import KL, Evaluate, PassAtK  # noqa: E402
-from harness.evaluation.suite import RetentionTask  # noqa: E402
-from harness.learning.distillation import DistillationConfig  # noqa: E402
-from harness.learning.trainer import TrainingConfig  # noqa: E402
-from harness.runs.schema import (  # noqa: E402
+from harness.base import metrics
+from harness.evaluation.endpoint import EndpointConfig
+from harness.evaluation.settings import KL, Evaluate, PassAtK
+from harness.evaluation.suite import RetentionTask
+from harness.learning.distillation import DistillationConfig
+from harness.learning.trainer import TrainingConfig
+from harness.runs.schema import (
     Budget,
     Checkpoints,
     ModelSpec,
     Schema,
     SkillSpec,
 )
-from harness.sampling.settings import Rollout, VLLMConfig  # noqa: E402
-from harness.skills.graders import GRADERS  # noqa: E402
+from harness.sampling.settings import Rollout, VLLMConfig
+from harness.skills.graders import GRADERS
 
 NOTICE = "<!-- Made by docs/generate.py from the code; change it there. -->\n"
 SECTIONS = {  # title of a section: (dataclass, one sentence)
@@ -103,6 +103,13 @@ def bounds(rules: typing.Mapping[str, typing.Any]) -> str:
     return " ".join(parts)
 
 
+def default(field: dataclasses.Field[typing.Any]) -> str:
+    """The default of a field, in words."""
+    if field.default_factory is not dataclasses.MISSING:
+        return cell(field.default_factory() or None)
+    return "required" if field.default is dataclasses.MISSING else cell(field.default)
+
+
 def table(config: type, without: frozenset[str] = frozenset()) -> str:
     """The settings of a dataclass as a Markdown table."""
     hints = typing.get_type_hints(config)
@@ -110,13 +117,8 @@ def table(config: type, without: frozenset[str] = frozenset()) -> str:
     for field in dataclasses.fields(config):
         if field.name in without:
             continue
-        missing = dataclasses.MISSING
-        default = field.default
-        if field.default_factory is not missing:
-            default = field.default_factory() or None
-        text = "required" if default is missing else cell(default)
         values = bounds(field.metadata) or kind(hints[field.name])
-        row = (f"`{field.name}`", text, values, field.metadata.get("help", ""))
+        row = (f"`{field.name}`", default(field), values, field.metadata.get("help", ""))
         lines.append("| " + " | ".join(part.replace("|", "\\|") for part in row) + " |")
     return "\n".join(lines) + "\n"
 
@@ -162,8 +164,8 @@ def order_page() -> str:
         "([how to](../how-to/retention.md)).\n",
         "| key | default |\n|---|---|\n"
         + "".join(
-            f"| `{f.name}` | {'required' if f.default is dataclasses.MISSING else cell(f.default)} |\n"
-            for f in dataclasses.fields(RetentionTask)
+            f"| `{field.name}` | {default(field)} |\n"
+            for field in dataclasses.fields(RetentionTask)
         ),
         "## grid\n",
         "`label: {setting: [values]}`. Validation accuracy selects among all combinations "

@@ -1,9 +1,8 @@
-"""Where the data of the paper's skills come from: a local folder, the authors' repository at a
-pinned commit, or the hub at pinned revisions. Shared by tooluse, science, medical and wiki (arXiv
-2601.19897, section 4).
+"""Data of the paper's skills (arXiv 2601.19897, section 4): tooluse, science, medical and wiki.
 
-Rows keep the authors' columns; each skill turns its own rows into examples and refuses those that
-do not fit.
+The data come from a local folder, from the authors' repository at a pinned commit, or from the hub
+at pinned revisions. Rows keep the authors' columns. Each skill turns its own rows into examples and
+refuses rows that do not fit.
 """
 
 import hashlib
@@ -11,20 +10,24 @@ import http.client
 import json
 import os
 import urllib.request
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
+from typing import Any
 
 from harness.base.errors import UserError
 from harness.base.files import read_jsonl
-from harness.skills.skill import Skill
+from harness.skills.files import is_chat
+from harness.skills.skill import Example, Metric, Skill
+from harness.skills.templates import Message
 
-# The authors' repository has moved; both names lead to the same commits, of 12 March 2026. Files
-# are pinned by git's own blob ids.
+# The authors' repository has moved. Both names lead to the same commits, of 12 March 2026. Git's
+# blob ids pin the files.
 REPOSITORIES = ("Continual-Intelligence/Self-Distillation", "idanshen/Self-Distillation")
 COMMIT = "0570f07ed34f568e2662a8d5caa4624364bff62c"
 SERVER = "https://raw.githubusercontent.com"
 
-SEED = 42  # of every split that is made here
+SEED = 42  # of every split that this file draws
 SPLITS = {  # split: names that a file (before its ending) or a folder of ``datasets`` may have
     "train": ("train_data", "train"),
     "validation": ("validation_data", "val_data", "validation", "val"),
@@ -37,147 +40,159 @@ ENDINGS = (".jsonl", ".json", ".parquet", ".arrow")
 class PaperSkill(Skill):
     """A skill in the authors' columns.
 
-    path: a folder with one file (JSONL, JSON, Parquet, Arrow) or one ``save_to_disk`` folder a
-    split, a clone of the authors' repository, or a folder with the files of the hub; without it the
-    data are fetched. holdout: train questions that become the validation split, where the source
-    has none. source: ``hub`` or ``released``, where a skill has both; the second by default.
+    Args:
+        path: a folder with one file (JSONL, JSON, Parquet, Arrow) or one ``save_to_disk`` folder a
+            split, a clone of the authors' repository, or a folder with the files of the hub.
+            Without it the data are fetched.
+        holdout: how many train questions become the validation split, where the source has none.
+        source: ``hub`` or ``released``, where a skill has both; ``released`` by default.
 
-    A subclass gives ``example(row, split, number, place)``, and ``from_hub(split)`` where it names
-    files of the hub.
+    A subclass defines ``example(row, split, number, place)``, and ``from_hub(split)`` where it
+    names files of the hub.
     """
 
     options = ("path", "holdout")
     max_new_tokens = 2048  # greedy; a shorter limit changes the score
-    released: dict = {}  # split: (file in the authors' repository, git's blob id)
-    hub: dict = {}  # file: (dataset of the hub, revision)
+    released: Mapping[str, tuple[str, str]] = {}  # split: (file of the authors, git's blob id)
+    hub: Mapping[str, tuple[str, str]] = {}  # file: (dataset of the hub, revision)
     wanted = "train.jsonl and test.jsonl"
 
-    def __init__(self, path=None, holdout=None, source=None):
-        self.path, self.holdout = None if path is None else Path(os.path.expanduser(path)), holdout
+    def __init__(
+        self, path: str | None = None, holdout: int | None = None, source: str | None = None
+    ) -> None:
+        self.path = None if path is None else Path(os.path.expanduser(path))
+        self.holdout = holdout
+        self.source = source or ("released" if self.released else "hub")
+        self._files: dict[str, Path] = {}
         place = f"skill {self.name}"
-        self.source, self._files = source or ("released" if self.released else "hub"), {}
         if self.path is not None and source != "hub":
             self._files = find_splits(self.path, self.name, place)
         if self.path is not None and not self._files:
-            if not self.hub or not all(map(self._local, self.hub)):
-                files = f" or {' and '.join(self.hub)}" if self.hub else ""
-                raise UserError(
-                    f"{place}: path",
-                    f"{self.path} holds no data of {self.name}",
-                    f"it must hold {self.wanted}{files}",
-                )
+            self._check_hub_folder(place)
             self.source = "hub"
         if self._files or self.source == "released":
             self.splits = tuple(self._files or self.released)
         if holdout is not None:
-            if "validation" in self.splits or "train" not in self.splits:
-                has = (
-                    "has a validation split"
-                    if "validation" in self.splits
-                    else "has no train split"
+            if "validation" in self.splits:
+                raise UserError(
+                    f"{place}: holdout", "the source has a validation split", "leave it out"
                 )
-                raise UserError(f"{place}: holdout", f"the source {has}", "leave it out")
+            if "train" not in self.splits:
+                raise UserError(
+                    f"{place}: holdout", "the source has no train split", "leave it out"
+                )
             self.splits = ("train", "validation", *self.splits[1:])
 
-    def example(self, row, split, number, place):
-        """The Example of a row of the source. Raises UserError naming ``place`` and the column that
-        does not fit.
+    def _check_hub_folder(self, place: str) -> None:
+        """Raises UserError if ``path`` does not hold all files of the hub."""
+        if self.hub and all(map(self._local, self.hub)):
+            return
+        files = f" or {' and '.join(self.hub)}" if self.hub else ""
+        raise UserError(
+            f"{place}: path",
+            f"{self.path} holds no data of {self.name}",
+            f"it must hold {self.wanted}{files}",
+        )
+
+    def example(self, row: Mapping[str, Any], split: str, number: int, place: str) -> Example:
+        """The Example of a row of the source.
+
+        Raises UserError naming ``place`` and the column that does not fit.
         """
         raise TypeError(f"skill {self.name!r} has no example()")
 
-    def from_hub(self, split):
-        """Examples of a split made from the files of ``hub``."""
+    def from_hub(self, split: str) -> list[Example]:
+        """The examples of a split, made from the files of ``hub``."""
         raise UserError(
             f"skill {self.name}",
             "has no data of its own",
             f"set `path` to a folder with {self.wanted}",
         )
 
-    def load(self, split):
+    def load(self, split: str) -> list[Example]:
         if not self.holdout or split not in ("train", "validation"):
             return self._read(split)
-        rows = self._read("train")
-        questions = draw(question_of(e) for e in rows)
+        examples = self._read("train")
+        questions = draw(question_of(example) for example in examples)
         if self.holdout >= len(questions):
             raise UserError(
                 f"skill {self.name}: holdout",
                 f"is {self.holdout} of {len(questions)} questions",
                 "leave some to train on",
             )
-        # by question, so that one that stands twice is not in both splits
-        held = set(questions[: self.holdout])
-        return [e for e in rows if (question_of(e) in held) == (split == "validation")]
+        # Held out by question, so that a question that occurs twice is not in both splits.
+        held_out = set(questions[: self.holdout])
+        return [
+            example
+            for example in examples
+            if (question_of(example) in held_out) == (split == "validation")
+        ]
 
-    def reference(self, row, place):
+    def reference(self, row: Mapping[str, Any], place: str) -> Any:
         """``reference`` itself, or what the skill's own columns say."""
-        return (
-            row["reference"]
-            if "reference" in row
-            else self.example(row, "test", 0, place).reference
-        )
+        if "reference" in row:
+            return row["reference"]
+        return self.example(row, "test", 0, place).reference
 
-    def _read(self, split):
+    def _read(self, split: str) -> list[Example]:
         if self._files:
             file = self._files[split]
         elif self.source == "released":
             file = fetch_released(*self.released[split], f"skill {self.name}")
         else:
             return self.from_hub(split)
-        rows = [
+        examples = [
             self.example(row, split, number, f"{file}, row {number}")
             for number, row in read_rows(file)
         ]
-        if not rows:
+        if not examples:
             raise UserError(file, "has no rows")
-        return rows
+        return examples
 
-    def _local(self, file):
-        """A file of the hub below ``path``, in its place or at the top; None if it is not there."""
-        return next(
-            (p for p in (self.path / file, self.path / Path(file).name) if p.is_file()), None
-        )
+    def _local(self, file: str) -> Path | None:
+        """A file of the hub below ``path``, in its place or at the top; None if it is missing."""
+        assert self.path is not None
+        places = (self.path / file, self.path / Path(file).name)
+        return next((place for place in places if place.is_file()), None)
 
-    def hub_file(self, file):
-        """Path of a file of ``hub``: from ``path`` or the hub's cache, else downloaded."""
-        return (
-            self._local(file)
-            if self.path is not None
-            else fetch_hub(*self.hub[file], file, f"skill {self.name}")
-        )
+    def hub_file(self, file: str) -> Path:
+        """Path of a file of ``hub``: in ``path``, in the hub's cache, or downloaded."""
+        local = self._local(file) if self.path is not None else None
+        return local or fetch_hub(*self.hub[file], file, f"skill {self.name}")
 
 
-def question_of(example):
-    """The text of the question, by which splits are kept apart."""
+def question_of(example: Example) -> str:
+    """The text of the question, by which splits are separated."""
     return example.prompt[-1]["content"]
 
 
-def draw(texts):
-    """The different texts in a random order that depends on SEED and on the texts alone, not on
-    where they stood.
-    """
+def draw(texts: Iterable[str]) -> list[str]:
+    """The different texts in a random order that depends on SEED and the texts alone."""
     return sorted(set(texts), key=lambda text: hashlib.sha256(f"{SEED} {text}".encode()).digest())
 
 
-def on_answer(grader):
-    """``grader`` on what follows a completion's reasoning (``</think>``; nothing where that was cut
-    off), against the answer of a reference ``{"question", "answer"}``, the form that a judge needs;
-    or against a plain text.
+def on_answer(grader: Metric) -> Metric:
+    """``grader`` on what follows a completion's reasoning, against the answer of a reference.
+
+    Reasoning ends at ``</think>``; nothing follows reasoning that was cut off. The reference is
+    ``{"question", "answer"}``, the form that a judge needs, or a plain text.
     """
 
-    @wraps(grader)  # so that the protocol names the grader's own source beside this one
-    def grade(completion, reference):
+    @wraps(grader)  # the protocol then names the grader's own source beside this one
+    def grade(completion: str, reference: Any) -> float:
         answer = completion.rpartition("</think>")[2].split("<think>")[0]
         return grader(answer, reference["answer"] if isinstance(reference, dict) else reference)
 
     return grade
 
 
-# ---- columns ----------------------------------------------------------------------------------------------------
+# ---- columns ------------------------------------------------------------------------------------
 
 
-def text(row, names, place):
-    """The first of the columns ``names`` that the row has: a text that is not empty. Raises
-    UserError.
+def text(row: Mapping[str, Any], names: Sequence[str], place: str) -> str:
+    """The first of the columns ``names`` that the row has.
+
+    Raises UserError at ``place`` if there is none, or if it is not a text or empty.
     """
     name = next((n for n in names if row.get(n) is not None), None)
     if name is None:
@@ -191,39 +206,45 @@ def text(row, names, place):
     return row[name]
 
 
-def chat(row, name, endings, place):
-    """Column ``name`` as chat messages whose roles are one of ``endings``. Raises UserError."""
+def chat(
+    row: Mapping[str, Any], name: str, roles: tuple[list[str], ...], place: str
+) -> list[Message]:
+    """Column ``name`` as chat messages whose roles are one of ``roles``. Raises UserError."""
     turns = row.get(name)
-    good = isinstance(turns, list) and all(
-        isinstance(t, dict) and isinstance(t.get("role"), str) and isinstance(t.get("content"), str)
-        for t in turns
-    )
-    if not good or [t["role"] for t in turns] not in endings or not turns[-1]["content"].strip():
+    if (
+        not isinstance(turns, list)
+        or not is_chat(turns)
+        or [turn["role"] for turn in turns] not in roles
+        or not turns[-1]["content"].strip()
+    ):
         raise UserError(
             f"{place}: {name}",
             "must be chat messages [{role, content}, ...]",
-            "their roles must be " + " or ".join(", ".join(e) for e in endings),
+            "their roles must be " + " or ".join(", ".join(sequence) for sequence in roles),
         )
-    return [{"role": t["role"], "content": t["content"]} for t in turns]
+    return [{"role": turn["role"], "content": turn["content"]} for turn in turns]
 
 
-# ---- files ------------------------------------------------------------------------------------------------------
+# ---- files --------------------------------------------------------------------------------------
 
 
-def find_splits(folder, skill, place):
-    """{split: file or folder} of the data of ``skill`` in ``folder``, ``folder/SKILL_data`` or
-    ``folder/data/SKILL_data``.
+def find_splits(folder: Path, skill: str, place: str) -> dict[str, Path]:
+    """{split: file or folder} of the data of ``skill``.
+
+    Looks in ``folder``, ``folder/SKILL_data`` and ``folder/data/SKILL_data``. Raises UserError if
+    ``folder`` is no folder or a split has two files.
     """
     if not folder.is_dir():
         raise UserError(
             f"{place}: path", f"{folder} is not a folder", "give a folder with the skill's data"
         )
     for root in (folder, folder / f"{skill}_data", folder / "data" / f"{skill}_data"):
-        found = {}
+        splits = {}
         for split, stems in SPLITS.items():
-            stems += tuple(f"{skill}_{stem}" for stem in stems)
-            files = [root / s for s in stems if (root / s / "state.json").is_file()]
-            files += [p for s in stems for e in ENDINGS if (p := root / f"{s}{e}").is_file()]
+            names = (*stems, *(f"{skill}_{stem}" for stem in stems))
+            files = [root / name for name in names if (root / name / "state.json").is_file()]
+            candidates = (root / f"{name}{ending}" for name in names for ending in ENDINGS)
+            files += [path for path in candidates if path.is_file()]
             if len(files) > 1:
                 raise UserError(
                     f"{place}: path",
@@ -231,15 +252,16 @@ def find_splits(folder, skill, place):
                     "keep one of them",
                 )
             if files:
-                found[split] = files[0]
-        if found:
-            return found
+                splits[split] = files[0]
+        if splits:
+            return splits
     return {}
 
 
-def read_rows(path):
+def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields (row number from 1, object) of a data file or of a folder that ``datasets`` saved.
-    Raises UserError.
+
+    Raises UserError for a file that cannot be read and for a row that is no object.
     """
     if path.suffix == ".jsonl":
         yield from read_jsonl(path)
@@ -274,9 +296,10 @@ def read_rows(path):
         yield number, row
 
 
-def _arrow(path):
-    """Rows of a file of ``datasets``, read without that package: what a version cannot name
-    ("List") it cannot load.
+def _arrow(path: Path) -> list[Any]:
+    """Rows of a file of ``datasets``, read without that package.
+
+    A version of ``datasets`` cannot load a feature that it does not know ("List").
     """
     import pyarrow
 
@@ -284,21 +307,23 @@ def _arrow(path):
         return pyarrow.ipc.open_stream(file).read_all().to_pylist()
 
 
-def blob_id(data):
+def blob_id(data: bytes) -> str:
     """Git's id of a file's content."""
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
-def fetch_released(file, blob, place):
-    """Path of a file of the authors' repository at COMMIT, kept in the cache folder. Raises
-    UserError.
+def fetch_released(file: str, blob: str, place: str) -> Path:
+    """Path of a file of the authors' repository at COMMIT, kept in the cache folder.
+
+    Raises UserError if it cannot be fetched or has another blob id.
     """
-    # only here: it takes the seconds that PyTorch takes to import
+    # Imported here, because it takes the seconds that PyTorch takes to import.
     from harness.models.embedded import cache_folder
 
     target = cache_folder() / "released" / COMMIT[:12] / file
     if target.is_file():
         return target
+    reason = ""
     for repository in REPOSITORIES:
         url = f"{SERVER}/{repository}/{COMMIT}/{file}"
         try:
@@ -321,22 +346,21 @@ def fetch_released(file, blob, place):
     raise UserError(
         place,
         f"the authors' data cannot be fetched ({reason})",
-        f"without network, set `path` to a clone of {REPOSITORIES[0]} at {COMMIT[:12]}, or to a folder of your own",
+        f"without network, set `path` to a clone of {REPOSITORIES[0]} at {COMMIT[:12]}, or to a "
+        "folder of your own",
     )
 
 
-def fetch_hub(dataset, revision, file, place):
-    """Path of a file of a dataset of the hub at a commit, in the hub's own cache. Raises UserError."""
+def fetch_hub(dataset: str, revision: str, file: str, place: str) -> Path:
+    """Path of a file of a hub dataset at a commit, in the hub's own cache. Raises UserError."""
     from huggingface_hub import hf_hub_download
 
     try:
         return Path(hf_hub_download(dataset, file, repo_type="dataset", revision=revision))
-    except (
-        Exception
-    ) as error:  # the hub's client, its HTTP library and the cache each have errors of their own
+    except Exception as error:  # the hub's client, its HTTP library and cache have their own errors
         raise UserError(
             place,
             f"{file} of {dataset} cannot be had ({type(error).__name__})",
-            f"with network, unset HF_HUB_OFFLINE; without, set HF_HOME to a cache that holds revision {revision[:12]}, or `path` to a "
-            "folder with the file",
+            "with network, unset HF_HUB_OFFLINE; without, set HF_HOME to a cache that holds "
+            f"revision {revision[:12]}, or `path` to a folder with the file",
         ) from error

@@ -1,5 +1,4 @@
-"""Tool use at the size of the embedded model: real questions of the Berkeley Function Calling
-Leaderboard (BFCL).
+"""Tool use for small models: real questions of the Berkeley Function Calling Leaderboard (BFCL).
 
 Data: BFCL v4 (Patil et al., "The Berkeley Function Calling Leaderboard", ICML 2025; Apache-2.0) as
 the Python package ``bfcl-eval`` ships it: the categories ``simple_python``, ``multiple`` and
@@ -12,8 +11,8 @@ Use data:
     Action: weather.get
     Action Input: {"city": "Oslo"}
 
-Grader: the rules of BFCL's own ``ast_checker`` for Python, written anew and compared with it in the
-tests. Splits go by tool: no tool of one split occurs in another.
+Grader: the rules of BFCL's own ``ast_checker`` for Python, in code of our own that the tests
+compare with it. Splits go by tool: no tool of one split occurs in another.
 """
 
 import hashlib
@@ -28,9 +27,11 @@ from harness.skills.skill import Example, Skill
 
 PACKAGE = "bfcl-eval==2026.3.23"
 CATEGORIES = ("simple_python", "multiple", "live_simple")
-QUESTION_SIZE, DEMONSTRATION_SIZE = 112, 56  # by size(), about tokens; what is longer is dropped
+# By size(), about tokens; longer rows are dropped.
+QUESTION_SIZE = 112
+DEMONSTRATION_SIZE = 56
 ROWS_A_TOOL = 4  # a few tools have dozens of questions that differ in one word
-# of the groups of tools; the others are for training
+# Shares of the groups of tools; the other groups are for training.
 SHARES = (("validation", 0.16), ("test", 0.30))
 
 # A base model this small follows no description of the form (seven wordings: no right call, mean
@@ -40,7 +41,8 @@ CONTEXT = [
     {"role": "system", "content": "Reply with one tool call."},
     {
         "role": "user",
-        "content": "Tool get_time: Time in a city.\n- city (string): Its name.\n\nWhat time is it in Oslo?",
+        "content": "Tool get_time: Time in a city.\n- city (string): Its name.\n\n"
+        "What time is it in Oslo?",
     },
     {"role": "assistant", "content": 'Action: get_time\nAction Input: {"city": "Oslo"}'},
 ]
@@ -58,12 +60,13 @@ PYTHON_TYPES = {
 
 
 class BfclTools(Skill):
-    """One correct tool call for one question; see the module's first lines and
-    docs/skills/bfcl_tools.md.
-    """
+    """One correct tool call for one question; see docs/reference/skills/bfcl_tools.md."""
 
     name = "bfcl_tools"
-    description = "tool calls on real questions of the Berkeley Function Calling Leaderboard v4 (bfcl-eval, Apache-2.0)"
+    description = (
+        "tool calls on real questions of the Berkeley Function Calling Leaderboard v4 "
+        "(bfcl-eval, Apache-2.0)"
+    )
     max_new_tokens = 64
     teacher_template = "three_turn"
     checksums = {
@@ -80,11 +83,10 @@ class BfclTools(Skill):
         return reward(completion, reference)
 
     def load(self, split):
-        """Examples of ``split`` in a fixed pseudo-random order. Raises UserError where the
-        package's files are missing.
+        """Examples of ``split`` in a fixed pseudo-random order.
 
-        Demonstrations, in every split: the first possible value of each argument that may not be
-        left out.
+        The demonstration, in every split, has the first possible value of each argument that may
+        not be left out. Raises UserError where the package's files are missing.
         """
         rows = _read()
         split_of = _split_tools(rows)
@@ -97,23 +99,17 @@ class BfclTools(Skill):
         return chosen
 
 
-# ---- data -------------------------------------------------------------------------------------------------------
+# ---- data ---------------------------------------------------------------------------------------
 
 
 def _hash(*parts):
     """A uniform number in [0, 1) that depends on nothing but ``parts``."""
-    return (
-        int.from_bytes(
-            hashlib.sha256("|".join(("bfcl_tools", *parts)).encode()).digest()[:8], "big"
-        )
-        / 2**64
-    )
+    digest = hashlib.sha256("|".join(("bfcl_tools", *parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def _read():
-    """Rows of the package's files: id, question, tool (declaration of the one to call), answer
-    (possible values).
-    """
+    """Rows of the package's files: id, question, tool (declaration), answer (possible values)."""
     spec = importlib.util.find_spec("bfcl_eval")
     if spec is None or not spec.submodule_search_locations:
         raise UserError(
@@ -129,7 +125,7 @@ def _read():
         for row in _lines(folder / file):
             ((called, answer),) = answers[row["id"]].items()
             turns, text = row["question"][0], _one_line(row["question"][0][-1]["content"])
-            # a few have a long system turn of their own
+            # A few rows have a long system turn of their own.
             if len(turns) == 1 and (called, text) not in questions:
                 questions.add((called, text))
                 tool = next(t for t in row["function"] if t["name"] == called)
@@ -153,8 +149,10 @@ def _lines(path):
 
 
 def _split_tools(rows):
-    """{tool name: split}. Tools go together where their names differ in case or punctuation only or
-    where one and the same question is asked for both.
+    """{tool name: split}.
+
+    Tools go into one split if their names differ in case or punctuation only, or if they share a
+    question.
     """
     parent = {}
 
@@ -183,8 +181,9 @@ def _split_tools(rows):
 
 
 def _example(row):
-    """The Example of a row, or None: too long, or BFCL's own possible answers contradict its
-    declaration.
+    """The Example of a row.
+
+    None if it is too long or if BFCL's possible answers contradict the tool's declaration.
     """
     question = f"{_declaration(row['tool'])}\n\n{row['question']}"
     name, parameters = row["tool"]["name"], row["tool"]["parameters"]
@@ -216,7 +215,7 @@ def _declaration(tool):
         kind = p["type"] + (f" of {p['items']['type']}" if "items" in p else "")
         optional = "" if name in required else ", optional"
         choices = " One of " + ", ".join(map(str, p["enum"])) + "." if "enum" in p else ""
-        # of a dict or of an array's dicts
+        # The keys of a dict, or of an array's dicts.
         inner = p.get("properties") or p.get("items", {}).get("properties")
         keys = " Keys " + ", ".join(inner) + "." if inner else ""
         lines.append(
@@ -230,8 +229,9 @@ def _first_sentence(text):
 
 
 def size(text):
-    """About the number of tokens, without a tokenizer, so that the data depend on none (with
-    SmolLM2's: r = 0.96).
+    """About the number of tokens, without a tokenizer, so that the data depend on none.
+
+    The correlation with SmolLM2's number of tokens is 0.96.
     """
     return len(re.findall(r"[A-Za-z]{1,7}|\d|_|[^\w\s]+", text)) + 2 * sum(c > "\x7f" for c in text)
 
@@ -241,8 +241,9 @@ def _one_line(text):
 
 
 def _first_values(answer, required=()):
-    """Arguments from possible values: the first of each; what may be left out ("" among the values)
-    is left out.
+    """Arguments from possible values: the first of each.
+
+    An argument with "" among its values may be left out, and is left out.
     """
     return {
         name: _first_value(values)
@@ -260,7 +261,7 @@ def _first_value(values):
     return value
 
 
-# ---- grader -----------------------------------------------------------------------------------------------------
+# ---- grader -------------------------------------------------------------------------------------
 
 
 def accuracy(completion, reference):
@@ -271,12 +272,11 @@ def accuracy(completion, reference):
 
 
 def reward(completion, reference):
-    """In [0, 1], exactly 1 where ``accuracy`` is 1; below that a sum of parts that tells bad
-    answers from worse ones.
+    """The reward in [0, 1]: 1 exactly where ``accuracy`` is 1, otherwise a sum of parts.
 
-    0.1 an ``Action:`` line, 0.1 an ``Action Input:`` line, 0.1 it holds a JSON object, 0.2 the
-    tool's name, 0.4 times the arguments: each that is wanted or given counts 1 if right, 1/2 if
-    only its name is. Only the first call counts.
+    0.1 for an ``Action:`` line, 0.1 for an ``Action Input:`` line, 0.1 if it holds a JSON object,
+    0.2 for the tool's name, 0.4 times the mean over arguments: each argument that is wanted or
+    given counts 1 if right, 1/2 if only its name is right. Only the first call counts.
     """
     if accuracy(completion, reference):
         return 1.0
@@ -300,9 +300,7 @@ def reward(completion, reference):
 
 
 def parse(completion):
-    """([names on ``Action:`` lines], [JSON values after ``Action Input:``]); None stands for what
-    is not JSON.
-    """
+    """([names on ``Action:`` lines], [JSON values after ``Action Input:``]); None is no JSON."""
     names = re.findall(r"^[ \t]*Action:[ \t]*(.*?)[ \t\r]*$", completion, re.MULTILINE)
     inputs = []
     for match in re.finditer(r"^[ \t]*Action Input:\s*", completion, re.MULTILINE):
@@ -314,8 +312,9 @@ def parse(completion):
 
 
 def _call_is_right(arguments, reference):
-    """BFCL's simple_function_checker: all required arguments there, none unknown, each value a
-    possible one.
+    """BFCL's simple_function_checker.
+
+    All required arguments are there, none is unknown, and each value is a possible one.
     """
     answer, types = reference["answer"], reference["types"]
     return (
@@ -330,8 +329,9 @@ def _call_is_right(arguments, reference):
 
 
 def _value_is_right(value, possible, kind, inner):
-    """One argument against its possible values. kind, inner: the declared type and the type of an
-    array's elements.
+    """Whether the value of one argument is one of its possible values.
+
+    kind, inner: the declared type, and the declared type of an array's elements.
     """
     expected = PYTHON_TYPES[kind]
     nested = PYTHON_TYPES[inner] if kind in ("array", "tuple") else None
@@ -340,8 +340,8 @@ def _value_is_right(value, possible, kind, inner):
             value = float(value)
         except OverflowError:
             return False
-    # A possible value of another type than the declared one is taken as it stands ("is_variable" in
-    # BFCL).
+    # A possible value of another type than the declared one is compared literally ("is_variable"
+    # in BFCL).
     answer_type = _type_of(possible)
     literal = answer_type is not None and answer_type is not expected
     if type(value) is expected:
@@ -365,15 +365,17 @@ def _value_is_right(value, possible, kind, inner):
 
 
 def _type_of(possible):
-    """Type of the first possible value that is not "" (which means: may be left out); None if there
-    is no other.
+    """Type of the first possible value that is not ""; None if there is no other.
+
+    "" means that the argument may be left out.
     """
     return next((type(p) for p in possible if p != ""), None)
 
 
 def _elements_fit(value, possible, nested):
-    """True if all elements have the declared type or that of the possible list's first; one level
-    deep, as in BFCL.
+    """Whether all elements have the declared type, or the type of the possible list's first.
+
+    One level deep, as in BFCL.
     """
     return type(possible) is not list or all(type(v) in (nested, _type_of(possible)) for v in value)
 
@@ -391,11 +393,12 @@ def _dict_is_right(value, possible):
 
 def _plain_text(value):
     """BFCL's standardize_string for a text: no blank, none of ,./-_*^, lower case, one quote.
-    Others as they are.
+
+    Other values stay as they are.
     """
-    return (
-        re.sub(r"[ ,./\-_*^]", "", value).lower().replace("'", '"') if type(value) is str else value
-    )
+    if type(value) is not str:
+        return value
+    return re.sub(r"[ ,./\-_*^]", "", value).lower().replace("'", '"')
 
 
 def _plain_list(value):

@@ -1,5 +1,6 @@
-"""New knowledge: bulletins about invented disasters, the small mirror of the paper's Wikipedia task
-(arXiv 2601.19897, table 1).
+"""New knowledge: bulletins about invented disasters.
+
+A small mirror of the Wikipedia task of arXiv 2601.19897 (table 1).
 
 A seeded generator makes the events, so no model can know them. Each bulletin tells three facts that
 are asked for: the town, the month, and who led the rescue. Train asks for every fact in four
@@ -13,7 +14,7 @@ from harness.skills.graders import normalise, token_f1
 from harness.skills.skill import Example, Skill
 
 EVENTS = 20
-# every value an answer of a kind can take; an answer that names a wrong one is wrong
+# Every value that an answer of a kind can take. An answer that names a wrong value is wrong.
 CANDIDATES = {
     "town": [
         "Appledown",
@@ -74,7 +75,7 @@ CANDIDATES = {
     ],
 }
 DISASTERS = ("flood", "storm", "fire", "earthquake", "landslide")
-# Names of events: no two begin alike, so that a small model can tell them apart.
+# Names of events: no two begin alike, so that a small model can distinguish them.
 STARTS = (
     "Bra",
     "Cor",
@@ -167,30 +168,30 @@ HOPS = (  # the event is not named: one fact leads to it, another is the answer
 
 
 def events():
-    """The invented events: dicts with event, town, leader, month and bulletin (the article), the
-    same at every call.
+    """The invented events, the same at every call.
+
+    Dicts with event, town, leader, month and bulletin (the article).
     """
     rng = random.Random(20260119)
     names = [start + rng.choice(ENDS) for start in rng.sample(STARTS, EVENTS)]
     towns, leaders = (rng.sample(CANDIDATES[kind], EVENTS) for kind in ("town", "leader"))
     months = rng.sample(CANDIDATES["month"] * 2, EVENTS)
-    made = []
-    for name, town, leader, month in zip(names, towns, leaders, months):
+    events = []
+    for name, town, leader, month in zip(names, towns, leaders, months, strict=True):
         disaster = rng.choice(DISASTERS)
         event = {"event": f"{name} {disaster}", "town": town, "leader": leader, "month": month}
-        homes, people, hours = (
-            rng.randrange(20, 90),
-            rng.randrange(11, 60) * 10,
-            rng.randrange(3, 12),
-        )
+        homes = rng.randrange(20, 90)
+        people = rng.randrange(11, 60) * 10
+        hours = rng.randrange(3, 12)
         event["bulletin"] = (
-            f"The {name} {disaster} struck {town} in {month}. It came early in the morning and lasted {hours} hours. "
-            f"About {homes} homes were damaged, and {people} people spent the night in a school. The rescue was led by "
-            f"{leader}, a local volunteer, whose team reached the last family before noon. Nobody was killed. The council "
-            f"has promised to repair the roads by the end of the year."
+            f"The {name} {disaster} struck {town} in {month}. It came early in the morning and "
+            f"lasted {hours} hours. About {homes} homes were damaged, and {people} people spent "
+            f"the night in a school. The rescue was led by {leader}, a local volunteer, whose team "
+            "reached the last family before noon. Nobody was killed. The council has promised to "
+            "repair the roads by the end of the year."
         )
-        made.append(event)
-    return made
+        events.append(event)
+    return events
 
 
 def _named(kind, text):
@@ -217,7 +218,10 @@ class Bulletins(Skill):
     """Sixty invented facts. reference: ``{"answer": sentence, "parts": {kind: value}}``."""
 
     name = "bulletins"
-    description = "facts about invented disasters from short bulletins; made by a seeded generator of this project"
+    description = (
+        "facts about invented disasters from short bulletins; made by a seeded generator of this "
+        "project"
+    )
     splits = ("train", "validation", "test", "ood")
     max_new_tokens = 32
     teacher_template = "three_turn_both"
@@ -233,16 +237,18 @@ class Bulletins(Skill):
         rows = []
         for number, event in enumerate(events()):
             if split == "ood":
-                asked = [(*PAIRS[(number + shift) % 3], "pair") for shift in (0, 1)] + [
-                    (*HOPS[number % 3], "hop")
+                questions = [
+                    (*PAIRS[number % 3], "pair"),
+                    (*PAIRS[(number + 1) % 3], "pair"),
+                    (*HOPS[number % 3], "hop"),
                 ]
             else:
-                asked = [
+                questions = [
                     ((kind,), question, SENTENCES[kind], kind)
                     for kind in SENTENCES
                     for question in WORDINGS[kind][split]
                 ]
-            for place, (kinds, question, sentence, label) in enumerate(asked):
+            for place, (kinds, question, sentence, label) in enumerate(questions):
                 answer = sentence.format(**event)
                 rows.append(
                     Example(
@@ -260,9 +266,7 @@ class Bulletins(Skill):
         return rows
 
     def reward(self, completion, reference):
-        """1 iff strictly right; below that half of the F1 over words with the answer sentence."""
-        return (
-            1.0
-            if strict(completion, reference)
-            else 0.5 * token_f1(completion, reference["answer"])
-        )
+        """1 if strictly right, otherwise half of the F1 over words with the answer sentence."""
+        if strict(completion, reference):
+            return 1.0
+        return 0.5 * token_f1(completion, reference["answer"])

@@ -1,11 +1,10 @@
-"""Science questions about the chemical elements, answered in the tags of the paper's Science Q&A
-(arXiv 2601.19897).
+"""Science questions about the chemical elements, with the answer tags of Science Q&A.
 
-Small enough for a model of 135M parameters on a CPU: every question is a fact that such a model
-half knows (the symbol of an element) or can be read off a line of data in the question, so that
-what it lacks is mostly the form of the answer. The data are those of the package ``molmass``
-(BSD-3-Clause). Every element belongs to one split: no question of the test, nor any fact in it, is
-about an element that was trained on.
+They have the answer form of Science Q&A in arXiv 2601.19897 and are small enough for a model of
+135M parameters on a CPU. Such a model half knows the fact (the symbol of an element), or reads it off a
+line of data in the question. What it lacks is mostly the form of the answer. The data are those of
+the package ``molmass`` (BSD-3-Clause). Every element belongs to one split: no question of the test,
+nor any fact in it, is about an element that was trained on.
 """
 
 import random
@@ -17,8 +16,8 @@ from molmass import ELEMENTS, Formula
 from harness.skills.graders import answer_tag
 from harness.skills.skill import Example, Skill
 
-# A small model follows no description of a form, but it imitates an earlier turn of its own; one
-# from another field gives away none of the reasoning that is to be learned.
+# A small model follows no description of a form, but it imitates an earlier turn. A turn from
+# another field gives away none of the reasoning that is to be learned.
 OPENING = [
     {
         "role": "system",
@@ -38,7 +37,7 @@ QUANTITIES = (  # attribute of a molmass element, plural, question with the valu
 SINGULAR = {"tmelt": "melting point", "tboil": "boiling point", "density": "density"}
 ANIONS = {"O": 2, "F": 1, "Cl": 1}  # symbol: charge; what the compounds are made with
 HELD_OUT = {"test": 28, "validation": 12}  # elements; the rest is for training
-# those with a value for each
+# The elements with a value of each quantity.
 MEASURED = [e for e in ELEMENTS if e.number <= 94 and e.tmelt and e.tboil and e.density]
 NAMES = {e.name.lower() for e in ELEMENTS}
 SYMBOLS = {e.symbol for e in ELEMENTS}
@@ -61,8 +60,9 @@ def name(element, others, rng):
 
 
 def _rows(element, others, rng):
-    """A quantity, and the rows (name, value with unit) of three elements: values all different, the
-    asked one in any place.
+    """A quantity, and the rows (name, value with unit) of three elements.
+
+    The values differ, and the asked element is in any of the three places.
     """
     key, plural, verb, unit = rng.choice(QUANTITIES)
     rows = {getattr(element, key): element}
@@ -90,10 +90,11 @@ def holder(element, others, rng):
 
 
 def atoms(element, others, rng):
-    """Counting: atoms of the anion in a binary compound of the element's commonest positive
-    oxidation state, if any.
+    """Counting: atoms of the anion in a binary compound.
+
+    The element has its commonest positive oxidation state; None where it has none.
     """
-    # molmass marks the commonest ones, as in "3*, 2"
+    # molmass marks the commonest states with a star, as in "3*, 2".
     state = re.search(r"(?<![-\d])(\d+)\*", element.oxistates)
     if not state or element.symbol in ANIONS:
         return None
@@ -101,10 +102,10 @@ def atoms(element, others, rng):
     n = int(state[1])
     own, count = (1, n // charge) if n % charge == 0 else (charge, n)
     compound = f"{element.symbol}{own if own > 1 else ''}{anion}{count if count > 1 else ''}"
-    found = Formula(compound).composition()[anion].count
-    part = f"{anion}{found if found > 1 else ''}"
+    total = Formula(compound).composition()[anion].count
+    part = f"{anion}{total if total > 1 else ''}"
     noun = {"O": "oxygen", "F": "fluorine", "Cl": "chlorine"}[anion]
-    return f"How many {noun} atoms are in {compound}?", f"{compound} has {part}.", str(found)
+    return f"How many {noun} atoms are in {compound}?", f"{compound} has {part}.", str(total)
 
 
 KINDS = (symbol, name, value, holder, atoms)
@@ -124,7 +125,10 @@ class Elements(Skill):
     """Five kinds of question, one a kind for each element of the split."""
 
     name = "elements"
-    description = "symbols, data and formulas of the chemical elements in reasoning and answer tags; from molmass, BSD-3-Clause"
+    description = (
+        "symbols, data and formulas of the chemical elements in reasoning and answer tags; from "
+        "molmass, BSD-3-Clause"
+    )
     max_new_tokens = 48
     teacher_template = "three_turn"
     metrics = {"accuracy": answer_tag}
@@ -136,7 +140,7 @@ class Elements(Skill):
 
     def load(self, split):
         rng = random.Random(20260119)
-        # the anions stand in questions of every split
+        # The anions occur in questions of every split.
         free = [e for e in MEASURED if e.symbol not in ANIONS]
         rng.shuffle(free)
         test, validation = HELD_OUT["test"], HELD_OUT["test"] + HELD_OUT["validation"]
@@ -150,9 +154,9 @@ class Elements(Skill):
         for kind in KINDS:
             rows = []
             for element in rng.sample(mine, len(mine)):
-                made = kind(element, [e for e in mine if e is not element], rng)
-                if made:
-                    question, reasoning, answer = made
+                parts = kind(element, [e for e in mine if e is not element], rng)
+                if parts:
+                    question, reasoning, answer = parts
                     prompt = [*OPENING, {"role": "user", "content": question}]
                     demonstration = f"<reasoning>{reasoning}</reasoning><answer>{answer}</answer>"
                     rows.append(
@@ -164,12 +168,13 @@ class Elements(Skill):
                         )
                     )
             queues.append(rows)
-        # The kinds take turns, so that the first rows of a split stand for all of it.
+        # The kinds take turns, so that the first rows of a split are a sample of all of it.
         return [row for turn in zip_longest(*queues) for row in turn if row]
 
     def reward(self, completion, reference):
-        """1 iff the answer is right; below that 0.2 for each: reasoning opened, closed, an answer
-        in tags, of the right kind.
+        """1 if the answer is right, otherwise a sum of parts.
+
+        0.2 for each: reasoning opened, reasoning closed, an answer in tags, of the right kind.
         """
         if self.grade(completion, reference):
             return 1.0

@@ -1,10 +1,9 @@
-"""Medical of the paper (arXiv 2601.19897, section 4): HuatuoGPT-o1's questions in English (arXiv
-2412.18925).
+"""Medical of arXiv 2601.19897 (section 4): HuatuoGPT-o1's questions in English, arXiv 2412.18925.
 
-Train rows have a question and a response (``question``, ``response``; on the hub ``Question``,
-``Response``, whose ``Complex_CoT`` is left out as in the paper; or ``messages`` [user, assistant]),
-the others a question and an answer (``question``, ``answer``; on the hub ``Open-ended Verifiable
-Question``, ``Ground-True Answer``). The paper grades with a judge model (docs/judge.md); the
+Train rows have a question and a response: ``question``, ``response``; on the hub ``Question``,
+``Response``, without ``Complex_CoT``, as in the paper; or ``messages`` [user, assistant]. The other
+rows have a question and an answer: ``question``, ``answer``; on the hub ``Open-ended Verifiable
+Question``, ``Ground-True Answer``. The paper grades with a judge model (docs/how-to/judge.md); the
 graders here need none.
 """
 
@@ -25,14 +24,12 @@ QUESTION = ("question", "Question", "Open-ended Verifiable Question")
 RESPONSE = ("response", "Response")
 ANSWER = ("answer", "Ground-True Answer", *RESPONSE)
 TRAIN, VERIFIABLE = "medical_o1_sft.json", "medical_o1_verifiable_problem.json"
-# drawn from the verifiable questions; the paper names no size for the second
+# Drawn from the verifiable questions. The paper names no size of the validation split.
 SIZES = {"test": 1000, "validation": 500}
 
 
 class Medical(PaperSkill):
-    """About 20,000 questions with responses to train on; tested on verifiable questions that are
-    not among them.
-    """
+    """About 20,000 questions with responses to train on, and other, verifiable ones as the test."""
 
     name = "medical"
     description = "Medical of the paper: HuatuoGPT-o1's questions in English (Apache-2.0)"
@@ -75,11 +72,11 @@ class Medical(PaperSkill):
         ]
         if split == "train":
             return rows
-        # The responses were written for a part of the verifiable questions: those must not be
-        # tested on.
-        seen = {normalise(question_of(e)) for e in self.examples("train")}
-        rows = {question_of(e): e for e in rows if normalise(question_of(e)) not in seen}
-        questions, test, total = draw(rows), SIZES["test"], sum(SIZES.values())
+        # The responses were written for a part of the verifiable questions. These are no test.
+        trained = {normalise(question_of(e)) for e in self.examples("train")}
+        rows = {question_of(e): e for e in rows if normalise(question_of(e)) not in trained}
+        questions = draw(rows)
+        test, total = SIZES["test"], sum(SIZES.values())
         if len(questions) < total:
             raise UserError(
                 file,

@@ -1,10 +1,10 @@
-"""Science Q&A of the paper (arXiv 2601.19897, section 4): SciKnowEval, Chemistry, level 3, multiple
-choice, in the authors' columns.
+"""Science Q&A of arXiv 2601.19897 (section 4): SciKnowEval, Chemistry, level 3, multiple choice.
 
-A train row has ``messages`` [system, user] and ``output_text`` (the demonstration, by GPT-4o), a
-test row ``prompt`` [system, user] and ``answer`` (a letter); a validation row reads like a train
-row, ``output_text`` left out or not. Rows of a replication, ``messages`` [user, assistant] and
-``answer``, are read without a demonstration: theirs names the letter alone.
+The columns are the authors'. A train row has ``messages`` [system, user] and ``output_text`` (the
+demonstration, by GPT-4o). A test row has ``prompt`` [system, user] and ``answer`` (a letter). A
+validation row reads like a train row, with or without ``output_text``. Rows of a replication,
+``messages`` [user, assistant] and ``answer``, are read without a demonstration: theirs is the
+letter alone.
 """
 
 import re
@@ -25,22 +25,22 @@ Given a question and four options, please select the right answer. Respond in th
 ...
 </answer>
 
-For the answer, only output the letter corresponding to the correct option (A, B, C, or D), and nothing else. Do not restate the \
-answer text. For example, if the answer is "A", just output:
+For the answer, only output the letter corresponding to the correct option (A, B, C, or D), \
+and nothing else. Do not restate the answer text. For example, if the answer is "A", just output:
 <answer>
 A
 </answer>
 """
-# per cent of the questions, in the order of draw()
+# Per cent of the questions, in the order of draw().
 SHARES = {"train": (0, 75), "validation": (75, 80), "test": (80, 100)}
 
 
 def accuracy_released(completion, reference):
-    """The script that the authors released: what stands between the last ``<answer>`` and the next
-    ``</answer>``; 1.0 or 0.0.
+    """The script that the authors released; 1.0 or 0.0.
 
-    Where a tag is missing the text begins or ends there, so a bare ``A`` is an answer; ``accuracy``
-    wants both tags.
+    The answer is the text between the last ``<answer>`` and the next ``</answer>``. Where a tag is
+    missing, the text begins or ends there, so a bare ``A`` is an answer. ``accuracy`` wants both
+    tags.
     """
     return float(between_tags(completion) == reference)
 
@@ -58,18 +58,14 @@ def accuracy_letter(completion, reference):
     """
     rest = completion.rpartition("</think>")[2]  # a chat template may have opened that tag
     rest = re.sub(r"<(reasoning|think)>.*?(</\1>|\Z)", "", rest, flags=re.DOTALL)
-    found = (
-        re.fullmatch(r"[\s(\[*]*([A-Da-d])[\s)\]*.:]*", between_tags(rest))
-        if "<answer>" in rest
-        else None
-    )
-    return float(bool(found) and found[1].upper() == reference)
+    if "<answer>" not in rest:
+        return 0.0
+    letter = re.fullmatch(r"[\s(\[*]*([A-Da-d])[\s)\]*.:]*", between_tags(rest))
+    return float(letter is not None and letter[1].upper() == reference)
 
 
 class Science(PaperSkill):
-    """The authors' files: 507 questions to test on; or SciKnowEval itself, whose questions come
-    without demonstrations.
-    """
+    """The authors' files, with 507 test questions, or SciKnowEval, without demonstrations."""
 
     name = "science"
     description = "Science Q&A of the paper: SciKnowEval (MIT), Chemistry L3, multiple choice"
@@ -107,10 +103,10 @@ class Science(PaperSkill):
             prompt = prompt[:-1]
         elif split == "train" or (split == "validation" and row.get("output_text") is not None):
             demonstration = text(row, ["output_text"], place)
-            if answer is None and (said := between_tags(demonstration)) in LETTERS:
-                answer = said
-        # Only rewards need a train row's letter: a demonstration that names none can still be
-        # learned from.
+            letter = between_tags(demonstration)
+            if answer is None and letter in LETTERS:
+                answer = letter
+        # Only rewards need the letter of a train row. A demonstration without one still teaches.
         if answer not in LETTERS and not (split == "train" and demonstration and answer is None):
             raise UserError(
                 f"{place}: answer",
@@ -157,7 +153,7 @@ class Science(PaperSkill):
         question = (
             text(row, ["question"], place)
             + "\n\n"
-            + "\n".join(f"{a}: {t}" for a, t in zip(LETTERS, texts))
+            + "\n".join(f"{a}: {t}" for a, t in zip(LETTERS, texts, strict=True))
         )
         return Example(
             str(number),

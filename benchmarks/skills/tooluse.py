@@ -1,14 +1,14 @@
-"""Tool Use of the paper (arXiv 2601.19897, section 4): ToolAlpaca's tools, one or more calls an
-answer, in the authors' columns.
+"""Tool Use of arXiv 2601.19897 (section 4): ToolAlpaca's tools, one or more calls an answer.
 
-A row has ``prompt`` (text: the tools, the form of an answer, the question) and ``golden_answer``
-([{Action, Action_Input}], the input a JSON text); a train row also has ``golden_response`` ([text],
-joined by line breaks as in the authors' code).
+The columns are the authors'. A row has ``prompt`` (text: the tools, the form of an answer, the
+question) and ``golden_answer`` ([{Action, Action_Input}], the input a JSON text); a train row also
+has ``golden_response`` ([text], joined by line breaks as in the authors' code).
 """
 
 import json
 import re
 from collections import Counter
+from contextlib import suppress
 
 from benchmarks.skills._sources import PaperSkill, text
 from harness.base.errors import UserError
@@ -35,14 +35,9 @@ def accuracy(completion, reference):
 
 
 def _merge(arguments, block):
-    try:
+    # The authors have a bare except.
+    with suppress(ValueError, TypeError, RecursionError):
         arguments.update(json.loads(block))
-    except (
-        ValueError,
-        TypeError,
-        RecursionError,
-    ):  # as the authors' bare except; not only JSONDecodeError is a ValueError
-        pass
 
 
 def accuracy_json(completion, reference):
@@ -62,25 +57,27 @@ def accuracy_json(completion, reference):
 
 
 def calls(completion):
-    """[(name, arguments)] of an answer, arguments in a form to compare, None unless there is
-    exactly one input after the name.
+    """[(name, arguments)] of an answer, arguments in a form to compare.
+
+    Arguments are None unless exactly one input follows the name.
     """
-    # reasoning that was cut off leaves no answer
+    # Reasoning that was cut off leaves no answer.
     answer = completion.rpartition("</think>")[2].split("<think>")[0]
-    found = []
+    calls = []
     for line in re.finditer(r"^[ \t]*Action( Input)?:[ \t]*(.*?)[ \t\r]*$", answer, re.MULTILINE):
         if not line[1]:
-            found.append((line[2].removeprefix(OPTIONAL), []))
+            calls.append((line[2].removeprefix(OPTIONAL), []))
         else:
-            if not found:
-                found.append(("", []))  # an input without a name is a wrong call
-            found[-1][1].append(_arguments(answer[line.start(2) :].lstrip(), line[2]))
-    return [(name, inputs[0] if len(inputs) == 1 else None) for name, inputs in found]
+            if not calls:
+                calls.append(("", []))  # an input without a name is a wrong call
+            calls[-1][1].append(_arguments(answer[line.start(2) :].lstrip(), line[2]))
+    return [(name, inputs[0] if len(inputs) == 1 else None) for name, inputs in calls]
 
 
 def _arguments(source, line=None):
-    """The JSON value that ``source`` is, in a form to compare; with ``line``, its first line, the
-    value that it begins with.
+    """The JSON value of ``source``, in a form to compare.
+
+    line: the first line of ``source``; with it, the value that ``source`` begins with.
     """
     decoder = json.JSONDecoder(parse_constant=_refuse)
     try:
@@ -96,8 +93,9 @@ def _refuse(constant):
 
 
 def _comparable(value):
-    """A hashable form in which JSON values are equal iff they are the same: objects without order,
-    1 as 1.0 but not as true.
+    """A hashable form in which two JSON values are equal exactly if they are the same.
+
+    Objects have no order; 1 is 1.0 but not true.
     """
     if isinstance(value, dict):
         return "object", frozenset((k, _comparable(v)) for k, v in value.items())

@@ -1,10 +1,9 @@
-"""Knowledge of the paper (arXiv 2601.19897, section 4, table 1): questions about Wikipedia articles
-on disasters of 2025.
+"""Knowledge of arXiv 2601.19897 (section 4, table 1): Wikipedia articles on disasters of 2025.
 
-A row has ``question``, ``answer`` and ``article`` (the text that the answer rests on; wanted in
-train). The authors' set is not released, so the data come from a folder: train, test, and
-optionally validation and ``ood`` (questions that ask indirectly). The paper grades with a judge
-model (docs/judge.md); the graders here need none.
+A row has ``question``, ``answer`` and ``article`` (the source text; wanted in train). The authors'
+set is not released, so the data come from a folder: train, test, and optionally validation and
+``ood`` (indirect questions). The paper grades with a judge model (docs/how-to/judge.md); the
+graders here need none.
 """
 
 from benchmarks.skills._sources import PaperSkill, on_answer, text
@@ -16,7 +15,10 @@ class Wiki(PaperSkill):
     """reference: ``{"question", "answer"}``; source: the article."""
 
     name = "wiki"
-    description = "Knowledge of the paper: questions about Wikipedia articles on disasters of 2025, from a folder"
+    description = (
+        "Knowledge of the paper: questions about Wikipedia articles on disasters of 2025, from a "
+        "folder"
+    )
     judge = "knowledge"
     metrics = {g.__name__: on_answer(g) for g in (contains, normalised_match, token_f1)}
     wanted = "train.jsonl, test.jsonl and optionally ood.jsonl"
