@@ -1,10 +1,10 @@
 """Science questions about the chemical elements, with the answer tags of Science Q&A.
 
 They have the answer form of Science Q&A in arXiv 2601.19897 and are small enough for a model of
-135M parameters on a CPU. Such a model half knows the fact (the symbol of an element), or reads it off a
-line of data in the question. What it lacks is mostly the form of the answer. The data are those of
-the package ``molmass`` (BSD-3-Clause). Every element belongs to one split: no question of the test,
-nor any fact in it, is about an element that was trained on.
+135M parameters on a CPU. Such a model half knows the fact (the symbol of an element), or reads it
+off a line of data in the question. What it lacks is mostly the form of the answer. The data are
+those of the package ``molmass`` (BSD-3-Clause). Every element belongs to one split: no question of
+the test, nor any fact in it, is about an element that was trained on.
 """
 
 import random
