@@ -20,7 +20,8 @@ EVERY = [e for rows in EXAMPLES.values() for e in rows]
 
 
 def call(name, arguments):
-    return f"Action: {name}\nAction Input: {arguments if isinstance(arguments, str) else json.dumps(arguments)}"
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments)
+    return f"Action: {name}\nAction Input: {text}"
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +140,7 @@ def spoil(value, pick):
                 tuple(value),
                 [value],
                 value,
-                *([value[:-1] + [spoil(value[-1], pick)]] if value else []),
+                *([[*value[:-1], spoil(value[-1], pick)]] if value else []),
             ]
         )
     if isinstance(value, dict):

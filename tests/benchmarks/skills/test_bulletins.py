@@ -166,7 +166,7 @@ def test_reward_is_half_of_f1_below_right():
 
 
 def test_wrong_event_is_wrong():
-    """The answer to the same question about another event is never right, months in common apart."""
+    """The answer to the same question about another event is never right, but for shared months."""
     rows = [e for e in SPLITS["test"] if "month" not in e.reference["parts"]]
     for e in rows:
         others = [

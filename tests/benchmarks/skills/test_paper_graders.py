@@ -9,6 +9,7 @@ import itertools
 import json
 import random
 from collections import Counter
+from contextlib import suppress
 
 import pytest
 
@@ -16,7 +17,7 @@ from benchmarks.skills import science, tooluse
 from harness.skills.graders import answer_tag
 from harness.skills.registry import get_skill
 
-# ---- an implementation of its own --------------------------------------------------------------------------------
+# ---- an implementation of its own ---------------------------------------------------------------
 
 NAN = float("nan")
 
@@ -109,7 +110,7 @@ def parse_string(text, i):
                 out.append(chr(int(code, 16)))
                 i += 6
             elif e and e in '"\\/bfnrt':
-                out.append(dict(zip('"\\/bfnrt', '"\\/\b\f\n\r\t'))[e])
+                out.append(dict(zip('"\\/bfnrt', '"\\/\b\f\n\r\t', strict=True))[e])
                 i += 2
             else:
                 raise Wrong
@@ -149,10 +150,8 @@ def naive_accuracy(completion, reference):
         if completion[start : start + 1] != "{" or end < 0:
             i += 1
             continue
-        try:
+        with suppress(Wrong):
             given |= whole_json(completion[start : end + 1])
-        except Wrong:
-            pass
         i = end + 1
     wanted = {}
     for call in reference:
@@ -292,7 +291,7 @@ def naive_f1(completion, answer):
     return 2 * precision * recall / (precision + recall)
 
 
-# ---- awkward answers ----------------------------------------------------------------------------------------------
+# ---- awkward answers ----------------------------------------------------------------------------
 
 NAMES = [
     "getWeather",
@@ -628,7 +627,8 @@ def science_cases(count):
                 ]
             )
             gap = rng.choice(["", "\n", "\n\n ", "\u2003"])
-            text = f"{before}{rng.choice(['<answer>', '<answer>', '<answer>', '<Answer>', ''])}{gap}{said}{gap}"
+            tag = rng.choice(["<answer>", "<answer>", "<answer>", "<Answer>", ""])
+            text = f"{before}{tag}{gap}{said}{gap}"
             text += (
                 rng.choice(["</answer>", "</answer>", "</answer>", "", "</answer", "<answer>"])
                 + after
@@ -689,7 +689,7 @@ def test_what_the_science_graders_say(text, paper, released, corrected):
 
 @pytest.mark.parametrize("name", ["medical", "wiki"])
 def test_graders_without_a_judge_agree(name):
-    """3,000 pairs of texts: articles, punctuation, repeated words, other alphabets, nothing at all."""
+    """3,000 pairs of texts: articles, punctuation, repeated words, other alphabets, none at all."""
     metrics = get_skill(name).metrics
     # never the names of judged numbers
     assert list(metrics) == ["contains", "normalised_match", "token_f1"]

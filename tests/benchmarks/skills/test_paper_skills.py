@@ -80,7 +80,7 @@ def save(folder, name, format, rows):
 
 def folder_of(name, folder, train=1, test=1):
     """A folder of JSONL files with numbered rows of ``name``."""
-    for split, row, count in zip(("train", "test"), ROWS[name], (train, test)):
+    for split, row, count in zip(("train", "test"), ROWS[name], (train, test), strict=True):
         text = json.dumps(row)
         asked = question_of(get_skill(name).example(row, split, 1, "")).split("\n")[-1]
         write_rows(
@@ -90,7 +90,7 @@ def folder_of(name, folder, train=1, test=1):
     return folder
 
 
-# ---- columns ----------------------------------------------------------------------------------------------------
+# ---- columns ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("format", ["jsonl", "json", "parquet", "arrow", "datasets"])
@@ -150,7 +150,8 @@ def test_teacher_prompt_is_the_papers_and_keeps_the_system_turn(tmp_path):
     question = skill.examples("train")[0].prompt[-1]["content"]
     assert system == SYSTEM and user["role"] == "user"
     assert user["content"] == (
-        f"{question}\n\nThis is an example for a response to the question:\n{SCIENCE['output_text']}\n\n"
+        f"{question}\n\nThis is an example for a response to the question:\n"
+        f"{SCIENCE['output_text']}\n\n"
         "Now answer with a response of your own, including the thinking process:"
     )
     released = skill.teacher_prompt(skill.examples("train")[0], "released")[1]["content"]
@@ -205,7 +206,7 @@ def test_a_demonstration_that_names_no_letter_can_still_be_learned_from(tmp_path
     assert get_skill("science").grade("<answer></answer>", None) == 0
 
 
-# ---- folders ----------------------------------------------------------------------------------------------------
+# ---- folders ------------------------------------------------------------------------------------
 
 
 def test_a_clone_of_the_authors_repository(tmp_path):
@@ -297,7 +298,7 @@ def test_holdout_is_drawn_by_question(tmp_path):
         get_skill("medical", path=tmp_path, holdout=7)
 
 
-# ---- the authors' repository and the hub ------------------------------------------------------------------------
+# ---- the authors' repository and the hub --------------------------------------------------------
 
 
 @pytest.fixture
@@ -334,7 +335,8 @@ def test_the_authors_data_are_fetched_once_and_checked(server, tmp_path, monkeyp
     assert len(skill().examples("train")) == 3 and not list((tmp_path / "cache").rglob("*.part"))
     with pytest.raises(
         UserError,
-        match=r"skill tooluse: the authors' data cannot be fetched \(.*\); without network, set `path`",
+        match=r"skill tooluse: the authors' data cannot be fetched \(.*\); "
+        r"without network, set `path`",
     ):
         skill().examples("test")
 
@@ -454,7 +456,7 @@ def test_medical_is_tested_on_questions_that_were_not_trained_on(tmp_path, monke
         get_skill("medical", path=tmp_path).examples("test")
 
 
-# ---- orders and grading -----------------------------------------------------------------------------------------
+# ---- orders and grading -------------------------------------------------------------------------
 
 
 def test_an_order_runs_on_the_authors_folder(tiny, tmp_path):
@@ -577,7 +579,7 @@ def test_rows_in_the_authors_columns_are_graded(name, tmp_path):
         grade(skill, write_rows(tmp_path / "rows.jsonl", [{"completion": right}]))
 
 
-# ---- real rows ---------------------------------------------------------------------------------------------------
+# ---- real rows ----------------------------------------------------------------------------------
 
 
 @needs_samples
@@ -589,7 +591,7 @@ def test_real_tool_use_rows():
     rows, examples = read_lines(SAMPLES / "tooluse_eval.jsonl"), skill.examples("test")
     assert len(examples) == len(rows) == 40
     scores = []
-    for row, example in zip(rows, examples):
+    for row, example in zip(rows, examples, strict=True):
         assert (
             example.prompt == [{"role": "user", "content": row["prompt"]}]
             and example.reference == row["golden_answer"]
@@ -620,7 +622,7 @@ def test_real_science_rows(tmp_path):
         assert system == science.SYSTEM
         question, options = user.rsplit("\n\n", 1)
         parts = [part.split(": ", 1) for part in options.split("\n")]
-        labels, texts = map(list, zip(*parts))
+        labels, texts = map(list, zip(*parts, strict=True))
         row = {
             "question": question,
             "choices": {"label": labels, "text": texts},
