@@ -160,7 +160,7 @@ def _read_weights(
     """
     from transformers import AutoModelForCausalLM
 
-    # transformers raises here for files that are no weights, or for a package that is missing.
+    # Files that are no weights, or a missing package, make transformers raise any exception.
     try:
         model, loading = AutoModelForCausalLM.from_pretrained(
             source,
@@ -171,7 +171,7 @@ def _read_weights(
         )
     except Exception as error:
         raise cannot_load(name, error, place) from None
-    # transformers fills missing and mismatched weights with random numbers.
+    # Missing and mismatched weights now hold random numbers.
     unfit = sorted(loading["missing_keys"])
     unfit += sorted(key for key, *_ in loading["mismatched_keys"])
     if unfit:

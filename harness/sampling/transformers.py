@@ -191,7 +191,7 @@ class _Rows:
             for padding, prompt in zip(paddings, prompts, strict=True)
         ]
         self.padding = torch.tensor(paddings, device=device)
-        # [rows, columns]; None without a shared beginning and without padding
+        # Shape [rows, columns]; None without a shared beginning and without padding.
         self.mask: torch.Tensor | None = None
         if any(paddings) or shared:
             columns = torch.arange(room, device=device)[None]

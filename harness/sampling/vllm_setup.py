@@ -49,7 +49,7 @@ def check_platform(device: torch.device) -> None:
             else "choose the GPU by CUDA_VISIBLE_DEVICES",
         )
     if device.type == "cpu":
-        # vLLM's small helpers then need no C++ compiler.
+        # The small helpers of vLLM then need no C++ compiler.
         type(current_platform).simple_compile_backend = "eager"
 
 
@@ -71,9 +71,9 @@ def quiet_start() -> Iterator[None]:
         try:
             yield
         finally:
-            # vLLM's CPU worker puts a function there that does nothing,
+            # The CPU worker of vLLM replaces it by a function that does nothing.
             torch.set_num_threads = set_num_threads
-            # and libraries here for worker processes, which this engine does not have.
+            # It also names libraries for worker processes, which this engine does not have.
             os.environ.pop("LD_PRELOAD", None)
             if preload:
                 os.environ["LD_PRELOAD"] = preload
