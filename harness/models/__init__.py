@@ -1,0 +1,1 @@
+"""Models: loading, saving, chat templates, the forward passes, and their memory."""

@@ -1,4 +1,4 @@
-"""Prepares the embedded model: python -m harness.models."""
+"""Prepares the embedded model: ``python -m harness.models``."""
 
 from harness.base.errors import reported
 from harness.models.embedded import embedded_checkpoint

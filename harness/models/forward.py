@@ -1,76 +1,103 @@
-"""The two forward passes that everything else is built on: hidden states, and the head that makes
-logits of them.
+"""The two forward passes that everything else is built on.
+
+``hidden_states`` runs the body of a model, ``output_head`` makes logits of the states. Beside them:
+``pad_right``, which makes a batch, and ``can_share_prompts``, which says whether the model takes
+several completions behind one prompt.
 """
 
+from __future__ import annotations
+
 import weakref
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 
-PAD = 0  # pads on the right: no real token ever attends to it, so its value does not matter
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+PAD = 0  # Rows are padded on the right, where no real token looks: the value does not matter.
+
+GradientOf = Callable[[torch.nn.Parameter], torch.Tensor]
 
 
-def hidden_states(model, input_ids, **how):
-    """Last hidden states [rows, tokens, width] of right-padded rows.
+def hidden_states(
+    model: PreTrainedModel, input_ids: torch.Tensor, **inputs: torch.Tensor
+) -> torch.Tensor:
+    """Last hidden states [rows, tokens, width] of right-padded rows of token ids.
 
-    By default without an attention mask: under causal attention a real token never sees the padding
-    to its right, and without a mask the fast kernels apply. how: position_ids and a boolean
-    attention_mask [rows, 1, tokens, tokens].
+    By default there is no attention mask: under causal attention a real token never sees the
+    padding to its right, and without a mask the fast kernels apply.
+    inputs: position_ids and a boolean attention_mask [rows, 1, tokens, tokens].
     """
-    return getattr(model, model.base_model_prefix)(
-        input_ids=input_ids, use_cache=False, **how
-    ).last_hidden_state
+    body = getattr(model, model.base_model_prefix)
+    return body(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
 
 
-_SHARES = weakref.WeakKeyDictionary()
+# The answers of can_share_prompts, which cost two forward passes each.
+_SHARES: weakref.WeakKeyDictionary[torch.nn.Module, bool] = weakref.WeakKeyDictionary()
 
 
-def can_share_prompts(model):
-    """Whether several completions of a prompt may stand in one row under a mask of their own.
+def can_share_prompts(model: PreTrainedModel) -> bool:
+    """Whether several completions of a prompt may follow it in one row, under a mask of their own.
 
-    Not with a sliding window shorter than such a row may be, nor with layers that ignore the mask:
-    asked of the model itself, once, on a few tokens.
+    They may not where a sliding window is shorter than such a row may be, nor where layers ignore
+    the mask. The model itself is tried on a few tokens, once.
     """
-    config = model.config.get_text_config()
-    if getattr(config, "sliding_window", None) and any(
-        "sliding" in t for t in getattr(config, "layer_types", None) or ["sliding"]
-    ):
+    if _has_sliding_window(model):
         return False
     if model not in _SHARES:
-        # prompt 1 2 3 4, completions 5 and 6
-        ids = torch.arange(1, 7, device=model.device)[None] % config.vocab_size
-        segment = torch.tensor([0, 0, 0, 0, 1, 2], device=model.device)
-        sees = torch.ones(6, 6, dtype=torch.bool, device=model.device).tril()
-        sees &= (segment[:, None] == segment[None]) | (segment[None] == 0)
-        with torch.no_grad():
-            alone = hidden_states(model, ids[:, [0, 1, 2, 3, 5]])[0, -1]
-            shared = hidden_states(
-                model,
-                ids,
-                position_ids=torch.tensor([[0, 1, 2, 3, 4, 4]], device=model.device),
-                attention_mask=sees[None, None],
-            )[0, -1]
-        _SHARES[model] = torch.allclose(
-            alone.float(), shared.float(), rtol=0.02, atol=0.02 * alone.float().std().item()
-        )
+        _SHARES[model] = _shared_row_is_equal(model)
     return _SHARES[model]
 
 
+def _has_sliding_window(model: PreTrainedModel) -> bool:
+    config = model.config.get_text_config()
+    if not getattr(config, "sliding_window", None):
+        return False
+    kinds = getattr(config, "layer_types", None) or ["sliding"]
+    return any("sliding" in kind for kind in kinds)
+
+
+@torch.no_grad()
+def _shared_row_is_equal(model: PreTrainedModel) -> bool:
+    """Whether a completion in a shared row has the hidden state that it has in a row of its own."""
+    # The prompt is 1 2 3 4, and its completions are 5 and 6.
+    ids = torch.arange(1, 7, device=model.device)[None] % model.config.get_text_config().vocab_size
+    segment = torch.tensor([0, 0, 0, 0, 1, 2], device=model.device)
+    mask = torch.ones(6, 6, dtype=torch.bool, device=model.device).tril()
+    mask &= (segment[:, None] == segment[None]) | (segment[None] == 0)
+    alone = hidden_states(model, ids[:, [0, 1, 2, 3, 5]])[0, -1].float()
+    shared = hidden_states(
+        model,
+        ids,
+        position_ids=torch.tensor([[0, 1, 2, 3, 4, 4]], device=model.device),
+        attention_mask=mask[None, None],
+    )[0, -1]
+    return torch.allclose(alone, shared.float(), rtol=0.02, atol=0.02 * alone.std().item())
+
+
 class _Projection(torch.autograd.Function):
-    """``linear`` whose backward adds the weight's gradient to what ``gradient(weight)`` gives.
+    """A linear map whose backward adds the weight's gradient to ``gradient(weight)`` in place.
+
     Autograd would build a second matrix [vocabulary, width] for every chunk of tokens and then add
-    it: with a large vocabulary most of a step's memory and a good part of its time.
+    it. With a large vocabulary that is most of a step's memory and a good part of its time.
     """
 
     @staticmethod
-    def forward(ctx, states, weight, gradient):
+    def forward(
+        ctx: Any, states: torch.Tensor, weight: torch.nn.Parameter, gradient: GradientOf
+    ) -> torch.Tensor:
         ctx.save_for_backward(states)
-        ctx.weight, ctx.gradient = weight, gradient
+        ctx.weight = weight
+        ctx.gradient = gradient
         return F.linear(states, weight)
 
     @staticmethod
-    def backward(ctx, grad):
-        (states,), total = ctx.saved_tensors, ctx.gradient(ctx.weight)
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (states,) = ctx.saved_tensors
+        total = ctx.gradient(ctx.weight)
         if total.dtype == grad.dtype:
             total.addmm_(grad.T, states)
         else:
@@ -78,39 +105,51 @@ class _Projection(torch.autograd.Function):
         return grad @ ctx.weight, None, None
 
 
-def output_head(model, gradient=None):
-    """The function from hidden states [..., width] to logits [..., vocabulary], as the model itself
-    computes them.
+def output_head(
+    model: PreTrainedModel, gradient: GradientOf | None = None
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The function from hidden states [..., width] to the model's own logits [..., vocabulary].
 
-    gradient: ``f(weight) -> tensor`` of the weight's shape, to which the backward of states
-    [tokens, width] adds the gradient of the projection's weight, without its hooks. Not asked where
-    the projection has a bias or does not learn.
+    gradient: ``f(weight) -> tensor`` of the weight's shape. The backward of states [tokens, width]
+    adds the gradient of the projection's weight to that tensor, without the weight's hooks. It is
+    not called where the projection has a bias or does not learn.
     """
-    project, config = model.get_output_embeddings(), model.config
-    if (
-        gradient
-        and type(project) is torch.nn.Linear
-        and project.bias is None
-        and project.weight.requires_grad
-    ):
-        weight = project.weight
-        project = lambda states: _Projection.apply(states, weight, gradient)  # noqa: E731
-    cap = getattr(config, "final_logit_softcapping", None)
-    times = getattr(config, "logit_scale", None) or 1.0
-    over = getattr(config, "logits_scaling", None) or 1.0
+    project = _projection(model, gradient)
+    cap = getattr(model.config, "final_logit_softcapping", None)
+    factor = getattr(model.config, "logit_scale", None) or 1.0
+    divisor = getattr(model.config, "logits_scaling", None) or 1.0
 
-    def logits(states):
+    def logits(states: torch.Tensor) -> torch.Tensor:
         out = project(states)
-        if times != 1.0:
-            out = out * times
-        if over != 1.0:
-            out = out / over
+        if factor != 1.0:
+            out = out * factor
+        if divisor != 1.0:
+            out = out / divisor
         return torch.tanh(out / cap) * cap if cap else out
 
     return logits
 
 
-def pad_right(rows, device, value=PAD):
-    """Lists of token ids to a tensor [rows, longest], padded on the right."""
+def _projection(
+    model: PreTrainedModel, gradient: GradientOf | None
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The model's last linear map, through ``_Projection`` where ``gradient`` can be used."""
+    linear = model.get_output_embeddings()
+    if gradient is None or type(linear) is not torch.nn.Linear:
+        return linear
+    weight = linear.weight
+    if linear.bias is not None or not weight.requires_grad:
+        return linear
+
+    def project(states: torch.Tensor) -> torch.Tensor:
+        return _Projection.apply(states, weight, gradient)
+
+    return project
+
+
+def pad_right(
+    rows: Sequence[list[int]], device: torch.device | str, value: int = PAD
+) -> torch.Tensor:
+    """A tensor [rows, longest] of lists of token ids, padded on the right."""
     longest = max(map(len, rows))
     return torch.tensor([row + [value] * (longest - len(row)) for row in rows], device=device)

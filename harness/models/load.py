@@ -1,4 +1,10 @@
-"""Loads a model and its tokenizer by a hub id, a local folder or a word of ``EMBEDDED_MODELS``."""
+"""Loads a model and its tokenizer, and checks what an order says about them.
+
+A model is named by a hub id, a local folder or a word of ``EMBEDDED_MODELS``. Each function that
+takes a ``place`` (a file and a key) names it in the UserError that it raises.
+"""
+
+from __future__ import annotations
 
 import os
 import re
@@ -13,91 +19,94 @@ from harness.models.embedded import EMBEDDED, EMBEDDED_MODELS, embedded_checkpoi
 from harness.models.forward import hidden_states, output_head
 from harness.models.memory import keep_freed_memory
 
-transformers.utils.logging.disable_progress_bar()
 
+def resolve_dtype(dtype: str, device: str | torch.device) -> torch.dtype:
+    """The dtype of that name on ``device``.
 
-def resolve_dtype(dtype, device):
-    """``auto`` is bfloat16 where matrix units compute it (a GPU that has it, AMX on a CPU), float32
+    ``auto`` is bfloat16 where matrix units compute it (a GPU that has it, AMX on a CPU), float32
     elsewhere.
     """
     if dtype != "auto":
         return getattr(torch, dtype)
     if torch.device(device).type == "cuda":
         with torch.cuda.device(device):
-            return (
-                torch.bfloat16
-                if torch.cuda.is_bf16_supported(including_emulation=False)
-                else torch.float32
-            )
-    return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
+            has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has_bfloat16 = torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if has_bfloat16 else torch.float32
 
 
-def check_device(device, place):
+def check_device(device: str, place: str) -> None:
     """Raises UserError if this machine has no ``device``."""
-    if device not in ("auto", "cpu"):
-        if not re.fullmatch(r"cuda(:\d{1,3})?", device):
-            raise UserError(
-                place, f"unknown device {device!r}", "known: auto, cpu, cuda, cuda:0, cuda:1, ..."
-            )
-        count = torch.cuda.device_count()  # starts nothing on a GPU
-        if int(device[5:] or 0) >= count:
-            has = f"{count} GPU{'s' * (count > 1)} that" if count else "no GPU that"
-            raise UserError(
-                place,
-                f"there is no {device}: this machine has {has} PyTorch sees",
-                "use auto or cpu",
-            )
+    if device in ("auto", "cpu"):
+        return
+    if not re.fullmatch(r"cuda(:\d{1,3})?", device):
+        raise UserError(
+            place, f"unknown device {device!r}", "known: auto, cpu, cuda, cuda:0, cuda:1, ..."
+        )
+    count = torch.cuda.device_count()  # does not initialise CUDA
+    index = int(device.removeprefix("cuda").removeprefix(":") or 0)
+    if index >= count:
+        gpus = f"{count} GPU{'s' * (count > 1)} that" if count else "no GPU that"
+        raise UserError(
+            place,
+            f"there is no {device}: this machine has {gpus} PyTorch sees",
+            "use auto or cpu",
+        )
 
 
-def resolve_device(device):
-    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+def resolve_device(device: str) -> str:
+    """``auto`` is a GPU where there is one, the CPU elsewhere."""
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def is_local(name):
+def is_local(name: str) -> bool:
     """Whether ``name`` means a folder rather than a hub id."""
     return name.startswith((".", "/", "~")) or Path(name).is_dir()
 
 
-def check_name(name, place):
-    """Raises UserError if ``name`` means a local folder and that is not a model folder."""
-    if name not in EMBEDDED_MODELS and is_local(name):
-        folder = Path(os.path.expanduser(name))
-        if not (folder / "config.json").is_file():
-            raise UserError(
-                place,
-                f"{name} is not a model folder" if folder.is_dir() else f"{name} is not a folder",
-                "a folder that save_pretrained wrote holds config.json and the weights",
-            )
+def check_name(name: str, place: str) -> None:
+    """Raises UserError if ``name`` means a local folder that holds no model."""
+    if name in EMBEDDED_MODELS or not is_local(name):
+        return
+    folder = Path(os.path.expanduser(name))
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            place,
+            f"{name} is not a model folder" if folder.is_dir() else f"{name} is not a folder",
+            "a folder that save_pretrained wrote holds config.json and the weights",
+        )
 
 
-def cannot_load(name, error, place):
-    first = str(error).strip().split("\n")[0][:200]
+def cannot_load(name: str, error: Exception, place: str) -> UserError:
+    """The UserError for a model on which transformers raised ``error``."""
+    reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
     return UserError(
         place,
-        f"{name} cannot be loaded ({first or type(error).__name__})",
+        f"{name} cannot be loaded ({reason})",
         f"give a hub id that can be reached, a model folder, or {EMBEDDED!r}",
     )
 
 
-def load_tokenizer(name, revision=None, place="model"):
-    """(tokenizer, what transformers loads the model from). Raises UserError where it cannot be had
-    or lacks a chat template.
+def load_tokenizer(
+    name: str, revision: str | None = None, place: str = "model"
+) -> tuple[transformers.PreTrainedTokenizerBase, str]:
+    """(the tokenizer, the folder or hub id from which transformers loads the model).
+
+    Raises UserError where it cannot be loaded or has no usable chat template.
     """
     from transformers import AutoConfig, AutoTokenizer
 
     check_name(name, place)
-    source = (
-        str(embedded_checkpoint(name))
-        if name in EMBEDDED_MODELS
-        else os.path.expanduser(name)
-        if is_local(name)
-        else name
-    )
+    source = _source(name)
+    # A user's files can make transformers raise any exception.
     try:
-        # its own words on a wrong one are better than those of the tokenizer
+        # A wrong configuration has a clearer error here than in the loading of the tokenizer.
         AutoConfig.from_pretrained(source, revision=revision)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-    except Exception as error:  # whatever transformers makes of a user's files
+    except Exception as error:
         raise cannot_load(name, error, place) from None
     if tokenizer.chat_template is None:
         raise UserError(
@@ -109,43 +118,79 @@ def load_tokenizer(name, revision=None, place="model"):
     return tokenizer, source
 
 
-def load_model(name, dtype="auto", device="auto", revision=None, place="model"):
-    """Model (in eval mode) and tokenizer. Raises UserError where they cannot be had or do not fit
-    together.
-    """
-    from transformers import AutoModelForCausalLM
+def _source(name: str) -> str:
+    """The folder or hub id from which transformers loads the model."""
+    if name in EMBEDDED_MODELS:
+        return str(embedded_checkpoint(name))
+    return os.path.expanduser(name) if is_local(name) else name
 
+
+def load_model(
+    name: str,
+    dtype: str = "auto",
+    device: str = "auto",
+    revision: str | None = None,
+    place: str = "model",
+) -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase]:
+    """(the model in eval mode, its tokenizer).
+
+    Raises UserError where they cannot be loaded, do not fit together, or where the model computes
+    its logits in a way that ``output_head`` does not know.
+    """
     tokenizer, source = load_tokenizer(name, revision, place)
     device = resolve_device(device)
     if device == "cpu":
         keep_freed_memory()
-    else:  # cuDNN's attention makes a plan for every new shape, here nearly every call, and with a mask can give NaN gradients
+    else:
+        # cuDNN's attention makes a plan for every new shape, here at nearly every call, and with a
+        # mask it can give NaN gradients.
         torch.backends.cuda.enable_cudnn_sdp(False)
+    model = _read_weights(name, source, revision, dtype, device, place)
+    model.to(device).eval()
+    _check_head(name, model, place)
+    return model, tokenizer
+
+
+def _read_weights(
+    name: str, source: str, revision: str | None, dtype: str, device: str, place: str
+) -> transformers.PreTrainedModel:
+    """The model from ``source``, on the CPU.
+
+    Raises UserError where it cannot be loaded or its weights do not fit its configuration.
+    """
+    from transformers import AutoModelForCausalLM
+
+    # Files that are no weights, or a missing package, make transformers raise any exception.
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
+        model, loading = AutoModelForCausalLM.from_pretrained(
             source,
             revision=revision,
             dtype=resolve_dtype(dtype, device),
             output_loading_info=True,
-            ignore_mismatched_sizes=True,
-        )  # told in our own words below
-    except Exception as error:  # of files that are no weights, or want a package that is not there
+            ignore_mismatched_sizes=True,  # An error below reports them in one line.
+        )
+    except Exception as error:
         raise cannot_load(name, error, place) from None
-    unfit = sorted(found["missing_keys"]) + sorted(key for key, *_ in found["mismatched_keys"])
-    if unfit:  # transformers would go on with random weights in their place
+    # Missing and mismatched weights now hold random numbers.
+    unfit = sorted(loading["missing_keys"])
+    unfit += sorted(key for key, *_ in loading["mismatched_keys"])
+    if unfit:
         raise UserError(
             place,
-            f"the weights of {name} do not fit its config.json ({unfit[0]} and {len(unfit) - 1} more)",
+            f"the weights of {name} do not fit its config.json "
+            f"({unfit[0]} and {len(unfit) - 1} more)",
             "give a folder whose config.json and weights belong together",
         )
-    model.to(device).eval()
-    # our own head must be the model's: some models bend their logits in ways of their own
-    with torch.inference_mode():
-        ids = torch.tensor([[1, 2, 3, 4]], device=device)
-        if not torch.equal(output_head(model)(hidden_states(model, ids)), model(ids).logits):
-            raise UserError(
-                place,
-                f"{name} ({type(model).__name__}) computes its logits in an unknown way",
-                "use another model; harness.models.forward.output_head would have to learn this one",
-            )
-    return model, tokenizer
+    return model
+
+
+@torch.inference_mode()
+def _check_head(name: str, model: transformers.PreTrainedModel, place: str) -> None:
+    """Raises UserError if ``output_head`` does not compute the model's own logits, to the bit."""
+    ids = torch.tensor([[1, 2, 3, 4]], device=model.device)
+    if not torch.equal(output_head(model)(hidden_states(model, ids)), model(ids).logits):
+        raise UserError(
+            place,
+            f"{name} ({type(model).__name__}) computes its logits in an unknown way",
+            "use another model; harness.models.forward.output_head would have to learn this one",
+        )

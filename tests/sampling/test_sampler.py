@@ -1,6 +1,4 @@
-"""The sampler against transformers' generate, a plain forward pass and the distribution that it
-says it draws from.
-"""
+"""The sampler against transformers' generate, a plain forward pass and its own distribution."""
 
 import copy
 
@@ -27,8 +25,9 @@ TEXTS = [
 
 @pytest.fixture
 def ragged(tiny_model):
-    """Prompts of 1 to 60 tokens, and a sampler with so many stop tokens that answers end at
-    different lengths.
+    """Prompts of 1 to 60 tokens, and a sampler whose answers end at different lengths.
+
+    It has many stop tokens.
     """
     model, tokenizer = tiny_model
     sampler = TransformersSampler(model, tokenizer)
@@ -58,24 +57,25 @@ def test_greedy_is_generate(ragged, tiny_model):
     sampler.stops = {256} | {
         generated(tiny_model[0], p, i + 4, {256})[-1] for i, p in enumerate(prompts)
     }
-    found = token_lists(sampler.sample(prompts, max_new_tokens=24, temperature=0))
-    assert found == [[generated(tiny_model[0], p, 24, sampler.stops)] for p in prompts]
-    assert len({len(g[0]) for g in found}) > 1  # rows left the batch at different times
+    answers = token_lists(sampler.sample(prompts, max_new_tokens=24, temperature=0))
+    assert answers == [[generated(tiny_model[0], p, 24, sampler.stops)] for p in prompts]
+    assert len({len(group[0]) for group in answers}) > 1  # Rows leave the batch at different times.
 
 
 @pytest.mark.parametrize(
     "kind", ["gemma2", "gemma3", "qwen2", "granite", "gpt2", "llama-sdpa-1-head"]
 )
 def test_greedy_is_generate_in_other_architectures(kind, tiny_model):
-    """Sliding windows shorter than the prompt, bent logits, biases, absolute positions; keys not
-    shared between heads.
+    """Sliding windows shorter than the prompt, scaled logits, biases, absolute positions.
+
+    The last kind has keys that heads do not share.
     """
     model = other_model(kind, len(tiny_model[1]))
     sampler = TransformersSampler(model, tiny_model[1])
     for opening in ("", "an opening that they share: "):
         prompts = [tiny_model[1](opening + t)["input_ids"] for t in TEXTS]
-        found = token_lists(sampler.sample(prompts, max_new_tokens=16, temperature=0))
-        assert found == [[generated(model, p, 16, sampler.stops)] for p in prompts]
+        answers = token_lists(sampler.sample(prompts, max_new_tokens=16, temperature=0))
+        assert answers == [[generated(model, p, 16, sampler.stops)] for p in prompts]
 
 
 def test_a_common_beginning_is_read_once(tiny_model, monkeypatch):
@@ -85,17 +85,20 @@ def test_a_common_beginning_is_read_once(tiny_model, monkeypatch):
         tokenizer(t)["input_ids"]
         for t in ("the same, the same", "the same, the same, and more", "the same, the same?")
     ]
-    read, forward = [], model.forward
-    monkeypatch.setattr(
-        model, "forward", lambda **kw: read.append(kw["input_ids"].numel()) or forward(**kw)
-    )
-    found = TransformersSampler(model, tokenizer).sample(prompts, max_new_tokens=4, n=2, seed=5)
+    counts = []  # tokens that each forward pass reads
+    forward = model.forward
+
+    def counted(**inputs):
+        counts.append(inputs["input_ids"].numel())
+        return forward(**inputs)
+
+    monkeypatch.setattr(model, "forward", counted)
+    sampler = TransformersSampler(model, tokenizer)
+    answers = token_lists(sampler.sample(prompts, max_new_tokens=4, n=2, seed=5))
     shared = min(map(len, prompts)) - 1
-    assert read[:2] == [shared, 3 * (max(map(len, prompts)) - shared)]
+    assert counts[:2] == [shared, 3 * (max(map(len, prompts)) - shared)]
     monkeypatch.setattr("harness.sampling.transformers.can_share_prompts", lambda model: False)
-    assert token_lists(found) == token_lists(
-        TransformersSampler(model, tokenizer).sample(prompts, max_new_tokens=4, n=2, seed=5)
-    )
+    assert answers == token_lists(sampler.sample(prompts, max_new_tokens=4, n=2, seed=5))
 
 
 def other_model(kind, vocabulary, **changes):
@@ -149,10 +152,10 @@ def other_model(kind, vocabulary, **changes):
 def test_logprobs_are_those_of_a_forward_pass(ragged, tiny_model, temperature):
     prompts, sampler = ragged
     double = copy.deepcopy(tiny_model[0]).double()
-    for prompt, group in zip(
-        prompts,
-        sampler.sample(prompts, max_new_tokens=12, n=3, seed=5, temperature=temperature, top_p=0.9),
-    ):
+    groups = sampler.sample(
+        prompts, max_new_tokens=12, n=3, seed=5, temperature=temperature, top_p=0.9
+    )
+    for prompt, group in zip(prompts, groups, strict=True):
         for c in group:
             with torch.no_grad():
                 logits = double(torch.tensor([prompt + c.token_ids])).logits[
@@ -179,9 +182,7 @@ def test_draws_do_not_depend_on_the_batching(ragged, tiny_model):
 
 
 def test_several_completions_of_a_prompt_are_rows_of_their_own(ragged):
-    """The k-th completion is the same whatever n is, and the prompt that is read once gives what n
-    readings give.
-    """
+    """The k-th completion does not depend on n: one reading of the prompt serves all of them."""
     prompts, sampler = ragged
     three = token_lists(sampler.sample(prompts, max_new_tokens=16, n=3, seed=2))
     one = token_lists(sampler.sample(prompts, max_new_tokens=16, n=1, seed=2))
@@ -191,8 +192,9 @@ def test_several_completions_of_a_prompt_are_rows_of_their_own(ragged):
 
 
 def test_the_layout_of_a_gpus_attention_is_taken(monkeypatch):
-    """The kernel for a mask there returns [rows, queries, heads, width] in memory: what it would
-    give, without computing it.
+    """The kernel for a mask there lays out its result as [rows, queries, heads, width].
+
+    Meta tensors have that layout without a GPU.
     """
 
     def efficient(query, key, value, attn_mask, scale):
@@ -217,8 +219,9 @@ def test_the_layout_of_a_gpus_attention_is_taken(monkeypatch):
 
 @pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
 def test_weights_first_is_the_same_product(capability, monkeypatch):
-    """With and without a bias, for few rows and many, against float64; afterwards the modules are
-    as before.
+    """With and without a bias, for few rows and many, against float64.
+
+    Afterwards the modules are as before.
     """
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     model = torch.nn.ModuleDict(
@@ -240,8 +243,9 @@ def test_weights_first_is_the_same_product(capability, monkeypatch):
 
 @pytest.mark.parametrize("temperature,top_p", [(1.0, 1.0), (0.7, 1.0), (1.0, 0.6)])
 def test_frequencies_follow_the_softmax(tiny_model, temperature, top_p):
-    """Chi-square of 6,000 draws of the second token, given the greedy first, against float64
-    probabilities.
+    """Chi-square of 6,000 draws of the second token after the greedy first.
+
+    The expected counts come from probabilities in float64.
     """
     model, tokenizer = tiny_model
     prompt = tokenizer("which?")["input_ids"]
@@ -264,7 +268,7 @@ def test_frequencies_follow_the_softmax(tiny_model, temperature, top_p):
         logits = copy.deepcopy(model).double()(torch.tensor([prompt + firsts])).logits[0, -1]
     probs = (logits / temperature).softmax(-1)
     nucleus = set()
-    # the smallest set of the likeliest that holds top_p
+    # The nucleus is the smallest set of likeliest tokens with a mass of top_p.
     for token in probs.argsort(descending=True).tolist():
         if sum(probs[t] for t in nucleus) >= top_p:
             break
@@ -276,13 +280,13 @@ def test_frequencies_follow_the_softmax(tiny_model, temperature, top_p):
     rest = [counts[~common].sum()] if probs[~common].sum() * 6000 >= 5 else []
     observed = torch.tensor([*counts[common], *rest]).double()
     expected = torch.tensor([*probs[common], *([probs[~common].sum()] if rest else [])]).double()
-    found = stats.chisquare(observed, expected / expected.sum() * observed.sum())
-    assert len(observed) > 5 and 0.005 < found.pvalue < 0.999
+    pvalue = stats.chisquare(observed, expected / expected.sum() * observed.sum()).pvalue
+    assert len(observed) > 5 and 0.005 < pvalue < 0.999
 
 
 def test_top_p_keeps_the_token_that_crosses_the_mark():
     logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
-    for top_p, kept in (
+    for top_p, nucleus in (
         (0.49, {0}),
         (0.51, {0, 1}),
         (0.79, {0, 1}),
@@ -291,10 +295,10 @@ def test_top_p_keeps_the_token_that_crosses_the_mark():
     ):
         draws = torch.linspace(0, 1 - 1e-9, 200, dtype=torch.float64)
         tokens, logprobs = _pick(logits.expand(200, -1), 1.0, top_p, draws)
-        assert set(tokens.tolist()) == kept
-        assert torch.allclose(logprobs, logits[0][tokens])  # before the cut
+        assert set(tokens.tolist()) == nucleus
+        assert torch.allclose(logprobs, logits[0][tokens])  # of the distribution before top-p
     tokens, _ = _pick(logits, 1.0, 0.79, torch.tensor([0.624], dtype=torch.float64))
-    assert tokens.item() == 0  # 0.5 / 0.8 = 0.625 of the mass that is kept
+    assert tokens.item() == 0  # 0.5 / 0.8 = 0.625 of the nucleus
     tokens, _ = _pick(logits, 1.0, 0.79, torch.tensor([0.626], dtype=torch.float64))
     assert tokens.item() == 1
 
@@ -322,7 +326,7 @@ def test_text_is_without_the_end_of_turn(tiny_model):
     letter = tokenizer("k")["input_ids"][0]
 
     class Script(torch.nn.Linear):
-        """An output layer that says k three times and then ends the turn."""
+        """An output layer that writes k three times and then ends the turn."""
 
         calls = 0
 
@@ -333,12 +337,9 @@ def test_text_is_without_the_end_of_turn(tiny_model):
             return out
 
     model.lm_head = Script(1, 1)
-    [[found]] = TransformersSampler(model, tokenizer).sample([[1, 2]], max_new_tokens=9)
-    assert (
-        found.token_ids == [letter] * 3 + [tokenizer.eos_token_id]
-        and found.text == "kkk"
-        and found.finished
-    )
+    [[answer]] = TransformersSampler(model, tokenizer).sample([[1, 2]], max_new_tokens=9)
+    assert answer.token_ids == [letter] * 3 + [tokenizer.eos_token_id]
+    assert answer.text == "kkk" and answer.finished
 
 
 def test_mode_is_restored(ragged, tiny_model):
@@ -359,7 +360,7 @@ def test_mode_is_restored(ragged, tiny_model):
     model.eval()
 
 
-def test_sampling_sees_the_weights_of_the_moment(tiny_model):
+def test_sampling_uses_the_weights_at_the_time_of_the_call(tiny_model):
     model, tokenizer = copy.deepcopy(tiny_model[0]), tiny_model[1]
     sampler, prompt = TransformersSampler(model, tokenizer), tokenizer("abc")["input_ids"]
     before = token_lists(sampler.sample([prompt], max_new_tokens=8, temperature=0))
@@ -370,6 +371,6 @@ def test_sampling_sees_the_weights_of_the_moment(tiny_model):
 
 
 def test_seeds_are_stable_and_distinct():
-    assert seed_for(1, "data") == 2098555721682660186  # a new value would change every result
+    assert seed_for(1, "data") == 2098555721682660186  # Another value changes every result.
     assert len({seed_for(a, b, c) for a in range(9) for b in range(9) for c in ("x", "y")}) == 162
     assert seed_for(1, 23) != seed_for(12, 3)

@@ -1,6 +1,4 @@
-"""vLLM behind the sampler's interface, against transformers and plain forward passes; `make
-test-vllm` runs these.
-"""
+"""vLLM as a sampler, against transformers and plain forward passes; `make test-vllm` runs these."""
 
 import copy
 import math
@@ -74,13 +72,13 @@ def engine():
 def sampler(request, loaded):
     """Each backend, with so many stop tokens that answers end at different lengths."""
     model, tokenizer = loaded
-    made = (
+    sampler = (
         TransformersSampler(model, tokenizer)
         if request.param == "transformers"
         else VLLMSampler(request.getfixturevalue("engine"), model, tokenizer)
     )
-    made.stops = made.stops | set(range(20))
-    return made
+    sampler.stops = sampler.stops | set(range(20))
+    return sampler
 
 
 @pytest.fixture
@@ -108,12 +106,13 @@ def forward_logprobs(model, prompt, tokens, temperature=1.0):
     )
 
 
-# ---- the sampler, on both backends ---------------------------------------------------------------------------------------
+# ---- the sampler, on both backends ----
 
 
 def test_greedy_is_generate(sampler, prompts, loaded):
     model, tokenizer = loaded
-    for prompt, [found] in zip(prompts, sampler.sample(prompts, max_new_tokens=16, temperature=0)):
+    groups = sampler.sample(prompts, max_new_tokens=16, temperature=0)
+    for prompt, [answer] in zip(prompts, groups, strict=True):
         wanted = model.generate(
             torch.tensor([prompt]),
             attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
@@ -122,17 +121,16 @@ def test_greedy_is_generate(sampler, prompts, loaded):
             eos_token_id=sorted(sampler.stops),
             pad_token_id=0,
         )[0, len(prompt) :].tolist()
-        assert found.token_ids == wanted and found.text == tokenizer.decode(
-            wanted, skip_special_tokens=True
-        )
+        assert answer.token_ids == wanted
+        assert answer.text == tokenizer.decode(wanted, skip_special_tokens=True)
 
 
 @pytest.mark.parametrize("temperature, top_p", [(0, 1.0), (1.0, 1.0), (1.0, 0.7)])
 def test_logprobs_are_those_of_a_forward_pass(sampler, prompts, loaded, temperature, top_p):
-    found = sampler.sample(
+    groups = sampler.sample(
         prompts, max_new_tokens=10, n=2, seed=5, temperature=temperature, top_p=top_p
     )
-    for prompt, group in zip(prompts, found):
+    for prompt, group in zip(prompts, groups, strict=True):
         for c in group:
             assert c.logprobs == pytest.approx(
                 forward_logprobs(loaded[0], prompt, c.token_ids), abs=1e-4
@@ -140,9 +138,9 @@ def test_logprobs_are_those_of_a_forward_pass(sampler, prompts, loaded, temperat
 
 
 def test_an_answer_ends_with_its_stop_token(sampler, prompts):
-    found = sampler.sample(prompts, max_new_tokens=16, n=8, seed=1)
-    assert [len(group) for group in found] == [8] * 5
-    completions = [c for g in found for c in g]
+    groups = sampler.sample(prompts, max_new_tokens=16, n=8, seed=1)
+    assert [len(group) for group in groups] == [8] * 5
+    completions = [c for group in groups for c in group]
     for c in completions:
         stopping = [t in sampler.stops for t in c.token_ids]
         assert not any(stopping[:-1]) and len(c.logprobs) == len(c.token_ids) <= 16
@@ -151,9 +149,7 @@ def test_an_answer_ends_with_its_stop_token(sampler, prompts):
 
 
 def test_draws_are_keyed_by_seed_and_place(sampler, prompts):
-    """The same again; another seed, another answer; the k-th completion is the same whatever n and
-    the limit are.
-    """
+    """Equal seeds give equal answers, other seeds others; n and the limit change no answer."""
     three = token_lists(sampler.sample(prompts, max_new_tokens=12, n=3, seed=9))
     assert token_lists(sampler.sample(prompts, max_new_tokens=12, n=3, seed=9)) == three
     assert token_lists(sampler.sample(prompts, max_new_tokens=12, n=3, seed=10)) != three
@@ -203,24 +199,22 @@ def test_progress_and_an_interruption(sampler, prompts):
 
     with pytest.raises(KeyboardInterrupt):
         sampler.sample(prompts, max_new_tokens=6, n=2, progress=stop)
-    # nothing of it is left in the engine
+    # The engine keeps nothing of the interrupted call.
     assert token_lists(sampler.sample(prompts, max_new_tokens=6, n=2)) == wanted
 
 
-# ---- the weights ---------------------------------------------------------------------------------------------------------
+# ---- the weights ----
 
 
-def told(engine, model, tokenizer, prompt, tokens):
+def both_logprobs(engine, model, tokenizer, prompt, tokens):
     """The engine's log-probabilities of ``tokens``, and the model's."""
     VLLMSampler(engine, model, tokenizer).ready()
-    [(found, _)] = engine.score([(prompt + tokens, len(prompt))])
-    return found, forward_logprobs(model, prompt, tokens)
+    [(logprobs, _)] = engine.score([(prompt + tokens, len(prompt))])
+    return logprobs, forward_logprobs(model, prompt, tokens)
 
 
 def test_the_engine_has_the_weights_of_the_moment(engine, loaded, prompts):
-    """After every way in which they change: an optimizer step, a copy, a write behind autograd's
-    back, another model.
-    """
+    """After an optimizer step, a copy, a write that autograd does not see, another model."""
     model, tokenizer = copy.deepcopy(loaded[0]), loaded[1]
     tokens, before = prompts[3], None
 
@@ -245,10 +239,11 @@ def test_the_engine_has_the_weights_of_the_moment(engine, loaded, prompts):
 
     for change in (lambda: None, adamw, copied, written, other):
         change()
-        found, wanted = told(engine, model, tokenizer, prompts[1], tokens)
-        assert found == pytest.approx(wanted, abs=1e-4)
-        assert before is None or max(abs(a - b) for a, b in zip(found, before)) > 0.01
-        before = found
+        logprobs, wanted = both_logprobs(engine, model, tokenizer, prompts[1], tokens)
+        assert logprobs == pytest.approx(wanted, abs=1e-4)
+        if before is not None:
+            assert max(abs(a - b) for a, b in zip(logprobs, before, strict=True)) > 0.01
+        before = logprobs
 
 
 def test_weights_are_pushed_only_when_they_changed(engine, loaded, prompts, monkeypatch):
@@ -281,13 +276,13 @@ def test_the_engine_disturbs_nothing(engine, loaded, prompts):
     torch.set_num_threads(threads)
 
 
-# ---- log-probabilities that cannot be told, and what does not fit -----------------------------------------------------------
+# ---- log-probabilities that vLLM cannot give, and what does not fit ----
 
 
 def test_unknown_logprobs_are_nan(engine, loaded, prompts):
     sampler = VLLMSampler(engine, *loaded)
-    [[found], *_] = sampler.sample(prompts, max_new_tokens=3, temperature=0.6, top_p=0.9)
-    assert all(math.isnan(x) for x in found.logprobs)
+    [[answer], *_] = sampler.sample(prompts, max_new_tokens=3, temperature=0.6, top_p=0.9)
+    assert all(math.isnan(x) for x in answer.logprobs)
 
 
 def test_a_prompt_that_is_too_long_is_refused(engine, loaded):
@@ -300,12 +295,13 @@ def test_a_prompt_that_is_too_long_is_refused(engine, loaded):
     assert len(sampler.sample([[65] * 500], max_new_tokens=8)[0][0].token_ids) <= 8
 
 
-# ---- whole stages ------------------------------------------------------------------------------------------------------
+# ---- whole stages ----
 
 
 def vllm_order(folder, place):
-    """An order for the wide model, sampled and evaluated by vLLM, with a skill in which it has some
-    success.
+    """An order for the wide model, sampled and evaluated by vLLM.
+
+    The model has some success in its skill.
     """
     for split, count in (("train", 20), ("test", 4)):
         write_rows(
@@ -360,9 +356,7 @@ def lines(folder, run):
 
 
 def test_a_stage_of_every_on_policy_method_and_a_resume(folder, tmp_path, monkeypatch):
-    """Importance weights are on and near 1; what was killed within the stage ends in the numbers of
-    what was not.
-    """
+    """Importance weights are on and near 1; a run that was killed ends in the same numbers."""
     order = vllm_order(folder, tmp_path)
     run_order(order, tmp_path / "whole")
     for label in METHODS:
@@ -402,12 +396,12 @@ def test_a_stage_of_every_on_policy_method_and_a_resume(folder, tmp_path, monkey
         )
 
 
-# ---- retention -----------------------------------------------------------------------------------------------------------
+# ---- retention ----
 
 
 def same(ours, theirs, tolerance):
     assert [r["name"] for r in ours] == [r["name"] for r in theirs]
-    for a, b in zip(ours, theirs):
+    for a, b in zip(ours, theirs, strict=True):
         for x, y in zip(a["items"], b["items"], strict=True):
             if isinstance(y["response"], str):
                 assert x["response"] == y["response"], a["name"]
@@ -440,9 +434,7 @@ def test_retention_has_equal_scores(engine, loaded):
 
 
 def test_the_embedded_model(prompts):
-    """Log-probabilities of SmolLM2 and its scores, in bfloat16 as a GPU would have them and in
-    float32.
-    """
+    """Log-probabilities of SmolLM2 and its scores, in float32 and in bfloat16 as on a GPU."""
     folder = embedded_checkpoint()
     for dtype, tolerance in (("float32", 2e-3), ("bfloat16", 0.3)):
         model, tokenizer = load_model(str(folder), dtype, "cpu")
@@ -450,19 +442,19 @@ def test_the_embedded_model(prompts):
         try:
             sampler = VLLMSampler(engine, model, tokenizer)
             prompt = chat_tokens(tokenizer, [{"role": "user", "content": "Name three colours."}])
-            [[found]] = sampler.sample([prompt], max_new_tokens=8, seed=1)
+            [[answer]] = sampler.sample([prompt], max_new_tokens=8, seed=1)
             with torch.no_grad():
                 logits = (
-                    model(torch.tensor([prompt + found.token_ids]))
+                    model(torch.tensor([prompt + answer.token_ids]))
                     .logits[0, len(prompt) - 1 : -1]
                     .float()
                 )
             wanted = (
                 logits.log_softmax(-1)
-                .gather(1, torch.tensor(found.token_ids)[:, None])[:, 0]
+                .gather(1, torch.tensor(answer.token_ids)[:, None])[:, 0]
                 .tolist()
             )
-            assert found.logprobs == pytest.approx(wanted, abs=tolerance)
+            assert answer.logprobs == pytest.approx(wanted, abs=tolerance)
             if dtype == "float32":
                 suite = load_suite([{"task": "embedded_facts", "metric": "acc,none"}])
                 same(
@@ -476,7 +468,7 @@ def test_the_embedded_model(prompts):
 
 def test_the_benchmarks_row(folder, tmp_path):
     """Both sides make as many tokens, or the row raises."""
-    (found,) = rows.sampling_vllm(
+    (row,) = rows.sampling_vllm(
         Settings(
             tmp_path,
             model=str(folder),
@@ -487,16 +479,12 @@ def test_the_benchmarks_row(folder, tmp_path):
             repeats=1,
         )
     )
-    assert (
-        found.ours > 0
-        and found.theirs > 0
-        and found.details["push"] > 0
-        and version() in found.notes[-1]
-    )
+    assert row.ours > 0 and row.theirs > 0
+    assert row.details["push"] > 0 and version() in row.notes[-1]
 
 
 def test_another_architecture(loaded, prompts):
-    """Biases and untied embeddings (Qwen2), probabilities told after the temperature."""
+    """Biases and untied embeddings (Qwen2), log-probabilities after the temperature."""
     torch.manual_seed(1)
     model = transformers.AutoModelForCausalLM.from_config(
         transformers.Qwen2Config(
@@ -514,11 +502,11 @@ def test_another_architecture(loaded, prompts):
     ).eval()
     engine = Engine(SMALL, rollout_temperature=0.6)
     try:
-        [[found]] = VLLMSampler(engine, model, loaded[1]).sample(
+        [[answer]] = VLLMSampler(engine, model, loaded[1]).sample(
             prompts[:1], max_new_tokens=8, temperature=0.6, seed=2
         )
-        assert found.logprobs == pytest.approx(
-            forward_logprobs(model, prompts[0], found.token_ids, 0.6), abs=1e-4
+        assert answer.logprobs == pytest.approx(
+            forward_logprobs(model, prompts[0], answer.token_ids, 0.6), abs=1e-4
         )
     finally:
         engine.close()
