@@ -138,7 +138,7 @@ def embedded_checkpoint(name=EMBEDDED):
     if not (folder / "config.json").is_file():
         cache_folder().mkdir(parents=True, exist_ok=True)
         # of two first starts at once one converts and the other waits for it
-        with locked(cache_folder()):
+        with locked(cache_folder(), remove=True):
             if not (folder / "config.json").is_file():
                 _convert(embedded, folder)
     return folder
