@@ -10,6 +10,7 @@ numbers that happen to be there would be another quantity. Formulas below count 
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from statistics import NormalDist
 from typing import TypeVar
 
 import numpy as np
@@ -280,7 +281,7 @@ def wilson_interval(right: ArrayLike, n: ArrayLike, level: float = 0.95) -> tupl
     """
     right = _floats(right)
     n = np.where(n, n, np.nan)
-    z = special.ndtri((1 + level) / 2)
+    z = NormalDist().inv_cdf((1 + level) / 2)
     p = np.clip(right / n, 0, 1)
     slack = z * z / n
     half = z * np.sqrt(p * (1 - p) / n + slack / (4 * n))

@@ -126,6 +126,17 @@ def test_a_damaged_row_is_named_where_a_grid_reads_it(out):
         ResultsWriter(out).rebuild()
 
 
+def test_what_a_killed_first_start_left_does_not_make_the_folder_anothers(tmp_path):
+    about = {"methods": {}}
+    for name in (".lock", ".results.json.partial", ".results.json.node7-a0.123.b1.partial"):
+        (tmp_path / name).write_text('{"half')
+    (tmp_path / "teacher_check").mkdir()
+    assert ResultsWriter(tmp_path).check(about) == about
+    (tmp_path / ".records.jsonl.node7-a0.123.b1.partial").touch()
+    with pytest.raises(UserError, match="is not empty and holds no results"):
+        ResultsWriter(tmp_path).check(about)
+
+
 STAGES = [(run, stage) for run in ("b-seed0", "a-seed0", "a-seed1") for stage in range(12)]
 
 
