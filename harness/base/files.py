@@ -25,22 +25,23 @@ ROOT = Path(__file__).resolve().parents[2]  # of the checkout
 LONGEST_NAME = 255  # bytes of a file's name, on all file systems that matter
 LOCK = ".lock"  # name of a folder's lock file
 PARTIAL = ".partial"  # end of the name of a file that is being written
+StrPath = str | os.PathLike[str]
 
 
 # ---- writing -------------------------------------------------------------------------------------
 
 
-def write_json(path: str | Path, value: Any) -> None:
+def write_json(path: StrPath, value: Any) -> None:
     """Write JSON by an atomic rename."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
 
 
-def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def write_jsonl(path: StrPath, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write one JSON object a line by an atomic rename."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def write_text(path: str | Path, text: str) -> None:
+def write_text(path: StrPath, text: str) -> None:
     """Write a text by an atomic rename.
 
     A reader sees the old file or the new one, whole. Several processes may write the same file at
@@ -108,7 +109,7 @@ class _LockFileRemoved(Exception):
 
 
 @contextmanager
-def locked(path: str | Path, wait: bool = True, remove: bool = False) -> Iterator[None]:
+def locked(path: StrPath, wait: bool = True, remove: bool = False) -> Iterator[None]:
     """Hold the lock of a folder or a file, across processes and machines.
 
     The lock ends with the process that holds it, however the process ends. A process that forks
@@ -179,7 +180,7 @@ def _check_in_place(file: Path, handle: int) -> None:
 
 
 def read_json(
-    path: str | Path,
+    path: StrPath,
     *keys: str,
     remedy: str = "put back a whole copy of it, or move the folder away and start again",
 ) -> dict[str, Any]:
@@ -198,7 +199,7 @@ def read_json(
     return value
 
 
-def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_jsonl(path: StrPath) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields (row number from 1, object) of a JSONL file; blank lines count and are left out.
 
     Raises UserError for a file that is not UTF-8 and for a row that is not a JSON object.
@@ -233,7 +234,7 @@ def _json_object(line: str, place: str) -> dict[str, Any]:
     return row
 
 
-def check_folder(path: str | Path, remedy: str = "give a folder with --out") -> None:
+def check_folder(path: StrPath, remedy: str = "give a folder with --out") -> None:
     """Raises UserError if ``path`` is not, and cannot become, a folder that can be written to."""
     try:
         nearest = _nearest_existing(Path(path).absolute())

@@ -11,15 +11,15 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from statistics import NormalDist
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-# Results of the functions below: an array over the leading axes. Without leading axes it is a
-# np.float64, which behaves as an array of no dimension.
 Array = NDArray[np.float64]
+# np.float64 for numbers or for one matrix R, an array where an argument has (leading) axes.
+Numbers: TypeAlias = Any
 Point = TypeVar("Point")
 
 # Metrics of lm-eval that are no share of right answers, even where their value is in [0, 1]. They
@@ -52,7 +52,7 @@ OTHER_UNITS = frozenset(
 )
 
 
-def average_accuracy(R: ArrayLike) -> Array:
+def average_accuracy(R: ArrayLike) -> Numbers:
     """ACC = 1/T sum_i R[T, i]: accuracy over all skills after the last stage.
 
     Lopez-Paz & Ranzato 2017, eq. 2.
@@ -65,7 +65,7 @@ def own_stage_accuracy(R: ArrayLike) -> Array:
     return np.diagonal(_floats(R)[..., 1:, :], axis1=-2, axis2=-1)
 
 
-def learning_accuracy(R: ArrayLike) -> Array:
+def learning_accuracy(R: ArrayLike) -> Numbers:
     """LA = 1/T sum_i R[i, i] (Riemer et al. 2019, section 5)."""
     return own_stage_accuracy(R).mean(-1)
 
@@ -75,7 +75,7 @@ def own_stage_gain(R: ArrayLike) -> Array:
     return own_stage_accuracy(R) - _floats(R)[..., 0, :]
 
 
-def backward_transfer(R: ArrayLike) -> Array:
+def backward_transfer(R: ArrayLike) -> Numbers:
     """BWT = 1/(T-1) sum_{i<T} (R[T, i] - R[i, i]); negative: skills were lost.
 
     Lopez-Paz & Ranzato 2017, eq. 3. NaN for a single skill, which nothing comes after.
@@ -86,7 +86,7 @@ def backward_transfer(R: ArrayLike) -> Array:
     return (R[..., -1, :-1] - own_stage_accuracy(R)[..., :-1]).mean(-1)
 
 
-def forward_transfer(R: ArrayLike) -> Array:
+def forward_transfer(R: ArrayLike) -> Numbers:
     """FWT = 1/(T-1) sum_{i>1} (R[i-1, i] - R[0, i]): what earlier skills did to later ones.
 
     Lopez-Paz & Ranzato 2017, eq. 4: the accuracy on a skill just before its own stage. They compare
@@ -100,7 +100,7 @@ def forward_transfer(R: ArrayLike) -> Array:
     return (before - R[..., 0, 1:]).mean(-1)
 
 
-def forgetting(R: ArrayLike) -> Array:
+def forgetting(R: ArrayLike) -> Numbers:
     """F = 1/(T-1) sum_{i<T} (max_{1<=l<T} R[l, i] - R[T, i]); positive: skills were lost.
 
     Chaudhry et al. 2018, section 3.1. As in the source the maximum runs over all stages before the
@@ -117,7 +117,7 @@ def _floats(numbers: ArrayLike) -> Array:
     return np.asarray(numbers, dtype=np.float64)
 
 
-def _not_defined(R: Array) -> Array:
+def _not_defined(R: Array) -> Numbers:
     """NaN for every matrix of R."""
     return np.full(R.shape[:-2], np.nan)[()]
 
@@ -139,7 +139,7 @@ def in_unit_interval(metric: str, values: ArrayLike = (), higher_is_better: bool
     )
 
 
-def retention_delta(base: ArrayLike, final: ArrayLike, higher_is_better: bool = True) -> Array:
+def retention_delta(base: ArrayLike, final: ArrayLike, higher_is_better: bool = True) -> Numbers:
     """Change of a retention metric from the base model, signed so that negative is lost.
 
     final - base; base - final where lower is better (bits per byte): a model that needs 0.1 bits
@@ -150,7 +150,7 @@ def retention_delta(base: ArrayLike, final: ArrayLike, higher_is_better: bool = 
     return delta if higher_is_better else -delta
 
 
-def normalised(values: ArrayLike, base: ArrayLike, best: ArrayLike) -> Array:
+def normalised(values: ArrayLike, base: ArrayLike, best: ArrayLike) -> Numbers:
     """Accuracy on a scale where 0 is the base model and 1 the best of all compared methods.
 
     Figure 3 of arXiv 2601.19897: linear in the accuracy. best: the highest point of any method's
@@ -160,7 +160,7 @@ def normalised(values: ArrayLike, base: ArrayLike, best: ArrayLike) -> Array:
     return (_floats(values) - _floats(base)) / np.where(span > 0, span, np.nan)
 
 
-def pass_at_k(samples: ArrayLike, correct: ArrayLike, k: int) -> Array:
+def pass_at_k(samples: ArrayLike, correct: ArrayLike, k: int) -> Numbers:
     """Unbiased estimate of the chance that one of k answers is right.
 
     Chen et al. 2021, arXiv 2107.03374, eq. 1: 1 - C(n - c, k) / C(n, k) for c = ``correct`` of n =
@@ -267,13 +267,13 @@ def bootstrap_means(scores: ArrayLike, draws: int = 2000, seed: int = 0) -> Arra
     return np.concatenate(means).reshape(draws, *scores.shape[1:])
 
 
-def percentile_interval(draws: ArrayLike, level: float = 0.95) -> tuple[Array, Array]:
+def percentile_interval(draws: ArrayLike, level: float = 0.95) -> tuple[Numbers, Numbers]:
     """(low, high) of bootstrap draws along their first axis; NaN where a draw is NaN."""
     low, high = np.quantile(_floats(draws), [(1 - level) / 2, (1 + level) / 2], axis=0)
     return low, high
 
 
-def wilson_interval(right: ArrayLike, n: ArrayLike, level: float = 0.95) -> tuple[Array, Array]:
+def wilson_interval(right: ArrayLike, n: ArrayLike, level: float = 0.95) -> tuple[Numbers, Numbers]:
     """(low, high) of a fraction of right answers, ``right`` of ``n``: the score interval.
 
     Wilson 1927; Agresti & Coull 1998. It lies in [0, 1] and has a width also at 0 of n, [0, z^2 /
@@ -292,7 +292,7 @@ def wilson_interval(right: ArrayLike, n: ArrayLike, level: float = 0.95) -> tupl
 
 def score_interval(
     value: ArrayLike, stderr: ArrayLike, n: ArrayLike, level: float = 0.95
-) -> tuple[Array, Array]:
+) -> tuple[Numbers, Numbers]:
     """(low, high) of a mean of ``n`` scores in [0, 1]: Wilson's at the effective number of answers.
 
     The effective number is that of answers, each right or wrong, whose mean would have this

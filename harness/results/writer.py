@@ -18,6 +18,7 @@ from typing import Any, cast
 from harness.base.errors import UserError
 from harness.base.files import (
     LOCK,
+    StrPath,
     check_folder,
     is_partial,
     locked,
@@ -41,7 +42,7 @@ class ResultsWriter:
     asked: keys of the evaluations that a judge was asked about since this was opened.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: StrPath) -> None:
         self.folder = Path(folder)
         self.asked: set[str] = set()
         # By time.monotonic(), when refresh rebuilds again. At once at first: a killed process may
@@ -128,7 +129,7 @@ class ResultsWriter:
         """Whether a stage is over and on record."""
         return (self.stage(run, stage) / "stage.json").exists()
 
-    def commit(self, partial: str | Path, run: str, stage: int) -> None:
+    def commit(self, partial: StrPath, run: str, stage: int) -> None:
         """The stage is done: its folder takes its name, once the disk has all that is in it."""
         for path in Path(partial).rglob("*"):
             if path.is_file() and path.parent.name != "checkpoint":  # which goes now
