@@ -1,54 +1,82 @@
 """What a person sees while a run goes on: stage, step, rate, time left."""
 
-import shutil
 import sys
 import time
+from typing import TextIO
+
+from rich.console import Console
+from rich.control import Control
+from rich.segment import ControlType
+from rich.text import Text
+
+START_OF_EMPTY_LINE = ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2)
 
 
-def clock(seconds):
+def clock(seconds: float) -> str:
     """3:07, or 1:02:45 from an hour on."""
-    seconds = int(seconds)
-    hours, minutes, seconds = seconds // 3600, seconds // 60 % 60, seconds % 60
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 class Progress:
-    """One line that is rewritten on a terminal, and a line now and then where there is none."""
+    """One line that is rewritten on a terminal, and a line now and then where there is none.
 
-    def __init__(self, every=20.0, stream=None):
-        self.stream, self.every = stream or sys.stderr, every
-        self.live = self.stream.isatty()
-        self.last = self.started = time.monotonic()
-        self.width = 0
+    Texts are printed as they are: labels and answers of models may hold what rich takes for markup,
+    emoji codes or numbers to highlight.
+    """
 
-    def say(self, text):
-        """A line that stays."""
-        if self.live:
-            self.stream.write("\r" + " " * self.width + "\r")
-            self.width = 0
-        self.stream.write(f"[{clock(time.monotonic() - self.started)}] {text}\n")
-        self.stream.flush()
+    def __init__(self, every: float = 20.0, stream: TextIO | None = None) -> None:
+        self.stream = stream or sys.stderr
+        self.every = every  # seconds between two lines where there is no terminal
+        # A line is rewritten by control codes alone, which rich does not send to a dumb terminal.
+        is_terminal = self.stream.isatty()
+        self.console = Console(
+            file=self.stream,
+            force_terminal=is_terminal,  # whatever FORCE_COLOR and its like say of a log file
+            force_jupyter=False,
+            markup=False,
+            emoji=False,
+            highlight=False,
+        )
+        self.live = is_terminal and not self.console.is_dumb_terminal
+        self.started = time.monotonic()
+        self.last = self.started  # when a line was last printed to stay
+
+    def say(self, text: str) -> None:
+        """Print a line that stays."""
+        self._clear()
+        self.console.out(f"[{clock(time.monotonic() - self.started)}] {text}")
         self.last = time.monotonic()
 
-    def show(self, text):
-        """A line that the next one replaces; without a terminal, one line in ``every`` seconds."""
+    def show(self, text: str) -> None:
+        """Print a line that the next one replaces; without a terminal, one in ``every`` seconds."""
         if self.live:
-            # a line that wraps cannot be written over
-            text = text[: shutil.get_terminal_size().columns - 1]
-            self.stream.write("\r" + text.ljust(self.width))
-            self.stream.flush()
-            self.width = len(text)
+            # A line that wraps could not be written over. The last column stays free: behind it
+            # some terminals wrap at once.
+            line = Text(text.replace("\n", " "))
+            line.truncate(self.console.width - 1, overflow="crop")
+            with self.console:  # One write, which does not flicker.
+                self._clear()
+                self.console.print(line, end="", no_wrap=True, crop=False)
         elif time.monotonic() - self.last >= self.every:
             self.say(text)
 
+    def _clear(self) -> None:
+        if self.live:
+            self.console.control(Control(*START_OF_EMPTY_LINE))
+
 
 class Rate:
-    """Steps done of a number of steps: the rate, and the time left at that rate."""
+    """The rate of steps since this was made, and the time that the others take at that rate."""
 
-    def __init__(self, total, done=0):
-        self.total, self.first, self.start = total, done, time.monotonic()
+    def __init__(self, total: int, done: int = 0) -> None:
+        self.total = total
+        self.first = done  # steps that an earlier start did
+        self.start = time.monotonic()
 
-    def text(self, done):
+    def text(self, done: int) -> str:
+        """``step 3/10, 2.5 s/step, 0:17 left`` after ``done`` steps."""
         spent = time.monotonic() - self.start
         each = spent / max(1, done - self.first)
         rate = f"{each:.1f} s/step" if each >= 1 else f"{1 / each:.1f} steps/s"

@@ -1,67 +1,189 @@
-"""Reading and writing of files: atomic writes, locks, JSON and JSONL with errors that name the row."""
+"""Files: atomic writes, locks, and JSON and JSONL with errors that name the row.
+
+Both writes and locks hold on a cluster, where processes of several machines share a folder over NFS
+or Lustre. A write needs no lock: each one goes to a partial file with a name of its own, which then
+takes the name of the file. A lock is exclusive or it is an error, never a silent grant.
+"""
 
 import errno
-import fcntl
+import functools
+import hashlib
 import json
 import os
-from contextlib import contextmanager
+import secrets
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from harness.base.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout
 LONGEST_NAME = 255  # bytes of a file's name, on all file systems that matter
+LOCK = ".lock"  # name of a folder's lock file
+PARTIAL = ".partial"  # end of the name of a file that is being written
+StrPath = str | os.PathLike[str]
 
 
-def write_json(path, value):
+# ---- writing -------------------------------------------------------------------------------------
+
+
+def write_json(path: StrPath, value: Any) -> None:
     """Write JSON by an atomic rename."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
 
 
-def write_text(path, text):
-    """Write a text by an atomic rename; what a killed process left of the same file is written
-    over.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with locked(path.parent):
-        try:
-            partial.write_text(text, encoding="utf-8")
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-
-
-@contextmanager
-def locked(path, wait=True):
-    """Hold the lock of a folder or a file, across processes; it ends with the process that holds
-    it, however that ends.
-
-    Raises BlockingIOError if it is held by another and ``wait`` is false. A file system without
-    locks grants all.
-    """
-    handle = os.open(path, os.O_RDONLY if Path(path).is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        os.close(handle)
-        raise
-    except OSError:
-        pass
-    try:
-        yield
-    finally:
-        os.close(handle)
-
-
-def write_jsonl(path, rows):
+def write_jsonl(path: StrPath, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object a line by an atomic rename."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
+def write_text(path: StrPath, text: str) -> None:
+    """Write a text by an atomic rename.
+
+    A reader sees the old file or the new one, whole. Several processes may write the same file at
+    once: the last rename counts. A write removes the partial files that killed processes left of
+    this file.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path)
+    writer = f"{_machine()}.{os.getpid()}.{secrets.token_hex(4)}"
+    partial = path.with_name(f".{path.name}.{writer}{PARTIAL}")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def is_partial(name: str, of: str) -> bool:
+    """Whether ``name`` is that of a partial file of the file ``of``."""
+    return name.startswith(f".{of}.") and name.endswith(PARTIAL)
+
+
+@functools.cache
+def _machine() -> str:
+    """Names the process table in which the pid of this process means this process.
+
+    The name of the host, for a person who reads it, and a hash of the boot and of the namespace:
+    two containers may have the same name of a host, and yet each its own processes.
+    """
+    parts = []
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
+        parts.append(str(os.stat("/proc/self/ns/pid").st_ino))
+    digest = hashlib.blake2b("/".join(parts).encode(), digest_size=4).hexdigest()
+    return f"{socket.gethostname()}-{digest}"
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove partial files of ``path`` whose writers ran on this machine and are dead."""
+    start = f".{path.name}.{_machine()}."
+    for name in os.listdir(path.parent):
+        if name.startswith(start) and name.endswith(PARTIAL):
+            pid = name.removeprefix(start).partition(".")[0]
+            if pid.isdecimal() and not _alive(int(pid)):
+                with suppress(OSError):  # Another process removed it first, or owns it.
+                    path.with_name(name).unlink()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)  # Signal 0 is not sent: the call checks the pid alone.
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+# ---- locks ---------------------------------------------------------------------------------------
+
+
+class _LockFileRemoved(Exception):
+    """The lock is on a file that its last holder has removed."""
+
+
+@contextmanager
+def locked(path: StrPath, wait: bool = True, remove: bool = False) -> Iterator[None]:
+    """Hold the lock of a folder or a file, across processes and machines.
+
+    The lock ends with the process that holds it, however the process ends. A process that forks
+    does not share it.
+
+    path: the lock file, or a folder, whose lock file is ``.lock`` in it; remove: whether to remove
+    the lock file at the end, which suits a folder where it would be in the way. Raises
+    BlockingIOError if another holds the lock and ``wait`` is false, and UserError if the file
+    system grants no locks.
+    """
+    file = Path(path)
+    if file.is_dir():
+        file = file / LOCK
+    lock = _acquire(file, wait)
+    try:
+        yield
+    finally:
+        if remove:
+            with suppress(OSError):
+                file.unlink()
+        lock.release()
+
+
+def _acquire(file: Path, wait: bool) -> FileLock:
+    # FileLock opens the file for writing: over NFS an exclusive lock needs such a handle. Where the
+    # file system has no locks it would turn to a marker file, which outlives a killed process.
+    lock = FileLock(
+        file,
+        blocking=wait,
+        fallback_to_soft=False,
+        on_acquired=functools.partial(_check_in_place, file),
+    )
+    while True:
+        try:
+            lock.acquire()
+        except Timeout:
+            raise BlockingIOError(errno.EAGAIN, "another process holds it", str(file)) from None
+        except _LockFileRemoved:
+            continue
+        except FileNotFoundError:  # The last holder removed the folder as well.
+            file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno == errno.ESTALE:  # NFS: another machine removed the open file.
+                continue
+            if error.filename is not None:  # The file could not be opened: no matter of locks.
+                raise
+            raise UserError(
+                file,
+                f"the file system grants no locks ({error.strerror or error})",
+                "give a folder on another file system, or mount this one with locks "
+                "(Lustre: -o flock)",
+            ) from None
+        else:
+            return lock
+
+
+def _check_in_place(file: Path, handle: int) -> None:
+    """Raises _LockFileRemoved unless ``file`` is still the file that ``handle`` has open."""
+    try:
+        in_place = os.path.samestat(os.stat(file), os.fstat(handle))
+    except FileNotFoundError:
+        in_place = False
+    if not in_place:
+        raise _LockFileRemoved
+
+
+# ---- reading -------------------------------------------------------------------------------------
+
+
 def read_json(
-    path, *keys, remedy="put back a whole copy of it, or move the folder away and start anew"
-):
+    path: StrPath,
+    *keys: str,
+    remedy: str = "put back a whole copy of it, or move the folder away and start again",
+) -> dict[str, Any]:
     """The object in a JSON file. Raises UserError if there is none, or none with these ``keys``."""
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -77,18 +199,45 @@ def read_json(
     return value
 
 
-def check_folder(path, remedy="give a folder with --out"):
-    """Raises UserError if ``path`` is not a folder in which files can be written, and cannot become
-    one.
+def read_jsonl(path: StrPath) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields (row number from 1, object) of a JSONL file; blank lines count and are left out.
+
+    Raises UserError for a file that is not UTF-8 and for a row that is not a JSON object.
     """
-    nearest = Path(path).absolute()
     try:
-        if too_long := next(
-            (part for part in nearest.parts if len(os.fsencode(part)) > LONGEST_NAME), None
-        ):
-            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), too_long)
-        while not nearest.exists():
-            nearest = nearest.parent
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            path, f"cannot be read ({type(error).__name__})", "give a JSONL file in UTF-8"
+        ) from None
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield number, _json_object(line, f"{path}, row {number}")
+
+
+def _json_object(line: str, place: str) -> dict[str, Any]:
+    """The object of one line. Raises UserError naming ``place`` if the line holds another thing."""
+    try:
+        row = json.loads(line)
+        if "\\ud" in line.lower():  # In a UTF-8 file only an escape can be half a character.
+            json.dumps(row, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        problem = f"is not JSON ({error.msg} at column {error.colno})"
+        raise UserError(place, problem) from None
+    except UnicodeEncodeError as error:
+        problem = f"holds half a character ({error.object[error.start]!r})"
+        raise UserError(place, problem, "write both halves, or the character itself") from None
+    except (ValueError, RecursionError) as error:  # A number of thousands of digits, deep lists.
+        raise UserError(place, f"cannot be read ({error})") from None
+    if not isinstance(row, dict):
+        raise UserError(place, "is not a JSON object")
+    return row
+
+
+def check_folder(path: StrPath, remedy: str = "give a folder with --out") -> None:
+    """Raises UserError if ``path`` is not, and cannot become, a folder that can be written to."""
+    try:
+        nearest = _nearest_existing(Path(path).absolute())
     except OSError as error:
         raise UserError(path, f"cannot be a folder ({error.strerror})", remedy) from None
     if not nearest.is_dir():
@@ -97,37 +246,11 @@ def check_folder(path, remedy="give a folder with --out"):
         raise UserError(nearest, "cannot be written to", remedy)
 
 
-def read_jsonl(path):
-    """Yields (row number from 1, object) of a JSONL file. Raises UserError for a row that is not a
-    JSON object.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            path, f"cannot be read ({error.__class__.__name__})", "give a JSONL file in UTF-8"
-        ) from None
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-                if "\\ud" in line.lower():  # in a UTF-8 file only an escape can be half a character
-                    json.dumps(row, ensure_ascii=False).encode()
-            except json.JSONDecodeError as error:
-                raise UserError(
-                    f"{path}, row {number}", f"is not JSON ({error.msg} at column {error.colno})"
-                ) from None
-            except UnicodeEncodeError as error:
-                raise UserError(
-                    f"{path}, row {number}",
-                    f"holds half a character ({error.object[error.start]!r})",
-                    "write both halves, or the character itself",
-                ) from None
-            except (
-                ValueError,
-                RecursionError,
-            ) as error:  # thousands of digits, or of lists in lists
-                raise UserError(f"{path}, row {number}", f"cannot be read ({error})") from None
-            if not isinstance(row, dict):
-                raise UserError(f"{path}, row {number}", "is not a JSON object")
-            yield number, row
+def _nearest_existing(path: Path) -> Path:
+    """``path``, or the nearest folder above it that exists. Raises OSError for a name too long."""
+    for part in path.parts:
+        if len(os.fsencode(part)) > LONGEST_NAME:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), part)
+    while not path.exists():
+        path = path.parent
+    return path

@@ -1,13 +1,22 @@
 """Plug-ins by name: a file of a folder holds one class, imported only when it is asked for."""
 
-import importlib.util
+import importlib
+from pathlib import Path
+from types import ModuleType
+from typing import TypeVar
 
 from harness.base.errors import UserError, did_you_mean
 
+Base = TypeVar("Base")
 
-def plugin_named(folder, package, name, base, kind, place):
-    """The subclass of ``base`` in ``folder/name.py``: found by file name, imported only when asked
-    for.
+
+def plugin_named(
+    folder: Path, package: str, name: str, base: type[Base], kind: str, place: object
+) -> type[Base]:
+    """The subclass of ``base`` in ``folder/name.py``, which is the module ``package.name``.
+
+    kind: what such a class is, for messages ("method"); place: where ``name`` is written. Raises
+    UserError naming ``place`` for an unknown name. Files that begin with _ are no plug-ins.
     """
     names = sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_"))
     if name not in names:
@@ -15,22 +24,23 @@ def plugin_named(folder, package, name, base, kind, place):
     return only_subclass(importlib.import_module(f"{package}.{name}"), base, kind, place)
 
 
-def only_subclass(module, base, kind, place):
-    """The one class that ``module`` itself defines on top of ``base``. Raises UserError where there
-    is not exactly one.
+def only_subclass(module: ModuleType, base: type[Base], kind: str, place: object) -> type[Base]:
+    """The one class that ``module`` itself defines on top of ``base``.
+
+    Classes that the module imports do not count. Raises UserError where there is not exactly one.
     """
-    found = [
-        c
-        for c in vars(module).values()
-        if isinstance(c, type)
-        and issubclass(c, base)
-        and c is not base
-        and c.__module__ == module.__name__
+    classes = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, base)
+        and value is not base
+        and value.__module__ == module.__name__
     ]
-    if len(found) != 1:
+    if len(classes) != 1:
         raise UserError(
             place,
-            f"{module.__file__} defines {len(found)} {kind}s",
+            f"{module.__file__} defines {len(classes)} {kind}s",
             f"one class on top of {base.__name__} is wanted",
         )
-    return found[0]
+    return classes[0]

@@ -131,7 +131,7 @@ def embedded_checkpoint(name: str = EMBEDDED) -> Path:
     if not _is_converted(folder):
         cache_folder().mkdir(parents=True, exist_ok=True)
         # If two processes need the model at once, one converts it and the other waits.
-        with locked(cache_folder()):
+        with locked(cache_folder(), remove=True):
             if not _is_converted(folder):
                 _convert(embedded, folder)
     return folder

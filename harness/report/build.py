@@ -50,7 +50,9 @@ def made_beside(out, stale=None):
     with ExitStack() as stack:
         try:
             place.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(place))
+            if new:  # At the end, once the lock file is gone.
+                stack.callback(_remove_if_empty, place)
+            stack.enter_context(locked(place, remove=True))
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
@@ -64,9 +66,11 @@ def made_beside(out, stale=None):
             _move(partial, out, stale)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-            if new:
-                with suppress(OSError):  # only an empty one goes, that nothing came of
-                    place.rmdir()
+
+
+def _remove_if_empty(folder):
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _write(results, partial, out):

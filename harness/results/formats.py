@@ -1,18 +1,108 @@
-"""What the files of a results folder hold: version, names of metrics, shapes of JSON."""
+"""What the files of a results folder hold: version, names of metrics, forms of JSON.
+
+docs/results.md lists every file. The typed dictionaries say what a run writes. The shapes say what
+a reader needs, and ``check_shape`` refuses a file of another form.
+"""
 
 import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NotRequired, TypedDict
 
 from harness.base.errors import UserError
 
 VERSION = 1
-# before the name of a metric: of the base model with the question's source in its prompt
+# Before the name of a metric: of the base model with the question's source in its prompt.
 ORACLE = "oracle_"
-# Keys of a skill or a retention task in results.json that folders from before they were written
-# lack; compared where they are there.
+# Keys of a skill or a retention task in results.json that older folders lack. They are compared
+# only where both sides have them.
 LATER = ("evaluated", "graders", "num_fewshot", "chat_template", "limit", "max_gen_toks")
-# Shapes of JSON, of what is read here: a type, [shape of every entry], {key: shape}; a key with ?
-# may be absent or null, * is every key.
-HEAD = {
+REMEDY = "restore the file, or start the run again where it is lost"
+
+
+# ---- what a run writes ---------------------------------------------------------------------------
+
+
+class Record(TypedDict):
+    """A line of records.jsonl: one number and what made it."""
+
+    run: str  # name of the run's folder
+    method: str  # its label in the order
+    seed: int
+    stage: int  # 0 is the base model, k is after the k-th skill
+    skill: str | None  # learned in this stage, None at stage 0
+    step: int  # optimizer steps since the start of the run
+    final: bool  # the stage is over; false: a point inside it
+    kind: Literal["skill", "retention"]
+    name: str  # of the skill or task that was measured
+    split: str
+    metric: str
+    value: float
+    stderr: float | None  # over examples
+    n: int  # examples
+    protocol: str  # hash of the measurement, a key of protocols.json
+    evaluation: str  # key of the file in evaluations/
+    prompts: int  # drawn since the start of the run
+    tokens: int  # trained on, scored or sampled since the start of the run
+    seconds: float  # of training and sampling since the start of the run
+
+
+class Evaluation(TypedDict):
+    """A file in evaluations/: the answers to one measurement of one model, with their scores.
+
+    What an item holds depends on the measurement; each has ``id``, and most have ``prompt``,
+    ``completion`` and ``scores``, a number a metric.
+    """
+
+    protocol: str
+    kind: Literal["skill", "retention"]
+    name: str
+    split: str
+    n: int
+    metrics: dict[str, tuple[float, float | None]]  # value and standard error
+    items: list[dict[str, Any]]
+    sampled_tokens: NotRequired[int]  # pass@k, KL
+    scored_tokens: NotRequired[int]  # KL
+    base: NotRequired[str]  # KL: fingerprint of the base model's weights
+    judge_tokens: NotRequired[int]  # of a judge: read and written
+    unjudged: NotRequired[list[dict[str, Any]]]  # of a judge: items without a verdict
+
+
+class StageSummary(TypedDict):
+    """stage.json of a run's stage: what it took."""
+
+    stage: int
+    skill: str | None
+    steps: int
+    prompts: int
+    tokens: int
+    seconds: dict[str, float]  # training, sampling, evaluation, retention, pass_at_k, kl
+    peak_memory_gib: float
+
+
+class GridPoint(TypedDict):
+    """A point of a grid in selection.json."""
+
+    label: str  # of the method that has these values
+    values: dict[str, Any]
+    validation: float | None  # mean over the seeds
+    runs: dict[str, float | None]  # by seed, as a text: keys of JSON are texts
+
+
+class GridChoice(TypedDict):
+    """What selection.json holds of a grid."""
+
+    rule: str
+    selected: str | None  # label of a point
+    points: list[GridPoint]
+
+
+# ---- what a reader needs -------------------------------------------------------------------------
+
+# A shape is a type, [shape of every entry] or {key: shape}. A key with ? may be absent or null, *
+# is every key.
+Shape = type | list[Any] | dict[str, Any]
+HEAD: Shape = {
     "name?": str,
     "skills": [{"name": str, "metric": str, "description?": str, "judge?": {"metrics?": [str]}}],
     "retention?": [{"name": str, "metric": str, "description?": str, "chance?": float}],
@@ -20,53 +110,65 @@ HEAD = {
     "seeds": [int],
     "evaluate?": {"split?": str, "skills?": str},
 }
-SELECTION = {"*": {"selected?": str, "rule": str, "points": list}}
-RUN = {"label?": str, "packages?": dict, "config?": dict}
-STAGE = {
+SELECTION: Shape = {"*": {"selected?": str, "rule": str, "points": list}}
+RUN: Shape = {"label?": str, "packages?": dict, "config?": dict}
+STAGE: Shape = {
     "stage": int,
-    **dict.fromkeys(("steps?", "prompts?", "tokens?", "peak_memory_gib?"), float),
+    "steps?": float,
+    "prompts?": float,
+    "tokens?": float,
+    "peak_memory_gib?": float,
     "seconds?": {"*?": float},
 }
-EVALUATION = {"items?": [{"scores?": {"*?": float}}]}
+EVALUATION: Shape = {"items?": [{"scores?": {"*?": float}}]}
 NAMES = {str: "a text", float: "a number", int: "a whole number", list: "a list", dict: "an object"}
-REMEDY = "restore the file, or start the run again where it is lost"
 
 
-def read_object(path, shape):
-    """The JSON object of a file, {} where there is none. Raises UserError naming the key that is
-    not as ``shape`` says.
+def read_object(path: Path, shape: Shape) -> dict[str, Any]:
+    """The JSON object of a file, {} where there is no file.
+
+    Raises UserError naming the key that is not as ``shape`` says.
     """
     if not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         raise UserError(path, "is not JSON", REMEDY) from None
-    check_shape(path, found, shape, "")
-    return found
+    check_shape(path, value, shape, "")
+    return value
 
 
-def check_shape(path, value, shape, key):
-    kind = type(shape) if isinstance(shape, list | dict) else shape
-    if not isinstance(value, (int, float) if kind is float else kind) or (
-        isinstance(value, bool) and kind is int
-    ):
-        raise UserError(
-            path,
-            f"`{key}` is {short_json(value)}, not {NAMES[kind]}"
-            if key
-            else f"is not {NAMES[kind]}",
-            REMEDY,
-        )
-    for name, inner in shape.items() if isinstance(shape, dict) else ():
-        optional = name.endswith("?")
-        for part in value if name.startswith("*") else [name.rstrip("?")]:
-            if not optional or value.get(part) is not None:
-                check_shape(path, value.get(part), inner, f"{key}.{part}".lstrip("."))
-    for i, part in enumerate(value) if isinstance(shape, list) else ():
-        check_shape(path, part, shape[0], f"{key}[{i}]")
+def check_shape(path: object, value: Any, shape: Shape, key: str) -> None:
+    """Raises UserError unless ``value`` has the ``shape``; ``key`` is where it is in the file."""
+    kind = shape if isinstance(shape, type) else type(shape)
+    if not _is_a(value, kind):
+        problem = f"`{key}` is {short_json(value)}, not" if key else "is not"
+        raise UserError(path, f"{problem} {NAMES[kind]}", REMEDY)
+    if isinstance(shape, list):
+        for i, entry in enumerate(value):
+            check_shape(path, entry, shape[0], f"{key}[{i}]")
+    if isinstance(shape, dict):
+        _check_keys(path, value, shape, key)
 
 
-def short_json(value):
+def _check_keys(path: object, value: Mapping[str, Any], shape: dict[str, Any], key: str) -> None:
+    for pattern, inner in shape.items():
+        optional = pattern.endswith("?")
+        for name in value if pattern.startswith("*") else [pattern.rstrip("?")]:
+            entry = value.get(name)
+            if entry is not None or not optional:
+                check_shape(path, entry, inner, f"{key}.{name}" if key else name)
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    """Whether a value is of a type, where a whole number is a number and true no whole number."""
+    if kind is float:
+        return isinstance(value, (int, float))
+    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+
+
+def short_json(value: Any) -> str:
+    """A value as JSON of at most 60 characters, for a message."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,65 +1,100 @@
 """The choice of a grid, by validation records alone."""
 
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
 from harness.base import metrics
+from harness.results.formats import GridChoice, Record
+
+RULE = "highest mean own-stage validation accuracy"
 
 
-def grid_selection(about, records):
-    """The choice of every grid, by validation records alone.
+def grid_selection(about: Mapping[str, Any], records: Iterable[Record]) -> dict[str, GridChoice]:
+    """The choice of every grid, by validation records alone: {label of the grid: choice}.
 
     A point of a grid is worth its mean own-stage validation accuracy: of each skill right after the
     stage that taught it, by the metric that counts, averaged over the skills, then over the seeds.
     For one skill that is the paper's rule (arXiv 2601.19897, appendix). Only the ends of stages
-    count, and nothing is selected before all points have run with all seeds. An answer that the
-    judge gave no verdict on counts as wrong here, or a point would gain by its hard answers'
-    missing ones.
+    count, and nothing is selected before all points have run with all seeds.
 
-    about: what results.json holds; records: dicts. Returns {label of the grid: {"rule", "selected":
-    label of a point or None, "points": [{"label", "values", "validation": mean or None, "runs":
-    {seed: mean over skills or None}}]}}.
+    about: what results.json holds.
     """
     records = list(records)
-    seen = {(r["name"], r["metric"]) for r in records}
-    metric = {}
-    for skill in about["skills"]:  # where a judge has spoken, his metric is the one that counts
-        judged = skill.get("judge", {}).get("metrics", [None])[0]
-        metric[skill["name"]] = judged if (skill["name"], judged) in seen else skill["metric"]
-    own, unjudged = {}, {}
-    for r in records:
-        if (
-            r["final"]
-            and r["kind"] == "skill"
-            and r["split"] == "validation"
-            and r["name"] == r["skill"]
-        ):
-            if r["metric"] == metric.get(r["name"]):
-                own.setdefault((r["method"], r["seed"]), {})[r["name"]] = r["value"]
-            elif r["metric"] == "judge_errors":
-                unjudged[r["method"], r["seed"], r["name"]] = r["value"]
-
-    def worth(run):
-        if len(own.get(run, ())) == len(metric):
-            return sum(
-                value * (1 - unjudged.get((*run, name), 0.0)) for name, value in own[run].items()
-            ) / len(metric)
-
-    out = {}
-    for label, entry in about["methods"].items():
-        if grid := entry.get("grid"):
-            runs = {str(seed): worth((label, seed)) for seed in about["seeds"]}
-            mean = None if None in runs.values() else sum(runs.values()) / len(runs)
-            chosen = out.setdefault(
-                grid["of"],
-                {
-                    "rule": "highest mean own-stage validation accuracy",
-                    "selected": None,
-                    "points": [],
-                },
-            )
-            chosen["points"].append(
-                {"label": label, "values": grid["values"], "validation": mean, "runs": runs}
-            )
-    for chosen in out.values():
-        chosen["selected"] = metrics.select(
-            {point["label"]: list(point["runs"].values()) for point in chosen["points"]}
+    scores = _own_stage_scores(records, _counting_metrics(about["skills"], records))
+    skills = [skill["name"] for skill in about["skills"]]
+    choices: dict[str, GridChoice] = {}
+    for label, method in about["methods"].items():
+        grid = method.get("grid")
+        if not grid:
+            continue
+        runs = {str(seed): _mean(scores.get((label, seed), {}), skills) for seed in about["seeds"]}
+        choice = choices.setdefault(grid["of"], {"rule": RULE, "selected": None, "points": []})
+        choice["points"].append(
+            {
+                "label": label,
+                "values": grid["values"],
+                "validation": _mean(runs, list(runs)),
+                "runs": runs,
+            }
         )
-    return out
+    for choice in choices.values():
+        choice["selected"] = metrics.select(
+            {point["label"]: list(point["runs"].values()) for point in choice["points"]}
+        )
+    return choices
+
+
+def _counting_metrics(
+    skills: Iterable[Mapping[str, Any]], records: Iterable[Record]
+) -> dict[str, str]:
+    """The metric that counts of each skill: the judge's first one where a judge has spoken."""
+    measured = {(record["name"], record["metric"]) for record in records}
+    counting = {}
+    for skill in skills:
+        judged = skill.get("judge", {}).get("metrics", [None])[0]
+        counting[skill["name"]] = judged if (skill["name"], judged) in measured else skill["metric"]
+    return counting
+
+
+def _own_stage_scores(
+    records: Iterable[Record], counting: Mapping[str, str]
+) -> dict[tuple[str, int], dict[str, float]]:
+    """{(method, seed): {skill: validation score right after the stage that taught it}}.
+
+    An answer that the judge gave no verdict on counts as wrong: else a point would gain by hard
+    answers without a verdict.
+    """
+    scores: dict[tuple[str, int], dict[str, float]] = {}
+    unjudged: dict[tuple[str, int, str], float] = {}  # share of the answers
+    for record in records:
+        if not _is_own_stage(record):
+            continue
+        method, seed, skill = record["method"], record["seed"], record["name"]
+        if record["metric"] == counting.get(skill):
+            scores.setdefault((method, seed), {})[skill] = record["value"]
+        elif record["metric"] == "judge_errors":
+            unjudged[method, seed, skill] = record["value"]
+    return {
+        run: {skill: value * (1 - unjudged.get((*run, skill), 0.0)) for skill, value in of.items()}
+        for run, of in scores.items()
+    }
+
+
+def _is_own_stage(record: Record) -> bool:
+    return (
+        record["final"]
+        and record["kind"] == "skill"
+        and record["split"] == "validation"
+        and record["name"] == record["skill"]
+    )
+
+
+def _mean(values: Mapping[str, float | None], names: Sequence[str]) -> float | None:
+    """Mean of the values of all ``names``, None while one is missing."""
+    numbers: list[float] = []
+    for name in names:
+        value = values.get(name)
+        if value is None:
+            return None
+        numbers.append(value)
+    return sum(numbers) / len(numbers)

@@ -242,7 +242,8 @@ def test_ratio_and_its_error():
     generator = np.random.default_rng(0)  # against the spread of many repetitions
     counts = generator.integers(1, 30, size=(4000, 60))
     totals = counts * 0.4 + generator.normal(size=counts.shape) * counts**0.5
-    ratios, errors = np.array([metrics.ratio_and_stderr(t, c) for t, c in zip(totals, counts)]).T
+    pairs = zip(totals, counts, strict=True)
+    ratios, errors = np.array([metrics.ratio_and_stderr(t, c) for t, c in pairs]).T
     assert ratios.std() == pytest.approx(
         errors.mean(), rel=0.05
     ) and ratios.mean() == pytest.approx(0.4, abs=0.01)

@@ -1,6 +1,4 @@
-"""records.jsonl while runs go on: always whole, in its order, and rebuilt no more often than its
-size allows.
-"""
+"""records.jsonl while runs go on: whole, in its order, rebuilt as often as its size allows."""
 
 import json
 import shutil
@@ -15,22 +13,27 @@ from harness.results.writer import ResultsWriter
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Seconds that pass as the test says: ``now`` moves on by hand, and by ``cost`` at every
-    writing of records.jsonl.
+    """Seconds that pass as the test says.
+
+    ``now`` moves on by hand, and by ``cost`` at every writing of records.jsonl.
     """
 
     class Clock:
-        now, cost, rebuilt = 1000.0, 0.0, 0
+        now = 1000.0
+        cost = 0.0
+        rebuilt = 0
 
         def monotonic(self):
             return self.now
 
-    clock, write = Clock(), write_text
+    clock = Clock()
+    write = write_text
 
     def slow(path, text):
         write(path, text)
         if path.name == "records.jsonl" and path.parent.name == "out":
-            clock.now, clock.rebuilt = clock.now + clock.cost, clock.rebuilt + 1
+            clock.now += clock.cost
+            clock.rebuilt += 1
 
     monkeypatch.setattr(writer, "time", clock)
     monkeypatch.setattr(writer, "write_text", slow)
@@ -96,7 +99,7 @@ def test_folders_with_other_names_are_no_stages(out, clock):
 
 
 @pytest.mark.parametrize(
-    "text, said",
+    "text, problem",
     [
         ("", "is not JSON"),
         ("[1]", "is not a JSON object"),
@@ -105,17 +108,18 @@ def test_folders_with_other_names_are_no_stages(out, clock):
         ("{}", "has no `protocol`"),
     ],
 )
-def test_damaged_files_are_named(text, said, out):
-    results, place = ResultsWriter(out), "evaluations/k.json"
+def test_damaged_files_are_named(text, problem, out):
+    results = ResultsWriter(out)
+    place = "evaluations/k.json"
     write_text(out / place, text)
-    with pytest.raises(UserError, match=f"{place}: {said}; remove it: it is measured again"):
+    with pytest.raises(UserError, match=f"{place}: {problem}; remove it: it is measured again"):
         results.evaluation("k")
     write_text(out / "protocols.json", text)
     if text == "{}":
         results.protocol("p", {})
         assert read_json(out / "protocols.json") == {"p": {}}
     else:
-        with pytest.raises(UserError, match=f"protocols.json: {said}; put back a whole copy"):
+        with pytest.raises(UserError, match=f"protocols.json: {problem}; put back a whole copy"):
             results.protocol("p", {})
 
 
@@ -126,11 +130,24 @@ def test_a_damaged_row_is_named_where_a_grid_reads_it(out):
         ResultsWriter(out).rebuild()
 
 
+def test_what_a_killed_first_start_left_does_not_make_the_folder_anothers(tmp_path):
+    about = {"methods": {}}
+    for name in (".lock", ".results.json.partial", ".results.json.node7-a0.123.b1.partial"):
+        (tmp_path / name).write_text('{"half')
+    (tmp_path / "teacher_check").mkdir()
+    assert ResultsWriter(tmp_path).check(about) == about
+    (tmp_path / ".records.jsonl.node7-a0.123.b1.partial").touch()
+    with pytest.raises(UserError, match="is not empty and holds no results"):
+        ResultsWriter(tmp_path).check(about)
+
+
 STAGES = [(run, stage) for run in ("b-seed0", "a-seed0", "a-seed1") for stage in range(12)]
 
 
 def test_a_small_file_is_rebuilt_at_every_commit(out, clock):
-    results, clock.cost, done = ResultsWriter(out), 5.0, []
+    results = ResultsWriter(out)
+    clock.cost = 5.0
+    done = []
     for run, stage in STAGES:
         commit(results, run, stage, judged=stage % 2)
         done.append((run, stage))
@@ -139,31 +156,38 @@ def test_a_small_file_is_rebuilt_at_every_commit(out, clock):
 
 
 def test_a_large_file_takes_a_fiftieth_of_the_time(out, clock, monkeypatch):
-    """Stages of 10 s, 2 s a rebuilding. In between the file is that of an earlier moment; the last
-    rebuilding makes up for the rest.
+    """Stages of 10 s, 2 s a rebuilding.
+
+    In between the file is that of an earlier moment. The last rebuilding makes up for the rest.
     """
     monkeypatch.setattr(writer, "SMALL", 0)
-    results, clock.cost, start, done, seen = ResultsWriter(out), 2.0, clock.now, [], 0
+    results = ResultsWriter(out)
+    clock.cost = 2.0
+    start = clock.now
+    done = []
+    seen = 0  # stages whose records the file holds
     for run, stage in STAGES:
         clock.now += 10
         commit(results, run, stage)
         done.append((run, stage))
-        found = lines(out)
-        assert found in [naive(out, done[:k]) for k in range(seen, len(done) + 1)]
-        seen = len(found) // 3
+        now = lines(out)
+        assert now in [naive(out, done[:k]) for k in range(seen, len(done) + 1)]
+        seen = len(now) // 3
     assert clock.rebuilt == 4 and 2 * (clock.rebuilt - 1) <= (clock.now - start) / 50
     assert seen < len(STAGES)
     results.rebuild()
     assert lines(out) == naive(out, STAGES)
-    whole = (out / "records.jsonl").read_bytes(), (out / "selection.json").read_bytes()
+    files = [out / "records.jsonl", out / "selection.json"]
+    whole = [file.read_bytes() for file in files]
     ResultsWriter(out).rebuild()
-    assert ((out / "records.jsonl").read_bytes(), (out / "selection.json").read_bytes()) == whole
+    assert [file.read_bytes() for file in files] == whole
     assert json.loads(whole[1])["g"]["points"][0]["label"] == "b"
 
 
 def test_what_a_killed_process_left_is_found_by_the_next(out, clock, monkeypatch):
     monkeypatch.setattr(writer, "SMALL", 0)
-    first, clock.cost = ResultsWriter(out), 1.0
+    first = ResultsWriter(out)
+    clock.cost = 1.0
     for stage in range(5):
         commit(first, "a-seed0", stage)
     assert lines(out) == naive(out, [("a-seed0", 0)])

@@ -1,6 +1,4 @@
-"""A grid: its points, the choice among them by validation records alone, and what the report makes
-of it.
-"""
+"""A grid: its points, the choice by validation records alone, and what the report makes of it."""
 
 import json
 import random
@@ -84,7 +82,7 @@ def test_epochs_of_a_method_replace_the_budget(order_file):
 
 
 @pytest.mark.parametrize(
-    "changes, said",
+    "changes, problem",
     [
         (
             {"grid": {"sdtf": {"ema_alpha": [0.1]}}},
@@ -134,12 +132,12 @@ def test_epochs_of_a_method_replace_the_budget(order_file):
         ),
     ],
 )
-def test_refused(changes, said, order_file):
+def test_refused(changes, problem, order_file):
     path = order_file(**changes)
     with pytest.raises(UserError) as caught:
         read_order(path)
     line = str(caught.value)
-    assert line.startswith(f"{path}: {said}") and "\n" not in line, line
+    assert line.startswith(f"{path}: {problem}") and "\n" not in line, line
 
 
 def test_a_grid_wants_validation_data(order_file):
@@ -154,13 +152,14 @@ def test_a_grid_wants_validation_data(order_file):
         read_order(order_file(skills=[files], grid=GRID))
 
 
-# ---- the choice -------------------------------------------------------------------------------------------------------
+# ---- the choice ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory, tiny):
-    """Results of a grid of two points with two seeds on two skills, in which the tiny model has
-    some success, and the order.
+    """(order, results folder) of a grid of two points with two seeds on two skills.
+
+    The tiny model has some success in them.
     """
     folder = tmp_path_factory.mktemp("grid")
     letters = list("abcdefghijklmnopqrstuvwxyz0123456789")
@@ -225,7 +224,7 @@ def naive(about, records, points):
 
 
 def test_the_choice_is_on_record(searched):
-    order, out = searched
+    _, out = searched
     about, records = read_json(out / "results.json"), read_lines(out / "records.jsonl")
     chosen = read_json(out / "selection.json")
     assert chosen == grid_selection(about, records) and list(chosen) == ["sft"]
@@ -241,8 +240,9 @@ def test_the_choice_is_on_record(searched):
 
 
 def test_test_data_never_select(searched):
-    """Permuted, inverted or absent test scores, and points inside a stage, change nothing;
-    validation scores do.
+    """Permuted, inverted or absent test scores change nothing, nor do points inside a stage.
+
+    Validation scores do.
     """
     _, out = searched
     about, records = read_json(out / "results.json"), read_lines(out / "records.jsonl")
@@ -263,7 +263,7 @@ def test_test_data_never_select(searched):
     for _ in range(20):
         values = [r["value"] for r in others]
         generator.shuffle(values)
-        changed = [{**r, "value": v} for r, v in zip(others, values)] + counts
+        changed = [{**r, "value": v} for r, v in zip(others, values, strict=True)] + counts
         generator.shuffle(changed)
         assert grid_selection(about, changed) == chosen
     best = chosen["sft"]["selected"]
@@ -296,20 +296,18 @@ def test_nothing_is_selected_before_all_points_have_run(searched):
     _, out = searched
     about, records = read_json(out / "results.json"), read_lines(out / "records.jsonl")
     for run in [f"{label}-seed{seed}" for label in POINTS for seed in (0, 1)]:
-        for left in (
+        for others in (
             [r for r in records if r["run"] != run],
             [r for r in records if r["run"] != run or r["stage"] < 2],
         ):
-            found = grid_selection(about, left)["sft"]
-            assert (
-                found["selected"] is None
-                and [p["validation"] is None for p in found["points"]].count(True) == 1
-            )
+            choice = grid_selection(about, others)["sft"]
+            assert choice["selected"] is None
+            assert [p["validation"] is None for p in choice["points"]].count(True) == 1
     assert grid_selection({**about, "seeds": [0, 1, 2]}, records)["sft"]["selected"] is None
 
 
 def test_the_report_shows_the_selected_point_alone(searched):
-    order, out = searched
+    _, out = searched
     results = ReportData([out])
     chosen = read_json(out / "selection.json")["sft"]["selected"]
     assert sorted(results.series) == ["sdft", "sft"] and results.series["sft"].members == [
@@ -409,6 +407,6 @@ def test_a_judge_selects_where_there_is_one():
     # Eight of ten right would be 0.8, were seven of the ten not without a verdict: they count as
     # wrong.
     chosen = grid_selection(
-        about, judged + [record("1", "judge_errors", 0.0), record("2", "judge_errors", 0.7)]
+        about, [*judged, record("1", "judge_errors", 0.0), record("2", "judge_errors", 0.7)]
     )["sft"]
     assert chosen["selected"] == "1" and chosen["points"][1]["validation"] == pytest.approx(0.24)
