@@ -23,6 +23,7 @@ from harness.evaluation.suite import Suite
 from harness.models.chat import chat_tokens
 from harness.models.checkpoint import model_fingerprint
 from harness.results.writer import ResultsWriter
+from harness.sampling.vllm import VLLMSampler
 from harness.skills.skill import Skill, examples_fingerprint
 from harness.skills.templates import ORACLE_TEMPLATE, TEACHER_TEMPLATES
 
@@ -236,7 +237,7 @@ class Evaluator:
         """
         assert self.suite is not None
         start = time.perf_counter()
-        vllm = sampler if self.settings.engine == "vllm" else None
+        vllm = cast(VLLMSampler, sampler) if self.settings.engine == "vllm" else None
         meanings = self.suite.protocols(model.dtype, tokenizer, vllm=vllm is not None)
         lookups = {name: self._lookup(weights, meaning) for name, meaning in meanings.items()}
         measurements = {

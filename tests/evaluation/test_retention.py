@@ -18,12 +18,15 @@ import torch
 import transformers
 
 from harness.base.errors import UserError
-from harness.evaluation import retention
+from harness.evaluation import lm_eval_tasks, retention
 from harness.evaluation import suite as suite_module
 from harness.evaluation.evaluator import Evaluator
+from harness.evaluation.lm_eval_context import quiet
+from harness.evaluation.lm_eval_tasks import _indexed
+from harness.evaluation.loaded_tasks import task_definition
 from harness.evaluation.retention import _evaluate, jackknife, run_suite
 from harness.evaluation.settings import Evaluate
-from harness.evaluation.suite import FOLDER, _definition, _indexed, load_suite, quiet
+from harness.evaluation.suite import FOLDER, load_suite
 from harness.results.writer import ResultsWriter
 
 TASKS = {t["name"]: t for t in load_suite("embedded").summary()}
@@ -315,11 +318,10 @@ def test_a_kill_keeps_the_tasks_that_are_done(tiny, tmp_path, monkeypatch):
     """And the same suite goes on with the others, to the evaluations of one that was not killed."""
     model, tokenizer = load(tiny)
     names, real, hashed = ["embedded_facts", "embedded_commonsense"], _evaluate, Counter()
-    definition = _definition
     monkeypatch.setattr(
         suite_module,
-        "_definition",
-        lambda task: hashed.update([task.task_name]) or definition(task),
+        "task_definition",
+        lambda task: hashed.update([task.task_name]) or task_definition(task),
     )
 
     def evaluations(folder, suite):
@@ -373,7 +375,7 @@ def test_a_group_is_one_result_with_all_items(tiny, tmp_path, monkeypatch):
         "group: both\ntask: [embedded_facts, embedded_commonsense]\n"
         "aggregate_metric_list: [{metric: acc, aggregation: mean, weight_by_size: true}]\nmetadata: {version: 1}\n"
     )
-    monkeypatch.setattr(suite_module, "FOLDER", tmp_path / "retention")
+    monkeypatch.setattr(lm_eval_tasks, "FOLDER", tmp_path / "retention")
     _indexed.cache_clear()
     try:
         model, tokenizer = load(tiny)
