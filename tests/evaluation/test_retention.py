@@ -126,7 +126,7 @@ def test_tiny_model_equals_the_command_in_chat_form(tiny, tmp_path):
     # a mean over instructions, of which a prompt gives one or more
     weights = [item["weight"] for item in instructions["items"]]
     assert instructions["value"] == pytest.approx(
-        sum(item["score"] * w for item, w in zip(instructions["items"], weights)) / sum(weights)
+        sum(item["score"] * item["weight"] for item in instructions["items"]) / sum(weights)
     )
 
 
@@ -142,7 +142,7 @@ def test_embedded_model_equals_the_command(tmp_path):
 
 
 def test_bfloat16_flips_few_answers(capsys):
-    """HFLM's softmax is in bfloat16 there and ours in float32, so near ties may fall the other way."""
+    """HFLM's softmax is in bfloat16 there and ours in float32: near ties may break otherwise."""
     from lm_eval.models.huggingface import HFLM
 
     from harness.models.embedded import embedded_checkpoint
@@ -286,6 +286,49 @@ def test_generated_answers_equal_hflm(tiny, penalty):
     assert (sampled is None) == bool(penalty)
 
 
+class Engine:
+    """Stands in for vLLM: it scores by plain forward passes and reads at most ``limit`` tokens."""
+
+    limit = 20
+
+    def __init__(self, model):
+        self.model = model
+        self.longest = 0
+
+    def score(self, sequences, progress):
+        answers = []
+        for tokens, start in sequences:
+            self.longest = max(self.longest, len(tokens))
+            with torch.no_grad():
+                logits = self.model(torch.tensor([tokens])).logits[0, start - 1 : -1]
+            targets = torch.tensor(tokens[start:])
+            scores = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
+            answers.append((scores.tolist(), (logits.argmax(-1) == targets).tolist()))
+            progress(len(answers))
+        return answers
+
+
+def test_an_engine_scores_what_it_has_room_for(tiny):
+    """And the model the rest; the order is that of the requests."""
+    from types import SimpleNamespace
+
+    from harness.evaluation.lm_eval_model import EngineModel, LiveModel
+
+    model, tokenizer = load(tiny)
+    engine = Engine(model.eval())
+    sampler = SimpleNamespace(model=model, tokenizer=tokenizer, ready=lambda: engine)
+    draw = random.Random(0)
+    requests = [
+        (None, [draw.randrange(3, 200) for _ in range(length)], [draw.randrange(3, 200)] * 3)
+        for length in (30, 4, 16, 17, 2, 25, 10)
+    ]
+    with quiet():
+        ours = EngineModel(sampler)._loglikelihood_tokens(requests)
+        wanted = LiveModel(model, tokenizer)._loglikelihood_tokens(requests)
+    assert [a[0] for a in ours] == pytest.approx([a[0] for a in wanted], abs=1e-4)
+    assert [a[1] for a in ours] == [a[1] for a in wanted] and engine.longest == 19
+
+
 def test_nothing_is_left_behind(tiny):
     model, tokenizer = load(tiny)
     model.train()
@@ -373,7 +416,8 @@ def test_a_group_is_one_result_with_all_items(tiny, tmp_path, monkeypatch):
     shutil.copytree(FOLDER, tmp_path / "retention")
     (tmp_path / "retention" / "tasks" / "both.yaml").write_text(
         "group: both\ntask: [embedded_facts, embedded_commonsense]\n"
-        "aggregate_metric_list: [{metric: acc, aggregation: mean, weight_by_size: true}]\nmetadata: {version: 1}\n"
+        "aggregate_metric_list: [{metric: acc, aggregation: mean, weight_by_size: true}]\n"
+        "metadata: {version: 1}\n"
     )
     monkeypatch.setattr(lm_eval_tasks, "FOLDER", tmp_path / "retention")
     _indexed.cache_clear()
