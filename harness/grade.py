@@ -1,13 +1,13 @@
-"""Grade completions made anywhere, with the code that grades a run's own: python -m harness.grade
-SKILL FILE.jsonl
+"""Grade completions made anywhere, with the code that grades a run's own.
+
+    python -m harness.grade SKILL FILE.jsonl
 
 SKILL is a skill of the project, or ORDER.yaml:NAME for a JSONL skill that an order file defines.
 Each row of the file holds the example's columns, at least ``reference``, and ``completion``, as the
-items of a run's evaluations do; a skill with columns of its own (tooluse, science, medical, wiki)
+items of a run's evaluations do. A skill with columns of its own (tooluse, science, medical, wiki)
 takes its reference from them where a row has no ``reference``.
 """
 
-import sys
 from pathlib import Path
 
 from harness.base import metrics
@@ -15,24 +15,28 @@ from harness.base.errors import Parser, UserError, reported
 from harness.base.files import check_folder, write_jsonl
 from harness.evaluation.grading import grade
 from harness.skills.registry import get_skill
+from harness.skills.skill import Skill
 
 
-def find_skill(name):
+def find_skill(name: str) -> Skill:
     """The skill that ``name`` means on the command line. Raises UserError."""
     path, colon, name = name.rpartition(":")
     if not colon:
         return get_skill(name, "SKILL")
-    # only here: it takes the seconds that PyTorch takes to import
+    # Only here: it takes the seconds that PyTorch takes to import.
     from harness.runs.reading import read_order
 
-    skills = {s.name: s for s in read_order(path).skills}
+    skills = {skill.name: skill for skill in read_order(path).skills}
     if name not in skills:
         raise UserError(f"{path}: skills", f"has no {name!r}", "it has " + ", ".join(skills))
     return skills[name]
 
 
-def main():
-    parser = Parser(prog="python -m harness.grade", description=__doc__.split("\n")[0])
+def main() -> None:
+    parser = Parser(
+        prog="python -m harness.grade",
+        description="Grade completions made anywhere, with the code that grades a run's own.",
+    )
     parser.add_argument("skill", help="a skill of the project, or ORDER.yaml:NAME")
     parser.add_argument("file", help="JSONL; each row holds at least reference and completion")
     parser.add_argument("--out", metavar="FILE", help="write the rows with score and scores added")
@@ -53,4 +57,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

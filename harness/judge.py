@@ -1,45 +1,39 @@
-"""Judges the completions that a results folder holds: python -m harness.judge RESULTS_DIR; see
-docs/judge.md.
+"""Judge the completions that a results folder holds.
+
+    python -m harness.judge RESULTS_DIR
+
+docs/judge.md says what is asked, what counts and what is kept.
 """
 
-import sys
+from argparse import Namespace
 from pathlib import Path
 
 from harness.base.console import Progress
 from harness.base.errors import Parser, UserError, reported
 from harness.base.files import read_json
-from harness.evaluation.endpoint import EndpointDown, endpoint_config
+from harness.evaluation.endpoint import EndpointConfig, EndpointDown, endpoint_config
 from harness.evaluation.judge import SETTINGS, judge_folder, open_endpoint
 
 
-def main():
-    parser = Parser(prog="python -m harness.judge", description=__doc__.split("\n")[0])
+def main() -> None:
+    parser = Parser(
+        prog="python -m harness.judge",
+        description="Judge the completions that a results folder holds; see docs/judge.md.",
+    )
     parser.add_argument("folder", metavar="RESULTS_DIR", type=Path)
     parser.add_argument("--base-url", help="default: the order's, or $JUDGE_BASE_URL")
     parser.add_argument(
         "--model",
-        help="default: the order's, or $JUDGE_MODEL; the key is in $JUDGE_API_KEY, or where the order says",
+        help="default: the order's, or $JUDGE_MODEL; "
+        "the key is in $JUDGE_API_KEY, or where the order says",
     )
     args = parser.parse_args()
     with reported(args.folder):
-        if not (args.folder / "results.json").is_file():
-            raise UserError(
-                args.folder, "is no results folder", "give one that run_sequence.py wrote"
-            )
-        settings = args.folder / SETTINGS
-        given = {k: v for k, v in (("base_url", args.base_url), ("model", args.model)) if v}
-        config = endpoint_config(
-            (read_json(settings) if settings.exists() else {}) | given, "judge"
-        )
-        if config is None:
-            raise UserError(
-                "judge",
-                "no server is named",
-                "give --base-url and --model, or set JUDGE_BASE_URL and JUDGE_MODEL",
-            )
-        endpoint, progress = open_endpoint(config), Progress()
+        config = _settings(args)
+        endpoint = open_endpoint(config)
+        progress = Progress()
         try:
-            done = judge_folder(args.folder, endpoint, progress=progress)
+            counts = judge_folder(args.folder, endpoint, progress=progress)
         except EndpointDown as down:
             raise UserError(
                 f"judge {config.base_url}",
@@ -49,9 +43,30 @@ def main():
         finally:
             progress.say(endpoint.summary())
         print(
-            f"{done['answers']:,} answers judged, {done['unjudged']:,} without a verdict; records: {args.folder / 'records.jsonl'}"
+            f"{counts['answers']:,} answers judged, {counts['unjudged']:,} without a verdict; "
+            f"records: {args.folder / 'records.jsonl'}"
         )
 
 
+def _settings(args: Namespace) -> EndpointConfig:
+    """The settings of the folder with the command's on top. Raises UserError if there are none."""
+    if not (args.folder / "results.json").is_file():
+        raise UserError(args.folder, "is no results folder", "give one that run_sequence.py wrote")
+    path = args.folder / SETTINGS
+    settings = read_json(path) if path.exists() else {}
+    if args.base_url:
+        settings["base_url"] = args.base_url
+    if args.model:
+        settings["model"] = args.model
+    config = endpoint_config(settings, "judge")
+    if config is None:
+        raise UserError(
+            "judge",
+            "no server is named",
+            "give --base-url and --model, or set JUDGE_BASE_URL and JUDGE_MODEL",
+        )
+    return config
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -396,7 +396,7 @@ def lm_eval_batch(settings, dtype):
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    from harness.evaluation.suite import quiet
+    from harness.evaluation.lm_eval_context import quiet
 
     model, tokenizer = peers.load(settings.folder, dtype)
 

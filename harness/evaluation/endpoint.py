@@ -1,32 +1,41 @@
-"""Chat completions of an OpenAI-compatible server: kept on disk by content, retried with back-off,
-counted.
+"""A client of OpenAI-compatible servers: chat completions for judges and for making data.
 
-For judges and for making data. The standard library alone; temperature 0 unless a caller asks for
-another.
+Replies are kept on disk by content. A request that fails is tried again with a growing pause, and
+tokens are counted. The temperature is 0 unless a caller asks for another. httpx is imported when a
+server is asked for the first time: most commands never ask one.
 """
+
+from __future__ import annotations
 
 import email.utils
 import hashlib
-import http.client
 import json
 import os
 import random
+import ssl
 import threading
 import time
-import urllib.request
+import urllib.parse
 from collections import Counter
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from harness.base.errors import UserError
 from harness.base.files import write_json
 from harness.base.settings import build, option
 
-LONGEST_WAIT = 120.0  # seconds between two attempts, whatever the server asks for
-LARGEST_BODY = 16 << 20
-ONE_REQUEST = (400, 413, 422)  # this request is refused; others may be answered
-WORTH_ANOTHER_TRY = (408, 409, 425, 429)  # and all from 500 on
+if TYPE_CHECKING:
+    import httpx
+
+LONGEST_WAIT = 120.0  # seconds between two attempts, even where the server asks for more
+LARGEST_BODY = 16 << 20  # bytes of a reply
+LARGEST_ERROR = 4096  # bytes of an error's body that are read
+LONGEST_MESSAGE = 300  # letters of a server's error that are shown
+REFUSALS = (400, 413, 422)  # the server refuses this request and may answer others
+TRANSIENT = (408, 409, 425, 429)  # worth another attempt, as all from 500 on are
 
 
 @dataclass
@@ -48,20 +57,25 @@ class EndpointConfig:
     timeout: float = option(
         120.0, "seconds without a byte after which a request counts as failed", above=0
     )
+    deadline: float = option(
+        900.0, "seconds of a request in all its tries before the server counts as down", above=0
+    )
 
 
 class EndpointDown(Exception):
-    """No answers are to be had from the server now; what it said last."""
+    """The server gives no answers now; the text is its last error."""
 
 
 class Refused(Exception):
-    """The server refuses this one request, and would do so again."""
+    """The server refuses this one request, and would refuse it again."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """text: the message ("" where there is none); finish: the server's reason to stop ("length" is
-    a reply cut short).
+    """An answer of the server.
+
+    text: the message ("" where there is none); finish: the server's reason to stop ("length" is a
+    reply that was cut short).
     """
 
     text: str
@@ -70,11 +84,11 @@ class Reply:
     completion_tokens: int
 
 
-def endpoint_config(mapping, place):
-    """EndpointConfig of an order's section or of the environment alone ({}); None where neither
-    names a server.
+def endpoint_config(mapping: dict[str, Any] | None, place: str) -> EndpointConfig | None:
+    """EndpointConfig of an order's section, with what is left out taken from the environment.
 
-    Raises UserError: a wrong key or value, or a server without a model.
+    Returns None where neither the section nor the environment names a server. Raises UserError: a
+    wrong key or value, or a server without a model.
     """
     config = build(EndpointConfig, mapping, place)
     config.base_url = config.base_url or os.environ.get("JUDGE_BASE_URL") or None
@@ -88,113 +102,118 @@ def endpoint_config(mapping, place):
                 "is missing",
                 f"give it there or as JUDGE_{key.upper()} in the environment",
             )
-    if not _is_address(config.base_url):
+    if not _is_address(config.base_url or ""):
         raise UserError(
             f"{place}: base_url",
             f"{config.base_url!r} is no address",
             "give one such as http://localhost:8000/v1",
         )
-    _key(config)
+    _api_key(config)
     return config
 
 
-def _key(config):
-    """The key itself, "" for none. Raises UserError for one that cannot stand in a header."""
-    key = (
-        os.environ.get(config.api_key[1:], "") if config.api_key.startswith("$") else config.api_key
-    )
+def _api_key(config: EndpointConfig) -> str:
+    """The key, "" for none. Raises UserError for a key that a header cannot hold."""
+    variable = config.api_key if config.api_key.startswith("$") else None
+    key = os.environ.get(variable[1:], "") if variable else config.api_key
     if not key.isascii() or not key.isprintable() or " " in key:
-        named = f" of {config.api_key}" if config.api_key.startswith("$") else ""
         raise UserError(
-            f"the key{named}",
+            f"the key of {variable}" if variable else "the key",
             "holds a blank or a letter that no key has",
             "give the key and nothing else",
         )
     return key
 
 
-def _is_address(url):
+def _is_address(url: str) -> bool:
+    """Whether ``url`` is an HTTP address without a user name, a query or a fragment.
+
+    These could hold a key, and the address is written down.
+    """
     try:
         parts = urllib.parse.urlsplit(url)
         port = parts.port
     except ValueError:
         return False
-    # a name and a key in an address would be written down
-    plain = "@" not in parts.netloc and not parts.query and not parts.fragment
-    return (
-        parts.scheme in ("http", "https")
-        and bool(parts.hostname)
-        and port != 0
-        and plain
-        and url.isprintable()
-        and " " not in url
-    )
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        return False
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        return False
+    return url.isprintable() and " " not in url
 
 
-def without_secrets(config):
-    """The settings as they may be written down: a key that stands in the order itself is left out."""
-    named = {"api_key": config.api_key} if config.api_key.startswith("$") else {}
-    return {k: v for k, v in asdict(config).items() if k != "api_key"} | named
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirect would carry the key to another server; it is an error like any other."""
-
-    def redirect_request(self, *_):
-        return None
+def without_secrets(config: EndpointConfig) -> dict[str, Any]:
+    """The settings as they may be written down: a key that the order itself holds is left out."""
+    settings = asdict(config)
+    if not config.api_key.startswith("$"):
+        del settings["api_key"]
+    return settings
 
 
 class Endpoint:
-    """One server and model. ``counts``: asked, cached, retries, prompt_tokens, completion_tokens
-    (of what was asked).
+    """One server and one of its models.
+
+    ``counts`` holds asked, cached, retries, prompt_tokens and completion_tokens; the tokens are
+    those of the requests that were asked.
     """
 
-    def __init__(self, config, cache):
-        """cache: folder of the replies. Raises UserError for a key that cannot stand in a header."""
-        self.config, self.cache, self.counts = config, Path(cache), Counter()
-        key = _key(config)
+    def __init__(self, config: EndpointConfig, cache: str | os.PathLike[str]) -> None:
+        """cache: folder of the replies. Raises UserError for a key that a header cannot hold."""
+        self.config = config
+        self.cache = Path(cache)
+        self.url = (config.base_url or "").rstrip("/") + "/chat/completions"
+        self.counts: Counter[str] = Counter()
         self.headers = {
             "Content-Type": "application/json",
-            **({"Authorization": f"Bearer {key}"} if key else {}),
+            "Accept-Encoding": "identity",  # a compressed reply could grow past any limit
         }
-        self._open = urllib.request.build_opener(_NoRedirects).open
-        self._lock, self._stop = threading.Lock(), threading.Event()
+        if key := _api_key(config):
+            self.headers["Authorization"] = f"Bearer {key}"
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
 
-    def ask_all(self, prompts, purpose, progress=None, temperature=0):
-        """A Reply or a Refused for each text of ``prompts``, in their order; equal texts are asked
-        once.
+    def ask_all(
+        self,
+        prompts: Iterable[str],
+        purpose: str,
+        progress: Callable[[int, int], object] | None = None,
+        temperature: float = 0,
+    ) -> list[Reply | Refused]:
+        """A Reply or a Refused for each text of ``prompts``, in their order.
 
-        purpose: name and version of what the prompts are for, part of the content that replies are
-        kept by; progress: ``f(done, of all)``. Raises EndpointDown after the last attempt; replies
-        that came before are kept.
+        Equal texts are asked once. purpose: name and version of what the prompts are for; it is
+        part of the content that replies are kept by. progress: ``f(done, of all)``. Raises
+        EndpointDown after the last attempt; replies that came before it are kept.
         """
-        self._stop.clear()
-        found, different = {}, list(dict.fromkeys(prompts))
-        with ThreadPoolExecutor(self.config.concurrency) as pool:
-            futures = {
-                pool.submit(self._ask, prompt, purpose, temperature): prompt for prompt in different
-            }
-            try:
-                left = set(futures)
-                while left:
-                    done, left = wait(left, timeout=1.0, return_when=FIRST_EXCEPTION)
-                    found |= {futures[f]: f.result() for f in done}
-                    if progress:
-                        progress(len(different) - len(left), len(different))
-            finally:
-                self._stop.set()  # nobody waits for another try of what is lost
-                pool.shutdown(cancel_futures=True)
-        return [found[prompt] for prompt in prompts]
+        prompts = list(prompts)
+        requests = {prompt: self._content(prompt, purpose, temperature) for prompt in prompts}
+        replies: dict[str, Reply | Refused] = {}
+        for prompt, content in requests.items():
+            if (reply := self._kept_reply(content)) is not None:
+                replies[prompt] = reply
+        self._count(cached=len(replies))
+        missing = {prompt: c for prompt, c in requests.items() if prompt not in replies}
+        if missing:
+            replies |= self._ask_server(missing, progress, len(replies))
+        elif progress:
+            progress(len(replies), len(replies))
+        return [replies[prompt] for prompt in prompts]
 
-    def summary(self):
-        c = self.counts
+    def summary(self) -> str:
+        """One line for people: replies, tokens and retries so far."""
+        counts = self.counts
         return (
-            f"{self.config.model}: {c['asked'] + c['cached']:,} replies, {c['cached']:,} of them kept from before, "
-            f"{c['prompt_tokens']:,} + {c['completion_tokens']:,} tokens paid, {c['retries']:,} retries"
+            f"{self.config.model}: {counts['asked'] + counts['cached']:,} replies, "
+            f"{counts['cached']:,} of them kept from before, "
+            f"{counts['prompt_tokens']:,} + {counts['completion_tokens']:,} tokens paid, "
+            f"{counts['retries']:,} retries"
         )
 
-    def _ask(self, prompt, purpose, temperature):
-        content = {
+    # --- replies on disk ---
+
+    def _content(self, prompt: str, purpose: str, temperature: float) -> dict[str, Any]:
+        """What a reply is kept by. The address of the server is no part of it."""
+        content: dict[str, Any] = {
             "purpose": purpose,
             "model": self.config.model,
             "max_tokens": self.config.max_tokens,
@@ -202,105 +221,211 @@ class Endpoint:
         }
         if temperature:
             content["temperature"] = temperature
+        return content
+
+    def _path(self, content: dict[str, Any]) -> Path:
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        path = self.cache / digest[:2] / f"{digest}.json"
+        return self.cache / digest[:2] / f"{digest}.json"
+
+    def _kept_reply(self, content: dict[str, Any]) -> Reply | None:
+        """The reply on disk; None where there is none or the file is broken."""
         try:
-            reply = Reply(**json.loads(path.read_text(encoding="utf-8"))["reply"])
-            self._count(cached=1)
-            return reply
+            kept = json.loads(self._path(content).read_text(encoding="utf-8"))
+            return Reply(**kept["reply"])
         except (OSError, ValueError, KeyError, TypeError):
-            pass  # not there, or not whole
+            return None
+
+    # --- the server ---
+
+    def _ask_server(
+        self,
+        requests: dict[str, dict[str, Any]],
+        progress: Callable[[int, int], object] | None,
+        done_before: int,
+    ) -> dict[str, Reply | Refused]:
+        """The server's replies by prompt; requests: {prompt: its content}."""
+        self._stop.clear()
+        replies: dict[str, Reply | Refused] = {}
+        with self._client() as client, ThreadPoolExecutor(self.config.concurrency) as pool:
+            futures: dict[Future[Reply | Refused], str] = {
+                pool.submit(self._ask, client, content): prompt
+                for prompt, content in requests.items()
+            }
+            try:
+                pending = set(futures)
+                while pending:
+                    done, pending = wait(pending, timeout=1.0, return_when=FIRST_EXCEPTION)
+                    replies |= {futures[future]: future.result() for future in done}
+                    if progress:
+                        progress(done_before + len(replies), done_before + len(requests))
+            finally:
+                self._stop.set()  # after an error nobody waits for another attempt
+                pool.shutdown(cancel_futures=True)
+        return replies
+
+    def _client(self) -> httpx.Client:
+        """A client whose connections all requests of one call share. It follows no redirect.
+
+        A redirect would carry the key to another server; it is an error like any other.
+        Certificates are those of the system. Raises UserError for a proxy that cannot be used.
+        """
+        import httpx
+
         try:
-            reply = self._post(
-                {
-                    "model": self.config.model,
-                    "messages": [{"role": "user", "content": prompt}],
-                    "temperature": temperature,
-                    "max_tokens": self.config.max_tokens,
-                }
+            return httpx.Client(
+                headers=self.headers,
+                verify=ssl.create_default_context(),
+                follow_redirects=False,
+                limits=httpx.Limits(max_connections=self.config.concurrency),
             )
-        except Refused as refused:
-            return refused
+        except (ImportError, ValueError, httpx.InvalidURL) as error:
+            raise UserError(
+                "the proxy that the environment names",
+                f"cannot be used ({error})",
+                "name an HTTP proxy, or put the server into NO_PROXY",
+            ) from None
+
+    def _ask(self, client: httpx.Client, content: dict[str, Any]) -> Reply | Refused:
+        """The server's reply to one request; a good one is kept."""
+        body = {
+            "model": content["model"],
+            "messages": [{"role": "user", "content": content["prompt"]}],
+            "temperature": content.get("temperature", 0),
+            "max_tokens": content["max_tokens"],
+        }
+        try:
+            reply = self._post(client, json.dumps(body).encode())
+        except Refused as refusal:
+            return refusal
         self._count(
             asked=1, prompt_tokens=reply.prompt_tokens, completion_tokens=reply.completion_tokens
         )
-        if reply.text.strip() and reply.finish != "length":  # else worth another try, one day
-            write_json(path, {**content, "reply": asdict(reply)})
+        # An empty reply, or one that was cut short, is asked for again at another time.
+        if reply.text.strip() and reply.finish != "length":
+            write_json(self._path(content), {**content, "reply": asdict(reply)})
         return reply
 
-    def _count(self, **more):
+    def _count(self, **numbers: int) -> None:
         with self._lock:
-            self.counts.update(more)
+            self.counts.update({name: number for name, number in numbers.items() if number})
 
-    def _post(self, body):
-        """The server's Reply. Raises Refused and EndpointDown."""
-        url = self.config.base_url.rstrip("/") + "/chat/completions"
-        request = urllib.request.Request(url, json.dumps(body).encode(), self.headers)
-        for attempt in range(1, self.config.attempts + 1):
-            asked_to_wait = 0.0
+    def _post(self, client: httpx.Client, body: bytes) -> Reply:
+        """The server's Reply after one or more attempts. Raises Refused and EndpointDown."""
+        deadline = time.monotonic() + self.config.deadline
+        attempt = 1
+        while True:
             try:
-                with self._open(request, timeout=self.config.timeout) as response:
-                    return _read_reply(response.read(LARGEST_BODY))
-            except urllib.error.HTTPError as error:
-                with error:
-                    said = f"HTTP {error.code}: {_said(error)}"
-                    asked_to_wait = _retry_after(error.headers.get("Retry-After"))
-                if error.code in ONE_REQUEST:
-                    raise Refused(said) from None
-                if error.code not in WORTH_ANOTHER_TRY and error.code < 500:
-                    raise EndpointDown(said) from None
-            except (
-                OSError,
-                http.client.HTTPException,
-                ValueError,
-            ) as error:  # no connection, none in time, or not an answer
-                said = f"{getattr(error, 'reason', None) or error}" or type(error).__name__
+                return self._attempt(client, body, deadline)
+            except _Failure as failure:
+                problem = str(failure)
+                # The random factor keeps requests that failed together from returning together.
+                pause = self.config.pause * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)
+                pause = min(max(pause, failure.retry_after), LONGEST_WAIT)
+            count = f"{attempt} attempt{'s' if attempt > 1 else ''}"
             if attempt == self.config.attempts or self._stop.is_set():
                 break
-            self._count(retries=1)
-            # not all at the same time
-            pause = self.config.pause * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)
-            if self._stop.wait(min(max(pause, asked_to_wait), LONGEST_WAIT)):
+            if time.monotonic() + pause >= deadline:
+                count += f", deadline {self.config.deadline:g} seconds"
                 break
-        raise EndpointDown(f"{said} ({attempt} attempt{'s' if attempt > 1 else ''})")
+            self._count(retries=1)
+            if self._stop.wait(pause):
+                break
+            attempt += 1
+        raise EndpointDown(f"{problem} ({count})")
+
+    def _attempt(self, client: httpx.Client, body: bytes, deadline: float) -> Reply:
+        """One attempt. Raises _Failure where another may help, else Refused or EndpointDown."""
+        import httpx
+
+        seconds = max(0.001, min(self.config.timeout, deadline - time.monotonic()))
+        try:
+            with client.stream("POST", self.url, content=body, timeout=seconds) as response:
+                if response.is_success:
+                    return _parse_reply(_read_body(response, deadline))
+                status = response.status_code
+                problem = f"HTTP {status}: {_error_message(response, deadline)}"
+                retry_after = _retry_after(response.headers.get("Retry-After"))
+        except httpx.InvalidURL as error:
+            raise EndpointDown(str(error)) from None
+        except (httpx.HTTPError, OSError, ValueError) as error:
+            # No connection, no answer in time, or no chat completion.
+            raise _Failure(str(error) or type(error).__name__) from None
+        if status in REFUSALS:
+            raise Refused(problem)
+        if status not in TRANSIENT and status < 500:
+            raise EndpointDown(problem)
+        raise _Failure(problem, retry_after)
 
 
-def _read_reply(body):
-    """Raises ValueError for anything that is not a chat completion."""
+class _Failure(Exception):
+    """An attempt failed and another may not; retry_after: seconds that the server asks to wait."""
+
+    def __init__(self, problem: str, retry_after: float = 0.0) -> None:
+        super().__init__(problem)
+        self.retry_after = retry_after
+
+
+def _read_body(response: httpx.Response, deadline: float) -> bytes:
+    """The whole body. Raises ValueError if it is too large, or not there by ``deadline``."""
+    body = bytearray()
+    for part in response.iter_bytes():
+        body += part
+        if len(body) > LARGEST_BODY:
+            raise ValueError(f"the reply is larger than {LARGEST_BODY >> 20} MiB")
+        if time.monotonic() > deadline:
+            raise ValueError("the reply is not whole in time")
+    return bytes(body)
+
+
+def _parse_reply(body: bytes) -> Reply:
+    """The Reply that a body holds. Raises ValueError for anything but a chat completion."""
     try:
         answer = json.loads(body)
         choice = answer["choices"][0]
-        text, usage = choice["message"].get("content"), answer.get("usage") or {}
+        text = choice["message"].get("content")
+        usage = answer.get("usage") or {}
         if not isinstance(text, str | None):
             raise TypeError
-        tokens = (int(usage.get(f"{kind}_tokens") or 0) for kind in ("prompt", "completion"))
-        return Reply(text or "", choice.get("finish_reason"), *tokens)
-    except (ValueError, LookupError, TypeError, AttributeError):
-        raise ValueError(
-            f"not a chat completion: {body[:200].decode(errors='replace')!r}"
-        ) from None
+        return Reply(
+            text or "",
+            choice.get("finish_reason"),
+            int(usage.get("prompt_tokens") or 0),
+            int(usage.get("completion_tokens") or 0),
+        )
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        beginning = body[:200].decode(errors="replace")
+        raise ValueError(f"not a chat completion: {beginning!r}") from None
 
 
-def _said(error):
-    """The server's own words, short."""
+def _error_message(response: httpx.Response, deadline: float) -> str:
+    """The beginning of the server's own message, else the standard reason of the status."""
+    import httpx
+
+    body = bytearray()
     try:
-        body = error.read(4096).decode(errors="replace")
-    except (OSError, http.client.HTTPException):
-        return error.reason
+        for part in response.iter_bytes():
+            body += part
+            if len(body) >= LARGEST_ERROR or time.monotonic() > deadline:
+                break
+    except (httpx.HTTPError, OSError):
+        return response.reason_phrase
+    text = body[:LARGEST_ERROR].decode(errors="replace")
     try:
-        body = json.loads(body)["error"]["message"]
-    except (ValueError, LookupError, TypeError):
-        pass
-    return " ".join(str(body).split())[:300] or error.reason
+        message = json.loads(text)["error"]["message"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        message = text
+    return " ".join(str(message).split())[:LONGEST_MESSAGE] or response.reason_phrase
 
 
-def _retry_after(value):
-    """Seconds of a Retry-After header: a number or a date; 0 for none."""
+def _retry_after(value: str | None) -> float:
+    """Seconds of a Retry-After header, which holds a number or a date; 0 for none."""
+    if not value:
+        return 0.0
     try:
-        return max(0.0, float(value or 0))
+        return max(0.0, float(value))
     except ValueError:
         pass
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return 0.0

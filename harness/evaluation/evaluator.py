@@ -7,369 +7,257 @@ never evaluated twice for the same thing.
 
 import hashlib
 import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, cast
 
-from harness.base import metrics
-from harness.base.metrics import mean_and_stderr
-from harness.base.seeds import seed_for
-from harness.evaluation.kl import sequence_kl
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from harness.evaluation.kl import Policy, Tokens, evaluate_kl, kl_protocol, sample_answers
+from harness.evaluation.pass_at_k import evaluate_pass_at_k, pass_at_k_protocol
 from harness.evaluation.protocol import protocol_hash, scorer_hash
 from harness.evaluation.retention import run_suite
-from harness.learning.packing import Row
+from harness.evaluation.settings import KL, Evaluate, PassAtK
+from harness.evaluation.skills import Messages, decoding, evaluate_skill, sample_of
+from harness.evaluation.subject import Sampler, Subject, dtype_name
+from harness.evaluation.suite import Suite
 from harness.models.chat import chat_tokens
 from harness.models.checkpoint import model_fingerprint
-from harness.sampling.transformers import TransformersSampler
-from harness.skills.skill import examples_fingerprint
+from harness.results.writer import ResultsWriter
+from harness.sampling.vllm import VLLMSampler
+from harness.skills.skill import Skill, examples_fingerprint
 from harness.skills.templates import ORACLE_TEMPLATE, TEACHER_TEMPLATES
 
+Template = str | Messages | None  # a name of TEACHER_TEMPLATES, messages, or the skill's own
 
-def sample_of(examples, count):
-    """The first ``count`` examples (skills put them in a representative order), or all."""
-    return examples if count is None else examples[:count]
+
+class Measurement(NamedTuple):
+    """One evaluation on record; docs/results.md says what it holds."""
+
+    key: str
+    protocol: str
+    evaluation: dict[str, Any]
 
 
 class Evaluator:
-    """Evaluates skills and retention for one order; asks the results folder for what was measured
-    before.
+    """Evaluates skills and retention for one order.
+
+    It asks the results folder first: what was measured before is not measured again. ``seconds``
+    sums what the measurements took: evaluation, retention, and further ones by name.
     """
 
-    def __init__(self, results, suite, settings, limits, templates):
-        """suite: a retention suite or None; settings: the order's ``evaluate``; limits: new tokens
-        by skill; templates: teacher templates by skill.
+    def __init__(
+        self,
+        results: ResultsWriter,
+        suite: Suite | None,
+        settings: Evaluate,
+        limits: dict[str, int],
+        templates: dict[str, Template],
+    ) -> None:
+        """settings: the order's ``evaluate``; limits: new tokens by skill; templates: of the
+        teacher, by skill.
         """
-        self.results, self.suite, self.settings = results, suite, settings
-        self.limits, self.templates = limits, templates
+        self.results = results
+        self.suite = suite
+        self.settings = settings
+        self.limits = limits
+        self.templates = templates
         self.seconds = {"evaluation": 0.0, "retention": 0.0}
 
-    def skill_protocol(self, skill, split, dtype, chat_template, teacher=False, oracle=False):
-        """What an evaluation of one split of a skill depends on, the weights apart: a dict of JSON
-        values, to be hashed and put on record.
+    def skill_protocol(
+        self,
+        skill: Skill,
+        split: str,
+        dtype: str,
+        chat_template: str,
+        teacher: bool = False,
+        oracle: bool = False,
+    ) -> dict[str, Any]:
+        """What an evaluation of one split of a skill depends on, the weights apart: JSON values.
 
-        skill: a Skill; dtype: of the model, by name; chat_template: its text; teacher, oracle: as
-        in ``skill``. Of the examples and the template it holds hashes, of each grader one of its
+        dtype: of the model, by name; chat_template: its text; teacher, oracle: as in ``skill``.
+        The examples and the chat template stand in it as hashes, each grader as a hash of its
         source.
         """
-        examples = sample_of(skill.examples(split), self.settings.examples)
-        meaning = {
+        settings = self.settings
+        examples = sample_of(skill.examples(split), settings.examples)
+        meaning: dict[str, Any] = {
             "kind": "skill",
             "name": skill.name,
             "split": split,
             "examples": len(examples),
             "data": examples_fingerprint(examples),
             "chat_template": hashlib.sha256(chat_template.encode()).hexdigest()[:12],
-            "decoding": "greedy"
-            if not self.settings.temperature
-            else f"temperature {self.settings.temperature}, top-p {self.settings.top_p}, seed {self.settings.seed}",
+            "decoding": (
+                decoding(settings.temperature, settings.top_p, settings.seed)
+                if settings.temperature
+                else "greedy"
+            ),
             "max_new_tokens": self.limits[skill.name],
             "dtype": dtype,
-            "scorer": {name: scorer_hash(f) for name, f in skill.metrics.items()},
+            "scorer": {name: scorer_hash(grader) for name, grader in skill.metrics.items()},
         }
-        if self.settings.engine != "transformers":
-            meaning["engine"] = self.settings.engine
+        if settings.engine != "transformers":
+            meaning["engine"] = settings.engine
         if teacher:
             template = self.templates[skill.name] or skill.teacher_template
-            meaning["teacher_template"] = (
-                TEACHER_TEMPLATES[template] if isinstance(template, str) else template
-            )
+            if isinstance(template, str):
+                template = TEACHER_TEMPLATES[template]
+            meaning["teacher_template"] = template
         if oracle:
             meaning["oracle_template"] = ORACLE_TEMPLATE
         return meaning
 
     def skill(
         self,
-        model,
-        tokenizer,
-        sampler,
-        weights,
-        skill,
-        split,
-        progress=None,
-        teacher=False,
-        oracle=False,
-    ):
-        """Evaluate one split of a skill; with ``teacher`` under the demonstration-conditioned
-        prompt, with ``oracle`` with each question's source before it.
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        sampler: Sampler,
+        weights: str,
+        skill: Skill,
+        split: str,
+        progress: Callable[..., object] | None = None,
+        teacher: bool = False,
+        oracle: bool = False,
+    ) -> Measurement:
+        """Evaluate one split of a skill.
 
-        Returns (key, protocol, evaluation); the evaluation is as docs/results.md says.
+        weights: the model's fingerprint; teacher: under the demonstration-conditioned prompt;
+        oracle: with each question's source before it.
         """
+        subject = Subject(model, tokenizer, sampler, weights)
         meaning = self.skill_protocol(
-            skill, split, _name(model.dtype), tokenizer.get_chat_template(), teacher, oracle
+            skill, split, subject.dtype, subject.chat_template, teacher, oracle
         )
-        protocol = protocol_hash(meaning)
-        key = f"{weights[:16]}-{protocol}"
-        self.results.protocol(protocol, meaning)
-        if found := self.results.evaluation(key):
-            return key, protocol, found
-        start = time.perf_counter()
-        examples = sample_of(skill.examples(split), self.settings.examples)
-        asked = [e.prompt for e in examples]
-        if teacher or oracle:
-            asked = [
-                skill.teacher_prompt(e, ORACLE_TEMPLATE if oracle else self.templates[skill.name])
-                for e in examples
-            ]
-        answers = sampler.sample(
-            [chat_tokens(tokenizer, messages) for messages in asked],
-            max_new_tokens=self.limits[skill.name],
-            temperature=self.settings.temperature,
-            top_p=self.settings.top_p,
-            seed=seed_for(self.settings.seed, "evaluation"),
-            progress=progress,
-        )
-        items = [
-            {
-                "id": e.id,
-                "prompt": _text(messages),
-                "completion": a.text,
-                "tokens": len(a.token_ids),
-                "finished": a.finished,
-                "reference": e.reference,
-                "scores": {
-                    name: float(f(a.text, e.reference)) for name, f in skill.metrics.items()
-                },
-            }
-            for e, messages, (a,) in zip(examples, asked, answers)
-        ]
-        values = {
-            name: mean_and_stderr([item["scores"][name] for item in items])
-            for name in skill.metrics
-        }
-        values["response_tokens"] = mean_and_stderr([item["tokens"] for item in items])
-        evaluation = {
-            "protocol": protocol,
-            "kind": "skill",
-            "name": skill.name,
-            "split": split,
-            "n": len(items),
-            "metrics": values,
-            "items": items,
-        }
-        self.results.save_evaluation(key, evaluation)
-        self.seconds["evaluation"] += time.perf_counter() - start
-        return key, protocol, evaluation
 
-    def pass_at_k(self, model, tokenizer, sampler, weights, skill, progress=None):
-        """pass@k of a skill on the split that counts, for k = 1, 2, 4, ... and the number of
-        samples; see metrics.pass_at_k.
+        def measure() -> dict[str, Any]:
+            examples = sample_of(skill.examples(split), self.settings.examples)
+            prompts = [example.prompt for example in examples]
+            if teacher or oracle:
+                template = ORACLE_TEMPLATE if oracle else self.templates[skill.name]
+                prompts = [skill.teacher_prompt(example, template) for example in examples]
+            limit = self.limits[skill.name]
+            return evaluate_skill(subject, skill, examples, prompts, self.settings, limit, progress)
 
-        An answer is right if the metric that counts is 1. Standard errors are over prompts. Returns
-        as ``skill`` does; the items hold every answer and how many were right, from which any other
-        k follows.
+        return self._measure_once(weights, meaning, measure, "evaluation")
+
+    def pass_at_k(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        sampler: Sampler,
+        weights: str,
+        skill: Skill,
+        progress: Callable[..., object] | None = None,
+    ) -> Measurement:
+        """pass@k of a skill on the split that counts, as ``evaluate_pass_at_k`` says.
+
+        weights: the model's fingerprint.
         """
-        how, split = self.settings.pass_at_k, self.settings.split
-        examples = sample_of(skill.examples(split), how.prompts)
-        meaning = {
-            **self.skill_protocol(skill, split, _name(model.dtype), tokenizer.get_chat_template()),
-            "measure": "pass@k",
-            "examples": len(examples),
-            "data": examples_fingerprint(examples),
-            "samples": how.samples,
-            "right": f"{skill.metric} is 1",
-            "decoding": f"temperature {how.temperature}, top-p {how.top_p}, seed {self.settings.seed}",
-        }
-
-        def measure():
-            answers = sampler.sample(
-                [chat_tokens(tokenizer, e.prompt) for e in examples],
-                n=how.samples,
-                max_new_tokens=self.limits[skill.name],
-                temperature=how.temperature,
-                top_p=how.top_p,
-                seed=seed_for(self.settings.seed, "pass@k"),
-                progress=progress,
-            )
-            ks = sorted({2**i for i in range(how.samples.bit_length())} | {how.samples})
-            items = []
-            for e, group in zip(examples, answers):
-                scores = [float(skill.grade(a.text, e.reference)) for a in group]
-                right = sum(score == 1 for score in scores)
-                items.append(
-                    {
-                        "id": e.id,
-                        "prompt": _text(e.prompt),
-                        "reference": e.reference,
-                        "right": right,
-                        "samples": how.samples,
-                        "completions": [
-                            {
-                                "completion": a.text,
-                                "tokens": len(a.token_ids),
-                                "finished": a.finished,
-                                "score": score,
-                            }
-                            for a, score in zip(group, scores)
-                        ],
-                        "scores": {
-                            f"pass@{k}": float(metrics.pass_at_k(how.samples, right, k)) for k in ks
-                        },
-                    }
-                )
-            return {
-                "n": len(items),
-                "items": items,
-                "sampled_tokens": sum(len(a.token_ids) for group in answers for a in group),
-                "metrics": {
-                    f"pass@{k}": mean_and_stderr([i["scores"][f"pass@{k}"] for i in items])
-                    for k in ks
-                },
-            }
-
-        return self._once(weights, meaning, measure, "pass_at_k")
-
-    def kl(self, model, base, tokenizer, skill, split, progress=None, teacher=False):
-        """KL divergence between ``model`` and the base policy ``base`` on the first prompts of a
-        split, in nats.
-
-        Forward is KL(base || model), along answers sampled from the base; reverse is KL(model ||
-        base), along the model's own answers; one answer a prompt, temperature 1, no top-p. At every
-        position the divergence is that of the two next-token distributions over the full
-        vocabulary, given the sampled prefix; summed over an answer, its mean is the KL of answers
-        cut at the limit (chain rule), with less variance than their log-ratio. ``_sequence``: mean
-        sum of an answer; ``_token``: mean over all tokens. Standard errors are over answers.
-
-        With ``teacher`` the model reads the teacher's prompt and the metrics are named
-        ``teacher_kl_...``. Returns as ``skill``.
-        """
-        examples = sample_of(skill.examples(split), self.settings.kl.prompts)
-        common = self.skill_protocol(
-            skill, split, _name(model.dtype), tokenizer.get_chat_template(), teacher
+        subject = Subject(model, tokenizer, sampler, weights)
+        settings = cast(PassAtK, self.settings.pass_at_k)  # an order makes it of the mapping
+        split = self.settings.split
+        seed = self.settings.seed
+        examples = sample_of(skill.examples(split), settings.prompts)
+        meaning = pass_at_k_protocol(
+            self.skill_protocol(skill, split, subject.dtype, subject.chat_template),
+            skill,
+            examples,
+            settings,
+            seed,
         )
-        # two models at once: by transformers
-        common = {
-            **{k: v for k, v in common.items() if k not in ("scorer", "engine")},
-            "examples": len(examples),
-            "data": examples_fingerprint(examples),
-            "decoding": f"temperature 1, top-p 1, seed {self.settings.seed}",
-        }
-        weights, base_weights = model_fingerprint(model), model_fingerprint(base)
-        question = [chat_tokens(tokenizer, e.prompt) for e in examples]
-        shown = question
+
+        def measure() -> dict[str, Any]:
+            limit = self.limits[skill.name]
+            return evaluate_pass_at_k(subject, skill, examples, settings, seed, limit, progress)
+
+        return self._measure_once(weights, meaning, measure, "pass_at_k")
+
+    def kl(
+        self,
+        model: PreTrainedModel,
+        base: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        skill: Skill,
+        split: str,
+        progress: Callable[..., object] | None = None,
+        teacher: bool = False,
+    ) -> Measurement:
+        """KL divergence between ``model`` and the base policy ``base`` on the prompts of a split.
+
+        harness.evaluation.kl says what it is. With ``teacher`` the model reads the teacher's
+        prompt and the metrics are named ``teacher_kl_...``.
+        """
+        settings = self.settings
+        examples = sample_of(skill.examples(split), cast(KL, settings.kl).prompts)
+        dtype, chat_template = dtype_name(model.dtype), tokenizer.get_chat_template()
+        meaning = kl_protocol(
+            self.skill_protocol(skill, split, dtype, chat_template, teacher),
+            examples,
+            settings.seed,
+        )
+        without_teacher = {k: v for k, v in meaning.items() if k != "teacher_template"}
+        questions = [chat_tokens(tokenizer, example.prompt) for example in examples]
+        prompts = questions
         if teacher:
-            shown = [
-                chat_tokens(tokenizer, skill.teacher_prompt(e, self.templates[skill.name]))
-                for e in examples
-            ]
+            template = self.templates[skill.name]
+            shown = [skill.teacher_prompt(example, template) for example in examples]
+            prompts = [chat_tokens(tokenizer, messages) for messages in shown]
+        policy = Policy(model, model_fingerprint(model), prompts, meaning)
+        base_policy = Policy(base, model_fingerprint(base), questions, without_teacher)
 
-        def answers(policy, whose, prompts, meaning):
-            """Token ids of one sampled answer a prompt; kept, so that the base answers once for all
-            methods and seeds.
-            """
-
-            def draw():
-                sampler = TransformersSampler(policy, tokenizer, self.settings.batch_size)
-                drawn = sampler.sample(
-                    prompts,
-                    max_new_tokens=self.limits[skill.name],
-                    seed=seed_for(self.settings.seed, "kl"),
-                    progress=progress,
-                )
-                return {
-                    "n": len(drawn),
-                    "metrics": {},
-                    "items": [
-                        {
-                            "id": e.id,
-                            "prompt": _text(e.prompt),
-                            "completion": a.text,
-                            "finished": a.finished,
-                            "token_ids": a.token_ids,
-                        }
-                        for e, (a,) in zip(examples, drawn)
-                    ],
-                }
-
-            return [
-                item["token_ids"]
-                for item in self._once(whose, {**meaning, "measure": "samples"}, draw)[2]["items"]
-            ]
-
-        def measure():
-            plain = {k: v for k, v in common.items() if k != "teacher_template"}
-            prefix, values, items, sampled = (
-                "teacher_" if teacher else "",
-                {},
-                [{"id": e.id} for e in examples],
-                0,
+        def answers_of(sampled: Policy) -> list[Tokens]:
+            """One answer a prompt, kept: the base answers once for all methods and seeds."""
+            limit = self.limits[skill.name]
+            kept = self._measure_once(
+                sampled.fingerprint,
+                {**sampled.protocol, "measure": "samples"},
+                lambda: sample_answers(sampled, tokenizer, examples, settings, limit, progress),
             )
-            for direction, policy, whose, prompts, meaning, other, others in (
-                ("forward", base, base_weights, question, plain, model, shown),
-                ("reverse", model, weights, shown, common, base, question),
-            ):
-                drawn = answers(policy, whose, prompts, meaning)
-                totals = sequence_kl(
-                    policy,
-                    [Row(p, a) for p, a in zip(prompts, drawn)],
-                    other,
-                    [Row(p, a) for p, a in zip(others, drawn)],
-                )
-                lengths = [len(a) for a in drawn]
-                sampled += sum(lengths)
-                values[f"{prefix}kl_{direction}_sequence"] = mean_and_stderr(totals)
-                values[f"{prefix}kl_{direction}_token"] = metrics.ratio_and_stderr(totals, lengths)
-                for item, total, length in zip(items, totals, lengths):
-                    item.update({direction: total, f"{direction}_tokens": length})
-            read = 2 * sum(map(len, question)) + 2 * sum(map(len, shown))
-            return {
-                "n": len(items),
-                "base": base_weights,
-                "metrics": values,
-                "items": items,
-                "sampled_tokens": sampled,
-                "scored_tokens": 2 * sampled + read,
-            }
+            return [item["token_ids"] for item in kept.evaluation["items"]]
 
-        return self._once(weights, {**common, "measure": "KL to the base policy"}, measure, "kl")
+        def measure() -> dict[str, Any]:
+            prefix = "teacher_" if teacher else ""
+            return evaluate_kl(base_policy, policy, examples, answers_of, prefix)
 
-    def _once(self, weights, meaning, measure, clock=None):
-        """(key, protocol, evaluation) of what ``measure()`` returns, made now or before; its
-        seconds go to ``clock``.
+        meaning = {**meaning, "measure": "KL to the base policy"}
+        return self._measure_once(policy.fingerprint, meaning, measure, "kl")
+
+    def retention(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        weights: str,
+        progress: Callable[..., object] | None = None,
+        sampler: Sampler | None = None,
+    ) -> Iterator[Measurement]:
+        """Evaluate the retention suite; yields one measurement a task, in the suite's order.
+
+        weights: the model's fingerprint; sampler: that of the skills, used where its engine is
+        vLLM.
         """
-        protocol = protocol_hash(meaning)
-        key = f"{weights[:16]}-{protocol}"
-        self.results.protocol(protocol, meaning)
-        found = self.results.evaluation(key)
-        if found is None:
-            start = time.perf_counter()
-            found = {
-                "protocol": protocol,
-                "kind": "skill",
-                "name": meaning["name"],
-                "split": meaning["split"],
-                **measure(),
-            }
-            self.results.save_evaluation(key, found)
-            if clock:
-                self.seconds[clock] = self.seconds.get(clock, 0.0) + time.perf_counter() - start
-        return key, protocol, found
-
-    def retention(self, model, tokenizer, weights, progress=None, sampler=None):
-        """Evaluate the retention suite; ``sampler`` is that of the skills, asked where its engine
-        is vLLM. Yields (key, protocol, evaluation), one a task.
-        """
+        assert self.suite is not None
         start = time.perf_counter()
-        sampler = sampler if self.settings.engine == "vllm" else None
-        meanings = self.suite.protocols(model.dtype, tokenizer, vllm=sampler is not None)
-        keys = {
-            name: (f"{weights[:16]}-{protocol_hash(meaning)}", protocol_hash(meaning))
-            for name, meaning in meanings.items()
+        vllm = cast(VLLMSampler, sampler) if self.settings.engine == "vllm" else None
+        meanings = self.suite.protocols(model.dtype, tokenizer, vllm=vllm is not None)
+        lookups = {name: self._lookup(weights, meaning) for name, meaning in meanings.items()}
+        measurements = {
+            name: Measurement(key, protocol, evaluation)
+            for name, (key, protocol, evaluation) in lookups.items()
+            if evaluation is not None
         }
-        evaluations = {name: self.results.evaluation(key) for name, (key, _) in keys.items()}
-        missing = [name for name, found in evaluations.items() if found is None]
-        for name in missing:
-            self.results.protocol(keys[name][1], meanings[name])
 
-        def done(found):  # each task is kept at once: a kill costs the one that runs
-            key, protocol = keys[found["name"]]
-            evaluations[found["name"]] = {
-                "protocol": protocol,
-                "kind": "retention",
-                "name": found["name"],
-                "split": "test",
-                "n": found["n"],
-                "metrics": {found["metric"]: [found["value"], found["stderr"]]},
-                "items": found["items"],
+        def save(result: dict[str, Any]) -> None:
+            """Each task is kept at once: a kill costs the one that runs."""
+            name = result["name"]
+            key, protocol, _ = lookups[name]
+            values = {
+                "n": result["n"],
+                "metrics": {result["metric"]: [result["value"], result["stderr"]]},
+                "items": result["items"],
             }
-            self.results.save_evaluation(key, evaluations[found["name"]])
+            measurements[name] = self._save(key, protocol, "retention", name, "test", values)
 
+        missing = [name for name in lookups if name not in measurements]
         if missing:
             run_suite(
                 self.suite,
@@ -377,17 +265,45 @@ class Evaluator:
                 tokenizer,
                 only=missing,
                 progress=progress,
-                vllm=sampler,
-                done=done,
+                vllm=vllm,
+                done=save,
             )
         self.seconds["retention"] += time.perf_counter() - start
-        for name, (key, protocol) in keys.items():
-            yield key, protocol, evaluations[name]
+        for name in lookups:
+            yield measurements[name]
 
+    def _measure_once(
+        self,
+        weights: str,
+        meaning: dict[str, Any],
+        measure: Callable[[], dict[str, Any]],
+        clock: str | None = None,
+    ) -> Measurement:
+        """What ``measure()`` returns, now or before; its seconds go to ``clock``."""
+        key, protocol, evaluation = self._lookup(weights, meaning)
+        if evaluation is not None:
+            return Measurement(key, protocol, evaluation)
+        start = time.perf_counter()
+        measurement = self._save(
+            key, protocol, "skill", meaning["name"], meaning["split"], measure()
+        )
+        if clock:
+            seconds = time.perf_counter() - start
+            self.seconds[clock] = self.seconds.get(clock, 0.0) + seconds
+        return measurement
 
-def _name(dtype):
-    return str(dtype).removeprefix("torch.")
+    def _lookup(
+        self, weights: str, meaning: dict[str, Any]
+    ) -> tuple[str, str, dict[str, Any] | None]:
+        """(key, protocol, the evaluation or None); the protocol is put on record."""
+        protocol = protocol_hash(meaning)
+        key = f"{weights[:16]}-{protocol}"
+        self.results.protocol(protocol, meaning)
+        return key, protocol, self.results.evaluation(key)
 
-
-def _text(messages):
-    return "\n".join(f"[{m['role']}] {m['content']}" for m in messages)
+    def _save(
+        self, key: str, protocol: str, kind: str, name: str, split: str, values: dict[str, Any]
+    ) -> Measurement:
+        evaluation = {"protocol": protocol, "kind": kind, "name": name, "split": split, **values}
+        self.results.save_evaluation(key, evaluation)
+        return Measurement(key, protocol, evaluation)

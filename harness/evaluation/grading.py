@@ -1,14 +1,18 @@
 """Grades completions made anywhere, with the code that grades a run's own."""
 
+import os
+from typing import Any
+
 from harness.base.errors import UserError
 from harness.base.files import read_jsonl
+from harness.skills.skill import Skill
 
 
-def grade(skill, path):
-    """The rows of the JSONL file ``path`` with ``score`` (the metric that counts) and ``scores``
-    ({metric: value}) added.
+def grade(skill: Skill, path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The rows of the JSONL file ``path`` with ``score`` and ``scores`` added.
 
-    All values are in [0, 1]. Raises UserError naming the first row that cannot be graded.
+    score: the metric that counts; scores: {metric: value}; all values are in [0, 1]. Raises
+    UserError that names the first row that cannot be graded.
     """
     rows = []
     for number, row in read_jsonl(path):
@@ -17,18 +21,24 @@ def grade(skill, path):
             raise UserError(
                 f"{place}: completion", "must be a text", "the answer that is to be graded"
             )
-        reference = skill.reference(row, place)
-        try:
-            scores = {
-                name: float(f(row["completion"], reference)) for name, f in skill.metrics.items()
-            }
-        except Exception as error:  # a reference of another skill may break its grader in any way
-            raise UserError(
-                f"{place}: reference",
-                f"cannot be compared ({type(error).__name__}: {error})",
-                f"it must read as in the skill {skill.name}",
-            ) from error
+        scores = _scores(skill, row, place)
         rows.append({**row, "score": scores[skill.metric], "scores": scores})
     if not rows:
         raise UserError(path, "has no rows", "give one JSON object a line")
     return rows
+
+
+def _scores(skill: Skill, row: dict[str, Any], place: str) -> dict[str, float]:
+    """{metric: value} of one row. Raises UserError where there is nothing to compare with."""
+    reference = skill.reference(row, place)
+    try:
+        return {
+            metric: float(grader(row["completion"], reference))
+            for metric, grader in skill.metrics.items()
+        }
+    except Exception as error:  # a reference of another skill may break its grader in any way
+        raise UserError(
+            f"{place}: reference",
+            f"cannot be compared ({type(error).__name__}: {error})",
+            f"it must read as in the skill {skill.name}",
+        ) from error

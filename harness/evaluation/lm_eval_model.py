@@ -1,5 +1,4 @@
-"""The model in memory as lm-eval sees it: lm-eval's own ``HFLM`` with a faster scorer and the
-harness's sampler.
+"""The model in memory as lm-eval sees it: lm-eval's ``HFLM`` with a faster scorer and sampler.
 
 Prompts, tokenisation, truncation and stop strings are HFLM's. What differs most is the
 log-likelihood: HFLM applies the head and a softmax over the vocabulary to every position of a
@@ -9,20 +8,26 @@ the softmax is float32, a batch holds a number of tokens, and the choices share 
 float32 the answers are lm-eval's own to rounding (tests/evaluation/test_retention.py).
 """
 
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from lm_eval import utils
 from lm_eval.models.huggingface import HFLM
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.base.errors import UserError
+from harness.evaluation.scoring_rows import PackedRow, Request, batches, plain_rows, shared_rows
 from harness.sampling.transformers import TransformersSampler
+from harness.sampling.vllm import VLLMSampler
 
 HEAD_VALUES = 2**26  # logits held at once: 256 MiB in float32
 GENERATED_AT_ONCE = 4096  # prompts given to vLLM, which schedules them itself
 SHARED_FROM = 8  # tokens; a shorter context is not worth a mask
-SHARED_ROOM = 512  # tokens of continuations behind one context: the mask grows with the square
+# Padded tokens of a forward pass: the caches of a CPU are small.
+BATCH_TOKENS_CPU = 1024
+BATCH_TOKENS_GPU = 16384
 # Keys of a generation config that do not change greedy answers, or that a request has of its own.
 PLAIN = {
     "bos_token_id",
@@ -37,241 +42,222 @@ PLAIN = {
     "use_cache",
     "transformers_version",
 }
-# configuration keys of local attention, in tokens
+SAMPLING = {"do_sample", "temperature", "top_p", "top_k"}  # keys of a greedy request of lm-eval
+# Keys of a model's configuration for local attention, in tokens.
 LOCAL = ("sliding_window", "attention_chunk_size", "window_size")
 
+Score = tuple[float, bool]  # a continuation's log-probability, and whether it is the greedy one
+# The index of a request, the log-probability of each token, whether each is the greedy one.
+TokenScores = tuple[int, torch.Tensor, torch.Tensor]
 
-@dataclass
-class PackedRow:
-    """One sequence of a batch. segments: 0 for the context, else the number of the continuation
-    that a token belongs to; read: [(index of a request, the positions whose logits predict its
-    continuation)].
-    """
 
-    tokens: list
-    positions: list
-    segments: list
-    read: list
+def _no_progress(done: int, total: int) -> None:
+    """The progress of a model that nobody watches."""
 
 
 class LiveModel(HFLM):
     """A transformers causal language model and its tokenizer, without a reload and without a copy.
 
-    batch_tokens: padded tokens in one forward pass (by default 1,024 on a CPU, whose caches are
-    small, else 16,384); batch_size: rows in one generation. Its ``progress`` is called as ``f(done,
-    total)`` in requests, its ``place`` is where errors are said to be. Use :func:`unchanged` around
-    it, since HFLM sets the model's mode and the tokenizer's padding.
+    ``progress`` is called as ``f(done, total)`` in requests; ``place`` begins the messages of
+    errors. Use :func:`unchanged` around it: HFLM sets the model's mode and the tokenizer's padding.
     """
 
-    def __init__(self, model, tokenizer, *, batch_tokens=None, batch_size=32):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        batch_tokens: int | None = None,
+        batch_size: int = 32,
+    ) -> None:
+        """batch_tokens: padded tokens in one forward pass, by default 1,024 on a CPU and 16,384
+        elsewhere; batch_size: rows in one generation.
+        """
         super().__init__(
             pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=batch_size
         )
         self.rows = batch_size  # of what the model itself generates
-        self.batch_tokens = batch_tokens or (1024 if self.device.type == "cpu" else 16384)
-        self.place, self.progress = "retention", lambda done, total: None
-        self.body, self.head = self._split()
+        default = BATCH_TOKENS_CPU if self.device.type == "cpu" else BATCH_TOKENS_GPU
+        self.batch_tokens = batch_tokens or default
+        self.place = "retention"
+        self.progress: Callable[[int, int], object] = _no_progress
         config = self.config.get_text_config()
-        # Our own mask would let a model with local attention look further than it does.
-        self.window = min(
-            [w for w in (getattr(config, key, None) for key in LOCAL) if isinstance(w, int)],
-            default=self.max_length,
-        )
+        self.vocabulary = config.vocab_size
+        # A mask of our own would let a model with local attention look further than it does.
+        windows = [getattr(config, key, None) for key in LOCAL]
+        self.window = min([w for w in windows if isinstance(w, int)], default=self.max_length)
+        self.body, self.head = self._split()
         self.shares = self._shares()
 
     @torch.no_grad()
-    def _split(self):
-        """(body, head) such that head(body(x)) are the model's logits; (None, None) where they are
-        not.
+    def _split(self) -> tuple[torch.nn.Module | None, torch.nn.Module | None]:
+        """(body, head) such that head(body(x)) are the model's logits, else (None, None).
 
         Some models do more than a linear map behind the body (Gemma caps the logits, Cohere and
         Granite scale them), so the two ways are compared on a few tokens.
         """
         body = getattr(self.model, getattr(self.model, "base_model_prefix", "") or "-", None)
         head = self.model.get_output_embeddings()
-        # A cap hardly shows in the small logits of an untrained model, hence by its name.
-        if (
-            body is None
-            or head is None
-            or getattr(self.config.get_text_config(), "final_logit_softcapping", None)
-        ):
+        if body is None or head is None:
             return None, None
-        tokens = (
-            torch.arange(8, device=self.device)[None] % self.config.get_text_config().vocab_size
-        )
+        # A cap hardly shows in the small logits of an untrained model: it is known by its name.
+        if getattr(self.config.get_text_config(), "final_logit_softcapping", None):
+            return None, None
+        tokens = torch.arange(8, device=self.device)[None] % self.vocabulary
         whole = self.model(tokens, use_cache=False).logits
         parts = head(body(tokens, use_cache=False).last_hidden_state)
-        same = (
-            whole.shape == parts.shape
-            and (whole - parts).abs().max() <= 2 * torch.finfo(whole.dtype).eps * whole.abs().max()
-        )
+        if whole.shape != parts.shape:
+            return None, None
+        tolerance = 2 * torch.finfo(whole.dtype).eps * whole.abs().max()
+        same = (whole - parts).abs().max() <= tolerance
         return (body, head) if same else (None, None)
 
     @torch.no_grad()
-    def _shares(self):
-        """Whether the model takes a mask and positions of our own, so that choices can share their
-        context in one row.
+    def _shares(self) -> bool:
+        """Whether the choices of a context can share one row.
 
-        Tried on a few tokens: flash attention takes no such mask, and some models know no
-        positions.
+        For that the model has to take a mask and positions of our own. It is tried on a few tokens:
+        flash attention takes no such mask, and some models know no positions.
         """
-        requests = [(None, [5, 6, 7, 8, 9], [1, 2, 3]), (None, [5, 6, 7, 8, 9], [4, 3])]
-        answers = []
+        context = [5, 6, 7, 8, 9]
+        requests: list[Request] = [(None, context, [1, 2, 3]), (None, context, [4, 3])]
+        sums = []
         for rows in (
-            self._plain_rows(requests),
-            self._shared_rows([5, 6, 7, 8, 9], requests, [0, 1]),
+            plain_rows(requests, [0, 1], self.max_length),
+            shared_rows(context, requests, [0, 1]),
         ):
             try:
-                found = sorted(self._forward(rows, requests), key=lambda answer: answer[0])
+                answers = sorted(self._forward(rows, requests), key=lambda answer: answer[0])
             except (TypeError, ValueError, RuntimeError):
                 return False
-            answers.append(torch.stack([scores.sum() for _, scores, _ in found]))
+            sums.append(torch.stack([scores.sum() for _, scores, _ in answers]))
+        alone, shared = sums
         tolerance = 1e-4 if self.model.dtype == torch.float32 else 0.05
-        return bool((answers[0] - answers[1]).abs().max() <= tolerance * answers[0].abs().max())
+        return bool((alone - shared).abs().max() <= tolerance * alone.abs().max())
+
+    # --- log-likelihoods ---
 
     @torch.no_grad()
-    def _loglikelihood_tokens(self, requests, disable_tqdm=False, override_bs=None):
-        """[(sum of the continuation's log-probabilities, whether it is the greedy one)], in the
-        order of ``requests``.
+    def _loglikelihood_tokens(
+        self,
+        requests: Sequence[Request],
+        disable_tqdm: bool = False,
+        override_bs: int | None = None,
+    ) -> list[Score]:
+        """The score of each request, in the order of ``requests``."""
+        shared, plain = self._rows(requests)
+        answers: dict[int, Score] = {}
+        # Apart from each other: only shared rows replace the model's own mask.
+        for rows in (shared, plain):
+            for batch in batches(rows, self.batch_tokens):
+                for index, scores, greedy in self._forward(batch, requests):
+                    answers[index] = (scores.sum().item(), bool(greedy.all()))
+                self.progress(len(answers), len(requests))
+        return [answers[index] for index in range(len(requests))]
+
+    def _rows(self, requests: Sequence[Request]) -> tuple[list[PackedRow], list[PackedRow]]:
+        """(rows with a shared context, plain rows) that score all requests.
+
+        Raises UserError for a continuation that the model cannot read.
         """
-        contexts, shared, plain = {}, [], []
+        contexts: dict[tuple[int, ...], list[int]] = {}
         for index, (_, context, continuation) in enumerate(requests):
             if not 0 < len(continuation) <= self.max_length:
                 raise UserError(
                     self.place,
-                    f"a continuation has {len(continuation)} tokens, the model reads 1 to {self.max_length}",
+                    f"a continuation has {len(continuation)} tokens, "
+                    f"the model reads 1 to {self.max_length}",
                     "take a model that reads more, or leave the task out",
                 )
             contexts.setdefault(tuple(context), []).append(index)
-        for context, indices in contexts.items():
-            longest = len(context) + max(len(requests[i][2]) for i in indices)
-            if (
-                self.shares
-                and len(indices) > 1
-                and len(context) >= SHARED_FROM
-                and longest <= min(self.max_length, self.window)
-            ):
-                shared += self._shared_rows(list(context), requests, indices)
+        shared: list[PackedRow] = []
+        plain: list[int] = []
+        room = min(self.max_length, self.window)
+        for tokens, indices in contexts.items():
+            longest = len(tokens) + max(len(requests[index][2]) for index in indices)
+            worth_it = len(indices) > 1 and len(tokens) >= SHARED_FROM
+            if self.shares and worth_it and longest <= room:
+                shared += shared_rows(list(tokens), requests, indices)
             else:
                 plain += indices
-        answers, done = [None] * len(requests), 0
-        # apart: only the former replace the model's own mask
-        for rows in (shared, self._plain_rows(requests, plain)):
-            for batch in self._batches(sorted(rows, key=lambda row: -len(row.tokens))):
-                for index, scores, greedy in self._forward(batch, requests):
-                    answers[index] = (scores.sum().item(), bool(greedy.all()))
-                    done += 1
-                self.progress(done, len(requests))
-        return answers
+        return shared, plain_rows(requests, plain, self.max_length)
 
-    def _plain_rows(self, requests, indices=None):
-        """One row for every different input; choices of one token each differ in their last token
-        alone and share one.
-        """
-        rows = {}
-        for index in range(len(requests)) if indices is None else indices:
-            _, context, continuation = requests[index]
-            tokens = (context + continuation)[-(self.max_length + 1) : -1]
-            row = rows.setdefault(
-                tuple(tokens), PackedRow(tokens, list(range(len(tokens))), [0] * len(tokens), [])
-            )
-            row.read.append((index, list(range(len(tokens) - len(continuation), len(tokens)))))
-        return list(rows.values())
-
-    def _shared_rows(self, context, requests, indices):
-        """Rows of the context once and, behind it, the continuations, each of which sees the
-        context and itself alone.
-        """
-        rows = []
-        for index in indices:
-            rest = requests[index][2][:-1]  # the last token is only predicted
-            if not rows or len(rows[-1].tokens) + len(rest) > len(context) + SHARED_ROOM:
-                rows.append(
-                    PackedRow(list(context), list(range(len(context))), [0] * len(context), [])
-                )
-            row = rows[-1]
-            row.read.append(
-                (index, [len(context) - 1, *range(len(row.tokens), len(row.tokens) + len(rest))])
-            )
-            row.tokens.extend(rest)
-            row.positions.extend(range(len(context), len(context) + len(rest)))
-            row.segments.extend([len(row.read)] * len(rest))
-        return rows
-
-    def _batches(self, rows):
-        batch = []
-        for row in rows:  # longest first: it sets the padding of its batch
-            if batch and (len(batch) + 1) * len(batch[0].tokens) > self.batch_tokens:
-                yield batch
-                batch = []
-            batch.append(row)
-        if batch:
-            yield batch
-
-    def _forward(self, rows, requests):
-        """[(index of the request, log-probability of each token of its continuation, whether each
-        is the greedy one)].
-        """
-        width = max(len(row.tokens) for row in rows)
-
-        def padded(name, value):  # on the right, which a causal model never looks at
-            return torch.tensor(
-                [getattr(r, name) + [value] * (width - len(r.tokens)) for r in rows],
-                device=self.device,
-            )
-
-        inputs = {"input_ids": padded("tokens", 0), "use_cache": False}
-        if any(row.segments[-1] for row in rows):
-            segments = padded("segments", -1)
-            seen = (segments[:, None, :] == 0) | (segments[:, None, :] == segments[:, :, None])
-            seen &= torch.ones(width, width, dtype=torch.bool, device=self.device).tril()
-            mask = torch.zeros(seen.shape, dtype=self.model.dtype, device=self.device)
-            inputs["attention_mask"] = mask.masked_fill_(~seen, torch.finfo(mask.dtype).min)[
-                :, None
-            ]
-            inputs["position_ids"] = padded("positions", 0)
-        places, positions, targets, owners = [], [], [], []
+    def _forward(self, rows: list[PackedRow], requests: Sequence[Request]) -> list[TokenScores]:
+        """The scores of all continuations that a batch of rows holds."""
+        places: list[int] = []
+        positions: list[int] = []
+        targets: list[int] = []
+        indices: list[int] = []
+        lengths: list[int] = []
         for place, row in enumerate(rows):
             for index, read in row.read:
                 places += [place] * len(read)
                 positions += read
                 targets += requests[index][2]
-                owners.append((index, len(read)))
-        found, greedy = self._score(
-            inputs, *(torch.tensor(x, device=self.device) for x in (places, positions, targets))
+                indices.append(index)
+                lengths.append(len(read))
+        scores, greedy = self._score(
+            self._inputs(rows),
+            torch.tensor(places, device=self.device),
+            torch.tensor(positions, device=self.device),
+            torch.tensor(targets, device=self.device),
         )
-        lengths = [length for _, length in owners]
-        return [
-            (index, f, g)
-            for (index, _), f, g in zip(
-                owners, found.split(lengths), greedy.split(lengths), strict=True
-            )
-        ]
+        return list(zip(indices, scores.split(lengths), greedy.split(lengths), strict=True))
 
-    def _score(self, inputs, places, positions, targets):
-        """Log-probability (float32) and greediness of each target token at its row and position;
-        tensors of equal length.
+    def _inputs(self, rows: list[PackedRow]) -> dict[str, Any]:
+        """The model's inputs; a mask and positions only where continuations share a context."""
+        width = max(len(row.tokens) for row in rows)
+
+        def padded(lists: list[list[int]], value: int) -> torch.Tensor:
+            """Padded on the right, where a causal model never looks."""
+            filled = [values + [value] * (width - len(values)) for values in lists]
+            return torch.tensor(filled, device=self.device)
+
+        inputs = {"input_ids": padded([row.tokens for row in rows], 0), "use_cache": False}
+        if not any(row.segments[-1] for row in rows):
+            return inputs
+        segments = padded([row.segments for row in rows], -1)
+        sees = (segments[:, None, :] == 0) | (segments[:, None, :] == segments[:, :, None])
+        sees &= torch.ones(width, width, dtype=torch.bool, device=self.device).tril()
+        mask = torch.zeros(sees.shape, dtype=self.model.dtype, device=self.device)
+        mask.masked_fill_(~sees, torch.finfo(mask.dtype).min)
+        inputs["attention_mask"] = mask[:, None]
+        inputs["position_ids"] = padded([row.positions for row in rows], 0)
+        return inputs
+
+    def _score(
+        self,
+        inputs: dict[str, Any],
+        places: torch.Tensor,
+        positions: torch.Tensor,
+        targets: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probability (float32) and greediness of each target at its row and position.
+
+        places: rows of the targets; all tensors are of equal length.
         """
-        if self.head is None:
+        if self.body is None or self.head is None:
             states = self.model(**inputs).logits[places, positions]
         else:
             states = self.body(**inputs).last_hidden_state[places, positions]
-        found, greedy = [], []
-        size = max(1, HEAD_VALUES // self.config.get_text_config().vocab_size)
+        scores = []
+        greedy = []
+        size = max(1, HEAD_VALUES // self.vocabulary)
         for part, target in zip(states.split(size), targets.split(size), strict=True):
             logits = (part if self.head is None else self.head(part)).float()
             # HFLM's function: logsumexp is nearer to float64 on a CPU (3e-5 against 1.4e-4 over a
             # choice) but not lm-eval's.
-            found.append(logits.log_softmax(1).gather(1, target[:, None])[:, 0])
+            scores.append(logits.log_softmax(1).gather(1, target[:, None])[:, 0])
             greedy.append(logits.argmax(1) == target)
-        return torch.cat(found).cpu(), torch.cat(greedy).cpu()
+        return torch.cat(scores).cpu(), torch.cat(greedy).cpu()
 
-    def loglikelihood(self, requests, disable_tqdm=True):
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[Score]:
         return super().loglikelihood(requests, disable_tqdm=True)
 
-    def loglikelihood_rolling(self, requests, disable_tqdm=True):
-        """Log-likelihood of whole texts, [float]; HFLM's windows, all of them batched together."""
-        windows, counts = [], []
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
+        """Log-likelihoods of whole texts, by HFLM's windows, which are batched together."""
+        windows: list[Request] = []
+        counts = []
         for request in requests:
             pieces = utils.get_rolling_token_windows(
                 token_list=self.tok_encode(request.args[0]),
@@ -279,105 +265,115 @@ class LiveModel(HFLM):
                 max_seq_len=self.max_length,
                 context_len=1,
             )
-            pieces = [(None, *utils.make_disjoint_window(piece)) for piece in pieces]
-            windows += pieces
-            counts.append(len(pieces))
-        found = iter(self._loglikelihood_tokens(windows))
-        return [sum(next(found)[0] for _ in range(count)) for count in counts]
+            before = len(windows)
+            windows += [(None, *utils.make_disjoint_window(piece)) for piece in pieces]
+            counts.append(len(windows) - before)
+        scores = iter(self._loglikelihood_tokens(windows))
+        return [sum(next(scores)[0] for _ in range(count)) for count in counts]
 
-    def generate_until(self, requests, disable_tqdm=True):
+    # --- generation ---
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
         """HFLM's generation, prompts of like length together."""
         order = sorted(
             range(len(requests)),
             key=lambda i: (str(requests[i].args[1]), -len(requests[i].args[0])),
         )
-        answers = [None] * len(requests)
+        answers: dict[int, str] = {}
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
-            for index, text in zip(
-                batch,
-                super().generate_until([requests[i] for i in batch], disable_tqdm=True),
-                strict=True,
-            ):
-                answers[index] = text
-            self.progress(start + len(batch), len(requests))
-        return answers
+            texts = super().generate_until([requests[i] for i in batch], disable_tqdm=True)
+            answers |= zip(batch, texts, strict=True)
+            self.progress(len(answers), len(requests))
+        return [answers[index] for index in range(len(requests))]
 
-    def _model_generate(self, context, max_length, stop, attention_mask=None, **how):
-        """Greedy answers come from the harness's sampler, which is faster and gives the same; all
-        others from ``generate``.
+    def _model_generate(
+        self,
+        context: torch.Tensor,
+        max_length: int,
+        stop: list[str],
+        attention_mask: torch.Tensor | None = None,
+        **settings: Any,
+    ) -> torch.Tensor:
+        """Greedy answers of the harness's sampler, all others of ``generate``.
+
+        The sampler is faster and gives the same answers.
         """
-        greedy = set(how) <= {"do_sample", "temperature", "top_p", "top_k"} and not (
-            how.get("do_sample") or how.get("temperature")
-        )
-        prompts = [
-            row[seen.bool()].tolist() for row, seen in zip(context.cpu(), attention_mask.cpu())
-        ]
-        answers = self._answers(prompts, max_length - context.shape[1], stop) if greedy else None
+        answers = None
+        samples = settings.get("do_sample") or settings.get("temperature")
+        if set(settings) <= SAMPLING and not samples and attention_mask is not None:
+            rows = zip(context.cpu(), attention_mask.cpu(), strict=True)
+            prompts = [row[mask.bool()].tolist() for row, mask in rows]
+            answers = self._answers(prompts, max_length - context.shape[1], stop)
         if answers is None:
             return super()._model_generate(
-                context, max_length, stop, attention_mask=attention_mask, **how
+                context, max_length, stop, attention_mask=attention_mask, **settings
             )
         width = max(map(len, answers))
-        rows = torch.tensor(
-            [a + [self.tokenizer.pad_token_id] * (width - len(a)) for a in answers],
-            device=context.device,
-        )
-        return torch.cat([context, rows], 1)
+        pad = self.tokenizer.pad_token_id
+        padded = [answer + [pad] * (width - len(answer)) for answer in answers]
+        return torch.cat([context, torch.tensor(padded, device=context.device)], 1)
 
-    def _answers(self, prompts, room, stop):
-        """Greedy continuations (lists of token ids); None where the model asks for more than its
-        likeliest token.
+    def _answers(
+        self, prompts: list[list[int]], room: int, stop: Sequence[str]
+    ) -> list[list[int]] | None:
+        """Greedy continuations as token ids, of at most ``room`` tokens.
+
+        None where the model's generation config asks for more than the likeliest token.
         """
-        asked = self.model.generation_config.to_diff_dict() if self.model.generation_config else {}
-        if {key for key, value in asked.items() if value and not key.startswith("_")} - PLAIN:
+        config = self.model.generation_config
+        changes = config.to_diff_dict() if config else {}
+        special = {key for key, value in changes.items() if value and not key.startswith("_")}
+        if special - PLAIN:
             return None
         sampler = TransformersSampler(self.model, self.tokenizer, self.rows)
-        return [
-            found[0].token_ids
-            for found in sampler.sample(
-                prompts, max_new_tokens=room, temperature=0, strings=tuple(stop)
-            )
-        ]
+        completions = sampler.sample(
+            prompts, max_new_tokens=room, temperature=0, strings=tuple(stop)
+        )
+        return [completion.token_ids for (completion,) in completions]
 
 
 class EngineModel(LiveModel):
-    """The same with vLLM's engine, through a VLLMSampler: it scores and generates what it has room
-    for, the model the rest.
+    """A LiveModel that scores and generates with vLLM's engine, through a VLLMSampler.
 
-    Prompts, truncation, stop strings and windows are those of LiveModel. vLLM reads the context of
-    every choice anew.
+    Prompts, truncation, stop strings and windows are those of LiveModel. What is too long for the
+    engine goes to the model. vLLM reads the context once for each of its choices.
     """
 
-    def __init__(self, sampler):
+    def __init__(self, sampler: VLLMSampler) -> None:
         super().__init__(sampler.model, sampler.tokenizer, batch_size=GENERATED_AT_ONCE)
         self.rows = 32
         self.sampler = sampler
 
-    def _loglikelihood_tokens(self, requests, disable_tqdm=False, override_bs=None):
+    def _loglikelihood_tokens(
+        self,
+        requests: Sequence[Request],
+        disable_tqdm: bool = False,
+        override_bs: int | None = None,
+    ) -> list[Score]:
         engine = self.sampler.ready()
-        cut = [
-            ((context + continuation)[-(self.max_length + 1) :], len(continuation))
-            for _, context, continuation in requests
-        ]
-        # vLLM adds a token to each
-        inside = [i for i, (tokens, _) in enumerate(cut) if len(tokens) < engine.limit]
-        answers = [None] * len(requests)
+        inside: dict[int, tuple[list[int], int]] = {}  # (tokens, where the continuation begins)
+        outside = []
+        for index, (_, context, continuation) in enumerate(requests):
+            tokens = (context + continuation)[-(self.max_length + 1) :]
+            if len(tokens) < engine.limit:  # vLLM adds a token to each
+                inside[index] = (tokens, len(tokens) - len(continuation))
+            else:
+                outside.append(index)
         scored = engine.score(
-            [(cut[i][0], len(cut[i][0]) - cut[i][1]) for i in inside],
-            lambda done: self.progress(done, len(requests)),
+            list(inside.values()), lambda done: self.progress(done, len(requests))
         )
-        for i, (found, greedy) in zip(inside, scored, strict=True):
-            answers[i] = (sum(found), all(greedy))
-        outside = [i for i in range(len(requests)) if answers[i] is None]
-        for i, answer in zip(
-            outside,
-            super()._loglikelihood_tokens([requests[i] for i in outside]) if outside else (),
-        ):
-            answers[i] = answer
-        return answers
+        answers: dict[int, Score] = {}
+        for index, (scores, greedy) in zip(inside, scored, strict=True):
+            answers[index] = (sum(scores), all(greedy))
+        if outside:
+            rest = super()._loglikelihood_tokens([requests[index] for index in outside])
+            answers |= zip(outside, rest, strict=True)
+        return [answers[index] for index in range(len(requests))]
 
-    def _answers(self, prompts, room, stop):
+    def _answers(
+        self, prompts: list[list[int]], room: int, stop: Sequence[str]
+    ) -> list[list[int]] | None:
         engine = self.sampler.ready()
         if max(map(len, prompts)) + room > engine.limit:
             return super()._answers(prompts, room, stop)
@@ -387,15 +383,17 @@ class EngineModel(LiveModel):
 
 
 @contextmanager
-def unchanged(model, tokenizer):
-    """Whatever happens inside, the modules' training flags and the tokenizer's padding are as
-    before afterwards.
-    """
+def unchanged(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
+    """Training flags of the modules and padding of the tokenizer are restored at the end."""
     training = {module: module.training for module in model.modules()}
-    padding = tokenizer.padding_side, tokenizer.truncation_side, tokenizer.pad_token
+    padding_side = tokenizer.padding_side
+    truncation_side = tokenizer.truncation_side
+    pad_token = tokenizer.pad_token
     try:
         yield
     finally:
         for module, flag in training.items():
             module.training = flag
-        tokenizer.padding_side, tokenizer.truncation_side, tokenizer.pad_token = padding
+        tokenizer.padding_side = padding_side
+        tokenizer.truncation_side = truncation_side
+        tokenizer.pad_token = pad_token

@@ -4,50 +4,56 @@ import functools
 import hashlib
 import inspect
 import json
+from collections.abc import Callable
 from pathlib import Path
+from types import CodeType
+from typing import Any
 
 
-def protocol_hash(meaning):
-    """Twelve hexadecimal digits that stand for a measurement."""
+def protocol_hash(meaning: dict[str, Any]) -> str:
+    """Twelve hexadecimal digits that name a measurement; meaning: all that it depends on, JSON."""
     text = json.dumps(meaning, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def scorer_hash(function):
-    """Eight digits of the source of the module that scores, so that a changed grader is another
-    protocol.
+def scorer_hash(function: Callable[..., Any]) -> str:
+    """Eight digits of the source that scores, so that a changed grader is another protocol.
 
-    With it stand the modules of what the grader wraps and of the functions of benchmarks/ that it
-    calls by name.
+    The source is the module of the function, the modules of the functions that it wraps, and those
+    of the functions of benchmarks/ and harness/skills that it calls by name.
     """
-    known, todo = set(), [function]
-    while todo:
-        one = todo.pop()
-        while isinstance(one, functools.partial):
-            one = one.func
-        if one in known:
-            continue
-        known.add(one)
-        todo += [one.__wrapped__] if hasattr(one, "__wrapped__") else []
-        if inspect.isfunction(one):
-            called = (one.__globals__.get(name) for name in _names(one.__code__))
-            todo += [
-                f
-                for f in called
-                if inspect.isfunction(f)
-                and f.__module__.startswith(("benchmarks.", "harness.skills."))
-            ]
-    files = sorted({inspect.getfile(f if inspect.isroutine(f) else type(f)) for f in known})
-    return hashlib.sha256(
-        "".join(Path(f).read_text(encoding="utf-8") for f in files).encode()
-    ).hexdigest()[:8]
+    scorers: set[Callable[..., Any]] = set()
+    pending = [function]
+    while pending:
+        scorer = pending.pop()
+        while isinstance(scorer, functools.partial):
+            scorer = scorer.func
+        if scorer not in scorers:
+            scorers.add(scorer)
+            pending += _parts(scorer)
+    files = {inspect.getfile(f if inspect.isroutine(f) else type(f)) for f in scorers}
+    source = "".join(Path(file).read_text(encoding="utf-8") for file in sorted(files))
+    return hashlib.sha256(source.encode()).hexdigest()[:8]
 
 
-def _names(code):
-    """Names that a function's code looks up, that of comprehensions and functions within it
-    included.
-    """
-    return {
-        *code.co_names,
-        *(name for inner in code.co_consts if inspect.iscode(inner) for name in _names(inner)),
-    }
+def _parts(scorer: Callable[..., Any]) -> list[Callable[..., Any]]:
+    """The function that ``scorer`` wraps, and the project's functions that it calls by name."""
+    parts = [scorer.__wrapped__] if hasattr(scorer, "__wrapped__") else []
+    if not inspect.isfunction(scorer):
+        return parts
+    for name in _names(scorer.__code__):
+        value = scorer.__globals__.get(name)
+        if inspect.isfunction(value) and value.__module__.startswith(
+            ("benchmarks.", "harness.skills.")
+        ):
+            parts.append(value)
+    return parts
+
+
+def _names(code: CodeType) -> set[str]:
+    """Names that a function's code looks up, with those of the functions inside it."""
+    names = set(code.co_names)
+    for constant in code.co_consts:
+        if inspect.iscode(constant):
+            names |= _names(constant)
+    return names

@@ -1,110 +1,102 @@
 """Measures a retention suite on the model in memory, by lm-eval."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Callable, Collection
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from harness.base.errors import UserError, did_you_mean
-from harness.evaluation.suite import SEEDS, code_allowed, quiet, seeded, smallest_limit
+from harness.evaluation.lm_eval_context import SEEDS, code_allowed, quiet, seeded
+from harness.evaluation.lm_eval_tasks import RetentionTask
+from harness.evaluation.loaded_tasks import smallest_limit
+from harness.evaluation.suite import Suite
 
-JACKKNIFE_LIMIT = 2000  # documents; above, a metric without a standard error of lm-eval's has none
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from harness.sampling.vllm import VLLMSampler
+
+# Documents; with more of them a metric without a standard error of lm-eval's has none.
+JACKKNIFE_LIMIT = 2000
 
 
 def run_suite(
-    suite,
-    model,
-    tokenizer,
+    suite: Suite,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     *,
-    only=None,
-    batch_tokens=None,
-    limit=None,
-    progress=None,
-    vllm=None,
-    done=None,
-):
-    """Measure the live ``model`` on ``suite``; the model, the tokenizer and all random states are
-    left as they were.
+    only: Collection[str] | None = None,
+    batch_tokens: int | None = None,
+    limit: int | None = None,
+    progress: Callable[[str, int, int], object] | None = None,
+    vllm: VLLMSampler | None = None,
+    done: Callable[[dict[str, Any]], object] | None = None,
+) -> list[dict[str, Any]]:
+    """Measure the live ``model`` on ``suite``.
 
-    only: names of the tasks to run (all of them by default); batch_tokens: padded tokens of a
-    forward pass (None: by the device); limit: at most so many documents a task (a task's own
-    smaller limit stays); progress: ``f(task name, requests done, requests in all)``; vllm: the
-    model's VLLMSampler, where vLLM is to score and to generate; done: ``f(result)``, called with
-    each task's as soon as it is there. Returns one dict a task: name, metric, value and stderr
-    (lm-eval's unit; stderr None where there is none), n (documents), higher_is_better, items
-    ([{"id", "score", "response"}]: response is the text, or the log-likelihoods in nats), protocol.
-    A group is one result, with the items of all its subtasks.
+    The model, the tokenizer and all random states are left as they were. only: names of the tasks
+    to run (all of them by default); batch_tokens: padded tokens of a forward pass (None: by the
+    device); limit: at most so many documents a task (a task's own smaller limit stays); progress:
+    ``f(task name, requests done, requests in all)``; vllm: the model's VLLMSampler, where vLLM is
+    to score and to generate; done: ``f(result)``, called with the result of each task at once.
+
+    Returns one dict a task: name, metric, value and stderr (lm-eval's unit; stderr None where there
+    is none), n (documents), higher_is_better, items ([{"id", "score", "response"}]: response is the
+    text, or the log-likelihoods in nats), protocol. A group is one result, with the items of all
+    its subtasks.
     """
     from harness.evaluation.lm_eval_model import EngineModel, LiveModel, unchanged
 
     protocols = suite.protocols(model.dtype, tokenizer, limit, vllm=vllm is not None)
     results = []
     with unchanged(model, tokenizer), quiet():
-        live = (
-            LiveModel(model, tokenizer, batch_tokens=batch_tokens)
-            if vllm is None
-            else EngineModel(vllm)
-        )
+        if vllm is None:
+            live = LiveModel(model, tokenizer, batch_tokens=batch_tokens)
+        else:
+            live = EngineModel(vllm)
         for entry in suite.tasks:
-            if only is None or entry.task in only:
-                live.place = f"retention task {entry.task}"
-                if progress:
-                    live.progress = partial(progress, entry.task)
-                with seeded():
-                    result = _evaluate(live, entry, suite.load(entry), smallest_limit(entry, limit))
-                results.append(result | {"protocol": protocols[entry.task]})
-                if done:
-                    done(results[-1])
+            if only is not None and entry.task not in only:
+                continue
+            live.place = f"retention task {entry.task}"
+            if progress:
+                live.progress = partial(progress, entry.task)
+            with seeded():
+                result = _evaluate(live, entry, suite.load(entry), smallest_limit(entry, limit))
+            result["protocol"] = protocols[entry.task]
+            results.append(result)
+            if done:
+                done(result)
     return results
 
 
-def _evaluate(live, entry, loaded, limit):
-    from lm_eval.evaluator import evaluate
-
-    for task in loaded["tasks"].values():
-        task.set_fewshot_seed(seed=SEEDS["fewshot"])  # the generator moves on with every evaluation
-    found = evaluate(
-        live,
-        loaded,
-        limit=limit,
-        bootstrap_iters=1000,
-        log_samples=True,
-        apply_chat_template=entry.chat_template,
-        fewshot_as_multiturn=entry.chat_template,
-        confirm_run_unsafe_code=code_allowed(),
-    )
-    metric, _, kind = entry.metric.rpartition(",")
-    row = found["results"][entry.task]
+def _evaluate(
+    live: Any, entry: RetentionTask, loaded: dict[str, Any], limit: int | None
+) -> dict[str, Any]:
+    """The result of one entry; live: an lm-eval model; loaded: what ``Suite.load`` returns."""
+    output = _lm_eval(live, entry, loaded, limit)
+    row = output["results"][entry.task]
     if entry.metric not in row:
-        keys = [k for k in row if "," in k and "_stderr," not in k]
+        metrics = [key for key in row if "," in key and "_stderr," not in key]
         raise UserError(
             f"retention task {entry.task}",
             f"has no metric {entry.metric!r}",
-            did_you_mean(entry.metric, keys),
+            did_you_mean(entry.metric, metrics),
         )
-    items, values = [], []
-    for name, samples in found["samples"].items():
+    metric, _, filter_name = entry.metric.rpartition(",")
+    is_group = bool(loaded.get("groups"))
+    items = []
+    values = []
+    for name, samples in output["samples"].items():
         aggregate = loaded["tasks"][name].aggregation().get(metric)
         for sample in samples:
-            if sample["filter"] == kind and metric in sample:
-                value = sample[metric]
-                values.append(value)
-                items.append(
-                    {
-                        "id": f"{name}/{sample['doc_id']}"
-                        if loaded.get("groups")
-                        else str(sample["doc_id"]),
-                        "score": float(value)
-                        if isinstance(value, (bool, int, float))
-                        else _number(aggregate([value])),
-                        "response": _response(sample["filtered_resps"]),
-                        # IFEval: the instructions of a prompt
-                        **({"weight": len(value)} if isinstance(value, list) else {}),
-                    }
-                )
-    for task in loaded["tasks"].values():
-        # requests and answers of all documents; the next evaluation builds its own
-        task._instances = None
-    stderr = _number(row.get(f"{metric}_stderr,{kind}"))
-    if stderr is None and not loaded.get("groups"):
+            if sample["filter"] == filter_name and metric in sample:
+                prefix = f"{name}/" if is_group else ""
+                items.append(_item(sample, metric, aggregate, prefix))
+                values.append(sample[metric])
+    stderr = _number(row.get(f"{metric}_stderr,{filter_name}"))
+    if stderr is None and not is_group:
         stderr = jackknife(aggregate, values)
     return {
         "name": entry.task,
@@ -117,27 +109,66 @@ def _evaluate(live, entry, loaded, limit):
     }
 
 
-def jackknife(aggregate, values):
-    """Standard error of ``aggregate(values)`` by leaving out one document at a time (Quenouille,
-    Tukey); for a mean, the usual.
+def _lm_eval(
+    live: Any, entry: RetentionTask, loaded: dict[str, Any], limit: int | None
+) -> dict[str, Any]:
+    """lm-eval's own output for one entry, with its samples."""
+    from lm_eval.evaluator import evaluate
 
-    For the metrics that lm-eval gives no error (ratios such as bits per byte). None below 2 and
-    above 2000 documents.
+    for task in loaded["tasks"].values():
+        task.set_fewshot_seed(seed=SEEDS["fewshot"])  # every evaluation moves the generator on
+    output = evaluate(
+        live,
+        loaded,
+        limit=limit,
+        bootstrap_iters=1000,
+        log_samples=True,
+        apply_chat_template=entry.chat_template,
+        fewshot_as_multiturn=entry.chat_template,
+        confirm_run_unsafe_code=code_allowed(),
+    )
+    for task in loaded["tasks"].values():
+        # Requests and answers of all documents: the next evaluation builds its own.
+        task._instances = None
+    return output
+
+
+def _item(
+    sample: dict[str, Any], metric: str, aggregate: Callable[[list[Any]], Any], prefix: str
+) -> dict[str, Any]:
+    """One document; prefix: of its id, the subtask of a group."""
+    value = sample[metric]
+    is_number = isinstance(value, (bool, int, float))
+    item = {
+        "id": f"{prefix}{sample['doc_id']}",
+        "score": float(value) if is_number else _number(aggregate([value])),
+        "response": _response(sample["filtered_resps"]),
+    }
+    if isinstance(value, list):  # IFEval: one value for each instruction of a prompt
+        item["weight"] = len(value)
+    return item
+
+
+def jackknife(aggregate: Callable[[list[Any]], Any] | None, values: list[Any]) -> float | None:
+    """Standard error of ``aggregate(values)``: one document at a time is left out.
+
+    (Quenouille, Tukey); for a mean, it is the usual one. It serves the metrics that lm-eval gives
+    no error, ratios such as bits per byte. None below 2 and above JACKKNIFE_LIMIT documents.
     """
     n = len(values)
     if aggregate is None or not 2 <= n <= JACKKNIFE_LIMIT:
         return None
-    left = [float(aggregate(values[:i] + values[i + 1 :])) for i in range(n)]
-    centre = sum(left) / n
-    return math.sqrt((n - 1) / n * sum((x - centre) ** 2 for x in left))
+    estimates = [float(aggregate(values[:i] + values[i + 1 :])) for i in range(n)]
+    centre = sum(estimates) / n
+    return math.sqrt((n - 1) / n * sum((estimate - centre) ** 2 for estimate in estimates))
 
 
-def _response(responses):
-    """What the model said: a text, or one log-likelihood a choice."""
+def _response(responses: list[Any]) -> Any:
+    """What the model answered: a text, or one log-likelihood a choice."""
     values = [r[0] if isinstance(r, (tuple, list)) else r for r in responses]
     return values[0] if len(values) == 1 else values
 
 
-def _number(value):
+def _number(value: Any) -> float | None:
     """A float, or None for lm-eval's "N/A"."""
     return None if value is None or isinstance(value, str) else float(value)

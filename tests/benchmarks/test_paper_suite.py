@@ -168,7 +168,7 @@ def test_the_metric_and_the_settings_are_written_down(allowed):
 
 
 def test_settings_are_those_of_lm_eval(allowed):
-    """Shots, new tokens, metrics and direction, read from the task files of the installed lm-eval."""
+    """Shots, new tokens, metrics and direction are read from the installed lm-eval's task files."""
     files = {
         "hellaswag": "hellaswag/hellaswag.yaml",
         "truthfulqa_mc1": "truthfulqa/truthfulqa_mc1.yaml",
@@ -261,7 +261,7 @@ def test_every_task_runs_on_a_stand_in(tiny, allowed, stand_ins):
             sum(i["score"] for i in found[name]["items"]) / found[name]["n"]
         )
     right = [0, 1, 2]
-    for item, answer in zip(found["hellaswag"]["items"], right):
+    for item, answer in zip(found["hellaswag"]["items"], right, strict=True):
         assert item["score"] == float(max(range(4), key=item["response"].__getitem__) == answer)
     # No commas and fewer than 1,000 words; IFEval counts an empty answer as wrong.
     answers = [i["response"] for i in found["ifeval"]["items"]]

@@ -105,8 +105,11 @@ def test_no_files_of_this_machine(sandbox, tmp_path):
     assert plain(f"open({str(tmp_path / 'secret')!r}).read()")
     assert not sandbox.run(f"open({str(tmp_path / 'secret')!r}).read()")
     assert sandbox.run(
-        "import os\nfor place in ('/etc', '/home', '/proc', '/sys', '/dev', '/var', '/run'):\n    assert not os.path.exists(place), place\n"
-        f"assert not os.path.exists({str(SCRIPT)!r})\nassert os.listdir('/tmp') == [] and os.getcwd() == '/tmp'"
+        "import os\n"
+        "for place in ('/etc', '/home', '/proc', '/sys', '/dev', '/var', '/run'):\n"
+        "    assert not os.path.exists(place), place\n"
+        f"assert not os.path.exists({str(SCRIPT)!r})\n"
+        "assert os.listdir('/tmp') == [] and os.getcwd() == '/tmp'"
     )
     assert not sandbox.run("open('/usr/written', 'w')") and not Path("/usr/written").exists()
     assert not sandbox.run(f"open({os.path.join(os.__file__)!r}, 'a')")
@@ -115,13 +118,15 @@ def test_no_files_of_this_machine(sandbox, tmp_path):
 
 def test_no_privileges_and_no_processes(sandbox):
     assert sandbox.run(
-        "import os\nassert os.getuid() == os.geteuid() == os.getgid() == 65534 and os.getpid() == 2\n"
+        "import os\n"
+        "assert os.getuid() == os.geteuid() == os.getgid() == 65534 and os.getpid() == 2\n"
         "device = lambda: os.mknod('/tmp/d', 0o20666, os.makedev(1, 3))\n"
         "for harm in (lambda: os.setuid(0), lambda: os.chroot('/tmp'), device):\n"
         "    try:\n        harm()\n    except OSError:\n        continue\n    raise AssertionError"
     )
     assert sandbox.run(
-        f"import os\ntry:\n    os.kill({os.getpid()}, 0)\nexcept ProcessLookupError:\n    pass\nelse:\n    1 / 0"
+        f"import os\ntry:\n    os.kill({os.getpid()}, 0)\n"
+        "except ProcessLookupError:\n    pass\nelse:\n    1 / 0"
     )
     assert not sandbox.run("import os; os.fork()")
     assert not sandbox.run("import threading; threading.Thread(target=print).start()")

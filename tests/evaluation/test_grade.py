@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -103,7 +104,7 @@ def test_scores_of_a_project_skill(tmp_path):
     rows += [{"id": e.id, "reference": e.reference, "completion": ""} for e in examples[:6]]
     graded = grade(skill, write_rows(tmp_path / "rows.jsonl", rows))
     assert [row["score"] for row in graded] == [1.0] * 10 + [0.0] * 6
-    for row, given in zip(graded, rows):
+    for row, given in zip(graded, rows, strict=True):
         assert row["scores"][skill.metric] == row["score"] and set(row["scores"]) == set(
             skill.metrics
         )
@@ -117,7 +118,7 @@ def test_command(tmp_path):
     right = [True, False, True, True, False, True, True, False]
     rows = [
         {"reference": e.reference, "completion": f"<answer>{e.reference if r else 'none'}</answer>"}
-        for e, r in zip(examples, right)
+        for e, r in zip(examples, right, strict=True)
     ]
     write_rows(tmp_path / "in.jsonl", rows)
     done = command("elements", "in.jsonl", "--out", "new/out.jsonl", cwd=tmp_path)
@@ -149,7 +150,7 @@ def test_wrong_rows(row, said, tmp_path):
 
 class Strict(Skill):
     name = "strict"
-    metrics = {"first": lambda completion, reference: completion == reference["first"]}
+    metrics: ClassVar = {"first": lambda completion, reference: completion == reference["first"]}
 
 
 def test_a_reference_of_another_skill(tmp_path):
@@ -159,7 +160,8 @@ def test_a_reference_of_another_skill(tmp_path):
     )
     with pytest.raises(
         UserError,
-        match=r"row 2: reference: cannot be compared \(TypeError: .*\); it must read as in the skill strict",
+        match=r"row 2: reference: cannot be compared \(TypeError: .*\); "
+        "it must read as in the skill strict",
     ):
         grade(Strict(), path)
 
@@ -185,7 +187,7 @@ def test_wrong_arguments_end_in_one_line(tmp_path):
         )
 
 
-# ---- docs/examples ----------------------------------------------------------------------------------------------------
+# ---- docs/examples -------------------------------------------------------------------------------
 
 
 @pytest.fixture

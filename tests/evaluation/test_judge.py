@@ -257,7 +257,8 @@ def test_back_off_grows(serve, tmp_path):
     server = serve(lambda prompt, number: FAILURES["500"] if number <= 3 else "well")
     endpoint(server, tmp_path, pause=0.1).ask_all(["a"], "test/1")
     times = [r["time"] for r in server.requests]
-    for wait, least in zip((b - a for a, b in pairwise(times)), (0.075, 0.15, 0.3)):
+    waits = [after - before for before, after in pairwise(times)]
+    for wait, least in zip(waits, (0.075, 0.15, 0.3), strict=True):
         assert wait >= least
 
 
@@ -281,6 +282,95 @@ def test_a_timeout_is_tried_again(serve, tmp_path):
         release.set()
 
 
+def trickle(handler):
+    """A reply that never ends, a byte at a time."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    for _ in range(1000):
+        try:
+            handler.wfile.write(b" ")
+        except OSError:
+            return
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("failure", [trickle, FAILURES["500"], (429, {"Retry-After": "60"}, b"")])
+def test_a_deadline_ends_a_request_in_all_its_attempts(serve, tmp_path, failure):
+    """No byte is late and no attempt is the last, but the whole takes too long."""
+    server, start = serve(lambda *_: failure), time.monotonic()
+    client = endpoint(server, tmp_path, deadline=0.6, pause=0.2, attempts=50)
+    with pytest.raises(EndpointDown, match=r"attempts?, deadline 0\.6 seconds\)"):
+        client.ask_all(["a"], "test/1")
+    assert time.monotonic() - start < 5 and len(server.requests) <= 4
+
+
+def test_a_reply_that_is_too_large_is_an_error(serve, tmp_path, monkeypatch):
+    monkeypatch.setattr("harness.evaluation.endpoint.LARGEST_BODY", 1 << 20)
+    server = serve(lambda *_: "x" * (2 << 20))
+    with pytest.raises(EndpointDown, match=r"larger than 1 MiB \(2 attempts\)"):
+        endpoint(server, tmp_path, attempts=2).ask_all(["a"], "test/1")
+    server.answer = lambda *_: "x" * 1000
+    assert len(endpoint(server, tmp_path).ask_all(["a"], "test/1")[0].text) == 1000
+
+
+def test_connections_are_used_again(serve, tmp_path):
+    ports = set()
+
+    def answer(prompt, _):
+        return prompt
+
+    server = serve(answer)
+    handler, real = server.http.RequestHandlerClass, server.http.RequestHandlerClass.do_POST
+
+    def do_post(self):
+        ports.add(self.client_address)
+        real(self)
+
+    handler.do_POST = do_post
+    endpoint(server, tmp_path, concurrency=2).ask_all([str(i) for i in range(20)], "test/1")
+    assert len(server.requests) == 20 and len(ports) <= 2
+
+
+def first_edition(folder):
+    """The cache folder of the first edition after one question: names of files and their JSON."""
+    digest = "4c9d21e8ab6887f6230575747e2876668ca731967a3fec11cba636d4d9fa0f6c"
+    reply = {"text": "fine", "finish": "stop", "prompt_tokens": 3, "completion_tokens": 4}
+    content = {"purpose": "test/1", "model": "judge-1", "max_tokens": 1024, "prompt": "a é?"}
+    path = folder / "4c" / f"{digest}.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(
+        json.dumps({**content, "reply": reply}, indent=1, ensure_ascii=False) + "\n",
+        encoding="utf-8",
+    )
+    return path
+
+
+def test_replies_of_the_first_edition_are_found(serve, tmp_path):
+    path = first_edition(tmp_path / "before")
+    server = serve(lambda *_: (200, {}, completion("fine", "stop", 3, 4)))
+    client = endpoint(server, tmp_path / "before")
+    assert client.ask_all(["a é?"], "test/1") == [Reply("fine", "stop", 3, 4)]
+    assert client.counts == {"cached": 1} and not server.requests
+    endpoint(server, tmp_path / "now").ask_all(["a é?"], "test/1")
+    [written] = (tmp_path / "now").rglob("*.json")
+    assert written.relative_to(tmp_path / "now") == path.relative_to(tmp_path / "before")
+    assert written.read_bytes() == path.read_bytes()
+
+
+def test_httpx_is_imported_when_a_server_is_asked(tmp_path):
+    """Commands that ask no server do not pay for it, nor do replies that are kept."""
+    first_edition(tmp_path)
+    code = (
+        "import sys\n"
+        "from harness.evaluation.endpoint import Endpoint, EndpointConfig\n"
+        "client = Endpoint(EndpointConfig('http://127.0.0.1:9/v1', 'judge-1'), sys.argv[1])\n"
+        "assert client.ask_all(['a é?'], 'test/1')[0].text == 'fine'\n"
+        "assert 'httpx' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, cwd=ROOT, timeout=60)
+
+
 def test_a_server_that_is_down(serve, tmp_path):
     server = serve(lambda *_: "x")
     client = endpoint(server, tmp_path, attempts=3)
@@ -292,7 +382,7 @@ def test_a_server_that_is_down(serve, tmp_path):
 
 
 def test_one_that_fails_ends_the_others(serve, tmp_path):
-    """Nobody sits out a back-off after the server has been given up, and what was answered is kept."""
+    """Nobody waits for another attempt once the server has failed; answers so far are kept."""
     said = {"a": "fine", "b": (503, {"Retry-After": "60"}, b""), "c": (401, {}, b"no")}
     server = serve(lambda prompt, _: said[prompt])
     client, start = endpoint(server, tmp_path, concurrency=3), time.monotonic()

