@@ -149,7 +149,7 @@ def expected(student, teacher, **options):
             logprob = logits_of(student, PROMPT, y).double().log_softmax(-1)[range(len(y)), list(y)]
         distil(trainer, frozen, [Row(PROMPT, list(y))], [Row(SHOWN, list(y))], config)
         mass += logprob.sum().exp().item()
-        for name, master in zip(out, trainer.masters):
+        for name, master in trainer.masters.items():
             if master.grad is not None:
                 out[name] += logprob.sum().exp() * master.grad
             master.grad = None

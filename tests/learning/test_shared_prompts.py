@@ -69,7 +69,7 @@ def gradient(folder, share, monkeypatch, limit=64, rows=ROWS):
         ).sum()
 
     value = trainer.backward(rows, loss)
-    return value, torch.cat([p.grad.flatten() for p in trainer.params]), stage.tokens
+    return value, torch.cat([p.grad.flatten() for p in trainer.params.values()]), stage.tokens
 
 
 def test_the_tiny_model_shares(tiny_model):

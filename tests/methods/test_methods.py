@@ -71,10 +71,12 @@ class Learned:
         update = Trainer.update
 
         def spied(trainer):
-            zero = [
-                torch.zeros_like(m) if m.grad is None else m.grad.clone() for m in trainer.masters
-            ]
-            self.gradients.append(dict(zip([n for n, _ in model.named_parameters()], zero)))
+            self.gradients.append(
+                {
+                    name: torch.zeros_like(m) if m.grad is None else m.grad.clone()
+                    for name, m in trainer.masters.items()
+                }
+            )
             return update(trainer)
 
         def on_step(stage, step):
