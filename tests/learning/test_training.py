@@ -10,6 +10,7 @@ import weakref
 from collections import Counter
 from contextlib import ExitStack
 from itertools import chain
+from typing import ClassVar
 
 import pytest
 import torch
@@ -38,7 +39,9 @@ class Letters(Skill):
     """
 
     name = "letters"
-    metrics = {"a": lambda completion, reference: completion.count("a") / max(1, len(completion))}
+    metrics: ClassVar = {
+        "a": lambda completion, reference: completion.count("a") / max(1, len(completion))
+    }
 
     def load(self, split):
         return [
@@ -115,7 +118,7 @@ def assert_close(found, wanted, relative):
         ), name
 
 
-# ---- data order and schedule --------------------------------------------------------------------------------------
+# ---- data order and schedule --------------------------------------------------------------------
 
 
 def test_draws_are_epochs_without_replacement():
@@ -165,7 +168,7 @@ def test_learning_rate(schedule, steps):
     assert max(found) == found[warm] == pytest.approx(3e-4) and min(found) > 0
 
 
-# ---- micro-batches and chunks -------------------------------------------------------------------------------------
+# ---- micro-batches and chunks -------------------------------------------------------------------
 
 
 def test_micro_batches_hold_every_row_once_within_the_limit(fresh):
@@ -193,7 +196,7 @@ def test_micro_batches_hold_every_row_once_within_the_limit(fresh):
 
 
 def naive_length(rows):
-    """Tokens of a sequence in which what all prompts begin with stands once, and every prompt once."""
+    """Tokens of a sequence that holds the common beginning once, and every prompt once."""
     prompts = {tuple(r.prompt) for r in rows}
     shared = 0
     while all(len(p) > shared for p in prompts) and len({p[shared] for p in prompts}) == 1:
@@ -306,7 +309,7 @@ def test_the_heads_gradient_reaches_masters_elsewhere(tmp_path, monkeypatch):
         assert_close(*gradients, 0.02)
 
 
-# ---- optimizer ------------------------------------------------------------------------------------------------------
+# ---- optimizer ----------------------------------------------------------------------------------
 
 
 def token_mean(rows):
@@ -332,7 +335,7 @@ class HandAdamW:
         norm = math.sqrt(sum(float((g**2).sum()) for g in gradients))
         scale = min(1.0, limit / norm)
         self.t += 1
-        for w, m, v, g in zip(self.weights, self.m, self.v, gradients):
+        for w, m, v, g in zip(self.weights, self.m, self.v, gradients, strict=True):
             g = g * scale
             m.mul_(0.9).add_(0.1 * g)
             v.mul_(0.999).add_(0.001 * g * g)
@@ -411,7 +414,7 @@ def test_small_updates_survive_in_bfloat16(fresh):
                 for m, s in zip(trainer.masters.values(), start, strict=True)
             ]
         )
-    stuck = torch.cat([(p == s).flatten() for p, s in zip(pure.parameters(), start)])
+    stuck = torch.cat([(p == s).flatten() for p, s in zip(pure.parameters(), start, strict=True)])
     big = torch.cat([(s.abs() > 0.05).flatten() for s in start])
     assert moved.float().mean() > 0.8  # 20 steps of about 1e-5 each
     assert stuck[big].float().mean() > 0.99
@@ -435,7 +438,7 @@ def test_micro_batches_add_up_in_float32(fresh):
         assert all(p.grad is None for p in model.parameters())
 
 
-# ---- teacher weights -------------------------------------------------------------------------------------------------
+# ---- teacher weights ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -478,8 +481,8 @@ def test_frozen_never_moves_and_live_is_the_model(fresh):
             frozen.follow(trainer.masters)
             live.follow(trainer.masters)
     assert live.model is model and live.state_dict()["weights"] == {}
-    assert all(torch.equal(a, b) for a, b in zip(frozen.model.parameters(), start))
-    assert not any(torch.equal(a, b) for a, b in zip(model.parameters(), start))
+    assert all(torch.equal(a, b) for a, b in zip(frozen.model.parameters(), start, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(model.parameters(), start, strict=True))
     assert not any(p.requires_grad for p in frozen.model.parameters())
 
 
@@ -496,7 +499,7 @@ def test_teacher_states(fresh):
         teacher = Teacher(stage, 0, 40)
         found = teacher.states(rows)
     model.eval()
-    for row, states in zip(rows, found):
+    for row, states in zip(rows, found, strict=True):
         with torch.no_grad():
             wanted = model(torch.tensor([row.prompt + row.completion])).logits[
                 0, len(row.prompt) - 1 : -1
@@ -504,7 +507,7 @@ def test_teacher_states(fresh):
         assert torch.allclose(teacher.head(states), wanted, atol=2e-5)
 
 
-# ---- checkpoints -----------------------------------------------------------------------------------------------------
+# ---- checkpoints --------------------------------------------------------------------------------
 
 
 def through_disk(state):
@@ -546,7 +549,9 @@ def test_a_resumed_stage_ends_in_the_same_bits(fresh, dtype, method):
     assert stage.step == 2
     method.learn(stage)
     assert logs == whole and len(logs) == 4
-    assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), model.parameters()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(resumed.parameters(), model.parameters(), strict=True)
+    )
 
 
 class TwoPhases(SFT):
@@ -614,7 +619,9 @@ def test_a_stage_resumed_in_any_phase_ends_in_the_same_bits(fresh, dtype, traine
         model.load_state_dict(state["model"])
         learn(model, logs, state["stage"])
         assert logs == wanted, done
-        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), whole.parameters())), done
+        assert all(
+            torch.equal(a, b) for a, b in zip(model.parameters(), whole.parameters(), strict=True)
+        ), done
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
