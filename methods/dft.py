@@ -1,28 +1,31 @@
-"""Dynamic fine-tuning (DFT), Wu et al. 2025, arXiv 2508.05629, equation 9: cross-entropy weighted
-by the token's probability.
+"""Dynamic fine-tuning (DFT), Wu et al. 2025, arXiv 2508.05629, equation 9.
 
-Each token's loss is -p log p with the p in front a constant: the gradient is that of SFT with
-tokens that the model finds unlikely weighted down, which takes the 1/p out of SFT read as a policy
-gradient.
+Cross-entropy weighted by the token's probability: each token's loss is -p log p, in which the first
+p is a constant. The gradient is that of SFT with less weight on tokens that the model finds
+unlikely. Read as a policy gradient, SFT divides by p; DFT takes that 1/p out.
 
 The weights are not normalised: the sum is divided by the number of completion tokens of the
-optimizer step, as in SFT here and as in TRL's SFTTrainer with ``loss_type="dft"``. So losses and
-gradients are smaller than SFT's; AdamW does not mind.
+optimizer step, as in SFT here and as in TRL's SFTTrainer with ``loss_type="dft"``. Losses and
+gradients are therefore smaller than SFT's, which AdamW's step does not depend on.
 """
 
+import torch
+
+from harness.learning.losses import token_logprobs
 from harness.learning.method import Method
 from harness.learning.packing import Row
+from harness.learning.stage import Stage
 from harness.learning.trainer import learning
 
 
-def weighted_cross_entropy(logits, tokens):
+def weighted_cross_entropy(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """Sum of -p log p over tokens; logits [tokens, vocabulary], tokens [tokens]."""
-    logprob = logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0]
-    return -(logprob.detach().exp() * logprob).sum()
+    logprobs = token_logprobs(logits, tokens)
+    return -(logprobs.detach().exp() * logprobs).sum()
 
 
 class DFT(Method):
-    def learn(self, stage):
+    def learn(self, stage: Stage) -> None:
         with learning(stage, self.config) as trainer:
             for step in stage.steps():
                 rows = [

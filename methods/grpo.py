@@ -1,154 +1,199 @@
-"""Group-relative policy optimisation (GRPO), DeepSeekMath, arXiv 2402.03300: the on-policy
-reinforcement-learning baseline.
+"""Group-relative policy optimisation (GRPO), DeepSeekMath, arXiv 2402.03300.
 
-Every prompt is sampled ``group_size`` times from the live model; each completion's advantage is its
-reward less the mean of its group, divided by the group's standard deviation (unbiased, plus 1e-4).
-With one update per batch of rollouts the probability ratio is 1, so that clipping never acts and
-the gradient is the plain policy gradient: there is no clip option.
+The on-policy reinforcement-learning baseline. Every prompt is sampled ``group_size`` times from the
+live model. A completion's advantage is its reward less the mean of its group, divided by the
+group's standard deviation (unbiased, plus 1e-4):
+
+    A = (R - mean R) / (std R + 1e-4),    loss of token t = -A p(y_t) / p_old(y_t)
+
+With one update for each batch of rollouts p_old is p, the ratio is 1, clipping never acts and the
+gradient is the plain policy gradient -A grad log p(y_t): there is no clip option.
 
 Conventions
 * ``normalise: tokens`` divides by the number of completion tokens of the step (DAPO's loss, arXiv
   2503.14476, TRL's default); ``sequences`` takes each completion's mean first (the original GRPO);
   ``constant`` divides by completions x the rollout limit (Dr. GRPO, arXiv 2503.20783).
 * ``kl_beta`` adds beta times the k3 estimate of KL(policy || policy at the start of the stage) to
-  every token's loss. Its gradient is the plain one of GRPO (TRL's with
-  ``use_bias_correction_kl=False``, which is not TRL's default).
+  every token's loss: q/p - log q/p - 1 at y_t, with q the policy at the start. Its gradient is the
+  plain one of GRPO (TRL's with ``use_bias_correction_kl=False``, which is not TRL's default).
 * ``importance_cap``: where another engine sampled, every token's policy loss (not its KL term) is
   weighted by min(cap, p / p_sampler) of that token, a constant for the gradient: TRL's
   ``token_truncate``. The cap is 2 where vLLM samples.
-* Groups whose rewards are all equal have no gradient without a KL term: their forward and backward
+* Groups whose rewards are all equal have no gradient without a KL term. Their forward and backward
   passes are left out, which changes nothing but the time.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from harness.base.settings import option
+from harness.learning.losses import importance_weights, token_logprobs
 from harness.learning.method import Method
-from harness.learning.outlook import Work
-from harness.learning.packing import Row
+from harness.learning.options import ImportanceOption
+from harness.learning.outlook import Outlook, Work
+from harness.learning.packing import Positions, Row
+from harness.learning.stage import Stage
 from harness.learning.teacher import Teacher
 from harness.learning.trainer import TrainingConfig, learning
+from harness.sampling.sampler import Completion
+from harness.skills.skill import Example
 
 
 @dataclass
-class GRPOConfig(TrainingConfig):
+class GRPOConfig(ImportanceOption, TrainingConfig):
     group_size: int = option(8, "completions sampled for each prompt", min=2)
     scale_rewards: bool = option(True, "divide advantages by the standard deviation of the group")
     normalise: str = option(
         "tokens", "what the loss is averaged over", choices=("tokens", "sequences", "constant")
     )
     kl_beta: float = option(0.0, "weight of the KL to the policy at the start of the stage", min=0)
-    importance_cap: float | None = option(
-        None,
-        "cap of the importance weights; if left out 2 where vLLM samples, else no weights; "
-        "0: never",
-        min=0,
-    )
-
-
-def alike(rewards):
-    """Which groups of rewards [groups, group_size] are all equal; their standard deviation may be
-    off 0 by a rounding.
-    """
-    return (rewards == rewards[:, :1]).all(1)
-
-
-def advantages(rewards, scale=True):
-    """Advantages [groups, group_size] from rewards of the same shape; formula in the module's
-    docstring.
-    """
-    centred = rewards - rewards.mean(1, keepdim=True)
-    # the mean of equal numbers may be off by a rounding, which 1e-4 blows up
-    centred[alike(rewards)] = 0.0
-    return centred / (rewards.std(1, keepdim=True) + 1e-4) if scale else centred
 
 
 class GRPO(Method):
     Config = GRPOConfig
+    config: GRPOConfig
     needs = ()
 
-    def learn(self, stage):
+    def learn(self, stage: Stage) -> None:
         config = self.config
         with learning(stage, config) as trainer:
             reference = Teacher(stage, 0, trainer.limit) if config.kl_beta else None
             for step in stage.steps():
                 prompts = [stage.prompt_tokens(e) for e in step.examples]
-                sampled = stage.sample(prompts, n=config.group_size, seed=step.seed)
-                rewards = torch.tensor(
-                    [
-                        [float(stage.skill.reward(c.text, e.reference)) for c in group]
-                        for e, group in zip(step.examples, sampled)
-                    ]
+                groups = stage.sample(prompts, n=config.group_size, seed=step.seed)
+                rewards = group_rewards(stage, step.examples, groups)
+                loss = PolicyLoss(
+                    stage,
+                    config,
+                    [Row(p, c.token_ids) for p, g in zip(prompts, groups, strict=True) for c in g],
+                    advantages(rewards, config.scale_rewards).flatten(),
+                    [c.logprobs for group in groups for c in group],
+                    reference,
                 )
-                advantage = advantages(rewards, config.scale_rewards)
-                answers = [c for group in sampled for c in group]
-                count = sum(len(c.token_ids) for c in answers)
-                learn_from = [
-                    i for i, a in enumerate(advantage.flatten().tolist()) if a or config.kl_beta
-                ]
-                rows = [
-                    Row(prompts[i // config.group_size], answers[i].token_ids) for i in learn_from
-                ]
-                weight = advantage.flatten()[learn_from].to(stage.model.device)
-                length = torch.tensor([len(r.completion) for r in rows], device=stage.model.device)
-                if config.normalise == "tokens":
-                    share = torch.full_like(weight, 1 / count)
-                elif config.normalise == "sequences":
-                    share = 1 / (length * len(answers))
-                else:
-                    share = torch.full_like(weight, 1 / (len(answers) * stage.max_new_tokens))
-                anchor = reference.states(rows) if reference else None
-                cap, importance = stage.importance_cap(config.importance_cap), []
-
-                def loss(logits, at):
-                    logprob = (
-                        (logits / stage.temperature)
-                        .log_softmax(-1)
-                        .gather(1, at.tokens[:, None])[:, 0]
-                    )
-                    each = -weight[at.rows] * (logprob - logprob.detach()).exp()
-                    places = list(zip(at.rows.tolist(), at.offsets.tolist()))
-                    if cap:
-                        others = torch.tensor(
-                            [answers[learn_from[i]].logprobs[t] for i, t in places],
-                            device=logprob.device,
-                        )
-                        importance.append((logprob.detach() - others).exp().clamp(max=cap))
-                        each = each * importance[-1]
-                    if anchor:
-                        with torch.no_grad():
-                            old = (
-                                reference.head(
-                                    torch.stack([anchor[i][t] for i, t in places])
-                                ).float()
-                                / stage.temperature
-                            )
-                            old = old.log_softmax(-1).gather(1, at.tokens[:, None])[:, 0]
-                        each = each + config.kl_beta * ((old - logprob).exp() - (old - logprob) - 1)
-                    return (each * share[at.rows]).sum()
-
-                value = trainer.backward(rows, loss)
-                if importance:
-                    step.log(importance_weight=torch.cat(importance).mean())
+                value = trainer.backward(loss.rows, loss)
+                answers = [c for group in groups for c in group]
                 step.log(
+                    **loss.diagnostics(),
                     loss=value,
                     reward=rewards.mean(),
                     reward_std=rewards.std(1).mean(),
                     groups_without_signal=alike(rewards).float().mean(),
-                    completion_tokens=count / len(answers),
+                    completion_tokens=sum(len(c.token_ids) for c in answers) / len(answers),
                     cut_off=sum(not c.finished for c in answers) / len(answers),
                     **trainer.update(),
                 )
 
-    def work(self, outlook):
-        prompt, answer, n = outlook.prompt, outlook.answer, self.config.group_size
+    def work(self, outlook: Outlook) -> Work:
+        tokens = outlook.prompt + self.config.group_size * outlook.answer
+        has_reference = self.config.kl_beta > 0
         return Work(
-            learned=prompt + n * answer,
-            scored=(prompt + n * answer) * (self.config.kl_beta > 0),
-            read=prompt,
-            answers=n,
-            sampled=answer,
-            copies=int(self.config.kl_beta > 0),
+            learned=tokens,
+            scored=tokens * has_reference,
+            read=outlook.prompt,
+            answers=self.config.group_size,
+            sampled=outlook.answer,
+            copies=int(has_reference),
         )
+
+
+def group_rewards(
+    stage: Stage, examples: Sequence[Example], groups: Sequence[Sequence[Completion]]
+) -> torch.Tensor:
+    """Rewards [groups, group_size] of the completions of each example."""
+    return torch.tensor(
+        [
+            [float(stage.skill.reward(c.text, e.reference)) for c in group]
+            for e, group in zip(examples, groups, strict=True)
+        ]
+    )
+
+
+def alike(rewards: torch.Tensor) -> torch.Tensor:
+    """Which groups of rewards [groups, group_size] are all equal: booleans [groups].
+
+    Their standard deviation does not tell, which a rounding may put off 0.
+    """
+    return (rewards == rewards[:, :1]).all(1)
+
+
+def advantages(rewards: torch.Tensor, scale: bool = True) -> torch.Tensor:
+    """Advantages [groups, group_size] from rewards of the same shape; without ``scale`` they are
+    not divided by the standard deviation.
+    """
+    centred = rewards - rewards.mean(1, keepdim=True)
+    # The mean of equal numbers may be off by a rounding, which a division by 1e-4 would blow up
+    centred[alike(rewards)] = 0.0
+    return centred / (rewards.std(1, keepdim=True) + 1e-4) if scale else centred
+
+
+def token_shares(rows: Sequence[Row], normalise: str, limit: int) -> torch.Tensor:
+    """Share [rows] of each completion's tokens in the loss of a step; see the module's docstring.
+
+    limit: tokens of a rollout at most.
+    """
+    lengths = torch.tensor([len(row.completion) for row in rows])
+    if normalise == "sequences":
+        return 1 / (lengths * len(rows))
+    count = int(lengths.sum()) if normalise == "tokens" else len(rows) * limit
+    return torch.full((len(rows),), 1 / count)
+
+
+class PolicyLoss:
+    """The loss of one step, called chunk by chunk.
+
+    rows: all completions of the step; advantages [rows]; logprobs: of each completion's tokens by
+    the engine that sampled them; reference: the policy at the start of the stage, None without a KL
+    term. ``self.rows`` are those that have a gradient, and what the trainer computes.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        config: GRPOConfig,
+        rows: Sequence[Row],
+        advantages: torch.Tensor,
+        logprobs: Sequence[Sequence[float]],
+        reference: Teacher | None,
+    ) -> None:
+        device = stage.model.device
+        learned = [i for i, a in enumerate(advantages.tolist()) if a or config.kl_beta]
+        shares = token_shares(rows, config.normalise, stage.max_new_tokens)
+        self.rows = [rows[i] for i in learned]
+        self.advantages = advantages[learned].to(device)
+        self.shares = shares[learned].to(device)
+        self.sampler_logprobs = [logprobs[i] for i in learned]
+        self.cap = stage.importance_cap(config.importance_cap)
+        self.importance: list[torch.Tensor] = []
+        self.temperature = stage.temperature
+        self.kl_beta = config.kl_beta
+        self.reference = reference
+        self.reference_states = [] if reference is None else reference.states(self.rows)
+
+    def __call__(self, logits: torch.Tensor, positions: Positions) -> torch.Tensor:
+        """The chunk's loss, a scalar, from the policy's logits [tokens, vocabulary]."""
+        logprobs = token_logprobs(logits / self.temperature, positions.tokens)
+        ratio = (logprobs - logprobs.detach()).exp()  # 1, with the gradient of log p
+        losses = -self.advantages[positions.rows] * ratio
+        if self.cap:
+            weights = importance_weights(
+                logprobs.detach(), positions, self.sampler_logprobs, self.cap
+            )
+            self.importance.append(weights)
+            losses = losses * weights
+        if self.reference is not None:
+            losses = losses + self.kl_beta * self._k3(self.reference, logprobs, positions)
+        return (losses * self.shares[positions.rows]).sum()
+
+    def _k3(self, reference: Teacher, logprobs: torch.Tensor, positions: Positions) -> torch.Tensor:
+        """Estimate [tokens] of KL(policy || reference) at the sampled tokens, never negative."""
+        with torch.no_grad():
+            logits = reference.logits_at(self.reference_states, positions) / self.temperature
+            reference_logprobs = token_logprobs(logits, positions.tokens)
+        log_ratio = reference_logprobs - logprobs
+        return log_ratio.exp() - log_ratio - 1
+
+    def diagnostics(self) -> dict[str, torch.Tensor]:
+        """The mean importance weight, where there are weights."""
+        return {"importance_weight": torch.cat(self.importance).mean()} if self.importance else {}

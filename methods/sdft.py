@@ -2,35 +2,36 @@
 2601.19897.
 
 One model in two roles. The student sees the question and samples an answer. The teacher, an average
-of the student's weights over the steps, sees the question and a demonstration; on every token of
+of the student's weights over the steps, sees the question and a demonstration. On every token of
 the student's own answer the student's next-token distribution is pulled towards the teacher's. No
 reward is used.
 
 Conventions
-* The loss, its KL direction and the estimators of its gradient stand in
-  harness/learning/distillation.py; the defaults are the paper's: forward KL over the full
-  vocabulary on the student's own tokens, the first three of an answer left out.
+* harness/learning/distillation.py has the loss, its KL direction and the estimators of its
+  gradient. The defaults are the paper's: forward KL over the full vocabulary on the student's own
+  tokens, without the first three of an answer.
 * Both distributions are taken at the rollout temperature.
-* With ``rollouts`` above 1 every prompt is sampled that often; one is the paper's.
-* ``teacher_context`` exchanges what the teacher is shown, in the style of the skill's template;
-  left out, the template stays.
+* With ``rollouts`` above 1 every prompt is sampled that often; the paper has one.
+* ``teacher_context`` changes what the teacher is shown, in the style of the skill's template; if
+  left out, the template decides.
 """
 
 from dataclasses import dataclass
 
 from harness.base.settings import option
+from harness.learning.checks import check_on_policy, check_teacher
 from harness.learning.distillation import DistillationConfig, distil
-from harness.learning.method import Method
-from harness.learning.outlook import Work
+from harness.learning.method import Method, OrderView
+from harness.learning.options import TeacherOption
+from harness.learning.outlook import Outlook, Work
 from harness.learning.packing import Row
+from harness.learning.stage import Stage
 from harness.learning.teacher import Teacher
-from harness.learning.teacher_samples import check_on_policy, check_teacher
 from harness.learning.trainer import learning
-from harness.skills.templates import TEACHER_CONTEXTS
 
 
 @dataclass
-class SDFTConfig(DistillationConfig):
+class SDFTConfig(TeacherOption, DistillationConfig):
     teacher: str = option(
         "ema",
         "teacher weights: average, frozen at the start of the stage, or the live student",
@@ -39,42 +40,39 @@ class SDFTConfig(DistillationConfig):
     ema_alpha: float = option(
         0.01, "share of the student in the average after each optimizer step", above=0, max=1
     )
-    teacher_context: str | None = option(
-        None,
-        "what the teacher is shown; what its template shows if left out",
-        choices=TEACHER_CONTEXTS,
-    )
     rollouts: int = option(1, "completions sampled for each prompt", min=1)
 
 
 class SDFT(Method):
     Config = SDFTConfig
-    needs = ()  # what the teacher is shown: see check
+    config: SDFTConfig
+    needs = ()  # ``check`` asks for what the teacher is shown
 
-    def check(self, order, place):
+    def check(self, order: OrderView, place: str) -> None:
         check_teacher(order, self.config.teacher_context, place)
         check_on_policy(order, self.config, place)
 
-    def learn(self, stage):
+    def learn(self, stage: Stage) -> None:
         config = self.config
         with learning(stage, config) as trainer:
             alpha = {"ema": config.ema_alpha, "frozen": 0, "live": 1}[config.teacher]
             teacher = Teacher(stage, alpha, trainer.limit, trainer.place)
             for step in stage.steps():
                 prompts = [stage.prompt_tokens(e) for e in step.examples]
-                sampled = stage.sample(prompts, n=config.rollouts, seed=step.seed)
-                asked = [p for p in prompts for _ in range(config.rollouts)]
-                shown = [
-                    t
-                    for e in step.examples
-                    for t in [stage.teacher_tokens(e, config.teacher_context)] * config.rollouts
+                teacher_prompts = [
+                    stage.teacher_tokens(e, config.teacher_context) for e in step.examples
                 ]
-                answers = [c for group in sampled for c in group]
+                groups = stage.sample(prompts, n=config.rollouts, seed=step.seed)
+                answers = [c for group in groups for c in group]
                 logged = distil(
                     trainer,
                     teacher,
-                    [Row(p, c.token_ids) for p, c in zip(asked, answers)],
-                    [Row(p, c.token_ids) for p, c in zip(shown, answers)],
+                    [Row(p, c.token_ids) for p, g in zip(prompts, groups, strict=True) for c in g],
+                    [
+                        Row(p, c.token_ids)
+                        for p, g in zip(teacher_prompts, groups, strict=True)
+                        for c in g
+                    ],
                     config,
                     [c.logprobs for c in answers],
                 )
@@ -85,14 +83,15 @@ class SDFT(Method):
                 )
                 teacher.follow(trainer.masters)
 
-    def work(self, outlook):
-        answer, n = outlook.answer, self.config.rollouts
+    def work(self, outlook: Outlook) -> Work:
+        answers = self.config.rollouts
+        answer_tokens = answers * outlook.answer
         return Work(
-            learned=outlook.prompt + n * answer,
-            scored=outlook.teacher_prompt(self.config.teacher_context) + n * answer,
+            learned=outlook.prompt + answer_tokens,
+            scored=outlook.teacher_prompt(self.config.teacher_context) + answer_tokens,
             read=outlook.prompt,
-            answers=n,
-            sampled=answer,
+            answers=answers,
+            sampled=outlook.answer,
             copies=int(self.config.teacher != "live"),
             averaged=self.config.teacher == "ema",
         )

@@ -1,17 +1,18 @@
-"""Supervised fine-tuning: cross-entropy on the demonstration.
+"""Supervised fine-tuning (SFT): cross-entropy on the demonstration.
 
 The completion is the demonstration and the token that ends a turn; the prompt carries no loss. The
-mean is over all completion tokens of the optimizer step, whatever micro-batches they fall into
-(TRL's SFTTrainer has the same mean), so a long demonstration weighs more than a short one.
+mean is over all completion tokens of the optimizer step, across its micro-batches (as in TRL's
+SFTTrainer), so a long demonstration weighs more than a short one.
 """
 
 from harness.learning.method import Method
 from harness.learning.packing import Row
+from harness.learning.stage import Stage
 from harness.learning.trainer import cross_entropy, learning
 
 
 class SFT(Method):
-    def learn(self, stage):
+    def learn(self, stage: Stage) -> None:
         with learning(stage, self.config) as trainer:
             for step in stage.steps():
                 rows = [

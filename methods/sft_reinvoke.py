@@ -1,23 +1,22 @@
-"""SFT + re-invoke: supervised fine-tuning, then on-policy distillation from the base policy on
-general prompts.
+"""SFT + re-invoke: SFT, then on-policy distillation from the base policy on general prompts.
 
-The paper's baseline after Lu and Thinking Machines Lab ("On-Policy Distillation", 2025): what SFT
-has overwritten is taken back from the model as it was before, on prompts that have nothing to do
-with the skill. Two phases a stage, each a training of its own (warm-up, schedule, optimizer):
+A baseline of arXiv 2601.19897, after Lu and Thinking Machines Lab ("On-Policy Distillation", 2025):
+the second phase brings back what SFT has overwritten, on prompts that have nothing to do with the
+skill. A stage has two phases, each a training of its own (warm-up, schedule, optimizer):
 
 1. SFT (methods/sft.py) on the whole budget, as every method;
-2. on top of it ``reinvoke_prompts`` general prompts, as many as the budget if left out: the student
+2. ``reinvoke_prompts`` general prompts on top of it, as many as the budget if left out. The student
    samples an answer, and is pulled on its tokens towards the base policy, which sees the same
-   prompt. No demonstration, no label is used. The extra prompts, tokens and steps are counted on
-   the records like all others.
+   prompt. No demonstration and no label is used. The records count the extra prompts, tokens and
+   steps like all others.
 
-The base policy is the model at the start of the stage. The paper has the method on one skill at a
-time only, where that is the base model as well; later in a sequence the model at the start of the
-run would take back the earlier skills too.
-
-The divergence is ``reverse`` by default, as Lu's, here over the full vocabulary (``estimator:
-sampled`` is Lu's own), and no token is skipped: there is no demonstration that could leave
-artifacts. The base sees what the student sees, so it needs no weights of its own but those it had.
+Conventions
+* The base policy is the model at the start of the stage. The paper has the method on one skill at a
+  time only, where that is the base model too. Later in a sequence the model at the start of the run
+  would take back the earlier skills as well.
+* The divergence is ``reverse`` by default, as Lu's, here over the full vocabulary (``estimator:
+  sampled`` is Lu's own).
+* No token is skipped: there is no demonstration that could leave artifacts.
 """
 
 import hashlib
@@ -27,12 +26,13 @@ from pathlib import Path
 from harness.base.errors import UserError
 from harness.base.files import read_jsonl, write_json
 from harness.base.settings import option
+from harness.learning.checks import check_on_policy
 from harness.learning.distillation import DistillationConfig, distil
-from harness.learning.method import Method
-from harness.learning.outlook import Work
+from harness.learning.method import Method, OrderView
+from harness.learning.outlook import Outlook, Work
 from harness.learning.packing import Row
+from harness.learning.stage import Stage
 from harness.learning.teacher import Teacher
-from harness.learning.teacher_samples import check_on_policy
 from harness.learning.trainer import cross_entropy, learning
 from harness.models.chat import chat_tokens
 from harness.skills.files import chat_prompt
@@ -57,33 +57,33 @@ class ReinvokeConfig(DistillationConfig):
     )
 
 
-def general_prompts(file):
-    """The chat messages of each row of ``file``, or of the project's own prompts. Raises UserError
-    naming a row that is wrong.
+def general_prompts(file: str | Path | None) -> list[list[dict[str, str]]]:
+    """The chat messages of each row of ``file``, or of the project's own prompts.
+
+    Raises UserError naming a row that is wrong.
     """
     path = Path(file or DEFAULT_PROMPTS)
-    found = [chat_prompt(row, f"{path}, row {number}") for number, row in read_jsonl(path)]
-    if not found:
+    prompts = [chat_prompt(row, f"{path}, row {number}") for number, row in read_jsonl(path)]
+    if not prompts:
         raise UserError(path, "has no rows")
-    return found
+    return prompts
 
 
 class SFTReinvoke(Method):
     Config = ReinvokeConfig
+    config: ReinvokeConfig
 
-    def check(self, order, place):
+    def check(self, order: OrderView, place: str) -> None:
         general_prompts(self.config.general_prompts)
         check_on_policy(order, self.config, place)
 
-    def phases(self, prompts):
+    def phases(self, prompts: int) -> list[int]:
         return [prompts, self.config.reinvoke_prompts or prompts]
 
-    def learn(self, stage):
+    def learn(self, stage: Stage) -> None:
         config = self.config
-        path, general = (
-            Path(config.general_prompts or DEFAULT_PROMPTS),
-            general_prompts(config.general_prompts),
-        )
+        path = Path(config.general_prompts or DEFAULT_PROMPTS)
+        general = general_prompts(path)
         write_json(
             stage.folder / "general_prompts.json",
             {
@@ -103,7 +103,7 @@ class SFTReinvoke(Method):
             for step in stage.steps(phase=1, examples=general):
                 prompts = [chat_tokens(stage.tokenizer, messages) for messages in step.examples]
                 answers = [c for (c,) in stage.sample(prompts, seed=step.seed)]
-                rows = [Row(p, c.token_ids) for p, c in zip(prompts, answers)]
+                rows = [Row(p, c.token_ids) for p, c in zip(prompts, answers, strict=True)]
                 step.log(
                     phase=2,
                     **distil(trainer, base, rows, rows, config, [c.logprobs for c in answers]),
@@ -111,16 +111,12 @@ class SFTReinvoke(Method):
                     **trainer.update(),
                 )
 
-    def work(self, outlook):
-        lengths = [
-            len(chat_tokens(outlook.tokenizer, m))
-            for m in general_prompts(self.config.general_prompts)
-        ]
-        prompt, share = (
-            sum(lengths) / len(lengths),
-            self.phases(outlook.prompts)[1] / outlook.prompts,
-        )
+    def work(self, outlook: Outlook) -> Work:
+        general = general_prompts(self.config.general_prompts)
+        lengths = [len(chat_tokens(outlook.tokenizer, messages)) for messages in general]
+        prompt = sum(lengths) / len(lengths)
         answer = outlook.limit  # nothing says how long answers to general prompts are
+        share = self.phases(outlook.prompts)[1] / outlook.prompts
         return Work(
             learned=outlook.prompt + outlook.demonstration + share * (prompt + answer),
             scored=share * (prompt + answer),

@@ -8,12 +8,12 @@ stage|^2``.
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 
 from harness.base.settings import option
 from harness.learning.method import Method
 from harness.learning.packing import Row
-from harness.learning.trainer import TrainingConfig, learning
+from harness.learning.stage import Stage
+from harness.learning.trainer import TrainingConfig, cross_entropy, learning
 
 
 @dataclass
@@ -23,24 +23,21 @@ class L2Config(TrainingConfig):
 
 class L2SFT(Method):
     Config = L2Config
+    config: L2Config
 
-    def learn(self, stage):
+    def learn(self, stage: Stage) -> None:
         with learning(stage, self.config) as trainer:
-            start = torch.nn.ParameterList(
-                m.detach().clone() for m in trainer.masters
-            ).requires_grad_(False)
-            # a resumed stage gets these back, not the weights at which it was killed
-            stage.keep(start=start)
+            masters = list(trainer.masters.values())  # the weights, in float32
+            start = torch.nn.ParameterList(m.detach().clone() for m in masters)
+            # A resumed stage gets these back, not the weights at which it was killed
+            stage.keep(start=start.requires_grad_(False))
             for step in stage.steps():
                 rows = [
                     Row(stage.prompt_tokens(e), stage.demonstration_tokens(e))
                     for e in step.examples
                 ]
-                count = sum(len(r.completion) for r in rows)
-                value = trainer.backward(
-                    rows,
-                    lambda logits, at: F.cross_entropy(logits, at.tokens, reduction="sum") / count,
-                )
-                distance = sum((m - s).square().sum() for m, s in zip(trainer.masters, start))
+                logged = trainer.token_mean(rows, cross_entropy)
+                pairs = zip(masters, start, strict=True)
+                distance = sum((m - s).square().sum() for m, s in pairs)
                 (self.config.strength / 2 * distance).backward()
-                step.log(loss=value, distance=distance.detach().sqrt(), **trainer.update())
+                step.log(**logged, distance=distance.detach().sqrt(), **trainer.update())

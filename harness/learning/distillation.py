@@ -1,8 +1,8 @@
-"""Distillation on completions: divergences, the gradient estimators of the paper's appendix A.1,
-and a teacher's own samples.
+"""Distillation on completions: divergences, and estimators of their gradient.
 
-At every completion token the student has a next-token distribution p, the teacher q, given the same
-prefix y_<t (each after its own prompt), both at the rollout temperature.
+At every completion token the student has a next-token distribution p and the teacher q, after the
+same completion tokens y_<t but each after its own prompt. Both are taken at the rollout
+temperature. The estimators are those of arXiv 2601.19897, appendix A.1.
 
 ``divergence``
 * ``forward`` is KL(q || p), the direction behind all of the paper's results, as its authors say,
@@ -12,46 +12,54 @@ prefix y_<t (each after its own prompt), both at the rollout temperature.
   m) + (1 - w) KL(p || m), m = w q + (1 - w) p.
 
 ``estimator`` of the gradient of D_t, the divergence at token t
-* ``full`` differentiates D_t over the whole vocabulary. The prefix counts as given, though the
+* ``full`` differentiates D_t over the whole vocabulary. It takes the prefix as fixed, although the
   student sampled it: for whole sequences the gradient is biased. The paper's choice.
-* ``sampled`` knows the sampled token alone: c_t grad log p(y_t), with c_t = log p/q (reverse), -q/p
+* ``sampled`` uses the sampled token alone: c_t grad log p(y_t), with c_t = log p/q (reverse), -q/p
   (forward) or (1 - w) log p/m (mixture) at y_t. Given the prefix its mean over y_t ~ p is the
-  gradient of ``full``, so it has the same bias, and more variance: without bound for ``forward``
+  gradient of ``full``, so it has the same bias. It has more variance: for ``forward`` without bound
   where the teacher likes what the student hardly samples.
-* ``rao_blackwell`` adds to ``full`` what a token does to the prefixes of later ones: (sum of D_s
-  over s > t) grad log p(y_t). It is the gradient of E[sum_t D_t] with y ~ p, without bias; for
+* ``rao_blackwell`` adds to ``full`` the effect of a token on the prefixes of later ones: (sum of
+  D_s over s > t) grad log p(y_t). It is the gradient of E[sum_t D_t] with y ~ p, without bias; for
   ``reverse`` that sum is the KL of the sequences.
-* ``top_k`` differentiates the divergence on the student's ``top_k`` likeliest tokens alone, either
-  with everything else in one ``tail`` bucket (never above ``full``; equal to it where one token is
-  left over) or renormalised to these tokens (what the two do to the rest is not seen). Support and
-  renormalisation are those of TRL's SDFTTrainer.
+* ``top_k`` differentiates the divergence on the student's ``top_k`` likeliest tokens alone. All
+  other tokens are one bucket with ``tail`` (never above ``full``, and equal to it where the bucket
+  holds one token); without it the two distributions are renormalised to these tokens, and what they
+  do elsewhere has no effect. Support and renormalisation are those of TRL's SDFTTrainer.
 
 ``normalise``: ``sequences`` is the mean over a completion's tokens, then over completions (as in
 TRL's SDFTTrainer); ``constant`` divides by completions x the rollout limit. A completion's length
-is itself drawn: with ``sequences`` the mean of ``sampled`` is not exactly that of ``full``, and
-``rao_blackwell`` would be the gradient of nothing, so that it takes ``constant``.
+is random too: with ``sequences`` the mean of ``sampled`` is not exactly that of ``full``, and
+``rao_blackwell`` would be the gradient of nothing. It therefore takes ``constant``.
 
-The first ``skip_tokens`` tokens of a completion carry no loss; a completion that has none left
+The first ``skip_tokens`` tokens of a completion carry no loss; a completion without further tokens
 counts as 0. Under ``rao_blackwell`` they still get credit for the tokens that follow.
 
 ``importance_cap``: where another engine sampled the completions, every token's loss is weighted by
-min(cap, p / p_sampler) of that token, a constant for the gradient; the paper's code has a cap of 2,
-and so has this where vLLM samples. The project's own sampler is the trainer's model: off.
-``rao_blackwell`` weights nothing: under vLLM it wants ``importance_cap: 0``, which says so.
+min(cap, p / p_sampler) of that token, a constant for the gradient. The cap is 2 in the paper's
+code, and here where vLLM samples. The project's own sampler is the trainer's model, and has no
+weights. ``rao_blackwell`` has none either: under vLLM it wants ``importance_cap: 0``.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from harness.base.settings import option
-from harness.learning.trainer import TrainingConfig
+from harness.learning.losses import importance_weights, token_logprobs
+from harness.learning.options import ImportanceOption
+from harness.learning.packing import Positions, Row
+from harness.learning.teacher import Teacher
+from harness.learning.trainer import Trainer, TrainingConfig
 
 
 @dataclass
-class DistillationConfig(TrainingConfig):
+class DistillationConfig(ImportanceOption, TrainingConfig):
+    """Hyperparameters of methods that distil; the module's docstring has their meaning."""
+
     divergence: str = option("forward", "KL direction", choices=("forward", "reverse", "mixture"))
     mixture_weight: float = option(
         0.5, "weight of the teacher in the mixture, below 1", above=0, max=1
@@ -72,194 +80,267 @@ class DistillationConfig(TrainingConfig):
     skip_tokens: int = option(
         3, "completion tokens without loss, against artifacts like 'Based on the text'", min=0
     )
-    importance_cap: float | None = option(
-        None,
-        "cap of the importance weights; if left out 2 where vLLM samples, else no weights; "
-        "0: never",
-        min=0,
-    )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.mixture_weight == 1:
             raise ValueError(
-                "mixture_weight must be below 1: at 1 the mixture is the teacher and the divergence 0; "
-                "divergence: reverse is the limit that is meant"
+                "mixture_weight must be below 1: at 1 the mixture is the teacher and the "
+                "divergence 0; divergence: reverse is the limit that is meant"
             )
         if self.estimator == "rao_blackwell" and self.normalise == "sequences":
             raise ValueError(
-                "estimator: rao_blackwell goes with normalise: constant: a completion's length is drawn as well"
+                "estimator: rao_blackwell goes with normalise: constant: a completion's length "
+                "is random too"
             )
         if self.estimator == "rao_blackwell" and self.importance_cap:
             raise ValueError(
-                "estimator: rao_blackwell has no importance_cap: it wants completions of the student itself"
+                "estimator: rao_blackwell has no importance_cap: it wants completions of the "
+                "student itself"
             )
         if self.estimator == "top_k" and self.top_k == 1 and not self.tail:
             raise ValueError(
-                "top_k must be at least 2 without a tail: one token, renormalised, has probability 1 for both"
+                "top_k must be at least 2 without a tail: one token, renormalised, has "
+                "probability 1 for both"
             )
+
+    @property
+    def denominator(self) -> str:
+        """``normalise``, or the value that the estimator has if it is left out."""
+        if self.normalise:
+            return self.normalise
+        return "constant" if self.estimator == "rao_blackwell" else "sequences"
+
+
+# ---- divergences of one token ----------------------------------------------------------------
 
 
 class _ForwardKL(torch.autograd.Function):
-    """KL(teacher || student) of logits, constant in the teacher. Its gradient, the difference of
-    the probabilities, is made in the forward pass: three tensors [tokens, vocabulary] are alive at
-    once, where autograd keeps about eight.
+    """KL(teacher || student) [tokens] of logits [tokens, vocabulary], constant in the teacher.
+
+    Its gradient, the difference of the probabilities, is made in the forward pass: three tensors
+    [tokens, vocabulary] exist at once, where autograd keeps about eight.
     """
 
     @staticmethod
-    def forward(ctx, student, teacher):
-        student, teacher = student.log_softmax(-1), teacher.log_softmax(-1)
-        probabilities = teacher.exp()
-        value = torch.linalg.vecdot(probabilities, teacher.sub_(student))
-        ctx.gradient = student.exp_().sub_(probabilities)
+    def forward(ctx: Any, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+        log_p = student.log_softmax(-1)
+        log_q = teacher.log_softmax(-1)
+        q = log_q.exp()
+        value = torch.linalg.vecdot(q, log_q.sub_(log_p))
+        ctx.gradient = log_p.exp_().sub_(q)
         return value
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, times):
-        return ctx.gradient * times[:, None], None
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return ctx.gradient * grad[:, None], None
 
 
-def divergence(student, teacher, kind, weight=0.5):
-    """Per-token divergence [tokens], in nats, of logits [tokens, vocabulary]; conventions in the
-    module's docstring.
+def divergence(
+    student: torch.Tensor, teacher: torch.Tensor, kind: str, weight: float = 0.5
+) -> torch.Tensor:
+    """Divergence of each token [tokens], in nats, from logits [tokens, vocabulary].
+
+    kind: ``forward``, ``reverse`` or ``mixture``, the last with ``weight`` on the teacher; the
+    module's docstring has the formulas.
     """
     if kind == "forward" and not teacher.requires_grad:
         return _ForwardKL.apply(student, teacher)
-    student, teacher = student.log_softmax(-1), teacher.log_softmax(-1)
-
-    def kl(p, q):  # KL(p || q) of log-probabilities
-        return F.kl_div(q, p, reduction="none", log_target=True).sum(-1)
-
+    log_p = student.log_softmax(-1)
+    log_q = teacher.log_softmax(-1)
     if kind == "forward":
-        return kl(teacher, student)
+        return _kl(log_q, log_p)
     if kind == "reverse":
-        return kl(student, teacher)
-    weight = torch.tensor(weight, dtype=student.dtype, device=student.device)
-    mixture = torch.logaddexp(teacher + weight.log(), student + (1 - weight).log())
-    return weight * kl(teacher, mixture) + (1 - weight) * kl(student, mixture)
+        return _kl(log_p, log_q)
+    w = torch.tensor(weight, dtype=log_p.dtype, device=log_p.device)
+    log_m = torch.logaddexp(log_q + w.log(), log_p + (1 - w).log())
+    return w * _kl(log_q, log_m) + (1 - w) * _kl(log_p, log_m)
 
 
-def on_support(student, teacher, k, tail):
-    """Both logits [tokens, vocabulary] on the student's ``k`` likeliest tokens, and with ``tail``
-    one that stands for the rest.
+def _kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
+    """KL(p || q) [tokens] of log-probabilities [tokens, vocabulary]."""
+    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
+
+
+def on_support(
+    student: torch.Tensor, teacher: torch.Tensor, k: int, tail: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of student and teacher on the student's ``k`` likeliest tokens.
+
+    From [tokens, vocabulary] to [tokens, k], or [tokens, k + 1] with ``tail``: the last one is the
+    logit of all other tokens together.
     """
     if k >= student.shape[-1]:
         return student, teacher
-    places = student.detach().topk(k, -1).indices
-
-    def cut(logits):
-        kept = logits.gather(-1, places)
-        if not tail:
-            return kept
-        return torch.cat(
-            [kept, logits.scatter(-1, places, -torch.inf).logsumexp(-1, keepdim=True)], -1
-        )
-
-    return cut(student), cut(teacher)
+    support = student.detach().topk(k, -1).indices
+    return _restricted(student, support, tail), _restricted(teacher, support, tail)
 
 
-def sampled_divergence(student, teacher, kind, weight=0.5):
-    """Estimate [tokens] of the divergence from the log-probabilities [tokens] of the sampled
-    tokens.
+def _restricted(logits: torch.Tensor, support: torch.Tensor, tail: bool) -> torch.Tensor:
+    inside = logits.gather(-1, support)
+    if not tail:
+        return inside
+    # Not log(1 - sum): in float32 a small rest would be lost
+    outside = logits.scatter(-1, support, -torch.inf).logsumexp(-1, keepdim=True)
+    return torch.cat([inside, outside], -1)
 
-    Its value is f(q/p) and its gradient (f - r f')(q/p) grad log p at r = q/p, where the divergence
-    is E_p[f(q/p)].
+
+def sampled_divergence(
+    student: torch.Tensor, teacher: torch.Tensor, kind: str, weight: float = 0.5
+) -> torch.Tensor:
+    """Estimate [tokens] of the divergence from log-probabilities [tokens] of the sampled tokens.
+
+    The divergence is E_p[f(q/p)]. At r = q/p the value is f(r) and the gradient is
+    (f - r f')(r) grad log p.
     """
     with torch.no_grad():
         log_ratio = teacher - student
         ratio = log_ratio.exp()
         if kind == "forward":
-            value, times = ratio * log_ratio, -ratio
+            value = ratio * log_ratio
+            factor = -ratio
         elif kind == "reverse":
-            value = times = -log_ratio
+            value = -log_ratio
+            factor = value
         else:
-            mixture = (weight * ratio + 1 - weight).log()  # of m/p
-            times = -(1 - weight) * mixture
-            value = weight * ratio * (log_ratio - mixture) + times
-    return value + times * (student - student.detach())
+            log_mixture = (weight * ratio + 1 - weight).log()  # log m/p
+            factor = -(1 - weight) * log_mixture
+            value = weight * ratio * (log_ratio - log_mixture) + factor
+    return value + factor * (student - student.detach())
 
 
-def token_losses(student, teacher, tokens, config):
-    """The estimator's value [tokens] at every token, from logits [tokens, vocabulary] at the
-    rollout temperature; its gradient is that of ``config.estimator``, for ``rao_blackwell`` without
-    the credit for later tokens.
+def token_losses(
+    student: torch.Tensor, teacher: torch.Tensor, tokens: torch.Tensor, config: DistillationConfig
+) -> torch.Tensor:
+    """The estimator's value [tokens] at every token, and its gradient.
+
+    student, teacher: logits [tokens, vocabulary] at the rollout temperature; tokens: the sampled
+    tokens [tokens]. ``rao_blackwell`` is here without the credit for later tokens.
     """
     if config.estimator == "sampled":
-        student, teacher = (
-            x.log_softmax(-1).gather(1, tokens[:, None])[:, 0] for x in (student, teacher)
+        return sampled_divergence(
+            token_logprobs(student, tokens),
+            token_logprobs(teacher, tokens),
+            config.divergence,
+            config.mixture_weight,
         )
-        return sampled_divergence(student, teacher, config.divergence, config.mixture_weight)
     if config.estimator == "top_k":
         student, teacher = on_support(student, teacher, config.top_k, config.tail)
     return divergence(student, teacher, config.divergence, config.mixture_weight)
 
 
-def distil(trainer, teacher, rows, shown, config, logprobs=None):
-    """Backward of the loss of student ``rows`` towards the teacher on ``shown``; returns what a
-    step logs of it.
+# ---- the loss of a step ------------------------------------------------------------------------
 
-    rows and shown: Rows with the same completions, each after its own prompt. logprobs: of the
-    completions' tokens by whoever sampled them, lists of floats in the rows' order; needed for an
-    importance cap alone.
+
+def distil(
+    trainer: Trainer,
+    teacher: Teacher,
+    rows: Sequence[Row],
+    teacher_rows: Sequence[Row],
+    config: DistillationConfig,
+    logprobs: Sequence[Sequence[float]] | None = None,
+) -> dict[str, float]:
+    """Backward of the loss that pulls the student on ``rows`` towards the teacher.
+
+    Returns what a step logs: ``loss``; ``kl``, the mean over tokens that carry loss;
+    ``first_token_gap``, the mean divergence of first tokens; ``completion_tokens``, the mean
+    length; and ``importance_weight``, the mean weight, where there are weights.
+
+    rows, teacher_rows: the same completions, each after the prompt of its own model. logprobs: of
+    the completions' tokens by the engine that sampled them, a list for each row; needed for
+    importance weights alone.
     """
-    stage, device = trainer.stage, trainer.model.device
-    targets = teacher.states(shown)
-    cap = None if logprobs is None else stage.importance_cap(config.importance_cap)
-    if (
-        config.normalise or ("constant" if config.estimator == "rao_blackwell" else "sequences")
-    ) == "constant":
-        counted = [stage.max_new_tokens for _ in rows]
-    else:
-        counted = [max(1, len(r.completion) - config.skip_tokens) for r in rows]
-    weight = 1.0 / (torch.tensor(counted, device=device) * len(rows))
-    totals = {"kl": 0.0, "kl_tokens": 0, "gap": 0.0, "importance": 0.0, "tokens": 0}
-    # the divergence of the tokens after those of the chunk at hand
-    later = torch.zeros(len(rows), device=device)
-
-    def loss(logits, at):
-        places = list(zip(at.rows.tolist(), at.offsets.tolist()))
-        with torch.no_grad():
-            target = teacher.head(torch.stack([targets[i][t] for i, t in places])).float()
-        if stage.temperature != 1:
-            logits, target = logits / stage.temperature, target / stage.temperature
-        each = token_losses(logits, target, at.tokens, config)
-        first = at.offsets == 0
-        totals["gap"] += each.detach()[first].sum().item()
-        kept = (at.offsets >= config.skip_tokens).float()
-        totals["kl"] += (each.detach() * kept).sum().item()
-        totals["kl_tokens"] += int(kept.sum())
-        if cap:
-            with torch.no_grad():
-                own = logits.log_softmax(-1).gather(1, at.tokens[:, None])[:, 0]
-                others = torch.tensor([logprobs[i][t] for i, t in places], device=device)
-                importance = (own - others).exp().clamp(max=cap)
-            totals["importance"] += importance.sum().item()
-            totals["tokens"] += len(importance)
-            each = each * importance
-        each = each * kept
-        if config.estimator == "rao_blackwell":
-            own = logits.log_softmax(-1).gather(1, at.tokens[:, None])[:, 0]
-            each = each + _credit(each.detach(), at, later) * (own - own.detach())
-        return (each * weight[at.rows]).sum()
-
+    loss = _DistillationLoss(trainer, teacher, rows, teacher_rows, config, logprobs)
     value = trainer.backward(rows, loss, last_first=config.estimator == "rao_blackwell")
-    logged = {
-        "loss": value,
-        "kl": totals["kl"] / max(1, totals["kl_tokens"]),
-        "first_token_gap": totals["gap"] / len(rows),
-        "completion_tokens": sum(len(r.completion) for r in rows) / len(rows),
-    }
-    if cap:
-        logged["importance_weight"] = totals["importance"] / totals["tokens"]
-    return logged
+    return {"loss": value, **loss.diagnostics()}
 
 
-def _credit(each, at, later):
-    """Sum [tokens] of the divergences that come after each token of its completion; moves ``later``
-    [rows] on by the chunk.
+class _DistillationLoss:
+    """The loss of one step, called chunk by chunk; it adds up the diagnostics on the way."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        teacher: Teacher,
+        rows: Sequence[Row],
+        teacher_rows: Sequence[Row],
+        config: DistillationConfig,
+        logprobs: Sequence[Sequence[float]] | None,
+    ) -> None:
+        stage = trainer.stage
+        device = trainer.model.device
+        self.config = config
+        self.rows = rows
+        self.teacher = teacher
+        self.teacher_states = teacher.states(teacher_rows)
+        self.temperature = stage.temperature
+        self.sampler_logprobs = logprobs or []
+        self.cap = None if logprobs is None else stage.importance_cap(config.importance_cap)
+        if config.denominator == "constant":
+            lengths = [stage.max_new_tokens for _ in rows]
+        else:
+            lengths = [max(1, len(row.completion) - config.skip_tokens) for row in rows]
+        self.row_weights = 1.0 / (torch.tensor(lengths, device=device) * len(rows))
+        # For rao_blackwell, whose chunks come last first: each row's divergence after the chunk
+        self.later = torch.zeros(len(rows), device=device)
+        self.kl = 0.0
+        self.kl_tokens = 0
+        self.first_token_gap = 0.0
+        self.importance = 0.0
+        self.tokens = 0
+
+    def __call__(self, logits: torch.Tensor, positions: Positions) -> torch.Tensor:
+        """The chunk's loss, a scalar, from the student's logits [tokens, vocabulary]."""
+        config = self.config
+        tokens = positions.tokens
+        targets = self.teacher.logits_at(self.teacher_states, positions)
+        if self.temperature != 1:
+            logits = logits / self.temperature
+            targets = targets / self.temperature
+        losses = token_losses(logits, targets, tokens, config)
+        carries_loss = (positions.offsets >= config.skip_tokens).float()
+        self._count(losses.detach(), carries_loss, positions)
+        if self.cap:
+            weights = importance_weights(
+                token_logprobs(logits.detach(), tokens), positions, self.sampler_logprobs, self.cap
+            )
+            self.importance += weights.sum().item()
+            self.tokens += len(weights)
+            losses = losses * weights
+        losses = losses * carries_loss
+        if config.estimator == "rao_blackwell":
+            logprobs = token_logprobs(logits, tokens)
+            credit = _credit(losses.detach(), positions, self.later)
+            losses = losses + credit * (logprobs - logprobs.detach())
+        return (losses * self.row_weights[positions.rows]).sum()
+
+    def _count(
+        self, losses: torch.Tensor, carries_loss: torch.Tensor, positions: Positions
+    ) -> None:
+        self.first_token_gap += losses[positions.offsets == 0].sum().item()
+        self.kl += (losses * carries_loss).sum().item()
+        self.kl_tokens += int(carries_loss.sum())
+
+    def diagnostics(self) -> dict[str, float]:
+        count = len(self.rows)
+        logged = {
+            "kl": self.kl / max(1, self.kl_tokens),
+            "first_token_gap": self.first_token_gap / count,
+            "completion_tokens": sum(len(row.completion) for row in self.rows) / count,
+        }
+        if self.cap:
+            logged["importance_weight"] = self.importance / self.tokens
+        return logged
+
+
+def _credit(losses: torch.Tensor, positions: Positions, later: torch.Tensor) -> torch.Tensor:
+    """Sum [tokens] of the divergences that follow each token in its completion.
+
+    losses: the chunk's divergences [tokens]; later: each row's sum [rows] after this chunk, to
+    which the chunk's own divergences are added in place.
     """
-    table = torch.zeros(len(later), int(at.offsets.max()) + 1, device=each.device)
-    table[at.rows, at.offsets] = each
+    table = torch.zeros(len(later), int(positions.offsets.max()) + 1, device=losses.device)
+    table[positions.rows, positions.offsets] = losses
     after = table.flip(1).cumsum(1).flip(1) - table + later[:, None]
     later += table.sum(1)
-    return after[at.rows, at.offsets]
+    return after[positions.rows, positions.offsets]

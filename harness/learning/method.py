@@ -1,96 +1,139 @@
-"""What a method is: how a model learns one skill. One file a method in ``methods/``, or a user's
-own file.
+"""What a method is: how a model learns one skill.
+
+A method is one file in ``methods/``, or a file of the user's that an order names.
 """
 
 import hashlib
 import importlib.util
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar, Protocol
 
 from harness.base.errors import UserError
 from harness.base.files import ROOT
+from harness.base.moved import CHANGE_IMPORTS, moved_imports
 from harness.base.registry import only_subclass, plugin_named
-from harness.learning.outlook import Work
+from harness.learning.outlook import Outlook, Work
+from harness.learning.stage import Stage, TeacherTemplate
 from harness.learning.trainer import TrainingConfig
+from harness.sampling.settings import Rollout
+from harness.skills.skill import Skill
+
+
+class OrderView(Protocol):
+    """What ``Method.check`` may ask of an order."""
+
+    @property
+    def skills(self) -> Sequence[Skill]:
+        """The skills, in the order in which they are learned."""
+
+    @property
+    def rollout(self) -> Rollout:
+        """How completions are sampled while a method learns."""
+
+    def template(self, skill: Skill) -> TeacherTemplate | None:
+        """What shows the teacher of ``skill`` its prompt; None for the skill's own template."""
 
 
 class Method:
-    """Base of every method. A subclass sets ``Config`` (a dataclass on top of TrainingConfig) and
-    gives ``learn``.
+    """Base of every method. A subclass sets ``Config`` and has ``learn``.
+
+    Config: a dataclass on top of TrainingConfig, the hyperparameters in an order; ``self.config``
+    is one. needs: fields of Example that every training example must have.
 
     One instance lives through all the stages of a run. What it must remember from earlier skills (a
     buffer, a Fisher matrix) goes through ``state_dict`` and ``load_state_dict``, which are called
-    at the borders of stages; tensors come back on the CPU, wherever they were.
+    between stages.
     """
 
-    Config = TrainingConfig
-    needs = ("demonstration",)  # fields of Example that every training example must have
+    Config: ClassVar[type[TrainingConfig]] = TrainingConfig
+    needs: ClassVar[tuple[str, ...]] = ("demonstration",)
 
-    def __init__(self, config):
+    def __init__(self, config: TrainingConfig) -> None:
         self.config = config
 
-    def learn(self, stage):
-        """Teach ``stage.model`` the skill, in place: loop over ``stage.steps()``, see
-        harness.learning.stage.
+    def learn(self, stage: Stage) -> None:
+        """Teach ``stage.model`` the skill, in place: a loop over ``stage.steps()``.
 
-        Python's, NumPy's and PyTorch's generators are seeded before it, before each step and after
-        each phase: a resumed stage draws the same again.
+        The generators of Python, NumPy and PyTorch are seeded before it, before each step and after
+        each phase. A resumed stage therefore draws the same numbers.
         """
         raise TypeError(f"{type(self).__name__} has no learn()")
 
-    def check(self, order, place):
-        """Raises UserError at ``place`` if ``order`` asks for what the method cannot do; called
-        before anything loads.
+    def check(self, order: OrderView, place: str) -> None:
+        """Raises UserError at ``place`` if ``order`` asks for what the method cannot do.
+
+        It is called before anything loads.
         """
 
-    def phases(self, prompts):
-        """Prompts drawn in each phase of a stage whose budget is ``prompts``; a phase is a training
-        of its own.
+    def phases(self, prompts: int) -> list[int]:
+        """Prompts drawn in each phase of a stage whose budget is ``prompts``.
+
+        A phase is a training of its own: schedule and optimizer start again.
         """
         return [prompts]
 
-    def work(self, outlook):
-        """Tokens per prompt of the budget, for the estimate of --plan: a
-        harness.learning.outlook.Work, from a harness.learning.outlook.Outlook. By default one pass
-        over prompt and demonstration.
+    def work(self, outlook: Outlook) -> Work:
+        """What the method does for each prompt of the budget, for the estimate of --plan.
+
+        By default one forward and backward pass over prompt and demonstration.
         """
         return Work(learned=outlook.prompt + outlook.demonstration)
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
+        """What the method remembers from stage to stage; called after a stage."""
         return {}
 
-    def load_state_dict(self, state):
-        """Called once, before the stages that a start begins with; ``state`` has its tensors on the
-        CPU.
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what ``state_dict`` returned; called once, before the first stage of a start.
+
+        Tensors of ``state`` are on the CPU, on whatever device they were.
         """
 
 
-def get_method(name, file=None, place="order"):
-    """The class of the project's method ``name``, or the one that ``file`` defines. Raises
-    UserError if there is none.
+def get_method(name: str, file: str | Path | None = None, place: str = "order") -> type[Method]:
+    """The class of the project's method ``name``, or the one that ``file`` defines.
+
+    Raises UserError if there is none, and if ``file`` imports names of the first edition.
     """
     if file is None:
         return plugin_named(ROOT / "methods", "methods", name, Method, "method", place)
-    path = Path(os.path.expanduser(file))
+    path = Path(os.path.expanduser(file))  # which leaves the home of an unknown user as it is
     if not path.is_file() or path.suffix != ".py":
         raise UserError(
             place,
             f"{file} is not a {'Python ' if path.is_file() else ''}file",
             "give the path of a Python file with one class on top of Method",
         )
-    told_apart = hashlib.sha256(str(path.resolve()).encode() + path.read_bytes()).hexdigest()[:12]
-    spec = importlib.util.spec_from_file_location(f"method_file_{path.stem}_{told_apart}", path)
-    # under another label, or in a grid: pickle wants a class to be the same object
-    if spec.name in sys.modules:
-        return only_subclass(sys.modules[spec.name], Method, "method", place)
+    return only_subclass(_import_file(path, place), Method, "method", place)
+
+
+def _import_file(path: Path, place: str) -> ModuleType:
+    """The module of a user's file, imported once for each content of each path.
+
+    A method may be in an order under several labels, and pickle wants its classes to be the same
+    objects.
+    """
+    source = path.read_bytes()
+    key = hashlib.sha256(str(path.resolve()).encode() + source).hexdigest()[:12]
+    name = f"method_file_{path.stem}_{key}"
+    if name in sys.modules:
+        return sys.modules[name]
+    if moved := moved_imports(source):
+        raise UserError(place, f"{path.name} imports {moved}", CHANGE_IMPORTS)
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UserError(place, f"{path} cannot be imported")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses and pickle look it up there
+    sys.modules[name] = module  # dataclasses and pickle look it up there
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # whatever the user's file does
-        del sys.modules[spec.name]
+    except (Exception, SystemExit) as error:  # the user's file may raise anything
+        del sys.modules[name]
         raise UserError(
-            place, f"{file} cannot be imported ({type(error).__name__}: {error})"
+            place, f"{path} cannot be imported ({type(error).__name__}: {error})"
         ) from error
-    return only_subclass(module, Method, "method", place)
+    return module

@@ -1,66 +1,94 @@
-"""What a method's ``work`` is asked for the estimate of --plan, and what it returns."""
+"""The estimate of --plan: what a method's ``work`` may ask, and what it returns."""
+
+from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from harness.learning.stage import TeacherTemplate
 from harness.models.chat import chat_tokens
 from harness.sampling.sampler import common_prefix
 from harness.skills.skill import Skill
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 @dataclass
 class Work:
-    """Tokens per prompt drawn, as a method's ``work`` returns them. learned: through forward and
-    backward; scored: through a forward pass; read: prompt tokens before sampling; answers:
-    completions sampled at every step, beforehand: those sampled before the first one, of
-    ``sampled`` tokens each. copies: of the model, beside the one that learns, that stay in memory;
-    averaged: whether one of them is a moving average.
-    """
+    """What a method does for each prompt drawn, in tokens and completions, means over a skill."""
 
-    learned: float = 0
-    scored: float = 0
-    read: float = 0
-    answers: float = 0
-    beforehand: float = 0
-    sampled: float = 0
-    copies: int = 0
-    averaged: bool = False
+    learned: float = 0  # tokens through a forward and a backward pass
+    scored: float = 0  # tokens through a forward pass alone
+    read: float = 0  # prompt tokens read before sampling
+    answers: float = 0  # completions sampled at the prompt's own step
+    beforehand: float = 0  # completions sampled before the first step
+    sampled: float = 0  # tokens of one completion
+    copies: int = 0  # copies of the model that stay in memory, beside the one that learns
+    averaged: bool = False  # whether one of the copies is a moving average
 
 
 class Outlook:
-    """What a method's ``work`` may ask about a skill: mean tokens of 32 training examples (prompt,
-    demonstration), the limit of a rollout, the prompts of the budget; tokenizer and skill
-    themselves.
+    """What is known of a skill before it is learned.
+
+    tokenizer; skill; template: shows the teacher what it sees; limit: tokens of a rollout at most;
+    prompts: the budget. Means over the first 32 training examples, in tokens: prompt;
+    demonstration, 0 where there is none. shared: tokens that all of these prompts begin with.
     """
 
-    def __init__(self, tokenizer, skill: Skill, template, limit, prompts):
-        self.tokenizer, self.skill, self.template, self.limit, self.prompts = (
-            tokenizer,
-            skill,
-            template,
-            limit,
-            prompts,
-        )
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        skill: Skill,
+        template: TeacherTemplate | None,
+        limit: int,
+        prompts: int,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.skill = skill
+        self.template = template
+        self.limit = limit
+        self.prompts = prompts
         self.examples = skill.examples("train")[:32]
-        asked = [chat_tokens(tokenizer, e.prompt) for e in self.examples]
-        self.prompt, self.shared = statistics.fmean(map(len, asked)), common_prefix(asked)
-        shown = [e.demonstration for e in self.examples if e.demonstration is not None]
+        prompt_ids = [chat_tokens(tokenizer, example.prompt) for example in self.examples]
+        self.prompt = statistics.fmean(map(len, prompt_ids))
+        self.shared = common_prefix(prompt_ids)
+        demonstration_lengths = [
+            len(tokenizer(example.demonstration)["input_ids"])
+            for example in self.examples
+            if example.demonstration is not None
+        ]
         self.demonstration = (
-            statistics.fmean(len(tokenizer(d)["input_ids"]) for d in shown) if shown else 0
+            statistics.fmean(demonstration_lengths) if demonstration_lengths else 0.0
         )
 
-    def reading(self, rows, batch):
-        """Tokens that ``rows`` prompts cost to read, whose common beginning is read once for
-        ``batch`` of them.
+    def reading(self, rows: int, batch: int) -> float:
+        """Tokens to read of ``rows`` prompts, ``batch`` at a time.
+
+        A batch reads once what all of its prompts begin with.
         """
-        return rows * (self.prompt - self.shared) + -(-rows // batch) * self.shared
+        batches = -(-rows // batch)
+        return rows * (self.prompt - self.shared) + batches * self.shared
 
     @property
-    def answer(self):
-        """Tokens of a sampled answer: they become as long as the demonstrations."""
+    def answer(self) -> float:
+        """Tokens of a sampled answer: as many as a demonstration has, up to the limit."""
         return min(self.limit, self.demonstration or self.limit)
 
-    def teacher_prompt(self, context=None, template=None, split=None):
+    def teacher_prompt(
+        self,
+        context: str | None = None,
+        template: TeacherTemplate | None = None,
+        split: str | None = None,
+    ) -> float:
+        """Mean tokens of the teacher's prompt.
+
+        context, template: as in Skill.teacher_prompt; split: the training examples if left out.
+        """
         examples = self.skill.examples(split)[:32] if split else self.examples
-        asked = [self.skill.teacher_prompt(e, template or self.template, context) for e in examples]
-        return statistics.fmean(len(chat_tokens(self.tokenizer, messages)) for messages in asked)
+        prompts = [
+            self.skill.teacher_prompt(example, template or self.template, context)
+            for example in examples
+        ]
+        return statistics.fmean(len(chat_tokens(self.tokenizer, prompt)) for prompt in prompts)

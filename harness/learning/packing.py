@@ -1,166 +1,286 @@
-"""Rows to learn from, packed into micro-batches whose prompts are computed once."""
+"""Rows to learn from, packed into micro-batches whose prompts are computed once.
 
+Vocabulary of this file: a *row* is a prompt and a completion. A *tree* is a list of rows that are
+computed as one sequence, because their prompts begin alike: the common beginning is the trunk, and
+the rest of each prompt and each completion branch off it. A *micro-batch* is a list of trees that
+go through the model together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 
 from harness.models.forward import can_share_prompts, hidden_states, pad_right
 from harness.sampling.sampler import common_prefix
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 VOCABULARY_CHUNK = 2**24  # elements of one [tokens, vocabulary] tensor: 64 MiB in float32
-# tokens of one sequence that different prompts share: attention to tokens that it may not see grows
-# with it
+# Longest sequence, in tokens, that rows of different prompts share. Every token of a sequence is
+# compared with all others, also with those that it may not see, so attention grows with it.
 TREE = 512
+
+Tree = list[int]  # indices of rows
 
 
 @dataclass
 class Row:
-    """One sequence to learn from: the loss is on ``completion``, given ``prompt`` (both lists of
-    token ids).
-    """
+    """One sequence to learn from: the loss is on ``completion``, given ``prompt`` (token ids)."""
 
-    prompt: list
-    completion: list
+    prompt: list[int]
+    completion: list[int]
 
 
 @dataclass
 class Positions:
-    """Where a chunk's completion tokens stand: rows (index of the row), offsets (place in the
-    completion, from 0) and tokens (the token itself), int64 tensors [tokens].
+    """Which completion tokens a chunk of logits predicts: three int64 tensors [tokens].
+
+    rows: index of the row; offsets: place in the row's completion, from 0; tokens: the token
+    itself, which is the target of the logits.
     """
 
     rows: torch.Tensor
     offsets: torch.Tensor
     tokens: torch.Tensor
 
+    @cached_property
+    def places(self) -> list[tuple[int, int]]:
+        """(row, offset) of each token, to look up what a method holds in lists."""
+        return list(zip(self.rows.tolist(), self.offsets.tolist(), strict=True))
 
-def micro_batches(model, rows, limit):
-    """Indices of ``rows`` in trees, rows that are computed as one sequence since their prompts
-    begin alike, and trees of similar length in groups of at most ``limit`` tokens with their
-    padding (a tree that is longer stands alone): yields lists of lists.
+
+# ---- which rows go together ------------------------------------------------------------------
+
+
+def micro_batches(model: PreTrainedModel, rows: Sequence[Row], limit: int) -> Iterator[list[Tree]]:
+    """Trees of similar length in micro-batches of at most ``limit`` tokens, padding included.
+
+    Yields lists of trees, the longest first; every row is in one tree. A tree that is longer than
+    ``limit`` is a micro-batch of its own.
 
     Rows with one prompt always share it. Different prompts share their common beginning (a system
-    turn, worked examples) where it is at least a fifth of a row; such a sequence ends at TREE
-    tokens, since each token is held against all of them.
+    turn, worked examples) where it is at least a fifth of a row; such a tree ends at TREE tokens.
     """
+    trees = _trees(rows, limit) if can_share_prompts(model) else [[i] for i in range(len(rows))]
+    lengths = [_tree_tokens(rows, tree) for tree in trees]
+    longest_first = sorted(range(len(trees)), key=lambda i: (-lengths[i], trees[i][0]))
+    batch: list[Tree] = []
+    padded_length = 0
+    for i in longest_first:
+        if batch and padded_length * (len(batch) + 1) > limit:
+            yield batch
+            batch = []
+        if not batch:
+            padded_length = lengths[i]
+        batch.append(trees[i])
+    if batch:
+        yield batch
 
-    def length(tree):
-        return _computed(rows, tree)
 
-    trees, latest, share = [], {}, can_share_prompts(model)
+def _trees(rows: Sequence[Row], limit: int) -> list[Tree]:
+    """The rows in trees of one prompt each, or of several prompts where that saves enough."""
+    trees, prompts = _trees_of_one_prompt(rows, limit)
+    if len(prompts) < 2:
+        return trees
+    shared = common_prefix(prompts)
+    lengths = [_tree_tokens(rows, tree) for tree in trees]
+    if 5 * shared * len(trees) < sum(lengths):
+        return trees
+    capacity = max(1, min(TREE, limit) - shared)
+    return _merge_evenly(trees, [length - shared for length in lengths], capacity)
+
+
+def _trees_of_one_prompt(
+    rows: Sequence[Row], limit: int
+) -> tuple[list[Tree], list[tuple[int, ...]]]:
+    """Trees of at most ``limit`` tokens whose rows have one prompt, and the different prompts."""
+    trees: list[Tree] = []
+    latest: dict[tuple[int, ...], Tree] = {}  # the tree of each prompt that still has room
     for i, row in enumerate(rows):
-        tree = latest.get(tuple(row.prompt)) if share else None
-        if tree and length([*tree, i]) <= limit:
+        prompt = tuple(row.prompt)
+        tree = latest.get(prompt)
+        if tree is not None and _tree_tokens(rows, [*tree, i]) <= limit:
             tree.append(i)
         else:
-            trees.append([i])
-            latest[tuple(row.prompt)] = trees[-1]
-    if share and len(latest) > 1:
-        beginning, whole = common_prefix(list(latest)), sum(map(length, trees))
-        if 5 * beginning * len(trees) >= whole:
-            trees = _even(
-                trees,
-                [length(tree) - beginning for tree in trees],
-                max(1, min(TREE, limit) - beginning),
-            )
-    group = []
-    for tree in sorted(trees, key=lambda tree: (-length(tree), tree[0])):
-        if group and length(group[0]) * (len(group) + 1) > limit:
-            yield group
-            group = []
-        group.append(tree)
-    if group:
-        yield group
+            latest[prompt] = [i]
+            trees.append(latest[prompt])
+    return trees, list(latest)
 
 
-def _even(parts, sizes, room):
-    """``parts`` (lists) joined to as few lists as it takes for their sizes to fit into ``room``,
-    all about equally full.
+def _merge_evenly(trees: list[Tree], sizes: list[int], capacity: int) -> list[Tree]:
+    """``trees`` merged into as few as keep to ``capacity``, all about equally full.
+
+    Returns ``trees`` as they are where even single ones are larger.
     """
-    # the longest first, each where most room is
-    order = sorted(range(len(parts)), key=lambda i: (-sizes[i], i))
-    for count in range(-(-sum(sizes) // room), len(parts) + 1):
-        joined, filled = [[] for _ in range(count)], [0] * count
-        for i in order:
-            place = filled.index(min(filled))
-            joined[place] += parts[i]
-            filled[place] += sizes[i]
-        if max(filled) <= room:
-            return joined
-    return parts
+    largest_first = sorted(range(len(trees)), key=lambda i: (-sizes[i], i))
+    fewest = -(-sum(sizes) // capacity)
+    for count in range(fewest, len(trees) + 1):
+        merged: list[Tree] = [[] for _ in range(count)]
+        filled = [0] * count
+        for i in largest_first:
+            emptiest = filled.index(min(filled))
+            merged[emptiest] += trees[i]
+            filled[emptiest] += sizes[i]
+        if max(filled) <= capacity:
+            return merged
+    return trees
 
 
-def completion_states(model, rows, group):
-    """Hidden states that predict the completions of a micro-batch: [completion tokens, width], and
-    their Positions.
-
-    What the prompts of a tree have in common is computed once; the rest of each prompt follows, and
-    after it its completions, each token at the position that it would have in a row of its own,
-    seeing what it would see there.
-    """
-    sequences, positions, segments, parents, places = [], [], [], [], []
-    for number, tree in enumerate(group):
-        shared = common_prefix([rows[i].prompt for i in tree])
-        sequence, position = rows[tree[0]].prompt[:shared], list(range(shared))
-        # of each token: the part it belongs to, and the part that one follows
-        segment, parent = [0] * shared, [0] * shared
-
-        def add(tokens, first, after):
-            own = segment[-1] + 1 if segment else 1
-            sequence.extend(tokens)
-            position.extend(range(first, first + len(tokens)))
-            segment.extend([own] * len(tokens))
-            parent.extend([after] * len(tokens))
-            return own if tokens else after
-
-        prompt = None
-        for i in tree:
-            if rows[i].prompt != prompt:  # rows of one prompt stand side by side
-                prompt = rows[i].prompt
-                part = add(prompt[shared:], shared, 0)
-                last = len(sequence) - 1 if len(prompt) > shared else shared - 1
-            tokens, start = rows[i].completion, len(sequence)
-            places += [
-                (number, last if t == 0 else start + t - 1, i, t, token)
-                for t, token in enumerate(tokens)
-            ]
-            add(tokens[:-1], len(prompt), part)
-        for all_of, one in zip(
-            (sequences, positions, segments, parents), (sequence, position, segment, parent)
-        ):
-            all_of.append(one)
-    device = model.device
-    ids = pad_right(sequences, device)
-    if all(len(tree) == 1 for tree in group):
-        states = hidden_states(model, ids)
-    else:
-        segment, parent = (
-            pad_right(segments, device, -1)[:, None, :],
-            pad_right(parents, device, -1)[:, :, None],
-        )
-        causal = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool, device=device).tril()
-        sees = causal & ((segment == segment.mT) | (segment == parent) | (segment == 0))
-        states = hidden_states(
-            model, ids, position_ids=pad_right(positions, device), attention_mask=sees[:, None]
-        )
-    tree, at, row, offset, token = torch.tensor(places, device=device).T
-    return states[tree, at], Positions(row, offset, token)
-
-
-def _computed(rows, tree):
-    """Tokens of a tree's sequence: what the prompts share, the rest of each prompt, and all but the
-    last of each completion.
+def _tree_tokens(rows: Sequence[Row], tree: Tree) -> int:
+    """Length of a tree's sequence: the beginning that its prompts share, the rest of each prompt,
+    and all but the last token of each completion.
     """
     shared = common_prefix([rows[i].prompt for i in tree])
-    own = {tuple(rows[i].prompt): len(rows[i].prompt) - shared for i in tree}
-    return shared + sum(own.values()) + sum(len(rows[i].completion) - 1 for i in tree)
+    rests = {tuple(rows[i].prompt): len(rows[i].prompt) - shared for i in tree}
+    return shared + sum(rests.values()) + sum(len(rows[i].completion) - 1 for i in tree)
 
 
-def computed_tokens(rows, group):
-    return sum(_computed(rows, tree) + len(tree) for tree in group)
+def computed_tokens(rows: Sequence[Row], batch: list[Tree]) -> int:
+    """Tokens of a micro-batch that the model reads or predicts, without padding."""
+    return sum(_tree_tokens(rows, tree) + len(tree) for tree in batch)
 
 
-def chunks(count, vocabulary):
+# ---- a micro-batch through the model -------------------------------------------------------------
+
+
+@dataclass
+class _Segment:
+    """A run of tokens in a tree's sequence: the trunk, the rest of a prompt, or a completion.
+
+    position: of the first token, the same as in a row of its own; parent: index of the segment
+    that it continues, 0 for the trunk.
+    """
+
+    tokens: list[int]
+    position: int
+    parent: int
+
+
+@dataclass
+class _Readout:
+    """Where the states that predict one row's completion are.
+
+    sequence: index in the micro-batch; indices: in that sequence, one for each completion token.
+    """
+
+    row: int
+    completion: list[int]
+    sequence: int
+    indices: list[int]
+
+
+def completion_states(
+    model: PreTrainedModel, rows: Sequence[Row], batch: list[Tree]
+) -> tuple[torch.Tensor, Positions]:
+    """Hidden states [completion tokens, width] that predict a micro-batch's completions, and
+    their Positions.
+
+    The beginning that the prompts of a tree share is computed once. The rest of each prompt
+    follows, and after it its completions. Each token has the position that it would have in a row
+    of its own, and sees what it would see there. The last token of a completion predicts nothing
+    and is left out.
+    """
+    sequences: list[list[_Segment]] = []
+    readouts: list[_Readout] = []
+    for number, tree in enumerate(batch):
+        segments, tree_readouts = _lay_out(rows, tree, number)
+        sequences.append(segments)
+        readouts += tree_readouts
+    device = model.device
+    input_ids = pad_right([_tokens(segments) for segments in sequences], device)
+    if all(len(tree) == 1 for tree in batch):
+        states = hidden_states(model, input_ids)
+    else:
+        states = hidden_states(
+            model,
+            input_ids,
+            position_ids=pad_right([_position_ids(segments) for segments in sequences], device),
+            attention_mask=_attention_mask(sequences, input_ids.shape[1], device),
+        )
+    sequence, index, row, offset, token = torch.tensor(_columns(readouts), device=device)
+    return states[sequence, index], Positions(row, offset, token)
+
+
+def _lay_out(
+    rows: Sequence[Row], tree: Tree, sequence: int
+) -> tuple[list[_Segment], list[_Readout]]:
+    """Segments of a tree's sequence, the trunk first, and where its completions are predicted."""
+    shared = common_prefix([rows[i].prompt for i in tree])
+    prompt = rows[tree[0]].prompt[:shared]
+    segments = [_Segment(prompt, position=0, parent=0)]
+    readouts = []
+    length = shared
+    parent = 0
+    prompt_end = shared - 1
+    for i in tree:
+        completion = rows[i].completion
+        if rows[i].prompt != prompt:  # rows of one prompt are neighbours
+            prompt = rows[i].prompt
+            parent = 0
+            prompt_end = shared - 1
+            if len(prompt) > shared:
+                parent = len(segments)
+                segments.append(_Segment(prompt[shared:], position=shared, parent=0))
+                length += len(prompt) - shared
+                prompt_end = length - 1
+        inputs = completion[:-1]
+        indices = [prompt_end, *range(length, length + len(inputs))]
+        readouts.append(_Readout(i, completion, sequence, indices))
+        segments.append(_Segment(inputs, position=len(prompt), parent=parent))
+        length += len(inputs)
+    return segments, readouts
+
+
+def _tokens(segments: list[_Segment]) -> list[int]:
+    return [token for segment in segments for token in segment.tokens]
+
+
+def _position_ids(segments: list[_Segment]) -> list[int]:
+    position_ids: list[int] = []
+    for segment in segments:
+        position_ids.extend(range(segment.position, segment.position + len(segment.tokens)))
+    return position_ids
+
+
+def _attention_mask(
+    sequences: list[list[_Segment]], length: int, device: torch.device
+) -> torch.Tensor:
+    """Which tokens see which: booleans [sequences, 1, length, length].
+
+    A token sees those before it in its own segment, in the segment that this one continues, and in
+    the trunk.
+    """
+    own: list[list[int]] = []
+    parents: list[list[int]] = []
+    for segments in sequences:
+        own.append([k for k, segment in enumerate(segments) for _ in segment.tokens])
+        parents.append([segment.parent for segment in segments for _ in segment.tokens])
+    key = pad_right(own, device, -1)[:, None, :]
+    query = key.mT
+    parent = pad_right(parents, device, -1)[:, :, None]
+    causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+    visible = causal & ((key == query) | (key == parent) | (key == 0))
+    return visible[:, None]
+
+
+def _columns(readouts: list[_Readout]) -> list[list[int]]:
+    """Of each completion token: sequence, index in it, row, offset in the completion, token."""
+    return [
+        [readout.sequence for readout in readouts for _ in readout.indices],
+        [index for readout in readouts for index in readout.indices],
+        [readout.row for readout in readouts for _ in readout.indices],
+        [offset for readout in readouts for offset in range(len(readout.indices))],
+        [token for readout in readouts for token in readout.completion],
+    ]
+
+
+def chunks(count: int, vocabulary: int) -> list[slice]:
     """Slices over ``count`` tokens such that a [tokens, vocabulary] tensor stays within
     VOCABULARY_CHUNK elements.
     """

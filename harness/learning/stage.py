@@ -1,136 +1,213 @@
-"""One skill's turn: what a method is handed."""
+"""One skill's turn: what a method gets to learn from and to learn with."""
+
+from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy
 import torch
 
 from harness.base.seeds import seed_for
 from harness.models.chat import chat_tokens, closed_thought
+from harness.sampling.sampler import Completion
+from harness.skills.skill import Example, Skill
 
-# of rollouts from another engine, unless a method says otherwise: that of the paper's code
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# Cap of the importance weights of rollouts from another engine, unless a method names its own; the
+# same as in the code of arXiv 2601.19897.
 IMPORTANCE_CAP = 2.0
 
+TeacherTemplate = str | list[dict[str, str]]
 
-def draws(count, total, seed):
-    """Indices of the ``total`` examples drawn from ``count``: epochs without replacement, each in
-    an order of its own.
+
+class Stateful(Protocol):
+    """An object that a checkpoint can hold: an optimizer, a module, a method's own memory."""
+
+    def state_dict(self) -> Any: ...
+
+    def load_state_dict(self, state: Any, /) -> Any: ...
+
+
+class StageSampler(Protocol):
+    """What a stage needs of a sampler; see harness.sampling for the two that exist.
+
+    end: id of the token that ends a turn.
     """
-    out = []
+
+    end: int
+
+    def sample(
+        self,
+        prompts: list[list[int]],
+        *,
+        max_new_tokens: int,
+        temperature: float,
+        top_p: float,
+        n: int,
+        seed: int,
+    ) -> list[list[Completion]]: ...
+
+    def rest(self) -> None: ...
+
+
+def draws(count: int, total: int, seed: int) -> list[int]:
+    """Indices of ``total`` examples drawn from ``count``.
+
+    Epochs without replacement, each in a random order of its own; the last one is cut off.
+    """
+    indices: list[int] = []
     epoch = 0
-    while len(out) < total:
-        order = list(range(count))
-        random.Random(seed_for(seed, "epoch", epoch)).shuffle(order)
-        out += order
+    while len(indices) < total:
+        permutation = list(range(count))
+        random.Random(seed_for(seed, "epoch", epoch)).shuffle(permutation)
+        indices += permutation
         epoch += 1
-    return out[:total]
+    return indices[:total]
 
 
-def seed_all(seed):
-    """Seed what a method may draw from: Python's generator, NumPy's and PyTorch's."""
+def seed_all(seed: int) -> None:
+    """Seed what a method may draw from: the generators of Python, NumPy and PyTorch."""
     random.seed(seed)
     torch.manual_seed(seed)
     numpy.random.seed(seed % 2**32)
 
 
 class Step:
-    """One optimizer step of a stage: ``index`` (from 0), ``examples`` drawn, and ``log`` for the
-    method's diagnostics.
+    """One optimizer step of a stage.
+
+    index: number of the step in the stage, from 0; examples: what was drawn for it, training
+    examples unless ``Stage.steps`` got others; seed: for the method's own draws; logged: the
+    diagnostics so far.
     """
 
-    def __init__(self, index, examples, seed):
-        self.index, self.examples, self.seed, self.logged = index, examples, seed, {}
+    def __init__(self, index: int, examples: list[Any], seed: int) -> None:
+        self.index = index
+        self.examples = examples
+        self.seed = seed
+        self.logged: dict[str, float] = {}
 
-    def log(self, **values):
-        self.logged.update({k: float(v) for k, v in values.items()})
+    def log(self, **values: float | torch.Tensor) -> None:
+        """Add numbers to the step's line in training.jsonl."""
+        self.logged.update({name: float(value) for name, value in values.items()})
 
 
 class Stage:
-    """One skill's turn: what a method is handed, and all that it needs.
+    """One skill's turn, with all that a method needs to learn it.
 
-    model, tokenizer, sampler: live; skill; examples: the training examples; seed; index: 1 for the
-    first skill; folder: the method's own, for whatever it wants to write; max_new_tokens,
-    temperature, top_p: of rollouts; prompts: the budget; phases: prompts drawn in each phase
-    (Method.phases), the budget alone if left out; sampled_elsewhere: whether the sampler is another
-    engine than the model itself, so that its distribution is a slightly different one.
+    model, tokenizer, sampler: live; the method trains ``model`` in place.
+    skill: what is learned; examples: its training examples.
+    seed: of the run; index: 1 for the first skill of the order.
+    folder: a folder of the method's own, for files that it wants to write.
+    prompts: the budget, in prompts; batch_size: prompts per optimizer step; phases: prompts drawn
+    in each phase (Method.phases), the budget in one phase if left out.
+    max_new_tokens, temperature, top_p: of rollouts; sampled_elsewhere: whether another engine than
+    the model itself samples, so that its distribution differs slightly.
+    teacher_template: shows the teacher what it sees, see Skill.teacher_prompt.
+    step: optimizer steps done so far; tokens: tokens read in a training or scoring pass or sampled
+    so far; seconds: time spent so far, ``training`` and ``sampling``.
+    begun: steps before the present phase; planned: steps of the present phase.
+
+    on_step: called after each step, for evaluation, checkpoints and progress; restored: what
+    ``state_dict`` returned when a stage was cut off, to go on from there.
     """
 
     def __init__(
         self,
         *,
-        model,
-        tokenizer,
-        sampler,
-        skill,
-        teacher_template=None,
-        seed,
-        index,
-        prompts,
-        batch_size,
-        max_new_tokens,
-        temperature=1.0,
-        top_p=1.0,
-        folder=None,
-        on_step=None,
-        restored=None,
-        phases=None,
-        sampled_elsewhere=False,
-    ):
-        self.model, self.tokenizer, self.sampler, self.skill = model, tokenizer, sampler, skill
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        sampler: StageSampler,
+        skill: Skill,
+        teacher_template: TeacherTemplate | None = None,
+        seed: int,
+        index: int,
+        prompts: int,
+        batch_size: int,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        folder: Path | None = None,
+        on_step: Callable[[Stage, Step], None] | None = None,
+        restored: Mapping[str, Any] | None = None,
+        phases: list[int] | None = None,
+        sampled_elsewhere: bool = False,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.sampler = sampler
+        self.skill = skill
+        self.teacher_template = teacher_template
+        self.seed = seed
+        self.index = index
+        self.prompts = prompts
+        self.batch_size = batch_size
+        self.phases = phases or [prompts]
+        self.max_new_tokens = max_new_tokens
+        self.temperature = temperature
+        self.top_p = top_p
         self.sampled_elsewhere = sampled_elsewhere
-        self.teacher_template, self.seed, self.index, self.folder = (
-            teacher_template,
-            seed,
-            index,
-            folder,
-        )
-        self.prompts, self.batch_size, self.phases = prompts, batch_size, phases or [prompts]
-        # steps before the phase at hand, and in it
-        self.begun, self.planned = 0, self._steps(self.phases[0])
-        self.max_new_tokens, self.temperature, self.top_p = max_new_tokens, temperature, top_p
-        self.examples = skill.examples("train")
-        self.seconds = {"training": 0.0, "sampling": 0.0}
-        # tokens that went through a training or scoring pass or were sampled, so far in this stage
+        self.examples: list[Example] = skill.examples("train")
+        self.begun = 0
+        self.planned = self._steps_for(self.phases[0])
+        self.step = 0
         self.tokens = 0
-        self.step = 0  # optimizer steps done in this stage
-        # restored: {name: (times kept, state)}
-        self._on_step, self._kept, self._times, self._restored = on_step, {}, {}, {}
+        self.seconds = {"training": 0.0, "sampling": 0.0}
+        self._folder = folder
+        self._on_step = on_step
+        # What checkpoints hold: objects by name, and how often each name has been kept
+        self._kept: dict[str, Stateful] = {}
+        self._times: dict[str, int] = {}
+        # What a resume still has to restore: {name: (times kept, state)}
+        self._restored: dict[str, tuple[int, Any]] = {}
         if restored:
-            self.step, self.tokens, self.seconds = (
-                restored["step"],
-                restored["tokens"],
-                restored["seconds"],
-            )
-            # checkpoints from before it was written do not have it
-            times = restored.get("times", {})
+            self.step = restored["step"]
+            self.tokens = restored["tokens"]
+            self.seconds = restored["seconds"]
             self._restored = {
-                name: (times.get(name, 1), state) for name, state in restored["kept"].items()
+                name: (restored["times"][name], state) for name, state in restored["kept"].items()
             }
 
-    @property
-    def steps_in_all(self):
-        """Optimizer steps of the stage: the prompts of each phase, ``batch_size`` at a time, its
-        last batch smaller.
-        """
-        return sum(map(self._steps, self.phases))
+    # ---- budget --------------------------------------------------------------------------------
 
     @property
-    def prompts_drawn(self):
+    def folder(self) -> Path:
+        """A folder of the method's own, for files that it wants to write."""
+        if self._folder is None:
+            raise ValueError("this stage was made without a folder")
+        return self._folder
+
+    @property
+    def steps_in_all(self) -> int:
+        """Optimizer steps of the stage.
+
+        Each phase draws its prompts ``batch_size`` at a time; its last batch may be smaller.
+        """
+        return sum(map(self._steps_for, self.phases))
+
+    @property
+    def prompts_drawn(self) -> int:
         """Prompts drawn so far, in all phases."""
-        done, drawn = self.step, 0
+        steps_left = self.step
+        drawn = 0
         for prompts in self.phases:
-            drawn += min(done * self.batch_size, prompts)
-            done = max(0, done - self._steps(prompts))
+            drawn += min(steps_left * self.batch_size, prompts)
+            steps_left = max(0, steps_left - self._steps_for(prompts))
         return drawn
 
-    def _steps(self, prompts):
+    def _steps_for(self, prompts: int) -> int:
         return -(-prompts // self.batch_size)
 
-    def draws(self, phase=0, count=None):
-        """Indices of the examples (``count`` of them; the training examples if left out) in the
-        order in which a phase draws.
+    def draws(self, phase: int = 0, count: int | None = None) -> list[int]:
+        """Indices of examples in the order in which a phase draws them.
+
+        count: how many examples there are to draw from; the training examples if left out.
         """
         key = ("data", phase) if phase else ("data",)
         return draws(
@@ -139,16 +216,54 @@ class Stage:
             seed_for(self.seed, self.index, *key),
         )
 
-    def keep(self, **parts):
-        """Make ``parts`` (objects with state_dict and load_state_dict) part of the checkpoints;
-        restores them on resume.
+    def steps(self, phase: int = 0, examples: Sequence[Any] | None = None) -> Iterator[Step]:
+        """The optimizer steps of a phase that are still to be done.
 
-        Before the first phase or after it: a resume comes by here again, and whatever the
-        checkpoint has of a name is its state. Of a name that stands for one object after another,
-        as for a trainer of each phase, those up to the checkpoint's are restored.
+        The method does a step in the body of its loop. After that come progress, evaluation and
+        checkpoints.
+
+        examples: what the phase draws from; the training examples if left out.
+        """
+        if examples is None:
+            examples = self.examples
+        indices = self.draws(phase, len(examples))
+        self.begun = sum(map(self._steps_for, self.phases[:phase]))
+        self.planned = self._steps_for(self.phases[phase])
+        while self.step < self.begun + self.planned:
+            seed = seed_for(self.seed, self.index, self.step)
+            seed_all(seed)
+            first = (self.step - self.begun) * self.batch_size
+            batch = [examples[i] for i in indices[first : first + self.batch_size]]
+            step = Step(self.step, batch, seed)
+            sampling_before = self.seconds["sampling"]
+            tokens_before = self.tokens
+            start = time.perf_counter()
+            yield step
+            seconds = time.perf_counter() - start
+            sampling = self.seconds["sampling"] - sampling_before
+            self.seconds["training"] += seconds - sampling
+            self.step += 1
+            step.log(seconds=seconds, tokens=self.tokens - tokens_before)
+            if self._on_step:
+                self._on_step(self, step)
+        # For draws of the method between two phases
+        seed_all(seed_for(self.seed, self.index, "after", phase))
+
+    # ---- checkpoints ---------------------------------------------------------------------------
+
+    def keep(self, **parts: Stateful) -> None:
+        """Add objects to the stage's checkpoints, each under a name of its own.
+
+        A method calls it before its first phase or between phases. When a stage is resumed the
+        method runs from its beginning and calls it again: objects that the checkpoint holds get
+        their state back.
+
+        A name may be kept more than once, for example a trainer for each phase. A resume restores
+        the objects up to the one that the checkpoint holds; later ones start as they are.
         """
         for name, part in parts.items():
-            self._times[name] = self._times.get(name, 0) + (self._kept.get(name) is not part)
+            if self._kept.get(name) is not part:
+                self._times[name] = self._times.get(name, 0) + 1
             self._kept[name] = part
             if name in self._restored:
                 times, state = self._restored[name]
@@ -156,17 +271,18 @@ class Stage:
                 if self._times[name] >= times:
                     del self._restored[name]
 
-    def let_go(self, part):
-        """Checkpoints from now on are without ``part``, which is done with before the stage is."""
+    def let_go(self, part: Stateful) -> None:
+        """Leave ``part`` out of checkpoints from now on: the method has no more use for it."""
         self._kept = {name: kept for name, kept in self._kept.items() if kept is not part}
 
-    def close(self):
-        """The skill is learned: let go of what was kept for checkpoints (optimizer, teacher) before
-        the evaluation.
-        """
-        self._kept, self._times, self._restored = {}, {}, {}
+    def close(self) -> None:
+        """Free what checkpoints held (optimizer, teacher): learning is over, evaluation follows."""
+        self._kept = {}
+        self._times = {}
+        self._restored = {}
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
+        """What a new stage needs as ``restored`` to go on after the present step."""
         return {
             "step": self.step,
             "tokens": self.tokens,
@@ -175,37 +291,24 @@ class Stage:
             "kept": {name: part.state_dict() for name, part in self._kept.items()},
         }
 
-    def steps(self, phase=0, examples=None):
-        """The optimizer steps of a phase that are still to be done. After each, progress,
-        evaluation and checkpoint have their turn. examples: what is drawn from; the training
-        examples if left out.
-        """
-        examples = self.examples if examples is None else examples
-        indices = self.draws(phase, len(examples))
-        self.begun = sum(map(self._steps, self.phases[:phase]))
-        self.planned = self._steps(self.phases[phase])
-        while self.step < self.begun + self.planned:
-            seed = seed_for(self.seed, self.index, self.step)
-            seed_all(seed)
-            first = (self.step - self.begun) * self.batch_size
-            step = Step(
-                self.step, [examples[i] for i in indices[first : first + self.batch_size]], seed
-            )
-            sampling, tokens, start = self.seconds["sampling"], self.tokens, time.perf_counter()
-            yield step
-            spent = time.perf_counter() - start
-            self.seconds["training"] += spent - (self.seconds["sampling"] - sampling)
-            self.step += 1
-            step.log(seconds=spent, tokens=self.tokens - tokens)
-            if self._on_step:
-                self._on_step(self, step)
-        # for what is drawn between two phases
-        seed_all(seed_for(self.seed, self.index, "after", phase))
+    # ---- sampling ------------------------------------------------------------------------------
 
-    def sample(self, prompts, *, seed, n=1, max_new_tokens=None, temperature=None, top_p=None):
-        """Completions from the live weights at the order's rollout settings; see Sampler.sample."""
+    def sample(
+        self,
+        prompts: list[list[int]],
+        *,
+        seed: int,
+        n: int = 1,
+        max_new_tokens: int | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+    ) -> list[list[Completion]]:
+        """``n`` completions of each prompt from the live weights, in the prompts' order.
+
+        prompts: token ids. Settings that are left out are those of the order's rollouts.
+        """
         start = time.perf_counter()
-        out = self.sampler.sample(
+        groups = self.sampler.sample(
             prompts,
             n=n,
             seed=seed,
@@ -215,40 +318,47 @@ class Stage:
         )
         self.sampler.rest()
         self.seconds["sampling"] += time.perf_counter() - start
-        self.tokens += sum(len(c.token_ids) for group in out for c in group) + sum(
-            map(len, prompts)
-        )
-        return out
+        sampled = sum(len(completion.token_ids) for group in groups for completion in group)
+        self.tokens += sampled + sum(map(len, prompts))
+        return groups
 
-    def importance_cap(self, asked):
-        """Cap of the importance weights of rollouts, None for no weights. asked: a method's option;
-        0 is never.
+    def importance_cap(self, cap: float | None) -> float | None:
+        """Cap of the importance weights of this stage's rollouts; None for no weights.
+
+        cap: the method's option. If left out, IMPORTANCE_CAP where another engine samples and no
+        weights elsewhere; 0 for no weights at all.
         """
-        return (
-            (IMPORTANCE_CAP if self.sampled_elsewhere else None) if asked is None else asked or None
-        )
+        if cap is None:
+            return IMPORTANCE_CAP if self.sampled_elsewhere else None
+        return cap or None
 
-    def prompt_tokens(self, example):
+    # ---- tokens --------------------------------------------------------------------------------
+
+    def prompt_tokens(self, example: Example) -> list[int]:
+        """Token ids of the example's prompt, up to where the answer begins."""
         return chat_tokens(self.tokenizer, example.prompt)
 
-    def teacher_tokens(self, example, context=None):
-        """The teacher's prompt. Raises UserError if the example lacks what it shows."""
-        return chat_tokens(
-            self.tokenizer, self.skill.teacher_prompt(example, self.teacher_template, context)
-        )
+    def teacher_tokens(self, example: Example, context: str | None = None) -> list[int]:
+        """Token ids of the teacher's prompt. Raises UserError if the example lacks what it shows.
+
+        context: one of TEACHER_CONTEXTS, instead of what the template shows.
+        """
+        messages = self.skill.teacher_prompt(example, self.teacher_template, context)
+        return chat_tokens(self.tokenizer, messages)
+
+    def demonstration_tokens(self, example: Example) -> list[int]:
+        """Token ids of the demonstration and of the end of the turn, as a sampled answer has them.
+
+        Some chat templates open the reasoning for the answer. A demonstration without reasoning
+        closes it first; it would be taught as a thought that never ends.
+        """
+        if example.demonstration is None:
+            raise ValueError(f"example {example.id} has no demonstration")
+        text = example.demonstration
+        if "</think>" not in text:
+            text = self._closing + text
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"] + [self.sampler.end]
 
     @cached_property
-    def _closing(self):
+    def _closing(self) -> str:
         return closed_thought(self.tokenizer)
-
-    def demonstration_tokens(self, example):
-        """The demonstration and the token that ends a turn: what a sampled answer would look like.
-        Where the chat template opens the reasoning, a demonstration without any closes it first: it
-        would be taught as a thought that never ends.
-        """
-        text = (
-            example.demonstration
-            if "</think>" in example.demonstration
-            else self._closing + example.demonstration
-        )
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"] + [self.sampler.end]

@@ -1,71 +1,111 @@
 """A second set of weights that follows the model."""
 
 import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
-from harness.learning.packing import completion_states, computed_tokens, micro_batches
-from harness.learning.trainer import is_master, master_copy
+from harness.learning.packing import (
+    Positions,
+    Row,
+    completion_states,
+    computed_tokens,
+    micro_batches,
+)
+from harness.learning.stage import Stage
+from harness.learning.weights import check_names, float32_weights
 from harness.models.forward import output_head
 
 
 class Teacher:
-    """A second set of weights that follows the model as an exponential moving average, kept in
-    float32.
+    """A second set of weights that follows the model as an exponential moving average.
 
-    After every optimizer step phi <- alpha * theta + (1 - alpha) * phi (paper, section 3). alpha 0
-    is a frozen copy; alpha 1 is the live model itself, of which no copy is made. In the model's own
-    bfloat16 most steps of an average with alpha 0.01 are below half a unit in the last place and
-    would be lost: hence the float32 state, which stands on ``place`` (where the trainer's masters
-    are; the model's device if left out).
+    After every optimizer step phi <- alpha * theta + (1 - alpha) * phi (arXiv 2601.19897, section
+    3), for each weight by its name. alpha 0 is a frozen copy of the model; alpha 1 is the live
+    model itself, and no copy is made.
+
+    The average is kept in float32. In the model's own bfloat16 most steps of an average with alpha
+    0.01 are below half a unit in the last place and would be lost.
+
+    micro_batch_tokens: limit of the trainer's micro-batches; the teacher, which has no backward
+    pass, takes twice as many tokens at once. place: device of the average, the same as that of the
+    trainer's masters; the model's device if left out.
     """
 
-    def __init__(self, stage, alpha, micro_batch_tokens, place=None):
-        self.stage, self.alpha, self.limit = stage, alpha, micro_batch_tokens
-        self.model = (
-            stage.model if alpha == 1 else copy.deepcopy(stage.model).requires_grad_(False).eval()
-        )
-        place = place or self.model.device
-        self.average = (
-            []
-            if alpha in (0, 1)
-            else [
-                p if is_master(p, place) else master_copy(p, place) for p in self.model.parameters()
-            ]
-        )
+    def __init__(
+        self,
+        stage: Stage,
+        alpha: float,
+        micro_batch_tokens: int,
+        place: torch.device | None = None,
+    ) -> None:
+        self.stage = stage
+        self.alpha = alpha
+        self.limit = micro_batch_tokens
+        self.model = stage.model
+        if alpha != 1:
+            self.model = copy.deepcopy(stage.model).requires_grad_(False).eval()
+        self.parameters: dict[str, torch.nn.Parameter] = dict(self.model.named_parameters())
+        self.average: dict[str, torch.Tensor] = {}  # empty for a frozen or live teacher
+        if alpha not in (0, 1):
+            self.average = float32_weights(self.parameters, place or self.model.device)
         stage.keep(teacher=self)
         self.head = output_head(self.model)
 
     @torch.no_grad()
-    def follow(self, masters):
-        """Take one step towards ``masters``, the trainer's float32 weights."""
-        for average, master, param in zip(self.average, masters, self.model.parameters()):
-            average.lerp_(master, self.alpha)
-            if average is not param:
-                param.copy_(average)
+    def follow(self, masters: Mapping[str, torch.Tensor]) -> None:
+        """Take one step towards ``masters``, the trainer's float32 weights by name.
 
-    @torch.no_grad()
-    def states(self, rows):
-        """Hidden states that predict each row's completion: a list of [completion tokens, width],
-        in the rows' order.
+        A weight without a master is frozen: its average stays what it is. Raises ValueError for a
+        master that the teacher has no weight for.
         """
-        out = [None] * len(rows)
-        for group in micro_batches(self.model, rows, 2 * self.limit):
-            self.stage.tokens += computed_tokens(rows, group)
-            states, _ = completion_states(self.model, rows, group)
-            order = [i for tree in group for i in tree]
-            for i, part in zip(order, states.split([len(rows[i].completion) for i in order])):
-                out[i] = part
-        return out
-
-    def state_dict(self):
-        parts = self.average or ([] if self.alpha == 1 else list(self.model.parameters()))
-        return {"weights": [p.detach() for p in parts]}
+        if not self.average:
+            return
+        trained = [name for name in self.average if name in masters]
+        check_names(trained, masters, "the teacher's average")
+        for name in trained:
+            average = self.average[name]
+            average.lerp_(masters[name], self.alpha)
+            if average is not self.parameters[name]:
+                self.parameters[name].copy_(average)
 
     @torch.no_grad()
-    def load_state_dict(self, state):
-        for position, value in enumerate(state["weights"]):
-            if self.average:
-                self.average[position].copy_(value)
-        for param, value in zip(self.model.parameters(), state["weights"]):
-            param.copy_(value)
+    def states(self, rows: Sequence[Row]) -> list[torch.Tensor]:
+        """Hidden states that predict each row's completion, in the rows' order.
+
+        Returns a tensor [completion tokens, width] for each row.
+        """
+        by_row: dict[int, torch.Tensor] = {}
+        for batch in micro_batches(self.model, rows, 2 * self.limit):
+            self.stage.tokens += computed_tokens(rows, batch)
+            states, _ = completion_states(self.model, rows, batch)
+            indices = [i for tree in batch for i in tree]
+            lengths = [len(rows[i].completion) for i in indices]
+            by_row.update(zip(indices, states.split(lengths), strict=True))
+        return [by_row[i] for i in range(len(rows))]
+
+    @torch.no_grad()
+    def logits_at(self, states: Sequence[torch.Tensor], positions: Positions) -> torch.Tensor:
+        """Float32 logits [tokens, vocabulary] at a chunk's positions, from what ``states`` gave."""
+        hidden = torch.stack([states[row][offset] for row, offset in positions.places])
+        return self.head(hidden).float()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The teacher's weights by name; of a live teacher, whose weights are the model's, none."""
+        return {"weights": {name: w.detach() for name, w in self._own_weights().items()}}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raises ValueError naming the first weight that only one of state and teacher has."""
+        weights = self._own_weights()
+        check_names(state["weights"], weights, "the checkpoint of the teacher")
+        for name, weight in weights.items():
+            weight.copy_(state["weights"][name])
+            if weight is not self.parameters[name]:
+                self.parameters[name].copy_(weight)
+
+    def _own_weights(self) -> Mapping[str, torch.Tensor]:
+        if self.alpha == 1:
+            return {}
+        return self.average or self.parameters

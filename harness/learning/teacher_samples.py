@@ -1,101 +1,95 @@
-"""The teacher's own samples, and what a teacher needs of an order."""
+"""Answers that the teacher samples once, before the first step."""
 
 import time
+from collections.abc import Sequence
+from pathlib import Path
 
-from harness.base.errors import UserError
 from harness.base.files import read_jsonl, write_jsonl
 from harness.base.seeds import seed_for
-from harness.learning.stage import draws
+from harness.learning.stage import Stage, Step, draws
+from harness.skills.skill import Example
+
+Pair = tuple[Example, list[int]]  # an example, and the token ids of the teacher's answer
 
 
 class TeacherSamples:
-    """Answers of the teacher, sampled once: for each of the first ``count`` prompts that the stage
-    draws, at most all, one.
+    """One answer of the teacher to each of the first ``count`` prompts that the stage draws.
 
     The teacher is the model at the start of the stage under the teacher's prompt (``context`` as in
-    Skill.teacher_prompt). Answers are written to ``stage.folder`` in blocks as they come: a killed
-    stage reads those that it has, and makes the others as it would have made them.
+    Skill.teacher_prompt). count: all prompts that are drawn, if left out or above that number.
+
+    Answers are written to ``stage.folder`` in blocks as they come. A stage that was killed reads
+    the blocks that it has, and samples the others as it would have sampled them.
+
+    pairs: examples and answers, in the order of the draws; order: for each draw of the stage the
+    index of its pair. Where there are fewer answers than draws, they come again, shuffled in each
+    further pass.
     """
 
-    def __init__(self, stage, count=None, context=None, block=256):
+    def __init__(
+        self,
+        stage: Stage,
+        count: int | None = None,
+        context: str | None = None,
+        block: int = 256,
+    ) -> None:
         drawn = stage.draws()
-        examples, self.batch_size, self.pairs = (
-            [stage.examples[i] for i in drawn[:count]],
-            stage.batch_size,
-            [],
-        )
+        examples = [stage.examples[i] for i in drawn[:count]]
+        self.batch_size = stage.batch_size
+        self.pairs: list[Pair] = []
         for start in range(0, len(examples), block):
-            chosen, path = (
-                examples[start : start + block],
-                stage.folder / f"teacher_samples-{start // block:04d}.jsonl",
-            )
-            prompts = [stage.teacher_tokens(e, context) for e in chosen]
-            known = path.exists()
-            if not known:
-                before = time.perf_counter()
-                found = stage.sample(
-                    prompts, seed=seed_for(stage.seed, stage.index, "teacher samples", start)
-                )
-                seconds = (time.perf_counter() - before) / len(found)
-                write_jsonl(
-                    path,
-                    [
-                        {
-                            "example": e.id,
-                            "completion": c.text,
-                            "token_ids": c.token_ids,
-                            "finished": c.finished,
-                            "seconds": seconds,
-                        }
-                        for e, (c,) in zip(chosen, found)
-                    ],
-                )
-            rows = [row for _, row in read_jsonl(path)]
-            if known and stage.step == 0:  # made before a kill, and on no checkpoint
-                stage.seconds["sampling"] += sum(row["seconds"] for row in rows)
-                stage.tokens += sum(len(p) + len(row["token_ids"]) for p, row in zip(prompts, rows))
-            self.pairs += [(e, row["token_ids"]) for e, row in zip(chosen, rows)]
-        again = draws(
+            path = stage.folder / f"teacher_samples-{start // block:04d}.jsonl"
+            seed = seed_for(stage.seed, stage.index, "teacher samples", start)
+            self.pairs += _block(stage, examples[start : start + block], context, seed, path)
+        repeated = draws(
             len(self.pairs),
             len(drawn) - len(self.pairs),
             seed_for(stage.seed, stage.index, "teacher samples again"),
         )
-        self.order = [*range(len(self.pairs)), *again]
+        self.order = [*range(len(self.pairs)), *repeated]
 
-    def of(self, step):
-        """The pairs (example, token ids of the answer) of optimizer step ``step``: in the order of
-        the draws, then shuffled.
-        """
+    def of(self, step: Step) -> list[Pair]:
+        """The pairs of an optimizer step: an example and the token ids of its answer."""
         first = step.index * self.batch_size
         return [self.pairs[i] for i in self.order[first : first + self.batch_size]]
 
 
-def check_teacher(order, context, place):
-    """Raises UserError if a training example of ``order`` lacks what the teacher is to be shown."""
-    for skill in order.skills:
-        for example in skill.examples("train"):
-            try:
-                skill.teacher_prompt(example, order.template(skill), context)
-            except UserError as error:
-                raise UserError(place, str(error)) from None
+def _block(
+    stage: Stage, examples: Sequence[Example], context: str | None, seed: int, path: Path
+) -> list[Pair]:
+    """The pairs of a block, from the file ``path``; the block is sampled if that is not there."""
+    prompts = [stage.teacher_tokens(example, context) for example in examples]
+    is_old = path.exists()
+    if not is_old:
+        _sample_block(stage, examples, prompts, seed, path)
+    rows = [row for _, row in read_jsonl(path)]
+    # Sampled before the stage was killed, and no checkpoint has counted it
+    if is_old and stage.step == 0:
+        stage.seconds["sampling"] += sum(row["seconds"] for row in rows)
+        stage.tokens += sum(map(len, prompts)) + sum(len(row["token_ids"]) for row in rows)
+    return [(e, row["token_ids"]) for e, row in zip(examples, rows, strict=True)]
 
 
-def check_on_policy(order, config, place):
-    """Raises UserError if completions of ``order`` are not drawn from what the estimator assumes."""
-    if config.estimator in ("sampled", "rao_blackwell") and order.rollout.top_p < 1:
-        raise UserError(
-            place,
-            f"estimator: {config.estimator} is an average over the student's own distribution, which "
-            f"rollout.top_p: {order.rollout.top_p} cuts",
-            "set rollout.top_p to 1, or take estimator: full",
-        )
-    if (
-        config.estimator == "rao_blackwell"
-        and order.rollout.engine == "vllm"
-        and config.importance_cap is None
-    ):
-        raise UserError(
-            place,
-            "estimator: rao_blackwell wants completions of the student itself, and vLLM's are of nearly it",
-            "set importance_cap to 0 to take them for its own, or take another estimator or engine",
-        )
+def _sample_block(
+    stage: Stage,
+    examples: Sequence[Example],
+    prompts: list[list[int]],
+    seed: int,
+    path: Path,
+) -> None:
+    start = time.perf_counter()
+    groups = stage.sample(prompts, seed=seed)
+    seconds = (time.perf_counter() - start) / len(groups)
+    write_jsonl(
+        path,
+        [
+            {
+                "example": example.id,
+                "completion": completion.text,
+                "token_ids": completion.token_ids,
+                "finished": completion.finished,
+                "seconds": seconds,
+            }
+            for example, (completion,) in zip(examples, groups, strict=True)
+        ],
+    )

@@ -1,22 +1,24 @@
-"""The learning step that every method shares: data order, precision, micro-batches, optimizer,
-schedule, checkpoints.
+"""The learning step that every method shares: precision, micro-batches, optimizer, schedule.
 
 A method says what its loss is; this file says how a loss becomes an update, so that methods differ
 in nothing else:
 
-* master weights, gradients, optimizer state and averages are float32 whatever the model computes
-  in; where the model is in bfloat16 its weights are the rounded masters (pure bfloat16 updates at
+* master weights, gradients, optimizer state and averages are float32, in whatever dtype the model
+  computes; the weights of a bfloat16 model are its rounded masters (pure bfloat16 updates at
   fine-tuning rates are mostly rounded away);
 * rows are cut into micro-batches by length, so that little is padding;
-* the vocabulary-sized tensors exist for one chunk of tokens at a time: each chunk's loss is
+* vocabulary-sized tensors exist for one chunk of tokens at a time: each chunk's loss is
   differentiated as soon as it is computed, and only the gradient with respect to the hidden states
   is kept for the backward pass of the body;
-* every random draw is keyed by (seed, stage, step, purpose), so that there is no generator state to
-  save.
+* masters, parameters and moments are paired by name.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy
 import torch
@@ -26,26 +28,28 @@ from harness.base.errors import UserError
 from harness.base.settings import option
 from harness.learning.packing import (
     Positions,
+    Row,
     chunks,
     completion_states,
     computed_tokens,
     micro_batches,
 )
+from harness.learning.stage import Stage
+from harness.learning.weights import check_names, float32_weights
 from harness.models.forward import output_head
 
 MICRO_BATCH_TOKENS = {False: 1024, True: 8192}  # by whether the model is on a GPU
 
-
-def cross_entropy(logits, tokens):
-    """Sum of -log p over tokens; logits [tokens, vocabulary], tokens [tokens], see
-    ``Trainer.token_mean``.
-    """
-    return F.cross_entropy(logits, tokens, reduction="sum")
+ChunkLoss = Callable[[torch.Tensor, Positions], torch.Tensor]
+TokenLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass
 class TrainingConfig:
-    """Hyperparameters that every method has. Defaults are the paper's, section 4 and appendix."""
+    """Hyperparameters that every method has.
+
+    Defaults are those of arXiv 2601.19897, section 4 and appendix.
+    """
 
     learning_rate: float = option(2e-5, "peak learning rate of AdamW", min=0)
     batch_size: int | None = option(
@@ -66,152 +70,144 @@ class TrainingConfig:
     max_grad_norm: float = option(1.0, "gradients are scaled down to this global L2 norm", above=0)
     masters: str = option(
         "device",
-        "where float32 masters, AdamW's moments and an average of the weights stand: on the model's "
-        "device, or in host memory, for the price of copies at each micro-batch and step",
+        "where float32 masters, AdamW's moments and an average of the weights are kept: on the "
+        "model's device, or in host memory, for the price of copies at each micro-batch and step",
         choices=("device", "host"),
     )
     micro_batch_tokens: int | None = option(
         None,
-        "tokens, padding included, of one forward and backward pass; 1,024 on a CPU and 8,192 on a GPU if left out",
+        "tokens, padding included, of one forward and backward pass; 1,024 on a CPU and 8,192 on "
+        "a GPU if left out",
         min=1,
     )
 
 
-def learning_rate(config, step, steps):
-    """The rate of optimizer step ``step`` (from 0) of ``steps``: linear warm-up, then the schedule
-    down to 0.
+def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
+    """The rate of optimizer step ``step`` (from 0) of ``steps``.
+
+    Linear warm-up, then the schedule, which goes down to 0 unless it is constant.
     """
     warmup = min(config.warmup_steps, steps // 5)
     if step < warmup:
         return config.learning_rate * (step + 1) / (warmup + 1)
-    part = (step - warmup) / max(1, steps - warmup)
-    factor = {
-        "cosine": 0.5 * (1 + numpy.cos(numpy.pi * part)),
-        "linear": 1 - part,
-        "constant": 1.0,
-    }[config.schedule]
+    progress = (step - warmup) / max(1, steps - warmup)
+    factor = 1.0
+    if config.schedule == "cosine":
+        factor = 0.5 * (1 + numpy.cos(numpy.pi * progress))
+    elif config.schedule == "linear":
+        factor = 1 - progress
     return float(config.learning_rate * factor)
 
 
-def is_master(param, place):
-    return param.dtype == torch.float32 and param.device == place
+def cross_entropy(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Sum of -log p over tokens: a scalar from logits [tokens, vocabulary] and tokens [tokens].
 
-
-def master_copy(param, place):
-    return param.detach().to(place, torch.float32, copy=True)
+    A loss for ``Trainer.token_mean``.
+    """
+    return F.cross_entropy(logits, tokens, reduction="sum")
 
 
 class Trainer:
-    """AdamW on float32 master weights of ``stage.model``: ``backward`` as often as wanted, then
-    ``update``.
+    """AdamW on float32 masters of ``stage.model``: ``backward`` once or more, then ``update``.
+
+    params: the model's trainable parameters by name. masters: float32 weights by the same names,
+    with the gradients in ``.grad``; a master is the parameter itself where that is float32 on
+    ``place``. place: device of masters and AdamW's moments. limit: tokens of a micro-batch.
     """
 
-    def __init__(self, stage, config):
-        self.stage, self.config, self.model = stage, config, stage.model
-        self.params = [p for p in self.model.parameters() if p.requires_grad]
+    def __init__(self, stage: Stage, config: TrainingConfig) -> None:
+        self.stage = stage
+        self.config = config
+        self.model = stage.model
+        self.params: dict[str, torch.nn.Parameter] = {
+            name: p for name, p in self.model.named_parameters() if p.requires_grad
+        }
         self.place = torch.device("cpu") if config.masters == "host" else self.model.device
-        self.masters = [
-            p if is_master(p, self.place) else master_copy(p, self.place).requires_grad_()
-            for p in self.params
-        ]
+        self.masters = {
+            name: weight.requires_grad_()
+            for name, weight in float32_weights(self.params, self.place).items()
+        }
         self.hooks = [
-            p.register_post_accumulate_grad_hook(self._accumulate(m))
-            for p, m in zip(self.params, self.masters)
-            if m is not p
+            param.register_post_accumulate_grad_hook(_gradient_adder(self.masters[name]))
+            for name, param in self.params.items()
+            if self.masters[name] is not param
         ]
         self.adamw = torch.optim.AdamW(
-            self.masters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+            list(self.masters.values()),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=True,
         )
-        self.limit = (
-            config.micro_batch_tokens or MICRO_BATCH_TOKENS[self.model.device.type != "cpu"]
-        )
-        self.projected = None
+        on_gpu = self.model.device.type != "cpu"
+        self.limit = config.micro_batch_tokens or MICRO_BATCH_TOKENS[on_gpu]
+        # Float32 gradient [vocabulary, width] of the head's weight, while a micro-batch is computed
+        self.projected: torch.Tensor | None = None
         self.head = output_head(self.model, self._head_gradient)
         stage.keep(trainer=self)
 
-    @staticmethod
-    def _accumulate(master):
-        def hook(param):  # micro-batches add up in float32
-            if param.grad is None:  # the head's weight, whose gradient goes its own way
-                return
-            grad = param.grad.to(master.device, torch.float32)
-            master.grad = grad if master.grad is None else master.grad.add_(grad)
-            param.grad = None
+    def backward(self, rows: Sequence[Row], loss: ChunkLoss, last_first: bool = False) -> float:
+        """Add the gradient of a loss on all completion tokens of ``rows`` to the masters'.
 
-        return hook
+        Returns the loss, which is the sum of the chunks' losses.
 
-    def _head_gradient(self, weight):
-        """What the chunks of a micro-batch add the gradient of the head's weight to: where the
-        weight is its own master its gradient, else a sum in float32 beside it, which goes to the
-        master once.
-        """
-        if not self.hooks:
-            if weight.grad is None:
-                weight.grad = torch.zeros_like(weight)
-            return weight.grad
-        if self.projected is None:
-            self.projected = torch.zeros_like(weight, dtype=torch.float32)
-        return self.projected
-
-    def backward(self, rows, loss, last_first=False):
-        """Add the gradient of a sum over all completion tokens of ``rows`` to the masters'
-        gradients; returns that sum.
-
-        loss: ``f(logits, positions) -> scalar`` for one chunk of tokens; logits float32 [tokens,
-        vocabulary], positions a Positions whose ``rows`` index into ``rows``. It must already be
-        divided by whatever the method averages over. last_first: the chunks of a completion come in
-        reverse, for losses that need what comes after.
+        loss: ``f(logits, positions) -> scalar`` for one chunk of tokens: float32 logits [tokens,
+        vocabulary], and Positions whose ``rows`` index into ``rows``. The scalar is already divided
+        by what the method averages over. last_first: the chunks of a completion come in reverse,
+        for losses that need what comes after.
         """
         total = 0.0
-        for group in micro_batches(self.model, rows, self.limit):
-            self.stage.tokens += computed_tokens(rows, group)
-            states, at = completion_states(self.model, rows, group)
+        vocabulary = self.model.config.get_text_config().vocab_size
+        for batch in micro_batches(self.model, rows, self.limit):
+            self.stage.tokens += computed_tokens(rows, batch)
+            states, positions = completion_states(self.model, rows, batch)
             leaf = states.detach().requires_grad_()
-            parts = chunks(len(leaf), self.model.config.get_text_config().vocab_size)
+            parts = chunks(len(leaf), vocabulary)
             for part in reversed(parts) if last_first else parts:
                 value = loss(
                     self.head(leaf[part]).float(),
-                    Positions(at.rows[part], at.offsets[part], at.tokens[part]),
+                    Positions(
+                        positions.rows[part], positions.offsets[part], positions.tokens[part]
+                    ),
                 )
                 if value.requires_grad:
                     value.backward()
                 total += value.item()
             if leaf.grad is not None:
                 states.backward(leaf.grad)
-            if self.projected is not None:
-                weight = self.model.get_output_embeddings().weight
-                master = next(m for p, m in zip(self.params, self.masters) if p is weight)
-                grad, self.projected = self.projected.to(master.device), None
-                master.grad = grad if master.grad is None else master.grad.add_(grad)
+            self._add_head_gradient()
         return total
 
-    def token_mean(self, rows, total):
-        """Backward of the mean loss over all completion tokens of ``rows``; returns what a step
-        logs of it.
+    def token_mean(self, rows: Sequence[Row], total: TokenLoss) -> dict[str, float]:
+        """Backward of the mean loss over all completion tokens of ``rows``.
+
+        Returns what a step logs: the loss, and the mean length of a completion in tokens.
 
         total: ``f(logits [tokens, vocabulary], tokens [tokens]) -> scalar``, the sum over a chunk's
         tokens, as ``cross_entropy``.
         """
-        count = sum(len(r.completion) for r in rows)
+        count = sum(len(row.completion) for row in rows)
         value = self.backward(rows, lambda logits, at: total(logits, at.tokens) / count)
         return {"loss": value, "completion_tokens": count / len(rows)}
 
-    def update(self):
-        """One optimizer step. Returns the gradients' global L2 norm before clipping, and the
-        learning rate used. Raises UserError where that norm is not finite.
+    def update(self) -> dict[str, float]:
+        """One optimizer step on the masters' gradients, which are cleared.
 
-        Each phase of a stage is a training of its own: warm-up, schedule and AdamW's averages begin
-        anew.
+        Returns what a step logs: the gradients' global L2 norm before clipping, and the learning
+        rate. Raises UserError where that norm is not finite; the weights are then unchanged.
+
+        Each phase of a stage is a training of its own: warm-up, schedule and AdamW's averages start
+        again.
         """
         stage = self.stage
         if 0 < stage.begun == stage.step:
             self.adamw.state.clear()
-        for master in self.masters:
+        masters = list(self.masters.values())
+        for master in masters:
             if master.grad is None:
                 master.grad = torch.zeros_like(master)
         rate = learning_rate(self.config, stage.step - stage.begun, stage.planned)
         self.adamw.param_groups[0]["lr"] = rate
-        norm = torch.nn.utils.clip_grad_norm_(self.masters, self.config.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(masters, self.config.max_grad_norm)
         if not torch.isfinite(norm):  # AdamW would write it into every weight
             raise UserError(
                 f"step {stage.step + 1}",
@@ -223,37 +219,98 @@ class Trainer:
         self._copy_to_model()
         return {"grad_norm": norm.item(), "learning_rate": rate}
 
-    @torch.no_grad()
-    def _copy_to_model(self):
-        for param, master in zip(self.params, self.masters):
-            if master is not param:
-                param.copy_(master)
+    def close(self) -> None:
+        """Leave the model as it is, and free masters, moments and hooks.
 
-    def close(self):
-        """Leave the model as it is and let go of the rest. The head's function holds this trainer,
-        which holds it: left so, masters and moments would live until Python looks for cycles, and
-        on a GPU stand beside those of the next stage.
+        The head's function refers to this trainer, which refers to it. Without ``close`` masters
+        and moments would live until Python collects such cycles, on a GPU beside those of the next
+        stage. A closed trainer cannot be used.
         """
         for hook in self.hooks:
             hook.remove()
         self.stage.let_go(self)
-        # what is asked for later fails
-        self.head = self.adamw = self.projected = self.params = self.masters = self.hooks = None
+        del self.head, self.adamw, self.projected, self.params, self.masters, self.hooks
 
-    def state_dict(self):
-        return {"masters": [m.detach() for m in self.masters], "adamw": self.adamw.state_dict()}
+    def state_dict(self) -> dict[str, Any]:
+        """Masters and AdamW's moments, each by the parameter's name."""
+        return {
+            "masters": {name: master.detach() for name, master in self.masters.items()},
+            "moments": {
+                name: dict(self.adamw.state[master])
+                for name, master in self.masters.items()
+                if master in self.adamw.state  # before the first step there are none
+            },
+        }
 
     @torch.no_grad()
-    def load_state_dict(self, state):
-        for master, value in zip(self.masters, state["masters"], strict=True):
-            master.copy_(value)
-        self.adamw.load_state_dict(state["adamw"])
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raises ValueError naming the first weight that only one of state and trainer has."""
+        check_names(state["masters"], self.masters, "the checkpoint of the trainer")
+        for name, master in self.masters.items():
+            master.copy_(state["masters"][name])
+        moments = state["moments"]
+        if moments:
+            check_names(moments, self.masters, "the checkpoint of the optimizer")
+        # PyTorch's optimizers number their weights in the order in which they got them
+        numbered = {i: moments[name] for i, name in enumerate(self.masters) if name in moments}
+        groups = self.adamw.state_dict()["param_groups"]
+        self.adamw.load_state_dict({"state": numbered, "param_groups": groups})
         self._copy_to_model()
+
+    def _head_gradient(self, weight: torch.Tensor) -> torch.Tensor:
+        """The tensor to which a chunk adds the gradient of the head's ``weight``.
+
+        Where the weight is its own master this is its gradient. Elsewhere it is a float32 sum,
+        which goes to the master once for each micro-batch.
+        """
+        if not self.hooks:
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+            return weight.grad
+        if self.projected is None:
+            self.projected = torch.zeros_like(weight, dtype=torch.float32)
+        return self.projected
+
+    def _add_head_gradient(self) -> None:
+        """Move the micro-batch's gradient of the head's weight to its master."""
+        if self.projected is None:
+            return
+        weight = self.model.get_output_embeddings().weight
+        name = next(name for name, param in self.params.items() if param is weight)
+        _add_gradient(self.masters[name], self.projected)
+        self.projected = None
+
+    @torch.no_grad()
+    def _copy_to_model(self) -> None:
+        for name, param in self.params.items():
+            if self.masters[name] is not param:
+                param.copy_(self.masters[name])
+
+
+def _add_gradient(master: torch.Tensor, gradient: torch.Tensor) -> None:
+    """Add ``gradient`` to the master's, in float32 and on the master's device."""
+    gradient = gradient.to(master.device, torch.float32)
+    master.grad = gradient if master.grad is None else master.grad.add_(gradient)
+
+
+def _gradient_adder(master: torch.Tensor) -> Callable[[torch.Tensor], None]:
+    """A hook that moves a parameter's gradient to ``master``, so that micro-batches add up there.
+
+    It holds the master alone: a hook that held the trainer would keep it alive with the model.
+    """
+
+    def move(param: torch.Tensor) -> None:
+        if param.grad is None:  # the head's weight, whose gradient goes through ``projected``
+            return
+        _add_gradient(master, param.grad)
+        param.grad = None
+
+    return move
 
 
 @contextmanager
-def learning(stage, config):
-    """A Trainer for the length of a stage."""
+def learning(stage: Stage, config: TrainingConfig) -> Iterator[Trainer]:
+    """A Trainer for the length of a stage; the model is in training mode meanwhile."""
     trainer = Trainer(stage, config)
     stage.model.train()
     try:

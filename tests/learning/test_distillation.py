@@ -61,7 +61,7 @@ def fresh(tiny_model):
     return copy.deepcopy(tiny_model[0]), tiny_model[1]
 
 
-# ---- every completion of a tiny world ------------------------------------------------------------------------------------
+# ---- every completion of a tiny world -----------------------------------------------------------
 
 
 def tiny_llama(seed):
@@ -149,7 +149,7 @@ def expected(student, teacher, **options):
             logprob = logits_of(student, PROMPT, y).double().log_softmax(-1)[range(len(y)), list(y)]
         distil(trainer, frozen, [Row(PROMPT, list(y))], [Row(SHOWN, list(y))], config)
         mass += logprob.sum().exp().item()
-        for name, master in zip(out, trainer.masters):
+        for name, master in trainer.masters.items():
             if master.grad is not None:
                 out[name] += logprob.sum().exp() * master.grad
             master.grad = None
@@ -244,7 +244,7 @@ def test_sampled_is_full_in_the_mean_and_by_variance_worse(kind):
     assert (probs @ (gradients - want[0]).square().sum(1)).item() > 1e-3
 
 
-# ---- top-k -----------------------------------------------------------------------------------------------------------------
+# ---- top-k --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -299,7 +299,7 @@ def test_a_tail_that_float32_cannot_subtract():
     assert cut.log_softmax(-1)[0, 1].item() == pytest.approx(exact, rel=1e-6)
 
 
-# ---- TRL ---------------------------------------------------------------------------------------------------------------------
+# ---- TRL ----------------------------------------------------------------------------------------
 
 
 def trl_sdft(found, tokenizer, folder, old=None, **settings):
@@ -432,7 +432,7 @@ def test_importance_weights_are_trls(fresh, monkeypatch, tmp_path, estimator, ki
     assert_close(found.gradients[0], gradients, 1e-3)
     ratios = []
     with torch.no_grad():
-        for (prompt, _, completion), row in zip(replay(found), old):
+        for (prompt, _, completion), row in zip(replay(found), old, strict=True):
             own = (
                 found.start(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
                 / 0.8
@@ -481,7 +481,7 @@ def test_rao_blackwell_of_a_batch_is_the_naive_surrogate(fresh, monkeypatch):
     assert_close(found.gradients[0], gradients, 1e-3)
 
 
-# ---- what makes no sense is refused ---------------------------------------------------------------------------------------
+# ---- what makes no sense is refused -------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -525,6 +525,7 @@ def test_estimators_of_the_students_own_draws_want_all_of_its_distribution(
     read_order(order)
     with pytest.raises(
         UserError,
-        match=f"methods.{method}: estimator: {estimator} .* rollout.top_p: 0.9 cuts; set rollout.top_p to 1",
+        match=f"methods.{method}: estimator: {estimator} .* rollout.top_p: 0.9 cuts; "
+        "set rollout.top_p to 1",
     ):
         read_order(order, ["rollout.top_p=0.9"])

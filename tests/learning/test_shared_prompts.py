@@ -69,7 +69,7 @@ def gradient(folder, share, monkeypatch, limit=64, rows=ROWS):
         ).sum()
 
     value = trainer.backward(rows, loss)
-    return value, torch.cat([p.grad.flatten() for p in trainer.params]), stage.tokens
+    return value, torch.cat([p.grad.flatten() for p in trainer.params.values()]), stage.tokens
 
 
 def test_the_tiny_model_shares(tiny_model):
@@ -101,7 +101,7 @@ def test_prompts_that_begin_alike(tiny, monkeypatch, limit):
 def test_teacher_states_come_back_in_the_order_of_the_rows(tiny, rows):
     model, tokenizer = load_model(str(tiny), "float32", "cpu")
     shared = Teacher(stage_of(model, tokenizer), 0, 64).states(rows)
-    for row, states in zip(rows, shared):
+    for row, states in zip(rows, shared, strict=True):
         alone = hidden_states(model, torch.tensor([row.prompt + row.completion]))[
             0, len(row.prompt) - 1 : -1
         ]

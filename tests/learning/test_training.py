@@ -10,6 +10,7 @@ import weakref
 from collections import Counter
 from contextlib import ExitStack
 from itertools import chain
+from typing import ClassVar
 
 import pytest
 import torch
@@ -38,7 +39,9 @@ class Letters(Skill):
     """
 
     name = "letters"
-    metrics = {"a": lambda completion, reference: completion.count("a") / max(1, len(completion))}
+    metrics: ClassVar = {
+        "a": lambda completion, reference: completion.count("a") / max(1, len(completion))
+    }
 
     def load(self, split):
         return [
@@ -115,7 +118,7 @@ def assert_close(found, wanted, relative):
         ), name
 
 
-# ---- data order and schedule --------------------------------------------------------------------------------------
+# ---- data order and schedule --------------------------------------------------------------------
 
 
 def test_draws_are_epochs_without_replacement():
@@ -165,7 +168,7 @@ def test_learning_rate(schedule, steps):
     assert max(found) == found[warm] == pytest.approx(3e-4) and min(found) > 0
 
 
-# ---- micro-batches and chunks -------------------------------------------------------------------------------------
+# ---- micro-batches and chunks -------------------------------------------------------------------
 
 
 def test_micro_batches_hold_every_row_once_within_the_limit(fresh):
@@ -193,7 +196,7 @@ def test_micro_batches_hold_every_row_once_within_the_limit(fresh):
 
 
 def naive_length(rows):
-    """Tokens of a sequence in which what all prompts begin with stands once, and every prompt once."""
+    """Tokens of a sequence that holds the common beginning once, and every prompt once."""
     prompts = {tuple(r.prompt) for r in rows}
     shared = 0
     while all(len(p) > shared for p in prompts) and len({p[shared] for p in prompts}) == 1:
@@ -290,7 +293,8 @@ def test_the_heads_gradient_reaches_masters_elsewhere(tmp_path, monkeypatch):
         model, tokenizer = load_model(
             str(save_tiny(tmp_path / f"{tied}", tie_word_embeddings=tied)), "bfloat16", "cpu"
         )
-        rows, found = some_rows(), []
+        rows = some_rows()
+        gradients = []
         for chunk in (260 * 7, 2**24):
             monkeypatch.setattr(packing, "VOCABULARY_CHUNK", chunk)
             with learning(
@@ -298,12 +302,14 @@ def test_the_heads_gradient_reaches_masters_elsewhere(tmp_path, monkeypatch):
                 TrainingConfig(**CONFIG, micro_batch_tokens=10**6, masters="host"),
             ) as trainer:
                 trainer.backward(rows, token_mean(rows))
-                assert trainer.projected is None and all(p.grad is None for p in trainer.params)
-                found.append({i: m.grad for i, m in enumerate(trainer.masters)})
-        assert_close(found[0], found[1], 0.02)
+                assert trainer.projected is None and all(
+                    p.grad is None for p in trainer.params.values()
+                )
+                gradients.append({n: m.grad for n, m in trainer.masters.items()})
+        assert_close(*gradients, 0.02)
 
 
-# ---- optimizer ------------------------------------------------------------------------------------------------------
+# ---- optimizer ----------------------------------------------------------------------------------
 
 
 def token_mean(rows):
@@ -329,7 +335,7 @@ class HandAdamW:
         norm = math.sqrt(sum(float((g**2).sum()) for g in gradients))
         scale = min(1.0, limit / norm)
         self.t += 1
-        for w, m, v, g in zip(self.weights, self.m, self.v, gradients):
+        for w, m, v, g in zip(self.weights, self.m, self.v, gradients, strict=True):
             g = g * scale
             m.mul_(0.9).add_(0.1 * g)
             v.mul_(0.999).add_(0.001 * g * g)
@@ -354,7 +360,7 @@ def test_updates_are_adamw_on_float32_masters(fresh, dtype, limit, masters):
         reference = HandAdamW([p.detach() for p in model.parameters()])
         for step in stage.steps():
             trainer.backward(rows, token_mean(rows))
-            gradients = [m.grad.clone() for m in trainer.masters]
+            gradients = [m.grad.clone() for m in trainer.masters.values()]
             assert all(g.dtype == torch.float32 and g.device == trainer.place for g in gradients)
             found = trainer.update()
             rate = learning_rate(config, step.index, 10)
@@ -363,7 +369,7 @@ def test_updates_are_adamw_on_float32_masters(fresh, dtype, limit, masters):
                 reference.step(gradients, rate, 0.1, limit), rel=1e-5
             )
             for param, master, wanted in zip(
-                model.parameters(), trainer.masters, reference.weights
+                model.parameters(), trainer.masters.values(), reference.weights, strict=True
             ):
                 assert master.dtype == torch.float32 and torch.equal(param, master.to(dtype))
                 assert (master - wanted).abs().max() < 2e-6
@@ -398,14 +404,17 @@ def test_small_updates_survive_in_bfloat16(fresh):
     ) as trainer:
         for _ in stage.steps():
             trainer.backward(rows, token_mean(rows))
-            for param, master in zip(pure.parameters(), trainer.masters):
+            for param, master in zip(pure.parameters(), trainer.masters.values(), strict=True):
                 param.grad = master.grad.bfloat16()
             trainer.update()
             lossy.step()
         moved = torch.cat(
-            [((m - s.float()).abs() > 1e-4).flatten() for m, s in zip(trainer.masters, start)]
+            [
+                ((m - s.float()).abs() > 1e-4).flatten()
+                for m, s in zip(trainer.masters.values(), start, strict=True)
+            ]
         )
-    stuck = torch.cat([(p == s).flatten() for p, s in zip(pure.parameters(), start)])
+    stuck = torch.cat([(p == s).flatten() for p, s in zip(pure.parameters(), start, strict=True)])
     big = torch.cat([(s.abs() > 0.05).flatten() for s in start])
     assert moved.float().mean() > 0.8  # 20 steps of about 1e-5 each
     assert stuck[big].float().mean() > 0.99
@@ -416,10 +425,10 @@ def test_micro_batches_add_up_in_float32(fresh):
     model, rows = fresh[0].bfloat16(), some_rows(1)
     with learning(make_stage(model, fresh[1]), TrainingConfig(**CONFIG)) as trainer:
         trainer.backward(rows, token_mean(rows))
-        one = [m.grad.clone() for m in trainer.masters]
+        one = [m.grad.clone() for m in trainer.masters.values()]
         for _ in range(100):
             trainer.backward(rows, lambda logits, at: token_mean(rows)(logits, at) / 1024)
-        for master, first in zip(trainer.masters, one):
+        for master, first in zip(trainer.masters.values(), one, strict=True):
             assert torch.allclose(
                 master.grad,
                 first * (1 + 100 / 1024),
@@ -429,7 +438,7 @@ def test_micro_batches_add_up_in_float32(fresh):
         assert all(p.grad is None for p in model.parameters())
 
 
-# ---- teacher weights -------------------------------------------------------------------------------------------------
+# ---- teacher weights ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -440,22 +449,24 @@ def test_average_is_the_closed_form(fresh, dtype):
     model, alpha, rows = fresh[0].to(dtype), 0.05, some_rows()
     stage = make_stage(model, fresh[1], prompts=32)
     with learning(stage, TrainingConfig(learning_rate=1e-3)) as trainer:
-        history = [[m.detach().double().clone() for m in trainer.masters]]
+        history = [{n: m.detach().double().clone() for n, m in trainer.masters.items()}]
         teacher = Teacher(stage, alpha, 2048, trainer.place)
         for _ in stage.steps():
             trainer.backward(rows, token_mean(rows))
             trainer.update()
             teacher.follow(trainer.masters)
-            history.append([m.detach().double().clone() for m in trainer.masters])
+            history.append({n: m.detach().double().clone() for n, m in trainer.masters.items()})
     last = len(history) - 1
-    for place, (average, param) in enumerate(zip(teacher.average, teacher.model.parameters())):
-        wanted = (1 - alpha) ** last * history[0][place]
+    assert list(teacher.average) == list(history[0])
+    for name, param in teacher.model.named_parameters():
+        average = teacher.average[name]
+        wanted = (1 - alpha) ** last * history[0][name]
         wanted = wanted + sum(
-            alpha * (1 - alpha) ** (last - t) * history[t][place] for t in range(1, last + 1)
+            alpha * (1 - alpha) ** (last - t) * history[t][name] for t in range(1, last + 1)
         )
         assert average.dtype == torch.float32 and (average - wanted).abs().max() < 1e-6
         assert torch.equal(param, average.to(dtype))
-    assert any((history[0][p] - a).abs().max() > 1e-4 for p, a in enumerate(teacher.average))
+    assert any((history[0][n] - a).abs().max() > 1e-4 for n, a in teacher.average.items())
 
 
 def test_frozen_never_moves_and_live_is_the_model(fresh):
@@ -469,9 +480,9 @@ def test_frozen_never_moves_and_live_is_the_model(fresh):
             trainer.update()
             frozen.follow(trainer.masters)
             live.follow(trainer.masters)
-    assert live.model is model and live.state_dict()["weights"] == []
-    assert all(torch.equal(a, b) for a, b in zip(frozen.model.parameters(), start))
-    assert not any(torch.equal(a, b) for a, b in zip(model.parameters(), start))
+    assert live.model is model and live.state_dict()["weights"] == {}
+    assert all(torch.equal(a, b) for a, b in zip(frozen.model.parameters(), start, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(model.parameters(), start, strict=True))
     assert not any(p.requires_grad for p in frozen.model.parameters())
 
 
@@ -488,7 +499,7 @@ def test_teacher_states(fresh):
         teacher = Teacher(stage, 0, 40)
         found = teacher.states(rows)
     model.eval()
-    for row, states in zip(rows, found):
+    for row, states in zip(rows, found, strict=True):
         with torch.no_grad():
             wanted = model(torch.tensor([row.prompt + row.completion])).logits[
                 0, len(row.prompt) - 1 : -1
@@ -496,7 +507,7 @@ def test_teacher_states(fresh):
         assert torch.allclose(teacher.head(states), wanted, atol=2e-5)
 
 
-# ---- checkpoints -----------------------------------------------------------------------------------------------------
+# ---- checkpoints --------------------------------------------------------------------------------
 
 
 def through_disk(state):
@@ -538,7 +549,9 @@ def test_a_resumed_stage_ends_in_the_same_bits(fresh, dtype, method):
     assert stage.step == 2
     method.learn(stage)
     assert logs == whole and len(logs) == 4
-    assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), model.parameters()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(resumed.parameters(), model.parameters(), strict=True)
+    )
 
 
 class TwoPhases(SFT):
@@ -555,8 +568,9 @@ class TwoPhases(SFT):
                     stack.close()
                     trainer = stack.enter_context(learning(stage, self.config))
                 if phase:
+                    masters = list(trainer.masters.values())
                     start = torch.nn.ParameterList(
-                        m.detach().clone() for m in trainer.masters
+                        m.detach().clone() for m in masters
                     ).requires_grad_(False)
                     stage.keep(start=start)
                 for step in stage.steps(phase):
@@ -566,7 +580,7 @@ class TwoPhases(SFT):
                     ]
                     logged = trainer.token_mean(rows, cross_entropy)
                     distance = (
-                        sum((m - s).square().sum() for m, s in zip(trainer.masters, start))
+                        sum((m - s).square().sum() for m, s in zip(masters, start, strict=True))
                         if phase
                         else torch.zeros(())
                     )
@@ -605,7 +619,9 @@ def test_a_stage_resumed_in_any_phase_ends_in_the_same_bits(fresh, dtype, traine
         model.load_state_dict(state["model"])
         learn(model, logs, state["stage"])
         assert logs == wanted, done
-        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), whole.parameters())), done
+        assert all(
+            torch.equal(a, b) for a, b in zip(model.parameters(), whole.parameters(), strict=True)
+        ), done
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -621,7 +637,9 @@ def test_what_a_stage_held_goes_with_it(fresh, dtype, method, monkeypatch):
     def close(trainer):
         moments = [value for state in trainer.adamw.state.values() for value in state.values()]
         masters = [
-            m for m in trainer.masters if all(m is not p for p in trainer.model.parameters())
+            m
+            for m in trainer.masters.values()
+            if all(m is not p for p in trainer.model.parameters())
         ]
         held.extend(
             map(

@@ -50,7 +50,7 @@ def tokens(tokenizer, question):
     return tokenizer(f"<|user|>{question}<|end|><|assistant|>")["input_ids"]
 
 
-# ---- DFT -------------------------------------------------------------------------------------------------------------------
+# ---- DFT ----------------------------------------------------------------------------------------
 
 
 def test_dft_weights_the_token_by_its_probability(fresh, monkeypatch):
@@ -125,11 +125,11 @@ def test_dft_is_trl_dft(fresh, monkeypatch, tmp_path):
     assert [line["grad_norm"] for line in found.logs] == pytest.approx(
         [line["grad_norm"] for line in logs], rel=1e-3
     )
-    for (name, p), q in zip(theirs.named_parameters(), fresh[0].parameters()):
+    for (name, p), q in zip(theirs.named_parameters(), fresh[0].parameters(), strict=True):
         assert (p - q).abs().max() < 2e-5, name
 
 
-# ---- CPT -------------------------------------------------------------------------------------------------------------------
+# ---- CPT ----------------------------------------------------------------------------------------
 
 
 class Articles(Letters):
@@ -203,7 +203,7 @@ def test_cpt_is_the_token_mean_over_distinct_articles(fresh, monkeypatch, tmp_pa
     assert_close(found.gradients[0], gradients, 1e-4)
 
 
-# ---- teacher samples -------------------------------------------------------------------------------------------------------
+# ---- teacher samples ----------------------------------------------------------------------------
 
 
 def teacher_of(found):
@@ -293,7 +293,7 @@ def test_a_fixed_number_of_generations(fresh, tmp_path, generations, made):
 
 
 def test_teacher_samples_go_on_where_they_were_cut_off(fresh, tmp_path):
-    """Block by block: the same answers and the same count of tokens, and nothing is sampled twice."""
+    """Block by block: the same answers, the same count of tokens, nothing is sampled twice."""
     from harness.learning.teacher_samples import TeacherSamples
 
     whole = make_stage(*fresh, folder=tmp_path / "whole")
@@ -318,7 +318,7 @@ def test_teacher_samples_go_on_where_they_were_cut_off(fresh, tmp_path):
     assert calls == [5, 5, 5, 2] and again.tokens == whole.tokens > 0
 
 
-# ---- SFT + re-invoke -------------------------------------------------------------------------------------------------------
+# ---- SFT + re-invoke ----------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -352,7 +352,7 @@ def test_reinvoke_begins_with_plain_sft(reinvoked, monkeypatch):
     assert (
         len(reinvoked.logs) == 6 and [line["phase"] for line in reinvoked.logs] == [1] * 3 + [2] * 3
     )
-    for found, wanted in zip(reinvoked.weights[:3], alone.weights):
+    for found, wanted in zip(reinvoked.weights[:3], alone.weights, strict=True):
         assert all(torch.equal(found[n], wanted[n]) for n in wanted)
     assert reinvoked.stage.prompts_drawn == 22 and [len(e) for e in reinvoked.examples] == [
         4,
@@ -390,7 +390,7 @@ def test_reinvoke_pulls_back_to_the_start_of_the_stage(reinvoked):
         return (p.exp() * (p - q)).sum(-1).mean() / 4
 
     wanted, gradients = naive(
-        student, [Row(p, c.token_ids) for p, (c,) in zip(prompts, groups)], each
+        student, [Row(p, c.token_ids) for p, (c,) in zip(prompts, groups, strict=True)], each
     )
     assert reinvoked.logs[4]["loss"] == pytest.approx(wanted, rel=1e-4) and wanted > 1e-3
     assert_close(reinvoked.gradients[4], gradients, 1e-3)
@@ -405,9 +405,9 @@ def test_the_second_phase_is_a_training_of_its_own(reinvoked):
     )
     params = {n: p.clone().requires_grad_() for n, p in reinvoked.weights[2].items()}
     adamw = torch.optim.AdamW(params.values(), weight_decay=0.0)
-    for line, gradient, after in list(zip(reinvoked.logs, reinvoked.gradients, reinvoked.weights))[
-        3:
-    ]:
+    for line, gradient, after in list(
+        zip(reinvoked.logs, reinvoked.gradients, reinvoked.weights, strict=True)
+    )[3:]:
         for name, p in params.items():
             p.grad = gradient[name].clone()
         adamw.param_groups[0]["lr"] = line["learning_rate"]
@@ -454,14 +454,15 @@ def test_a_file_of_general_prompts(order_file, tmp_path):
         ("wrong.jsonl", "wrong.jsonl, row 2: `prompt` must be a text or chat messages"),
         (
             "none.jsonl",
-            "methods.sft_reinvoke: general_prompts: none.jsonl is not a file; JSONL file with `prompt`",
+            "methods.sft_reinvoke: general_prompts: none.jsonl is not a file; "
+            "JSONL file with `prompt`",
         ),
     ):
         with pytest.raises(UserError, match=said):
             read_order(order_file(methods={"sft_reinvoke": {"general_prompts": file}}))
 
 
-# ---- what the teacher is shown ---------------------------------------------------------------------------------------------
+# ---- what the teacher is shown ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("style", ["paper", "three_turn"])
@@ -502,7 +503,7 @@ def test_cpt_wants_sources(order_file):
         read_order(order_file(methods={"cpt": {}}))
 
 
-# ---- through an order, cut off and resumed ------------------------------------------------------------------------------------
+# ---- through an order, cut off and resumed ------------------------------------------------------
 
 
 @pytest.fixture

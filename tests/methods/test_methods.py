@@ -35,7 +35,7 @@ class Recorder(TransformersSampler):
 
     def sample(self, prompts, **settings):
         found = super().sample(prompts, **settings)
-        self.kept = getattr(self, "kept", []) + [(prompts, found)]
+        self.kept = [*getattr(self, "kept", []), (prompts, found)]
         return found
 
 
@@ -71,10 +71,12 @@ class Learned:
         update = Trainer.update
 
         def spied(trainer):
-            zero = [
-                torch.zeros_like(m) if m.grad is None else m.grad.clone() for m in trainer.masters
-            ]
-            self.gradients.append(dict(zip([n for n, _ in model.named_parameters()], zero)))
+            self.gradients.append(
+                {
+                    name: torch.zeros_like(m) if m.grad is None else m.grad.clone()
+                    for name, m in trainer.masters.items()
+                }
+            )
             return update(trainer)
 
         def on_step(stage, step):
@@ -126,7 +128,7 @@ def quiet(folder, **changes):
     )
 
 
-# ---- SFT ------------------------------------------------------------------------------------------------------------
+# ---- SFT ----------------------------------------------------------------------------------------
 
 
 def test_sft_loss_and_gradient_are_the_token_mean(fresh, monkeypatch):
@@ -184,7 +186,9 @@ def test_sft_is_trl_sft(fresh, monkeypatch, tmp_path):
         train_dataset=data,
         processing_class=fresh[1],
     )
-    for row, e in zip(trainer.train_dataset, [e for step in found.examples for e in step]):
+    for row, e in zip(
+        trainer.train_dataset, [e for step in found.examples for e in step], strict=True
+    ):
         mask = (
             row["completion_mask"]
             if "completion_mask" in row
@@ -206,30 +210,30 @@ def test_sft_is_trl_sft(fresh, monkeypatch, tmp_path):
     )
     moved = {
         n: p.detach() - q.detach()
-        for (n, p), q in zip(fresh[0].named_parameters(), found.start.parameters())
+        for (n, p), q in zip(fresh[0].named_parameters(), found.start.parameters(), strict=True)
     }
     assert_close(
         moved,
         {
             n: p.detach() - q.detach()
-            for (n, p), q in zip(theirs.named_parameters(), found.start.parameters())
+            for (n, p), q in zip(theirs.named_parameters(), found.start.parameters(), strict=True)
         },
         2e-2,
     )
-    for (name, p), q in zip(theirs.named_parameters(), fresh[0].parameters()):
+    for (name, p), q in zip(theirs.named_parameters(), fresh[0].parameters(), strict=True):
         assert (p - q).abs().max() < 2e-5, name
 
 
-# ---- divergences ----------------------------------------------------------------------------------------------------
+# ---- divergences --------------------------------------------------------------------------------
 
 
 def by_enumeration(student, teacher, kind, weight):
     """Divergence of two lists of probabilities in plain Python."""
 
     def kl(p, q):
-        return sum(a * math.log(a / b) for a, b in zip(p, q) if a > 0)
+        return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True) if a > 0)
 
-    mixture = [weight * t + (1 - weight) * s for s, t in zip(student, teacher)]
+    mixture = [weight * t + (1 - weight) * s for s, t in zip(student, teacher, strict=True)]
     return {
         "forward": kl(teacher, student),
         "reverse": kl(student, teacher),
@@ -249,7 +253,7 @@ def test_divergence_is_the_definition_and_trls(kind, weight):
     found = divergence(student, teacher, kind, weight)
     p, q = student.softmax(-1).tolist(), teacher.softmax(-1).tolist()
     assert found.tolist() == pytest.approx(
-        [by_enumeration(a, b, kind, weight) for a, b in zip(p, q)], rel=1e-9
+        [by_enumeration(a, b, kind, weight) for a, b in zip(p, q, strict=True)], rel=1e-9
     )
     alpha = {"forward": 0.0, "reverse": 1.0, "mixture": weight}[kind]
     theirs = compute_divergence(student.log_softmax(-1), teacher.log_softmax(-1), alpha)
@@ -306,11 +310,11 @@ def test_a_mixture_that_is_the_teacher_is_refused():
         build(SDFTConfig, {"divergence": "mixture", "mixture_weight": 1.0}, "order")
 
 
-# ---- SDFT -----------------------------------------------------------------------------------------------------------
+# ---- SDFT ---------------------------------------------------------------------------------------
 
 
 def sdft_case(kind, monkeypatch, fresh, **changes):
-    """One step of SDFT on all twelve examples, the teacher being the student with another prompt."""
+    """One step of SDFT on all twelve examples; the teacher is the student, another prompt."""
     settings = {
         "divergence": kind,
         "mixture_weight": 0.3,
@@ -333,7 +337,7 @@ def replay(found, rollouts=1):
     prompts spelled out here.
     """
     tokenize, out = found.stage.tokenizer, []
-    for e, group in zip(found.examples[0], found.rollouts[0][1]):
+    for e, group in zip(found.examples[0], found.rollouts[0][1], strict=True):
         question = e.prompt[0]["content"]
         shown = PAPER.replace("{prompt}", question).replace("{privileged_context}", e.demonstration)
         for c in group:
@@ -496,13 +500,13 @@ def test_sdft_lowers_its_divergence(fresh, monkeypatch):
         assert sum(kls[-4:]) < 0.8 * sum(kls[:4])
 
 
-# ---- GRPO -----------------------------------------------------------------------------------------------------------
+# ---- GRPO ---------------------------------------------------------------------------------------
 
 
 def test_advantages():
     rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.2, 0.4, 0.6, 0.8], [0.3, 0.3, 0.3, 0.3]])
     found = advantages(rewards)
-    for row, got in zip(rewards.double().tolist(), found.tolist()):
+    for row, got in zip(rewards.double().tolist(), found.tolist(), strict=True):
         mean = sum(row) / 4
         std = math.sqrt(sum((r - mean) ** 2 for r in row) / 3)
         assert got == pytest.approx([(r - mean) / (std + 1e-4) for r in row], abs=1e-5)
@@ -549,10 +553,10 @@ def grpo_case(fresh, monkeypatch, **changes):
     rewards = torch.tensor(
         [
             [Signal().reward(c.text, e.reference) for c in g]
-            for e, g in zip(found.examples[0], groups)
+            for e, g in zip(found.examples[0], groups, strict=True)
         ]
     )
-    rows = [Row(p, c.token_ids) for p, g in zip(prompts, groups) for c in g]
+    rows = [Row(p, c.token_ids) for p, g in zip(prompts, groups, strict=True) for c in g]
     equal = [len(set(group)) == 1 for group in rewards.tolist()]
     assert any(equal) and not all(equal) and len({len(r.completion) for r in rows}) > 4
     assert found.logs[0]["groups_without_signal"] == pytest.approx(sum(equal) / 6)
@@ -561,7 +565,7 @@ def grpo_case(fresh, monkeypatch, **changes):
 
 
 class Signal(Letters):
-    """Rewards the length of an answer on every other question, and every answer alike on the rest."""
+    """Rewards the length of an answer on every other question, on the rest all answers alike."""
 
     def load(self, split):
         return [dataclasses.replace(e, reference=i % 2) for i, e in enumerate(super().load(split))]
@@ -667,7 +671,7 @@ def test_grpo_is_trl_grpo(fresh, monkeypatch, tmp_path, normalise, loss_type, kl
     rewards = torch.tensor(
         [
             [Signal().reward(c.text, e.reference) for c in g]
-            for e, g in zip(found.examples[1], groups)
+            for e, g in zip(found.examples[1], groups, strict=True)
         ]
     )
     prompt_ids, prompt_mask = padded([p for p in prompts for _ in range(4)], "left")
@@ -717,7 +721,7 @@ def test_grpos_importance_weights_are_trls(fresh, monkeypatch, tmp_path):
     rewards = torch.tensor(
         [
             [Signal().reward(c.text, e.reference) for c in g]
-            for e, g in zip(found.examples[0], groups)
+            for e, g in zip(found.examples[0], groups, strict=True)
         ]
     )
     answers = [c for g in groups for c in g]
@@ -734,7 +738,7 @@ def test_grpos_importance_weights_are_trls(fresh, monkeypatch, tmp_path):
             .gather(2, completion_ids[..., None])[..., 0]
         )
     others = torch.zeros_like(own)
-    for row, c in zip(others, answers):
+    for row, c in zip(others, answers, strict=True):
         row[: len(c.logprobs)] = torch.tensor(c.logprobs)
     ratio = (own - others).exp().clamp(max=1.1)
     trainer = trl_grpo(fresh, tmp_path, found, "dapo", 0.2)
