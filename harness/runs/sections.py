@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -56,6 +56,16 @@ class Sections:
         self.method_options = _method_options(schema.methods, f"{place}: methods")
         self.judge_section: dict[str, Any] = schema.judge
         self.retention_section: str | list[Any] | None = schema.retention
+
+    @property
+    def pass_at_k(self) -> PassAtK | None:
+        """The section ``evaluate.pass_at_k``, if there is one."""
+        return cast(PassAtK | None, self.evaluate.pass_at_k)  # a mapping until it is checked
+
+    @property
+    def kl(self) -> KL | None:
+        """The section ``evaluate.kl``, if there is one."""
+        return cast(KL | None, self.evaluate.kl)
 
     def beside(self, name: str) -> Path:
         """A path beside the order file; one from the current folder if there is none."""
