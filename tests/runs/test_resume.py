@@ -48,7 +48,7 @@ def _function(spot):
     """(owner, name) of the function that a spot stands for."""
     from harness.learning.trainer import Trainer
     from harness.results.writer import ResultsWriter
-    from harness.runs import sequence
+    from harness.runs import stage_run
     from harness.sampling.transformers import TransformersSampler
 
     return {
@@ -57,7 +57,7 @@ def _function(spot):
         "evaluation": (ResultsWriter, "save_evaluation"),
         "commit": (ResultsWriter, "commit"),
         "rebuild": (ResultsWriter, "rebuild"),
-        "weights": (sequence, "save_checkpoint"),
+        "weights": (stage_run, "save_checkpoint"),
         "replace": (os, "replace"),
         "rmtree": (shutil, "rmtree"),
         "unlink": (os, "unlink"),

@@ -31,7 +31,8 @@ from harness.runs.cost import Machine
 from harness.runs.engines import load_order_model
 from harness.runs.plan import plan
 from harness.runs.reading import read_order
-from harness.runs.sequence import _Run, run_order
+from harness.runs.sequence import run_order
+from harness.runs.stage_run import SkillStage
 from harness.runs.teacher_check import check_teacher
 from harness.sampling.transformers import TransformersSampler
 from tests.conftest import read_lines, save_tiny, write_rows
@@ -376,12 +377,12 @@ def test_another_base_model_under_the_same_name_is_refused(order_file, tmp_path,
 
     weights, learned = 0, []
 
-    def learn(run):
-        learned.append(run.run.label)
+    def learn(stage):
+        learned.append(stage.live.run.label)
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(_Run, "_learn", learn)
+        patch.setattr(SkillStage, "learn", learn)
         with pytest.raises(Killed):
             go(sft={})
         weights = 1
@@ -411,7 +412,7 @@ def test_the_model_of_a_run_is_gone_before_the_next_is_loaded(order_file, tmp_pa
         return model, tokenizer
 
     monkeypatch.setattr(sequence, "load_order_model", load)
-    monkeypatch.setattr(_Run, "_stage", lambda run, number: None)
+    monkeypatch.setattr(sequence, "run_stage", lambda live, number: None)
     monkeypatch.setattr(sequence, "judge_stage", lambda *_: None)
     gc.disable()
     try:
