@@ -154,7 +154,7 @@ def test_a_grid_wants_validation_data(order_file):
         read_order(order_file(skills=[files], grid=GRID))
 
 
-# ---- the choice -------------------------------------------------------------------------------------------------------
+# ---- the choice ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +225,7 @@ def naive(about, records, points):
 
 
 def test_the_choice_is_on_record(searched):
-    order, out = searched
+    _, out = searched
     about, records = read_json(out / "results.json"), read_lines(out / "records.jsonl")
     chosen = read_json(out / "selection.json")
     assert chosen == grid_selection(about, records) and list(chosen) == ["sft"]
@@ -263,7 +263,7 @@ def test_test_data_never_select(searched):
     for _ in range(20):
         values = [r["value"] for r in others]
         generator.shuffle(values)
-        changed = [{**r, "value": v} for r, v in zip(others, values)] + counts
+        changed = [{**r, "value": v} for r, v in zip(others, values, strict=True)] + counts
         generator.shuffle(changed)
         assert grid_selection(about, changed) == chosen
     best = chosen["sft"]["selected"]
@@ -309,7 +309,7 @@ def test_nothing_is_selected_before_all_points_have_run(searched):
 
 
 def test_the_report_shows_the_selected_point_alone(searched):
-    order, out = searched
+    _, out = searched
     results = ReportData([out])
     chosen = read_json(out / "selection.json")["sft"]["selected"]
     assert sorted(results.series) == ["sdft", "sft"] and results.series["sft"].members == [
@@ -409,6 +409,6 @@ def test_a_judge_selects_where_there_is_one():
     # Eight of ten right would be 0.8, were seven of the ten not without a verdict: they count as
     # wrong.
     chosen = grid_selection(
-        about, judged + [record("1", "judge_errors", 0.0), record("2", "judge_errors", 0.7)]
+        about, [*judged, record("1", "judge_errors", 0.0), record("2", "judge_errors", 0.7)]
     )["sft"]
     assert chosen["selected"] == "1" and chosen["points"][1]["validation"] == pytest.approx(0.24)

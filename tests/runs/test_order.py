@@ -362,8 +362,8 @@ def test_order_that_cannot_be_read(text, said, tmp_path):
 def test_missing_order_file(tmp_path):
     for path in (tmp_path / "none.yaml", tmp_path):
         assert (
-            refused(path)
-            == f"{path}: is not a file; give a task-order file, as benchmarks/orders/quickstart.yaml"
+            refused(path) == f"{path}: is not a file; give a task-order file, "
+            "as benchmarks/orders/quickstart.yaml"
         )
 
 
@@ -454,8 +454,8 @@ def test_a_gpu_that_is_not_there(order_file, monkeypatch):
     path = order_file(model={"name": "embedded", "device": "cuda"})
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     assert (
-        "model: device: there is no cuda: this machine has no GPU that PyTorch sees; use auto or cpu"
-        in refused(path)
+        "model: device: there is no cuda: this machine has no GPU that PyTorch sees; "
+        "use auto or cpu" in refused(path)
     )
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     assert read_order(path).model.device == "cuda"
@@ -516,7 +516,8 @@ def test_changes_take_effect(order_file):
         ("import sys\nsys.exit(0)", ["cannot be imported (SystemExit: 0)"]),
         ("x = 1", ["defines 0 methods", "one class on top of Method is wanted"]),
         (
-            "from harness.learning.method import Method\nclass A(Method): pass\nclass B(Method): pass",
+            "from harness.learning.method import Method\n"
+            "class A(Method): pass\nclass B(Method): pass",
             ["defines 2 methods", "one class"],
         ),
     ],
@@ -531,7 +532,12 @@ def test_method_file(code, said, order_file, tmp_path):
 
 def test_a_method_file_is_one_module_for_all_its_labels(order_file, tmp_path):
     """pickle finds a class by its name; another file of that name is another module."""
-    code = "from harness.learning.method import Method\nclass Memory: pass\nclass Mine(Method):\n    def state_dict(self): return {'m': Memory()}\n"
+    code = (
+        "from harness.learning.method import Method\n"
+        "class Memory: pass\n"
+        "class Mine(Method):\n"
+        "    def state_dict(self): return {'m': Memory()}\n"
+    )
     (tmp_path / "other").mkdir()
     for folder in (tmp_path, tmp_path / "other"):
         (folder / "mine.py").write_text(code)
@@ -571,15 +577,15 @@ def test_demonstrations_are_asked_for_before_anything_starts(order_file):
     read_order(path)  # has them
 
 
-# ---- models and results folders ---------------------------------------------------------------------------------------
+# ---- models and results folders ------------------------------------------------------------------
 
 
 TEMPLATES = {
     "broken template": "{% for m in messages %}",
     "template that refuses": "{{ raise_exception('no user here') }}",
     "template that adds": "{{ messages[0].content + none }}",
-    "no system": "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-    "{{ m.content }}{% endfor %}",
+    "no system": "{% for m in messages %}{% if m.role == 'system' %}"
+    "{{ raise_exception('System role not supported') }}{% endif %}{{ m.content }}{% endfor %}",
 }
 CONFIGS = {
     "a list": None,
@@ -690,7 +696,8 @@ def test_prompts_are_tried_before_a_model_is_loaded(tiny, order_file, tmp_path):
         2,
         "",
     ) and "skill digits, split test: the model's chat template fails" in done.stderr
-    assert done.stderr.count("\n") == 1 and not out.exists()
+    first, *errors = done.stderr.splitlines()
+    assert first == f"[0:00] reads {path}" and len(errors) == 1 and not out.exists()
 
 
 def test_hub_model_that_cannot_be_reached(order_file, tmp_path):
@@ -751,7 +758,8 @@ def test_a_changed_measurement_is_another_order(order_file, tmp_path, monkeypatc
     def stops(key, *changes):
         with pytest.raises(
             UserError,
-            match=f"results.json: `{re.escape(key)}` was .* and is now .*; give another folder with --out",
+            match=f"results.json: `{re.escape(key)}` was .* and is now .*; "
+            "give another folder with --out",
         ):
             results.open(read_order(path, changes).about())
 
@@ -843,7 +851,8 @@ def test_labels_that_the_report_has_itself(order_file):
     for label in ("base", "teacher", "oracle_rag"):
         with pytest.raises(
             UserError,
-            match=f"methods.{label}: '{label}' is what the report calls a row of its own; choose another label",
+            match=f"methods.{label}: '{label}' is what the report calls a row of its own; "
+            "choose another label",
         ):
             read_order(order_file(methods={label: {"method": "sft"}}))
 
@@ -952,7 +961,7 @@ def test_out_is_looked_at_before_a_model_is(how, order_file, tmp_path, monkeypat
     )
 
 
-# ---- the command ------------------------------------------------------------------------------------------------------
+# ---- the command ---------------------------------------------------------------------------------
 
 
 def start(*arguments):
@@ -979,10 +988,9 @@ def test_command_with_a_damaged_model(tiny, order_file, tmp_path):
     folder = damaged(tiny, tmp_path / "model", "half weights")
     done = start(order_file(model=str(folder)), "--out", tmp_path / "out")
     assert done.returncode == 2 and done.stdout == ""
-    assert (
-        done.stderr.startswith(f"error: {tmp_path}/tiny.yaml: model: {folder} cannot be loaded")
-        and done.stderr.count("\n") == 1
-    )
+    first, *errors = done.stderr.splitlines()
+    assert first == f"[0:00] reads {tmp_path}/tiny.yaml" and len(errors) == 1
+    assert errors[0].startswith(f"error: {tmp_path}/tiny.yaml: model: {folder} cannot be loaded")
     assert not (tmp_path / "out").exists()
 
 
@@ -1010,8 +1018,8 @@ def test_reported(capsys):
     ):
         assert exit_code(kind(number, "", "x.json")) == 2
         assert (
-            capsys.readouterr().err
-            == f"error: x.json: {os.strerror(number)}; give another path, or move away what stands there\n"
+            capsys.readouterr().err == f"error: x.json: {os.strerror(number)}; give another path, "
+            "or move away what stands there\n"
         )
     # bugs keep their traceback
     for bug in (ValueError("a bug"), FileNotFoundError(2, "No such file", "y")):

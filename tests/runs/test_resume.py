@@ -41,7 +41,7 @@ BASELINES = {
 }
 
 
-# ---- processes --------------------------------------------------------------------------------------------------------
+# ---- processes -----------------------------------------------------------------------------------
 
 
 def _function(spot):
@@ -174,7 +174,7 @@ class Runner:
         return self.log.read_text() if self.log.exists() else ""
 
 
-# ---- orders and what they leave ---------------------------------------------------------------------------------------
+# ---- orders and what they leave ------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -268,7 +268,7 @@ def assert_same(found, wanted):
     assert [name for name in wanted if found[name] != wanted[name]] == []
 
 
-# ---- tests ------------------------------------------------------------------------------------------------------------
+# ---- tests ---------------------------------------------------------------------------------------
 
 # Each start goes on from where the one before was killed; together they cover a stage's whole life.
 PLACES = [
@@ -465,10 +465,10 @@ def test_processes_share_a_folder(processes, orders, left_alone, tmp_path):
     """One process a method, all at once: nothing of the shared files is lost."""
     order = orders("all")
     runners = [Runner(processes, order, tmp_path / "out", "--method", method) for method in METHODS]
-    for runner, method in zip(runners, METHODS):
+    for runner, method in zip(runners, METHODS, strict=True):
         runner.log = tmp_path / f"{method}.log"
     started = [runner.start() for runner in runners]
-    for process, runner in zip(started, runners):
+    for process, runner in zip(started, runners, strict=True):
         process.join(150)
         assert process.exitcode == 0, runner.text()
     found = contents(tmp_path / "out")

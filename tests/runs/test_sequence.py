@@ -26,7 +26,7 @@ from harness.models.load import load_model
 from harness.models.memory import peak_memory, reset_peak_memory
 from harness.report.build import write_report
 from harness.report.data import ReportData
-from harness.runs import sequence
+from harness.runs import checkpoints, provenance, sequence
 from harness.runs.cost import Machine
 from harness.runs.engines import load_order_model
 from harness.runs.plan import plan
@@ -150,7 +150,7 @@ def test_a_changed_measurement_is_another_protocol(order_file, tmp_path, monkeyp
 
 
 def test_the_kept_checkpoint_is_the_evaluated_model(finished):
-    order, out = finished
+    _, out = finished
     last = [
         r
         for r in read_lines(out / "records.jsonl")
@@ -272,7 +272,7 @@ class Killed(Exception):
     pass
 
 
-DRAWS = '''"""SFT in two phases that draws from every generator before each of them, and remembers a tensor from skill to skill."""
+DRAWS = '''"""SFT in two phases that draws from every generator before each, with a memory."""
 
 import random
 
@@ -294,10 +294,18 @@ class Draws(SFT):
         self.seen = self.seen + 1
         with learning(stage, self.config) as trainer:
             for phase in range(2):
-                drawn = {"python": random.random(), "numpy": numpy.random.rand(), "torch": torch.rand(())}
+                drawn = {
+                    "python": random.random(),
+                    "numpy": numpy.random.rand(),
+                    "torch": torch.rand(()),
+                }
                 for step in stage.steps(phase):
-                    rows = [Row(stage.prompt_tokens(e), stage.demonstration_tokens(e)) for e in step.examples]
-                    step.log(**trainer.token_mean(rows, cross_entropy), **trainer.update(), **drawn, seen=self.seen[0])
+                    rows = [
+                        Row(stage.prompt_tokens(e), stage.demonstration_tokens(e))
+                        for e in step.examples
+                    ]
+                    step.log(**trainer.token_mean(rows, cross_entropy), **trainer.update())
+                    step.log(**drawn, seen=self.seen[0])
 
     def state_dict(self):
         return {"seen": self.seen}
@@ -389,8 +397,9 @@ def test_another_base_model_under_the_same_name_is_refused(order_file, tmp_path,
         for methods in ({"sft": {}}, {"dft": {}}):
             with pytest.raises(
                 UserError,
-                match=r"sft-seed0/stage-0/records\.jsonl: is of a base model with other weights \(\w{16}\) than "
-                r"the order's model has now \(\w{16}\); put the old weights back, name their revision",
+                match=r"sft-seed0/stage-0/records\.jsonl: is of a base model with other weights "
+                r"\(\w{16}\) than the order's model has now \(\w{16}\); "
+                r"put the old weights back, name their revision",
             ):
                 go(**methods)
         assert learned == ["sft"] and not (tmp_path / "out/runs/dft-seed0/stage-0").exists()
@@ -447,3 +456,38 @@ def test_peak_memory_is_of_the_stage():
     del block
     reset_peak_memory(cpu)
     assert peak_memory(cpu) < high - 0.3
+
+
+# ---- checkpoints and provenance ------------------------------------------------------------------
+
+
+def test_a_checkpoint_of_another_edition_is_refused(order_file, tmp_path, monkeypatch):
+    """The first edition's has no edition; nothing is written before it is refused."""
+    order = read_order(order_file(methods={"sft": {}}, evaluate={}, checkpoints={"minutes": 0}))
+    with monkeypatch.context() as patch:
+        patch.setattr(SkillStage, "commit", lambda stage: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            run_order(order, tmp_path / "out")
+    path = tmp_path / "out/runs/sft-seed0/stage-1.partial/checkpoint/state.pt"
+    state = torch.load(path, weights_only=False)
+    assert state.pop("edition") == checkpoints.EDITION
+    torch.save(state, path)
+    before = path.read_bytes()
+    with pytest.raises(UserError) as caught:
+        run_order(order, tmp_path / "out")
+    assert str(caught.value) == (
+        f"{path}: is a checkpoint of another edition of the harness; "
+        "remove it: the stage starts anew"
+    )
+    assert path.read_bytes() == before and not (tmp_path / "out/runs/sft-seed0/stage-1").exists()
+    path.unlink()
+    run_order(order, tmp_path / "out")
+    assert (tmp_path / "out/runs/sft-seed0/stage-2/stage.json").exists()
+
+
+def test_a_package_that_is_not_installed_has_no_version(order_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "PACKAGES", ("torch", "no-such-package"))
+    order = read_order(order_file(methods={"sft": {}}, evaluate={}))
+    run_order(order, tmp_path / "out")
+    packages = read_json(tmp_path / "out/runs/sft-seed0/run.json")["packages"]
+    assert packages == {"torch": torch.__version__, "no-such-package": None}
