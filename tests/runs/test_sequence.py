@@ -462,7 +462,7 @@ def test_peak_memory_is_of_the_stage():
 
 
 def test_a_checkpoint_of_another_edition_is_refused(order_file, tmp_path, monkeypatch):
-    """The first edition's has no edition; nothing is written before it is refused."""
+    """Those of the first edition have none. The stage starts again once the file is removed."""
     order = read_order(order_file(methods={"sft": {}}, evaluate={}, checkpoints={"minutes": 0}))
     with monkeypatch.context() as patch:
         patch.setattr(SkillStage, "commit", lambda stage: (_ for _ in ()).throw(Killed))
