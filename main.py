@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # imports PyTorch
     from harness.runs.order import Order
 
 
-def arguments(given: list[str] | None = None) -> argparse.Namespace:
+def arguments(words: list[str] | None = None) -> argparse.Namespace:
     """The command's options."""
     parser = Parser(prog="main.py", description=__doc__)
 
@@ -31,7 +31,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     _add_training_options(add)
     _add_length_options(add)
     _add_other_options(add)
-    return parser.parse_args(given)
+    return parser.parse_args(words)
 
 
 def _add_data_options(add: Callable[..., None]) -> None:
@@ -228,10 +228,10 @@ def take_out(out: Path, run: str) -> None:
     weights.rmdir()
 
 
-def main(given: list[str] | None = None) -> None:
+def main(words: list[str] | None = None) -> None:
     """The command."""
     with reported():
-        args = arguments(given)
+        args = arguments(words)
         out = Path(args.output_dir)
         order = order_of(args)
         from harness.models.load import load_tokenizer

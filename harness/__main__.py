@@ -10,7 +10,7 @@ import argparse
 from harness.base.errors import Parser, reported
 
 
-def arguments(given: list[str] | None = None) -> argparse.Namespace:
+def arguments(words: list[str] | None = None) -> argparse.Namespace:
     """The command's options."""
     from harness.runs.listing import LISTINGS
 
@@ -22,12 +22,12 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", metavar="list", required=True)
     listing = commands.add_parser("list", help="print the name and the description of each")
     listing.add_argument("what", choices=LISTINGS, metavar="|".join(LISTINGS))
-    return parser.parse_args(given)
+    return parser.parse_args(words)
 
 
-def main(given: list[str] | None = None) -> None:
+def main(words: list[str] | None = None) -> None:
     """Print the name and the description of each, in two columns."""
-    args = arguments(given)
+    args = arguments(words)
     with reported():
         from rich.console import Console
         from rich.table import Table

@@ -92,13 +92,13 @@ def activations(shape: PreTrainedModel, tokens: int = 8) -> float:
     shape: the model on the meta device. Counted, not computed: what autograd saves, parameters
     apart, with fused attention.
     """
-    saved: dict[int, torch.Tensor] = {}
+    storages: dict[int, torch.Tensor] = {}
 
     def count(tensor: torch.Tensor) -> torch.Tensor:
         base = tensor if tensor._base is None else tensor._base
         if not isinstance(base, torch.nn.Parameter):
             # The reference keeps the storage alive, so that no other one gets its address.
-            saved[base.untyped_storage()._cdata] = base
+            storages[base.untyped_storage()._cdata] = base
         return tensor
 
     ids = torch.zeros(1, tokens, dtype=torch.long, device="meta")
@@ -108,7 +108,7 @@ def activations(shape: PreTrainedModel, tokens: int = 8) -> float:
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         hidden_states(shape.train(), ids, position_ids=ids, attention_mask=mask)
     shape.config._attn_implementation = attention
-    return sum(tensor.nbytes for tensor in saved.values()) / tokens
+    return sum(tensor.nbytes for tensor in storages.values()) / tokens
 
 
 class Memory:
@@ -132,17 +132,17 @@ class Memory:
         self.on_gpu = torch.device(device).type != "cpu"
         # Bytes of a token in a micro-batch, and of one in the sampler's cache.
         self.token = activations(shape)
-        self.cached = 2 * config.num_hidden_layers * heads * width * dtype.itemsize
+        self.cache_token = 2 * config.num_hidden_layers * heads * width * dtype.itemsize
         # Of one chunk: logits and log-probabilities of both models, and a gradient.
         self.logits = 5 * 4 * VOCABULARY_CHUNK
 
     def of(
-        self, config: TrainingConfig, work: Work, length: float, cached: float
+        self, config: TrainingConfig, work: Work, length: float, cached_tokens: float
     ) -> tuple[float, float]:
         """(GiB on the model's device, GiB in host memory for its masters) of a method.
 
-        length: tokens of its rows; cached: tokens whose keys and values are in memory while answers
-        are sampled, for learning or evaluation.
+        length: tokens of its rows; cached_tokens: those whose keys and values are in memory while
+        answers are sampled, for learning or evaluation.
         """
         masters = self.size < 4 or (self.on_gpu and config.masters == "host")
         # AdamW's moments, gradients, masters, the average
@@ -151,5 +151,5 @@ class Memory:
         micro_batch = max(limit, length) * self.token + self.logits
         weights = self.parameters * self.size * (1 + work.copies)
         in_host = state if masters and config.masters == "host" else 0
-        on_device = weights + max(micro_batch, cached * self.cached) + state - in_host
+        on_device = weights + max(micro_batch, cached_tokens * self.cache_token) + state - in_host
         return on_device / GIB, in_host / GIB

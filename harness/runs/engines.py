@@ -41,6 +41,7 @@ def sampler_for(
 ) -> TransformersSampler | VLLMSampler:
     """What samples for a section of the order, its rollout or evaluate."""
     if section.engine == "vllm":
+        assert engine is not None  # engine_for starts one for such an order
         return VLLMSampler(engine, model, tokenizer)
     return TransformersSampler(model, tokenizer, section.batch_size)
 

@@ -43,9 +43,9 @@ class SkillCost:
 class StageCost:
     """One stage of one run of a method.
 
-    evaluations: inside the stage and at its end; evaluated: the names of the skills that these
-    measure, once each time; seconds: measured, if an earlier run of the folder has done this stage,
-    or estimated; memory: GiB at the peak, on the device and in host memory.
+    evaluations: inside the stage and at its end; evaluated_skills: the names of the skills that
+    these measure, once each time; seconds: measured in runs of the folder, if there are any, or
+    estimated; memory: GiB at the peak, on the device and in host memory.
     """
 
     label: str
@@ -54,9 +54,9 @@ class StageCost:
     batch_size: int
     steps: int
     evaluations: int
-    evaluated: tuple[str, ...]
+    evaluated_skills: tuple[str, ...]
     seconds: float
-    measured: bool
+    is_measured: bool
     memory: tuple[float, float]
 
 
@@ -86,7 +86,7 @@ class OrderCost:
         """How often each skill is measured, the base included."""
         times = Counter(list(self.skills))
         for stage in self.stages:
-            times.update(stage.evaluated * self.seeds)
+            times.update(stage.evaluated_skills * self.seeds)
         return times
 
     @property
@@ -183,16 +183,14 @@ class _Estimator:
         steps = sum(-(-phase // batch_size) for phase in phases)
         every = order.evaluate.every_steps
         inside = (steps - 1) // every if every else 0
-        evaluated = [s.name for s in order.evaluated(number)]
-        evaluated += [s.name for s in order.evaluated(number, final=False)] * inside
+        names = [s.name for s in order.evaluated(number)]
+        names += [s.name for s in order.evaluated(number, final=False)] * inside
         outlook = copy.copy(self.outlooks[skill.name])
         outlook.prompts = prompts
         work = method.work(outlook)
-        seconds = self._measured_seconds(spec.label, number, results)
-        measured = seconds is not None
-        if seconds is None:
-            learning = self._learning_seconds(work, prompts, batch_size)
-            seconds = learning + self._evaluation_seconds(skill, evaluated)
+        seconds_measured = self._measured_seconds(spec.label, number, results)
+        seconds_estimated = self._learning_seconds(work, prompts, batch_size)
+        seconds_estimated += self._evaluation_seconds(skill, names)
         return StageCost(
             label=spec.label,
             skill=skill.name,
@@ -200,9 +198,9 @@ class _Estimator:
             batch_size=batch_size,
             steps=steps,
             evaluations=1 + inside,
-            evaluated=tuple(evaluated),
-            seconds=seconds,
-            measured=measured,
+            evaluated_skills=tuple(names),
+            seconds=seconds_estimated if seconds_measured is None else seconds_measured,
+            is_measured=seconds_measured is not None,
             memory=self._peak(spec, work, outlook, batch_size),
         )
 
@@ -225,10 +223,10 @@ class _Estimator:
                 seconds += batches * machine.sample(rows * work.answers, work.sampled, at_once)
         return seconds + machine.sample(prompts * work.beforehand, work.sampled, at_once)
 
-    def _evaluation_seconds(self, skill: Skill, evaluated: Sequence[str]) -> float:
+    def _evaluation_seconds(self, skill: Skill, evaluated_skills: Sequence[str]) -> float:
         """Of all evaluations of the stage that teaches ``skill``."""
         own = self.skills[skill.name]
-        skills = sum(self.skills[name].evaluation for name in evaluated)
+        skills = sum(self.skills[name].evaluation for name in evaluated_skills)
         return skills + self.retention + own.pass_at_k + own.kl
 
     def _peak(
@@ -237,27 +235,29 @@ class _Estimator:
         """GiB (on the device, in host memory), of learning or evaluation, whichever has more."""
         order = self.order
         length = outlook.prompt + outlook.limit
-        cached = min(order.rollout.batch_size, batch_size * work.answers) * length
+        cached_tokens = min(order.rollout.batch_size, batch_size * work.answers) * length
         for skill in order.skills:
             rows = min(order.evaluate.batch_size, self.skills[skill.name].answers)
             answer = self.outlooks[skill.name].prompt + order.limit(skill)
-            cached = max(cached, rows * answer)
-        return self.memory.of(spec.config, work, length, cached)
+            cached_tokens = max(cached_tokens, rows * answer)
+        return self.memory.of(spec.config, work, length, cached_tokens)
 
     # ---- measurements --------------------------------------------------------------------------
 
     def _skill(self, skill: Skill) -> SkillCost:
-        asked = self.order.evaluate
+        settings = self.order.evaluate
         answers = self._answers(skill, self.order.splits(skill))
-        reading = self.outlooks[skill.name].reading(answers, asked.batch_size)
+        reading = self.outlooks[skill.name].reading(answers, settings.batch_size)
         return SkillCost(
             answers=answers,
             evaluation=self.machine.forward(reading) + self._sampling(skill, answers),
             pass_at_k=self._pass_at_k(skill),
             kl=self._kl(skill),
-            teacher=self._teacher(skill) if asked.teacher else 0.0,
-            oracle=self._oracle(skill) if asked.oracle else 0.0,
-            oracle_answers=self._answers(skill, self.order.reported(skill)) if asked.oracle else 0,
+            teacher=self._teacher(skill) if settings.teacher else 0.0,
+            oracle=self._oracle(skill) if settings.oracle else 0.0,
+            oracle_answers=self._answers(skill, self.order.reported(skill))
+            if settings.oracle
+            else 0,
         )
 
     def _answers(self, skill: Skill, splits: Iterable[str]) -> int:

@@ -25,7 +25,7 @@ def expand_grid(
     label otherwise; build: makes a method of (label, hyperparameters, place). Raises UserError.
     """
     grid = _checked(methods, label, values, place)
-    expanded = {name: spec for name, spec in methods.items() if name != label}
+    result = {name: spec for name, spec in methods.items() if name != label}
     for combination in itertools.product(*grid.values()):
         point = dict(zip(grid, combination, strict=True))
         spec = build(label, {**options, **point}, place)
@@ -38,10 +38,10 @@ def expand_grid(
                 f"{spec.label!r} is too long for a label",
                 "take fewer hyperparameters, or a shorter label",
             )
-        if spec.label in expanded:
+        if spec.label in result:
             raise UserError(place, f"{spec.label} stands twice", "give different values")
-        expanded[spec.label] = spec
-    return expanded
+        result[spec.label] = spec
+    return result
 
 
 def _checked(

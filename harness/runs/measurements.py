@@ -10,7 +10,8 @@ from harness.runs.engines import load_order_model
 from harness.runs.one_run import OneRun, check_base_model
 from harness.skills.skill import Skill
 
-Measured = tuple[str, str, dict[str, Any]]  # as the Evaluator gives it: key, protocol, evaluation
+# What the Evaluator returns: key, protocol, evaluation.
+KeyedEvaluation = tuple[str, str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,14 @@ class Measurements:
 
     def of_base(self) -> Iterator[Finding]:
         """pass@k, teacher and oracle of every skill at the base model."""
-        asked = self.order.evaluate
-        if asked.pass_at_k:
+        settings = self.order.evaluate
+        if settings.pass_at_k:
             for skill in self.order.skills:
                 yield self._pass_at_k(skill)
-        if asked.teacher:
+        if settings.teacher:
             for skill in self.order.skills:
                 yield from self._teacher(skill)
-        if asked.oracle:
+        if settings.oracle:
             for skill in self.order.skills:
                 for split in self.order.reported(skill):
                     yield self._oracle(skill, split)
@@ -79,12 +80,12 @@ class Measurements:
         if self.order.suite is None:
             return
         live = self.live
-        for measured in live.evaluator.retention(
+        for measurement in live.evaluator.retention(
             live.model, live.tokenizer, self.weights, self.progress("retention"), live.sampler
         ):
-            yield Finding(*measured)
+            yield Finding(*measurement)
 
-    def _skill(self, skill: Skill, split: str, what: str, **prompt: bool) -> Measured:
+    def _skill(self, skill: Skill, split: str, what: str, **prompt: bool) -> KeyedEvaluation:
         """prompt: teacher or oracle, as Evaluator.skill takes them."""
         live = self.live
         return live.evaluator.skill(
@@ -100,7 +101,7 @@ class Measurements:
 
     def _pass_at_k(self, skill: Skill) -> Finding:
         live = self.live
-        measured = live.evaluator.pass_at_k(
+        measurement = live.evaluator.pass_at_k(
             live.model,
             live.tokenizer,
             live.sampler,
@@ -108,13 +109,13 @@ class Measurements:
             skill,
             self.progress(f"{skill.name} pass@k"),
         )
-        return Finding(*measured)
+        return Finding(*measurement)
 
     def _kl_to_base(self, skill: Skill) -> Finding:
         live = self.live
         base, _ = load_order_model(self.order)  # a second copy, for as long as this takes
         check_base_model(live.results, model_fingerprint(base))
-        measured = live.evaluator.kl(
+        measurement = live.evaluator.kl(
             live.model,
             base,
             live.tokenizer,
@@ -122,7 +123,7 @@ class Measurements:
             self.order.evaluate.split,
             self.progress(f"{skill.name} KL to the base policy"),
         )
-        return Finding(*measured)
+        return Finding(*measurement)
 
     def _teacher(self, skill: Skill) -> Iterator[Finding]:
         """Accuracy under the teacher's prompt, and what it is to be compared with."""
@@ -131,10 +132,10 @@ class Measurements:
         what = f"{skill.name} teacher"
         if split not in self.order.splits(skill):
             yield Finding(*self._skill(skill, split, what))
-        measured = self._skill(skill, split, what, teacher=True)
-        yield Finding(*measured, names={skill.metric: "teacher_accuracy"})
+        measurement = self._skill(skill, split, what, teacher=True)
+        yield Finding(*measurement, names={skill.metric: "teacher_accuracy"})
         if self.order.evaluate.kl:
-            measured = live.evaluator.kl(
+            measurement = live.evaluator.kl(
                 live.model,
                 live.model,
                 live.tokenizer,
@@ -143,9 +144,11 @@ class Measurements:
                 self.progress(what),
                 teacher=True,
             )
-            yield Finding(*measured)
+            yield Finding(*measurement)
 
     def _oracle(self, skill: Skill, split: str) -> Finding:
-        measured = self._skill(skill, split, f"{skill.name} {split} with its source", oracle=True)
-        _, _, evaluation = measured
-        return Finding(*measured, names={m: ORACLE + m for m in evaluation["metrics"]})
+        measurement = self._skill(
+            skill, split, f"{skill.name} {split} with its source", oracle=True
+        )
+        _, _, evaluation = measurement
+        return Finding(*measurement, names={m: ORACLE + m for m in evaluation["metrics"]})

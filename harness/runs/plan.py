@@ -74,7 +74,7 @@ def _row(stage: StageCost, width: int) -> str:
     return (
         f"{stage.label:<{width}}{stage.skill:<18}{stage.prompts:>8}{stage.batch_size:>7}"
         f"{stage.steps:>7}{stage.evaluations:>13}{clock(stage.seconds):>10}"
-        + ("  measured" if stage.measured else "")
+        + ("  measured" if stage.is_measured else "")
     )
 
 
@@ -192,6 +192,6 @@ def _disk_line(order: Order, cost: OrderCost, weights: int) -> str:
     While a run goes on there are two more of them, and the state of its optimizer.
     """
     stages = {"last": 1, "all": len(order.skills), "none": 0}[order.checkpoints.keep]
-    done = stages * len(order.runs()) * weights
-    most = done + 2 * weights + 16 * cost.parameters
-    return f"disk: {done / GIB:.1f} GiB of weights when done, {most / GIB:.1f} GiB at most"
+    at_end = stages * len(order.runs()) * weights
+    at_most = at_end + 2 * weights + 16 * cost.parameters
+    return f"disk: {at_end / GIB:.1f} GiB of weights when done, {at_most / GIB:.1f} GiB at most"

@@ -38,10 +38,10 @@ def git_revision() -> str | None:
     command = ["git", "-C", str(ROOT), "describe"]
     command += ["--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() or None
+    return answer.stdout.strip() or None
 
 
 def package_version(name: str) -> str | None:

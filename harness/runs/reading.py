@@ -53,14 +53,14 @@ def _keep_methods(order: "Order", labels: Iterable[str]) -> None:
 
     The other points of such a grid stay in ``listed``: the grid selects among them all.
     """
-    chosen = set(labels)
+    label_set = set(labels)
     specs = order.listed.values()
     names = {spec.label for spec in specs} | {spec.grid_of for spec in specs if spec.grid_of}
     for label in labels:
         if label not in names:
             raise UserError(f"--method {label}", "is not in the order", did_you_mean(label, names))
     order.methods = {
-        label: spec for label, spec in order.listed.items() if chosen & {label, spec.grid_of}
+        label: spec for label, spec in order.listed.items() if label_set & {label, spec.grid_of}
     }
     grids = {spec.grid_of for spec in order.methods.values()} - {None}
     order.listed = {

@@ -28,7 +28,7 @@ from harness.runs.provenance import write_provenance
 from harness.runs.stage_run import run_stage
 from harness.sampling.vllm import Engine
 
-Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+LiveModel = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
 def run_order(order: Order, folder: str | Path, progress: Progress | None = None) -> None:
@@ -37,9 +37,9 @@ def run_order(order: Order, folder: str | Path, progress: Progress | None = None
     progress = progress or Progress()
     about = order.about()
     results.check(about)
-    loaded = None
+    fresh_model = None
     if not (results.folder / "results.json").exists():
-        loaded = load_order_model(order)  # a model that cannot be had leaves no folder behind
+        fresh_model = load_order_model(order)  # a model that cannot be had leaves no folder behind
     results.open(about)
     _say_advice(order, progress)
     runs = order.runs()
@@ -52,8 +52,8 @@ def run_order(order: Order, folder: str | Path, progress: Progress | None = None
                 if first is None:  # a kill, or a judge that was down, may have left verdicts open
                     judge_stage(order, results, run.name, progress)
                 else:
-                    _run_stages(order, results, run, first, loaded, engine, progress, title)
-                    loaded = None
+                    _run_stages(order, results, run, first, fresh_model, engine, progress, title)
+                    fresh_model = None
     results.rebuild()
     _say_selection(results, progress)
 
@@ -63,19 +63,19 @@ def _run_stages(
     results: ResultsWriter,
     run: Run,
     first: int,
-    loaded: Loaded | None,
+    fresh_model: LiveModel | None,
     engine: Engine | None,
     progress: Progress,
     title: str,
 ) -> None:
     """The stages of one run from ``first`` on.
 
-    loaded: the order's model and tokenizer, if they are in memory and untouched. With this function
-    ends the life of the run's model: there may be room for one alone.
+    fresh_model: the order's model and tokenizer, if they are in memory and untouched. Nothing
+    outside refers to the run's model once this function returns: there may be room for one alone.
     """
     gc.collect()  # the model of the run before may be part of a cycle
     before = results.stage(run.name, first - 1) if first > 1 else None
-    model, tokenizer = loaded or load_order_model(order, before and before / "weights")
+    model, tokenizer = fresh_model or load_order_model(order, before and before / "weights")
     if before is None:
         check_base_model(results, model_fingerprint(model))
     live = OneRun(order, run, results, model, tokenizer, engine, progress, title)
@@ -131,11 +131,10 @@ def _say_selection(results: ResultsWriter, progress: Progress) -> None:
     """What each grid of the folder has selected."""
     for label, selection in results.selection().items():
         points = {point["label"]: point["validation"] for point in selection["points"]}
-        selected = selection["selected"]
-        if selected:
+        best = selection["selected"]
+        if best:
             progress.say(
-                f"{label}: {selected} is selected among {len(points)}, "
-                f"validation {points[selected]:.3f}"
+                f"{label}: {best} is selected among {len(points)}, validation {points[best]:.3f}"
             )
         else:
             progress.say(

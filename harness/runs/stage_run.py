@@ -111,9 +111,9 @@ class BaseStage:
         return measurements.of_base()
 
     def _progress(self, what: str) -> Callable[..., None]:
-        def show(*done: object) -> None:
-            counts = " ".join(map(str, done))
-            self.live.progress.show(f"{self.where}: evaluates {what} {counts}")
+        def show(*counts: object) -> None:
+            numbers = " ".join(map(str, counts))
+            self.live.progress.show(f"{self.where}: evaluates {what} {numbers}")
 
         return show
 
@@ -190,7 +190,7 @@ class SkillStage(BaseStage):
     """A stage that teaches a skill.
 
     It begins with the skill's first step, or after the last checkpoint that a killed process left.
-    stage: what the method gets; saved: time of the last checkpoint.
+    stage: what the method gets; last_save: time of the last checkpoint.
     """
 
     def __init__(self, live: OneRun, number: int) -> None:
@@ -204,7 +204,7 @@ class SkillStage(BaseStage):
             self.records = state["records"]
         self.stage = self._new_stage(state["stage"] if state else None)
         self.rate = Rate(self.stage.steps_in_all, self.stage.step)
-        self.saved = time.monotonic()
+        self.last_save = time.monotonic()
         if state:
             live.progress.say(f"{self.where}: goes on after step {self.stage.step}")
 
@@ -283,7 +283,7 @@ class SkillStage(BaseStage):
         every = self.live.order.evaluate.every_steps
         if every and stage.step % every == 0 and stage.step < stage.steps_in_all:
             self.evaluate(final=False)
-        if time.monotonic() - self.saved >= 60 * self.live.order.checkpoints.minutes:
+        if time.monotonic() - self.last_save >= 60 * self.live.order.checkpoints.minutes:
             self._save_state()
 
     def _save_state(self) -> None:
@@ -295,7 +295,7 @@ class SkillStage(BaseStage):
             "evaluation_seconds": self.live.evaluator.seconds,
         }
         save_state(self.folder / "checkpoint", state)
-        self.saved = time.monotonic()
+        self.last_save = time.monotonic()
 
     def _further(self, measurements: Measurements) -> Iterable[Finding]:
         return measurements.after_learning(self.skill)
