@@ -75,8 +75,10 @@ def _run_stages(
     """
     gc.collect()  # the model of the run before may be part of a cycle
     before = results.stage(run.name, first - 1) if first > 1 else None
-    model, tokenizer = fresh_model or load_order_model(order, before and before / "weights")
-    if before is None:
+    if before:  # another process may have begun the run while this one loaded the base model
+        model, tokenizer = load_order_model(order, before / "weights")
+    else:
+        model, tokenizer = fresh_model or load_order_model(order)
         check_base_model(results, model_fingerprint(model))
     live = OneRun(order, run, results, model, tokenizer, engine, progress, title)
     if before:

@@ -311,6 +311,7 @@ def test_a_second_process_is_refused_and_the_first_is_not_disturbed(
     second.log = tmp_path / "second.log"
     assert second.run() == 2
     assert second.text() == (
+        f"[0:00] reads {order}\n"
         f"error: {tmp_path}/out/runs/sft-seed0: another process works on this run; "
         "wait for it, or choose another --method or --seed\n"
     )
