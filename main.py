@@ -6,21 +6,35 @@ tables and page in --output_dir, and beside them the trained model, as transform
 Started again, it goes on where it stopped.
 """
 
+import argparse
 import math
 import os
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from harness.base.errors import Parser, UserError, reported
 
+if TYPE_CHECKING:  # imports PyTorch
+    from harness.runs.order import Order
 
-def arguments(given=None):
+
+def arguments(words: list[str] | None = None) -> argparse.Namespace:
+    """The command's options."""
     parser = Parser(prog="main.py", description=__doc__)
 
-    def add(flag, default, meaning, metavar="N", **how):
-        shown = "" if default is None else f"; default {default}"
-        parser.add_argument(flag, default=default, metavar=metavar, help=meaning + shown, **how)
+    def add(flag: str, default: Any, meaning: str, metavar: str = "N", **how: Any) -> None:
+        ending = "" if default is None else f"; default {default}"
+        parser.add_argument(flag, default=default, metavar=metavar, help=meaning + ending, **how)
 
+    _add_data_options(add)
+    _add_training_options(add)
+    _add_length_options(add)
+    _add_other_options(add)
+    return parser.parse_args(words)
+
+
+def _add_data_options(add: Callable[..., None]) -> None:
     add(
         "--model_name",
         "Qwen/Qwen2.5-7B-Instruct",
@@ -30,15 +44,16 @@ def arguments(given=None):
     add(
         "--dataset_name",
         "tooluse",
-        "a skill of benchmarks/skills (tooluse, science, medical, wiki, ...), or a folder with train.jsonl, "
-        "test.jsonl and perhaps validation.jsonl, whose rows docs/order.md describes (./NAME where a skill is called so too)",
+        "a skill of benchmarks/skills (tooluse, science, medical, wiki, ...), or a folder with "
+        "train.jsonl, test.jsonl and perhaps validation.jsonl, whose rows docs/order.md describes "
+        "(./NAME where a skill is called so too)",
         "NAME",
     )
     add(
         "--dataset_path",
         None,
-        "folder of the skill's data, as its page in docs/skills describes; from the hub if left out, where the "
-        "skill has a source there",
+        "folder of the skill's data, as its page in docs/skills describes; from the hub if left "
+        "out, where the skill has a source there",
         "DIR",
     )
     add(
@@ -54,6 +69,9 @@ def arguments(given=None):
         "DIR",
         required=True,
     )
+
+
+def _add_training_options(add: Callable[..., None]) -> None:
     add(
         "--learning_rate",
         2e-5,
@@ -78,11 +96,14 @@ def arguments(given=None):
     add(
         "--ref_model_mixup_alpha",
         0.01,
-        "the student's share in the teacher's average of weights after each optimizer step, above 0, "
-        "up to 1",
+        "the student's share in the teacher's average of weights after each optimizer step, "
+        "above 0, up to 1",
         "ALPHA",
         type=float,
     )
+
+
+def _add_length_options(add: Callable[..., None]) -> None:
     add(
         "--max_prompt_length",
         1024,
@@ -95,11 +116,14 @@ def arguments(given=None):
         "limit of a completion sampled in training, in tokens; at evaluation the skill's own holds",
         type=int,
     )
+
+
+def _add_other_options(add: Callable[..., None]) -> None:
     add(
         "--masters",
         "device",
-        "where float32 masters, AdamW's moments and the teacher's average stand: `device` (24 bytes a weight on "
-        "the GPU in all), or `host` (4 on the GPU, 20 in host memory)",
+        "where float32 masters, AdamW's moments and the teacher's average are: `device` (24 bytes "
+        "a weight on the GPU in all), or `host` (4 on the GPU, 20 in host memory)",
         "PLACE",
         choices=("device", "host"),
     )
@@ -111,96 +135,103 @@ def arguments(given=None):
         "a suite of benchmarks/retention, evaluated before and after; none if left out",
         "SUITE",
     )
-    return parser.parse_args(given)
 
 
-def dataset(args):
-    """The order's entry for --dataset_name. Raises UserError for what is neither a skill nor a
-    folder of one.
+def dataset(args: argparse.Namespace) -> dict[str, Any]:
+    """The order's entry for --dataset_name.
+
+    A name of benchmarks/skills is the skill, also beside a folder of that name: that is ./NAME.
+    Raises UserError for what is neither a skill nor a folder of one.
     """
     from harness.skills.registry import get_skill
 
     folder = Path(os.path.expanduser(args.dataset_name))
-    try:  # a name of ours is the skill, also beside a folder of that name: that is ./NAME
+    try:
         get_skill(args.dataset_name, "--dataset_name")
     except UserError:
         if not folder.is_dir():
             raise
     else:
-        path = (
-            {"path": str(Path(os.path.expanduser(args.dataset_path)).resolve())}
-            if args.dataset_path
-            else {}
-        )
-        return {"name": args.dataset_name, **path}
+        entry = {"name": args.dataset_name}
+        if args.dataset_path:
+            entry["path"] = str(Path(os.path.expanduser(args.dataset_path)).resolve())
+        return entry
     if args.dataset_path:
         raise UserError(
             "--dataset_path",
             "belongs to a skill by name",
             "leave it out: --dataset_name is a folder itself",
         )
-    folder = folder.resolve()
-    files = {split: str(folder / f"{split}.jsonl") for split in ("train", "validation", "test")}
-    if not Path(files["validation"]).exists():
+    return _folder_entry(folder.resolve(), args.grader)
+
+
+def _folder_entry(folder: Path, grader: str) -> dict[str, Any]:
+    """A folder of JSONL files as a skill of the user's own."""
+    files = {split: folder / f"{split}.jsonl" for split in ("train", "validation", "test")}
+    if not files["validation"].exists():
         del files["validation"]
-    return {"name": folder.name, **files, "grader": args.grader}
+    paths = {split: str(path) for split, path in files.items()}
+    return {"name": folder.name, **paths, "grader": grader}
 
 
-def order_of(args):
-    """The order of one stage that the arguments stand for. Raises UserError."""
+def order_of(args: argparse.Namespace) -> "Order":
+    """The order of one stage that the arguments describe. Raises UserError."""
     if not 0 <= args.warmup_ratio <= 0.2:
         raise UserError("--warmup_ratio", f"must be from 0 to 0.2, not {args.warmup_ratio}")
-    skill = dataset(args)
-    # the paper's teacher sees article and answer
-    context = {"teacher_context": "both"} if args.dataset_name == "wiki" else {}
+    mapping = _order_mapping(args, dataset(args))
     from harness.runs.order import Order
 
-    order = Order(
-        {
-            "name": "main",
-            "description": "SDFT on one skill, with the settings of the authors' command",
-            "model": args.model_name,
-            "skills": [skill],
-            "budget": {"epochs": args.num_train_epochs, "batch_size": args.num_prompts_per_batch},
-            "methods": {
-                "sdft": {
-                    "learning_rate": args.learning_rate,
-                    "ema_alpha": args.ref_model_mixup_alpha,
-                    "masters": args.masters,
-                    **context,
-                }
-            },
-            "seeds": [args.seed],
-            "rollout": {
-                "max_prompt_tokens": args.max_prompt_length,
-                "max_new_tokens": args.max_completion_length,
-            },
-            "evaluate": {"examples": args.eval_examples},
-            "retention": args.retention,
-        },
-        "main.py",
-    )
-    if order.skills[0].teacher_template == "paper":  # the authors' code ends it with a full stop
-        order.specs[order.skills[0].name].teacher_template = "released"
-    steps = math.ceil(order.prompts(order.skills[0]) / args.num_prompts_per_batch)
+    order = Order(mapping, "main.py")
+    skill = order.skills[0]
+    if skill.teacher_template == "paper":  # the authors' code ends it with a full stop
+        order.specs[skill.name].teacher_template = "released"
+    steps = math.ceil(order.prompts(skill) / args.num_prompts_per_batch)
     order.methods["sdft"].config.warmup_steps = math.ceil(args.warmup_ratio * steps)
     return order
 
 
-def take_out(out, run):
-    """Move the trained model from the folder of its stage into ``out``, where a user looks for it;
-    again if that was cut short.
+def _order_mapping(args: argparse.Namespace, skill: dict[str, Any]) -> dict[str, Any]:
+    sdft = {
+        "learning_rate": args.learning_rate,
+        "ema_alpha": args.ref_model_mixup_alpha,
+        "masters": args.masters,
+    }
+    if args.dataset_name == "wiki":  # the paper's teacher sees article and answer
+        sdft["teacher_context"] = "both"
+    return {
+        "name": "main",
+        "description": "SDFT on one skill, with the settings of the authors' command",
+        "model": args.model_name,
+        "skills": [skill],
+        "budget": {"epochs": args.num_train_epochs, "batch_size": args.num_prompts_per_batch},
+        "methods": {"sdft": sdft},
+        "seeds": [args.seed],
+        "rollout": {
+            "max_prompt_tokens": args.max_prompt_length,
+            "max_new_tokens": args.max_completion_length,
+        },
+        "evaluate": {"examples": args.eval_examples},
+        "retention": args.retention,
+    }
+
+
+def take_out(out: Path, run: str) -> None:
+    """Move the trained model from the folder of its stage into ``out``, where a user looks for it.
+
+    A move that was cut short goes on where it stopped.
     """
     weights = out / "runs" / run / "stage-1" / "weights"
-    for path in sorted(weights.iterdir()) if weights.is_dir() else ():
+    if not weights.is_dir():
+        return
+    for path in sorted(weights.iterdir()):
         os.replace(path, out / path.name)
-    if weights.is_dir():
-        weights.rmdir()
+    weights.rmdir()
 
 
-def main(given=None):
+def main(words: list[str] | None = None) -> None:
+    """The command."""
     with reported():
-        args = arguments(given)
+        args = arguments(words)
         out = Path(args.output_dir)
         order = order_of(args)
         from harness.models.load import load_tokenizer
@@ -208,14 +239,12 @@ def main(given=None):
         from harness.results.writer import ResultsWriter
         from harness.runs.sequence import run_order
 
-        known = ResultsWriter(out).check(order.about())["seeds"]
-        if known != [args.seed]:
-            raise UserError(
-                out,
-                f"holds the model of seed {next(s for s in known if s != args.seed)}",
-                "give another --output_dir",
-            )
-        order.check_prompts(load_tokenizer(order.model.name, place="main.py: model")[0])
+        seeds = ResultsWriter(out).check(order.about())["seeds"]
+        if seeds != [args.seed]:
+            other = next(seed for seed in seeds if seed != args.seed)
+            raise UserError(out, f"holds the model of seed {other}", "give another --output_dir")
+        tokenizer, _ = load_tokenizer(order.model.name, place="main.py: model")
+        order.check_prompts(tokenizer)
         run_order(order, out)
         take_out(out, order.runs()[0].name)
         table, page = write_report([out])
@@ -224,4 +253,4 @@ def main(given=None):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -2,17 +2,23 @@
 after every stage.
 """
 
+import argparse
 import os
-import sys
 from pathlib import Path
+from typing import Any
 
 from harness.base.errors import Parser, reported
 
 ROOT = Path(__file__).resolve().parent
 
 
-def arguments():
-    parser = Parser(description=__doc__)
+def arguments() -> argparse.Namespace:
+    """The command's options."""
+    parser = Parser(
+        description=__doc__,
+        epilog="python -m harness list methods|skills|graders|suites|orders prints what an order "
+        "can name.",
+    )
     parser.add_argument("order", help="task-order file, as benchmarks/orders/quickstart.yaml")
     parser.add_argument(
         "--out", metavar="DIR", help="results folder (default: results/<name of the order>)"
@@ -43,20 +49,26 @@ def arguments():
     parser.add_argument(
         "--check-teacher",
         action="store_true",
-        help="print the accuracy of the base model and of the demonstration-conditioned teacher; train nothing",
+        help="print the accuracy of the base model and of the demonstration-conditioned teacher; "
+        "train nothing",
     )
     return parser.parse_args()
 
 
-def main():
+def main() -> None:
+    """The command. It imports PyTorch, which takes seconds, after the first line on the screen."""
     args = arguments()
     with reported(args.out or ROOT / "results"):
+        from harness.base.console import Progress
         from harness.base.files import check_folder
-        from harness.runs.reading import read_order
+        from harness.runs.reading import read_order, read_sections
 
-        order = read_order(args.order, args.set, args.method, args.seed)
-        out = Path(args.out) if args.out else ROOT / "results" / order.name
+        sections = read_sections(args.order, args.set)
+        out = Path(args.out) if args.out else ROOT / "results" / sections.name
         check_folder(out / "teacher_check" if args.check_teacher else out)
+        progress = Progress()
+        progress.say(f"reads {args.order}")
+        order = read_order(args.order, args.set, args.method, args.seed)
         if args.plan:
             from harness.runs.plan import plan
 
@@ -64,34 +76,34 @@ def main():
             return
         from harness.models.load import load_tokenizer
 
-        tokenizer, _ = load_tokenizer(
-            order.model.name, order.model.revision, f"{order.path}: model"
-        )
+        place = f"{order.path}: model"
+        tokenizer, _ = load_tokenizer(order.model.name, order.model.revision, place)
         order.check_prompts(tokenizer)  # before the minutes that a model and its evaluation take
         if args.check_teacher:
             from harness.runs.teacher_check import check_teacher
 
-            rows = check_teacher(order, out / "teacher_check")
-            print(f"{'skill':<16}{'split':<12}{'n':>5}{'base':>8}{'teacher':>9}")
-            for row in rows:
-                fit = (
-                    ""
-                    if row["teacher"] > row["base"]
-                    else "   the teacher is no better: change teacher_template"
-                )
-                print(
-                    f"{row['skill']:<16}{row['split']:<12}{row['n']:>5}{row['base']:>8.3f}{row['teacher']:>9.3f}{fit}"
-                )
-        else:
-            from harness.runs.sequence import run_order
+            print_teachers(check_teacher(order, out / "teacher_check", progress))
+            return
+        from harness.runs.sequence import run_order
 
-            run_order(order, out)
-            from harness.report.build import write_report
+        run_order(order, out, progress)
+        from harness.report.build import write_report
 
-            table, page = write_report([out])
-            print(table)
-            print(f"report: {os.path.relpath(page)}")
+        table, page = write_report([out])
+        print(table)
+        print(f"report: {os.path.relpath(page)}")
+
+
+def print_teachers(rows: list[dict[str, Any]]) -> None:
+    """The table of --check-teacher."""
+    print(f"{'skill':<16}{'split':<12}{'n':>5}{'base':>8}{'teacher':>9}")
+    for row in rows:
+        line = f"{row['skill']:<16}{row['split']:<12}{row['n']:>5}"
+        line += f"{row['base']:>8.3f}{row['teacher']:>9.3f}"
+        if row["teacher"] <= row["base"]:
+            line += "   the teacher is no better: change teacher_template"
+        print(line)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

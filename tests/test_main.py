@@ -102,8 +102,8 @@ def test_the_teacher_reads_the_prompt_of_the_authors_code(folder):
     assert shown == [
         {
             "role": "user",
-            "content": "\ntrain 0?\n\nThis is an example for a response to the question:\nd0\n\nNow answer "
-            "with a response of your own, including the thinking process.\n",
+            "content": "\ntrain 0?\n\nThis is an example for a response to the question:\nd0\n\n"
+            "Now answer with a response of your own, including the thinking process.\n",
         }
     ]
     assert order.about()["skills"][0]["teacher_template"] == "released"

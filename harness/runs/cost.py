@@ -1,32 +1,43 @@
-"""Time and memory of an order on this machine: a model of their cost."""
+"""Time and memory that a model costs on this machine, by formulas over tokens and weights."""
 
 import time
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedModel
 
+from harness.learning.outlook import Work
 from harness.learning.packing import VOCABULARY_CHUNK
-from harness.learning.trainer import MICRO_BATCH_TOKENS
+from harness.learning.trainer import MICRO_BATCH_TOKENS, TrainingConfig
 from harness.models.forward import hidden_states
+
+GIB = 2**30
+COPIED = 64 * 2**20  # bytes of the block whose copy measures the memory's speed
+SIDE = 1536  # of the square matrices whose product measures the processor's speed
 
 
 class Machine:
-    """Speed of this machine for a model of ``parameters`` weights in ``dtype``, from half a second
-    of measuring.
+    """Speed of this machine for a model, from half a second of measuring.
+
+    flops: operations a second in ``dtype``; step: seconds to read all weights once, which a
+    decoding step takes at least.
     """
 
-    def __init__(self, parameters, dtype, device):
+    def __init__(self, parameters: int, dtype: torch.dtype, device: str | torch.device) -> None:
+        """parameters: weights of the model."""
         self.parameters = parameters
-        self.flops = self._best(
-            lambda a: a @ a, torch.randn(1536, 1536, device=device).to(dtype), 2 * 1536**3
-        )
-        block = torch.zeros(64 * 2**20, dtype=torch.uint8, device=device)
-        self.step = (
-            parameters * dtype.itemsize / self._best(lambda a: a.clone(), block, 2 * 64 * 2**20)
-        )
+        matrix = torch.randn(SIDE, SIDE, device=device).to(dtype)
+        self.flops = self._best(lambda a: a @ a, matrix, 2 * SIDE**3)
+        block = torch.zeros(COPIED, dtype=torch.uint8, device=device)
+        bandwidth = self._best(lambda a: a.clone(), block, 2 * COPIED)
+        self.step = parameters * dtype.itemsize / bandwidth
 
     @staticmethod
-    def _best(work, argument, amount):
+    def _best(
+        work: Callable[[torch.Tensor], torch.Tensor], argument: torch.Tensor, amount: float
+    ) -> float:
+        """The highest rate of six tries; amount: what one try does."""
         rates = []
         for _ in range(6):
             start = time.perf_counter()
@@ -36,97 +47,109 @@ class Machine:
             rates.append(amount / (time.perf_counter() - start))
         return max(rates)
 
-    def forward(self, tokens):
+    def forward(self, tokens: float) -> float:
         """Seconds of a forward pass; a backward pass costs two of them."""
         return 2 * self.parameters * tokens / self.flops
 
-    def sample(self, rows, length, batch):
-        """Seconds to decode ``rows`` answers of ``length`` tokens, ``batch`` at a time: weights are
-        read once a step.
+    def sample(self, rows: float, length: float, batch: int) -> float:
+        """Seconds to decode ``rows`` answers of ``length`` tokens, ``batch`` at a time.
+
+        A step of decoding reads the weights once, for all rows of the batch.
         """
         batches = -(-rows // batch) if rows else 0
         return length * (batches * self.step + 2 * self.parameters * rows / self.flops)
 
 
 class _Attention(torch.autograd.Function):
-    """What a fused attention kernel keeps for its backward pass: its inputs and its output, no
-    weights.
-    """
+    """What a fused attention kernel keeps for its backward pass: inputs and output, no weights."""
 
     @staticmethod
-    def forward(ctx, query, key, value):
-        out = torch.empty_like(query)
-        ctx.save_for_backward(query, key, value, out)
-        return out
+    def forward(
+        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> torch.Tensor:
+        output = torch.empty_like(query)
+        ctx.save_for_backward(query, key, value, output)
+        return output
 
 
-def _counted(module, query, key, value, attention_mask, **kwargs):
+def _counted(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
     return _Attention.apply(query, key, value).transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register("counted", _counted)
 
 
-def activations(shape, tokens=8):
-    """Bytes that a forward pass keeps for each token's backward pass: of ``shape``, a model on the
-    meta device, without its head.
+def activations(shape: PreTrainedModel, tokens: int = 8) -> float:
+    """Bytes that a forward pass keeps for each token's backward pass, without the model's head.
 
-    Counted, not computed: what autograd saves, parameters apart, with fused attention.
+    shape: the model on the meta device. Counted, not computed: what autograd saves, parameters
+    apart, with fused attention.
     """
-    saved = {}
+    storages: dict[int, torch.Tensor] = {}
 
-    def count(tensor):
+    def count(tensor: torch.Tensor) -> torch.Tensor:
         base = tensor if tensor._base is None else tensor._base
         if not isinstance(base, torch.nn.Parameter):
-            # kept, so that no other storage gets its address
-            saved[base.untyped_storage()._cdata] = base
+            # The reference keeps the storage alive, so that no other one gets its address.
+            storages[base.untyped_storage()._cdata] = base
         return tensor
 
     ids = torch.zeros(1, tokens, dtype=torch.long, device="meta")
-    attention, shape.config._attn_implementation = shape.config._attn_implementation, "counted"
+    mask = ids.new_ones(1, 1, tokens, tokens).bool()
+    attention = shape.config._attn_implementation
+    shape.config._attn_implementation = "counted"
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        hidden_states(
-            shape.train(),
-            ids,
-            position_ids=ids,
-            attention_mask=ids.new_ones(1, 1, tokens, tokens).bool(),
-        )
+        hidden_states(shape.train(), ids, position_ids=ids, attention_mask=mask)
     shape.config._attn_implementation = attention
-    return sum(tensor.nbytes for tensor in saved.values()) / tokens
+    return sum(tensor.nbytes for tensor in storages.values()) / tokens
 
 
 class Memory:
-    """Peak memory of a stage in GiB: weights, gradients, optimizer, copies, and the larger of one
-    micro-batch and the rollouts.
+    """Peak memory of a stage in GiB.
 
-    Without the runtime of Python and its libraries, and without what an allocator loses to
+    Weights, gradients, optimizer, copies, and the larger of one micro-batch and the rollouts;
+    without the runtime of Python and its libraries, and without what an allocator loses to
     fragments.
     """
 
-    def __init__(self, shape, dtype, device):
+    def __init__(
+        self, shape: PreTrainedModel, dtype: torch.dtype, device: str | torch.device
+    ) -> None:
+        """shape: the model on the meta device."""
         config = shape.config.get_text_config()
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = (
-            getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        )
-        self.parameters, self.size = sum(p.numel() for p in shape.parameters()), dtype.itemsize
+        head_dim = getattr(config, "head_dim", None)
+        width = head_dim or config.hidden_size // config.num_attention_heads
+        self.parameters = sum(p.numel() for p in shape.parameters())
+        self.size = dtype.itemsize
         self.on_gpu = torch.device(device).type != "cpu"
-        # bytes of a token in a micro-batch, and of one in the sampler's cache
+        # Bytes of a token in a micro-batch, and of one in the sampler's cache.
         self.token = activations(shape)
-        self.cached = 2 * config.num_hidden_layers * heads * width * dtype.itemsize
-        # of one chunk: logits and log-probabilities of both models, and a gradient
+        self.cache_token = 2 * config.num_hidden_layers * heads * width * dtype.itemsize
+        # Of one chunk: logits and log-probabilities of both models, and a gradient.
         self.logits = 5 * 4 * VOCABULARY_CHUNK
 
-    def of(self, config, work, length, cached):
-        """(on the model's device, in host memory for its masters) for a method's config and its
-        Work on rows of ``length`` tokens, with keys and values of ``cached`` tokens where answers
-        are sampled, for learning or evaluation.
+    def of(
+        self, config: TrainingConfig, work: Work, length: float, cached_tokens: float
+    ) -> tuple[float, float]:
+        """(GiB on the model's device, GiB in host memory for its masters) of a method.
+
+        length: tokens of its rows; cached_tokens: those whose keys and values are in memory while
+        answers are sampled, for learning or evaluation.
         """
-        apart = self.size < 4 or (self.on_gpu and config.masters == "host")
+        masters = self.size < 4 or (self.on_gpu and config.masters == "host")
         # AdamW's moments, gradients, masters, the average
-        state = 8 + 4 + 4 * apart + 4 * (apart and work.averaged)
+        state = self.parameters * (8 + 4 + 4 * masters + 4 * (masters and work.averaged))
         limit = config.micro_batch_tokens or MICRO_BATCH_TOKENS[self.on_gpu]
-        passing = max(max(limit, length) * self.token + self.logits, cached * self.cached)
-        fixed, state = self.parameters * self.size * (1 + work.copies), self.parameters * state
-        host = state if apart and config.masters == "host" else 0
-        return (fixed + passing + state - host) / 2**30, host / 2**30
+        micro_batch = max(limit, length) * self.token + self.logits
+        weights = self.parameters * self.size * (1 + work.copies)
+        in_host = state if masters and config.masters == "host" else 0
+        on_device = weights + max(micro_batch, cached_tokens * self.cache_token) + state - in_host
+        return on_device / GIB, in_host / GIB

@@ -1,20 +1,27 @@
 """What an order asks to load: its model, its samplers, its evaluator."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.evaluation.evaluator import Evaluator
+from harness.evaluation.settings import Evaluate
 from harness.models.load import load_model
-from harness.sampling.settings import REMEDY, version
+from harness.results.writer import ResultsWriter
+from harness.runs.order import Order
+from harness.sampling.settings import REMEDY, Rollout, version
 from harness.sampling.transformers import TransformersSampler
 from harness.sampling.vllm import Engine, VLLMSampler
 
 
 @contextmanager
-def engine_for(order):
-    """vLLM's engine for as long as ``order`` runs, where it asks for it, else None; it starts with
-    its first use.
+def engine_for(order: Order) -> Iterator[Engine | None]:
+    """vLLM's engine for as long as ``order`` runs, None if it does not ask for one.
+
+    The engine starts with its first use.
     """
     engine = None
     if "vllm" in (order.rollout.engine, order.evaluate.engine):
@@ -26,43 +33,44 @@ def engine_for(order):
             engine.close()
 
 
-def sampler_for(section, engine, model, tokenizer):
+def sampler_for(
+    section: Rollout | Evaluate,
+    engine: Engine | None,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+) -> TransformersSampler | VLLMSampler:
     """What samples for a section of the order, its rollout or evaluate."""
-    return (
-        VLLMSampler(engine, model, tokenizer)
-        if section.engine == "vllm"
-        else TransformersSampler(model, tokenizer, section.batch_size)
-    )
+    if section.engine == "vllm":
+        assert engine is not None  # engine_for starts one for such an order
+        return VLLMSampler(engine, model, tokenizer)
+    return TransformersSampler(model, tokenizer, section.batch_size)
 
 
-def evaluator_for(order, results):
+def evaluator_for(order: Order, results: ResultsWriter) -> Evaluator:
+    """What measures for an order."""
     return Evaluator(
         results,
         order.suite,
         order.evaluate,
-        {s.name: order.limit(s) for s in order.skills},
-        {s.name: order.template(s) for s in order.skills},
+        limits={skill.name: order.limit(skill) for skill in order.skills},
+        templates={skill.name: order.template(skill) for skill in order.skills},
     )
 
 
-def load_order_model(order, source=None):
+def load_order_model(
+    order: Order, source: Path | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The order's model and tokenizer, or those of a checkpoint in folder ``source``."""
     spec = order.model
-    return load_model(
-        str(source) if source else spec.name,
-        spec.dtype,
-        spec.device,
-        None if source else spec.revision,
-        str(source) if source else f"{order.path}: model",
-    )
+    if source:
+        return load_model(str(source), spec.dtype, spec.device, None, str(source))
+    place = f"{order.path}: model"
+    return load_model(spec.name, spec.dtype, spec.device, spec.revision, place)
 
 
-def advice(order, device):
-    """One line for a machine on which vLLM would sample faster than what ``order`` asks for; None
-    elsewhere.
-    """
+def advice(order: Order, device: str | torch.device) -> str | None:
+    """One line for a machine on which vLLM would sample faster than what ``order`` asks for."""
     if torch.device(device).type != "cuda" or order.rollout.engine == "vllm":
         return None
-    return "rollouts are sampled by transformers; vLLM is faster on a GPU: rollout.engine=vllm" + (
-        "" if version() else f", after {REMEDY.split(',')[0]}"
-    )
+    line = "rollouts are sampled by transformers; vLLM is faster on a GPU: rollout.engine=vllm"
+    return line if version() else f"{line}, after {REMEDY.split(',')[0]}"

@@ -1,16 +1,25 @@
-"""Where a run was made: processor and revision."""
+"""Where and with what a run was made: run.json, processor, revision, packages."""
 
+import datetime
+import importlib.metadata
 import os
 import platform
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from harness.base.files import ROOT
+from harness.base.files import ROOT, read_json, write_json
+from harness.runs.one_run import OneRun
+from harness.sampling.settings import version
+
+PACKAGES = ("torch", "transformers", "trl", "lm_eval", "datasets")
 
 
-def device_name(device):
+def device_name(device: torch.device) -> str:
+    """The GPU, or the processor and its cores."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
@@ -24,21 +33,67 @@ def device_name(device):
     return f"{name}, {os.cpu_count()} cores"
 
 
-def git_revision():
+def git_revision() -> str | None:
     """Commit of the checkout, with a mark if it is changed; None outside git."""
+    command = ["git", "-C", str(ROOT), "describe"]
+    command += ["--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
-        ask = [
-            "git",
-            "-C",
-            str(ROOT),
-            "describe",
-            "--always",
-            "--dirty",
-            "--abbrev=12",
-            "--exclude=*",
-        ]
-        return (
-            subprocess.run(ask, capture_output=True, text=True, timeout=10).stdout.strip() or None
-        )
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
+    return answer.stdout.strip() or None
+
+
+def package_version(name: str) -> str | None:
+    """The version of an installed package; None if it is not installed."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def write_provenance(live: OneRun, first: int) -> None:
+    """Write run.json: how and where the stages from ``first`` on are made.
+
+    What earlier starts of the run had otherwise stays on record under ``earlier``.
+    """
+    path = live.results.run(live.run.name) / "run.json"
+    before = read_json(path) if path.exists() else {}
+    now = _provenance(live, first)
+    earlier = before.pop("earlier", [])
+    if before:
+        earlier.append({key: value for key, value in before.items() if value != now.get(key)})
+    write_json(path, {**now, **({"earlier": earlier} if earlier else {})})
+
+
+def _provenance(live: OneRun, first: int) -> dict[str, Any]:
+    order, spec = live.order, live.spec
+    return {
+        "run": live.run.name,
+        "method": spec.method,
+        "label": live.run.label,
+        "seed": live.run.seed,
+        "config": asdict(spec.config),
+        "batch_size": order.batch_size(spec.config),
+        "model": asdict(order.model),
+        "device": device_name(live.model.device),
+        "dtype": str(live.model.dtype),
+        "threads": torch.get_num_threads(),
+        "git": git_revision(),
+        "python": platform.python_version(),
+        "packages": {name: package_version(name) for name in PACKAGES},
+        "engine": _engines(live),
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "first_stage": first,
+    }
+
+
+def _engines(live: OneRun) -> dict[str, Any]:
+    order = live.order
+    engines: dict[str, Any] = {
+        "rollout": order.rollout.engine,
+        "evaluate": order.evaluate.engine,
+    }
+    if live.engine:
+        engines["vllm"] = {**asdict(order.vllm), "version": version()}
+    return engines

@@ -1,33 +1,97 @@
-"""Reads an order file, and changes keys of it."""
+"""Reads an order file, and changes keys of it; ``read_sections`` does so without PyTorch."""
 
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from harness.base.errors import UserError, did_you_mean
 from harness.base.settings import BEYOND, check
-from harness.runs.order import Order
+from harness.runs.sections import Sections
+
+if TYPE_CHECKING:  # imports PyTorch
+    from harness.runs.order import Order
+
+EXAMPLE = "benchmarks/orders/quickstart.yaml"
+
+
+def read_order(
+    path: str | Path,
+    changes: Iterable[str] = (),
+    methods: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+) -> "Order":
+    """Read, change and validate an order file.
+
+    changes: texts ``key.key=value`` (the value in YAML); methods, seeds: keep only these. Raises
+    UserError.
+    """
+    mapping = _read_mapping(Path(path), changes)
+    from harness.runs.order import Order
+
+    order = Order(mapping, path)
+    if methods:
+        _keep_methods(order, methods)
+    for seed in seeds:
+        check(seed, {"min": 0}, "--seed")
+    if seeds:
+        order.seeds = list(dict.fromkeys(seeds))
+    return order
+
+
+def read_sections(path: str | Path, changes: Iterable[str] = ()) -> Sections:
+    """What ``read_order`` knows of a file before it looks at skills, methods and machine.
+
+    Raises UserError for what is wrong up to there.
+    """
+    return Sections(_read_mapping(Path(path), changes), path)
+
+
+def _keep_methods(order: "Order", labels: Iterable[str]) -> None:
+    """Keep the methods of these labels, and all points of a grid whose label is among them.
+
+    The other points of such a grid stay in ``listed``: the grid selects among them all.
+    """
+    label_set = set(labels)
+    specs = order.listed.values()
+    names = {spec.label for spec in specs} | {spec.grid_of for spec in specs if spec.grid_of}
+    for label in labels:
+        if label not in names:
+            raise UserError(f"--method {label}", "is not in the order", did_you_mean(label, names))
+    order.methods = {
+        label: spec for label, spec in order.listed.items() if label_set & {label, spec.grid_of}
+    }
+    grids = {spec.grid_of for spec in order.methods.values()} - {None}
+    order.listed = {
+        label: spec
+        for label, spec in order.listed.items()
+        if label in order.methods or spec.grid_of in grids
+    }
+
+
+# ---- YAML ----------------------------------------------------------------------------------------
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error, not the loss of the first, and whole
-    numbers have 64 bits.
-    """
+    """YAML in which a repeated key is an error, and whole numbers have at most 64 bits."""
 
-    def construct_mapping(self, node, deep=False):
-        seen = set()
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
+                if key.value in keys:
                     raise yaml.constructor.ConstructorError(
                         None, None, f"key {key.value!r} stands twice", key.start_mark
                     )
-                seen.add(key.value)
+                keys.add(key.value)
         return super().construct_mapping(node, deep)
 
-    def construct_yaml_int(self, node):
-        if len(node.value) < 99 and abs(value := super().construct_yaml_int(node)) < BEYOND:
-            return value
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        if len(node.value) < 99:
+            value = super().construct_yaml_int(node)
+            if abs(value) < BEYOND:
+                return value
         raise yaml.constructor.ConstructorError(
             None, None, "a whole number beyond 64 bits", node.start_mark
         )
@@ -36,99 +100,105 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
-def read_order(path, changes=(), methods=(), seeds=()):
-    """Read, change and validate an order file.
+# A ValueError: bytes that are not UTF-8, or a date that is none. A RecursionError: lists in lists.
+_YAML_ERRORS = (yaml.YAMLError, ValueError, RecursionError)
 
-    changes: texts ``key.key=value`` (the value in YAML); methods, seeds: keep only these. Raises
-    UserError.
-    """
-    path = Path(path)
+
+def _problem(error: Exception) -> object:
+    """What is wrong with a text that is not YAML, in a few words."""
+    if isinstance(error, UnicodeDecodeError):
+        return "not UTF-8"
+    return getattr(error, "problem", None) or error
+
+
+def _read_mapping(path: Path, changes: Iterable[str]) -> dict[str, Any]:
+    """The file's keys and values, with the ``changes``."""
     if not path.is_file():
-        raise UserError(
-            path, "is not a file", "give a task-order file, as benchmarks/orders/quickstart.yaml"
-        )
+        raise UserError(path, "is not a file", f"give a task-order file, as {EXAMPLE}")
     try:
         mapping = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (
-        yaml.YAMLError,
-        ValueError,
-        RecursionError,
-    ) as error:  # a ValueError: bytes that are no text, a date that is none
+    except _YAML_ERRORS as error:
         mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        problem = (
-            "not UTF-8"
-            if isinstance(error, UnicodeDecodeError)
-            else getattr(error, "problem", None) or error
-        )
+        line = f", line {mark.line + 1}" if mark else ""
         raise UserError(
-            f"{path}{where}", f"is not YAML ({problem})", "see benchmarks/orders/quickstart.yaml"
+            f"{path}{line}", f"is not YAML ({_problem(error)})", f"see {EXAMPLE}"
         ) from None
     if not isinstance(mapping, dict):
-        raise UserError(path, "must be a mapping of keys", "see benchmarks/orders/quickstart.yaml")
+        raise UserError(path, "must be a mapping of keys", f"see {EXAMPLE}")
     for change in changes:
-        key, equals, value = change.partition("=")
-        if not equals:
-            raise UserError(f"--set {change}", "must be KEY=VALUE", "as --set budget.prompts=80")
-        try:
-            value = yaml.load(value, _Loader)
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            problem = getattr(error, "problem", None) or error
-            raise UserError(
-                f"--set {key}", f"its value is not YAML ({problem})", "quote the value"
-            ) from None
-        keys = key.split(".")
-        set_key(mapping, keys, value, f"--set {key}", "task" if keys[0] == "retention" else "name")
-    order = Order(mapping, path)
-    known = {name for spec in order.methods.values() for name in (spec.label, spec.grid_of) if name}
-    for label in methods:
-        if label not in known:
-            raise UserError(f"--method {label}", "is not in the order", did_you_mean(label, known))
-    if methods:
-        order.methods = {
-            label: spec
-            for label, spec in order.listed.items()
-            if {label, spec.grid_of} & set(methods)
-        }
-        grids = {spec.grid_of for spec in order.methods.values()} - {None}
-        order.listed = {
-            label: spec
-            for label, spec in order.listed.items()
-            if label in order.methods or spec.grid_of in grids
-        }
-    for seed in seeds:
-        check(seed, {"min": 0}, "--seed")
-    if seeds:
-        order.seeds = list(dict.fromkeys(seeds))
-    return order
+        _apply(change, mapping)
+    return mapping
 
 
-def set_key(node, keys, value, place, named):
-    """Put ``value`` where the dotted ``keys`` lead. A name may hold dots itself: the longest that
-    is there counts. In a list a number picks an entry, a name the entry whose key ``named`` it is.
+# ---- changes ------------------------------------------------------------------------------------
+
+
+def _apply(change: str, mapping: dict[str, Any]) -> None:
+    """Apply one text ``key.key=value`` of --set."""
+    key, equals, text = change.partition("=")
+    if not equals:
+        raise UserError(f"--set {change}", "must be KEY=VALUE", "as --set budget.prompts=80")
+    place = f"--set {key}"
+    try:
+        value = yaml.load(text, _Loader)
+    except _YAML_ERRORS as error:
+        raise UserError(
+            place, f"its value is not YAML ({_problem(error)})", "quote the value"
+        ) from None
+    keys = key.split(".")
+    set_key(mapping, keys, value, place, named="task" if keys[0] == "retention" else "name")
+
+
+def set_key(
+    node: dict[str, Any] | list[Any], keys: list[str], value: Any, place: str, named: str
+) -> None:
+    """Set the value to which the dotted ``keys`` lead from ``node``.
+
+    An entry of a list goes by its number or by its name, which its key ``named`` holds. Names may
+    hold dots themselves. Raises UserError at ``place`` where the keys lead nowhere.
     """
-    listed = isinstance(node, list)
-    names = [e.get(named) if isinstance(e, dict) else e for e in node] if listed else list(node)
-    length = next((n for n in range(len(keys), 0, -1) if ".".join(keys[:n]) in names), 1)
-    key, rest = ".".join(keys[:length]), keys[length:]
-    if listed:
-        if key not in names and not (key.isdecimal() and int(key) < len(node)):
-            raise UserError(
-                place, f"there is no entry {key!r}", "use its number from 0, or its name"
-            )
-        if not rest:
-            raise UserError(place, "points at a whole entry of a list", "name one of its keys")
-        key = names.index(key) if key in names else int(key)
-    if not rest:
-        node[key] = value
+    if isinstance(node, list):
+        step, rest = _entry(node, keys, place, named)
+        set_key(_inside(node, step, place, named), rest, value, place, named)
         return
-    inner = node[key] if listed else node.get(key)
+    key, rest = _longest_name(keys, node)
+    if rest:
+        set_key(_inside(node, key, place, named), rest, value, place, named)
+    else:
+        node[key] = value
+
+
+def _longest_name(keys: list[str], names: Collection[Any]) -> tuple[str, list[str]]:
+    """(the longest beginning of ``keys`` that is one of ``names``, or the first key; the rest)."""
+    for length in range(len(keys), 0, -1):
+        name = ".".join(keys[:length])
+        if name in names:
+            return name, keys[length:]
+    return keys[0], keys[1:]
+
+
+def _entry(entries: list[Any], keys: list[str], place: str, named: str) -> tuple[int, list[str]]:
+    """(position of the entry to which ``keys`` lead; the keys inside it, at least one)."""
+    names = [entry.get(named) if isinstance(entry, dict) else entry for entry in entries]
+    key, rest = _longest_name(keys, names)
+    is_number = key.isdecimal() and int(key) < len(entries)
+    if key not in names and not is_number:
+        raise UserError(place, f"there is no entry {key!r}", "use its number from 0, or its name")
+    if not rest:
+        raise UserError(place, "points at a whole entry of a list", "name one of its keys")
+    return names.index(key) if key in names else int(key), rest
+
+
+def _inside(
+    node: dict[str, Any] | list[Any], step: Any, place: str, named: str
+) -> dict[str, Any] | list[Any]:
+    """What ``node`` holds at ``step``, as something with keys; ``node`` holds that from now on."""
+    inner = node[step] if isinstance(node, list) else node.get(step)
     if inner is None:
-        node[key] = {}
-    elif isinstance(inner, str) and (
-        listed or key == "model"
-    ):  # a name alone stands for the entry of that name
-        node[key] = {named: inner}
-    elif not isinstance(inner, (dict, list)):
-        raise UserError(place, f"{key} holds a single value", "it has no keys of its own")
-    set_key(node[key], rest, value, place, named)
+        inner = {}
+    elif isinstance(inner, str) and (isinstance(node, list) or step == "model"):  # a name alone
+        inner = {named: inner}
+    elif not isinstance(inner, dict | list):
+        raise UserError(place, f"{step} holds a single value", "it has no keys of its own")
+    node[step] = inner
+    return inner

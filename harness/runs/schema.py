@@ -3,11 +3,15 @@
 from dataclasses import dataclass
 
 from harness.base.settings import option
-from harness.models.embedded import EMBEDDED
+
+# Equals harness.models.embedded.EMBEDDED, whose module imports PyTorch: an order is read without.
+EMBEDDED = "embedded"
 
 
 @dataclass
 class ModelSpec:
+    """The section ``model``."""
+
     name: str = option(EMBEDDED, "a hub id, a local folder, `embedded` or `gemma-3-270m`")
     revision: str | None = option(None, "commit of the hub repository")
     dtype: str = option(
@@ -18,6 +22,8 @@ class ModelSpec:
 
 @dataclass
 class Budget:
+    """The section ``budget``: how much every method learns from."""
+
     prompts: int | None = option(
         None, "prompts drawn for each skill, the same for every method", min=1
     )
@@ -26,13 +32,15 @@ class Budget:
     )
     batch_size: int = option(16, "prompts per optimizer step, unless a method sets its own", min=1)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if (self.prompts is None) == (self.epochs is None):
             raise ValueError("wants exactly one of `prompts` and `epochs`")
 
 
 @dataclass
 class Checkpoints:
+    """The section ``checkpoints``: what a killed run loses, and what a finished one leaves."""
+
     minutes: float = option(
         10.0, "a resume loses at most this much training; 0 writes after every step", min=0
     )
@@ -43,6 +51,8 @@ class Checkpoints:
 
 @dataclass
 class SkillSpec:
+    """One entry of the list ``skills``."""
+
     name: str = option(
         help="a skill of benchmarks/skills, or a new name with `train`, `test` and `grader`"
     )
@@ -65,6 +75,8 @@ class SkillSpec:
 
 @dataclass
 class Schema:
+    """The keys of the file itself. Sections are mappings here; harness.runs.sections reads them."""
+
     skills: list = option(help="the skills, in the order in which they are learned")
     methods: dict = option(help="label: hyperparameters")
     budget: dict = option(help="prompts (or epochs) and batch_size")
@@ -72,7 +84,8 @@ class Schema:
     description: str = option("", "shown in the report")
     experiment: str | list[str] = option(
         [],
-        "what the results are for: experiments that a folder of benchmarks/ names in its experiments.yaml",
+        "what the results are for: experiments that a folder of benchmarks/ names in its "
+        "experiments.yaml",
     )
     model: str | dict = option(
         EMBEDDED, "a hub id, a local folder, `embedded`, `gemma-3-270m`, or a mapping"

@@ -111,7 +111,7 @@ def test_verdicts_are_counted_or_what_grades_instead_is_said(order_file, tmp_pat
 
 
 def test_retention_is_counted_where_its_data_are(order_file, tiny_model, tmp_path, monkeypatch):
-    """The tokens of cloze sentences by hand (a byte is a token), and the answers to instructions."""
+    """The tokens of cloze sentences by hand (a byte is a token); the answers to instructions."""
     suite = load_suite(
         [
             {"task": "embedded_commonsense", "limit": 6},
@@ -147,8 +147,8 @@ def test_retention_is_counted_where_its_data_are(order_file, tiny_model, tmp_pat
     monkeypatch.setattr(Suite, "load", missing)
     text = plan(order, tmp_path / "out")
     assert (
-        "after each stage, not counted (retention task embedded_commonsense: lm-eval cannot load it (no network))"
-        in text
+        "after each stage, not counted (retention task embedded_commonsense: "
+        "lm-eval cannot load it (no network))" in text
     )
     assert "measured), retention not counted\n" in text
 
@@ -180,7 +180,7 @@ def test_a_common_beginning_is_read_once_for_a_batch(order_file, tiny_model):
         for e in skill.examples("train")
     ]
     prompts = [tiny_model[1](text)["input_ids"] for text in texts]
-    shared = next(i for i, column in enumerate(zip(*prompts)) if len(set(column)) > 1)
+    shared = next(i for i, column in enumerate(zip(*prompts, strict=False)) if len(set(column)) > 1)
     assert 10 < shared < min(map(len, prompts))
     outlook = Outlook(tiny_model[1], skill, None, 4, 12)
     mean = sum(map(len, prompts)) / len(prompts)

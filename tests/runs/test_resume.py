@@ -1,122 +1,39 @@
 """A run that is killed anywhere, as often as one likes, ends in the files of a run that was left
 alone.
-
-Every start is ``run_sequence.py`` in a process of its own, forked from a server that has the
-imports behind it. The child may be told to end itself (SIGKILL: nothing is caught, nothing cleaned
-up) before, within or after the n-th call of a function.
 """
 
-import hashlib
 import json
 import multiprocessing
 import os
 import random
-import resource
-import runpy
 import shutil
 import signal
-import sys
 import time
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 from tests.conftest import write_rows
+from tests.runs.processes import ROOT, Runner, assert_same, contents
 
-ROOT = Path(__file__).resolve().parents[2]
 # a lone letter is what a random model gets right now and then
 LETTERS = list("abcdefghijklmnopqrstuvwxyz0123456789")
+
+
 METHODS = {
     "sft": {"learning_rate": 1e-3},
     "sdft": {"learning_rate": 1e-3, "ema_alpha": 0.2},
     "grpo": {"learning_rate": 1e-3, "group_size": 4},
 }
+
+
 # What these keep between two steps is more: a corpus, the teacher's samples, a second phase.
 BASELINES = {
     "cpt": {"learning_rate": 1e-3},
     "offline_distillation": {"learning_rate": 1e-3, "generations": 9},
     "sft_reinvoke": {"learning_rate": 1e-3, "reinvoke_prompts": 10},
 }
-
-
-# ---- processes --------------------------------------------------------------------------------------------------------
-
-
-def _function(spot):
-    """(owner, name) of the function that a spot stands for."""
-    from harness.learning.trainer import Trainer
-    from harness.results.writer import ResultsWriter
-    from harness.runs import sequence
-    from harness.sampling.transformers import TransformersSampler
-
-    return {
-        "update": (Trainer, "update"),
-        "sample": (TransformersSampler, "sample"),
-        "evaluation": (ResultsWriter, "save_evaluation"),
-        "commit": (ResultsWriter, "commit"),
-        "rebuild": (ResultsWriter, "rebuild"),
-        "weights": (sequence, "save_checkpoint"),
-        "replace": (os, "replace"),
-        "rmtree": (shutil, "rmtree"),
-        "unlink": (os, "unlink"),
-        "checkpoint": (torch, "save"),
-        "text": (Path, "write_text"),
-    }[spot]
-
-
-def _arm(spot, when, count, number):
-    """Send signal ``number`` to this process before, within or after the ``count``-th call of
-    ``spot``.
-    """
-    owner, name = _function(spot)
-    real, calls = getattr(owner, name), 0
-
-    def strike():
-        os.kill(os.getpid(), number)
-        if number == signal.SIGKILL:
-            time.sleep(60)
-
-    def half(*args, **kwargs):
-        if spot == "checkpoint":
-            args[1].write(b"PK half of a checkpoint")
-            args[1].flush()
-        elif spot == "text":
-            real(args[0], args[1][: len(args[1]) // 2], **kwargs)
-        else:
-            raise ValueError(spot)
-
-    def armed(*args, **kwargs):
-        nonlocal calls
-        calls += 1
-        if calls != count:
-            return real(*args, **kwargs)
-        if when == "within":
-            half(*args, **kwargs)
-        if when != "after":
-            strike()
-        out = real(*args, **kwargs)
-        if when == "after":
-            strike()
-        return out
-
-    setattr(owner, name, armed)
-
-
-def _child(arguments, log, arm, file_limit):
-    with open(log, "a") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    torch.set_num_threads(1)
-    # a shell's background job starts with Ctrl-C ignored
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    if arm:
-        _arm(*arm)
-    if file_limit:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
-    sys.argv = ["run_sequence.py", *arguments]
-    runpy.run_path(str(ROOT / "run_sequence.py"), run_name="__main__")
 
 
 @pytest.fixture(scope="module")
@@ -146,35 +63,6 @@ def processes():
     else:
         os.environ["PYTHONPATH"] = before
     return context
-
-
-class Runner:
-    """Starts of run_sequence.py on one order and one results folder."""
-
-    def __init__(self, context, order, out, *arguments):
-        self.context, self.out, self.log = context, out, out.with_name(out.name + ".log")
-        self.arguments = [str(order), "--out", str(out), *arguments]
-
-    def start(self, spot=None, when="before", count=1, number=signal.SIGKILL, file_limit=None):
-        self.log.unlink(missing_ok=True)
-        arm = (spot, when, count, number) if spot else None
-        process = self.context.Process(
-            target=_child, args=(self.arguments, str(self.log), arm, file_limit)
-        )
-        process.start()
-        return process
-
-    def run(self, *args, **kwargs):
-        """Exit code; -9 for killed."""
-        process = self.start(*args, **kwargs)
-        process.join(150)
-        return process.exitcode
-
-    def text(self):
-        return self.log.read_text() if self.log.exists() else ""
-
-
-# ---- orders and what they leave ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -240,35 +128,6 @@ def left_alone(processes, orders, tmp_path_factory):
 
     return get
 
-
-CIRCUMSTANCES = ("seconds", "peak_memory_gib", "started", "git", "first_stage", "earlier")
-
-
-def contents(folder):
-    """{file: what it holds, but for when and where}, of all files but the report's."""
-    out = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        name = str(path.relative_to(folder))
-        if name.startswith("report/"):
-            continue
-        if path.suffix == ".jsonl":
-            rows = [json.loads(line) for line in path.read_text().splitlines()]
-            out[name] = [{k: v for k, v in row.items() if k not in CIRCUMSTANCES} for row in rows]
-        elif path.suffix == ".json" and "weights" not in path.parts:
-            out[name] = {
-                k: v for k, v in json.loads(path.read_text()).items() if k not in CIRCUMSTANCES
-            }
-        else:
-            out[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return out
-
-
-def assert_same(found, wanted):
-    assert set(found) == set(wanted), set(found) ^ set(wanted)  # nothing missing, nothing left over
-    assert [name for name in wanted if found[name] != wanted[name]] == []
-
-
-# ---- tests ------------------------------------------------------------------------------------------------------------
 
 # Each start goes on from where the one before was killed; together they cover a stage's whole life.
 PLACES = [
@@ -452,6 +311,7 @@ def test_a_second_process_is_refused_and_the_first_is_not_disturbed(
     second.log = tmp_path / "second.log"
     assert second.run() == 2
     assert second.text() == (
+        f"[0:00] reads {order}\n"
         f"error: {tmp_path}/out/runs/sft-seed0: another process works on this run; "
         "wait for it, or choose another --method or --seed\n"
     )
@@ -465,10 +325,10 @@ def test_processes_share_a_folder(processes, orders, left_alone, tmp_path):
     """One process a method, all at once: nothing of the shared files is lost."""
     order = orders("all")
     runners = [Runner(processes, order, tmp_path / "out", "--method", method) for method in METHODS]
-    for runner, method in zip(runners, METHODS):
+    for runner, method in zip(runners, METHODS, strict=True):
         runner.log = tmp_path / f"{method}.log"
     started = [runner.start() for runner in runners]
-    for process, runner in zip(started, runners):
+    for process, runner in zip(started, runners, strict=True):
         process.join(150)
         assert process.exitcode == 0, runner.text()
     found = contents(tmp_path / "out")

@@ -20,7 +20,7 @@ from benchmarks.paper.measured import difference, estimate
 from harness.base.errors import UserError
 from harness.base.files import write_json, write_jsonl
 from harness.results.writer import ResultsWriter
-from harness.runs.order import known_experiments
+from harness.runs.sections import known_experiments
 
 ROOT = Path(__file__).resolve().parents[3]
 ORDERS = sorted((ROOT / "benchmarks" / "orders" / "paper").glob("*/*.yaml"))

@@ -1,0 +1,328 @@
+"""What an order costs before it runs: work, seconds and memory of each method x skill."""
+
+import copy
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from harness.base.errors import UserError
+from harness.base.files import read_json
+from harness.learning.outlook import Outlook, Work
+from harness.models.load import resolve_device
+from harness.results.writer import ResultsWriter
+from harness.runs.cost import Machine, Memory
+from harness.runs.methods import MethodSpec
+from harness.runs.order import Order
+from harness.skills.skill import Skill
+from harness.skills.templates import ORACLE_TEMPLATE
+
+RETENTION_BATCH = 32  # answers that the retention suite samples at once
+
+
+@dataclass(frozen=True)
+class SkillCost:
+    """What it costs to measure one skill on one model: answers, and seconds of each measurement.
+
+    answers, evaluation: of all evaluated splits; oracle_answers: of the oracle's. The base alone
+    has ``teacher`` and ``oracle``; pass_at_k and kl belong to the skill's own stage.
+    """
+
+    answers: int
+    evaluation: float
+    pass_at_k: float
+    kl: float
+    teacher: float
+    oracle: float
+    oracle_answers: int
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """One stage of one run of a method.
+
+    evaluations: inside the stage and at its end; evaluated_skills: the names of the skills that
+    these measure, once each time; seconds: measured in runs of the folder, if there are any, or
+    estimated; memory: GiB at the peak, on the device and in host memory.
+    """
+
+    label: str
+    skill: str
+    prompts: int
+    batch_size: int
+    steps: int
+    evaluations: int
+    evaluated_skills: tuple[str, ...]
+    seconds: float
+    is_measured: bool
+    memory: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class OrderCost:
+    """What all runs of an order cost.
+
+    parameters: weights of the model; flops: operations a second of this machine; retention: seconds
+    of the suite on one model; uncounted: why these are unknown, or None.
+    """
+
+    parameters: int
+    flops: float
+    seeds: int
+    skills: dict[str, SkillCost]
+    stages: list[StageCost]
+    retention: float
+    uncounted: str | None
+
+    @property
+    def evaluations(self) -> int:
+        """Of all runs, and of the base once."""
+        return 1 + sum(stage.evaluations for stage in self.stages) * self.seeds
+
+    @property
+    def times(self) -> Counter[str]:
+        """How often each skill is measured, the base included."""
+        times = Counter(list(self.skills))
+        for stage in self.stages:
+            times.update(stage.evaluated_skills * self.seeds)
+        return times
+
+    @property
+    def answers(self) -> int:
+        """Answers of all evaluations."""
+        return sum(self.skills[name].answers * count for name, count in self.times.items())
+
+    @property
+    def seconds(self) -> float:
+        """Of all runs, and of everything that is measured at the base."""
+        stages = 0.0
+        for stage in self.stages:
+            stages += stage.seconds * self.seeds
+        skills = self.skills.values()
+        base = sum(skill.evaluation for skill in skills)
+        further = sum(skill.pass_at_k + skill.teacher + skill.oracle for skill in skills)
+        return stages + base + further + self.retention
+
+    @property
+    def memory(self) -> dict[str, tuple[float, float]]:
+        """{label: GiB at the peak of all stages, on the device and in host memory}."""
+        peaks: dict[str, tuple[float, float]] = {}
+        for stage in self.stages:
+            peaks[stage.label] = max(peaks.get(stage.label, (0.0, 0.0)), stage.memory)
+        return peaks
+
+
+def estimate_order(
+    order: Order,
+    tokenizer: PreTrainedTokenizerBase,
+    shape: PreTrainedModel,
+    results: ResultsWriter,
+) -> OrderCost:
+    """What an order costs on this machine; shape: its model on the meta device.
+
+    results: the folder whose finished stages give measured times.
+    """
+    estimator = _Estimator(order, tokenizer, shape)
+    stages = [
+        estimator.stage(spec, number, results)
+        for spec in order.methods.values()
+        for number in range(1, len(order.skills) + 1)
+    ]
+    return OrderCost(
+        parameters=estimator.machine.parameters,
+        flops=estimator.machine.flops,
+        seeds=len(order.seeds),
+        skills=estimator.skills,
+        stages=stages,
+        retention=estimator.retention,
+        uncounted=estimator.uncounted,
+    )
+
+
+def example_count(skill: Skill, split: str, most: int | None) -> int:
+    """Examples of a split that are measured: the first ``most``, or all."""
+    count = len(skill.examples(split))
+    return count if most is None else min(count, most)
+
+
+class _Estimator:
+    """Costs of one order: of each skill, of the retention suite, and on request of a stage."""
+
+    def __init__(
+        self, order: Order, tokenizer: PreTrainedTokenizerBase, shape: PreTrainedModel
+    ) -> None:
+        device, dtype = resolve_device(order.model.device), order.dtype()
+        self.order = order
+        self.machine = Machine(sum(p.numel() for p in shape.parameters()), dtype, device)
+        self.memory = Memory(shape, dtype, device)
+        self.outlooks = {
+            skill.name: Outlook(
+                tokenizer,
+                skill,
+                order.template(skill),
+                order.limit(skill, rollout=True),
+                order.prompts(skill),
+            )
+            for skill in order.skills
+        }
+        self.skills = {skill.name: self._skill(skill) for skill in order.skills}
+        self.retention, self.uncounted = self._retention(tokenizer)
+
+    # ---- stages --------------------------------------------------------------------------------
+
+    def stage(self, spec: MethodSpec, number: int, results: ResultsWriter) -> StageCost:
+        """The cost of stage ``number`` of one run of a method."""
+        order = self.order
+        skill = order.skills[number - 1]
+        method = spec.cls(spec.config)
+        prompts = order.prompts(skill, spec.config)
+        batch_size = order.batch_size(spec.config)
+        phases = method.phases(prompts)
+        steps = sum(-(-phase // batch_size) for phase in phases)
+        every = order.evaluate.every_steps
+        inside = (steps - 1) // every if every else 0
+        names = [s.name for s in order.evaluated(number)]
+        names += [s.name for s in order.evaluated(number, final=False)] * inside
+        outlook = copy.copy(self.outlooks[skill.name])
+        outlook.prompts = prompts
+        work = method.work(outlook)
+        seconds_measured = self._measured_seconds(spec.label, number, results)
+        seconds_estimated = self._learning_seconds(work, prompts, batch_size)
+        seconds_estimated += self._evaluation_seconds(skill, names)
+        return StageCost(
+            label=spec.label,
+            skill=skill.name,
+            prompts=sum(phases),
+            batch_size=batch_size,
+            steps=steps,
+            evaluations=1 + inside,
+            evaluated_skills=tuple(names),
+            seconds=seconds_estimated if seconds_measured is None else seconds_measured,
+            is_measured=seconds_measured is not None,
+            memory=self._peak(spec, work, outlook, batch_size),
+        )
+
+    def _measured_seconds(self, label: str, number: int, results: ResultsWriter) -> float | None:
+        """Mean seconds of this stage in the folder's runs of all seeds; None if there are none."""
+        seconds = []
+        for seed in self.order.seeds:
+            path = results.stage(f"{label}-seed{seed}", number) / "stage.json"
+            if path.exists():
+                seconds.append(sum(read_json(path, "seconds")["seconds"].values()))
+        return statistics.fmean(seconds) if seconds else None
+
+    def _learning_seconds(self, work: Work, prompts: int, batch_size: int) -> float:
+        machine, at_once = self.machine, self.order.rollout.batch_size
+        passes = 3 * machine.forward(work.learned) + machine.forward(work.scored + work.read)
+        seconds = prompts * passes
+        full_batches, rest = divmod(prompts, batch_size)
+        for batches, rows in ((full_batches, batch_size), (1, rest)):
+            if rows:
+                seconds += batches * machine.sample(rows * work.answers, work.sampled, at_once)
+        return seconds + machine.sample(prompts * work.beforehand, work.sampled, at_once)
+
+    def _evaluation_seconds(self, skill: Skill, evaluated_skills: Sequence[str]) -> float:
+        """Of all evaluations of the stage that teaches ``skill``."""
+        own = self.skills[skill.name]
+        skills = sum(self.skills[name].evaluation for name in evaluated_skills)
+        return skills + self.retention + own.pass_at_k + own.kl
+
+    def _peak(
+        self, spec: MethodSpec, work: Work, outlook: Outlook, batch_size: int
+    ) -> tuple[float, float]:
+        """GiB (on the device, in host memory), of learning or evaluation, whichever has more."""
+        order = self.order
+        length = outlook.prompt + outlook.limit
+        cached_tokens = min(order.rollout.batch_size, batch_size * work.answers) * length
+        for skill in order.skills:
+            rows = min(order.evaluate.batch_size, self.skills[skill.name].answers)
+            answer = self.outlooks[skill.name].prompt + order.limit(skill)
+            cached_tokens = max(cached_tokens, rows * answer)
+        return self.memory.of(spec.config, work, length, cached_tokens)
+
+    # ---- measurements --------------------------------------------------------------------------
+
+    def _skill(self, skill: Skill) -> SkillCost:
+        settings = self.order.evaluate
+        answers = self._answers(skill, self.order.splits(skill))
+        reading = self.outlooks[skill.name].reading(answers, settings.batch_size)
+        return SkillCost(
+            answers=answers,
+            evaluation=self.machine.forward(reading) + self._sampling(skill, answers),
+            pass_at_k=self._pass_at_k(skill),
+            kl=self._kl(skill),
+            teacher=self._teacher(skill) if settings.teacher else 0.0,
+            oracle=self._oracle(skill) if settings.oracle else 0.0,
+            oracle_answers=self._answers(skill, self.order.reported(skill))
+            if settings.oracle
+            else 0,
+        )
+
+    def _answers(self, skill: Skill, splits: Iterable[str]) -> int:
+        most = self.order.evaluate.examples
+        return sum(example_count(skill, split, most) for split in splits)
+
+    def _sampling(self, skill: Skill, rows: int) -> float:
+        order = self.order
+        return self.machine.sample(rows, order.limit(skill), order.evaluate.batch_size)
+
+    def _pass_at_k(self, skill: Skill) -> float:
+        pass_at_k = self.order.pass_at_k
+        if pass_at_k is None:
+            return 0.0
+        rows = example_count(skill, self.order.evaluate.split, pass_at_k.prompts)
+        return self._sampling(skill, rows * pass_at_k.samples)
+
+    def _kl(self, skill: Skill) -> float:
+        """The model's answers, and four passes over them and over those of the base.
+
+        The base's answers are sampled once for all models.
+        """
+        kl = self.order.kl
+        if kl is None:
+            return 0.0
+        rows = example_count(skill, self.order.evaluate.split, kl.prompts)
+        length = self.outlooks[skill.name].prompt + self.order.limit(skill)
+        return self._sampling(skill, rows) + self.machine.forward(4 * rows * length)
+
+    def _teacher(self, skill: Skill) -> float:
+        order, machine = self.order, self.machine
+        outlook = self.outlooks[skill.name]
+        teacher_prompt = outlook.teacher_prompt()
+        split = order.teacher_split(skill)
+        rows = example_count(skill, split, order.evaluate.examples)
+        seconds = self._sampling(skill, rows) + machine.forward(rows * teacher_prompt)
+        if split not in order.splits(skill):  # the model without the demonstration, beside it
+            seconds += self._sampling(skill, rows) + machine.forward(rows * outlook.prompt)
+        if order.kl:  # answers of the base and of the teacher, and two passes over each
+            rows = example_count(skill, split, order.kl.prompts)
+            length = outlook.prompt + teacher_prompt + 2 * order.limit(skill)
+            seconds += 2 * self._sampling(skill, rows) + machine.forward(2 * rows * length)
+        return seconds
+
+    def _oracle(self, skill: Skill) -> float:
+        seconds = 0.0
+        for split in self.order.reported(skill):
+            rows = example_count(skill, split, self.order.evaluate.examples)
+            prompt = self.outlooks[skill.name].teacher_prompt(template=ORACLE_TEMPLATE, split=split)
+            seconds += self._sampling(skill, rows) + self.machine.forward(rows * prompt)
+        return seconds
+
+    def _retention(self, tokenizer: PreTrainedTokenizerBase) -> tuple[float, str | None]:
+        """(seconds of the suite on one model, why they are unknown or None).
+
+        From the suite's own requests, of which a few are made.
+        """
+        suite, machine = self.order.suite, self.machine
+        if suite is None:
+            return 0.0, None
+        try:
+            read, generated = suite.work(tokenizer)
+        except UserError as error:
+            return 0.0, str(error).partition(";")[0]
+        answers = sum(
+            machine.sample(rows, length, RETENTION_BATCH) for length, rows in generated.items()
+        )
+        return machine.forward(read) + answers, None

@@ -1,0 +1,71 @@
+"""A grid of an order: a method for every combination of hyperparameters."""
+
+import itertools
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any
+
+from harness.base.errors import UserError, did_you_mean
+from harness.runs.methods import MethodSpec
+from harness.runs.sections import names_folder
+
+
+def expand_grid(
+    methods: Mapping[str, MethodSpec],
+    label: str,
+    values: object,
+    options: Mapping[str, Any],
+    build: Callable[[str, Mapping[str, Any], str], MethodSpec],
+    place: str,
+) -> dict[str, MethodSpec]:
+    """``methods`` with a method for every combination of a grid instead of the one of ``label``.
+
+    values: {hyperparameter: list of values}; options: the hyperparameters that the order gives the
+    label otherwise; build: makes a method of (label, hyperparameters, place). Raises UserError.
+    """
+    grid = _checked(methods, label, values, place)
+    result = {name: spec for name, spec in methods.items() if name != label}
+    for combination in itertools.product(*grid.values()):
+        point = dict(zip(grid, combination, strict=True))
+        spec = build(label, {**options, **point}, place)
+        spec.grid_of = label
+        spec.values = {name: getattr(spec.config, name) for name in grid}
+        spec.label = _point_label(label, spec.values)
+        if not names_folder(spec.label):
+            raise UserError(
+                place,
+                f"{spec.label!r} is too long for a label",
+                "take fewer hyperparameters, or a shorter label",
+            )
+        if spec.label in result:
+            raise UserError(place, f"{spec.label} stands twice", "give different values")
+        result[spec.label] = spec
+    return result
+
+
+def _checked(
+    methods: Mapping[str, MethodSpec], label: str, values: object, place: str
+) -> dict[str, list[Any]]:
+    if label not in methods:
+        raise UserError(place, f"there is no method {label!r}", did_you_mean(label, methods))
+    if not isinstance(values, dict) or not values:
+        raise UserError(place, "must be a mapping from hyperparameters to lists of values")
+    hyperparameters = [field.name for field in fields(methods[label].config)]
+    for name, each in values.items():
+        if name not in hyperparameters:
+            raise UserError(f"{place}: {name}", "unknown key", did_you_mean(name, hyperparameters))
+        if not isinstance(each, list) or not each:
+            raise UserError(f"{place}: {name}", "must be a list of values", "as [1e-5, 5e-5]")
+    return values
+
+
+def _point_label(label: str, values: Mapping[str, Any]) -> str:
+    """sft.learning_rate-1e-05.epochs-1; what no folder may be called becomes an underscore."""
+    parts = [f"{name}-{_short(value)}" for name, value in values.items()]
+    return re.sub(r"[^A-Za-z0-9._-]", "_", ".".join([label, *parts]))
+
+
+def _short(value: Any) -> Any:
+    """Whole numbers without their point: epochs: 1 and 1.0 are the same value."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value

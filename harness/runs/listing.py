@@ -1,0 +1,85 @@
+"""What an order can name: methods, skills, graders, retention suites, and the orders themselves.
+
+Reads source and YAML as text where it can: nothing here imports PyTorch.
+"""
+
+import ast
+import importlib
+import inspect
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import yaml
+
+from harness.base.files import ROOT
+from harness.base.registry import only_subclass
+from harness.skills.graders import GRADERS
+from harness.skills.skill import Skill
+
+Entries = Iterator[tuple[str, str]]  # (name, what it is)
+
+
+def methods() -> Entries:
+    """The files of methods/, with the first paragraph of their docstring."""
+    for path in _modules(ROOT / "methods"):
+        source = ast.parse(path.read_text(encoding="utf-8"))
+        yield path.stem, _first_paragraph(ast.get_docstring(source))
+
+
+def skills() -> Entries:
+    """The files of benchmarks/skills, with their description."""
+    for path in _modules(ROOT / "benchmarks" / "skills"):
+        name = path.stem
+        try:
+            module = importlib.import_module(f"benchmarks.skills.{name}")
+        except ImportError as error:  # a package that its data come from
+            yield name, f"cannot be imported ({error})"
+        else:
+            yield name, only_subclass(module, Skill, "skill", str(path)).description
+
+
+def graders() -> Entries:
+    """The graders for a skill of the user's own, with the first paragraph of their docstring."""
+    for name, grader in GRADERS.items():
+        yield name, _first_paragraph(inspect.getdoc(grader))
+
+
+def suites() -> Entries:
+    """The retention suites of benchmarks/retention."""
+    for path in sorted((ROOT / "benchmarks" / "retention").glob("*.yaml")):
+        yield path.stem, _description(path)
+
+
+def orders() -> Entries:
+    """The task-order files of benchmarks/orders, by their path from there."""
+    folder = ROOT / "benchmarks" / "orders"
+    for path in sorted(folder.rglob("*.yaml")):
+        yield str(path.relative_to(folder)), _description(path)
+
+
+LISTINGS: dict[str, Callable[[], Entries]] = {
+    "methods": methods,
+    "skills": skills,
+    "graders": graders,
+    "suites": suites,
+    "orders": orders,
+}
+
+
+def _modules(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.py") if not path.stem.startswith("_"))
+
+
+def _first_paragraph(docstring: str | None) -> str:
+    """Of a docstring, on one line."""
+    return " ".join((docstring or "").split("\n\n")[0].split())
+
+
+def _description(path: Path) -> str:
+    """The key ``description`` of a YAML file, on one line."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError):
+        return "is not YAML"
+    description = content.get("description") if isinstance(content, dict) else None
+    return " ".join(str(description or "").split())

@@ -1,0 +1,154 @@
+"""What is measured on the live model of a run: each skill, and at the borders of stages more."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from harness.models.checkpoint import model_fingerprint
+from harness.results.formats import ORACLE
+from harness.runs.engines import load_order_model
+from harness.runs.one_run import OneRun, check_base_model
+from harness.skills.skill import Skill
+
+# What the Evaluator returns: key, protocol, evaluation.
+KeyedEvaluation = tuple[str, str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """An evaluation on its way to the records.
+
+    names: {metric: its name in the records}; None puts all metrics there by their own names.
+    """
+
+    key: str
+    protocol: str
+    evaluation: dict[str, Any]
+    names: dict[str, str] | None = None
+
+    def values(self) -> Iterator[tuple[str, float, float | None]]:
+        """(metric, value, standard error) of every record."""
+        metrics = self.evaluation["metrics"]
+        names = {metric: metric for metric in metrics} if self.names is None else self.names
+        for metric, name in names.items():
+            value, stderr = metrics[metric]
+            yield name, value, stderr
+
+
+class Measurements:
+    """Evaluations of a run's model with the weights that it has now.
+
+    Every method yields a Finding as soon as it is made.
+    """
+
+    def __init__(self, live: OneRun, progress: Callable[[str], Callable[..., None]]) -> None:
+        """progress: makes a line of progress for what is evaluated."""
+        self.live = live
+        self.order = live.order
+        self.progress = progress
+        self.weights = model_fingerprint(live.model)
+
+    def of_skills(self, skills: Iterable[Skill]) -> Iterator[Finding]:
+        """Every evaluated split of the skills."""
+        for skill in skills:
+            for split in self.order.splits(skill):
+                yield Finding(*self._skill(skill, split, f"{skill.name} {split}"))
+
+    def after_learning(self, skill: Skill) -> Iterator[Finding]:
+        """pass@k and the KL to the base policy of the skill that was just learned."""
+        if self.order.evaluate.pass_at_k:
+            yield self._pass_at_k(skill)
+        if self.order.evaluate.kl:
+            yield self._kl_to_base(skill)
+
+    def of_base(self) -> Iterator[Finding]:
+        """pass@k, teacher and oracle of every skill at the base model."""
+        settings = self.order.evaluate
+        if settings.pass_at_k:
+            for skill in self.order.skills:
+                yield self._pass_at_k(skill)
+        if settings.teacher:
+            for skill in self.order.skills:
+                yield from self._teacher(skill)
+        if settings.oracle:
+            for skill in self.order.skills:
+                for split in self.order.reported(skill):
+                    yield self._oracle(skill, split)
+
+    def of_retention(self) -> Iterator[Finding]:
+        """Every task of the retention suite."""
+        if self.order.suite is None:
+            return
+        live = self.live
+        for measurement in live.evaluator.retention(
+            live.model, live.tokenizer, self.weights, self.progress("retention"), live.sampler
+        ):
+            yield Finding(*measurement)
+
+    def _skill(self, skill: Skill, split: str, what: str, **prompt: bool) -> KeyedEvaluation:
+        """prompt: teacher or oracle, as Evaluator.skill takes them."""
+        live = self.live
+        return live.evaluator.skill(
+            live.model,
+            live.tokenizer,
+            live.sampler,
+            self.weights,
+            skill,
+            split,
+            self.progress(what),
+            **prompt,
+        )
+
+    def _pass_at_k(self, skill: Skill) -> Finding:
+        live = self.live
+        measurement = live.evaluator.pass_at_k(
+            live.model,
+            live.tokenizer,
+            live.sampler,
+            self.weights,
+            skill,
+            self.progress(f"{skill.name} pass@k"),
+        )
+        return Finding(*measurement)
+
+    def _kl_to_base(self, skill: Skill) -> Finding:
+        live = self.live
+        base, _ = load_order_model(self.order)  # a second copy, for as long as this takes
+        check_base_model(live.results, model_fingerprint(base))
+        measurement = live.evaluator.kl(
+            live.model,
+            base,
+            live.tokenizer,
+            skill,
+            self.order.evaluate.split,
+            self.progress(f"{skill.name} KL to the base policy"),
+        )
+        return Finding(*measurement)
+
+    def _teacher(self, skill: Skill) -> Iterator[Finding]:
+        """Accuracy under the teacher's prompt, and what it is to be compared with."""
+        live = self.live
+        split = self.order.teacher_split(skill)
+        what = f"{skill.name} teacher"
+        if split not in self.order.splits(skill):
+            yield Finding(*self._skill(skill, split, what))
+        measurement = self._skill(skill, split, what, teacher=True)
+        yield Finding(*measurement, names={skill.metric: "teacher_accuracy"})
+        if self.order.evaluate.kl:
+            measurement = live.evaluator.kl(
+                live.model,
+                live.model,
+                live.tokenizer,
+                skill,
+                split,
+                self.progress(what),
+                teacher=True,
+            )
+            yield Finding(*measurement)
+
+    def _oracle(self, skill: Skill, split: str) -> Finding:
+        measurement = self._skill(
+            skill, split, f"{skill.name} {split} with its source", oracle=True
+        )
+        _, _, evaluation = measurement
+        return Finding(*measurement, names={m: ORACLE + m for m in evaluation["metrics"]})

@@ -1,0 +1,95 @@
+"""The methods of an order: a label and its hyperparameters become a MethodSpec."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from harness.base.errors import UserError
+from harness.base.settings import build
+from harness.learning.method import Method, get_method
+from harness.learning.trainer import TrainingConfig
+from harness.skills.skill import Skill
+
+
+@dataclass
+class MethodSpec:
+    """One label of the order: which method, with which hyperparameters.
+
+    method: the name of the method, or its file as the order has it; written: {hyperparameter: path
+    as the order has it}; files: {what: checksum} of the method's own file and of those that its
+    hyperparameters name. A point of a grid knows the label whose grid it belongs to (``grid_of``)
+    and the ``values`` that are its own.
+    """
+
+    label: str
+    method: str
+    cls: type[Method]
+    config: TrainingConfig
+    written: dict[str, str]
+    files: dict[str, str]
+    grid_of: str | None = None
+    values: dict[str, Any] | None = None
+
+
+def build_method(
+    label: str,
+    options: Mapping[str, Any],
+    place: str,
+    skills: Iterable[Skill],
+    beside: Callable[[str], Path],
+) -> MethodSpec:
+    """The method of one label.
+
+    beside: finds a file that the order names. Raises UserError: an unknown method, a wrong
+    hyperparameter, a file that is missing, or a training example of ``skills`` without a field that
+    the method needs.
+    """
+    hyperparameters = dict(options)
+    file = hyperparameters.pop("file", None)
+    name = str(hyperparameters.pop("method", None) or label)
+    code = None if file is None else beside(str(file))
+    cls = get_method(name, code, place)
+    spec = MethodSpec(
+        label,
+        method=str(file or name),
+        cls=cls,
+        config=build(cls.Config, hyperparameters, place),
+        written={},
+        files={} if code is None else {"file": _checksum(code)},
+    )
+    _find_files(spec, place, beside)
+    _check_examples(cls(spec.config), name, skills, place)
+    return spec
+
+
+def _find_files(spec: MethodSpec, place: str, beside: Callable[[str], Path]) -> None:
+    """Put the paths of files that hyperparameters name into the config, and their checksums."""
+    for field in fields(spec.config):
+        written = getattr(spec.config, field.name)
+        if not field.metadata.get("path") or written is None:
+            continue
+        path = beside(written)
+        if not path.is_file():
+            raise UserError(
+                f"{place}: {field.name}", f"{written} is not a file", field.metadata["help"]
+            )
+        setattr(spec.config, field.name, str(path))
+        spec.written[field.name] = written
+        spec.files[field.name] = _checksum(path)
+
+
+def _check_examples(method: Method, name: str, skills: Iterable[Skill], place: str) -> None:
+    for skill in skills:
+        for need in method.needs:
+            for example in skill.examples("train"):
+                if getattr(example, need) is None:
+                    raise UserError(
+                        place,
+                        f"{name} needs {need}s; skill {skill.name}, example {example.id} has none",
+                    )
+
+
+def _checksum(path: str | Path) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]

@@ -1,0 +1,158 @@
+"""The sections of an order file, checked against their schema. Nothing here imports PyTorch.
+
+A wrong key or value is refused within a second. What needs a look at a model, at data or at a
+method follows in harness.runs.order.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from harness.base.errors import UserError
+from harness.base.files import ROOT
+from harness.base.settings import build, check
+from harness.evaluation.settings import KL, Evaluate, PassAtK
+from harness.runs.schema import Budget, Checkpoints, ModelSpec, Schema, SkillSpec
+from harness.sampling.settings import Rollout, VLLMConfig
+
+NAMES = "use letters, digits, - and _, at most 200"
+SERIES = ("base", "teacher", "oracle_rag")  # rows of the report beside those of the methods
+
+
+class Sections:
+    """An order file with every section in its dataclass; files, skills and methods are names.
+
+    skill_specs: the entries of ``skills``; method_options: the hyperparameters that the file gives
+    each label; grid: {label: {hyperparameter: values}}; judge_section, retention_section: as in the
+    file. ``selects``: whether a grid selects among its points, by validation scores.
+    """
+
+    def __init__(self, mapping: object, path: str | Path) -> None:
+        """Raises UserError for a key or a value that the schema does not allow."""
+        self.path = Path(path)
+        self.place = place = str(self.path)
+        schema = build(Schema, mapping, place)
+        self.description: str = schema.description
+        self.experiment = _experiments(schema.experiment, f"{place}: experiment")
+        self.name: str = schema.name or self.path.stem
+        if not names_folder(self.name):
+            raise UserError(f"{place}: name", f"{self.name!r} is no folder name", NAMES)
+        self.model: ModelSpec = build(ModelSpec, _named(schema.model), f"{place}: model")
+        self.budget: Budget = build(Budget, schema.budget, f"{place}: budget")
+        self.rollout: Rollout = build(Rollout, schema.rollout, f"{place}: rollout")
+        self.evaluate = _evaluate_section(schema, place)
+        self.grid = _by_label(schema.grid)
+        self.selects = bool(schema.grid)
+        self.vllm: VLLMConfig = build(VLLMConfig, schema.vllm, f"{place}: vllm")
+        self.checkpoints: Checkpoints = build(
+            Checkpoints, schema.checkpoints, f"{place}: checkpoints"
+        )
+        self.seeds = _seeds(schema.seeds, f"{place}: seeds")
+        self.skill_specs = _skill_specs(schema.skills, f"{place}: skills")
+        self.method_options = _method_options(schema.methods, f"{place}: methods")
+        self.judge_section: dict[str, Any] = schema.judge
+        self.retention_section: str | list[Any] | None = schema.retention
+
+    @property
+    def pass_at_k(self) -> PassAtK | None:
+        """The section ``evaluate.pass_at_k``, if there is one."""
+        return cast(PassAtK | None, self.evaluate.pass_at_k)  # a mapping until it is checked
+
+    @property
+    def kl(self) -> KL | None:
+        """The section ``evaluate.kl``, if there is one."""
+        return cast(KL | None, self.evaluate.kl)
+
+    def beside(self, name: str) -> Path:
+        """A path beside the order file; one from the current folder if there is none."""
+        path = Path(os.path.expanduser(name))
+        beside = self.path.parent / path
+        return path if path.exists() and not beside.exists() else beside
+
+
+def known_experiments() -> list[str]:
+    """Names of the experiments that benchmarks/*/experiments.yaml list."""
+    files = sorted((ROOT / "benchmarks").glob("*/experiments.yaml"))
+    return [name for file in files for name in yaml.safe_load(file.read_text(encoding="utf-8"))]
+
+
+def names_folder(text: str) -> bool:
+    """Whether a folder may have this name, also with a seed behind it."""
+    return bool(re.fullmatch(r"[A-Za-z0-9._-]{1,200}", text)) and bool(text.strip("."))
+
+
+def _named(entry: object) -> object:
+    """An entry that is a name alone, as a mapping."""
+    return {"name": entry} if isinstance(entry, str) else entry
+
+
+def _by_label(mapping: Mapping[Any, Any]) -> dict[str, Any]:
+    """A mapping whose keys are texts: YAML reads a label such as 1 as a number."""
+    return {str(label): value for label, value in mapping.items()}
+
+
+def _experiments(names: str | list[str], place: str) -> list[str]:
+    names = [names] if isinstance(names, str) else names
+    check(names, {"choices": known_experiments()}, place)
+    return names
+
+
+def _evaluate_section(schema: Schema, place: str) -> Evaluate:
+    evaluate: Evaluate = build(Evaluate, schema.evaluate, f"{place}: evaluate")
+    for key, kind in (("pass_at_k", PassAtK), ("kl", KL)):
+        section = getattr(evaluate, key)
+        if section is not None:
+            setattr(evaluate, key, build(kind, section, f"{place}: evaluate.{key}"))
+    if schema.grid and evaluate.split != "test":
+        raise UserError(
+            f"{place}: grid",
+            f"selects on the validation split, and evaluate.split is {evaluate.split}",
+            "leave evaluate.split at test: the selected run's test result is reported",
+        )
+    return evaluate
+
+
+def _seeds(seeds: list[int], place: str) -> list[int]:
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise UserError(place, "must be one or more different whole numbers")
+    return seeds
+
+
+def _skill_specs(entries: list[Any], place: str) -> list[SkillSpec]:
+    specs: list[SkillSpec] = []
+    for i, entry in enumerate(entries):
+        spec: SkillSpec = build(SkillSpec, _named(entry), f"{place}[{i}]")
+        if any(spec.name == other.name for other in specs):
+            raise UserError(
+                f"{place}[{i}]",
+                f"skill {spec.name!r} stands twice",
+                "a skill is learned once in an order",
+            )
+        specs.append(spec)
+    if not specs:
+        raise UserError(place, "is empty", "name at least one skill")
+    return specs
+
+
+def _method_options(methods: Mapping[Any, Any], place: str) -> dict[str, dict[str, Any]]:
+    """{label: hyperparameters}, {} where the file gives none."""
+    for label, options in _by_label(methods).items():
+        if not names_folder(label):
+            raise UserError(f"{place}.{label}", f"{label!r} is no label", NAMES)
+        if label in SERIES:
+            raise UserError(
+                f"{place}.{label}",
+                f"{label!r} is what the report calls a row of its own",
+                "choose another label, and name the `method`",
+            )
+        if not isinstance(options, dict | None):
+            raise UserError(
+                f"{place}.{label}", f"must be a mapping of hyperparameters, not {options!r}"
+            )
+    if not methods:
+        raise UserError(place, "is empty", "name at least one method")
+    return {label: dict(options or {}) for label, options in _by_label(methods).items()}

@@ -1,0 +1,306 @@
+"""One stage of a run, from its first draw to the commit of its folder."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from harness.base.console import Rate
+from harness.base.files import read_json, write_json, write_jsonl
+from harness.base.seeds import seed_for
+from harness.learning.stage import Stage, Step, seed_all
+from harness.models.checkpoint import save_checkpoint
+from harness.models.memory import peak_memory, reset_peak_memory
+from harness.results.writer import ResultsWriter
+from harness.runs.checkpoints import load_state, save_state
+from harness.runs.engines import sampler_for
+from harness.runs.measurements import Finding, Measurements
+from harness.runs.one_run import OneRun
+from harness.runs.order import no_short_prompt
+from harness.skills.skill import Example
+
+
+def run_stage(live: OneRun, number: int) -> None:
+    """Learn, evaluate and commit stage ``number``; 0 is the base model, which learns nothing."""
+    stage = SkillStage(live, number) if number else BaseStage(live)
+    stage.learn()
+    stage.evaluate(final=True)
+    stage.commit()
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """What learning took: optimizer steps, prompts drawn, tokens, seconds."""
+
+    steps: int = 0
+    prompts: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: "Amounts") -> "Amounts":
+        return Amounts(
+            self.steps + other.steps,
+            self.prompts + other.prompts,
+            self.tokens + other.tokens,
+            self.seconds + other.seconds,
+        )
+
+
+def _amounts_before(results: ResultsWriter, run: str, number: int) -> Amounts:
+    """What the stages of a run before stage ``number`` took."""
+    total = Amounts()
+    for k in range(number):
+        path = results.stage(run, k) / "stage.json"
+        stage = read_json(path, "steps", "prompts", "tokens", "seconds")
+        seconds = stage["seconds"]["training"] + stage["seconds"]["sampling"]
+        total += Amounts(stage["steps"], stage["prompts"], stage["tokens"], seconds)
+    return total
+
+
+class BaseStage:
+    """Stage 0, the base model; and what every stage does: evaluate, record, commit.
+
+    folder: where the stage is written until it is committed; before: what the stages before it
+    took; log: the rows of training.jsonl; records: those of records.jsonl.
+    """
+
+    def __init__(self, live: OneRun, number: int = 0, name: str = "base model") -> None:
+        self.live = live
+        self.number = number
+        self.where = f"{live.title}, stage {number}/{len(live.order.skills)} {name}"
+        self.folder = live.results.run(live.run.name) / f"stage-{number}.partial"
+        self.before = _amounts_before(live.results, live.run.name, number)
+        self.log: list[dict[str, Any]] = []
+        self.records: list[dict[str, Any]] = []
+        live.evaluator.seconds = {"evaluation": 0.0, "retention": 0.0}
+        reset_peak_memory(live.model.device)
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def skill_name(self) -> str | None:
+        """The skill that this stage teaches."""
+        return None
+
+    @property
+    def amounts(self) -> Amounts:
+        """What learning took in this stage so far."""
+        return Amounts()
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds of learning in this stage so far, by what they were for."""
+        return {"training": 0.0, "sampling": 0.0}
+
+    def learn(self) -> None:
+        """The base model learns nothing."""
+
+    def evaluate(self, final: bool) -> None:
+        """Measure the live model and record it; final: at the end of the stage, or inside it."""
+        measurements = Measurements(self.live, self._progress)
+        skills = self.live.order.evaluated(self.number, final)
+        self._record(measurements.of_skills(skills), final)
+        if final:
+            self._record(self._further(measurements), final)
+            self._record(measurements.of_retention(), final)
+        self.live.sampler.rest()
+
+    def _further(self, measurements: Measurements) -> Iterable[Finding]:
+        """What is measured at the end of the stage beside all skills and retention."""
+        return measurements.of_base()
+
+    def _progress(self, what: str) -> Callable[..., None]:
+        def show(*counts: object) -> None:
+            numbers = " ".join(map(str, counts))
+            self.live.progress.show(f"{self.where}: evaluates {what} {numbers}")
+
+        return show
+
+    def _record(self, findings: Iterable[Finding], final: bool) -> None:
+        """One record for every metric of an evaluation."""
+        for finding in findings:
+            total = self.before + self.amounts
+            evaluation = finding.evaluation
+            for metric, value, stderr in finding.values():
+                self.records.append(
+                    {
+                        "run": self.live.run.name,
+                        "method": self.live.run.label,
+                        "seed": self.live.run.seed,
+                        "stage": self.number,
+                        "skill": self.skill_name,
+                        "step": total.steps,
+                        "final": final,
+                        "kind": evaluation["kind"],
+                        "name": evaluation["name"],
+                        "split": evaluation["split"],
+                        "metric": metric,
+                        "value": value,
+                        "stderr": stderr,
+                        "n": evaluation["n"],
+                        "protocol": finding.protocol,
+                        "evaluation": finding.key,
+                        "prompts": total.prompts,
+                        "tokens": total.tokens,
+                        "seconds": round(total.seconds, 3),
+                    }
+                )
+
+    def commit(self) -> None:
+        """Write the files of the stage, and give its folder its name."""
+        live = self.live
+        write_jsonl(self.folder / "records.jsonl", self.records)
+        write_jsonl(self.folder / "training.jsonl", self.log)
+        self._save_weights()
+        write_json(
+            self.folder / "stage.json",
+            {
+                "stage": self.number,
+                "skill": self.skill_name,
+                "steps": self.amounts.steps,
+                "prompts": self.amounts.prompts,
+                "tokens": self.amounts.tokens,
+                "seconds": {**self.seconds, **live.evaluator.seconds},
+                "peak_memory_gib": peak_memory(live.model.device),
+            },
+        )
+        live.results.commit(self.folder, live.run.name, self.number)
+        live.progress.say(f"{self.where}: {self._scores()}")
+
+    def _save_weights(self) -> None:
+        """The base model's weights are where it was loaded from."""
+
+    def _scores(self) -> str:
+        """The number that counts of every skill, as the last evaluation gave it."""
+        order = self.live.order
+        metric = {skill.name: skill.metric for skill in order.skills}
+        scores = {
+            record["name"]: record["value"]
+            for record in self.records
+            if record["final"]
+            and record["kind"] == "skill"
+            and record["split"] == order.evaluate.split
+            and record["metric"] == metric[record["name"]]
+        }
+        return ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
+
+
+class SkillStage(BaseStage):
+    """A stage that teaches a skill.
+
+    It begins with the skill's first step, or after the last checkpoint that a killed process left.
+    stage: what the method gets; last_save: time of the last checkpoint.
+    """
+
+    def __init__(self, live: OneRun, number: int) -> None:
+        self.skill = live.order.skills[number - 1]
+        super().__init__(live, number, self.skill.name)
+        state = load_state(self.folder / "checkpoint")
+        if state:
+            live.model.load_state_dict(state["model"])
+            live.evaluator.seconds = state["evaluation_seconds"]
+            self.log = state["log"]
+            self.records = state["records"]
+        self.stage = self._new_stage(state["stage"] if state else None)
+        self.rate = Rate(self.stage.steps_in_all, self.stage.step)
+        self.last_save = time.monotonic()
+        if state:
+            live.progress.say(f"{self.where}: goes on after step {self.stage.step}")
+
+    def _new_stage(self, restored: dict[str, Any] | None) -> Stage:
+        live, order, config = self.live, self.live.order, self.live.spec.config
+        folder = self.folder / "method"
+        folder.mkdir(exist_ok=True)
+        prompts = order.prompts(self.skill, config)
+        stage = Stage(
+            model=live.model,
+            tokenizer=live.tokenizer,
+            sampler=sampler_for(order.rollout, live.engine, live.model, live.tokenizer),
+            sampled_elsewhere=order.rollout.engine != "transformers",
+            skill=self.skill,
+            teacher_template=order.template(self.skill),
+            seed=live.run.seed,
+            index=self.number,
+            prompts=prompts,
+            phases=live.method.phases(prompts),
+            batch_size=order.batch_size(config),
+            max_new_tokens=order.limit(self.skill, rollout=True),
+            temperature=order.rollout.temperature,
+            top_p=order.rollout.top_p,
+            folder=folder,
+            on_step=self._after_step,
+            restored=restored,
+        )
+        if order.rollout.max_prompt_tokens:
+            stage.examples = self._short_enough(stage, order.rollout.max_prompt_tokens)
+        return stage
+
+    def _short_enough(self, stage: Stage, limit: int) -> list[Example]:
+        """The training examples whose prompt has at most ``limit`` tokens.
+
+        The others are left out: a prompt that is cut would be another question.
+        """
+        examples = [e for e in stage.examples if len(stage.prompt_tokens(e)) <= limit]
+        if not examples:
+            raise no_short_prompt(self.skill, limit)
+        left_out = len(stage.examples) - len(examples)
+        if left_out:
+            self.live.progress.say(
+                f"{self.where}: {left_out} of {len(stage.examples)} training examples are left "
+                f"out, their prompts are longer than {limit} tokens"
+            )
+        return examples
+
+    @property
+    def skill_name(self) -> str | None:
+        return self.skill.name
+
+    @property
+    def amounts(self) -> Amounts:
+        stage = self.stage
+        seconds = sum(stage.seconds.values())
+        return Amounts(stage.step, stage.prompts_drawn, stage.tokens, seconds)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        return self.stage.seconds
+
+    def learn(self) -> None:
+        """Let the method teach the model what is left of the stage."""
+        # What a method draws before its first step, a resumed stage draws again.
+        seed_all(seed_for(self.live.run.seed, self.number, "learn"))
+        self.live.method.learn(self.stage)
+        self.stage.close()
+
+    def _after_step(self, stage: Stage, step: Step) -> None:
+        """Log, progress, evaluation and checkpoint have their turn after every optimizer step."""
+        self.log.append({"step": self.before.steps + stage.step, **step.logged})
+        numbers = " ".join(
+            f"{name} {step.logged[name]:.3g}" for name in ("loss", "reward") if name in step.logged
+        )
+        self.live.progress.show(f"{self.where}: {self.rate.text(stage.step)}, {numbers}")
+        every = self.live.order.evaluate.every_steps
+        if every and stage.step % every == 0 and stage.step < stage.steps_in_all:
+            self.evaluate(final=False)
+        if time.monotonic() - self.last_save >= 60 * self.live.order.checkpoints.minutes:
+            self._save_state()
+
+    def _save_state(self) -> None:
+        state = {
+            "model": self.live.model.state_dict(),
+            "stage": self.stage.state_dict(),
+            "log": self.log,
+            "records": self.records,
+            "evaluation_seconds": self.live.evaluator.seconds,
+        }
+        save_state(self.folder / "checkpoint", state)
+        self.last_save = time.monotonic()
+
+    def _further(self, measurements: Measurements) -> Iterable[Finding]:
+        return measurements.after_learning(self.skill)
+
+    def _save_weights(self) -> None:
+        live = self.live
+        save_checkpoint(live.model, live.tokenizer, self.folder / "weights")
+        torch.save(live.method.state_dict(), self.folder / "method.pt")

@@ -1,0 +1,119 @@
+"""The command: one line and exit code 2 for what a user can mend."""
+
+import os
+import sys
+import typing
+
+import pytest
+import torch
+
+import run_sequence
+from harness.base.errors import UserError, reported
+from harness.base.settings import build, option
+from tests.runs.refusals import start
+
+
+@pytest.mark.parametrize("options", [["--sead", "1"], ["--seed", "one"], ["--set"]])
+def test_wrong_options_are_one_line(options, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["run_sequence.py", "order.yaml", *options])
+    with pytest.raises(SystemExit) as caught:
+        run_sequence.main()
+    said = capsys.readouterr().err
+    assert (
+        caught.value.code == 2
+        and said.startswith("error: run_sequence.py: ")
+        and said.count("\n") == 1
+        and options[0] in said
+    )
+
+
+def test_a_full_gpu_is_one_line(capsys):
+    with pytest.raises(SystemExit) as caught, reported():
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 GiB")
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith(
+        "error: CUDA out of memory. Tried to allocate 2.00 GiB; docs/methods.md, Memory, "
+    )
+
+
+@pytest.mark.parametrize("how", [(), ("--check-teacher",), ("--plan",)])
+def test_out_is_looked_at_before_a_model_is(how, order_file, tmp_path, monkeypatch, capsys):
+    (tmp_path / "out").write_text("mine")
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        [
+            "run_sequence.py",
+            str(order_file(model="no-such/model")),
+            "--out",
+            str(tmp_path / "out/sub"),
+            *how,
+        ],
+    )
+    with pytest.raises(SystemExit) as caught:
+        run_sequence.main()
+    found = capsys.readouterr()
+    assert (
+        caught.value.code == 2
+        and found.out == ""
+        and found.err == f"error: {tmp_path}/out: is a file; give a folder with --out\n"
+    )
+
+
+def test_command_prints_one_line_and_exits_with_2(order_file, tmp_path):
+    done = start(order_file(budget={"prompts": 0}), "--out", tmp_path / "out")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert (
+        done.stderr == f"error: {tmp_path}/tiny.yaml: budget: prompts: must be at least 1, not 0\n"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def exit_code(error):
+    with pytest.raises(SystemExit) as caught, reported():
+        raise error
+    return caught.value.code
+
+
+def test_reported(capsys):
+    assert exit_code(UserError("a file", "two\nlines", "mend it")) == 2
+    assert capsys.readouterr().err == "error: a file: two lines; mend it\n"
+    assert exit_code(KeyboardInterrupt()) == 130
+    assert (
+        capsys.readouterr().err
+        == "stopped; the same command goes on from the last committed point\n"
+    )
+    assert exit_code(OSError(28, "No space left on device", "x.json")) == 2
+    assert capsys.readouterr().err.startswith("error: x.json: No space left on device; make room")
+    for kind, number in (
+        (NotADirectoryError, 20),
+        (IsADirectoryError, 21),
+        (FileExistsError, 17),
+        (OSError, 36),
+    ):
+        assert exit_code(kind(number, "", "x.json")) == 2
+        assert (
+            capsys.readouterr().err == f"error: x.json: {os.strerror(number)}; give another path, "
+            "or move away what stands there\n"
+        )
+    # bugs keep their traceback
+    for bug in (ValueError("a bug"), FileNotFoundError(2, "No such file", "y")):
+        with pytest.raises(type(bug)), reported():
+            raise bug
+
+
+def test_texts_become_numbers_where_yaml_reads_a_text():
+    import dataclasses
+
+    @dataclasses.dataclass
+    class Config:
+        rate: float = option(0.1, min=0)
+        count: int | None = option(None, min=1)
+
+    assert build(Config, {"rate": "1e-4"}, "x") == Config(rate=1e-4)
+    assert build(Config, {"count": None}, "x") == Config()
+    Choice = dataclasses.make_dataclass("Choice", [("kind", typing.Literal["a", "b"], option("a"))])
+    assert build(Choice, {"kind": "b"}, "x").kind == "b"
+    with pytest.raises(UserError, match="x: kind: unknown value 'c'; known: a, b"):
+        build(Choice, {"kind": "c"}, "x")
+    assert build(Config, None, "x") == Config()
