@@ -7,7 +7,7 @@ never evaluated twice for the same thing.
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -35,7 +35,7 @@ class Measurement(NamedTuple):
 
     key: str
     protocol: str
-    evaluation: dict[str, Any]
+    evaluation: Mapping[str, Any]
 
 
 class Evaluator:
@@ -294,7 +294,7 @@ class Evaluator:
 
     def _lookup(
         self, weights: str, meaning: dict[str, Any]
-    ) -> tuple[str, str, dict[str, Any] | None]:
+    ) -> tuple[str, str, Mapping[str, Any] | None]:
         """(key, protocol, the evaluation or None); the protocol is put on record."""
         protocol = protocol_hash(meaning)
         key = f"{weights[:16]}-{protocol}"

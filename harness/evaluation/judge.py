@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -108,7 +108,7 @@ def judged_protocol(
 
 
 def judge(
-    evaluation: dict[str, Any],
+    evaluation: Mapping[str, Any],
     protocol: str,
     rubric: Rubric,
     endpoint: Endpoint,
@@ -284,7 +284,7 @@ class _Pass:
 
     def _evaluation(
         self, record: dict[str, Any], rubric: Rubric
-    ) -> tuple[str, str, dict[str, Any]]:
+    ) -> tuple[str, str, Mapping[str, Any]]:
         """(key, protocol, the judged evaluation) of a record, judged now or before."""
         if record["protocol"] not in self.protocols:
             raise UserError(
@@ -296,7 +296,7 @@ class _Pass:
         protocol = protocol_hash(meaning)
         weights = record["evaluation"].partition("-")[0]
         key = f"{weights}-{protocol}"
-        evaluation = self.results.evaluation(key)
+        evaluation: Mapping[str, Any] | None = self.results.evaluation(key)
         # Where some have no verdict the others' replies are on disk: only those are asked about.
         again = evaluation is not None and evaluation["unjudged"] and key not in self.results.asked
         if evaluation is None or again:
@@ -308,7 +308,7 @@ class _Pass:
         self.results.asked.add(key)
         return key, protocol, evaluation
 
-    def _measured(self, record: dict[str, Any]) -> dict[str, Any]:
+    def _measured(self, record: dict[str, Any]) -> Mapping[str, Any]:
         """The evaluation that holds the answers of a record."""
         evaluation = self.results.evaluation(record["evaluation"])
         if evaluation is None:
