@@ -22,6 +22,7 @@ from harness.evaluation.subject import Sampler, Subject, dtype_name
 from harness.evaluation.suite import Suite
 from harness.models.chat import chat_tokens
 from harness.models.checkpoint import model_fingerprint
+from harness.results.formats import Evaluation
 from harness.results.writer import ResultsWriter
 from harness.sampling.vllm import VLLMSampler
 from harness.skills.skill import Skill, examples_fingerprint
@@ -304,6 +305,9 @@ class Evaluator:
     def _save(
         self, key: str, protocol: str, kind: str, name: str, split: str, values: dict[str, Any]
     ) -> Measurement:
-        evaluation = {"protocol": protocol, "kind": kind, "name": name, "split": split, **values}
+        evaluation = cast(
+            Evaluation,
+            {"protocol": protocol, "kind": kind, "name": name, "split": split, **values},
+        )
         self.results.save_evaluation(key, evaluation)
         return Measurement(key, protocol, evaluation)

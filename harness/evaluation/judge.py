@@ -28,7 +28,7 @@ from harness.evaluation.endpoint import (
     without_secrets,
 )
 from harness.evaluation.protocol import protocol_hash
-from harness.results.formats import ORACLE
+from harness.results.formats import ORACLE, Evaluation
 from harness.results.writer import ResultsWriter
 from harness.skills.rubrics import RUBRICS, Rubric
 from harness.skills.skill import Skill
@@ -113,7 +113,7 @@ def judge(
     rubric: Rubric,
     endpoint: Endpoint,
     progress: Callable[[int, int], object] | None = None,
-) -> dict[str, Any]:
+) -> Evaluation:
     """The judged form of a skill's evaluation.
 
     ``items`` keep what they hold and gain ``verdict``, ``reply`` and the judged ``scores``.
@@ -132,7 +132,7 @@ def judge(
         (unjudged if "error" in result else items).append(result)
         if isinstance(reply, Reply):
             tokens += reply.prompt_tokens + reply.completion_tokens
-    metrics = {}
+    metrics: dict[str, tuple[float, float | None]] = {}
     if items:
         for metric in rubric.metrics:
             metrics[metric] = mean_and_stderr([item["scores"][metric] for item in items])
