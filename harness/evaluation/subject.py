@@ -4,10 +4,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from harness.sampling.transformers import TransformersSampler
-from harness.sampling.vllm import VLLMSampler
-
-Sampler = TransformersSampler | VLLMSampler
+from harness.sampling.sampler import Sampler
 
 
 @dataclass(frozen=True)

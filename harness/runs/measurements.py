@@ -2,16 +2,15 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
+from harness.evaluation.evaluator import Measurement
 from harness.models.checkpoint import model_fingerprint
-from harness.results.formats import ORACLE
+from harness.results.formats import ORACLE, Evaluation
 from harness.runs.engines import load_order_model
 from harness.runs.one_run import OneRun, check_base_model
 from harness.skills.skill import Skill
 
 # What the Evaluator returns: key, protocol, evaluation.
-KeyedEvaluation = tuple[str, str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class Finding:
 
     key: str
     protocol: str
-    evaluation: dict[str, Any]
+    evaluation: Evaluation
     names: dict[str, str] | None = None
 
     def values(self) -> Iterator[tuple[str, float, float | None]]:
@@ -85,7 +84,7 @@ class Measurements:
         ):
             yield Finding(*measurement)
 
-    def _skill(self, skill: Skill, split: str, what: str, **prompt: bool) -> KeyedEvaluation:
+    def _skill(self, skill: Skill, split: str, what: str, **prompt: bool) -> Measurement:
         """prompt: teacher or oracle, as Evaluator.skill takes them."""
         live = self.live
         return live.evaluator.skill(

@@ -202,8 +202,6 @@ def instruction_scores(doc, results):
 
 
 def instruction_accuracy(items):
-    """Share of followed instructions over all prompts; items: one list of booleans a prompt. NaN
-    for none.
-    """
+    """Share of followed instructions over all prompts; items: one list of booleans a prompt. NaN for none."""
     flat = [followed for item in items for followed in item]
     return sum(flat) / len(flat) if flat else math.nan
