@@ -5,12 +5,10 @@ from dataclasses import dataclass
 
 from harness.evaluation.evaluator import Measurement
 from harness.models.checkpoint import model_fingerprint
-from harness.results.formats import ORACLE, Evaluation
+from harness.results.formats import ORACLE
 from harness.runs.engines import load_order_model
 from harness.runs.one_run import OneRun, check_base_model
 from harness.skills.skill import Skill
-
-# What the Evaluator returns: key, protocol, evaluation.
 
 
 @dataclass(frozen=True)
@@ -20,14 +18,12 @@ class Finding:
     names: {metric: its name in the records}; None puts all metrics there by their own names.
     """
 
-    key: str
-    protocol: str
-    evaluation: Evaluation
+    measurement: Measurement
     names: dict[str, str] | None = None
 
     def values(self) -> Iterator[tuple[str, float, float | None]]:
         """(metric, value, standard error) of every record."""
-        metrics = self.evaluation["metrics"]
+        metrics = self.measurement.evaluation["metrics"]
         names = {metric: metric for metric in metrics} if self.names is None else self.names
         for metric, name in names.items():
             value, stderr = metrics[metric]
@@ -51,7 +47,7 @@ class Measurements:
         """Every evaluated split of the skills."""
         for skill in skills:
             for split in self.order.splits(skill):
-                yield Finding(*self._skill(skill, split, f"{skill.name} {split}"))
+                yield Finding(self._skill(skill, split, f"{skill.name} {split}"))
 
     def after_learning(self, skill: Skill) -> Iterator[Finding]:
         """pass@k and the KL to the base policy of the skill that was just learned."""
@@ -82,7 +78,7 @@ class Measurements:
         for measurement in live.evaluator.retention(
             live.model, live.tokenizer, self.weights, self.progress("retention"), live.sampler
         ):
-            yield Finding(*measurement)
+            yield Finding(measurement)
 
     def _skill(self, skill: Skill, split: str, what: str, **prompt: bool) -> Measurement:
         """prompt: teacher or oracle, as Evaluator.skill takes them."""
@@ -108,7 +104,7 @@ class Measurements:
             skill,
             self.progress(f"{skill.name} pass@k"),
         )
-        return Finding(*measurement)
+        return Finding(measurement)
 
     def _kl_to_base(self, skill: Skill) -> Finding:
         live = self.live
@@ -122,7 +118,7 @@ class Measurements:
             self.order.evaluate.split,
             self.progress(f"{skill.name} KL to the base policy"),
         )
-        return Finding(*measurement)
+        return Finding(measurement)
 
     def _teacher(self, skill: Skill) -> Iterator[Finding]:
         """Accuracy under the teacher's prompt, and what it is to be compared with."""
@@ -130,9 +126,9 @@ class Measurements:
         split = self.order.teacher_split(skill)
         what = f"{skill.name} teacher"
         if split not in self.order.splits(skill):
-            yield Finding(*self._skill(skill, split, what))
+            yield Finding(self._skill(skill, split, what))
         measurement = self._skill(skill, split, what, teacher=True)
-        yield Finding(*measurement, names={skill.metric: "teacher_accuracy"})
+        yield Finding(measurement, names={skill.metric: "teacher_accuracy"})
         if self.order.evaluate.kl:
             measurement = live.evaluator.kl(
                 live.model,
@@ -143,11 +139,11 @@ class Measurements:
                 self.progress(what),
                 teacher=True,
             )
-            yield Finding(*measurement)
+            yield Finding(measurement)
 
     def _oracle(self, skill: Skill, split: str) -> Finding:
         measurement = self._skill(
             skill, split, f"{skill.name} {split} with its source", oracle=True
         )
         _, _, evaluation = measurement
-        return Finding(*measurement, names={m: ORACLE + m for m in evaluation["metrics"]})
+        return Finding(measurement, names={m: ORACLE + m for m in evaluation["metrics"]})

@@ -121,7 +121,7 @@ class BaseStage:
         """One record for every metric of an evaluation."""
         for finding in findings:
             total = self.before + self.amounts
-            evaluation = finding.evaluation
+            evaluation = finding.measurement.evaluation
             for metric, value, stderr in finding.values():
                 self.records.append(
                     {
@@ -139,8 +139,8 @@ class BaseStage:
                         "value": value,
                         "stderr": stderr,
                         "n": evaluation["n"],
-                        "protocol": finding.protocol,
-                        "evaluation": finding.key,
+                        "protocol": finding.measurement.protocol,
+                        "evaluation": finding.measurement.key,
                         "prompts": total.prompts,
                         "tokens": total.tokens,
                         "seconds": round(total.seconds, 3),
