@@ -12,14 +12,21 @@ import numpy as np
 import pandas as pd
 
 from harness.report import costs
-from harness.report.estimates import HOW, ArrayFunction, Estimate, Estimator, Interval, Source
+from harness.report.estimates import (
+    HOW,
+    ArrayFunction,
+    Estimate,
+    Estimator,
+    Interval,
+    IntervalSource,
+)
 from harness.report.measurements import Kind, measure
 from harness.report.missing import missing
 from harness.report.pooling import Series, distinct, open_pool
 from harness.report.resampling import Draws, ItemScores, Joint, item_scores, join_items
 from harness.results.folders import Json
 
-__all__ = ["HOW", "Estimate", "ReportData", "Series", "Source", "distinct"]
+__all__ = ["HOW", "Estimate", "IntervalSource", "ReportData", "Series", "distinct"]
 
 
 class ReportData:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from harness.base import metrics
-from harness.report.measurements import Arrays, Kind, Measurements
+from harness.report.measurements import Arrays, Kind, PooledMeasurements
 from harness.report.pooling import Pool
 from harness.report.resampling import Draws, draw
 
@@ -25,7 +25,7 @@ ArrayFunction = Callable[[np.ndarray], np.ndarray]
 ALIKE_WITHIN = 1e-12
 
 
-class Source(StrEnum):
+class IntervalSource(StrEnum):
     """Where a 95% interval comes from, or why there is none."""
 
     SEEDS = "seeds"
@@ -37,24 +37,24 @@ class Source(StrEnum):
 
 
 HOW = {
-    Source.SEEDS: "over seeds (Student's t)",
-    Source.BOOTSTRAP: (
+    IntervalSource.SEEDS: "over seeds (Student's t)",
+    IntervalSource.BOOTSTRAP: (
         "over examples (one run; percentile bootstrap, the same resample at every stage)"
     ),
-    Source.ERRORS: (
+    IntervalSource.ERRORS: (
         "over examples (one run; normal, from standard errors, where item scores are missing or do "
         "not make up the value)"
     ),
-    Source.WILSON: (
+    IntervalSource.WILSON: (
         "over examples (one run; Wilson's, for one accuracy, and for a mean where all answers are "
         "right or all wrong)"
     ),
-    Source.APART: (
+    IntervalSource.APART: (
         "differences between stages whose item scores are missing or do not make up the values"
     ),
-    Source.ALIKE: "where all examples, or all seeds, give the same number",
+    IntervalSource.ALIKE: "where all examples, or all seeds, give the same number",
 }
-NO_INTERVAL = (Source.APART, Source.ALIKE)
+NO_INTERVAL = (IntervalSource.APART, IntervalSource.ALIKE)
 
 
 class Interval(NamedTuple):
@@ -62,10 +62,10 @@ class Interval(NamedTuple):
 
     low: float
     high: float
-    source: Source | None
+    source: IntervalSource | None
 
     @classmethod
-    def none(cls, source: Source | None) -> "Interval":
+    def none(cls, source: IntervalSource | None) -> "Interval":
         return cls(np.nan, np.nan, source)
 
 
@@ -82,11 +82,11 @@ class Estimate:
     high: float = np.nan
     how: str = ""
     detail: str = ""
-    by: Source | None = None
+    by: IntervalSource | None = None
     records: pd.DataFrame | None = field(default=None, repr=False, compare=False)
 
 
-def how_of(source: Source | None) -> str:
+def how_of(source: IntervalSource | None) -> str:
     """HOW, as part of a sentence on one number."""
     if source is None:
         return ""
@@ -96,7 +96,7 @@ def how_of(source: Source | None) -> str:
 class Estimator:
     """Estimates of what was measured."""
 
-    def __init__(self, pool: Pool, measurements: Measurements) -> None:
+    def __init__(self, pool: Pool, measurements: PooledMeasurements) -> None:
         self.pool = pool
         self.measurements = measurements
         # Tables ask for the draws of one run many times over. They take 40 MB where 50 skills are
@@ -129,9 +129,9 @@ class Estimator:
             how = ", ".join(filter(None, (each, how_of(source))))
             return Estimate(float(values[0]), low, high, how, detail, source)
         mean, low, high = metrics.t_interval(values)
-        interval = Interval(low, high, Source.SEEDS)
+        interval = Interval(low, high, IntervalSource.SEEDS)
         if np.ptp(values) < ALIKE_WITHIN:  # A spread of 0 between a few seeds is no certainty.
-            interval = Interval.none(Source.ALIKE)
+            interval = Interval.none(IntervalSource.ALIKE)
         how = f"mean of {len(runs)} seeds, {how_of(interval.source)} ({each})"
         return Estimate(mean, interval.low, interval.high, how, detail, interval.source)
 
@@ -158,7 +158,7 @@ class Estimator:
         arrays = self.measurements.arrays[kind, label]
         drawn, joint = self.draws(kind, label, run)
         source = _source(function, drawn[0], joint, difference)
-        if source not in (Source.BOOTSTRAP, Source.ERRORS):
+        if source not in (IntervalSource.BOOTSTRAP, IntervalSource.ERRORS):
             return Interval.none(source)
         stages, columns = _needed(function, drawn[0])
         names = [arrays.columns[i] for i in columns]
@@ -168,7 +168,7 @@ class Estimator:
             value, stderr, answers, _ = arrays.cell(run, stages[0], columns[0])
             low, high = metrics.score_interval(value, stderr, answers)
             if np.isfinite(low):
-                return Interval(float(low), float(high), Source.WILSON)
+                return Interval(float(low), float(high), IntervalSource.WILSON)
         draws = function(drawn)
         if np.ptp(draws) > ALIKE_WITHIN:
             low, high = metrics.percentile_interval(draws)
@@ -177,8 +177,8 @@ class Estimator:
         answers = [self.measurements.answers.get((of_kind, name), 0) for name in names]
         if fraction and draws[0] in (0, 1) and all(answers):
             low, high = metrics.wilson_interval(draws[0] * sum(answers), sum(answers))
-            return Interval(float(low), float(high), Source.WILSON)
-        return Interval.none(Source.ALIKE)
+            return Interval(float(low), float(high), IntervalSource.WILSON)
+        return Interval.none(IntervalSource.ALIKE)
 
     def _draws(self, kind: Kind, label: str, run: int) -> Draws:
         arrays = self.measurements.arrays[kind, label]
@@ -239,13 +239,13 @@ def _gives_number(function: ArrayFunction, array: np.ndarray, mask: np.ndarray) 
 
 def _source(
     function: ArrayFunction, array: np.ndarray, joint: np.ndarray, difference: bool
-) -> Source | None:
+) -> IntervalSource | None:
     """What an interval can come from: the entries that the function needs decide."""
     if _gives_number(function, array, joint):
-        return Source.BOOTSTRAP
+        return IntervalSource.BOOTSTRAP
     if difference:
-        return Source.APART
-    return Source.ERRORS if np.isfinite(function(array)) else None
+        return IntervalSource.APART
+    return IntervalSource.ERRORS if np.isfinite(function(array)) else None
 
 
 def _needed(function: ArrayFunction, array: np.ndarray) -> tuple[list[int], list[int]]:

@@ -17,7 +17,7 @@ Kind = Literal["R", "D"]
 KINDS: tuple[Kind, ...] = ("R", "D")
 
 
-class Run(NamedTuple):
+class RunId(NamedTuple):
     """One run of a label: the index of its folder, and its seed."""
 
     folder: int
@@ -52,7 +52,7 @@ class Arrays:
 
 
 @dataclass(frozen=True)
-class Measurements:
+class PooledMeasurements:
     """What was measured by the metrics that count.
 
     skill_records, retention_records: records with a label, of all steps; runs: {label: its runs, by
@@ -63,7 +63,7 @@ class Measurements:
 
     skill_records: pd.DataFrame
     retention_records: pd.DataFrame
-    runs: dict[str, list[Run]]
+    runs: dict[str, list[RunId]]
     arrays: dict[tuple[Kind, str], Arrays]
     tasks_in_mean: dict[str, bool]
     answers: dict[tuple[str, str], int]
@@ -80,7 +80,7 @@ class Measurements:
         return array[..., in_mean].mean(-1) if in_mean.any() else np.full(array.shape[:-1], np.nan)
 
 
-def measure(pool: Pool) -> Measurements:
+def measure(pool: Pool) -> PooledMeasurements:
     """Sorts the records of a pool."""
     skill_records, retention_records = _counting(pool)
     finals = {
@@ -108,7 +108,7 @@ def measure(pool: Pool) -> Measurements:
     first = pd.concat([finals["R"], retention_records]).drop_duplicates(["kind", "name"])
     answers = first[["kind", "name", "n"]].dropna().itertuples(index=False)
     protocols = first[["kind", "name", "protocol"]].itertuples(index=False)
-    return Measurements(
+    return PooledMeasurements(
         skill_records=skill_records,
         retention_records=retention_records,
         runs=runs,
@@ -134,12 +134,12 @@ def _counting(pool: Pool) -> tuple[pd.DataFrame, pd.DataFrame]:
     return records[skills], records[tasks]
 
 
-def _runs(pool: Pool) -> dict[str, list[Run]]:
+def _runs(pool: Pool) -> dict[str, list[RunId]]:
     """{label: its runs with any record, by seed and folder}."""
-    runs: dict[str, list[Run]] = {label: [] for label in pool.series}
+    runs: dict[str, list[RunId]] = {label: [] for label in pool.series}
     labelled = pool.records.loc[pool.records["label"].notna(), ["label", "folder", "seed"]]
     for label, folder, seed in labelled.drop_duplicates().itertuples(index=False):
-        runs[label].append(Run(int(folder), int(seed)))
+        runs[label].append(RunId(int(folder), int(seed)))
     for of_label in runs.values():
         of_label.sort(key=lambda run: (run.seed, run.folder))
     return runs
@@ -147,7 +147,7 @@ def _runs(pool: Pool) -> dict[str, list[Run]]:
 
 def _arrays(
     finals: pd.DataFrame | None,
-    runs: list[Run],
+    runs: list[RunId],
     shape: tuple[int, int, int],
     columns: tuple[str, ...],
 ) -> Arrays:
@@ -173,7 +173,7 @@ def _arrays(
     return arrays
 
 
-def _share_the_base(runs: dict[str, list[Run]], arrays: dict[str, Arrays]) -> None:
+def _share_the_base(runs: dict[str, list[RunId]], arrays: dict[str, Arrays]) -> None:
     """Gives runs without a stage 0 on record the base of their folder: it is the same model."""
     base: dict[tuple[int, str], list[Any]] = {}
     for folder, label, run, i in _cells_of_stage_0(runs, arrays):
@@ -186,7 +186,7 @@ def _share_the_base(runs: dict[str, list[Run]], arrays: dict[str, Arrays]) -> No
 
 
 def _cells_of_stage_0(
-    runs: dict[str, list[Run]], arrays: dict[str, Arrays]
+    runs: dict[str, list[RunId]], arrays: dict[str, Arrays]
 ) -> list[tuple[int, str, int, int]]:
     """(folder, label, place of the run, place of the column) of every cell of every run."""
     return [

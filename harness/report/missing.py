@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from harness.report.measurements import Measurements, Run
+from harness.report.measurements import PooledMeasurements, RunId
 from harness.report.pooling import Pool, Series
 
 MOST_NAMES = 5  # of methods or protocols in a line
@@ -14,7 +14,7 @@ MOST_TASKS = 8
 Cell = tuple[int, int]  # (stage, place of the skill) in the array R
 
 
-def missing(pool: Pool, measurements: Measurements) -> list[str]:
+def missing(pool: Pool, measurements: PooledMeasurements) -> list[str]:
     """All that is missing, one line each."""
     lines = [*_unread(pool)]
     if pool.records.empty:
@@ -45,7 +45,7 @@ def _unread(pool: Pool) -> Iterator[str]:
             )
 
 
-def _absent_seeds(series: Series, runs: list[Run]) -> Iterator[str]:
+def _absent_seeds(series: Series, runs: list[RunId]) -> Iterator[str]:
     started = {run.seed for run in runs}
     absent = [str(seed) for seed in series.seeds if seed not in started]
     if absent:
@@ -53,7 +53,7 @@ def _absent_seeds(series: Series, runs: list[Run]) -> Iterator[str]:
 
 
 def _skills(
-    pool: Pool, measurements: Measurements, label: str, i: int, graded: set[Cell]
+    pool: Pool, measurements: PooledMeasurements, label: str, i: int, graded: set[Cell]
 ) -> tuple[bool, str]:
     """Whether the i-th run of a label has finished its last stage, and what its skills lack."""
     run = measurements.runs[label][i]
@@ -81,9 +81,9 @@ def _skills(
     return finished, ""
 
 
-def _graded(pool: Pool) -> dict[tuple[str, Run], set[Cell]]:
+def _graded(pool: Pool) -> dict[tuple[str, RunId], set[Cell]]:
     """{(label, run): cells of R that a grader has measured, of skills in which a judge counts}."""
-    cells: dict[tuple[str, Run], set[Cell]] = defaultdict(set)
+    cells: dict[tuple[str, RunId], set[Cell]] = defaultdict(set)
     judged = {name: grader for name, grader in pool.grader.items() if grader != pool.metric[name]}
     if not judged:
         return cells
@@ -94,11 +94,11 @@ def _graded(pool: Pool) -> dict[tuple[str, Run], set[Cell]]:
     for label, folder, seed, stage, name in columns.itertuples(index=False):
         order = pool.series[label].order
         if name in order:
-            cells[label, Run(int(folder), int(seed))].add((int(stage), order.index(name)))
+            cells[label, RunId(int(folder), int(seed))].add((int(stage), order.index(name)))
     return cells
 
 
-def _absent_retention(measurements: Measurements, label: str, i: int) -> Iterator[str]:
+def _absent_retention(measurements: PooledMeasurements, label: str, i: int) -> Iterator[str]:
     """Retention tasks that the i-th run of a label lacks after its last stage."""
     D = measurements.arrays["D", label]
     tasks = [

@@ -249,7 +249,7 @@ class Table:
 
 @lru_cache
 def _template() -> jinja2.Template:
-    return environment().get_template("table.html")
+    return environment().get_template("table_markup.html")
 
 
 def _as_float(cell: float | None) -> float:

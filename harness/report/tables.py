@@ -7,7 +7,7 @@ import pandas as pd
 
 from harness.base import metrics
 from harness.report.data import ReportData
-from harness.report.estimates import HOW, NO_INTERVAL, ArrayFunction, Estimate, Source
+from harness.report.estimates import HOW, NO_INTERVAL, ArrayFunction, Estimate, IntervalSource
 from harness.report.table import Cell, Column, Row, Table, Unit
 from harness.results.reader import COLUMNS
 
@@ -49,7 +49,7 @@ def measured(results: ReportData, kind: str, name: str) -> str:
 
 def interval_note(rows: list[Row]) -> str:
     """Which intervals the cells of a table have, and why some have none."""
-    sources: list[tuple[str, set[Source | None]]] = []
+    sources: list[tuple[str, set[IntervalSource | None]]] = []
     for label, cells in rows:
         estimates = [cell for cell in cells.values() if isinstance(cell, Estimate)]
         of_row = {estimate.by for estimate in estimates if np.isfinite(estimate.value)}
@@ -67,10 +67,12 @@ def interval_note(rows: list[Row]) -> str:
     return note + (f" No ±: {'; '.join(gaps)}." if gaps else "")
 
 
-def _labels_with(source: Source, sources: list[tuple[str, set[Source | None]]]) -> str:
+def _labels_with(
+    source: IntervalSource, sources: list[tuple[str, set[IntervalSource | None]]]
+) -> str:
     """The rows that have an interval over seeds, where not all have one."""
     labels = [label for label, of_row in sources if source in of_row]
-    if source != Source.SEEDS or len(labels) == len(sources):
+    if source != IntervalSource.SEEDS or len(labels) == len(sources):
         return ""
     return f" for {', '.join(labels)}"
 

@@ -41,7 +41,7 @@ class RunFolder(NamedTuple):
     path: Path
 
 
-class Records(NamedTuple):
+class RecordTable(NamedTuple):
     """records.jsonl as a table, one row a record, and how many lines could not be read."""
 
     table: pd.DataFrame
@@ -125,12 +125,12 @@ class ResultsFolder:
 
     # -- what was measured
 
-    def read_records(self) -> Records:
+    def read_records(self) -> RecordTable:
         """The records of ``methods``. They are not kept here: a large order has a million."""
         table, unreadable = read_records(self.path / "records.jsonl")
         if self.unselected:
             table = table[~table["method"].isin(self.unselected)].copy()
-        return Records(table, unreadable)
+        return RecordTable(table, unreadable)
 
     def counting_metrics(self, records: pd.DataFrame) -> dict[str, str]:
         """{skill: the metric that counts}.
