@@ -82,8 +82,8 @@ def test_the_terminal_form_leaves_out_columns_until_it_fits():
     cells["science/own"] = Estimate(0.5, 0.4, 0.62)
     of_sft = table(("sft", cells))
     for width, left_out, heading in (
-        (63, "", "science own stage"),
-        (62, "own-stage accuracies", "science"),
+        (59, "", "science own stage"),
+        (58, "own-stage accuracies", "science"),
         (39, "own-stage accuracies, intervals", "science"),
         (27, "accuracies of each skill", "Δ"),
     ):
