@@ -1,106 +1,150 @@
 """A few completions of every skill and method, followed through the stages, for the page."""
 
+from typing import TypedDict
+
+from harness.report.data import ReportData
+from harness.results.folders import Json
+
 MOST = 240  # questions on a page
 EACH = 3  # questions of a skill and method
 STAGES = 5  # of a longer order only base, own stage and end are shown
 TEXT = 1200  # letters of a text
 
+Evaluations = dict[int, dict[str, Json]]  # {stage: {item id: item}}
 
-def choose(results):
-    """[{label, skill, seed, items: [{prompt, reference, answers: [{stage, name, completion,
-    score}]}]}] of the first run that has evaluations on disk. Questions whose score changed come
-    first: one learned and kept, one lost again, one never learned.
+
+class Answer(TypedDict):
+    """An answer after ``stage``, which taught the skill ``name`` (stage 0: base)."""
+
+    stage: int
+    name: str
+    completion: str
+    score: float | None
+    finished: bool
+
+
+class Question(TypedDict):
+    id: str
+    prompt: str
+    reference: str
+    answers: list[Answer]
+
+
+class Group(TypedDict):
+    """The questions of one skill, answered by one run of a method."""
+
+    label: str
+    skill: str
+    seed: int
+    items: list[Question]
+
+
+def choose(results: ReportData) -> list[Group]:
+    """Questions of every skill and method, from the first run that has evaluations on disk.
+
+    Questions whose score changed come first: one learned and kept, one lost again, one never
+    learned.
     """
-    found, left = [], MOST
+    groups: list[Group] = []
+    room = MOST
     for name in results.skills:
         for label, series in results.series.items():
-            if name not in series.order or left <= 0:
+            if name not in series.order or room <= 0:
                 continue
-            i, T = series.order.index(name), len(series.order)
-            stages = list(range(T + 1)) if T <= STAGES else sorted({0, i + 1, T})
-            for run, (folder, seed) in enumerate(results.runs[label]):
-                read = {
-                    k: results.evaluation(folder, results.keys["R", label][run, k, i])
-                    for k in stages
-                }
-                read = {
-                    k: {
-                        str(item.get("id")): item
-                        for item in e.get("items") or []
-                        if "completion" in item
-                    }
-                    for k, e in read.items()
-                }
-                read = {k: items for k, items in read.items() if items}
-                if read:
-                    items = [
-                        _follow(read, item, results.metric[name], series.order)
-                        for item in _pick(read, results.metric[name], i + 1)
-                    ]
-                    found.append(
-                        {
-                            "label": label,
-                            "skill": name,
-                            "seed": seed,
-                            "items": items[: min(EACH, left)],
-                        }
-                    )
-                    left -= len(found[-1]["items"])
-                    break
-    return found
+            if group := _group(results, label, name, min(EACH, room)):
+                groups.append(group)
+                room -= len(group["items"])
+    return groups
 
 
-def _pick(read, metric, own):
-    """Ids of EACH items that show most: one of each kind first, then the next of each."""
-    first, last = min(read), max(read)
-    kinds = {}
-    for item in read[first]:
-        scores = [
-            _score(read[k].get(item), metric) for k in (first, own if own in read else last, last)
-        ]
-        if None not in scores:
-            base, taught, end = (s >= 0.5 for s in scores)
-            kind = (
-                0
-                if taught and end and not base
-                else 1
-                if taught and not end
-                else 2
-                if not taught and not end
-                else 3
+def _group(results: ReportData, label: str, skill: str, most: int) -> Group | None:
+    """At most ``most`` questions of the first run of a label that has any; None without one."""
+    order = results.series[label].order
+    own = order.index(skill) + 1
+    metric = results.metric[skill]
+    for run, (_, seed) in enumerate(results.runs[label]):
+        evaluations = _evaluations(results, label, run, own)
+        if evaluations:
+            ids = _pick(evaluations, metric, own)
+            items = [_follow(evaluations, item, metric, order) for item in ids[:most]]
+            return Group(label=label, skill=skill, seed=seed, items=items)
+    return None
+
+
+def _evaluations(results: ReportData, label: str, run: int, own: int) -> Evaluations:
+    """The items with a completion of the skill that stage ``own`` teaches, at the stages shown."""
+    folder, _ = results.runs[label][run]
+    T = len(results.series[label].order)
+    stages = range(T + 1) if T <= STAGES else sorted({0, own, T})
+    evaluations = {}
+    for stage in stages:
+        evaluation = results.evaluation(folder, results.keys["R", label][run, stage, own - 1])
+        items = evaluation.get("items") or []
+        answered = {str(item.get("id")): item for item in items if "completion" in item}
+        if answered:
+            evaluations[stage] = answered
+    return evaluations
+
+
+def _pick(evaluations: Evaluations, metric: str, own: int) -> list[str]:
+    """Ids of the EACH items that show most: one of each kind first, then the next of each."""
+    first = min(evaluations)
+    last = max(evaluations)
+    stages = (first, own if own in evaluations else last, last)
+    kinds: dict[int, list[str]] = {}
+    for item in evaluations[first]:
+        scores = [_score(evaluations[stage].get(item), metric) for stage in stages]
+        right = [score >= 0.5 for score in scores if score is not None]
+        if len(right) == len(stages):
+            kinds.setdefault(_kind(*right), []).append(item)
+    ids = [
+        of_kind[n] for n in range(EACH) for _, of_kind in sorted(kinds.items()) if n < len(of_kind)
+    ]
+    return (ids or list(evaluations[first]))[:EACH]
+
+
+def _kind(base: bool, taught: bool, end: bool) -> int:
+    """The kind of an item that was right (or wrong) at the base, its own stage and the end."""
+    if taught and end and not base:
+        return 0  # learned and kept
+    if taught and not end:
+        return 1  # lost again
+    if not taught and not end:
+        return 2  # never learned
+    return 3
+
+
+def _follow(evaluations: Evaluations, item: str, metric: str, order: tuple[str, ...]) -> Question:
+    """One item with its answers at all stages."""
+    answers: list[Answer] = []
+    latest: Json = {}
+    for stage, items in sorted(evaluations.items()):
+        if item not in items:
+            continue
+        latest = items[item]
+        answers.append(
+            Answer(
+                stage=stage,
+                name="base" if stage == 0 else order[stage - 1],
+                completion=cut(latest.get("completion")),
+                score=_score(latest, metric),
+                finished=latest.get("finished", True),
             )
-            kinds.setdefault(kind, []).append(item)
-    order = [ids[n] for n in range(EACH) for _, ids in sorted(kinds.items()) if n < len(ids)]
-    return (order or list(read[first]))[:EACH]
+        )
+    return Question(
+        id=item,
+        prompt=cut(latest.get("prompt")),
+        reference=cut(latest.get("reference")),
+        answers=answers,
+    )
 
 
-def _follow(read, item, metric, order):
-    answers, shown = [], {}
-    for k, items in sorted(read.items()):
-        if item in items:
-            shown = items[item]
-            answers.append(
-                {
-                    "stage": k,
-                    "name": "base" if k == 0 else order[k - 1],
-                    "completion": cut(shown.get("completion")),
-                    "score": _score(shown, metric),
-                    "finished": shown.get("finished", True),
-                }
-            )
-    return {
-        "id": item,
-        "prompt": cut(shown.get("prompt")),
-        "reference": cut(shown.get("reference")),
-        "answers": answers,
-    }
-
-
-def _score(item, metric):
+def _score(item: Json | None, metric: str) -> float | None:
     value = ((item or {}).get("scores") or {}).get(metric)
     return None if value is None else float(value)
 
 
-def cut(text):
-    text = text if isinstance(text, str) else "" if text is None else str(text)
+def cut(text: object) -> str:
+    """A text of at most TEXT letters, with a note on what is cut off."""
+    text = "" if text is None else str(text)
     return text if len(text) <= TEXT else text[:TEXT] + f" … ({len(text) - TEXT} more letters)"

@@ -1,0 +1,197 @@
+"""The pooled records that count, as arrays of runs, stages and columns.
+
+Two kinds of arrays, named as in harness/base/metrics.py and in the papers: R has the accuracy of
+every skill, D the value of every retention task, both at the ends of all stages.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from harness.base import metrics
+from harness.report.pooling import Pool
+
+Kind = Literal["R", "D"]
+KINDS: tuple[Kind, ...] = ("R", "D")
+
+
+class RunId(NamedTuple):
+    """One run of a label: the index of its folder, and its seed."""
+
+    folder: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """The final records of one label and kind, in four arrays [runs, T + 1, columns].
+
+    columns: skills in the label's order, or retention tasks; values, stderr (standard errors) and
+    answers (how many a value is the mean of): NaN where nothing is on record; keys: of evaluations,
+    None where there is none.
+    """
+
+    columns: tuple[str, ...]
+    values: np.ndarray
+    stderr: np.ndarray
+    answers: np.ndarray
+    keys: np.ndarray
+
+    def cell(self, run: int, stage: int, column: int) -> list[Any]:
+        """Value, standard error, answers and key of one measurement."""
+        return [array[run, stage, column] for array in self._all()]
+
+    def set_cell(self, run: int, stage: int, column: int, cell: list[Any]) -> None:
+        for array, value in zip(self._all(), cell, strict=True):
+            array[run, stage, column] = value
+
+    def _all(self) -> tuple[np.ndarray, ...]:
+        return self.values, self.stderr, self.answers, self.keys
+
+
+@dataclass(frozen=True)
+class PooledMeasurements:
+    """What was measured by the metrics that count.
+
+    skill_records, retention_records: records with a label, of all steps; runs: {label: its runs, by
+    seed}; arrays: {(kind, label): final records}; tasks_in_mean: {retention task: whether its
+    metric may be averaged with accuracies}; answers, protocol_of: {("skill" or "retention", name):
+    number of answers, protocol}, of the first record.
+    """
+
+    skill_records: pd.DataFrame
+    retention_records: pd.DataFrame
+    runs: dict[str, list[RunId]]
+    arrays: dict[tuple[Kind, str], Arrays]
+    tasks_in_mean: dict[str, bool]
+    answers: dict[tuple[str, str], int]
+    protocol_of: dict[tuple[str, str], str]
+
+    def complete(self, label: str) -> int:
+        """Number of runs whose last stage is measured on every skill."""
+        R = self.arrays["R", label].values
+        return int(np.isfinite(R[:, -1]).all(axis=1).sum()) if R.size else 0
+
+    def retention_mean(self, array: np.ndarray) -> np.ndarray:
+        """Mean over the tasks that may be averaged: array [..., T + 1, tasks] -> [..., T + 1]."""
+        in_mean = np.array(list(self.tasks_in_mean.values()), bool)
+        return array[..., in_mean].mean(-1) if in_mean.any() else np.full(array.shape[:-1], np.nan)
+
+
+def measure(pool: Pool) -> PooledMeasurements:
+    """Sorts the records of a pool."""
+    skill_records, retention_records = _counting(pool)
+    finals = {
+        "R": skill_records[skill_records["final"]],
+        "D": retention_records[retention_records["final"]],
+    }
+    runs = _runs(pool)
+    arrays: dict[tuple[Kind, str], Arrays] = {}
+    for kind in KINDS:
+        by_label = dict(list(finals[kind].groupby("label", observed=True)))
+        for label, series in pool.series.items():
+            columns = series.order if kind == "R" else tuple(pool.retention)
+            shape = (len(runs[label]), len(series.order) + 1, len(columns))
+            arrays[kind, label] = _arrays(by_label.get(label), runs[label], shape, columns)
+        _share_the_base(runs, {label: arrays[kind, label] for label in pool.series})
+    of_tasks = retention_records["name"]
+    tasks_in_mean = {
+        task: metrics.in_unit_interval(
+            entry["metric"],
+            retention_records.loc[of_tasks == task, "value"],
+            entry.get("higher_is_better", True),
+        )
+        for task, entry in pool.retention.items()
+    }
+    first = pd.concat([finals["R"], retention_records]).drop_duplicates(["kind", "name"])
+    answers = first[["kind", "name", "n"]].dropna().itertuples(index=False)
+    protocols = first[["kind", "name", "protocol"]].itertuples(index=False)
+    return PooledMeasurements(
+        skill_records=skill_records,
+        retention_records=retention_records,
+        runs=runs,
+        arrays=arrays,
+        tasks_in_mean=tasks_in_mean,
+        answers={(kind, name): int(n) for kind, name, n in answers},
+        protocol_of={(kind, name): protocol for kind, name, protocol in protocols},
+    )
+
+
+def _counting(pool: Pool) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The records of skills and of retention tasks that have a label and the metric that counts."""
+    records = pool.records
+    metric = records["metric"].astype(object)
+    labelled = records["label"].notna()
+    # A column of texts is categorical: map looks each different name up once.
+    counting = records["name"].map(pool.metric).astype(object)
+    skills = (records["kind"] == "skill") & (metric == counting)
+    skills &= labelled & (records["split"] == pool.split)
+    of_tasks = {task: entry["metric"] for task, entry in pool.retention.items()}
+    counting = records["name"].map(of_tasks).astype(object)
+    tasks = (records["kind"] == "retention") & (metric == counting) & labelled
+    return records[skills], records[tasks]
+
+
+def _runs(pool: Pool) -> dict[str, list[RunId]]:
+    """{label: its runs with any record, by seed and folder}."""
+    runs: dict[str, list[RunId]] = {label: [] for label in pool.series}
+    labelled = pool.records.loc[pool.records["label"].notna(), ["label", "folder", "seed"]]
+    for label, folder, seed in labelled.drop_duplicates().itertuples(index=False):
+        runs[label].append(RunId(int(folder), int(seed)))
+    for of_label in runs.values():
+        of_label.sort(key=lambda run: (run.seed, run.folder))
+    return runs
+
+
+def _arrays(
+    finals: pd.DataFrame | None,
+    runs: list[RunId],
+    shape: tuple[int, int, int],
+    columns: tuple[str, ...],
+) -> Arrays:
+    """The final records of one label, each in its place [run, stage, column] of ``shape``."""
+    values, stderr, answers = np.full((3, *shape), np.nan)
+    keys = np.full(shape, None, object)
+    arrays = Arrays(columns, values, stderr, answers, keys)
+    if finals is None or not columns:
+        return arrays
+    finals = finals[finals["name"].isin(columns) & (finals["stage"] < shape[1])]
+    of_runs = pd.MultiIndex.from_arrays([finals["folder"], finals["seed"].astype(int)])
+    place_of_run = {tuple(run): i for i, run in enumerate(runs)}
+    place_of_column = {name: i for i, name in enumerate(columns)}
+    places = (
+        of_runs.map(place_of_run).to_numpy(int),
+        finals["stage"].to_numpy(int),
+        finals["name"].astype(object).map(place_of_column).to_numpy(int),
+    )
+    values[places] = finals["value"]
+    stderr[places] = finals["stderr"]
+    answers[places] = finals["n"]
+    keys[places] = finals["evaluation"].astype(object)
+    return arrays
+
+
+def _share_the_base(runs: dict[str, list[RunId]], arrays: dict[str, Arrays]) -> None:
+    """Gives runs without a stage 0 on record the base of their folder: it is the same model."""
+    base: dict[tuple[int, str], list[Any]] = {}
+    for folder, label, run, i in _cells_of_stage_0(runs, arrays):
+        if np.isfinite(arrays[label].values[run, 0, i]):
+            base.setdefault((folder, arrays[label].columns[i]), arrays[label].cell(run, 0, i))
+    for folder, label, run, i in _cells_of_stage_0(runs, arrays):
+        cell = base.get((folder, arrays[label].columns[i]))
+        if cell is not None and np.isnan(arrays[label].values[run, 0, i]):
+            arrays[label].set_cell(run, 0, i, cell)
+
+
+def _cells_of_stage_0(
+    runs: dict[str, list[RunId]], arrays: dict[str, Arrays]
+) -> list[tuple[int, str, int, int]]:
+    """(folder, label, place of the run, place of the column) of every cell of every run."""
+    return [
+        (folder, label, run, i)
+        for label, of_label in arrays.items()
+        for run, (folder, _) in enumerate(runs[label])
+        for i in range(len(of_label.columns))
+    ]

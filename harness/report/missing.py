@@ -1,0 +1,144 @@
+"""What the results folders lack, in one line each: for the terminal and the top of the page."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from harness.report.measurements import PooledMeasurements, RunId
+from harness.report.pooling import Pool, Series
+
+MOST_NAMES = 5  # of methods or protocols in a line
+MOST_TASKS = 8
+
+Cell = tuple[int, int]  # (stage, place of the skill) in the array R
+
+
+def missing(pool: Pool, measurements: PooledMeasurements) -> list[str]:
+    """All that is missing, one line each."""
+    lines = [*_unread(pool)]
+    if pool.records.empty:
+        lines.append("no records yet: nothing was measured")
+    graded = _graded(pool)
+    for label, series in pool.series.items():
+        lines += _absent_seeds(series, measurements.runs[label])
+        for i, run in enumerate(measurements.runs[label]):
+            finished, line = _skills(pool, measurements, label, i, graded[label, run])
+            lines += [f"{label}, seed {run.seed}: {line}"] if line else []
+            if finished:
+                lines += _absent_retention(measurements, label, i)
+    lines += _absent_evaluations(pool)
+    lines += _unknown_methods(pool)
+    lines += _unknown_protocols(pool)
+    return lines
+
+
+def _unread(pool: Pool) -> Iterator[str]:
+    """Unreadable lines and undecided grids of every folder."""
+    for folder, name, unreadable in zip(pool.folders, pool.names, pool.unreadable, strict=True):
+        if unreadable:
+            yield f"{name}: {unreadable} unreadable line(s) in records.jsonl left out"
+        for grid in folder.undecided_grids:
+            yield (
+                f"{name}: nothing is selected from the grid of {grid} before all its points have "
+                "run with all seeds"
+            )
+
+
+def _absent_seeds(series: Series, runs: list[RunId]) -> Iterator[str]:
+    started = {run.seed for run in runs}
+    absent = [str(seed) for seed in series.seeds if seed not in started]
+    if absent:
+        yield f"{series.label}: no records of seed {', '.join(absent)}"
+
+
+def _skills(
+    pool: Pool, measurements: PooledMeasurements, label: str, i: int, graded: set[Cell]
+) -> tuple[bool, str]:
+    """Whether the i-th run of a label has finished its last stage, and what its skills lack."""
+    run = measurements.runs[label][i]
+    on_record = np.isfinite(measurements.arrays["R", label].values[i])
+    T = len(on_record) - 1
+    measured_stages = on_record.all(axis=1)
+    # An order may measure only some skills at each stage: gaps are then what it asked for.
+    if (pool.heads[run.folder].get("evaluate") or {}).get("skills", "all") != "all":
+        measured_stages[:T] = on_record[:T].any(axis=1)
+    finished = bool(measured_stages[T])
+    gaps = {(int(k), int(skill)) for k, skill in np.argwhere(~on_record)}
+    if not finished and gaps <= graded:
+        stages = _list(sorted({stage for stage, _ in gaps}))
+        return finished, (
+            f"answers of stage {stages} have no verdicts yet: "
+            f"python -m harness.judge {pool.folders[run.folder].path}"
+        )
+    if not finished:
+        done = np.flatnonzero(measured_stages)
+        progress = f"{done[-1]} of {T} stages finished" if len(done) else "base not finished"
+        return finished, f"{progress}; it does not count in ACC, BWT, FWT and forgetting"
+    if not measured_stages.all():
+        stages = _list(np.flatnonzero(~measured_stages))
+        return finished, f"skills not all measured after stage {stages}"
+    return finished, ""
+
+
+def _graded(pool: Pool) -> dict[tuple[str, RunId], set[Cell]]:
+    """{(label, run): cells of R that a grader has measured, of skills in which a judge counts}."""
+    cells: dict[tuple[str, RunId], set[Cell]] = defaultdict(set)
+    judged = {name: grader for name, grader in pool.grader.items() if grader != pool.metric[name]}
+    if not judged:
+        return cells
+    records = pool.records
+    graded = records["metric"].astype(object) == records["name"].astype(object).map(judged)
+    graded &= records["final"] & (records["split"] == pool.split) & records["label"].notna()
+    columns = records.loc[graded, ["label", "folder", "seed", "stage", "name"]]
+    for label, folder, seed, stage, name in columns.itertuples(index=False):
+        order = pool.series[label].order
+        if name in order:
+            cells[label, RunId(int(folder), int(seed))].add((int(stage), order.index(name)))
+    return cells
+
+
+def _absent_retention(measurements: PooledMeasurements, label: str, i: int) -> Iterator[str]:
+    """Retention tasks that the i-th run of a label lacks after its last stage."""
+    D = measurements.arrays["D", label]
+    tasks = [
+        task for task, value in zip(D.columns, D.values[i, -1], strict=True) if np.isnan(value)
+    ]
+    if tasks:
+        seed = measurements.runs[label][i].seed
+        more = " ..." if len(tasks) > MOST_TASKS else ""
+        yield f"{label}, seed {seed}: no final retention of {_list(tasks[:MOST_TASKS])}{more}"
+
+
+def _absent_evaluations(pool: Pool) -> Iterator[str]:
+    for index, (folder, name) in enumerate(zip(pool.folders, pool.names, strict=True)):
+        mine = (pool.records["folder"] == index) & pool.records["final"]
+        keys = pool.records.loc[mine, "evaluation"].dropna().unique()
+        absent = len(set(keys) - folder.evaluation_keys())
+        if absent:
+            yield (
+                f"{name}: completions and item scores of {absent:,} of {len(keys):,} evaluations "
+                "are not on disk"
+            )
+
+
+def _unknown_methods(pool: Pool) -> Iterator[str]:
+    methods = pool.records.loc[pool.records["label"].isna(), "method"].dropna()
+    unknown = sorted(set(methods.astype(str)))
+    if unknown:
+        yield (
+            f"records of {_list(unknown[:MOST_NAMES])} left out: "
+            "results.json does not list the method"
+        )
+
+
+def _unknown_protocols(pool: Pool) -> Iterator[str]:
+    if pool.records.empty:
+        return
+    unknown = sorted(set(pool.records["protocol"].cat.categories) - set(pool.protocols))
+    if unknown:
+        yield f"protocols.json does not say what {_list(unknown[:MOST_NAMES])} stands for"
+
+
+def _list(items: Iterable[object]) -> str:
+    return ", ".join(str(item) for item in items)

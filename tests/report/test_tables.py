@@ -1,0 +1,125 @@
+"""The tables of a report against the raw records."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from harness.report import tables
+from harness.report.data import ReportData
+from tests.fabricate import SKILLS, fabricate
+from tests.report.folders import TWO, raw, row
+
+
+def test_the_main_table_is_that_of_the_raw_records(three):
+    cells = row(tables.main_table(ReportData([three])), "sft")
+    names = list(SKILLS)
+    tasks = ("hellaswag", "winogrande", "arc_easy", "truthfulqa_mc1")  # no bits per byte
+    by_key = {"acc": [], "bwt": [], "retention": []}
+    for seed in (0, 1, 2):
+        final = raw(three, method="sft", seed=seed, kind="skill", metric="exact", final=True)
+        R = {(r["stage"], r["name"]): r["value"] for r in final}
+        retention = raw(three, method="sft", seed=seed, kind="retention")
+        D = {(r["stage"], r["name"]): r["value"] for r in retention}
+        by_key["acc"].append(np.mean([R[3, name] for name in names]))
+        changes = [R[3, name] - R[k, name] for k, name in enumerate(names[:2], 1)]
+        by_key["bwt"].append(np.mean(changes))
+        by_key["retention"].append(np.mean([D[3, task] - D[0, task] for task in tasks]))
+    for key, values in by_key.items():
+        half = 4.302653 * np.std(values, ddof=1) / 3**0.5
+        mean = np.mean(values)
+        cell = cells[key]
+        bounds = (mean, mean - half, mean + half)
+        assert (cell.value, cell.low, cell.high) == pytest.approx(bounds, rel=1e-5)
+    assert len(set(by_key["acc"])) > 1  # else the interval above shows nothing
+
+
+def test_retention_is_positive_when_better_also_where_lower_is_better(three):
+    cell = row(tables.retention_table(ReportData([three])), "sft")["wikitext/delta"]
+    final = [r["value"] for r in raw(three, method="sft", name="wikitext", stage=3)]
+    rise = np.mean(final) - raw(three, name="wikitext", stage=0)[0]["value"]
+    assert rise > 0.05
+    assert cell.value == pytest.approx(-rise)
+
+
+def test_every_metric_is_on_record_with_base_and_final(three):
+    table = tables.every_metric(ReportData([three]))
+    names = {(name, cells["metric"]) for name, cells in table.rows}
+    assert {("science", "exact"), ("science", "lenient"), ("wikitext", "bits_per_byte")} <= names
+    cells = next(c for name, c in table.rows if (name, c["metric"]) == ("science", "lenient"))
+    final = {"metric": "lenient", "name": "science", "stage": 3, "final": True}
+    values = [r["value"] for r in raw(three, method="grpo", **final)]
+    half = 4.302653 * np.std(values, ddof=1) / 3**0.5
+    assert cells["grpo"].value == pytest.approx(np.mean(values))
+    assert cells["grpo"].high - cells["grpo"].value == pytest.approx(half, rel=1e-5)
+    base = raw(three, metric="lenient", name="science", stage=0)[0]["value"]
+    assert cells["base"].value == pytest.approx(base)
+
+
+def test_the_records_used_are_final_ones_of_the_metrics_that_count(three):
+    used = tables.records_used(ReportData([three]))
+    assert list(used.columns[:3]) == ["folder", "label", "seed"]
+    assert not {"run", "method", "final", "prompts"} & set(used.columns)
+    final = [r for r in raw(three, final=True) if r["metric"] != "lenient"]
+    assert len(used) == len(final)
+    assert set(used["folder"]) == {"three"}
+
+
+def test_cost_is_summed_over_stages(three):
+    killed = three / "runs" / "sdft-seed0" / "stage-4.partial"  # does not count
+    shutil.copytree(three / "runs" / "sdft-seed0" / "stage-3", killed)
+    cells = row(tables.cost_table(ReportData([three])), "sdft")
+    shutil.rmtree(killed)
+    assert cells["tokens"] == 3 * 18 * 900
+    assert cells["seconds_sampling"] == pytest.approx(3 * 18 * 3.1)
+    assert cells["peak_memory_gib"] == pytest.approx(2.9)
+
+
+def test_the_base_models_evaluation_is_no_methods_cost(tmp_path):
+    """The run that came first measured it, here a point that its grid did not select.
+
+    Memory at stage 0 is what another run left.
+    """
+    folder = fabricate(tmp_path / "base", methods=TWO, items=False, n=8, inside=0, retention={})
+    without = dict(tables.cost_table(ReportData([folder])).rows)
+    assert "base" not in without
+    for run, seconds, peak in (
+        ("unselected-seed0", 100.0, 1.5),
+        ("sft-seed0", 20.0, 1.5),
+        ("sdft-seed0", 0.5, 9.9),
+    ):
+        place = folder / "runs" / run / "stage-0"
+        place.mkdir(parents=True)
+        stage = {
+            "stage": 0,
+            "steps": 0,
+            "prompts": 0,
+            "tokens": 0,
+            "peak_memory_gib": peak,
+            "seconds": {"evaluation": seconds, "retention": 2 * seconds, "training": 0.0},
+        }
+        (place / "stage.json").write_text(json.dumps(stage))
+    rows = dict(tables.cost_table(ReportData([folder])).rows)
+    assert list(rows) == ["base", "sft", "sdft"]
+    assert {label: rows[label] for label in TWO} == without
+    assert rows["base"] == {"seconds_evaluation": 120.5, "seconds_retention": 241.0, "total": 361.5}
+
+
+def test_terminal_table_fits_and_the_files_agree(reported):
+    _, text, page = reported
+    assert max(map(len, text.split("\n\n")[1].splitlines())) <= 100
+    files = page.parent / "tables"
+    value = pd.read_csv(files / "main.csv").set_index("method").loc["grpo", "ACC"]
+    per_cent = f"{100 * value:.1f}"
+    assert re.search(rf"^grpo +3/3 +{per_cent}±", text, re.M)
+    assert f"| grpo | 3/3 | {per_cent} ±" in (files / "main.md").read_text()
+    tex = (files / "retention.tex").read_text()
+    assert "truthfulqa\\_mc1" in tex
+    assert tex.count("\\begin{tabular}") == 1
+    assert re.search(r"\$-\d+\.\d \\pm", tex)
+    starts = ("base", "sft", "sdft", "method")
+    widths = {line.count("&") for line in tex.splitlines() if line.startswith(starts)}
+    assert widths == {10}
