@@ -79,9 +79,9 @@ def made_beside(out: Path, stale: str | None = None) -> Iterator[Path]:
 
 def _write(results: ReportData, partial: Path, out: Path) -> Table:
     """Makes all files in ``partial``, with links as from ``out``; returns the main table."""
-    made = _tables(results)
+    all_tables = _all_tables(results)
     (partial / "tables").mkdir()
-    for table in made:
+    for table in all_tables:
         texts = {"csv": table.csv(), "md": table.markdown(), "tex": table.latex()}
         for ending, text in texts.items():
             (partial / "tables" / f"{table.name}.{ending}").write_text(text, encoding="utf-8")
@@ -93,17 +93,17 @@ def _write(results: ReportData, partial: Path, out: Path) -> Table:
         os.path.relpath(folder.resolve(), out.resolve()).replace(os.sep, "/")
         for folder in results.folders
     ]
-    text = page.render(results, made, pictures, source.looks, to_folder)
+    text = page.render(results, all_tables, pictures, source.looks, to_folder)
     (partial / "index.html").write_text(text, encoding="utf-8")
-    return made[0]
+    return all_tables[0]
 
 
-def _tables(results: ReportData) -> list[Table]:
+def _all_tables(results: ReportData) -> list[Table]:
     """All tables in the page's order, the main one first."""
-    made = [tables.main_table(results), tables.gain_table(results)]
+    all_tables = [tables.main_table(results), tables.gain_table(results)]
     if results.retention:
-        made.append(tables.retention_table(results))
-    return [*made, tables.cost_table(results), tables.every_metric(results)]
+        all_tables.append(tables.retention_table(results))
+    return [*all_tables, tables.cost_table(results), tables.every_metric(results)]
 
 
 def _move(partial: Path, out: Path, stale: str | None) -> None:

@@ -12,12 +12,12 @@ from typing import Any, ClassVar, Protocol
 
 from markupsafe import Markup
 
-from harness.report import samples, tables
+from harness.report import samples
 from harness.report.data import ReportData
 from harness.report.html import environment
 from harness.report.pictures.picture import PictureFile
 from harness.report.style import BASE, Look
-from harness.report.tables import Table
+from harness.report.tables import MEANINGS, Table, measured, records_used
 from harness.results.formats import read_object
 
 MOST_RECORDS = 400  # written into the page; tables/records.csv has all
@@ -58,7 +58,7 @@ class Block(Protocol):
 
 
 @dataclass(frozen=True)
-class Section:
+class PageSection:
     key: str  # also its id on the page
     title: str
     blocks: list[Block] = field(default_factory=list)
@@ -195,14 +195,14 @@ class ModelPath:
 
 def render(
     results: ReportData,
-    made: Sequence[Table],
+    tables: Sequence[Table],
     pictures: Sequence[PictureFile],
     look: dict[str, Look],
     to_folder: Sequence[str],
 ) -> str:
     """The page as text.
 
-    made: the tables in order; pictures: the pictures in order; look: of each label; to_folder: path
+    tables: the tables in order; pictures: the pictures in order; look: of each label; to_folder: path
     from the page to each results folder.
     """
     dot = _dot(look)
@@ -215,7 +215,7 @@ def render(
             paths=_paths(results),
             missing=results.missing[:MOST_MISSING],
             more_missing=max(0, len(results.missing) - MOST_MISSING),
-            sections=_sections(results, made, pictures, dot, to_folder),
+            sections=_sections(results, tables, pictures, dot, to_folder),
             folders=", ".join(folder.resolve().name for folder in results.folders),
             dot=dot,
         )
@@ -262,18 +262,18 @@ def _paths(results: ReportData) -> list[ModelPath]:
 
 def _sections(
     results: ReportData,
-    made: Sequence[Table],
+    tables: Sequence[Table],
     pictures: Sequence[PictureFile],
     dot: Dot,
     to_folder: Sequence[str],
-) -> list[Section]:
+) -> list[PageSection]:
     """The sections that have something in them: tables first, then pictures.
 
     A table without rows is left out: nothing was recorded of it.
     """
-    sections = {key: Section(key, title) for key, title in SECTIONS.items()}
+    sections = {key: PageSection(key, title) for key, title in SECTIONS.items()}
     sections["measured"].blocks.append(_protocols(results))
-    for table in made:
+    for table in tables:
         if table.rows:
             section = _section(sections, TABLE_SECTIONS.get(table.name, table.name))
             section.blocks.extend(_table(table, dot))
@@ -285,14 +285,14 @@ def _sections(
     return [section for section in sections.values() if section.blocks]
 
 
-def _section(sections: dict[str, Section], key: str) -> Section:
+def _section(sections: dict[str, PageSection], key: str) -> PageSection:
     """The section of that key; one that the page does not know comes last, titled by its key."""
-    return sections.setdefault(key, Section(key, key.replace("_", " ").capitalize()))
+    return sections.setdefault(key, PageSection(key, key.replace("_", " ").capitalize()))
 
 
 def _table(table: Table, dot: Dot) -> list[Block]:
     view = TableView(table.name, table.note, Markup(table.html(dot)), FOLDED.get(table.name, ""))
-    return [view, Meanings(tables.MEANINGS)] if table.name == "main" else [view]
+    return [view, Meanings(MEANINGS)] if table.name == "main" else [view]
 
 
 def _picture(picture: PictureFile) -> PictureView:
@@ -320,7 +320,7 @@ def _protocols(results: ReportData) -> Protocols:
             fields = results.protocols.get(protocol, "not in protocols.json")
             views.append(
                 ProtocolView(
-                    tables.measured(results, kind, name),
+                    measured(results, kind, name),
                     entry.get("description") or "",
                     _json(fields),
                 )
@@ -334,7 +334,7 @@ def _json(value: object) -> str:
 
 def _records(results: ReportData, to_folder: Sequence[str]) -> Records:
     """Records of the base model, of each skill's own stage and of the last stage."""
-    used = tables.records_used(results)
+    used = records_used(results)
     last = {label: len(series.order) for label, series in results.series.items()}
     at_end = used["stage"] == used["label"].astype(object).map(last)
     at_own_stage = used["name"].astype(object) == used["skill"].astype(object)
@@ -345,7 +345,7 @@ def _records(results: ReportData, to_folder: Sequence[str]) -> Records:
 
 
 def _record(results: ReportData, row: Any, to_folder: str) -> RecordView:
-    """row: of ``tables.records_used``, a named tuple."""
+    """row: of ``records_used``, a named tuple."""
     folder = results.names.index(row.folder)
     on_disk = isinstance(row.evaluation, str) and results.evaluation(folder, row.evaluation)
     return RecordView(

@@ -116,10 +116,14 @@ def looks(labels: Iterable[str]) -> dict[str, Look]:
 
 
 def save(figure: Figure, folder: Path, name: str) -> None:
-    """Writes ``name`` as PNG and SVG into ``folder``, and as a dark SVG into ``folder/dark``."""
+    """Writes ``name`` as PNG and SVG into ``folder``, and as a dark SVG into ``folder/dark``.
+
+    The figure is laid out once, for the PNG; the SVG has the same layout.
+    """
     (folder / "dark").mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure)
     figure.savefig(folder / f"{name}.png", dpi=160)
+    figure.set_layout_engine(None)
     figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
     text = (folder / f"{name}.svg").read_text(encoding="utf-8")
     for light, dark in DARK.items():
@@ -148,7 +152,7 @@ def grid(
 
 def legend(
     figure: Figure,
-    look: Mapping[str, Look],
+    look: Mapping[str, tuple[str, str, Dash]],
     labels: Sequence[str],
     base: bool = False,
     markers: bool = True,
@@ -188,7 +192,7 @@ def _text_width(text: str, size: float) -> float:
 
 def curve(
     axes: Axes,
-    look: Look,
+    look: tuple[str, str, Dash],
     x: ArrayLike,
     y: ArrayLike,
     low: ArrayLike,
