@@ -1,29 +1,34 @@
-"""Tables, pictures and a page from results folders: python report.py RESULTS_DIR [RESULTS_DIR ...]
-[--paper] [--out DIR].
+"""Tables, pictures and a page from results folders.
+
+python report.py RESULTS_DIR [RESULTS_DIR ...] [--paper] [--out DIR]
 
 With --paper the figures and tables of arXiv 2601.19897, published beside measured; with --published
 the published ones alone.
 """
 
+from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness.base.errors import Parser, UserError, reported
 from harness.base.files import check_folder
 
 
-def check_out(out):
+def check_out(out: str | Path) -> None:
     """Raises UserError if no report can be written into ``out``, before a part of one is."""
     for part in ("data", "tables", "figures"):
         check_folder(Path(out) / part)
-    if (Path(out) / "index.html").is_dir():
+    page = Path(out) / "index.html"
+    if page.is_dir():
         raise UserError(
-            Path(out) / "index.html",
-            "is a folder, and the report's page is called so",
+            page,
+            "is a folder, and the report's page has this name",
             "give another folder with --out",
         )
 
 
-def main(arguments=None):
+def parser() -> Parser:
+    """The options of the command."""
     parser = Parser(
         prog="report.py",
         description="Write tables, pictures and an HTML page from results folders.",
@@ -37,7 +42,8 @@ def main(arguments=None):
     parser.add_argument(
         "--paper",
         action="store_true",
-        help="draw the figures and tables of the paper; RESULTS_DIR may hold several results folders",
+        help="draw the figures and tables of the paper; "
+        "RESULTS_DIR may hold several results folders",
     )
     parser.add_argument(
         "--published",
@@ -50,22 +56,32 @@ def main(arguments=None):
         help="where to write (default: report, with --paper paper, in the first folder; "
         "with --published results/paper/report)",
     )
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def check_options(options: Namespace) -> None:
+    """Raises UserError for options that exclude each other and for an impossible --out."""
+    if options.published and (options.folders or options.paper):
+        raise UserError(
+            "--published",
+            "takes no RESULTS_DIR",
+            "RESULTS_DIR --paper draws both, side by side",
+        )
+    if not options.published and not options.folders:
+        raise UserError(
+            "RESULTS_DIR",
+            "is missing",
+            "give a folder that run_sequence.py wrote, or --published",
+        )
+    if options.out:
+        check_out(options.out)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Writes the report, and prints the main table and the path of the page."""
+    options = parser().parse_args(arguments)
     with reported(options.out or "the report's folder"):
-        if options.published and (options.folders or options.paper):
-            raise UserError(
-                "--published",
-                "takes no RESULTS_DIR",
-                "RESULTS_DIR --paper draws both, side by side",
-            )
-        if not options.published and not options.folders:
-            raise UserError(
-                "RESULTS_DIR",
-                "is missing",
-                "give a folder that run_sequence.py wrote, or --published",
-            )
-        if options.out:
-            check_out(options.out)
+        check_options(options)
         if options.paper or options.published:
             from benchmarks.paper.drawing import write_paper
 

@@ -1,10 +1,12 @@
-"""Tables, pictures and a page from results folders, from their files alone: neither torch nor
-transformers is needed.
+"""Writes a report: tables, pictures and a page, from the files of results folders alone.
+
+Neither torch nor transformers is needed.
 """
 
 import os
 import re
 import shutil
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -12,39 +14,45 @@ from harness.base.errors import UserError
 from harness.base.files import locked
 from harness.report import page, tables
 from harness.report.data import ReportData
-from harness.report.figures import Drawer
+from harness.report.pictures import draw_pictures, source_of
+from harness.report.table import Table
+
+Folder = str | Path
+MOST_MISSING = 8  # lines in the terminal
 
 
-def write_report(folders, out=None):
-    """Writes the report of one or several results folders into ``out`` (``report`` in the first one
-    by default).
+def write_report(folders: Folder | Iterable[Folder], out: Folder | None = None) -> tuple[str, Path]:
+    """Writes the report of one or several results folders into ``out``.
 
-    Tables go to ``tables/`` (CSV, Markdown, LaTeX), pictures to ``figures/`` (PNG, SVG), the page
-    is ``index.html``. Returns (the main table as terminal text, path of the page). Raises UserError
-    for a folder that is no results folder of this version, for records that must not be compared,
-    and for an ``out`` that cannot be written. All is made in a temporary folder beside ``out`` and
-    moved at the end, so that what cannot be reported leaves nothing half-written.
+    By default ``out`` is the folder ``report`` in the first of them. Tables go to ``tables/`` (CSV,
+    Markdown, LaTeX), pictures to ``figures/`` (PNG, SVG); the page is ``index.html``. All files are
+    made in a temporary folder beside ``out`` and moved at the end, so that a report that fails
+    leaves nothing half-written. Returns (the main table as terminal text, path of the page). Raises
+    UserError for a folder that is no results folder of this version, for records that must not be
+    compared, and for an ``out`` that cannot be written.
     """
-    folders = [Path(f) for f in ([folders] if isinstance(folders, str | Path) else folders)]
-    results = ReportData(list({f.resolve(): f for f in folders}.values()))
+    if isinstance(folders, str | Path):
+        folders = [folders]
+    by_place = {Path(folder).resolve(): Path(folder) for folder in folders}
+    results = ReportData(list(by_place.values()))
     out = Path(out) if out else results.folders[0] / "report"
     with made_beside(out) as partial:
-        table = _write(results, partial, out)
-    return _terminal(results, table), out / "index.html"
+        main = _write(results, partial, out)
+    return _terminal(results, main), out / "index.html"
 
 
 @contextmanager
-def made_beside(out, stale=None):
-    """A new folder beside ``out`` whose files, once all are made, go to their places in ``out``,
-    over those of an earlier report.
+def made_beside(out: Path, stale: str | None = None) -> Iterator[Path]:
+    """A new folder beside ``out``; at the end its files go to their places in ``out``.
 
-    stale: pattern of the names of files that an earlier report may have and this one may not: these
-    go. What else lies in ``out`` stays. One process at a time makes a report for ``out``; runs that
-    write into the same results folder do not wait for it. Raises UserError if ``out`` cannot be a
-    folder.
+    They replace those of an earlier report; what else lies in ``out`` stays. stale: a pattern of
+    file names that an earlier report may have and this one may not: such files are deleted from the
+    folders that this report writes into. One process at a time makes a report for ``out``; runs
+    that write into the same results folder do not wait for it. Raises UserError if ``out`` cannot
+    be a folder.
     """
     place = out.resolve()
-    # a fixed name, so that what a killed report left is found and replaced
+    # A fixed name, so that the next report replaces what a killed one left.
     partial = place.parent / f".{place.name}.partial"
     new = not place.exists()
     with ExitStack() as stack:
@@ -68,37 +76,42 @@ def made_beside(out, stale=None):
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def _remove_if_empty(folder):
+def _remove_if_empty(folder: Path) -> None:
     with suppress(OSError):
         folder.rmdir()
 
 
-def _write(results, partial, out):
+def _write(results: ReportData, partial: Path, out: Path) -> Table:
     """Makes all files in ``partial``, with links as from ``out``; returns the main table."""
+    all_tables = _all_tables(results)
     (partial / "tables").mkdir()
-    made = [tables.main_table(results), tables.gain_table(results)]
-    made += [tables.retention_table(results)] * bool(results.retention)
-    made += [tables.cost_table(results), tables.every_metric(results)]
-    for table in made:
-        for end, text in (("csv", table.csv()), ("md", table.markdown()), ("tex", table.latex())):
-            (partial / "tables" / f"{table.name}.{end}").write_text(text, encoding="utf-8")
+    for table in all_tables:
+        texts = {"csv": table.csv(), "md": table.markdown(), "tex": table.latex()}
+        for ending, text in texts.items():
+            (partial / "tables" / f"{table.name}.{ending}").write_text(text, encoding="utf-8")
     tables.records_used(results).to_csv(partial / "tables" / "records.csv", index=False)
-    drawer = Drawer(results, partial / "figures")
-    pictures = drawer.all()
-    drawer.curves.drop(columns="std", errors="ignore").to_csv(
-        partial / "tables" / "curves.csv", index=False
-    )
+    source = source_of(results)
+    source.curves.to_csv(partial / "tables" / "curves.csv", index=False)
+    pictures = draw_pictures(source, partial / "figures")
     to_folder = [
         os.path.relpath(folder.resolve(), out.resolve()).replace(os.sep, "/")
         for folder in results.folders
     ]
-    (partial / "index.html").write_text(
-        page.render(results, made, pictures, drawer.look, to_folder), encoding="utf-8"
-    )
-    return made[0]
+    text = page.render(results, all_tables, pictures, source.looks, to_folder)
+    (partial / "index.html").write_text(text, encoding="utf-8")
+    return all_tables[0]
 
 
-def _move(partial, out, stale):
+def _all_tables(results: ReportData) -> list[Table]:
+    """All tables in the page's order, the main one first."""
+    all_tables = [tables.main_table(results), tables.gain_table(results)]
+    if results.retention:
+        all_tables.append(tables.retention_table(results))
+    return [*all_tables, tables.cost_table(results), tables.every_metric(results)]
+
+
+def _move(partial: Path, out: Path, stale: str | None) -> None:
+    """Moves every file to its place in ``out`` and deletes the ``stale`` ones beside them."""
     files = sorted(partial.rglob("*"))
     for file in files:
         place = out / file.relative_to(partial)
@@ -107,28 +120,30 @@ def _move(partial, out, stale):
         else:
             place.parent.mkdir(parents=True, exist_ok=True)
             os.replace(file, place)
-    made = {out / file.relative_to(partial) for file in files}
-    for folder in {file.parent for file in made} - {out} if stale else ():
+    if stale is None:
+        return
+    new = {out / file.relative_to(partial) for file in files}
+    for folder in {file.parent for file in new} - {out}:
         for file in folder.iterdir():
-            if file not in made and re.fullmatch(stale, file.name):
+            if file not in new and re.fullmatch(stale, file.name):
                 file.unlink()
 
 
-def _terminal(results, table):
-    text, left_out = table.terminal()
+def _terminal(results: ReportData, main: Table) -> str:
+    """The main table for a terminal, and what is missing."""
+    text, omission = main.terminal()
     lines = [
         f"{' and '.join(results.names)}: per cent, split {results.split}",
         "",
         text,
         "",
-        tables.interval_note(table.rows),
+        tables.interval_note(main.rows),
     ]
-    if left_out:
-        lines.append(f"Left out here, in the report: {left_out}.")
+    if omission:
+        lines.append(f"Left out here, in the report: {omission}.")
     if results.missing:
-        lines += (
-            ["Missing:"]
-            + [f"  {line}" for line in results.missing[:8]]
-            + [f"  ... and {len(results.missing) - 8} more"] * (len(results.missing) > 8)
-        )
+        lines.append("Missing:")
+        lines += [f"  {line}" for line in results.missing[:MOST_MISSING]]
+    if len(results.missing) > MOST_MISSING:
+        lines.append(f"  ... and {len(results.missing) - MOST_MISSING} more")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Jinja2 for the pages: templates in files, everything escaped, style and script written into the page."""
+"""Jinja2 for the pages: templates in files, every value escaped."""
 
 from pathlib import Path
 
@@ -10,7 +10,9 @@ TEMPLATES = Path(__file__).with_name("templates")
 def environment(*folders: Path) -> jinja2.Environment:
     """An environment that finds templates in ``folders``, then in harness/report/templates.
 
-    Every value is escaped; a name that a template misspells is an error.
+    Every value is escaped, so that what a model wrote is never markup. A name that a template
+    misspells is an error. layout.html is the frame of a page: it writes style.css and script.js
+    into it, since a page loads nothing from elsewhere.
     """
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader([*folders, TEMPLATES]),

@@ -1,325 +1,400 @@
-"""The HTML page: opens from disk, loads nothing from elsewhere, light and dark, reads on a phone."""
+"""The HTML page: opens from disk, loads nothing from elsewhere, light and dark, reads on a phone.
 
-import html
+This file says what is on the page; templates/ says how it is written. Every table and every picture
+is in the section that it belongs to, and nothing that was made is left out.
+"""
+
 import json
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
 
-from harness.report import samples, tables
-from harness.report.figures import BASE
-from harness.report.html import TEMPLATES
+from markupsafe import Markup
+
+from harness.report import samples
+from harness.report.data import ReportData
+from harness.report.html import environment
+from harness.report.pictures.picture import PictureFile
+from harness.report.style import BASE, Look
+from harness.report.table import Table
+from harness.report.tables import MEANINGS, measured, records_used
 from harness.results.formats import read_object
 
-ROWS = 400  # of records written into the page; tables/records.csv has all
-CSS = (TEMPLATES / "style.css").read_text(encoding="utf-8")
-SCRIPT = (TEMPLATES / "script.js").read_text(encoding="utf-8")
+MOST_RECORDS = 400  # written into the page; tables/records.csv has all
+MOST_RUNS = 200  # the same; runs/*/run.json has each
+MOST_MISSING = 60  # lines
+MOST_SKILLS = 15  # named at the top of the page
+MOST_LETTERS = 400  # of one cell
+WIDE = 7  # inches; on a phone a wider picture is scrolled, not shrunk
+
+# In the page's order. A picture names its section itself (pictures.picture.Picture.section).
+SECTIONS = {
+    "results": "Results",
+    "skills": "Learning each skill",
+    "retention-section": "Retention",
+    "cost": "Cost and training",
+    "samples": "Sample completions",
+    "measured": "How it was measured",
+    "provenance": "Where the runs come from",
+}
+# The section of each table; one that is not named here is in a section of its own.
+TABLE_SECTIONS = {
+    "main": "results",
+    "own_stage": "skills",
+    "retention": "retention-section",
+    "cost": "cost",
+    "every_metric": "measured",
+}
+# Tables that are folded away, with the text of the fold.
+FOLDED = {"every_metric": "Every metric on record, base and final"}
+
+Dot = Callable[[str], Markup]
 
 
-def render(results, made, pictures, look, to_folder):
-    """The page as text. made: the Tables in order; pictures: as drawn; to_folder: path from the
-    page to each results folder.
-    """
-    e = html.escape
+class Block(Protocol):
+    """A part of a section, written by its template under the name ``block``."""
 
-    def dot(label):
-        colour = look[label][0] if label in look else BASE if label.startswith("base") else None
-        return f'<span class="dot" style="background:{colour}"></span>' if colour else ""
+    template: ClassVar[str]
 
-    def table(item, extra="", wrap="scroll"):
-        links = " · ".join(
-            f'<a href="tables/{item.name}.{end}">{text}</a>'
-            for end, text in (("csv", "CSV"), ("md", "Markdown"), ("tex", "LaTeX"))
-        )
-        return f'<div class="{wrap}" tabindex="0">{item.html(dot)}</div><p class="note">{e(item.note)} {links}</p>{extra}'
 
-    def picture(item):
-        links = (
-            f'<a href="figures/{item.name}.svg">SVG</a> · <a href="figures/{item.name}.png">PNG</a>'
-        )
-        wide = "wide" if item.width > 7 else ""
-        return (
-            f'<figure id="{item.name}"><h3>{e(item.title)}</h3><div class="scroll" tabindex="0"><picture><source '
-            f'srcset="figures/dark/{item.name}.svg" '
-            f'media="(prefers-color-scheme: dark)"><img class="{wide}" style="max-width:{item.width * 96:.0f}px" '
-            f'src="figures/{item.name}.svg" alt="{e(item.title)}: {e(item.caption)}">'
-            f"</picture></div><figcaption>{e(item.caption)} {links}</figcaption></figure>"
-        )
+@dataclass(frozen=True)
+class PageSection:
+    key: str  # also its id on the page
+    title: str
+    blocks: list[Block] = field(default_factory=list)
 
-    by_name = {t.name: t for t in made}
-    drawn = {p.name: p for p in pictures}
-    title = " and ".join(results.names)
-    sections = []
 
-    body = []
-    if "main" in by_name:
-        body.append(table(by_name["main"], _meanings()))
-    body += [
-        picture(drawn[name]) for name in ("curves", "curves_normalised", "plane") if name in drawn
+@dataclass(frozen=True)
+class TableView:
+    """summary: of the fold that hides the table, "" where it is in sight."""
+
+    name: str
+    note: str
+    markup: Markup
+    summary: str
+    template: ClassVar[str] = "table.html"
+
+
+@dataclass(frozen=True)
+class Meanings:
+    """What the columns of the main table mean."""
+
+    meanings: dict[str, str]
+    template: ClassVar[str] = "meanings.html"
+
+
+@dataclass(frozen=True)
+class PictureView:
+    """width: in CSS pixels."""
+
+    name: str
+    title: str
+    caption: str
+    width: float
+    wide: bool
+    template: ClassVar[str] = "picture.html"
+
+
+@dataclass(frozen=True)
+class SampleCompletions:
+    """skills: those with samples; metric: the one that counts, by skill; groups: samples.choose."""
+
+    skills: list[str]
+    metric: dict[str, str]
+    groups: Sequence[Any]
+    template: ClassVar[str] = "samples.html"
+
+
+@dataclass(frozen=True)
+class ProtocolView:
+    """How one skill or task is measured: in one line, in its author's words, in full."""
+
+    summary: str
+    description: str
+    protocol: str
+
+
+@dataclass(frozen=True)
+class Protocols:
+    protocols: list[ProtocolView]
+    template: ClassVar[str] = "protocols.html"
+
+
+@dataclass(frozen=True)
+class RecordView:
+    """One record as texts. link: to its evaluation's file, "" where that is not on disk."""
+
+    folder: str
+    label: str
+    seed: str
+    stage: str
+    name: str
+    metric: str
+    value: str
+    stderr: str
+    n: str
+    protocol: str
+    evaluation: str
+    link: str
+
+
+@dataclass(frozen=True)
+class Records:
+    """The first records behind the numbers; total: how many there are in tables/records.csv."""
+
+    records: list[RecordView]
+    total: int
+    several_folders: bool
+    template: ClassVar[str] = "records.html"
+
+
+@dataclass(frozen=True)
+class OrderView:
+    """The order of one results folder as JSON. link: from the page to the folder."""
+
+    name: str
+    link: str
+    order: str
+    template: ClassVar[str] = "order.html"
+
+
+@dataclass(frozen=True)
+class RunView:
+    label: str
+    cells: list[str]
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The first runs; total: how many there are."""
+
+    columns: ClassVar[list[str]] = [
+        "seed",
+        "method",
+        "settings",
+        "device",
+        "dtype",
+        "threads",
+        "git",
+        "started",
+        "packages",
     ]
-    sections.append(("results", "Results", body))
-    if "own_stage" in by_name:
-        body = [table(by_name["own_stage"])] + [
-            picture(drawn[n]) for n in ("accuracy_matrix",) if n in drawn
-        ]
-        sections.append(("skills", "Learning each skill", body))
-    if "retention" in by_name:
-        sections.append(
-            (
-                "retention-section",
-                "Retention",
-                [table(by_name["retention"])]
-                + [picture(drawn[n]) for n in ("retention",) if n in drawn],
-            )
+    runs: list[RunView]
+    total: int
+    template: ClassVar[str] = "runs.html"
+
+
+@dataclass(frozen=True)
+class ModelPath:
+    """A base model and the skills that it learns in turn; more: skills that are not named."""
+
+    model: str
+    skills: list[str]
+    more: int
+
+
+def render(
+    results: ReportData,
+    tables: Sequence[Table],
+    pictures: Sequence[PictureFile],
+    look: dict[str, Look],
+    to_folder: Sequence[str],
+) -> str:
+    """The page as text.
+
+    tables: the tables in order; pictures: the pictures in order; look: of each label; to_folder: path
+    from the page to each results folder.
+    """
+    dot = _dot(look)
+    return (
+        environment()
+        .get_template("page.html")
+        .render(
+            title=" and ".join(results.names),
+            facts=_facts(results),
+            paths=_paths(results),
+            missing=results.missing[:MOST_MISSING],
+            more_missing=max(0, len(results.missing) - MOST_MISSING),
+            sections=_sections(results, tables, pictures, dot, to_folder),
+            folders=", ".join(folder.resolve().name for folder in results.folders),
+            dot=dot,
         )
-    body = [table(by_name["cost"])] if "cost" in by_name and by_name["cost"].rows else []
-    body += [picture(drawn["training"])] if "training" in drawn else []
-    if body:
-        sections.append(("cost", "Cost and training", body))
-    chosen = samples.choose(results)
-    if chosen:
-        sections.append(("samples", "Sample completions", [_samples(chosen, results, dot)]))
-    sections.append(
-        ("measured", "How it was measured", [_measured(results, by_name, table, to_folder)])
-    )
-    sections.append(
-        ("provenance", "Where the runs come from", [_provenance(results, dot, to_folder)])
     )
 
+
+def _dot(look: dict[str, Look]) -> Dot:
+    """A function that gives the markup of a label's colour mark, empty for a label without one."""
+
+    def dot(label: str) -> Markup:
+        colour = look[label].colour if label in look else BASE if label.startswith("base") else None
+        mark = Markup('<span class="dot" style="background:{}"></span>')
+        return mark.format(colour) if colour else Markup("")
+
+    return dot
+
+
+def _facts(results: ReportData) -> str:
+    runs = sum(len(runs) for runs in results.runs.values())
+    counts = [
+        _count(len(results.skills), "skill"),
+        _count(len(results.series), "method"),
+        _count(runs, "run"),
+        _count(len(results.retention), "retention task"),
+    ]
+    return ", ".join(counts) + f", {len(results.records):,} records"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _paths(results: ReportData) -> list[ModelPath]:
     paths = []
     for label in results.bases().values():
         series = results.series[label]
-        steps = "".join(f"<i>→</i><span>{e(name)}</span>" for name in series.order[:15]) + (
-            f"<i>… {len(series.order) - 15} more</i>" if len(series.order) > 15 else ""
-        )
-        paths.append(f'<div class="path"><span>{e(series.model)}</span>{steps}</div>')
-    seeds = sum(len(runs) for runs in results.runs.values())
-    facts = (
-        f"{len(results.skills)} skill{'s' * (len(results.skills) != 1)}, {len(results.series)} "
-        f"method{'s' * (len(results.series) != 1)}, {seeds} run{'s' * (seeds != 1)}, "
-        f"{len(results.retention)} retention task{'s' * (len(results.retention) != 1)}, {len(results.records):,} "
-        f"records"
+        more = max(0, len(series.order) - MOST_SKILLS)
+        paths.append(ModelPath(series.model, list(series.order[:MOST_SKILLS]), more))
+    return paths
+
+
+# -- sections
+
+
+def _sections(
+    results: ReportData,
+    tables: Sequence[Table],
+    pictures: Sequence[PictureFile],
+    dot: Dot,
+    to_folder: Sequence[str],
+) -> list[PageSection]:
+    """The sections that have something in them: tables first, then pictures.
+
+    A table without rows is left out: nothing was recorded of it.
+    """
+    sections = {key: PageSection(key, title) for key, title in SECTIONS.items()}
+    sections["measured"].blocks.append(_protocols(results))
+    for table in tables:
+        if table.rows:
+            section = _section(sections, TABLE_SECTIONS.get(table.name, table.name))
+            section.blocks.extend(_table(table, dot))
+    for picture in pictures:
+        _section(sections, picture.section).blocks.append(_picture(picture))
+    sections["samples"].blocks.extend(_samples(results))
+    sections["measured"].blocks.append(_records(results, to_folder))
+    sections["provenance"].blocks.extend(_provenance(results, to_folder))
+    return [section for section in sections.values() if section.blocks]
+
+
+def _section(sections: dict[str, PageSection], key: str) -> PageSection:
+    """The section of that key; one that the page does not know comes last, titled by its key."""
+    return sections.setdefault(key, PageSection(key, key.replace("_", " ").capitalize()))
+
+
+def _table(table: Table, dot: Dot) -> list[Block]:
+    view = TableView(table.name, table.note, Markup(table.html(dot)), FOLDED.get(table.name, ""))
+    return [view, Meanings(MEANINGS)] if table.name == "main" else [view]
+
+
+def _picture(picture: PictureFile) -> PictureView:
+    return PictureView(
+        picture.name, picture.title, picture.caption, picture.width * 96, picture.width > WIDE
     )
-    missing = ""
-    if results.missing:
-        shown = "".join(f"<li>{e(line)}</li>" for line in results.missing[:60])
-        more = (
-            f"<li>… and {len(results.missing) - 60} more</li>" if len(results.missing) > 60 else ""
-        )
-        missing = f'<div class="warn" id="missing"><strong>What is missing</strong><ul>{shown}{more}</ul></div>'
-    links = "".join(f'<a href="#{key}">{e(name)}</a>' for key, name, _ in sections)
-    parts = "".join(
-        f'<section id="{key}"><h2>{e(name)}</h2>{"".join(body)}</section>'
-        for key, name, body in sections
-    )
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
-<title>{e(title)}: continual learning report</title><style>{CSS}</style></head><body>
-<header><h1>{e(title)}</h1><div class="muted">{e(facts)}</div>{"".join(paths)}</header>
-<nav><div>{links}</div></nav><main>{missing}
-<p class="muted">Every number says how it was measured: point at it, or tap it.</p>
-{parts}</main><footer>Made from the records in {e(", ".join(f.resolve().name for f in results.folders))} alone.</footer>
-<div id="why" hidden></div><script>{SCRIPT}</script></body></html>
-"""
 
 
-def _meanings():
-    rows = "".join(
-        f"<tr><td><strong>{html.escape(k)}</strong></td><td style='white-space:normal'>{html.escape(v)}</td></tr>"
-        for k, v in tables.MEANINGS.items()
-    )
-    return f'<details><summary>What the columns mean</summary><table class="left"><tbody>{rows}</tbody></table></details>'
+def _samples(results: ReportData) -> list[Block]:
+    """Sample completions, none where no completion is on disk."""
+    groups = samples.choose(results)
+    with_samples = {group["skill"] for group in groups}
+    skills = [skill for skill in results.skills if skill in with_samples]
+    return [SampleCompletions(skills, results.metric, groups)] if groups else []
 
 
-def _samples(chosen, results, dot):
-    e, out = (
-        html.escape,
-        [
-            "<p class='note'>Up to three questions of each skill and method: learned and kept, lost again, never "
-            "learned, where there are such; "
-            "each answered by the base model and after the stages. The score is the metric that counts.</p>"
-        ],
-    )
-    for name in dict.fromkeys(group["skill"] for group in chosen):
-        out.append(f"<h3>{e(name)} <span class='muted'>({e(results.metric[name])})</span></h3>")
-        for group in (g for g in chosen if g["skill"] == name):
-            out.append(
-                f"<details><summary>{dot(group['label'])}{e(group['label'])}, seed {group['seed']}</summary>"
-            )
-            for item in group["items"]:
-                out.append(
-                    f"<p class='muted'>Example {e(item['id'])}</p><pre>{e(item['prompt'])}</pre>"
-                    f"<p class='muted'>Reference</p><pre>{e(item['reference'])}</pre><div class='answers'>"
-                )
-                for answer in item["answers"]:
-                    score = answer["score"]
-                    mark = (
-                        ""
-                        if score is None
-                        else f"<span class='{'good' if score >= 0.5 else 'bad'}'>{'✓' if score >= 0.5 else '✗'} {score:g}</span>"
-                    )
-                    when = (
-                        "base"
-                        if answer["stage"] == 0
-                        else f"after {answer['stage']}: {answer['name']}"
-                    )
-                    cut = (
-                        ""
-                        if answer["finished"]
-                        else " <span class='muted'>(cut at the limit)</span>"
-                    )
-                    out.append(
-                        f"<div class='answer'><b>{e(when)}</b> {mark}{cut}<pre>{e(answer['completion'])}</pre></div>"
-                    )
-                out.append("</div>")
-            out.append("</details>")
-    return "".join(out)
-
-
-def _measured(results, by_name, table, to_folder):
-    e, out = html.escape, []
-    out.append(
-        "<p class='note'>Each table says which 95% intervals it has. Of several seeds: Student's t over seeds. Of one run: "
-        "Wilson's for one accuracy; else a seeded percentile bootstrap, which resamples a test's "
-        "examples once for all stages, so that differences between stages are paired; where the items of evaluations/ do not give a "
-        "value, its standard error stands in, and differences have no interval. Means of answers all right or all wrong: Wilson's, as "
-        "of one test. Records of two protocols are never averaged: the report refuses.</p>"
-    )
-    for kind, names in (("skill", results.skills), ("retention", results.retention)):
-        for name in names:
+def _protocols(results: ReportData) -> Protocols:
+    """The protocol of every skill and retention task that has one."""
+    views = []
+    for kind, entries in (("skill", results.skills), ("retention", results.retention)):
+        for name, entry in entries.items():
             protocol = results.protocol_of.get((kind, name))
             if protocol is None:
                 continue
-            text = json.dumps(
-                results.protocols.get(protocol, "not in protocols.json"),
-                indent=2,
-                ensure_ascii=False,
+            fields = results.protocols.get(protocol, "not in protocols.json")
+            views.append(
+                ProtocolView(
+                    measured(results, kind, name),
+                    entry.get("description") or "",
+                    _json(fields),
+                )
             )
-            about = names[name].get("description") or ""
-            out.append(
-                f"<details><summary>{e(tables.measured(results, kind, name))}</summary><p "
-                f"class='muted'>{e(about)}</p><pre>{e(text)}</pre></details>"
-            )
-    if "every_metric" in by_name:
-        out.append(
-            f"<details><summary>Every metric on record, base and "
-            f"final</summary>{table(by_name['every_metric'], wrap='scroll tall')}</details>"
-        )
-    used = tables.records_used(results)
-    ends = (
-        used["label"]
-        .astype(object)
-        .map({label: len(s.order) for label, s in results.series.items()})
-    )
-    shown = used[
-        (used["stage"] == ends)
-        | (used["stage"] == 0)
-        | (used["name"].astype(object) == used["skill"].astype(object))
-    ]
-    where = dict(zip(results.names, to_folder, strict=True))
-    many = len(results.names) > 1
-    rows = []
-    for r in shown.head(ROWS).itertuples():
-        name = e(str(r.evaluation))
-        known = isinstance(r.evaluation, str) and bool(
-            results.evaluation(results.names.index(r.folder), r.evaluation)
-        )
-        link = (
-            f'<a href="{e(where[r.folder])}/evaluations/{name}.json">{name}</a>' if known else "–"
-        )
-        spread = f" ±{r.stderr:.3f}" if r.stderr is not None and math.isfinite(r.stderr) else ""
-        n = "–" if not math.isfinite(r.n) else f"{int(r.n)}"
-        rows.append(
-            "<tr>"
-            + (f"<td>{e(r.folder)}</td>" if many else "")
-            + f"<td>{e(str(r.label))}</td><td>{r.seed}</td><td>{r.stage}</td><td>{e(str(r.name))}</td><td>{e(str(r.metric))}</td>"
-            f"<td>{r.value:.4f}<span "
-            f"class='ci'>{spread}</span></td><td>{n}</td><td>{e(str(r.protocol))}</td><td>{link}</td></tr>"
-        )
-    head = "".join(
-        f"<th>{h}</th>"
-        for h in (
-            [
-                *["folder"] * many,
-                "method",
-                "seed",
-                "stage",
-                "measured",
-                "metric",
-                "value ± standard error",
-                "n",
-                "protocol",
-                "evaluation",
-            ]
-        )
-    )
-    out.append(
-        f"<details><summary>Records behind the numbers: base, own stage and final</summary><div class='scroll tall' "
-        f"tabindex='0'><table class='left'><thead><tr>{head}</tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table></div><p class='note'>{min(ROWS, len(shown))} of {len(used):,} "
-        f"records that the tables and curves rest on; all of them: "
-        "<a href='tables/records.csv'>records.csv</a>. Curves: <a "
-        "href='tables/curves.csv'>curves.csv</a>.</p></details>"
-    )
-    return "".join(out)
+    return Protocols(views)
 
 
-def _provenance(results, dot, to_folder):
-    e, out = html.escape, []
-    for index, name in enumerate(results.names):
-        order = json.dumps(
-            read_object(results.folders[index] / "results.json", {}), indent=2, ensure_ascii=False
-        )
-        link = to_folder[index]
-        out.append(
-            f"<details><summary>{e(name)}: the order as it was resolved</summary><p><a "
-            f"href='{e(link)}/results.json'>results.json</a> · "
-            f"<a href='{e(link)}/records.jsonl'>records.jsonl</a></p><pre>{e(order)}</pre></details>"
-        )
-    labels = {member: s.label for s in results.series.values() for member in s.members}
+def _json(value: object) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def _records(results: ReportData, to_folder: Sequence[str]) -> Records:
+    """Records of the base model, of each skill's own stage and of the last stage."""
+    used = records_used(results)
+    last = {label: len(series.order) for label, series in results.series.items()}
+    at_end = used["stage"] == used["label"].astype(object).map(last)
+    at_own_stage = used["name"].astype(object) == used["skill"].astype(object)
+    rows = used[at_end | (used["stage"] == 0) | at_own_stage].head(MOST_RECORDS)
+    links = dict(zip(results.names, to_folder, strict=True))
+    views = [_record(results, row, links[row.folder]) for row in rows.itertuples()]
+    return Records(views, len(used), len(results.names) > 1)
+
+
+def _record(results: ReportData, row: Any, to_folder: str) -> RecordView:
+    """row: of ``records_used``, a named tuple."""
+    folder = results.names.index(row.folder)
+    on_disk = isinstance(row.evaluation, str) and results.evaluation(folder, row.evaluation)
+    return RecordView(
+        folder=row.folder,
+        label=str(row.label),
+        seed=str(row.seed),
+        stage=str(row.stage),
+        name=str(row.name),
+        metric=str(row.metric),
+        value=f"{row.value:.4f}",
+        stderr=f"{row.stderr:.3f}" if _is_finite(row.stderr) else "",
+        n=f"{int(row.n)}" if _is_finite(row.n) else "–",
+        protocol=str(row.protocol),
+        evaluation=str(row.evaluation),
+        link=f"{to_folder}/evaluations/{row.evaluation}.json" if on_disk else "",
+    )
+
+
+def _is_finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _provenance(results: ReportData, to_folder: Sequence[str]) -> list[Block]:
+    """The order of every folder, then the runs of all."""
+    blocks: list[Block] = []
+    for name, folder, link in zip(results.names, results.folders, to_folder, strict=True):
+        blocks.append(OrderView(name, link, _json(read_object(folder / "results.json", {}))))
+    labels = {
+        member: series.label for series in results.series.values() for member in series.members
+    }
     runs = results.provenance()
-    rows = []
-    for run in runs[:200]:
+    views = []
+    for run in runs[:MOST_RUNS]:
         label = labels.get((run["folder"], run.get("label")), str(run.get("label")))
-        packages = ", ".join(f"{k} {v}" for k, v in (run.get("packages") or {}).items())
-        config = ", ".join(f"{k} {v}" for k, v in (run.get("config") or {}).items())
-        cells = [
-            run.get("seed"),
-            run.get("method"),
-            config,
-            run.get("device"),
-            run.get("dtype"),
-            run.get("threads"),
-            run.get("git"),
-            run.get("started"),
-            packages,
-        ]
-        rows.append(
-            f"<tr><th class='stub'>{dot(label)}{e(label)}</th>"
-            + "".join(f"<td>{e(str(c if c is not None else '–'))[:400]}</td>" for c in cells)
-            + "</tr>"
-        )
-    if rows:
-        head = "".join(
-            f"<th>{h}</th>"
-            for h in (
-                "seed",
-                "method",
-                "settings",
-                "device",
-                "dtype",
-                "threads",
-                "git",
-                "started",
-                "packages",
-            )
-        )
-        out.append(
-            f"<div class='scroll tall' tabindex='0'><table class='left'><thead><tr><th "
-            f"class='stub'>run</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-        )
-        if len(runs) > 200:
-            out.append(
-                f"<p class='note'>The first 200 of {len(runs)} runs; runs/*/run.json has each.</p>"
-            )
-    else:
-        out.append("<p class='note'>No run.json on disk.</p>")
-    return "".join(out)
+        views.append(RunView(label, _run_cells(run)))
+    return [*blocks, Runs(views, len(runs))]
+
+
+def _run_cells(run: dict[str, Any]) -> list[str]:
+    """run.json as texts, in the order of ``Runs.columns``."""
+    values = {
+        **run,
+        "settings": _pairs(run.get("config")),
+        "packages": _pairs(run.get("packages")),
+    }
+    cells = [values.get(column) for column in Runs.columns]
+    return ["–" if cell is None else str(cell)[:MOST_LETTERS] for cell in cells]
+
+
+def _pairs(values: dict[str, Any] | None) -> str:
+    return ", ".join(f"{key} {value}" for key, value in (values or {}).items())

@@ -1,0 +1,47 @@
+"""The pictures of a report, one file each, and how to add one.
+
+A picture is a file of this folder with three parts and the ``Picture`` that joins them:
+
+* what is shown: a function from a ``Source`` to a dataclass or DataFrame of numbers and labels
+  (None where the records have nothing to show), which a test reads without drawing anything;
+* how it is drawn: a function from that to a matplotlib ``Figure``, with the colours and helpers of
+  harness.report.style;
+* its caption: a function from the same to sentences.
+
+Then it gets one line in ``PICTURES`` below. Its ``section`` is the key of the page's section that
+shows it (harness.report.page.SECTIONS); another key opens a section of its own.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+from harness.report.data import ReportData
+from harness.report.pictures import accuracy_matrix, curves, plane, retention, training
+from harness.report.pictures.axis import TrainingAxis
+from harness.report.pictures.curves import accuracy_curves_table
+from harness.report.pictures.picture import Picture, PictureFile, Source
+from harness.report.style import STYLE, looks
+
+PICTURES: list[Picture[Any]] = [  # in the page's order
+    curves.ACCURACY,
+    curves.NORMALISED,
+    plane.PLANE,
+    accuracy_matrix.ACCURACY_MATRIX,
+    retention.RETENTION,
+    training.TRAINING,
+]
+
+
+def source_of(results: ReportData) -> Source:
+    """What the pictures of ``results`` are made from."""
+    axis = TrainingAxis(results)
+    return Source(results, axis, looks(results.series), accuracy_curves_table(results, axis))
+
+
+def draw_pictures(source: Source, folder: Path) -> list[PictureFile]:
+    """Draws every picture that the records allow into ``folder``; returns them in order."""
+    with matplotlib.rc_context(STYLE):
+        pictures = [picture.save(source, folder) for picture in PICTURES]
+    return [picture for picture in pictures if picture is not None]

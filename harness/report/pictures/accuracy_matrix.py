@@ -1,0 +1,199 @@
+"""Accuracy matrices: every skill (column) after every stage (row), one heat map a method."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.figure import Figure
+
+from harness.report.pictures.picture import MOST_PANELS, Picture, Source, only_first
+from harness.report.style import FRAME, HEAT, INK, PAPER, grid, shorten
+
+MOST_NUMBERS = 10  # with more skills the numbers are not written into the cells
+MOST_TICKS = 10  # on an axis whose cells have no numbers
+
+# -- what is shown
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Accuracy of one method in per cent [T + 1, T], mean over seeds; NaN where not measured."""
+
+    label: str
+    skills: tuple[str, ...]
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class AccuracyMatrices:
+    """The matrices of the first methods.
+
+    stages: the most of any order; longest_name: letters of the longest skill's name as it is
+    drawn; methods: how many there are in all.
+    """
+
+    matrices: list[Matrix]
+    stages: int
+    longest_name: int
+    methods: int
+
+    @property
+    def with_numbers(self) -> bool:
+        """Whether the cells are large enough for numbers."""
+        return self.stages <= MOST_NUMBERS
+
+    @property
+    def highest(self) -> float:
+        """The highest accuracy of all, in per cent."""
+        return float(max(np.nanmax(matrix.values) for matrix in self.matrices))
+
+
+def accuracy_matrices(source: Source) -> AccuracyMatrices | None:
+    """The matrices of the methods that have any number, None where none has."""
+    results = source.results
+    measured = [label for label in results.series if np.isfinite(results.R[label]).any()]
+    if not measured:
+        return None
+    return AccuracyMatrices(
+        [
+            Matrix(label, tuple(results.series[label].order), mean_over_seeds(results.R[label]))
+            for label in measured[:MOST_PANELS]
+        ],
+        stages=source.axis.longest,
+        longest_name=max((len(_column_name(skill)) for skill in results.skills), default=4),
+        methods=len(results.series),
+    )
+
+
+def mean_over_seeds(R: np.ndarray) -> np.ndarray:
+    """Mean [T + 1, T] in per cent over the seeds that have a number; NaN where none has."""
+    count = np.isfinite(R).sum(axis=0)
+    return np.where(count > 0, np.nansum(R, axis=0) / np.maximum(count, 1), np.nan) * 100
+
+
+def _column_name(skill: str) -> str:
+    return shorten(skill, 14)
+
+
+# -- how it is drawn
+
+
+def draw(shown: AccuracyMatrices) -> Figure:
+    """One heat map a method, all in one scale of colours."""
+    numbers = shown.with_numbers
+    narrow = shown.stages <= 6 or not numbers
+    height = 0.9 + 0.32 * (shown.stages + 1) if numbers else 3.3
+    figure, all_axes, rows, columns = grid(
+        len(shown.matrices),
+        width=3.6 if narrow else 5.2,
+        height=height + 0.05 * shown.longest_name,
+        columns=3 if narrow else 2,
+    )
+    for number, (axes, matrix) in enumerate(zip(all_axes, shown.matrices, strict=True)):
+        mesh = _draw_cells(axes, matrix, shown)
+        _name_cells(axes, matrix, shown)
+        axes.set_title(matrix.label, color=INK)
+        if number % columns == 0:
+            axes.set_ylabel("after stage")
+        if numbers:
+            _write_numbers(axes, matrix, shown.highest)
+        _frame_own_stages(axes, matrix, 1.6 if numbers else 0.7)
+    bar = figure.colorbar(
+        mesh,
+        ax=all_axes,
+        shrink=0.8 / rows,
+        aspect=24,
+        pad=0.02,
+        anchor=(0, 1),
+        label="accuracy (%)",
+    )
+    bar.outline.set_visible(False)
+    return figure
+
+
+def _draw_cells(axes: Axes, matrix: Matrix, shown: AccuracyMatrices) -> QuadMesh:
+    numbers = shown.with_numbers
+    mesh = axes.pcolormesh(
+        np.ma.masked_invalid(matrix.values),
+        cmap=HEAT,
+        vmin=0,
+        vmax=max(shown.highest, 1),
+        edgecolors=PAPER if numbers else "none",
+        linewidth=1.2 if numbers else 0,
+        rasterized=not numbers,
+    )
+    axes.invert_yaxis()
+    axes.grid(False)
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return mesh
+
+
+def _name_cells(axes: Axes, matrix: Matrix, shown: AccuracyMatrices) -> None:
+    """Names of skills below the columns; stages, with the skill that each teaches, left of rows."""
+    count = len(matrix.skills)
+    every = 1 if shown.with_numbers else max(1, -(-count // MOST_TICKS))
+    slanted = shown.longest_name > 8 or shown.stages > 4
+    axes.set_xticks(
+        np.arange(0, count, every) + 0.5,
+        [_column_name(skill) for skill in matrix.skills[::every]],
+        rotation=35 if slanted else 0,
+        ha="right" if slanted else "center",
+    )
+    rows = ["base"]
+    for stage, skill in enumerate(matrix.skills, 1):
+        rows.append(f"{stage} {shorten(skill, 12)}" if shown.with_numbers else str(stage))
+    axes.set_yticks(np.arange(0, count + 1, every) + 0.5, rows[::every])
+
+
+def _write_numbers(axes: Axes, matrix: Matrix, highest: float) -> None:
+    for stage, i in np.ndindex(matrix.values.shape):
+        value = matrix.values[stage, i]
+        if np.isfinite(value):
+            axes.text(
+                i + 0.5,
+                stage + 0.5,
+                f"{value:.1f}",
+                ha="center",
+                va="center",
+                fontsize=8.5,
+                fontweight="bold" if stage == i + 1 else "normal",
+                # Not PAPER and INK: a dark picture keeps the colours of the cells.
+                color="#fffffe" if value > 0.55 * highest else "#111418",
+            )
+
+
+def _frame_own_stages(axes: Axes, matrix: Matrix, linewidth: float) -> None:
+    """A frame around the accuracy of each skill after the stage that teaches it."""
+    for i in range(len(matrix.skills)):
+        axes.plot(
+            [i, i + 1, i + 1, i, i],
+            [i + 1, i + 1, i + 2, i + 2, i + 1],
+            color=FRAME,
+            linewidth=linewidth,
+            zorder=4,
+            clip_on=False,
+        )
+
+
+# -- what the caption says
+
+
+def caption(shown: AccuracyMatrices) -> str:
+    return (
+        "Accuracy of every skill (column) after every stage (row), mean over the seeds that have "
+        "it; framed: the stage that teaches the skill. Right of the frames: skills not yet "
+        "learned; below: what is left of learned ones. Blank: not measured."
+    ) + only_first(len(shown.matrices), shown.methods, "methods")
+
+
+ACCURACY_MATRIX = Picture(
+    name="accuracy_matrix",
+    title="Accuracy matrices",
+    section="skills",
+    select=accuracy_matrices,
+    draw=draw,
+    caption=caption,
+)

@@ -1,0 +1,204 @@
+"""New skills against retention: better at the skills is up, more of what was there is right."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from harness.report.data import Estimate
+from harness.report.pictures.picture import Picture, Source
+from harness.report.style import BASE, PAPER, Look, legend
+
+MOST_TASKS = 8  # that the caption names
+
+# -- what is shown
+
+
+@dataclass(frozen=True)
+class MethodPath:
+    """One method's way through the plane; x: mean retention, y: mean accuracy, both fractions.
+
+    stages: mean over seeds [stages, 2], from the base model on; seeds: each seed [seeds, 2] after
+    the last stage that any has finished; retention, accuracy: their mean and its 95% interval;
+    from_base: whether this is the first method from its base model, which is then drawn.
+    """
+
+    label: str
+    stages: np.ndarray
+    seeds: np.ndarray
+    retention: Estimate
+    accuracy: Estimate
+    from_base: bool
+
+
+@dataclass(frozen=True)
+class Plane:
+    """The paths of all methods that have one; tasks: whose mean x is."""
+
+    looks: dict[str, Look]
+    paths: list[MethodPath]
+    tasks: list[str]
+
+
+def plane(source: Source) -> Plane | None:
+    """The paths, None where no method has both a mean retention and a mean accuracy."""
+    results = source.results
+    tasks = [task for task, counts in results.tasks_in_mean.items() if counts]
+    if not tasks:
+        return None
+    paths: list[MethodPath] = []
+    models: set[str] = set()
+    for label, series in results.series.items():
+        path = _path(source, label, from_base=series.model not in models)
+        if path is not None:
+            models.add(series.model)
+            paths.append(path)
+    return Plane(source.looks, paths, tasks) if paths else None
+
+
+def _path(source: Source, label: str, from_base: bool) -> MethodPath | None:
+    results = source.results
+    if not results.R[label].size:
+        return None
+    retention = results.retention_mean(results.D[label])
+    points = np.stack([retention, results.R[label].mean(-1)], axis=-1)  # [runs, T + 1, 2]
+    measured = np.isfinite(points).all(axis=-1)
+    stages = np.flatnonzero(measured.any(axis=0))
+    if not len(stages):
+        return None
+    last = int(stages[-1])
+
+    def last_retention(D: np.ndarray) -> np.ndarray:
+        return results.retention_mean(D)[..., last]
+
+    def last_accuracy(R: np.ndarray) -> np.ndarray:
+        return R[..., last, :].mean(-1)
+
+    return MethodPath(
+        label,
+        stages=np.array([points[measured[:, k], k].mean(axis=0) for k in stages]),
+        seeds=points[measured[:, last], last],
+        retention=results.estimate(label, last_retention, "D"),
+        accuracy=results.estimate(label, last_accuracy),
+        from_base=from_base,
+    )
+
+
+# -- how it is drawn
+
+
+def draw(shown: Plane) -> Figure:
+    """All paths in one panel, in per cent."""
+    figure = Figure(figsize=(6.4, 4.6), layout="constrained")
+    axes = figure.subplots()
+    for path in shown.paths:
+        look = shown.looks[path.label]
+        _draw_way(axes, path, look)
+        if path.from_base:
+            _draw_base(axes, path.stages[0] * 100)
+        _draw_end(axes, path, look)
+    axes.set_xlabel("mean retention (%)")
+    axes.set_ylabel("mean accuracy over the skills (%)")
+    axes.margins(0.1)
+    legend(figure, shown.looks, [path.label for path in shown.paths])
+    return figure
+
+
+def _draw_way(axes: Axes, path: MethodPath, look: Look) -> None:
+    """A thin line from the base model on, with a mark a stage."""
+    axes.plot(
+        path.stages[:, 0] * 100,
+        path.stages[:, 1] * 100,
+        color=look.colour,
+        linestyle=look.dash,
+        linewidth=1.2,
+        alpha=0.7,
+        marker=look.marker,
+        markersize=3,
+        zorder=2,
+    )
+
+
+def _draw_base(axes: Axes, point: np.ndarray) -> None:
+    """A star where the base model is."""
+    x, y = point
+    axes.plot(
+        x,
+        y,
+        marker="*",
+        color=BASE,
+        markersize=14,
+        zorder=5,
+        markeredgecolor=PAPER,
+        linestyle="none",
+    )
+    axes.annotate(
+        "base",
+        (x, y),
+        xytext=(-9, -3),
+        textcoords="offset points",
+        ha="right",
+        va="top",
+        color=BASE,
+        fontweight="bold",
+    )
+
+
+def _draw_end(axes: Axes, path: MethodPath, look: Look) -> None:
+    """A dot a seed after the last stage, and a large mark with error bars at their mean."""
+    axes.plot(
+        path.seeds[:, 0] * 100,
+        path.seeds[:, 1] * 100,
+        ".",
+        color=look.colour,
+        alpha=0.45,
+        markersize=5,
+        zorder=3,
+    )
+    axes.errorbar(
+        path.retention.value * 100,
+        path.accuracy.value * 100,
+        xerr=_error_bar(path.retention),
+        yerr=_error_bar(path.accuracy),
+        color=look.colour,
+        marker=look.marker,
+        markersize=9,
+        markeredgecolor=PAPER,
+        capsize=0,
+        elinewidth=1.2,
+        zorder=4,
+        linestyle="none",
+    )
+
+
+def _error_bar(estimate: Estimate) -> np.ndarray | None:
+    """Lengths [2, 1] below and above the value in per cent, None where there is no interval."""
+    below = (estimate.value - estimate.low) * 100
+    above = (estimate.high - estimate.value) * 100
+    return np.abs([[below], [above]]) if np.isfinite([below, above]).all() else None
+
+
+# -- what the caption says
+
+
+def caption(shown: Plane) -> str:
+    tasks = ", ".join(shown.tasks[:MOST_TASKS])
+    if len(shown.tasks) > MOST_TASKS:
+        tasks += f" and {len(shown.tasks) - MOST_TASKS} more"
+    return (
+        "Up is better at the skills, right is more of what the model could do before. Large mark: "
+        "after the last stage with 95% intervals (over seeds; over examples for one run); dots: "
+        "its seeds; thin line: the way there from the base model (star), a mark a stage. "
+        f"x: mean over {tasks}; y: mean over all skills of the order."
+    )
+
+
+PLANE = Picture(
+    name="plane",
+    title="New skills against retention",
+    section="results",
+    select=plane,
+    draw=draw,
+    caption=caption,
+)
