@@ -67,7 +67,7 @@ def main(arguments=None):
         if options.out:
             check_out(options.out)
         if options.paper or options.published:
-            from benchmarks.paper.drawing import write_paper
+            from benchmarks.paper.write import write_paper
 
             text, page = write_paper(options.folders, options.out)
         else:
