@@ -156,7 +156,7 @@ def plane(frame: pd.DataFrame, looks: Looks) -> Figure:
         axes.set_xlabel("mean of prior capabilities (%)")
     for axes in panels[::columns]:
         axes.set_ylabel("accuracy on the new task (%)")
-    without_lines = {label: (*looks[label][:2], "none") for label in labels}
+    without_lines: dict[str, Any] = {label: (*looks[label][:2], "none") for label in labels}
     legend(figure, without_lines, labels, base=True)
     return figure
 
