@@ -24,7 +24,7 @@ from harness.results.formats import LATER, read_object
 
 
 @dataclass(frozen=True)
-class Measurement:
+class MeasuredSide:
     """The measured side of one picture or table."""
 
     results: list[ReportData]  # one an order
@@ -36,7 +36,7 @@ class Collection:
     """What results folders hold of the paper's experiments."""
 
     # Of an item (by its key): one a picture; none for an item without results
-    measurements: dict[str, list[Measurement]] = field(default_factory=dict)
+    sides: dict[str, list[MeasuredSide]] = field(default_factory=dict)
     without_experiment: list[Path] = field(default_factory=list)  # their order names none
     missing: list[str] = field(default_factory=list)  # one line a gap in the records
 
@@ -48,15 +48,15 @@ def collect(folders: Iterable[Path]) -> Collection:
     experiment.
     """
     by_experiment, without_experiment = _by_experiment(results_folders(folders))
-    measurements = {}
+    sides = {}
     for key, item in ITEMS.items():
-        of_item = _measurements(item, by_experiment.get(item.experiment, []))
+        of_item = _sides(item, by_experiment.get(item.experiment, []))
         if of_item:
-            measurements[key] = of_item
+            sides[key] = of_item
     # Results are of several experiments where their order names several.
     every = dict.fromkeys(results for group in by_experiment.values() for results in group)
     missing = [line for results in every for line in results.missing]
-    return Collection(measurements, without_experiment, missing)
+    return Collection(sides, without_experiment, missing)
 
 
 def results_folders(folders: Iterable[Path]) -> list[Path]:
@@ -153,21 +153,21 @@ def _model_size(results: ReportData) -> float:
     )
 
 
-def _measurements(item: Item, of_experiment: list[ReportData]) -> list[Measurement]:
+def _sides(item: Item, of_experiment: list[ReportData]) -> list[MeasuredSide]:
     """What was measured of an item, of all results of its experiment."""
     sources = distinct(
         [" and ".join(results.names) for results in of_experiment],
         [results.folders[0] for results in of_experiment],
     )
-    measurements = []
+    sides = []
     for results, source in zip(of_experiment, sources, strict=True):
         numbers = _numbers(item, results, source)
         if len(numbers):
-            measurements.append(Measurement([results], numbers))
-    if item.joined and measurements:
-        every = [results for one in measurements for results in one.results]
-        return [Measurement(every, _joined([one.numbers for one in measurements]))]
-    return measurements
+            sides.append(MeasuredSide([results], numbers))
+    if item.joined and sides:
+        every = [results for side in sides for results in side.results]
+        return [MeasuredSide(every, _joined([side.numbers for side in sides]))]
+    return sides
 
 
 def _numbers(item: Item, results: ReportData, source: str) -> pd.DataFrame:

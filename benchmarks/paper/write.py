@@ -12,7 +12,7 @@ import matplotlib
 import pandas as pd
 
 from benchmarks.paper.caption import caption
-from benchmarks.paper.collect import Collection, Measurement, collect
+from benchmarks.paper.collect import Collection, MeasuredSide, collect
 from benchmarks.paper.form import COLUMNS
 from benchmarks.paper.items import ITEMS, Item
 from benchmarks.paper.page import Exhibit, Section, paper_page
@@ -62,7 +62,7 @@ def _write_sections(out: Path, collection: Collection) -> list[Section]:
             out,
             item,
             published[published["experiment"] == item.experiment],
-            collection.measurements.get(key, []),
+            collection.sides.get(key, []),
             reproduced[reproduced["experiment"] == key],
         )
         sections.append(section)
@@ -73,21 +73,21 @@ def _write_section(
     out: Path,
     item: Item,
     published: pd.DataFrame,
-    measurements: list[Measurement],
+    sides: list[MeasuredSide],
     reproductions: pd.DataFrame,
 ) -> Section:
     """Writes the files of one item."""
-    colours = _looks([published, *(one.numbers for one in measurements)])
+    colours = _looks([published, *(side.numbers for side in sides)])
     section = Section(item, [], [], [], reproductions, colours)
     if len(published) and not item.absent:
         source = "The numbers of " + " and ".join(published["source"].unique()) + "."
         name = f"published_{item.key}"
         section.published.append(_exhibit(out, name, item, published, colours, source))
-    for number, one in enumerate(measurements, 1):
+    for number, side in enumerate(sides, 1):
         name = f"measured_{item.key}" + (f"_{number}" if number > 1 else "")
-        text = caption(one.results)
-        section.measured.append(_exhibit(out, name, item, one.numbers, colours, text))
-        section.signs.extend(item.signs(published, one.numbers))
+        text = caption(side.results)
+        section.measured.append(_exhibit(out, name, item, side.numbers, colours, text))
+        section.signs.extend(item.signs(published, side.numbers))
     return section
 
 

@@ -86,8 +86,8 @@ def write_results(
 
 def numbers(folder, key):
     """What ``folder`` holds of one figure or table."""
-    (measurement,) = collect([folder]).measurements[key]
-    return measurement.numbers
+    (side,) = collect([folder]).sides[key]
+    return side.numbers
 
 
 def value(frame, **where):

@@ -33,7 +33,7 @@ def test_figure_3_is_normalised_by_the_best_mean_over_the_methods_with_bands_ove
 
 def test_figure_3_has_no_numbers_before_a_stage_is_over(tmp_path):
     write_results(tmp_path / "r", "figure_3", ["a", "b"], BOTH, {})
-    assert "figure_3" not in collect([tmp_path / "r"]).measurements
+    assert "figure_3" not in collect([tmp_path / "r"]).sides
 
 
 def test_table_5_and_figure_4_join_the_orders_of_one_task_each(drawn):
