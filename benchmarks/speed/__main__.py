@@ -1,4 +1,4 @@
-"""Measure the harness beside TRL, transformers and lm-eval on this machine (docs/speed.md)."""
+"""Measures the harness beside TRL, transformers and lm-eval on this machine: docs/speed.md."""
 
 import argparse
 import tempfile
