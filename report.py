@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with reported(options.out or "the report's folder"):
         check_options(options)
         if options.paper or options.published:
-            from benchmarks.paper.drawing import write_paper
+            from benchmarks.paper.write import write_paper
 
             text, page = write_paper(options.folders, options.out)
         else:

@@ -1,67 +1,91 @@
-"""Worked answers to the hub's Science questions, which come without any: what SFT and SDFT learn
-the skill `science` from.
+"""Worked answers to the hub's Science questions, which come without any.
 
     python -m benchmarks.make_demonstrations --out DIR
 
-The paper had GPT-4o answer each question up to 8 times and kept a correct answer (arXiv
-2601.19897). Here a model on an OpenAI-compatible server (JUDGE_BASE_URL, JUDGE_MODEL,
-JUDGE_API_KEY) is asked the question as the skill puts it, without the solution: once at temperature
-0, then at temperature 1 for as long as the skill's grader finds no right answer. DIR gets
-train.jsonl, validation.jsonl and test.jsonl in the authors' columns, the hub's split; `path: DIR`
-reads it. Replies are kept: the same command goes on where it stopped, and pays for nothing twice.
+SFT and SDFT learn the skill `science` from them. The paper had GPT-4o answer each question up to 8
+times and kept a correct answer (arXiv 2601.19897). Here a model on an OpenAI-compatible server
+(JUDGE_BASE_URL, JUDGE_MODEL, JUDGE_API_KEY) is asked the question as the skill puts it, without the
+solution: once at temperature 0, then at temperature 1 for as long as the skill's grader finds no
+right answer. DIR gets train.jsonl, validation.jsonl and test.jsonl in the authors' columns, the
+hub's split; `path: DIR` reads it. Replies are kept: the same command goes on where it stopped, and
+pays for nothing twice.
 """
 
-import sys
+import argparse
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from harness.base.console import Progress
+from benchmarks.server import add_server_options, open_server, server_config
 from harness.base.errors import Parser, UserError, reported
 from harness.base.files import write_jsonl
-from harness.evaluation.endpoint import EndpointDown, Refused, endpoint_config
-from harness.evaluation.judge import open_endpoint
+from harness.evaluation.endpoint import Endpoint, Refused, Reply
 from harness.skills.registry import get_skill
+from harness.skills.skill import Example, Skill
 
-PURPOSE = "science demonstrations/1"  # its number is raised by whoever changes what is asked
+# Replies are kept under this name. Whoever changes what is asked raises its number.
+PURPOSE = "science demonstrations/1"
 
 
-def demonstrations(skill, examples, endpoint, tries, say=lambda line: None, progress=None):
-    """{id: the first right answer} of the examples that got one in ``tries``. Raises EndpointDown."""
-    found, open_ = {}, list(examples)
+def demonstrations(
+    skill: Skill,
+    examples: Sequence[Example],
+    endpoint: Endpoint,
+    tries: int,
+    say: Callable[[str], object] = lambda line: None,
+    progress: Callable[[int, int], object] | None = None,
+) -> dict[str, str]:
+    """{id: the first right answer} of the examples that get one in ``tries``.
+
+    say: gets a line after each try; progress: ``f(done, of all)``. Raises EndpointDown.
+    """
+    answers: dict[str, str] = {}
+    unanswered = list(examples)
     for number in range(1, tries + 1):
-        if not open_:
+        if not unanswered:
             break
-        prompts = ["\n\n".join(turn["content"].strip() for turn in e.prompt) for e in open_]
         replies = endpoint.ask_all(
-            prompts, f"{PURPOSE}, try {number}", progress, temperature=int(number > 1)
+            [_prompt(example) for example in unanswered],
+            f"{PURPOSE}, try {number}",
+            progress,
+            temperature=int(number > 1),
         )
-        for example, reply in zip(open_, replies):
+        for example, reply in zip(unanswered, replies, strict=True):
             answer = _answer(reply)
             if skill.metrics[skill.metric](answer, example.reference) == 1.0:
-                found[example.id] = answer
-        open_ = [e for e in open_ if e.id not in found]
-        say(f"try {number}: {len(found):,} of {len(examples):,} questions answered right")
-    return found
+                answers[example.id] = answer
+        unanswered = [example for example in unanswered if example.id not in answers]
+        say(f"try {number}: {len(answers):,} of {len(examples):,} questions answered right")
+    return answers
 
 
-def _answer(reply):
-    """What follows the reasoning of a reply; nothing where either was cut off."""
+def _prompt(example: Example) -> str:
+    return "\n\n".join(turn["content"].strip() for turn in example.prompt)
+
+
+def _answer(reply: Reply | Refused) -> str:
+    """The text after the reasoning of a reply; nothing where either was cut off."""
     if isinstance(reply, Refused) or reply.finish not in ("stop", None):
         return ""
     answer = reply.text.rpartition("</think>")[2].strip()
     return "" if "<think>" in answer else answer
 
 
-def row(example, split, found):
-    """In the authors' columns: a test row has a prompt, the others messages and, where one was
-    found, the demonstration.
+def row(example: Example, split: str, answers: Mapping[str, str]) -> dict[str, Any]:
+    """An example in the authors' columns.
+
+    A test row has a prompt, the others messages and, where there is a right answer, the
+    demonstration.
     """
     if split == "test":
         return {"prompt": example.prompt, "answer": example.reference}
-    shown = {"output_text": found[example.id]} if example.id in found else {}
-    return {"messages": example.prompt, **shown, "answer": example.reference}
+    demonstration = {}
+    if example.id in answers:
+        demonstration["output_text"] = answers[example.id]
+    return {"messages": example.prompt, **demonstration, "answer": example.reference}
 
 
-def main():
+def options() -> argparse.Namespace:
     parser = Parser(
         prog="python -m benchmarks.make_demonstrations", description=__doc__.split("\n")[0]
     )
@@ -81,54 +105,55 @@ def main():
         default=8,
         help="of a question, until an answer is right (default %(default)s)",
     )
-    parser.add_argument("--base-url", help="default: $JUDGE_BASE_URL")
-    parser.add_argument("--model", help="default: $JUDGE_MODEL; the key is $JUDGE_API_KEY")
-    args = parser.parse_args()
-    with reported(args.out):
-        if args.tries < 1:
-            raise UserError("--tries", f"cannot be {args.tries}", "it is above 0")
-        given = {k: v for k, v in (("base_url", args.base_url), ("model", args.model)) if v}
-        config = endpoint_config({"max_tokens": 2048, **given}, "server")
-        skill = get_skill(
-            "science", "SKILL", source="hub", **({} if args.path is None else {"path": args.path})
-        )
-        splits = {split: skill.examples(split) for split in ("train", "validation", "test")}
-        endpoint, progress, made = open_endpoint(config), Progress(), {"test": {}}
-        try:
-            for split in ("train", "validation"):
-                made[split] = demonstrations(
-                    skill,
-                    splits[split],
-                    endpoint,
-                    args.tries,
-                    lambda line: progress.say(f"{split}, {line}"),
-                    lambda done, total: progress.show(f"requests {done}/{total}"),
-                )
-        except EndpointDown as down:
-            raise UserError(
-                f"server {config.base_url}",
-                f"gives no answers ({down})",
-                "what it has answered is kept; start the same command again when it is back",
-            ) from None
-        finally:
-            progress.say(endpoint.summary())
-        if not made["train"]:
-            raise UserError(
-                f"model {config.model}",
-                "gave no right answer in the form that the skill asks for",
-                "take a model that follows the form, or more --tries",
+    add_server_options(parser)
+    return parser.parse_args()
+
+
+def make(args: argparse.Namespace) -> str:
+    """Writes the files; returns what is in them. Raises UserError."""
+    if args.tries < 1:
+        raise UserError("--tries", f"cannot be {args.tries}", "it is above 0")
+    config = server_config(args, max_tokens=2048)
+    place = {} if args.path is None else {"path": args.path}
+    skill = get_skill("science", "SKILL", source="hub", **place)
+    splits = {split: skill.examples(split) for split in ("train", "validation", "test")}
+    answers: dict[str, dict[str, str]] = {"test": {}}
+    with open_server(config) as (endpoint, progress):
+        for split in ("train", "validation"):
+            answers[split] = demonstrations(
+                skill,
+                splits[split],
+                endpoint,
+                args.tries,
+                lambda line: progress.say(f"{split}, {line}"),
+                lambda done, total: progress.show(f"requests {done}/{total}"),
             )
-        asked = len(splits["train"])
-        # As in the paper, nothing is learned from a question without a right answer; one of
-        # validation can still be graded.
-        splits["train"] = [e for e in splits["train"] if e.id in made["train"]]
-        for split, examples in splits.items():
-            write_jsonl(args.out / f"{split}.jsonl", [row(e, split, made[split]) for e in examples])
-        print(
-            f"train {len(splits['train']):,} of {asked:,} questions, validation {len(splits['validation']):,} "
-            f"({len(made['validation']):,} with a demonstration), test {len(splits['test']):,}: {args.out}"
+    if not answers["train"]:
+        raise UserError(
+            f"model {config.model}",
+            "gave no right answer in the form that the skill asks for",
+            "take a model that follows the form, or more --tries",
         )
+    questions = len(splits["train"])
+    # As in the paper, nothing is learned from a question without a right answer. One of validation
+    # can still be graded.
+    splits["train"] = [e for e in splits["train"] if e.id in answers["train"]]
+    for split, examples in splits.items():
+        rows = [row(example, split, answers[split]) for example in examples]
+        write_jsonl(args.out / f"{split}.jsonl", rows)
+    return (
+        f"train {len(splits['train']):,} of {questions:,} questions, "
+        f"validation {len(splits['validation']):,} "
+        f"({len(answers['validation']):,} with a demonstration), "
+        f"test {len(splits['test']):,}: {args.out}"
+    )
+
+
+def main() -> None:
+    args = options()
+    with reported(args.out):
+        print(make(args))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,3 +1,4 @@
-"""Speed of the harness beside the tools that people use today: ``python -m benchmarks.speed``; see
-docs/speed.md.
+"""Speed of the harness beside the tools that people use today (docs/speed.md).
+
+python -m benchmarks.speed
 """

@@ -1,12 +1,14 @@
-"""Measure the harness beside TRL, transformers and lm-eval on this machine; docs/speed.md says how."""
+"""Measures the harness beside TRL, transformers and lm-eval on this machine: docs/speed.md."""
 
-import sys
+import argparse
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from benchmarks.speed.timing import ROOT, Settings, machine
+from benchmarks.speed.timing import ROOT, Result, Settings, machine
 from harness.base.console import clock
 from harness.base.errors import Parser, UserError, did_you_mean, reported
 from harness.base.files import write_json, write_text
@@ -14,47 +16,53 @@ from harness.models.embedded import EMBEDDED
 from harness.models.load import check_name, is_local
 
 HEAD = ("work", "ours", "theirs", "ratio", "wanted", "n", "")
+LEFT = (0, 4, 6)  # columns of texts
+CURVES = (  # of the picture: key of a point, label, colour, key of its slope
+    ("seconds", "seconds", "#0072b2", "time"),
+    ("used_mib", "MiB beyond the start", "#d55e00", "memory"),
+)
 
 
-def cells(result):
-    share = result.wanted.endswith("%")
-    ratio = (
-        f"{100 * result.ratio:.1f}%"
-        if share
-        else f"{result.ratio:.2g}"
-        if "slope" in result.wanted or result.wanted == "0"
-        else f"{result.ratio:.2f}x"
-    )
+def cells(result: Result) -> tuple[str, ...]:
     return (
         result.work,
-        *(f"{x:.4g} {result.unit}" for x in (result.ours, result.theirs)),
-        ratio,
+        f"{result.ours:.4g} {result.unit}",
+        f"{result.theirs:.4g} {result.unit}",
+        _ratio(result),
         result.wanted,
         str(result.n),
         {True: "reached", False: "missed", None: ""}[result.met],
     )
 
 
-def terminal(results):
+def _ratio(result: Result) -> str:
+    if result.wanted.endswith("%"):
+        return f"{100 * result.ratio:.1f}%"
+    if "slope" in result.wanted or result.wanted == "0":
+        return f"{result.ratio:.2g}"
+    return f"{result.ratio:.2f}x"
+
+
+def terminal(results: Sequence[Result]) -> str:
     rows = [HEAD, *map(cells, results)]
-    widths = [max(map(len, column)) for column in zip(*rows)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        padded = [
+            cell.ljust(width) if i in LEFT else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines)
 
-    def line(row):
-        return "  ".join(
-            c.ljust(w) if i in (0, 4, 6) else c.rjust(w)
-            for i, (c, w) in enumerate(zip(row, widths))
-        ).rstrip()
 
-    return "\n".join(map(line, rows))
-
-
-def markdown(results, about):
+def markdown(results: Sequence[Result], about: Mapping[str, Any]) -> str:
+    packages = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
     lines = [
         "# Speed",
         "",
-        f"{about['device']}, {about['threads']} threads, {about['memory_gib']} GiB, Python {about['python']}, "
-        + ", ".join(f"{k} {v}" for k, v in about["packages"].items())
-        + f", revision {about['git']}",
+        f"{about['device']}, {about['threads']} threads, {about['memory_gib']} GiB, "
+        f"Python {about['python']}, {packages}, revision {about['git']}",
         "",
         "| " + " | ".join(HEAD) + " |",
         "|---|---:|---:|---:|---|---:|---|",
@@ -65,64 +73,58 @@ def markdown(results, about):
     return "\n".join(lines) + "\n"
 
 
-def draw(results, path):
+def draw(results: Sequence[Result], path: Path) -> None:
     """Growth: seconds and memory over what grows, one panel each, doubly logarithmic."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    shown = [r for r in results if "points" in r.details]
+    with_points = [result for result in results if "points" in result.details]
+    count = len(with_points)
     figure, panels = pyplot.subplots(
-        1, len(shown), figsize=(3.2 * len(shown), 3.1), squeeze=False, layout="constrained"
+        1, count, figsize=(3.2 * count, 3.1), squeeze=False, layout="constrained"
     )
-    for axes, r in zip(panels[0], shown):
-        points = r.details["points"]
-        for key, label, colour, slope in (
-            ("seconds", "seconds", "#0072b2", "time"),
-            ("used_mib", "MiB beyond the start", "#d55e00", "memory"),
-        ):
-            if min(p[key] for p in points) > 0:
-                axes.loglog(
-                    [p["x"] for p in points],
-                    [p[key] for p in points],
-                    "o-",
-                    color=colour,
-                    label=f"{label}, slope {r.details[slope]:.2f}",
-                )
-        axes.set_xticks([p["x"] for p in points], [f"{p['x']:,}" for p in points], fontsize=8)
+    for axes, result in zip(panels[0], with_points, strict=True):
+        points = result.details["points"]
+        xs = [point["x"] for point in points]
+        for key, label, colour, slope in CURVES:
+            ys = [point[key] for point in points]
+            if min(ys) > 0:
+                label = f"{label}, slope {result.details[slope]:.2f}"
+                axes.loglog(xs, ys, "o-", color=colour, label=label)
+        axes.set_xticks(xs, [f"{x:,}" for x in xs], fontsize=8)
         axes.set_xticks([], minor=True)
-        axes.set_title(f"{r.work} (work: {r.details['work']})", fontsize=9)
+        axes.set_title(f"{result.work} (work: {result.details['work']})", fontsize=9)
         axes.legend(fontsize=7, frameon=False)
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
 
 
-def write(results, about, out):
+def write(results: Sequence[Result], about: Mapping[str, Any], out: Path) -> None:
     write_json(out / "speed.json", {"machine": about, "results": [asdict(r) for r in results]})
     write_text(out / "speed.md", markdown(results, about))
     if any("points" in r.details for r in results):
         draw(results, out / "growth.png")
 
 
-def run(names, settings, out):
-    """Measure the rows ``names``; after each, everything so far is written to ``out``. Returns the
-    results.
-    """
+def run(names: Sequence[str], settings: Settings, out: Path) -> list[Result]:
+    """Measures the rows ``names``. After each, everything so far is written to ``out``."""
     from benchmarks.speed.rows import ROWS
 
-    about, results = machine(), []
+    about = machine()
+    results: list[Result] = []
     for number, name in enumerate(names, 1):
         settings.say(f"row {number}/{len(names)}: {name}")
-        found = ROWS[name](settings)
-        results += found
-        for r in found:
-            settings.say(f"{r.work}: " + ", ".join(cells(r)[1:]))
+        of_row = ROWS[name](settings)
+        results += of_row
+        for result in of_row:
+            settings.say(f"{result.work}: " + ", ".join(cells(result)[1:]))
         write(results, about, out)
     return results
 
 
-def arguments():
+def arguments() -> argparse.Namespace:
     parser = Parser(prog="python -m benchmarks.speed", description=__doc__)
     parser.add_argument(
         "--rows", nargs="+", metavar="ROW", help="only these rows (see docs/speed.md)"
@@ -148,7 +150,7 @@ def arguments():
     return parser.parse_args()
 
 
-def main():
+def main() -> None:
     args = arguments()
     with reported(args.out):
         from benchmarks.speed.rows import ROWS
@@ -178,4 +180,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

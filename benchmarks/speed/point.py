@@ -1,5 +1,6 @@
-"""One point of the memory and growth rows, in a process of its own: ``python -m
-benchmarks.speed.point JSON``.
+"""One point of the memory and growth rows, in a process of its own.
+
+    python -m benchmarks.speed.point JSON
 
 Prints JSON: seconds, peak_mib (largest resident set), base_mib (before the first step, the model
 loaded), used_mib (their difference).
@@ -9,7 +10,9 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -39,7 +42,7 @@ SIZE = {
 }
 
 
-def random_model(vocabulary, width, layers):
+def random_model(vocabulary: int, width: int, layers: int) -> LlamaForCausalLM:
     torch.manual_seed(0)
     return LlamaForCausalLM(
         LlamaConfig(
@@ -56,18 +59,22 @@ def random_model(vocabulary, width, layers):
 
 
 class Nothing(Skill):
-    name, metrics = "nothing", {"none": lambda completion, reference: 0.0}
+    """A skill whose examples have no text."""
 
-    def load(self, split):
+    name = "nothing"
+    metrics: ClassVar = {"none": lambda completion, reference: 0.0}
+
+    def load(self, split: str) -> list[Example]:
         return [Example(str(i), [], "", i) for i in range(64)]
 
 
 class Replayed(Stage):
-    """A stage whose prompts and completions are random tokens of given lengths: the learning alone,
-    no sampling.
+    """A stage whose prompts and completions are random tokens: the learning alone, no sampling.
+
+    size: lengths and vocabulary, as SIZE has them.
     """
 
-    def __init__(self, size, **settings):
+    def __init__(self, size: Mapping[str, int], **settings: Any) -> None:
         super().__init__(
             tokenizer=None,
             sampler=None,
@@ -79,43 +86,40 @@ class Replayed(Stage):
         )
         self.size = size
 
-    def _tokens(self, count, *key):
+    def _tokens(self, count: int, *key: Any) -> list[int]:
         generator = torch.Generator().manual_seed(seed_for(*key))
         return torch.randint(self.size["vocabulary"], (count,), generator=generator).tolist()
 
-    def prompt_tokens(self, example):
+    def prompt_tokens(self, example: Example) -> list[int]:
         return self._tokens(self.size["prompt"], example.id)
 
-    def teacher_tokens(self, example, context=None):
+    def teacher_tokens(self, example: Example, context: Any = None) -> list[int]:
         return self._tokens(2 * self.size["prompt"], example.id, "teacher")
 
-    def sample(self, prompts, *, seed, n=1, **_):
+    def sample(self, prompts: Any, *, seed: int, n: int = 1, **_: Any) -> list[list[Completion]]:
         tokens = [self._tokens(self.size["completion"], seed, i) for i in range(len(prompts))]
         return [[Completion(t, [0.0] * len(t), False, "")] for t in tokens]
 
 
 class Bare(Method):
-    """SDFT's step without a loss on top: the same passes over the same tokens, no head and no
-    vocabulary-sized tensor.
+    """SDFT's step without a loss: the same passes over the same tokens, and no more.
+
+    There is no head and no tensor of the vocabulary's size.
     """
 
     Config = SDFTConfig
 
-    def learn(self, stage):
+    def learn(self, stage: Stage) -> None:
         with learning(stage, self.config) as trainer:
             teacher = Teacher(stage, self.config.ema_alpha, trainer.limit)
             for step in stage.steps():
-                answers = [
-                    c
-                    for (c,) in stage.sample(
-                        [stage.prompt_tokens(e) for e in step.examples], seed=step.seed
-                    )
-                ]
-                rows, shown = (
-                    [Row(tokens(e), c.token_ids) for e, c in zip(step.examples, answers)]
-                    for tokens in (stage.prompt_tokens, stage.teacher_tokens)
-                )
-                targets = teacher.states(shown)
+                prompts = [stage.prompt_tokens(example) for example in step.examples]
+                rows, teacher_rows = [], []
+                groups = stage.sample(prompts, seed=step.seed)
+                for example, prompt, (answer,) in zip(step.examples, prompts, groups, strict=True):
+                    rows.append(Row(prompt, answer.token_ids))
+                    teacher_rows.append(Row(stage.teacher_tokens(example), answer.token_ids))
+                targets = teacher.states(teacher_rows)
                 for group in micro_batches(trainer.model, rows, trainer.limit):
                     states, _ = completion_states(trainer.model, rows, group)
                     states.backward(torch.ones_like(states))
@@ -124,12 +128,14 @@ class Bare(Method):
                 teacher.follow(trainer.masters)
 
 
-def learn(kind, size):
-    """SDFT or Bare on a random model, ``rows`` examples a step; one more step comes first and is
-    not timed.
+def learn(kind: str, size: Mapping[str, int]) -> tuple[float, float]:
+    """(seconds, memory before) of SDFT or Bare on a random model, ``rows`` examples a step.
+
+    One more step comes first and is not timed.
     """
     model = random_model(size["vocabulary"], size["width"], size["layers"])
-    base, seconds = peak_mib(), []
+    base = peak_mib()
+    seconds: list[float] = []
     method = {"sdft": SDFT, "bare": Bare}[kind](SDFTConfig(warmup_steps=0))
     method.learn(
         Replayed(
@@ -143,54 +149,52 @@ def learn(kind, size):
     return sum(seconds[1:]), base
 
 
-def order(skills, folder):
-    """A whole order of ``skills`` small skills, one method, all of them evaluated after each stage."""
+def order(skills: int, folder: str) -> tuple[float, float]:
+    """(seconds, memory before) of a whole order of small skills.
+
+    It has one method, and evaluates all skills after each stage. folder: of the tokenizer.
+    """
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    with tempfile.TemporaryDirectory() as place:
-        place = Path(place)
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
         random_model(len(tokenizer), 64, 2).save_pretrained(place / "model")
         tokenizer.save_pretrained(place / "model")
-        for i in range(skills):
-            for split in ("train", "test"):
-                rows = [
-                    {"prompt": f"{split} {i}, {j}?", "demonstration": f"{i}", "reference": f"{i}"}
-                    for j in range(8)
-                ]
-                write_jsonl(place / f"s{i}-{split}.jsonl", rows)
-        entries = [
-            {
-                "name": f"s{i}",
-                "train": f"s{i}-train.jsonl",
-                "test": f"s{i}-test.jsonl",
-                "grader": "token_f1",
-                "max_new_tokens": 16,
-            }
-            for i in range(skills)
-        ]
-        made = Order(
-            {
-                "model": {"name": str(place / "model"), "dtype": "float32", "device": "cpu"},
-                "skills": entries,
-                "methods": {"sft": {}},
-                "budget": {"prompts": 8, "batch_size": 8},
-            },
-            place / "growth.yaml",
-        )
+        mapping = {
+            "model": {"name": str(place / "model"), "dtype": "float32", "device": "cpu"},
+            "skills": [small_skill(place, i) for i in range(skills)],
+            "methods": {"sft": {}},
+            "budget": {"prompts": 8, "batch_size": 8},
+        }
+        small_order = Order(mapping, place / "growth.yaml")
         base, start = peak_mib(), time.perf_counter()
-        run_order(made, place / "results")
+        run_order(small_order, place / "results")
         return time.perf_counter() - start, base
 
 
-def main():
+def small_skill(place: Path, number: int) -> dict[str, Any]:
+    """Writes a skill of eight examples a split; returns its entry in the order."""
+    entry: dict[str, Any] = {"name": f"s{number}", "grader": "token_f1", "max_new_tokens": 16}
+    for split in ("train", "test"):
+        rows = [
+            {
+                "prompt": f"{split} {number}, {j}?",
+                "demonstration": f"{number}",
+                "reference": f"{number}",
+            }
+            for j in range(8)
+        ]
+        entry[split] = f"s{number}-{split}.jsonl"
+        write_jsonl(place / entry[split], rows)
+    return entry
+
+
+def main() -> None:
     what = json.loads(sys.argv[1])
     folder, kind = what.pop("folder", None), what.pop("kind")
     seconds, base = order(what["skills"], folder) if kind == "order" else learn(kind, SIZE | what)
     peak = peak_mib()
-    print(
-        json.dumps(
-            {"seconds": seconds, "peak_mib": peak, "base_mib": base, "used_mib": peak - base}
-        )
-    )
+    numbers = {"seconds": seconds, "peak_mib": peak, "base_mib": base, "used_mib": peak - base}
+    print(json.dumps(numbers))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every row of the benchmark shares: settings, alternating repeats, and what the machine is."""
+"""What every row of the benchmark shares: settings, alternating repeats, the machine."""
 
 import gc
 import importlib.metadata
@@ -11,10 +11,12 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.benchmark import Timer
@@ -24,30 +26,29 @@ from harness.base.errors import UserError
 from harness.models.embedded import EMBEDDED, embedded_checkpoint
 from harness.models.load import resolve_dtype
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[2]
+T = TypeVar("T")
 
 
-def product_seconds(size, dtype):
+def product_seconds(size: int, dtype: torch.dtype) -> float:
     """Median time of a matrix product [size, size] x [size, size]."""
     a = torch.randn(size, size).to(dtype)
-    return (
-        Timer("a @ a", globals={"a": a}, num_threads=torch.get_num_threads())
-        .blocked_autorange()
-        .median
-    )
+    timer = Timer("a @ a", globals={"a": a}, num_threads=torch.get_num_threads())
+    return timer.blocked_autorange().median
 
 
 @dataclass
 class Settings:
-    """What is measured; the defaults are those of docs/speed.md. Sizes are counts, lengths are
-    tokens.
+    """What is measured; the defaults are those of docs/speed.md.
+
+    Sizes are counts, lengths are tokens.
     """
 
     work: Path  # a folder for checkpoints, results and scripts; the caller removes it
     model: str = EMBEDDED
     dtype: str = "auto"  # of our side; the peers take the faster of `dtypes`
     skill: str = "bfcl_tools"  # of single steps
-    skills: tuple = ("bfcl_tools", "elements", "bulletins")
+    skills: tuple[str, ...] = ("bfcl_tools", "elements", "bulletins")
     prompts: int = 16
     prompt_tokens: int = 130  # the prompts nearest to this length are chosen
     tokens: int = 64
@@ -64,33 +65,36 @@ class Settings:
     progress: Progress = field(default_factory=Progress)
 
     @cached_property
-    def folder(self):
+    def folder(self) -> str:
         """The model as a checkpoint that every side loads."""
         return str(embedded_checkpoint()) if self.model == EMBEDDED else self.model
 
     @cached_property
-    def our_dtype(self):
+    def our_dtype(self) -> str:
         return str(resolve_dtype(self.dtype, "cpu")).removeprefix("torch.")
 
     @cached_property
-    def dtypes(self):
-        """What the peers may compute in. bfloat16 is left out where its matrix products take more
-        than twice as long as float32's (no instructions for it): a step in it would take minutes
-        and never be the faster one.
+    def dtypes(self) -> tuple[str, ...]:
+        """What the peers may compute in.
+
+        bfloat16 is left out where its matrix products take more than twice as long as float32's (no
+        instructions for it): a step in it would take minutes and never be the faster one.
         """
         slower = product_seconds(1024, torch.bfloat16) / product_seconds(1024, torch.float32)
         self.say(f"matrix products in bfloat16 take {slower:.2g} times as long as in float32")
         return ("float32", "bfloat16") if slower <= 2 else ("float32",)
 
-    def say(self, text):
+    def say(self, text: str) -> None:
         self.progress.say(text)
 
 
 @dataclass
 class Result:
-    """One line of the table. ours, theirs: medians in ``unit``; ratio: of the two, as ``wanted``
-    means it; met: whether it is as wanted, None where nothing is asked; n: repeats; notes: how it
-    was measured; details: every single number.
+    """One line of the table.
+
+    ours, theirs: medians in ``unit``; ratio: of the two, as ``wanted`` means it; met: whether it is
+    as wanted, None where nothing is asked; n: repeats; notes: how it was measured; details: every
+    single number.
     """
 
     work: str
@@ -101,22 +105,28 @@ class Result:
     met: bool | None
     n: int
     unit: str = "s"
-    notes: list = field(default_factory=list)
-    details: dict = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    details: dict[str, Any] = field(default_factory=dict)
 
 
-def faster(work, ours, theirs, wanted, notes=(), **details):
-    """A Result from lists of seconds: ours is to be ``wanted`` times as fast as theirs, by the
-    medians.
-    """
-    a, b = statistics.median(ours), statistics.median(theirs)
+def faster(
+    work: str,
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    wanted: float,
+    notes: Iterable[str] = (),
+    **details: Any,
+) -> Result:
+    """A Result from seconds: ours is to be ``wanted`` times as fast as theirs, by the medians."""
+    our_median, their_median = statistics.median(ours), statistics.median(theirs)
+    ratio = their_median / our_median
     return Result(
         work,
-        a,
-        b,
-        b / a,
+        our_median,
+        their_median,
+        ratio,
         f"{wanted:g}x faster",
-        b / a >= wanted,
+        ratio >= wanted,
         len(ours),
         notes=list(notes),
         details={"ours": list(ours), "theirs": list(theirs), **details},
@@ -128,20 +138,20 @@ class _Closed(BaseException):
 
 
 class Loop:
-    """A training loop in a thread of its own that stands still after each step until it is asked
-    for the next.
+    """A training loop in a thread of its own that waits after each step for the next call.
 
     body: ``f(pause)``, which calls ``pause(value)`` after each step. So two loops that know nothing
-    of each other, one of ours and one of a library's, take turns with all their state alive; only
-    one of them ever computes.
+    of each other, one of ours and one of a library's, take turns with all their state alive. Only
+    one of them computes at a time.
     """
 
-    def __init__(self, body):
-        self._go, self._done = SimpleQueue(), SimpleQueue()
+    def __init__(self, body: Callable[[Callable[[Any], None]], None]) -> None:
+        self._go: SimpleQueue[bool] = SimpleQueue()
+        self._done: SimpleQueue[Any] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, args=(body,), daemon=True)
         self._thread.start()
 
-    def _run(self, body):
+    def _run(self, body: Callable[[Callable[[Any], None]], None]) -> None:
         try:
             if self._go.get():
                 body(self._pause)
@@ -151,71 +161,79 @@ class Loop:
         except BaseException as error:
             self._done.put(error)
 
-    def _pause(self, value):
+    def _pause(self, value: Any) -> None:
         self._done.put(value)
         if not self._go.get():
             raise _Closed
 
-    def step(self):
-        """One more step: what the loop gave to ``pause``. Raises what the loop raised."""
+    def step(self) -> Any:
+        """One more step; returns what the loop gave to ``pause``. Raises what the loop raised."""
         self._go.put(True)
         value = self._done.get()
         if isinstance(value, BaseException):
             raise value
         return value
 
-    def __enter__(self):
+    def __enter__(self) -> "Loop":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._go.put(False)
         self._thread.join()
         gc.collect()
 
 
-def alternate(ours, theirs, repeats, say):
-    """``ours()`` and ``theirs()`` in turn, first a pair that does not count: two lists of what they
-    returned.
-    """
-    found = [], []
+def alternate(
+    ours: Callable[[], T], theirs: Callable[[], T], repeats: int, say: Callable[[str], object]
+) -> tuple[list[T], list[T]]:
+    """What ``ours()`` and ``theirs()`` return, called in turn; the first pair does not count."""
+    mine: list[T] = []
+    others: list[T] = []
     for number in range(repeats + 1):
-        pair = ours(), theirs()
-        for kept, value in zip(found, pair) if number > 0 else ():
-            kept.append(value)
-        name = "warm-up" if number < 1 else f"{number}/{repeats}"
-        say(name + ": ours {:.3g} s, theirs {:.3g} s".format(*map(_seconds, pair)))
-    return found
+        one, other = ours(), theirs()
+        if number > 0:
+            mine.append(one)
+            others.append(other)
+        name = f"{number}/{repeats}" if number > 0 else "warm-up"
+        say(f"{name}: ours {_seconds(one):.3g} s, theirs {_seconds(other):.3g} s")
+    return mine, others
 
 
-def _seconds(value):
+def _seconds(value: Any) -> float:
     return value["seconds"] if isinstance(value, dict) else value
 
 
-def timed(work):
+def timed(work: Callable[[], T]) -> tuple[float, T]:
     """(seconds, what ``work()`` returned)."""
     start = time.perf_counter()
-    found = work()
-    return time.perf_counter() - start, found
+    value = work()
+    return time.perf_counter() - start, value
 
 
-def probe(candidates, seconds, say):
-    """{candidate: ``seconds(candidate)``} of settings (tuples) for a peer, each tried once: the
-    smallest suits it best.
-    """
-    found = {c: seconds(c) for c in candidates}
-    say("probe: " + stated(found))
-    return found
+Candidate = TypeVar("Candidate", bound=tuple)
 
 
-def stated(found):
-    return ", ".join(f"{' '.join(map(str, c))}: {s:.3g} s" for c, s in found.items())
+def probe(
+    candidates: Iterable[Candidate],
+    seconds: Callable[[Candidate], float],
+    say: Callable[[str], object],
+) -> dict[Candidate, float]:
+    """{candidate: ``seconds(candidate)``} of settings for a peer; the smallest suits it best."""
+    tried = {candidate: seconds(candidate) for candidate in candidates}
+    say("probe: " + stated(tried))
+    return tried
 
 
-def command(arguments, **changes):
-    """Run a Python command of a user's (a list after the interpreter) with our threads and
-    allocator; returns its seconds.
+def stated(tried: Mapping[Candidate, float]) -> str:
+    """What ``probe`` returned, as text."""
+    return ", ".join(f"{' '.join(map(str, c))}: {s:.3g} s" for c, s in tried.items())
 
-    Raises UserError with the last line that it wrote where it fails.
+
+def command(arguments: Sequence[Any], **changes: str) -> tuple[float, str]:
+    """(seconds, standard output) of a user's command, run with our threads and allocator.
+
+    changes: of the environment. Raises UserError with the last line that the command wrote where it
+    fails.
     """
     env = (
         os.environ
@@ -242,12 +260,12 @@ def command(arguments, **changes):
     return seconds, done.stdout
 
 
-def python(*arguments, **changes):
+def python(*arguments: Any, **changes: str) -> tuple[float, str]:
     """(seconds, standard output) of ``python ARGUMENTS`` run from the checkout."""
     return command([sys.executable, *map(str, arguments)], **changes)
 
 
-def machine():
+def machine() -> dict[str, Any]:
     """What the numbers were measured on."""
     from harness.runs.provenance import device_name, git_revision
 
@@ -269,7 +287,7 @@ def machine():
     }
 
 
-def peak_mib():
+def peak_mib() -> float:
     """Largest resident set of this process so far, in MiB.
 
     From /proc where there is one: getrusage's figure of a new process begins at the size of the one
@@ -277,5 +295,7 @@ def peak_mib():
     """
     status = Path("/proc/self/status")
     if status.exists():
-        return int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) / 2**10
+        peak = re.search(r"VmHWM:\s+(\d+)", status.read_text())
+        if peak:
+            return int(peak[1]) / 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -102,11 +102,13 @@ def test_command_writes_what_the_skill_reads(serve, tmp_path):  # noqa: F811
     write_rows(tmp_path / "hub" / "sciknoweval_chemistry_test.jsonl", hub_rows(40))
     up = [False]
     server = serve_solver(serve, lambda number: up[0] or number <= 9)
-    given = dict(
-        JUDGE_BASE_URL=server.url, JUDGE_MODEL="solver", HARNESS_CACHE=str(tmp_path / "cache")
-    )
+    settings = {
+        "JUDGE_BASE_URL": server.url,
+        "JUDGE_MODEL": "solver",
+        "HARNESS_CACHE": str(tmp_path / "cache"),
+    }
     arguments = ["--out", tmp_path / "made", "--path", tmp_path / "hub", "--tries", 2]
-    failed = command(*arguments, **given)
+    failed = command(*arguments, **settings)
     assert (
         failed.returncode == 2
         and "out of credit" in failed.stderr
@@ -114,7 +116,7 @@ def test_command_writes_what_the_skill_reads(serve, tmp_path):  # noqa: F811
     )
     assert not (tmp_path / "made").exists()
     up[0], before = True, len(server.requests)
-    done = command(*arguments, **given)
+    done = command(*arguments, **settings)
     assert done.returncode == 0, done.stderr
     assert "kept from before" in done.stderr and " 0 of them" not in done.stderr
     hub, made = (
@@ -146,7 +148,7 @@ def test_command_writes_what_the_skill_reads(serve, tmp_path):  # noqa: F811
     total = len(server.requests)
     assert (
         total > before
-        and command(*arguments, **given).returncode == 0
+        and command(*arguments, **settings).returncode == 0
         and len(server.requests) == total
     )
     assert read_lines(tmp_path / "made" / "test.jsonl")[0].keys() == {"prompt", "answer"}

@@ -137,7 +137,8 @@ def test_passages_and_shares():
 
 def test_what_is_no_question_is_left_out():
     text = (
-        '<think>{"question": "a", "answer": "b"}</think>\n```\n{"question": " Q? ", "answer": "A"}\n[1]\n{"question": "Q"}\n'
+        '<think>{"question": "a", "answer": "b"}</think>\n```\n'
+        '{"question": " Q? ", "answer": "A"}\n[1]\n{"question": "Q"}\n'
         '{"question": "Q", "answer": 5}\n{"question": "", "answer": "A"}\n1. Q?\n```'
     )
     assert read_pairs(text, FORMS["indirect"]) == ([{"question": "Q?", "answer": "A"}], 5)
@@ -192,11 +193,13 @@ def test_command_goes_on_where_it_stopped(serve, tmp_path):  # noqa: F811
             writer(prompt, number) if up[0] or number <= 2 else (401, {}, b"out of credit")
         )
     )
-    given = dict(
-        JUDGE_BASE_URL=server.url, JUDGE_MODEL="writer", HARNESS_CACHE=str(tmp_path / "cache")
-    )
+    settings = {
+        "JUDGE_BASE_URL": server.url,
+        "JUDGE_MODEL": "writer",
+        "HARNESS_CACHE": str(tmp_path / "cache"),
+    }
     arguments = [folder, "--out", tmp_path / "set", "--questions", 20, "--passage", 320]
-    failed = command(*arguments, **given)
+    failed = command(*arguments, **settings)
     assert (
         failed.returncode == 2
         and "out of credit" in failed.stderr
@@ -205,7 +208,7 @@ def test_command_goes_on_where_it_stopped(serve, tmp_path):  # noqa: F811
     assert not (tmp_path / "set").exists()
     kept, before = len(list((tmp_path / "cache" / "replies").rglob("*.json"))), len(server.requests)
     up[0] = True
-    done = command(*arguments, **given)
+    done = command(*arguments, **settings)
     assert done.returncode == 0, done.stderr
     assert kept and f"{kept} of them kept from before" in done.stderr
     asked = {r["body"]["messages"][0]["content"] for r in server.requests}

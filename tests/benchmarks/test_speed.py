@@ -1,5 +1,6 @@
-"""The speed benchmark on the tiny model: every row's two sides run and do the same work; no number
-of it is judged here.
+"""The speed benchmark on the tiny model: the two sides of every row run and do the same work.
+
+No number of it is judged here.
 """
 
 import dataclasses
@@ -10,14 +11,19 @@ import pytest
 import torch
 
 from benchmarks.speed import __main__ as command
-from benchmarks.speed import profiler, rows
+from benchmarks.speed import growth, profiler, rows
+from benchmarks.speed.evaluation import evaluation, identical_scores
+from benchmarks.speed.orders import order, stage
+from benchmarks.speed.sampling import sampling
+from benchmarks.speed.steps import check_same_work
 from benchmarks.speed.timing import Loop, Settings, alternate
 
 
 @pytest.fixture
 def settings(tiny, tmp_path):
-    """With a template that, like the embedded model's, writes a newline after the token that ends a
-    turn.
+    """Small sizes, and a template that writes a newline after the token that ends a turn.
+
+    The embedded model's template does so too.
     """
     model = shutil.copytree(tiny, tmp_path / "model")
     template = (model / "chat_template.jinja").read_text()
@@ -66,12 +72,16 @@ def test_two_loops_take_turns():
 
 @pytest.mark.parametrize("kind", ["sft", "sdft", "grpo"])
 def test_a_step_and_trls_on_the_same_completions(settings, kind):
-    """Losses and gradient norms within 1e-4 of TRL's own training step; both sides' counted tokens
-    agree, or the row raises.
+    """Losses within 1e-4 of TRL's own training step, gradient norms within 1e-3.
+
+    The row raises where the sides count different tokens.
     """
-    (found,) = rows.ROWS[kind](settings)
-    assert found.details["loss_difference"] < 1e-4 and found.details["gradient_difference"] < 1e-3
-    assert found.n == 1 and found.ours > 0 and found.ratio == found.theirs / found.ours
+    (result,) = rows.ROWS[kind](settings)
+    assert result.details["loss_difference"] < 1e-4
+    assert result.details["gradient_difference"] < 1e-3
+    assert result.n == 1
+    assert result.ours > 0
+    assert result.ratio == result.theirs / result.ours
 
 
 @pytest.mark.parametrize("slower, wanted", [(1.9, ("float32", "bfloat16")), (2.1, ("float32",))])
@@ -89,42 +99,42 @@ def test_peers_are_spared_a_dtype_without_instructions(settings, monkeypatch, sl
 
 @pytest.mark.parametrize("kind", ["sdft", "sampling"])
 def test_profiler_says_where_the_time_goes(settings, kind):
-    seconds, found = profiler.measure(settings, kind)
-    products = [row for row in found if row[0] in profiler.PRODUCTS]
-    assert 0 < sum(row[1] for row in products) < sum(row[1] for row in found) <= 1.1 * seconds
+    seconds, operators = profiler.measure(settings, kind)
+    products = [row for row in operators if row[0] in profiler.PRODUCTS]
+    assert 0 < sum(row[1] for row in products) < sum(row[1] for row in operators) <= 1.1 * seconds
     assert sum(row[2] for row in products) > 0
 
 
 def test_different_work_is_no_comparison(settings):
     with pytest.raises(RuntimeError, match="same work"):
-        rows._same_work(64, {63})
+        check_same_work(64, {63})
 
 
 def test_sampling(settings):
-    (found,) = rows.sampling(settings)
-    assert found.ours > 0 and found.theirs > 0
+    (result,) = sampling(settings)
+    assert result.ours > 0 and result.theirs > 0
 
 
 def test_lm_eval_scores_are_identical(settings):
-    (found,) = rows.identical_scores(settings)
-    assert found.met and len(found.details["ours"]) == 6
+    (result,) = identical_scores(settings)
+    assert result.met and len(result.details["ours"]) == 6
 
 
 def test_evaluation_is_the_commands(settings):
-    (found,) = rows.evaluation(settings)
-    ours, theirs = found.details["skills"]
-    assert found.details["identical_scores"] and ours == pytest.approx(theirs)
+    (result,) = evaluation(settings)
+    ours, theirs = result.details["skills"]
+    assert result.details["identical_scores"] and ours == pytest.approx(theirs)
 
 
 def test_stage(settings):
-    against, share = rows.stage(settings)
+    against, share = stage(settings)
     assert against.ratio > 0 and 0 < share.ratio < 1
 
 
 def test_order_and_its_script(settings):
     """Both sides end in a trained checkpoint and in numbers for every stage."""
-    (found,) = rows.order(dataclasses.replace(settings, skills=("elements",)), ("grpo",))
-    assert found.ratio > 0 and (settings.work / "grpo-1" / "model.safetensors").exists()
+    (result,) = order(dataclasses.replace(settings, skills=("elements",)), ("grpo",))
+    assert result.ratio > 0 and (settings.work / "grpo-1" / "model.safetensors").exists()
     for name in ("base", "grpo-1"):
         assert list(json.loads((settings.work / f"{name}.json").read_text())) == ["elements"]
         assert list((settings.work / name).rglob("results_*.json"))
@@ -136,16 +146,19 @@ def test_order_and_its_script(settings):
 
 
 def test_the_loss_holds_a_chunk_of_the_vocabulary(settings):
-    """Without chunks the step would hold five tensors of 732 MiB: logits and log-probabilities of
-    both models, and a gradient.
+    """Without chunks the step would hold five tensors of 732 MiB.
+
+    They are the logits and log-probabilities of both models, and a gradient.
     """
-    (found,) = rows.memory(settings, vocabulary=150_000, width=64, layers=1, completion=640, rows=2)
-    assert found.ours > found.theirs > 0
-    assert found.ours - found.theirs < 2 * 732
+    (result,) = growth.memory(
+        settings, vocabulary=150_000, width=64, layers=1, completion=640, rows=2
+    )
+    assert result.ours > result.theirs > 0
+    assert result.ours - result.theirs < 2 * 732
 
 
 def test_slope():
-    assert rows.slope([{"x": x, "t": 3 * x**2} for x in (2, 4, 8)], "t") == pytest.approx(2)
+    assert growth.slope([{"x": x, "t": 3 * x**2} for x in (2, 4, 8)], "t") == pytest.approx(2)
 
 
 def test_command_writes_table_and_picture(settings, tmp_path, monkeypatch, capsys):
@@ -153,9 +166,11 @@ def test_command_writes_table_and_picture(settings, tmp_path, monkeypatch, capsy
         "vocabulary": (1, [{"vocabulary": n, "examples": 4} for n in (300, 600)]),
         "skills": (2, [{"kind": "order", "skills": n} for n in (1, 2)]),
     }
-    monkeypatch.setitem(rows.ROWS, "growth", lambda settings: rows.growth(settings, axes))
+    monkeypatch.setitem(rows.ROWS, "growth", lambda settings: growth.growth(settings, axes))
     monkeypatch.setitem(
-        rows.ROWS, "records", lambda settings: rows.records(settings, skills=3, methods=2, seeds=2)
+        rows.ROWS,
+        "records",
+        lambda settings: growth.records(settings, skills=3, methods=2, seeds=2),
     )
     monkeypatch.setattr(
         "sys.argv",

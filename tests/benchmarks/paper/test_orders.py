@@ -1,0 +1,80 @@
+"""The orders of the paper's experiments, and what names them."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from benchmarks.paper.items import ITEMS
+from harness.base.files import write_jsonl
+from harness.runs.order import known_experiments
+
+ROOT = Path(__file__).resolve().parents[3]
+ORDERS = sorted((ROOT / "benchmarks" / "orders" / "paper").glob("*/*.yaml"))
+
+
+@pytest.fixture
+def stand_in(monkeypatch, tmp_path):
+    """Every skill has one example, so that orders are checked without the paper's data or a judge.
+
+    HumanEval runs code that the model writes: whoever runs a full order must allow it.
+    """
+    from harness.skills.skill import Example, Skill
+
+    one = Example("1", [{"role": "user", "content": "q"}], "d", "d", "s")
+    monkeypatch.setattr(Skill, "examples", lambda self, split: [one])
+    monkeypatch.setenv("JUDGE_BASE_URL", "http://localhost:9/v1")
+    monkeypatch.setenv("JUDGE_MODEL", "judge")
+    monkeypatch.setenv("HF_ALLOW_CODE_EVAL", "1")
+    folder = tmp_path / "wiki"
+    folder.mkdir()
+    for split in ("train", "validation", "test", "ood"):
+        write_jsonl(
+            folder / f"{split}.jsonl",
+            [{"question": f"{split} {i}?", "answer": "d", "article": "s"} for i in range(200)],
+        )
+    return folder
+
+
+@pytest.mark.parametrize("path", ORDERS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_order_is_valid_and_says_what_it_is_for(path, stand_in):
+    from harness.runs.reading import read_order
+
+    needs_articles = "name: wiki" in path.read_text()
+    order = read_order(path, [f"skills.wiki.path={stand_in}"] if needs_articles else [])
+    assert any(path.stem.startswith(experiment) for experiment in order.experiment)
+    assert order.about()["experiment"] == order.experiment
+
+
+def test_the_items_and_the_names_that_an_order_may_give_agree():
+    names = yaml.safe_load((ROOT / "benchmarks" / "paper" / "experiments.yaml").read_text())
+    assert len(set(names)) == len(names)
+    assert set(names) == {item.experiment for item in ITEMS.values()}
+    assert set(names) <= set(known_experiments())
+
+
+def test_every_experiment_has_its_orders():
+    text = [(path.parent.name, path.read_text()) for path in ORDERS]
+    # `make paper` runs this one too.
+    text.append(("embedded", (ROOT / "benchmarks" / "orders" / "embedded.yaml").read_text()))
+    for experiment in known_experiments():
+        scales = {
+            scale
+            for scale, body in text
+            if re.search(rf"^experiment: .*\b{experiment}\b", body, re.M)
+        }
+        # No reasoning model is small enough for the embedded scale.
+        expected = {"full"} if experiment == "table_2" else {"full", "embedded"}
+        assert scales >= expected, experiment
+
+
+def test_the_docs_name_every_figure_and_table_with_its_orders():
+    docs = (ROOT / "docs" / "paper.md").read_text()
+    rows = {
+        m[1]: m[0]
+        for m in re.finditer(r"^\| ((?:Figure|Table) [^|]+?) \| [^|]*\.yaml.*$", docs, re.M)
+    }
+    assert set(rows) == {item.title for item in ITEMS.values()}
+    for path in ORDERS:
+        assert f"{path.parent.name}/{path.name}" in docs, path
