@@ -105,7 +105,7 @@ def _by_experiment(
         raise UserError(
             folders[0],
             "its order does not say which figure or table it is for",
-            "set `experiment` in the order (docs/paper.md), or leave --paper out",
+            "set `experiment` in the order (docs/how-to/paper.md), or leave --paper out",
         )
     opened: dict[tuple[Path, ...], ReportData] = {}
     by_experiment: dict[str, list[ReportData]] = defaultdict(list)

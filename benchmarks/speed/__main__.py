@@ -1,4 +1,4 @@
-"""Measures the harness beside TRL, transformers and lm-eval on this machine: docs/speed.md."""
+"""Measures the harness beside TRL, transformers and lm-eval: docs/explanation/speed.md."""
 
 import argparse
 import tempfile
@@ -127,7 +127,7 @@ def run(names: Sequence[str], settings: Settings, out: Path) -> list[Result]:
 def arguments() -> argparse.Namespace:
     parser = Parser(prog="python -m benchmarks.speed", description=__doc__)
     parser.add_argument(
-        "--rows", nargs="+", metavar="ROW", help="only these rows (see docs/speed.md)"
+        "--rows", nargs="+", metavar="ROW", help="only these rows (see docs/explanation/speed.md)"
     )
     parser.add_argument(
         "--repeats", type=int, default=5, metavar="N", help="pairs of each short row (default 5)"

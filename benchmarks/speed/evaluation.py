@@ -119,7 +119,7 @@ def lm_eval_batch(settings: Settings, dtype: str) -> tuple[int, str]:
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    from harness.evaluation.suite import quiet
+    from harness.evaluation.lm_eval_context import quiet
 
     model, tokenizer = peers.load(settings.folder, dtype)
 

@@ -1,4 +1,4 @@
-"""The rows of the table, one function each; docs/speed.md says what each side does."""
+"""The rows of the table, one function each; docs/explanation/speed.md says what each side does."""
 
 from collections.abc import Callable
 

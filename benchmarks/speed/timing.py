@@ -39,7 +39,7 @@ def product_seconds(size: int, dtype: torch.dtype) -> float:
 
 @dataclass
 class Settings:
-    """What is measured; the defaults are those of docs/speed.md.
+    """What is measured; the defaults are those of docs/explanation/speed.md.
 
     Sizes are counts, lengths are tokens.
     """
