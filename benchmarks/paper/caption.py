@@ -56,7 +56,8 @@ def _counts(results: ReportData) -> list[str]:
 def _decodings(results: ReportData) -> list[str]:
     decodings = set()
     for skill in results.skills:
-        protocol = results.protocols.get(results.protocol_of.get(("skill", skill))) or {}
+        key = results.protocol_of.get(("skill", skill), "")
+        protocol = results.protocols.get(key) or {}
         if protocol.get("decoding"):
             decodings.add(str(protocol["decoding"]))
     return sorted(decodings)

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from harness.base import metrics
-from harness.report.data import Estimate, ReportData
+from harness.report.data import ReportData
+from harness.report.estimates import Estimate
 
 # A spread below it is 0 up to rounding. A spread of 0 between a few seeds is no certainty.
 NO_SPREAD = 1e-12
@@ -162,7 +163,7 @@ def _paired_draws(results: ReportData, pairs: pd.DataFrame) -> np.ndarray | None
     draws = []
     for number, pair in enumerate(pairs.itertuples()):
         scores, places = results.together(_evaluations(pair))
-        if len(places) < 2:
+        if scores is None or len(places) < 2:
             return None
         sums = metrics.bootstrap_means(scores, seed=number)
         means = sums[..., 0] / sums[..., 1]

@@ -23,7 +23,8 @@ from benchmarks.paper.estimates import (
 from benchmarks.paper.form import Number
 from benchmarks.paper.training import spending, stage_curve, training_curves
 from harness.base import metrics
-from harness.report.data import Estimate, ReportData
+from harness.report.data import ReportData
+from harness.report.estimates import Estimate
 from harness.results.formats import ORACLE
 
 # Option ``teacher_context`` of SDFT: the column of figure 7
@@ -216,8 +217,8 @@ def pass_at_k(results: ReportData) -> Iterator[Number]:
 def teacher_context(results: ReportData) -> Iterator[Number]:
     """Figure 7: the accuracy on new knowledge by what the teacher is shown."""
     for model in trained_models(results):
-        series = results.series[model.label]
-        x = CONTEXTS.get(series.config.get("teacher_context"), model.series)
+        series = results.series[model.series]
+        x = CONTEXTS.get(series.config.get("teacher_context", ""), model.series)
         note = f"{results.metric[model.skill]}, {model.label}"
         yield from _number(model.skill, series.method, x, _accuracy(results, model), "%", note)
 
@@ -240,7 +241,7 @@ def generations(results: ReportData) -> list[Number]:
     """
     rows: list[Number] = []
     for model in trained_models(results):
-        series = results.series[model.label]
+        series = results.series[model.series]
         metric = results.metric[model.skill]
         spent = spending(results, model)
         answers_a_prompt = series.config.get("rollouts") or series.config.get("group_size")
@@ -268,7 +269,7 @@ def sequence(results: ReportData) -> Iterator[Number]:
         best = curves["value"].max()
         for label in results.series:
             curve = curves[curves["label"] == label].sort_values("x")
-            yield from _normalised(skill, label, curve, training.edges[0], best)
+            yield from _normalised(skill, label, curve, training.axis.edges[0], best)
 
 
 def _normalised(

@@ -10,9 +10,9 @@ from markupsafe import Markup
 from benchmarks.paper.form import PAPER
 from benchmarks.paper.items import Item
 from benchmarks.paper.pictures import Looks
-from harness.report.figures import BASE
 from harness.report.html import environment
-from harness.report.tables import Table
+from harness.report.style import BASE
+from harness.report.table import Table
 
 TEMPLATES = Path(__file__).with_name("templates")
 

@@ -15,11 +15,20 @@ from matplotlib.figure import Figure
 
 from benchmarks.paper.form import TITLES
 from benchmarks.paper.training import TrainingCurves
-from harness.report.figures import BASE, INK, MUTED, PAPER, curve, grid, legend
+from harness.report.style import (
+    BASE,
+    BROKEN,
+    INK,
+    MUTED,
+    PAPER,
+    Dash,
+    base_line,
+    curve,
+    grid,
+    legend,
+)
 
-Look = tuple[str, str, Any]  # colour, marker, dash
-Looks = Mapping[str, Look]  # of series
-DASHED = (0, (4, 2))
+Looks = Mapping[str, tuple[str, str, Dash]]  # colour, marker and dash of a series
 AXIS_LABELS = {  # of the values, by their unit; other units bear their name
     "%": "accuracy (%)",
     "points": "sdft − sft (points)",
@@ -89,12 +98,10 @@ def lines(
 
 def sequence_lines(frame: pd.DataFrame, looks: Looks, training: TrainingCurves) -> Figure:
     """Lines of normalised accuracy along a sequence of skills, with the borders of its stages."""
-    x_label = "optimizer steps" if training.in_steps else "stage"
-    figure, panels = _line_panels(frame, looks, x_label, _axis_label(frame))
-    order = training.order or ()
+    figure, panels = _line_panels(frame, looks, training.axis.title, _axis_label(frame))
     for skill, axes in panels.items():
-        training.frame(axes, order.index(skill) + 1 if skill in order else None)
-        axes.axhline(0, color=BASE, linewidth=1.2, linestyle=DASHED, zorder=1)
+        training.axis.frame(axes, training.axis.stage_of(skill))
+        base_line(axes, 0)
         axes.axhline(1, color=MUTED, linewidth=0.8, zorder=1)
         low, high = axes.get_ylim()
         axes.set_ylim(max(low, -1), min(high, 1.8))
@@ -167,7 +174,7 @@ def _draw_point(axes: Axes, rows: pd.DataFrame, looks: Looks, label: str, size: 
     if x.empty or y.empty:
         return
     if label == "base":
-        cross: dict[str, Any] = {"color": BASE, "linewidth": 1, "linestyle": DASHED, "zorder": 1}
+        cross: dict[str, Any] = {"color": BASE, "linewidth": 1, "linestyle": BROKEN, "zorder": 1}
         axes.axvline(x["value"].iloc[0], **cross)
         axes.axhline(y["value"].iloc[0], **cross)
     colour, marker, _ = looks.get(label, (BASE, "*", "-"))

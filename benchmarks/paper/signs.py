@@ -8,7 +8,7 @@ import pandas as pd
 
 from benchmarks.paper.estimates import difference
 from benchmarks.paper.form import TITLES
-from harness.report.data import Estimate
+from harness.report.estimates import Estimate
 
 SMALLEST = 0.05  # a smaller difference is printed as 0.0 and has no sign
 

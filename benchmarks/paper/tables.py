@@ -5,10 +5,11 @@ from collections import defaultdict
 import pandas as pd
 
 from benchmarks.paper.form import TITLES
-from harness.report.data import Estimate
-from harness.report.tables import Column, Table
+from harness.report.estimates import Estimate
+from harness.report.table import Cell, Column, Table, Unit
 
-KINDS = {"%": "%", "tokens": "count"}  # Unit here: that of a Column; other metrics keep their own
+# Units of the columns; other metrics keep their own unit.
+KINDS: dict[str, Unit] = {"%": "%", "tokens": "count"}
 
 
 def number_table(frame: pd.DataFrame, name: str, title: str, note: str) -> Table:
@@ -24,7 +25,7 @@ def number_table(frame: pd.DataFrame, name: str, title: str, note: str) -> Table
             heading += f" ({unit})"
         columns[x] = Column(x, heading, unit=KINDS.get(unit, "own"))
     several_tasks = frame["panel"].nunique() > 1
-    rows: dict[str, dict[str, Estimate]] = defaultdict(dict)
+    rows: dict[str, dict[str, Cell]] = defaultdict(dict)
     for number in frame.to_dict("records"):
         label = number["series"]
         if several_tasks:

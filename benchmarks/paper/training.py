@@ -1,18 +1,18 @@
 """What records say along training: the curve of a skill, and what a stage has cost."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 
 from benchmarks.paper.estimates import Learner, estimate
-from harness.report.data import Estimate, ReportData
-from harness.report.figures import Drawer
+from harness.report.data import ReportData
+from harness.report.estimates import Estimate
+from harness.report.pictures.axis import TrainingAxis
+from harness.report.pictures.curves import accuracy_curves_table
 
 
 @dataclass(frozen=True)
@@ -20,19 +20,14 @@ class TrainingCurves:
     """The accuracy of every skill along a whole sequence, and the axis that it is drawn on."""
 
     curves: pd.DataFrame  # label, name, x, value, low, high, seeds; empty without records
-    in_steps: bool  # whether x is optimizer steps; else stages of equal width
-    edges: np.ndarray  # x of the start and of the end of each stage
-    order: tuple[str, ...] | None  # the skills; None where methods learn them in several orders
-    frame: Callable[[Axes, int | None], None]  # draws the borders and shades a stage, from 1
+    axis: TrainingAxis
 
 
 @lru_cache(maxsize=8)
 def training_curves(results: ReportData) -> TrainingCurves:
     """The curves that the harness's own report draws of these results."""
-    drawer = Drawer(results, None)
-    drawer._axis()
-    curves = drawer._curves()
-    return TrainingCurves(curves, drawer.in_steps, drawer.edges, drawer.order, drawer._frame)
+    axis = TrainingAxis(results)
+    return TrainingCurves(accuracy_curves_table(results, axis), axis)
 
 
 class Point(NamedTuple):
@@ -52,11 +47,11 @@ def stage_curve(results: ReportData, model: Learner) -> Iterator[Point]:
     start = pd.Series({"step": 0, "prompts": 0})
     if len(before):
         start = before[["step", "prompts"]].max()
-    for step, records in pd.concat([before, inside]).groupby("step", observed=True):
+    for _, records in pd.concat([before, inside]).groupby("step", observed=True):
         accuracy = estimate(records, 100)
         if accuracy is not None:
             prompts = records["prompts"].median() - start["prompts"]
-            yield Point(int(step - start["step"]), prompts, accuracy)
+            yield Point(int(records["step"].iloc[0] - start["step"]), prompts, accuracy)
 
 
 class Spending(NamedTuple):

@@ -16,11 +16,11 @@ from benchmarks.paper.collect import Collection, MeasuredSide, collect
 from benchmarks.paper.form import COLUMNS
 from benchmarks.paper.items import ITEMS, Item
 from benchmarks.paper.page import Exhibit, Section, paper_page
-from benchmarks.paper.pictures import DASHED, Looks
+from benchmarks.paper.pictures import Looks
 from benchmarks.paper.published import published_numbers, reproduced_numbers
 from benchmarks.paper.tables import number_table
 from harness.report.build import made_beside
-from harness.report.figures import BASE, STYLE, looks, save
+from harness.report.style import BASE, BROKEN, STYLE, Look, looks, save
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -99,7 +99,7 @@ def _looks(frames: list[pd.DataFrame]) -> Looks:
     series = {name for frame in frames for name in frame["series"]}
     return {
         **looks(series - {"base", "sdft - sft"}),
-        "base": (BASE, "*", DASHED),
+        "base": Look(BASE, "*", BROKEN),
         "sdft - sft": looks(["sdft"])["sdft"],
     }
 

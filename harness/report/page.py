@@ -203,8 +203,8 @@ def render(
 ) -> str:
     """The page as text.
 
-    tables: the tables in order; pictures: the pictures in order; look: of each label; to_folder: path
-    from the page to each results folder.
+    tables, pictures: in the page's order; look: of each label; to_folder: path from the page
+    to each results folder.
     """
     dot = _dot(look)
     return (
@@ -341,7 +341,7 @@ def _records(results: ReportData, to_folder: Sequence[str]) -> Records:
     at_own_stage = used["name"].astype(object) == used["skill"].astype(object)
     rows = used[at_end | (used["stage"] == 0) | at_own_stage].head(MOST_RECORDS)
     links = dict(zip(results.names, to_folder, strict=True))
-    views = [_record(results, row, links[row.folder]) for row in rows.itertuples()]
+    views = [_record(results, row, links[str(row.folder)]) for row in rows.itertuples()]
     return Records(views, len(used), len(results.names) > 1)
 
 
@@ -380,7 +380,8 @@ def _provenance(results: ReportData, to_folder: Sequence[str]) -> list[Block]:
     runs = results.provenance()
     views = []
     for run in runs[:MOST_RUNS]:
-        label = labels.get((run["folder"], run.get("label")), str(run.get("label")))
+        label = str(run.get("label"))
+        label = labels.get((run["folder"], label), label)
         views.append(RunView(label, _run_cells(run)))
     return [*blocks, Runs(views, len(runs))]
 

@@ -182,7 +182,6 @@ def test_a_stage_commits_while_a_report_is_drawn(tmp_path):
     with (
         made_beside(tmp_path / "report"),
         locked(tmp_path, wait=False),
-        locked(tmp_path / ".lock", wait=False),
         pytest.raises(BlockingIOError),
         locked(tmp_path / "report", wait=False),
     ):

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.report.data import Estimate
+from harness.report.estimates import Estimate
 from harness.report.pictures.picture import Picture, Source
 from harness.report.style import BASE, PAPER, Look, legend
 

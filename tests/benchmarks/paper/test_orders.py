@@ -8,7 +8,7 @@ import yaml
 
 from benchmarks.paper.items import ITEMS
 from harness.base.files import write_jsonl
-from harness.runs.order import known_experiments
+from harness.runs.sections import known_experiments
 
 ROOT = Path(__file__).resolve().parents[3]
 ORDERS = sorted((ROOT / "benchmarks" / "orders" / "paper").glob("*/*.yaml"))

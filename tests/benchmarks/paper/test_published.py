@@ -5,7 +5,7 @@ import pandas as pd
 
 from benchmarks.paper.published import published_numbers, reproduced_numbers
 from benchmarks.paper.write import write_paper
-from harness.runs.order import known_experiments
+from harness.runs.sections import known_experiments
 from tests.benchmarks.paper.folders import value
 
 

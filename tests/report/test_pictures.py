@@ -2,33 +2,37 @@
 
 from collections import defaultdict
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
 
-from harness.report import figures
+from harness.report import pictures, style
 from harness.report.data import ReportData
+from harness.report.pictures.accuracy_matrix import accuracy_matrices
+from harness.report.pictures.axis import TrainingAxis
+from harness.report.pictures.curves import (
+    accuracy_curves_table,
+    base_values,
+    normalised_curves_table,
+)
+from harness.report.pictures.picture import Picture
+from harness.report.pictures.plane import plane
 from tests.fabricate import fabricate
 from tests.report.folders import TWO, raw, rewrite_records, wilson
 
 
-@pytest.fixture
-def drawer(tmp_path):
-    """A function that gives the drawer of some folders, with its axis, and the curves along it."""
-
-    def of(*folders):
-        drawer = figures.Drawer(ReportData(folders), tmp_path / "figures")
-        drawer._axis()
-        return drawer, drawer._curves()
-
-    with figures.matplotlib.rc_context(figures.STYLE):
-        yield of
+def drawn(*folders):
+    """The axis of some folders and the accuracy curves along it."""
+    results = ReportData(folders)
+    axis = TrainingAxis(results)
+    return axis, accuracy_curves_table(results, axis)
 
 
-def test_bands_of_one_seed_are_wilsons(tmp_path, drawer):
+def test_bands_of_one_seed_are_wilsons(tmp_path):
     skills = {"science": (-1.0, 0.0), "medical": (0.22, 0.3)}
     folder = fabricate(tmp_path / "zero", skills, methods=TWO, n=48)
-    _, curves = drawer(folder)
+    _, curves = drawn(folder)
     zero = curves[(curves["name"] == "science") & (curves["label"] == "sft")]
     assert zero["high"].to_numpy() == pytest.approx(0.0741, abs=1e-4)
     assert not zero["low"].any()
@@ -38,17 +42,17 @@ def test_bands_of_one_seed_are_wilsons(tmp_path, drawer):
 
 
 def test_a_band_ends_where_it_is_not_known():
-    axes = figures.Figure().subplots()
-    look = ("red", "o", "-")
-    figures.curve(axes, look, [0, 1, 2], [0.0, 0.98, 0.5], [0.0, 0.9, np.nan], [0.07, 1.0, np.nan])
+    axes = style.Figure().subplots()
+    look = style.Look("red", "o", "-")
+    style.curve(axes, look, [0, 1, 2], [0.0, 0.98, 0.5], [0.0, 0.9, np.nan], [0.07, 1.0, np.nan])
     band = axes.collections[0].get_paths()[0].vertices
     assert {(x, round(y, 6)) for x, y in band} == {(0, 0), (0, 7), (1, 90), (1, 100)}
 
 
-def test_bands_over_seeds_stay_in_the_unit_interval_and_agreement_has_none(tmp_path, drawer):
+def test_bands_over_seeds_stay_in_the_unit_interval_and_agreement_has_none(tmp_path):
     skills = {"science": (-1.0, 0.0), "medical": (0.02, 0.05)}
     folder = fabricate(tmp_path / "seeds", skills, TWO, seeds=(0, 1, 2), n=48, items=False)
-    _, curves = drawer(folder)
+    _, curves = drawn(folder)
     assert curves.loc[curves["name"] == "science", ["low", "high"]].isna().all(axis=None)
     records = pd.DataFrame(raw(folder, kind="skill", metric="exact", name="medical", method="sft"))
     medical = curves[(curves["name"] == "medical") & (curves["label"] == "sft")]
@@ -65,10 +69,10 @@ def test_bands_over_seeds_stay_in_the_unit_interval_and_agreement_has_none(tmp_p
 @pytest.mark.parametrize("count", [1, 3])
 def test_long_names_fit_into_the_legend(count, tmp_path):
     labels = [f"sdft_learning_rate_{rate}_reverse_kl_{'x' * 30 * (rate == 5)}" for rate in range(6)]
-    with figures.matplotlib.rc_context(figures.STYLE):
-        figure, *_ = figures.grid(count)
-        figures.legend(figure, figures.looks(labels), labels, base=True)
-        figures.save(figure, tmp_path, "legend")
+    with matplotlib.rc_context(style.STYLE):
+        figure, *_ = style.grid(count)
+        style.legend(figure, style.looks(labels), labels, base=True)
+        style.save(figure, tmp_path, "legend")
         box = figure.legends[0].get_window_extent()
         whole = figure.bbox
     assert box.x0 >= whole.x0
@@ -77,16 +81,17 @@ def test_long_names_fit_into_the_legend(count, tmp_path):
     assert figure.legends[0]._ncols == (1 if count == 1 else 2)
 
 
-def test_two_base_models_have_a_line_each(tmp_path, drawer):
+def test_two_base_models_have_a_line_each(tmp_path):
     folders = [fabricate(tmp_path / m, methods=TWO, model=m, n=20) for m in ("a", "b")]
     rewrite_records(folders[1], lambda r: {} if r["stage"] else {"value": r["value"] + 0.25})
-    drawn, curves = drawer(*folders)
+    results = ReportData(folders)
+    curves = accuracy_curves_table(results, TrainingAxis(results))
     start = curves[(curves["name"] == "science") & (curves["stage"] == 0)]
     start = start.set_index("label")["value"]
-    bases = drawn._bases(start)
+    bases = base_values(results, start)
     assert len(bases) == 2
     assert bases.iloc[1] - bases.iloc[0] == pytest.approx(0.25)
-    assert drawn._bases(start[:0]).empty
+    assert base_values(results, start[:0]).empty
 
 
 def test_curves_align_methods_of_different_length(reported):
@@ -99,18 +104,52 @@ def test_curves_align_methods_of_different_length(reported):
     assert 0.25 in ends["sft"]
 
 
-def test_curves_are_in_optimizer_steps_where_all_methods_agree(tmp_path, drawer):
+def test_curves_are_in_optimizer_steps_where_all_methods_agree(tmp_path):
     folder = fabricate(tmp_path / "equal", methods=TWO, items=False, n=10)
-    drawn, curves = drawer(folder)
-    assert drawn.in_steps
-    assert drawn.edges.tolist() == [0, 12, 24, 36]
+    axis, curves = drawn(folder)
+    assert axis.in_steps
+    assert axis.edges.tolist() == [0, 12, 24, 36]
     assert set(curves["x"]) == set(range(0, 37, 3))
 
 
 def test_a_label_has_the_same_colour_in_every_report():
-    few = figures.looks(["sdft", "ewc"])
-    many = figures.looks(["replay", "sft", "ewc", "grpo", "sdft", *"abcdefgh"])
+    few = style.looks(["sdft", "ewc"])
+    many = style.looks(["replay", "sft", "ewc", "grpo", "sdft", *"abcdefgh"])
     assert few["sdft"] == many["sdft"] == ("#0072B2", "s", "-")
     assert many["sft"][0] == "#D55E00"
     assert many["grpo"][0] == "#009E73"
     assert len(set(many.values())) == len(many)
+
+
+def test_the_axis_is_stages_where_methods_differ_in_steps(reported):
+    axis = TrainingAxis(ReportData([reported.page.parent.parent]))
+    assert not axis.in_steps
+    assert axis.edges.tolist() == list(range(len(axis.edges)))
+
+
+def test_normalised_curves_are_0_at_the_base_and_1_at_the_best(tmp_path):
+    axis, curves = drawn(fabricate(tmp_path / "one", methods=TWO, items=False, n=10))
+    normalised = normalised_curves_table(curves, axis)
+    for _, skill in normalised.groupby("name", observed=True):
+        assert skill["value"].max() == pytest.approx(1)
+        assert skill.loc[skill["x"] == 0, "value"].to_numpy() == pytest.approx(0)
+
+
+def test_the_matrix_and_the_plane_show_the_arrays_of_the_results(tmp_path):
+    results = ReportData([fabricate(tmp_path / "two", methods=TWO, seeds=(0, 1), n=20)])
+    source = pictures.source_of(results)
+    for matrix in accuracy_matrices(source).matrices:
+        assert matrix.values == pytest.approx(100 * results.R[matrix.label].mean(0))
+    for path in plane(source).paths:
+        assert path.stages[:, 1] == pytest.approx(results.R[path.label].mean((0, 2)))
+
+
+def test_a_picture_without_numbers_is_not_drawn(tmp_path):
+    results = ReportData([fabricate(tmp_path / "none", methods=TWO, items=False, n=10)])
+
+    def never(_):
+        raise AssertionError("there is nothing to draw")
+
+    nothing = Picture("nothing", "Nothing", "results", lambda _: None, never, never)
+    assert nothing.save(pictures.source_of(results), tmp_path) is None
+    assert not list(tmp_path.glob("nothing*"))
