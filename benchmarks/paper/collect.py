@@ -20,8 +20,8 @@ from benchmarks.paper.items import ITEMS, Item
 from benchmarks.paper.measured import model_name, unjudged
 from harness.base.errors import UserError
 from harness.report.data import ReportData
-from harness.report.pooling import distinct
 from harness.results.formats import LATER, read_object
+from harness.results.pooling import distinct
 
 
 @dataclass(frozen=True)

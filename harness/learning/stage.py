@@ -13,7 +13,7 @@ import numpy
 import torch
 
 from harness.base.seeds import seed_for
-from harness.models.chat import chat_tokens, closed_thought
+from harness.models.chat import chat_tokens, end_of_reasoning
 from harness.sampling.sampler import Completion
 from harness.skills.skill import Example, Skill
 
@@ -361,4 +361,4 @@ class Stage:
 
     @cached_property
     def _closing(self) -> str:
-        return closed_thought(self.tokenizer)
+        return end_of_reasoning(self.tokenizer)

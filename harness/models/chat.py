@@ -39,7 +39,7 @@ def chat_tokens(
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def closed_thought(tokenizer: PreTrainedTokenizerBase) -> str:
+def end_of_reasoning(tokenizer: PreTrainedTokenizerBase) -> str:
     """The text that closes the reasoning (``<think>``) which the chat template opens.
 
     It is "" where the template opens no reasoning for an answer.

@@ -4,8 +4,8 @@ from collections import defaultdict
 
 import pandas as pd
 
-from harness.report.pooling import Pool
 from harness.results.folders import Json, RunFolder, read_stages, read_training
+from harness.results.pooling import Pool
 
 
 def provenance(pool: Pool) -> list[Json]:

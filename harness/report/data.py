@@ -22,9 +22,9 @@ from harness.report.estimates import (
 )
 from harness.report.measurements import Kind, measure
 from harness.report.missing import missing
-from harness.report.pooling import Series, distinct, open_pool
 from harness.report.resampling import Draws, ItemScores, Joint, item_scores, join_items
 from harness.results.folders import Json
+from harness.results.pooling import Series, distinct, open_pool
 
 __all__ = ["HOW", "Estimate", "IntervalSource", "ReportData", "Series", "distinct"]
 

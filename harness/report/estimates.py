@@ -15,8 +15,8 @@ import pandas as pd
 
 from harness.base import metrics
 from harness.report.measurements import Arrays, Kind, PooledMeasurements
-from harness.report.pooling import Pool
 from harness.report.resampling import Draws, draw
+from harness.results.pooling import Pool
 
 # A function of arrays [..., T + 1, columns] that gives one number for each: [...].
 ArrayFunction = Callable[[np.ndarray], np.ndarray]

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from harness.base import metrics
-from harness.report.pooling import Pool
+from harness.results.pooling import Pool
 
 Kind = Literal["R", "D"]
 KINDS: tuple[Kind, ...] = ("R", "D")

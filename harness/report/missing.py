@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from harness.report.measurements import PooledMeasurements, RunId
-from harness.report.pooling import Pool, Series
+from harness.results.pooling import Pool, Series
 
 MOST_NAMES = 5  # of methods or protocols in a line
 MOST_TASKS = 8

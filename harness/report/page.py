@@ -150,7 +150,7 @@ class Records:
 
 
 @dataclass(frozen=True)
-class OrderView:
+class ResolvedOrder:
     """The order of one results folder as JSON. link: from the page to the folder."""
 
     name: str
@@ -373,7 +373,7 @@ def _provenance(results: ReportData, to_folder: Sequence[str]) -> list[Block]:
     """The order of every folder, then the runs of all."""
     blocks: list[Block] = []
     for name, folder, link in zip(results.names, results.folders, to_folder, strict=True):
-        blocks.append(OrderView(name, link, _json(read_object(folder / "results.json", {}))))
+        blocks.append(ResolvedOrder(name, link, _json(read_object(folder / "results.json", {}))))
     labels = {
         member: series.label for series in results.series.values() for member in series.members
     }

@@ -13,7 +13,7 @@ from harness.runs.cost import GIB
 from harness.runs.engines import advice
 from harness.runs.estimate import OrderCost, StageCost, estimate_order, example_count
 from harness.runs.order import Order
-from harness.sampling.vllm import ROOM
+from harness.sampling.vllm import KV_CACHE_GIB
 
 
 def plan(order: Order, folder: str | Path) -> str:
@@ -179,7 +179,7 @@ def _engine_lines(order: Order, weights: int) -> Iterator[str]:
     ]
     if uses:
         on_gpu = torch.device(device).type != "cpu"
-        room = order.vllm.kv_cache_gib or ROOM["cuda" if on_gpu else "cpu"]
+        room = order.vllm.kv_cache_gib or KV_CACHE_GIB["cuda" if on_gpu else "cpu"]
         yield (
             f"vLLM for {' and '.join(uses)}: {weights / GIB + room:.1f} GiB on top"
             + (", given back while the model learns" if on_gpu else "")

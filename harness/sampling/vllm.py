@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
     from vllm import LLM, RequestOutput, SamplingParams
 
-ROOM = {"cpu": 1.0, "cuda": 8.0}  # GiB of keys and values
+KV_CACHE_GIB = {"cpu": 1.0, "cuda": 8.0}  # GiB of keys and values
 # Nats: the mean difference of log-probabilities up to which the engine has the model's weights.
 # Another model is far off.
 PROBE = 0.5
@@ -329,7 +329,7 @@ class Engine:
         from vllm import LLM
 
         kind = model.device.type
-        room = self.config.kv_cache_gib or ROOM[kind]
+        room = self.config.kv_cache_gib or KV_CACHE_GIB[kind]
         eager = self.config.enforce_eager
         can_sleep = kind == "cuda"
         with tempfile.TemporaryDirectory(prefix="vllm-") as folder, quiet_start():

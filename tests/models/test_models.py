@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from harness.base.errors import UserError
-from harness.models.chat import chat_tokens, closed_thought, stop_tokens
+from harness.models.chat import chat_tokens, end_of_reasoning, stop_tokens
 from harness.models.checkpoint import model_fingerprint, save_checkpoint
 from harness.models.forward import hidden_states, output_head, pad_right
 from harness.models.load import load_model, load_tokenizer, resolve_dtype
@@ -180,12 +180,12 @@ def test_a_template_that_opens_the_reasoning(tiny):
     from harness.learning.stage import Stage
 
     tokenizer = load_tokenizer(str(tiny))[0]
-    assert closed_thought(tokenizer) == ""
+    assert end_of_reasoning(tokenizer) == ""
     tokenizer.chat_template = tokenizer.chat_template.replace(
         "<|assistant|>{% endif", "<|assistant|>\n<think>\n{% endif"
     )
     stage = SimpleNamespace(
-        tokenizer=tokenizer, _closing=closed_thought(tokenizer), sampler=SimpleNamespace(end=7)
+        tokenizer=tokenizer, _closing=end_of_reasoning(tokenizer), sampler=SimpleNamespace(end=7)
     )
     for text, taught in (
         ("Gout.", "\n</think>\n\nGout."),

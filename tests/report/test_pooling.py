@@ -9,7 +9,7 @@ import pytest
 from harness.base.errors import UserError
 from harness.report.build import write_report
 from harness.report.data import ReportData
-from harness.report.pooling import distinct
+from harness.results.pooling import distinct
 from tests.fabricate import SKILLS, fabricate
 from tests.report.folders import TWO, raw, rewrite
 
