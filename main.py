@@ -45,8 +45,8 @@ def _add_data_options(add: Callable[..., None]) -> None:
         "--dataset_name",
         "tooluse",
         "a skill of benchmarks/skills (tooluse, science, medical, wiki, ...), or a folder with "
-        "train.jsonl, test.jsonl and perhaps validation.jsonl, whose rows docs/order.md describes "
-        "(./NAME where a skill is called so too)",
+        "train.jsonl, test.jsonl and perhaps validation.jsonl, whose rows docs/how-to/my-data.md "
+        "describes (./NAME where a skill is called so too)",
         "NAME",
     )
     add(

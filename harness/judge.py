@@ -2,7 +2,7 @@
 
     python -m harness.judge RESULTS_DIR
 
-docs/judge.md says what is asked, what counts and what is kept.
+docs/how-to/judge.md says what is asked, what counts and what is kept.
 """
 
 from argparse import Namespace
@@ -18,7 +18,7 @@ from harness.evaluation.judge import SETTINGS, judge_folder, open_endpoint
 def main() -> None:
     parser = Parser(
         prog="python -m harness.judge",
-        description="Judge the completions that a results folder holds; see docs/judge.md.",
+        description="Judge the completions that a results folder holds; see docs/how-to/judge.md.",
     )
     parser.add_argument("folder", metavar="RESULTS_DIR", type=Path)
     parser.add_argument("--base-url", help="default: the order's, or $JUDGE_BASE_URL")

@@ -82,7 +82,7 @@ def _lack_of_memory(error: Exception) -> str | None:
     if type(error).__name__ != "OutOfMemoryError":
         return None
     return (
-        f"{error}; docs/methods.md, Memory, names what trades memory for time; "
+        f"{error}; docs/how-to/gpus.md names what trades memory for time; "
         "with such a change another label or --out"
     )
 

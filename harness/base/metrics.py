@@ -2,9 +2,11 @@
 
 The matrix R has shape [T + 1, T] for T skills learned one after the other: ``R[k, i - 1]`` is the
 accuracy on the i-th skill after the k-th stage, and row 0 is the base model. Every skill is
-measured at every stage, learned or not. All functions take R with any leading axes (seeds,
+measured at every stage, learned or not. Formulas below count skills from 1.
+
+All functions take R with any leading axes (seeds,
 bootstrap draws), use the last two, and give NaN where a number they need is NaN: a mean over the
-numbers that happen to be there would be another quantity. Formulas below count skills from 1.
+numbers that happen to be there would be another quantity.
 """
 
 import math
@@ -297,7 +299,9 @@ def score_interval(
 
     The effective number is that of answers, each right or wrong, whose mean would have this
     standard error (the sample's, as of ``mean_and_stderr``): 1 + value (1 - value) / stderr^2 (Kish
-    1965; for the score interval Franco et al. 2019). It is ``n`` where all scores are 0 or 1, so
+    1965; for the score interval Franco et al. 2019).
+
+    It is ``n`` where all scores are 0 or 1, so
     that the interval is Wilson's itself, and more for scores in between, such as pass@k or token
     F1. All 0 or all 1: ``n``. NaN where the error is unknown, where it is 0 at another value, and
     where a value is not in [0, 1]. Numbers or arrays.

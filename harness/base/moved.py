@@ -316,7 +316,6 @@ MOVED: dict[str, dict[str, str]] = {
         "INK": "harness.report.style.INK",
         "MARKERS": "harness.report.style.MARKERS",
         "MUTED": "harness.report.style.MUTED",
-        "NUMBERS": "harness.results.reader.NUMBERS",
         "OTHERS": "harness.report.style.OTHERS",
         "PAPER": "harness.report.style.PAPER",
         "Picture": "harness.report.pictures.picture.Picture",

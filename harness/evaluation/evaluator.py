@@ -32,7 +32,7 @@ Template = str | Messages | None  # a name of TEACHER_TEMPLATES, messages, or th
 
 
 class Measurement(NamedTuple):
-    """One evaluation on record; docs/results.md says what it holds."""
+    """One evaluation on record; docs/reference/results.md says what it holds."""
 
     key: str
     protocol: str

@@ -3,7 +3,7 @@
 A run with a judge makes this pass after every stage. The command `python -m harness.judge` makes it
 later, where the judge was down or came after the run. A judged evaluation is keyed like any other,
 by weights and protocol; the protocol holds the judge's model and the version of its prompt. Its
-records join those of the stage under names of their own. docs/judge.md has the details.
+records join those of the stage under names of their own. docs/how-to/judge.md has the details.
 """
 
 import hashlib
@@ -72,7 +72,7 @@ def verdict_of(reply: Reply, verdicts: tuple[str, ...]) -> str:
 def prompt_for(rubric: Rubric, item: dict[str, Any]) -> str:
     """The rubric's prompt for one item of an evaluation.
 
-    docs/judge.md says where question and reference come from.
+    docs/how-to/judge.md says where question and reference come from.
     """
     reference = item["reference"]
     parts = reference if isinstance(reference, dict) else {"answer": reference}

@@ -40,8 +40,8 @@ class Evaluate:
     )
     skills: str = option(
         "all",
-        "after each stage: all skills, those learned so far (seen), or the stage's own and an "
-        "earlier one that is drawn (sampled); all at the base and after the last stage",
+        "after each stage: all, those learned so far (seen), or the stage's own and a drawn one "
+        "(sampled)",
         choices=("all", "seen", "sampled"),
     )
     every_steps: int | None = option(

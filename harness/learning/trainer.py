@@ -70,14 +70,13 @@ class TrainingConfig:
     max_grad_norm: float = option(1.0, "gradients are scaled down to this global L2 norm", above=0)
     masters: str = option(
         "device",
-        "where float32 masters, AdamW's moments and an average of the weights are kept: on the "
-        "model's device, or in host memory, for the price of copies at each micro-batch and step",
+        "where float32 masters, AdamW's moments and averages are: on the model's device, or in host "
+        "memory, which costs copies",
         choices=("device", "host"),
     )
     micro_batch_tokens: int | None = option(
         None,
-        "tokens, padding included, of one forward and backward pass; 1,024 on a CPU and 8,192 on "
-        "a GPU if left out",
+        "tokens of one pass, padding included; 1,024 on a CPU and 8,192 on a GPU if left out",
         min=1,
     )
 

@@ -1,7 +1,7 @@
 """What the files of a results folder hold: version, names of metrics, forms of JSON.
 
-docs/results.md lists every file. The typed dictionaries say what a run writes. The shapes say what
-a reader needs, and ``check_shape`` refuses a file of another form.
+docs/reference/results.md lists every file. The typed dictionaries say what a run writes. The shapes
+say what a reader needs, and ``check_shape`` refuses a file of another form.
 """
 
 import json

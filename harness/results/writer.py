@@ -1,4 +1,6 @@
-"""The results folder: what a run writes, and nothing else; docs/results.md lists files and keys.
+"""The results folder: what a run writes, and nothing else.
+
+docs/reference/results.md lists files and keys.
 
 A stage commits by one atomic rename of its folder. ``records.jsonl`` beside ``runs/`` is rebuilt
 from the committed stages, again by a rename, so that a reader never sees half a line. While runs go

@@ -1,7 +1,7 @@
 """The task-order file: validated whole before anything loads, and what follows from it.
 
-docs/order.md explains every key. harness.runs.sections reads the sections without PyTorch; here
-their names become skills, methods and a retention suite.
+docs/reference/order.md explains every key. harness.runs.sections reads the sections without
+PyTorch; here their names become skills, methods and a retention suite.
 """
 
 from collections.abc import Iterable, Mapping
@@ -240,7 +240,7 @@ class Order(Sections):
     # ---- results.json --------------------------------------------------------------------------
 
     def about(self) -> dict[str, Any]:
-        """What results.json holds; see docs/results.md."""
+        """What results.json holds; see docs/reference/results.md."""
         return {
             "version": VERSION,
             "name": self.name,

@@ -1,4 +1,4 @@
-"""The keys of the task-order file; docs/order.md explains every one."""
+"""The keys of the task-order file; docs/reference/order.md explains every one."""
 
 from dataclasses import dataclass
 

@@ -124,7 +124,7 @@ def _say_advice(order: Order, progress: Progress) -> None:
     for skill in order.skills:
         if skill.judge:
             progress.say(
-                f"{skill.name}: no judge is configured (docs/judge.md); "
+                f"{skill.name}: no judge is configured (docs/how-to/judge.md); "
                 f"what counts is {skill.metric}, another metric"
             )
 

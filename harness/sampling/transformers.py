@@ -377,9 +377,9 @@ AttentionMaskInterface.register("grouped_sdpa", sdpa_mask)
 def _weights_first(model: PreTrainedModel) -> Iterator[None]:
     """Compute products of few rows with a large weight as W x^T rather than x W^T.
 
-    The sums are the same, and a processor without AVX-512 is faster (docs/speed.md). The order
-    depends on processor, dtype and number of rows alone, never on a timing: a resumed run computes
-    as before.
+    The sums are the same, and a processor without AVX-512 is faster (docs/explanation/speed.md).
+    The order depends on processor, dtype and number of rows alone, never on a timing: a resumed run
+    computes as before.
     """
     linears: list[torch.nn.Linear] = []
     if (

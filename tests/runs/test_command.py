@@ -32,7 +32,7 @@ def test_a_full_gpu_is_one_line(capsys):
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 GiB")
     assert caught.value.code == 2
     assert capsys.readouterr().err.startswith(
-        "error: CUDA out of memory. Tried to allocate 2.00 GiB; docs/methods.md, Memory, "
+        "error: CUDA out of memory. Tried to allocate 2.00 GiB; docs/how-to/gpus.md "
     )
 
 

@@ -43,7 +43,7 @@ def test_points_are_methods_with_values_of_their_own(order_file):
             }
         )
     )
-    # as docs/order.md says
+    # as docs/reference/order.md says
     assert "sft.learning_rate-1e-05.batch_size-16.epochs-1" in order.methods
     assert [
         s.label for s in read_order(order_file(grid=GRID), methods=["sft"]).methods.values()

@@ -3,8 +3,8 @@
 The task file humaneval_sandboxed.yaml scores with it. Linux only. The program sees, read-only,
 Python, its packages and the system's libraries, and 16 MiB of /tmp of its own; no network, no
 process but itself, no other file. It runs without privileges, as user `nobody` where this process
-is root's and in a user namespace otherwise. docs/retention.md says what that keeps out. This file
-imports nothing of the project, so that lm-eval's own command can use it too.
+is root's and in a user namespace otherwise. docs/how-to/retention.md says what that keeps out. This
+file imports nothing of the project, so that lm-eval's own command can use it too.
 
 The source of the functions that the task file names is part of the protocol of the task: they have
 no annotations and keep their text.

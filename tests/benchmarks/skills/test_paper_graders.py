@@ -540,7 +540,7 @@ def test_tool_use_graders_agree():
     ],
 )
 def test_what_the_tool_use_graders_say(given, wanted, paper, corrected):
-    """The quirks that docs/skills/tooluse.md lists, one by one."""
+    """The quirks that docs/reference/skills/tooluse.md lists, one by one."""
     reference = [{"Action": name, "Action_Input": source} for name, source in wanted]
     assert (tooluse.accuracy(given, reference), tooluse.accuracy_json(given, reference)) == (
         paper,
@@ -679,7 +679,7 @@ def test_science_graders_agree():
     ],
 )
 def test_what_the_science_graders_say(text, paper, released, corrected):
-    """The differences that docs/skills/science.md lists, one by one."""
+    """The differences that docs/reference/skills/science.md lists, one by one."""
     assert tuple(f(text, "A") for f in get_skill("science").metrics.values()) == (
         paper,
         released,
