@@ -70,8 +70,8 @@ class TrainingConfig:
     max_grad_norm: float = option(1.0, "gradients are scaled down to this global L2 norm", above=0)
     masters: str = option(
         "device",
-        "where float32 masters, AdamW's moments and averages are: on the model's device, or in host "
-        "memory, which costs copies",
+        "where float32 masters, AdamW's moments and averages are: on the model's device, or in "
+        "host memory, which costs copies",
         choices=("device", "host"),
     )
     micro_batch_tokens: int | None = option(
