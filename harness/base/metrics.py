@@ -302,8 +302,8 @@ def score_interval(
     1965; for the score interval Franco et al. 2019).
 
     It is ``n`` where all scores are 0 or 1, so that the interval is Wilson's itself, and more for
-    scores in between, such as pass@k or token F1. All 0 or all 1: ``n``. NaN where the error is unknown, where it is 0 at another value, and
-    where a value is not in [0, 1]. Numbers or arrays.
+    scores in between, such as pass@k or token F1. All 0 or all 1: ``n``. NaN where the error is
+    unknown, where it is 0 at another value, and where a value is not in [0, 1]. Numbers or arrays.
     """
     value, stderr, n = np.broadcast_arrays(*(_floats(x) for x in (value, stderr, n)))
     extreme = (value == 0) | (value == 1)
