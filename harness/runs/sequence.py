@@ -28,7 +28,7 @@ from harness.runs.provenance import write_provenance
 from harness.runs.stage_run import run_stage
 from harness.sampling.vllm import Engine
 
-LiveModel = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+ModelAndTokenizer = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
 def run_order(order: Order, folder: str | Path, progress: Progress | None = None) -> None:
@@ -63,7 +63,7 @@ def _run_stages(
     results: ResultsWriter,
     run: Run,
     first: int,
-    fresh_model: LiveModel | None,
+    fresh_model: ModelAndTokenizer | None,
     engine: Engine | None,
     progress: Progress,
     title: str,
