@@ -13,7 +13,6 @@ import torch
 
 from harness.learning.losses import token_logprobs
 from harness.learning.method import Method
-from harness.learning.packing import Row
 from harness.learning.stage import Stage
 from harness.learning.trainer import learning
 
@@ -28,8 +27,5 @@ class DFT(Method):
     def learn(self, stage: Stage) -> None:
         with learning(stage, self.config) as trainer:
             for step in stage.steps():
-                rows = [
-                    Row(stage.prompt_tokens(e), stage.demonstration_tokens(e))
-                    for e in step.examples
-                ]
+                rows = stage.demonstration_rows(step.examples)
                 step.log(**trainer.token_mean(rows, weighted_cross_entropy), **trainer.update())

@@ -6,7 +6,6 @@ SFTTrainer), so a long demonstration weighs more than a short one.
 """
 
 from harness.learning.method import Method
-from harness.learning.packing import Row
 from harness.learning.stage import Stage
 from harness.learning.trainer import cross_entropy, learning
 
@@ -15,8 +14,5 @@ class SFT(Method):
     def learn(self, stage: Stage) -> None:
         with learning(stage, self.config) as trainer:
             for step in stage.steps():
-                rows = [
-                    Row(stage.prompt_tokens(e), stage.demonstration_tokens(e))
-                    for e in step.examples
-                ]
+                rows = stage.demonstration_rows(step.examples)
                 step.log(**trainer.token_mean(rows, cross_entropy), **trainer.update())

@@ -95,10 +95,7 @@ class SFTReinvoke(Method):
         with learning(stage, config) as trainer:
             base = Teacher(stage, 0, trainer.limit)
             for step in stage.steps():
-                rows = [
-                    Row(stage.prompt_tokens(e), stage.demonstration_tokens(e))
-                    for e in step.examples
-                ]
+                rows = stage.demonstration_rows(step.examples)
                 step.log(phase=1, **trainer.token_mean(rows, cross_entropy), **trainer.update())
             for step in stage.steps(phase=1, examples=general):
                 prompts = [chat_tokens(stage.tokenizer, messages) for messages in step.examples]

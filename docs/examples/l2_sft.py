@@ -11,7 +11,6 @@ import torch
 
 from harness.base.settings import option
 from harness.learning.method import Method
-from harness.learning.packing import Row
 from harness.learning.stage import Stage
 from harness.learning.trainer import TrainingConfig, cross_entropy, learning
 
@@ -32,10 +31,7 @@ class L2SFT(Method):
             # A resumed stage gets these back, not the weights at which it was killed
             stage.keep(start=start.requires_grad_(False))
             for step in stage.steps():
-                rows = [
-                    Row(stage.prompt_tokens(e), stage.demonstration_tokens(e))
-                    for e in step.examples
-                ]
+                rows = stage.demonstration_rows(step.examples)
                 logged = trainer.token_mean(rows, cross_entropy)
                 pairs = zip(masters, start, strict=True)
                 distance = sum((m - s).square().sum() for m, s in pairs)

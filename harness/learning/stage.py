@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,8 +13,9 @@ import numpy
 import torch
 
 from harness.base.seeds import seed_for
+from harness.learning.packing import Row
 from harness.models.chat import chat_tokens, end_of_reasoning
-from harness.sampling.sampler import Completion
+from harness.sampling.sampler import Completion, Sampler
 from harness.skills.skill import Example, Skill
 
 if TYPE_CHECKING:
@@ -33,28 +34,6 @@ class Stateful(Protocol):
     def state_dict(self) -> Any: ...
 
     def load_state_dict(self, state: Any, /) -> Any: ...
-
-
-class StageSampler(Protocol):
-    """What a stage needs of a sampler; see harness.sampling for the two that exist.
-
-    end: id of the token that ends a turn.
-    """
-
-    end: int
-
-    def sample(
-        self,
-        prompts: list[list[int]],
-        *,
-        max_new_tokens: int,
-        temperature: float,
-        top_p: float,
-        n: int,
-        seed: int,
-    ) -> list[list[Completion]]: ...
-
-    def rest(self) -> None: ...
 
 
 def draws(count: int, total: int, seed: int) -> list[int]:
@@ -123,7 +102,7 @@ class Stage:
         *,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        sampler: StageSampler,
+        sampler: Sampler,
         skill: Skill,
         teacher_template: TeacherTemplate | None = None,
         seed: int,
@@ -345,6 +324,13 @@ class Stage:
         """
         messages = self.skill.teacher_prompt(example, self.teacher_template, context)
         return chat_tokens(self.tokenizer, messages)
+
+    def demonstration_rows(self, examples: Iterable[Example]) -> list[Row]:
+        """Rows of supervised learning: each example's prompt and its demonstration."""
+        return [
+            Row(self.prompt_tokens(example), self.demonstration_tokens(example))
+            for example in examples
+        ]
 
     def demonstration_tokens(self, example: Example) -> list[int]:
         """Token ids of the demonstration and of the end of the turn, as a sampled answer has them.

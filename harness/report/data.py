@@ -13,20 +13,13 @@ import pandas as pd
 
 from harness.report import costs
 from harness.report.estimates import (
-    HOW,
-    ArrayFunction,
-    Estimate,
     Estimator,
-    Interval,
-    IntervalSource,
 )
-from harness.report.measurements import Kind, measure
+from harness.report.measurements import measure
 from harness.report.missing import missing
-from harness.report.resampling import Draws, ItemScores, Joint, item_scores, join_items
+from harness.report.resampling import ItemScores, Joint, item_scores, join_items
 from harness.results.folders import Json
-from harness.results.pooling import Series, distinct, open_pool
-
-__all__ = ["HOW", "Estimate", "IntervalSource", "ReportData", "Series", "distinct"]
+from harness.results.pooling import open_pool
 
 
 class ReportData:
@@ -41,7 +34,8 @@ class ReportData:
     ``protocol_of`` by ("skill" or "retention", name). By label: ``series``, ``runs``, ``R`` and
     ``D`` (values [runs, T + 1, columns]); by (kind, label): ``stderr``, ``answers`` and ``keys`` of
     the same shape. ``records`` has one row a record, with ``label`` and ``folder`` added;
-    ``skill_records`` and ``retention_records`` are those that count.
+    ``skill_records`` and ``retention_records`` are those that count. ``estimate``, ``interval``,
+    ``draws``, ``bases`` and ``base_estimate`` are those of the Estimator.
     """
 
     def __init__(self, folders: Sequence[str | Path]) -> None:
@@ -50,7 +44,12 @@ class ReportData:
         measured = measure(pool)
         self._pool = pool
         self._measured = measured
-        self._estimator = Estimator(pool, measured)
+        estimator = Estimator(pool, measured)
+        self.estimate = estimator.estimate
+        self.interval = estimator.interval
+        self.draws = estimator.draws
+        self.bases = estimator.bases
+        self.base_estimate = estimator.base_estimate
 
         self.heads = pool.heads
         self.names = pool.names
@@ -87,40 +86,6 @@ class ReportData:
     def retention_mean(self, array: np.ndarray) -> np.ndarray:
         """Mean over the tasks that may be averaged: array [..., T + 1, tasks] -> [..., T + 1]."""
         return self._measured.retention_mean(array)
-
-    def estimate(
-        self,
-        label: str,
-        function: ArrayFunction,
-        kind: Kind = "R",
-        detail: str = "",
-        difference: bool = False,
-    ) -> Estimate:
-        """``function`` of each run's array [..., T + 1, columns]: its mean and 95% interval.
-
-        difference: whether the function compares stages. See ``Estimator.estimate``.
-        """
-        return self._estimator.estimate(label, function, kind, detail, difference)
-
-    def interval(
-        self, kind: Kind, label: str, run: int, function: ArrayFunction, difference: bool = False
-    ) -> Interval:
-        """The 95% interval over examples of ``function`` of one run; ``Estimator.interval``."""
-        return self._estimator.interval(kind, label, run, function, difference)
-
-    def draws(self, kind: Kind, label: str, run: int) -> Draws:
-        """Bootstrap draws [DRAWS, T + 1, columns] of one run's array."""
-        return self._estimator.draws(kind, label, run)
-
-    def bases(self) -> dict[str, str]:
-        """The base models: {row label: label of the most complete series that starts from it}."""
-        return self._estimator.bases()
-
-    def base_estimate(
-        self, names: Sequence[str], row: str, kind: Kind = "R", detail: str = ""
-    ) -> Estimate:
-        """The base model's mean over ``names`` (skills for R, tasks for D); row: of ``bases``."""
-        return self._estimator.base_estimate(names, row, kind, detail)
 
     # -- evaluations
 

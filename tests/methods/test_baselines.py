@@ -41,6 +41,20 @@ from tests.methods.test_methods import PLAIN, Learned, quiet
 NEW = ("dft", "cpt", "sft_reinvoke", "offline_distillation", "sft_from_teacher")
 
 
+def assert_cross_entropy(found, rows):
+    """The first step's loss and gradients are those of the mean over all completion tokens."""
+    count = sum(len(r.completion) for r in rows)
+    wanted, gradients = naive(
+        found.start,
+        rows,
+        lambda logits, row: (
+            F.cross_entropy(logits, torch.tensor(row.completion), reduction="sum") / count
+        ),
+    )
+    assert found.logs[0]["loss"] == pytest.approx(wanted, rel=1e-5)
+    assert_close(found.gradients[0], gradients, 1e-4)
+
+
 @pytest.fixture
 def fresh(tiny_model):
     return copy.deepcopy(tiny_model[0]), tiny_model[1]
@@ -191,16 +205,7 @@ def test_cpt_is_the_token_mean_over_distinct_articles(fresh, monkeypatch, tmp_pa
     # one pass holds every chunk
     assert len(drawn) == 8 and sum(len(r.completion) for r in drawn) == sum(length)
     rows = found.examples[0]
-    count = sum(len(r.completion) for r in rows)
-    wanted, gradients = naive(
-        found.start,
-        rows,
-        lambda logits, row: (
-            F.cross_entropy(logits, torch.tensor(row.completion), reduction="sum") / count
-        ),
-    )
-    assert found.logs[0]["loss"] == pytest.approx(wanted, rel=1e-5)
-    assert_close(found.gradients[0], gradients, 1e-4)
+    assert_cross_entropy(found, rows)
 
 
 # ---- teacher samples ----------------------------------------------------------------------------
@@ -260,16 +265,7 @@ def test_sft_from_teacher_is_sft_on_its_answers(fresh, monkeypatch, tmp_path):
     )
     prompts = teacher_of(found)
     rows = [Row(prompts[r["example"]][1], r["token_ids"]) for r in samples_in(tmp_path)]
-    count = sum(len(r.completion) for r in rows)
-    wanted, gradients = naive(
-        found.start,
-        rows,
-        lambda logits, row: (
-            F.cross_entropy(logits, torch.tensor(row.completion), reduction="sum") / count
-        ),
-    )
-    assert found.logs[0]["loss"] == pytest.approx(wanted, rel=1e-5)
-    assert_close(found.gradients[0], gradients, 1e-4)
+    assert_cross_entropy(found, rows)
 
 
 @pytest.mark.parametrize("generations, made", [(None, 24), (5, 5), (12, 12), (1000, 24)])

@@ -20,12 +20,8 @@ from harness.runs.reading import read_order
 
 SHAPES = {
     "llama": LlamaConfig(
-        vocab_size=300,
-        hidden_size=96,
-        intermediate_size=200,
-        num_hidden_layers=3,
-        num_attention_heads=6,
-        num_key_value_heads=2,
+        **{"vocab_size": 300, "hidden_size": 96, "intermediate_size": 200},
+        **{"num_hidden_layers": 3, "num_attention_heads": 6, "num_key_value_heads": 2},
     ),
     "qwen2": Qwen2Config(
         vocab_size=300,

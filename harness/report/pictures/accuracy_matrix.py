@@ -190,10 +190,5 @@ def caption(shown: AccuracyMatrices) -> str:
 
 
 ACCURACY_MATRIX = Picture(
-    name="accuracy_matrix",
-    title="Accuracy matrices",
-    section="skills",
-    select=accuracy_matrices,
-    draw=draw,
-    caption=caption,
+    "accuracy_matrix", "Accuracy matrices", "skills", accuracy_matrices, draw, caption
 )

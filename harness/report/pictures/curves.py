@@ -227,18 +227,13 @@ def _gaps(shown: AccuracyCurves) -> str:
 
 
 ACCURACY = Picture(
-    name="curves",
-    title="Forgetting curves",
-    section="results",
-    select=accuracy_curves,
-    draw=draw_accuracy,
-    caption=caption_accuracy,
+    "curves", "Forgetting curves", "results", accuracy_curves, draw_accuracy, caption_accuracy
 )
 NORMALISED = Picture(
-    name="curves_normalised",
-    title="Forgetting curves, normalised",
-    section="results",
-    select=normalised_curves,
-    draw=draw_normalised,
-    caption=caption_normalised,
+    "curves_normalised",
+    "Forgetting curves, normalised",
+    "results",
+    normalised_curves,
+    draw_normalised,
+    caption_normalised,
 )

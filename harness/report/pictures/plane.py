@@ -194,11 +194,4 @@ def caption(shown: Plane) -> str:
     )
 
 
-PLANE = Picture(
-    name="plane",
-    title="New skills against retention",
-    section="results",
-    select=plane,
-    draw=draw,
-    caption=caption,
-)
+PLANE = Picture("plane", "New skills against retention", "results", plane, draw, caption)

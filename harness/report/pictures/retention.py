@@ -209,10 +209,5 @@ def caption(shown: RetentionCurves) -> str:
 
 
 RETENTION = Picture(
-    name="retention",
-    title="Retention along training",
-    section="retention-section",
-    select=retention_curves,
-    draw=draw,
-    caption=caption,
+    "retention", "Retention along training", "retention-section", retention_curves, draw, caption
 )

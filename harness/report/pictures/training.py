@@ -110,11 +110,4 @@ def caption(shown: Diagnostics) -> str:
     )
 
 
-TRAINING = Picture(
-    name="training",
-    title="Training diagnostics",
-    section="cost",
-    select=diagnostics,
-    draw=draw,
-    caption=caption,
-)
+TRAINING = Picture("training", "Training diagnostics", "cost", diagnostics, draw, caption)
