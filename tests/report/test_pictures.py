@@ -210,6 +210,13 @@ def test_a_matrix_is_the_mean_over_the_seeds_that_have_a_number():
     assert np.isnan(mean[0, 1])
 
 
+def test_all_matrices_have_one_scale_up_to_the_best_of_any_run(source):
+    shown = accuracy_matrices(source)
+    R = np.concatenate(list(source.results.R.values()))
+    assert shown.highest == pytest.approx(100 * R.max())
+    assert shown.highest > max(matrix.values.max() for matrix in shown.matrices)
+
+
 def test_only_the_first_methods_have_a_matrix(tmp_path):
     methods = {f"method_{number:02}": METHODS["sft"] for number in range(14)}
     folder = fabricate(tmp_path / "many", methods=methods, items=False, n=8, inside=0, retention={})
