@@ -210,11 +210,13 @@ def test_a_matrix_is_the_mean_over_the_seeds_that_have_a_number():
     assert np.isnan(mean[0, 1])
 
 
-def test_all_matrices_have_one_scale_up_to_the_best_of_any_run(source):
-    shown = accuracy_matrices(source)
-    R = np.concatenate(list(source.results.R.values()))
-    assert shown.highest == pytest.approx(100 * R.max())
-    assert shown.highest > max(matrix.values.max() for matrix in shown.matrices)
+def test_all_matrices_have_one_scale_up_to_the_best_of_any_run(tmp_path):
+    folder = fabricate(tmp_path / "two", methods=TWO, seeds=(0, 1), items=False, n=20, inside=0)
+    best = {"seed": 1, "stage": 3, "name": "tooluse", "metric": "exact", "method": "sft"}
+    change_records(folder, lambda r: {"value": 0.95} if r | best == r else {})
+    shown = accuracy_matrices(source_of(ReportData([folder])))
+    assert shown.highest == pytest.approx(95)
+    assert max(matrix.values.max() for matrix in shown.matrices) < 94
 
 
 def test_only_the_first_methods_have_a_matrix(tmp_path):
