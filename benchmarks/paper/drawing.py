@@ -41,10 +41,10 @@ from benchmarks.paper.measured import (
     unjudged,
 )
 from harness.base.errors import UserError
+from harness.report import page
 from harness.report.build import made_beside
 from harness.report.data import Estimate, ReportData, distinct
-from harness.report.html import TEMPLATES
-from harness.report.style import BASE, INK, MUTED, PAPER, STYLE, curve, grid, legend, looks, save
+from harness.report.figures import BASE, INK, MUTED, PAPER, STYLE, curve, grid, legend, looks, save
 from harness.report.tables import Column, Table
 from harness.results.formats import LATER, read_object
 
@@ -168,7 +168,10 @@ def lines(frame, look, axis, up=None, log=False, drawer=None):
             axes.set_xticks(ticks, [str(k) for k in ticks])
             axes.minorticks_off()
         if drawer:
-            drawer.frame(axes, drawer.stage_of(name))
+            drawer._frame(
+                axes,
+                drawer.order.index(name) + 1 if drawer.order and name in drawer.order else None,
+            )
             axes.axhline(0, color=BASE, linewidth=1.2, linestyle=(0, (4, 2)), zorder=1)
             axes.axhline(1, color=MUTED, linewidth=0.8, zorder=1)
             low, high = axes.get_ylim()
@@ -295,7 +298,9 @@ ITEMS = {
         "One model learns the skills in turn. Accuracy of each skill, linear, 0 = base model, 1 = the highest "
         "point of any compared method's mean curve on that skill. Dashed: stage borders; shaded: the stage that teaches the panel's skill.",
         sequence,
-        lambda f, look, r: lines(f, look, along(r).axis.title, drawer=along(r).axis),
+        lambda f, look, r: lines(
+            f, look, "optimizer steps" if along(r).in_steps else "stage", drawer=along(r)
+        ),
         absent=CURVES_ONLY,
     ),
     "figure_4": Item(
@@ -811,10 +816,10 @@ def _page(sections, with_measured, missing):
     )
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
-<title>{e(title)}</title><style>{(TEMPLATES / "style.css").read_text(encoding="utf-8")}{CSS}</style></head><body>
+<title>{e(title)}</title><style>{page.CSS}{CSS}</style></head><body>
 <header><h1>{e(title)}</h1><div class="muted">Self-Distillation Enables Continual Learning, figure by figure.</div></header>
 <nav><div>{"".join(links)}</div></nav><main>{warn}{"".join(parts)}</main>
-<div id="why" hidden></div><script>{(TEMPLATES / "script.js").read_text(encoding="utf-8")}</script></body></html>
+<div id="why" hidden></div><script>{page.SCRIPT}</script></body></html>
 """
 
 

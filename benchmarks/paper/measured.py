@@ -16,7 +16,7 @@ import pandas as pd
 
 from harness.base import metrics
 from harness.report.data import Estimate
-from harness.report.pictures import source_of
+from harness.report.figures import Drawer
 from harness.results.formats import ORACLE
 
 CONTEXTS = {"demonstration": "answer only", "source": "text only", "both": "text and answer"}
@@ -424,13 +424,13 @@ def sequence(results):
     """Figure 3: accuracy of every skill along the whole sequence, 0 = base, 1 = the best point of
     any method's mean curve.
     """
-    source, rows = along(results), []
+    drawer, rows = along(results), []
     for name in results.skills:
-        mine = source.curves[source.curves["name"] == name]
+        mine = drawer.curves[drawer.curves["name"] == name] if len(drawer.curves) else drawer.curves
         best = mine["value"].max() if len(mine) else math.nan
         for label in results.series:
             one = mine[mine["label"] == label].sort_values("x")
-            start = one.loc[one["x"] == source.axis.edges[0], "value"]
+            start = one.loc[one["x"] == drawer.edges[0], "value"]
             base = start.iloc[0] if len(start) else math.nan
             for x, seeds, *numbers in one[["x", "seeds", "value", "low", "high"]].itertuples(
                 index=False
@@ -452,8 +452,11 @@ def sequence(results):
 
 @lru_cache(maxsize=8)
 def along(results):
-    """The axis of training and the curves along it."""
-    return source_of(results)
+    """A Drawer that knows the axis of training and the curves along it."""
+    drawer = Drawer(results, None)
+    drawer._axis()
+    drawer.curves = drawer._curves()
+    return drawer
 
 
 def model_name(head):

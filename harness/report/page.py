@@ -202,8 +202,8 @@ def render(
 ) -> str:
     """The page as text.
 
-    tables, pictures: in order; look: of each label, for its colour mark; to_folder: path from the
-    page to each results folder.
+    tables: the tables in order; pictures: the pictures in order; look: of each label; to_folder: path
+    from the page to each results folder.
     """
     dot = _dot(look)
     return (

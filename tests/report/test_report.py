@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import defaultdict
 from html import unescape
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import report
 from harness.base import metrics
 from harness.base.errors import UserError
 from harness.base.files import locked
-from harness.report import tables
+from harness.report import figures, tables
 from harness.report.build import made_beside, write_report
 from harness.report.data import ReportData
 from harness.results.reader import read_records
@@ -336,6 +337,64 @@ def test_all_wrong_has_wilsons_interval_and_no_change_has_none(tmp_path):
     assert row(tables.main_table(ReportData([folder])), "sft")[
         "science/final"
     ].high == pytest.approx(0.0741, abs=1e-4)
+    with figures.matplotlib.rc_context(figures.STYLE):
+        drawer = figures.Drawer(results, tmp_path / "figures")
+        drawer._axis()
+        curves = drawer._curves()
+        zero = curves[(curves["name"] == "science") & (curves["label"] == "sft")]
+        assert zero["high"].to_numpy() == pytest.approx(0.0741, abs=1e-4) and not zero["low"].any()
+        some = curves[curves["name"] == "medical"]
+        for value, low, high in some[["value", "low", "high"]].to_numpy():
+            assert (low, high) == pytest.approx(wilson(round(48 * value), 48), abs=1e-9)
+        axes = figures.Figure().subplots()
+        figures.curve(
+            axes,
+            ("red", "o", "-"),
+            [0, 1, 2],
+            [0.0, 0.98, 0.5],
+            [0.0, 0.9, np.nan],
+            [0.07, 1.0, np.nan],
+        )
+        band = axes.collections[0].get_paths()[0].vertices
+    assert {(x, round(y, 6)) for x, y in band} == {(0, 0), (0, 7), (1, 90), (1, 100)}
+
+
+def test_bands_over_seeds_stay_in_the_unit_interval_and_agreement_has_none(tmp_path):
+    folder = fabricate(
+        tmp_path / "seeds",
+        skills={"science": (-1.0, 0.0), "medical": (0.02, 0.05)},
+        methods=TWO,
+        seeds=(0, 1, 2),
+        n=48,
+        items=False,
+    )
+    drawer = figures.Drawer(ReportData([folder]), tmp_path / "figures")
+    drawer._axis()
+    curves = drawer._curves()
+    assert curves.loc[curves["name"] == "science", ["low", "high"]].isna().all(axis=None)
+    records = pd.DataFrame(raw(folder, kind="skill", metric="exact", name="medical", method="sft"))
+    cut = 0
+    for step, values in records.groupby("step")["value"]:
+        point = curves[
+            (curves["name"] == "medical") & (curves["label"] == "sft") & (curves["x"] == step)
+        ].iloc[0]
+        half = 4.302653 * values.std() / 3**0.5 if len(set(values)) > 1 else np.nan
+        bounds = [np.maximum(0, values.mean() - half), values.mean() + half]
+        assert [point["low"], point["high"]] == pytest.approx(bounds, rel=1e-6, nan_ok=True)
+        cut += values.mean() < half
+    assert cut
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_long_names_fit_into_the_legend(count, tmp_path):
+    labels = [f"sdft_learning_rate_{rate}_reverse_kl_{'x' * 30 * (rate == 5)}" for rate in range(6)]
+    with figures.matplotlib.rc_context(figures.STYLE):
+        figure, *_ = figures.grid(count)
+        figures.legend(figure, figures.looks(labels), labels, base=True)
+        figures.save(figure, tmp_path, "legend")
+        box, whole = figure.legends[0].get_window_extent(), figure.bbox
+    assert box.x0 >= whole.x0 and box.x1 <= whole.x1 and box.y1 <= whole.y1
+    assert figure.legends[0]._ncols == (1 if count == 1 else 2)
 
 
 def test_cost_is_summed_over_stages(three):
@@ -552,6 +611,24 @@ def test_methods_that_log_nothing_make_a_page(tmp_path):
     assert index.exists() and not (tmp_path / "out" / "figures" / "training.png").exists()
 
 
+def test_two_base_models_have_a_line_each(tmp_path):
+    folders = [fabricate(tmp_path / m, methods=TWO, model=m, n=20) for m in ("a", "b")]
+    rewritten = [
+        r | ({"value": r["value"] + 0.25} if r["stage"] == 0 else {}) for r in raw(folders[1])
+    ]
+    (folders[1] / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rewritten))
+    with figures.matplotlib.rc_context(figures.STYLE):
+        drawer = figures.Drawer(ReportData(folders), tmp_path / "figures")
+        drawer._axis()
+        curves = drawer._curves()
+        start = curves[(curves["name"] == "science") & (curves["stage"] == 0)].set_index("label")[
+            "value"
+        ]
+        bases = drawer._bases(start)
+        assert len(bases) == 2 and bases.iloc[1] - bases.iloc[0] == pytest.approx(0.25)
+        assert drawer._bases(start[:0]).empty
+
+
 @pytest.mark.parametrize(
     "what", ["no records", "no runs folder", "base only", "no retention", "one skill"]
 )
@@ -651,6 +728,37 @@ def test_terminal_table_fits_and_the_files_agree(reported):
         if line.startswith(("base", "sft", "sdft", "method"))
     }
     assert widths == {10}
+
+
+def test_curves_align_methods_of_different_length(reported):
+    curves = pd.read_csv(reported[2].parent / "tables" / "curves.csv")
+    ends = defaultdict(set)
+    for label, x in curves[["label", "x"]].itertuples(index=False):
+        ends[label].add(x)
+    # 12 and 18 steps a stage end at the same place
+    assert {0.0, 1.0, 2.0, 3.0} <= ends["sft"] & ends["sdft"]
+    assert 0.25 in ends["sft"]
+
+
+def test_curves_are_in_optimizer_steps_where_all_methods_agree(tmp_path):
+    folder = fabricate(tmp_path / "equal", methods=TWO, items=False, n=10)
+    drawer = figures.Drawer(ReportData([folder]), tmp_path / "figures")
+    drawer._axis()
+    assert drawer.in_steps and drawer.edges.tolist() == [0, 12, 24, 36]
+    assert set(drawer._curves()["x"]) == set(range(0, 37, 3))
+
+
+def test_a_label_has_the_same_colour_in_every_report():
+    few, many = (
+        figures.looks(["sdft", "ewc"]),
+        figures.looks(["replay", "sft", "ewc", "grpo", "sdft", *"abcdefgh"]),
+    )
+    assert (
+        few["sdft"] == many["sdft"] == ("#0072B2", "s", "-")
+        and many["sft"][0] == "#D55E00"
+        and many["grpo"][0] == "#009E73"
+    )
+    assert len(set(many.values())) == len(many)
 
 
 def test_many_records_are_read_in_chunks_as_one(three, monkeypatch):
