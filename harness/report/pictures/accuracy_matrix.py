@@ -29,11 +29,13 @@ class Matrix:
 class AccuracyMatrices:
     """The matrices of the first methods.
 
-    stages: the most of any order; longest_name: letters of the longest skill's name as it is
-    drawn; methods: how many there are in all.
+    highest: of any run in per cent, where the scale of colours ends; stages: the most of any
+    order; longest_name: letters of the longest skill's name as it is drawn; methods: how many there
+    are in all.
     """
 
     matrices: list[Matrix]
+    highest: float
     stages: int
     longest_name: int
     methods: int
@@ -43,23 +45,20 @@ class AccuracyMatrices:
         """Whether the cells are large enough for numbers."""
         return self.stages <= MOST_NUMBERS
 
-    @property
-    def highest(self) -> float:
-        """The highest accuracy of all, in per cent."""
-        return float(max(np.nanmax(matrix.values) for matrix in self.matrices))
-
 
 def accuracy_matrices(source: Source) -> AccuracyMatrices | None:
     """The matrices of the methods that have any number, None where none has."""
     results = source.results
     measured = [label for label in results.series if np.isfinite(results.R[label]).any()]
-    if not measured:
+    labels = measured[:MOST_PANELS]
+    if not labels:
         return None
     return AccuracyMatrices(
         [
             Matrix(label, tuple(results.series[label].order), mean_over_seeds(results.R[label]))
-            for label in measured[:MOST_PANELS]
+            for label in labels
         ],
+        highest=float(max(np.nanmax(results.R[label]) for label in labels)) * 100,
         stages=source.axis.longest,
         longest_name=max((len(_column_name(skill)) for skill in results.skills), default=4),
         methods=len(results.series),

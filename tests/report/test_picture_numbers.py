@@ -1,0 +1,175 @@
+"""What each picture shows of a folder whose numbers are known, and what its caption says."""
+
+import json
+
+import numpy as np
+import pytest
+
+from harness.report import style
+from harness.report.data import ReportData
+from harness.report.pictures import PICTURES, draw_pictures, source_of
+from harness.report.pictures.accuracy_matrix import accuracy_matrices, mean_over_seeds
+from harness.report.pictures.axis import TrainingAxis
+from harness.report.pictures.curves import (
+    COLUMNS,
+    accuracy_curves,
+    caption_normalised,
+    normalised_curves,
+    normalised_curves_table,
+)
+from harness.report.pictures.picture import Source
+from harness.report.pictures.plane import plane
+from harness.report.pictures.retention import caption, mean_change_table, retention_curves
+from harness.report.pictures.training import diagnostics
+from tests.fabricate import METHODS, SKILLS, fabricate
+
+TWO = {label: METHODS[label] for label in ("sft", "sdft")}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Source:
+    """Two seeds of three methods, one of which takes more steps."""
+    folder = tmp_path_factory.mktemp("results") / "two"
+    fabricate(folder, seeds=(0, 1), steps={"sdft": 18}, n=20, items=False)
+    return source_of(ReportData([folder]))
+
+
+# -- axis and curves
+
+
+def test_a_record_of_an_unfinished_stage_lies_at_its_share_of_the_usual_steps(tmp_path):
+    folder = fabricate(tmp_path / "part", methods=TWO, seeds=(0, 1), items=False, n=10)
+    path = folder / "records.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    records = [r for r in records if not (r["seed"] == 1 and r["stage"] == 3 and r["final"])]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    results = ReportData([folder])
+    table = results.skill_records
+    last = table[(table["seed"] == 1) & (table["stage"] == 3)]
+    assert len(last)
+    assert TrainingAxis(results).place(last).tolist() == last["step"].tolist()
+
+
+def test_no_records_make_an_empty_table_of_the_same_columns(tmp_path):
+    folder = fabricate(tmp_path / "none", methods=TWO, items=False, n=10)
+    (folder / "records.jsonl").unlink()
+    source = source_of(ReportData([folder]))
+    assert list(source.curves) == COLUMNS
+    assert accuracy_curves(source) is None
+    assert normalised_curves(source) is None
+    assert plane(source) is None
+
+
+def test_columns_of_the_curves(source):
+    assert list(source.curves) == COLUMNS
+
+
+def test_normalised_curves_are_0_at_the_base_and_1_at_the_best_point(source):
+    table = normalised_curves_table(source.curves, source.axis)
+    assert (table.loc[table["x"] == 0, "value"] == 0).all()
+    assert table.groupby("name", observed=True)["value"].max().tolist() == [1.0] * len(SKILLS)
+    raw = source.curves
+    science = raw[raw["name"] == "science"]
+    base = science.loc[science["x"] == 0, "value"].iloc[0]
+    row = science[(science["label"] == "sft") & (science["x"] == 3)].index[0]
+    expected = (raw.loc[row, ["value", "low", "high"]] - base) / (science["value"].max() - base)
+    found = table.loc[row, ["value", "low", "high"]]
+    assert found.to_list() == pytest.approx(expected.to_list())
+
+
+def test_a_skill_on_which_nobody_is_above_the_base_is_named(tmp_path):
+    folder = fabricate(tmp_path / "level", skills={**SKILLS, "zero": (-1.0, 0.0)}, methods=TWO)
+    shown = normalised_curves(source_of(ReportData([folder])))
+    assert shown.level == ["zero"]
+    assert caption_normalised(shown).endswith("No method is above the base on zero.")
+    assert shown.panels[-1].lines["sft"]["value"].isna().all()
+
+
+# -- the other pictures
+
+
+def test_the_plane_has_a_path_a_method_and_one_star_a_base_model(source):
+    shown = plane(source)
+    results = source.results
+    assert [path.label for path in shown.paths] == ["sft", "sdft", "grpo"]
+    assert [path.from_base for path in shown.paths] == [True, False, False]
+    assert "wikitext" not in shown.tasks
+    path = shown.paths[0]
+    assert path.stages.shape == (4, 2)
+    assert path.stages[-1] == pytest.approx([path.retention.value, path.accuracy.value])
+    assert path.seeds[:, 1] == pytest.approx(results.R["sft"][:, -1].mean(-1))
+    assert np.isfinite([path.accuracy.low, path.accuracy.high]).all()
+
+
+def test_the_mean_change_of_retention_begins_at_0_without_a_spread(source):
+    line = mean_change_table(source.results, source.axis, "sft")
+    assert line["x"].tolist() == [0, 1, 2, 3]
+    assert line.iloc[0, 1:].tolist() == [0, 0, 0]
+    mean = source.results.retention_mean(source.results.D["sft"])
+    assert line["value"].iloc[-1] == pytest.approx((mean[:, -1] - mean[:, 0]).mean())
+
+
+def test_retention_says_which_tasks_the_mean_is_without(source):
+    shown = retention_curves(source)
+    assert [panel.task for panel in shown.panels] == list(source.results.retention)
+    assert shown.outside == ["wikitext"]
+    assert "so without wikitext. ↓: lower is better." in caption(shown)
+    by_task = {panel.task: panel for panel in shown.panels}
+    assert (by_task["wikitext"].scale, by_task["wikitext"].metric) == (1, "bits_per_byte (↓)")
+    assert (by_task["hellaswag"].scale, by_task["hellaswag"].chance) == (100, 0.25)
+
+
+def test_a_matrix_is_the_mean_over_the_seeds_that_have_a_number():
+    R = np.array([[[0.2, np.nan]], [[0.4, np.nan]], [[np.nan, np.nan]]])
+    mean = mean_over_seeds(R)
+    assert mean[0, 0] == pytest.approx(30)
+    assert np.isnan(mean[0, 1])
+
+
+def test_all_matrices_have_one_scale_up_to_the_best_of_any_run(tmp_path):
+    folder = fabricate(tmp_path / "two", methods=TWO, seeds=(0, 1), items=False, n=20, inside=0)
+    results = ReportData([folder])
+    results.R["sft"][1, -1, 0] = 0.95  # of the second seed alone
+    shown = accuracy_matrices(source_of(results))
+    assert shown.highest == pytest.approx(95)
+    assert max(matrix.values.max() for matrix in shown.matrices) < 94
+
+
+def test_only_the_first_methods_have_a_matrix(tmp_path):
+    methods = {f"method_{number:02}": METHODS["sft"] for number in range(14)}
+    folder = fabricate(tmp_path / "many", methods=methods, items=False, n=8, inside=0, retention={})
+    shown = accuracy_matrices(source_of(ReportData([folder])))
+    assert len(shown.matrices) == 12
+    matrix = next(picture for picture in PICTURES if picture.name == "accuracy_matrix")
+    assert matrix.caption(shown).endswith("The first 12 of 14 methods are drawn.")
+
+
+def test_diagnostics_are_the_means_over_seeds_of_what_is_logged(source):
+    shown = diagnostics(source)
+    table = source.results.training()
+    assert shown.quantities[0] == "loss"
+    step = table["step"].max()
+    mean = table.loc[(table["label"] == "sdft") & (table["step"] == step), "loss"].mean()
+    assert shown.line("sdft", "loss").loc[step] == pytest.approx(mean)
+    assert shown.last_step == step
+
+
+# -- all of them
+
+
+def test_every_picture_says_where_it_belongs_and_no_paper(source, tmp_path):
+    files = draw_pictures(source, tmp_path)
+    assert [file.name for file in files] == [picture.name for picture in PICTURES]
+    for file in files:
+        assert file.section
+        assert "arXiv" not in file.caption
+        for name in (f"{file.name}.png", f"{file.name}.svg", f"dark/{file.name}.svg"):
+            assert (tmp_path / name).stat().st_size > 5000
+
+
+# -- looks
+
+
+def test_names_are_shortened_in_the_middle():
+    assert style.shorten("embedded", 8) == "embedded"
+    assert style.shorten("sdft_learning_rate_1", 9) == "sdft…te_1"
