@@ -52,8 +52,8 @@ def _add_data_options(add: Callable[..., None]) -> None:
     add(
         "--dataset_path",
         None,
-        "folder of the skill's data, as its page in docs/skills describes; from the hub if left "
-        "out, where the skill has a source there",
+        "folder of the skill's data, as its page in docs/reference/skills "
+        "describes; from the hub if left out, where the skill has a source there",
         "DIR",
     )
     add(

@@ -162,11 +162,9 @@ def order_page() -> str:
         "## retention\n",
         "A suite of benchmarks/retention, or a list of lm-eval tasks "
         "([how to](../how-to/retention.md)).\n",
-        "| key | default |\n|---|---|\n"
-        + "".join(
-            f"| `{field.name}` | {default(field)} |\n"
-            for field in dataclasses.fields(RetentionTask)
-        ),
+        "Its keys: "
+        + ", ".join(f"`{field.name}`" for field in dataclasses.fields(RetentionTask))
+        + ".\n",
         "## grid\n",
         "`label: {setting: [values]}`. Validation accuracy selects among all combinations "
         "([grids](../how-to/many-seeds.md#grids)).\n",

@@ -237,8 +237,8 @@ class Stage:
         method runs from its beginning and calls it again: objects that the checkpoint holds get
         their state back.
 
-        A name may be kept more than once, for example a trainer for each phase. A resume restores
-        the objects up to the one that the checkpoint holds; later ones start as they are.
+        A name may be kept more than once, for example a trainer for each phase. A resume gives the
+        saved state to each of them, up to the one that was saved; later ones stay as made.
         """
         for name, part in parts.items():
             if self._kept.get(name) is not part:
@@ -336,7 +336,7 @@ class Stage:
         """Token ids of the demonstration and of the end of the turn, as a sampled answer has them.
 
         Some chat templates open the reasoning for the answer. A demonstration without reasoning
-        closes it first; it would be taught as a thought that never ends.
+        closes it first; otherwise it would be taught as a thought that never ends.
         """
         if example.demonstration is None:
             raise ValueError(f"example {example.id} has no demonstration")

@@ -60,7 +60,7 @@ def _amounts_before(results: ResultsWriter, run: str, number: int) -> Amounts:
 
 
 class BaseStage:
-    """Stage 0, the base model; and what every stage does: evaluate, record, commit.
+    """What every stage does: evaluate, record, commit. By itself it is stage 0, the base model.
 
     folder: where the stage is written until it is committed; before: what the stages before it
     took; log: the rows of training.jsonl; records: those of records.jsonl.
@@ -107,7 +107,7 @@ class BaseStage:
         self.live.sampler.rest()
 
     def _further(self, measurements: Measurements) -> Iterable[Finding]:
-        """What is measured at the end of the stage beside all skills and retention."""
+        """Further measures at the end of the stage: pass@k, KL, teacher, oracle."""
         return measurements.of_base()
 
     def _progress(self, what: str) -> Callable[..., None]:
@@ -268,13 +268,13 @@ class SkillStage(BaseStage):
 
     def learn(self) -> None:
         """Let the method teach the model what is left of the stage."""
-        # What a method draws before its first step, a resumed stage draws again.
+        # So a resumed stage repeats the draws that the method makes before its first step.
         seed_all(seed_for(self.live.run.seed, self.number, "learn"))
         self.live.method.learn(self.stage)
         self.stage.close()
 
     def _after_step(self, stage: Stage, step: Step) -> None:
-        """Log, progress, evaluation and checkpoint have their turn after every optimizer step."""
+        """Log and show progress; evaluate and write a checkpoint where one is due."""
         self.log.append({"step": self.before.steps + stage.step, **step.logged})
         numbers = " ".join(
             f"{name} {step.logged[name]:.3g}" for name in ("loss", "reward") if name in step.logged

@@ -10,7 +10,7 @@ from harness.report.estimates import Estimate
 from harness.report.pictures.picture import Picture, Source
 from harness.report.style import BASE, PAPER, Look, legend
 
-MOST_TASKS = 8  # that the caption names
+MOST_TASKS = 8  # the caption names at most so many
 
 # -- what is shown
 
@@ -21,7 +21,7 @@ class MethodPath:
 
     stages: mean over seeds [stages, 2], from the base model on; seeds: each seed [seeds, 2] after
     the last stage that any has finished; retention, accuracy: their mean and its 95% interval;
-    from_base: whether this is the first method from its base model, which is then drawn.
+    from_base: whether this path draws the star of its base model, as one path of each model does.
     """
 
     label: str
