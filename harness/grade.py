@@ -13,7 +13,7 @@ from pathlib import Path
 from harness.base import metrics
 from harness.base.errors import Parser, UserError, reported
 from harness.base.files import check_folder, write_jsonl
-from harness.evaluation.grading import grade
+from harness.evaluation.completions_file import grade
 from harness.skills.registry import get_skill
 from harness.skills.skill import Skill
 

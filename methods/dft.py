@@ -11,7 +11,7 @@ gradients are therefore smaller than SFT's, which AdamW's step does not depend o
 
 import torch
 
-from harness.learning.losses import token_logprobs
+from harness.learning.logprobs import token_logprobs
 from harness.learning.method import Method
 from harness.learning.stage import Stage
 from harness.learning.trainer import learning

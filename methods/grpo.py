@@ -29,7 +29,7 @@ from dataclasses import dataclass
 import torch
 
 from harness.base.settings import option
-from harness.learning.losses import importance_weights, token_logprobs
+from harness.learning.logprobs import importance_weights, token_logprobs
 from harness.learning.method import Method
 from harness.learning.options import ImportanceOption
 from harness.learning.outlook import Outlook, Work

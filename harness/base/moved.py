@@ -147,7 +147,7 @@ MOVED: dict[str, dict[str, str]] = {
         "read_tokenizer": "harness.models.gguf_tokenizer.read_tokenizer",
     },
     "harness.grade": {
-        "grade": "harness.evaluation.grading.grade",
+        "grade": "harness.evaluation.completions_file.grade",
     },
     "harness.judge": {
         "SETTINGS": "harness.evaluation.judge.SETTINGS",

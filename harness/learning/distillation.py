@@ -49,7 +49,7 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from harness.base.settings import option
-from harness.learning.losses import importance_weights, token_logprobs
+from harness.learning.logprobs import importance_weights, token_logprobs
 from harness.learning.options import ImportanceOption
 from harness.learning.packing import Positions, Row
 from harness.learning.teacher import Teacher

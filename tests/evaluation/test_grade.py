@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from harness.base.errors import UserError
 from harness.base.files import read_json
-from harness.evaluation.grading import grade
+from harness.evaluation.completions_file import grade
 from harness.grade import find_skill
 from harness.runs.reading import read_order
 from harness.runs.sequence import run_order

@@ -15,7 +15,7 @@ import yaml
 from benchmarks.skills import _sources, medical, science
 from benchmarks.skills._sources import question_of
 from harness.base.errors import UserError
-from harness.evaluation.grading import grade
+from harness.evaluation.completions_file import grade
 from harness.runs.reading import read_order
 from harness.runs.sequence import run_order
 from harness.skills.registry import get_skill
