@@ -87,11 +87,22 @@ def main() -> None:
         from harness.runs.sequence import run_order
 
         run_order(order, out, progress)
-        from harness.report.build import write_report
+        print_report(out)
 
-        table, page = write_report([out])
-        print(table)
-        print(f"report: {os.path.relpath(page)}")
+
+def print_report(out: Path) -> None:
+    """The main table and the path of the page; a line where a package for reports is missing."""
+    try:
+        from harness.report.build import write_report
+    except ModuleNotFoundError as error:
+        print(
+            f"no table and no page: {error.name} is not installed; "
+            f"pip install -r requirements.txt && python report.py {out}"
+        )
+        return
+    table, page = write_report([out])
+    print(table)
+    print(f"report: {os.path.relpath(page)}")
 
 
 def print_teachers(rows: list[dict[str, Any]]) -> None:

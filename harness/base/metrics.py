@@ -17,7 +17,6 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
 
 Array = NDArray[np.float64]
 # np.float64 for numbers or for one matrix R, an array where an argument has (leading) axes.
@@ -228,6 +227,8 @@ def t_quantile(p: float, df: int) -> float:
     """Quantile of Student's t for 0.5 <= p < 1 and a whole number of degrees of freedom."""
     if df < 1 or df != int(df) or not 0.5 <= p < 1:
         raise ValueError(f"t_quantile({p}, {df}): wants 0.5 <= p < 1 and df = 1, 2, ...")
+    from scipy import special  # only reports and grids want it; a run goes on without
+
     return float(special.stdtrit(df, p))
 
 

@@ -16,12 +16,21 @@ def plugin_named(
     """The subclass of ``base`` in ``folder/name.py``, which is the module ``package.name``.
 
     kind: what such a class is, for messages ("method"); place: where ``name`` is written. Raises
-    UserError naming ``place`` for an unknown name. Files that begin with _ are no plug-ins.
+    UserError naming ``place`` for an unknown name, or for one whose file imports a package that is
+    not installed. Files that begin with _ are no plug-ins.
     """
     names = sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_"))
     if name not in names:
         raise UserError(place, f"unknown {kind} {name!r}", did_you_mean(name, names))
-    return only_subclass(importlib.import_module(f"{package}.{name}"), base, kind, place)
+    try:
+        module = importlib.import_module(f"{package}.{name}")
+    except ModuleNotFoundError as error:
+        raise UserError(
+            place,
+            f"{kind} {name!r} needs the package {error.name}, which is not installed",
+            "pip install -r requirements.txt && pip install --no-deps -r requirements-data.txt",
+        ) from error
+    return only_subclass(module, base, kind, place)
 
 
 def only_subclass(module: ModuleType, base: type[Base], kind: str, place: object) -> type[Base]:

@@ -54,6 +54,7 @@ from harness.learning.options import ImportanceOption
 from harness.learning.packing import Positions, Row
 from harness.learning.teacher import Teacher
 from harness.learning.trainer import Trainer, TrainingConfig
+from harness.models.repeatable import row_cumsum
 
 
 @dataclass
@@ -341,6 +342,6 @@ def _credit(losses: torch.Tensor, positions: Positions, later: torch.Tensor) -> 
     """
     table = torch.zeros(len(later), int(positions.offsets.max()) + 1, device=losses.device)
     table[positions.rows, positions.offsets] = losses
-    after = table.flip(1).cumsum(1).flip(1) - table + later[:, None]
+    after = row_cumsum(table.flip(1)).flip(1) - table + later[:, None]
     later += table.sum(1)
     return after[positions.rows, positions.offsets]

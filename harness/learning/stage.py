@@ -88,6 +88,7 @@ class Stage:
     in each phase (Method.phases), the budget in one phase if left out.
     max_new_tokens, temperature, top_p: of rollouts; sampled_elsewhere: whether another engine than
     the model itself samples, so that its distribution differs slightly.
+    deterministic: whether training passes repeat to the bit on a GPU, which costs some time.
     teacher_template: shows the teacher what it sees, see Skill.teacher_prompt.
     step: optimizer steps done so far; tokens: tokens read in a training or scoring pass or sampled
     so far; seconds: time spent so far, ``training`` and ``sampling``.
@@ -117,6 +118,7 @@ class Stage:
         restored: Mapping[str, Any] | None = None,
         phases: list[int] | None = None,
         sampled_elsewhere: bool = False,
+        deterministic: bool = True,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -132,6 +134,7 @@ class Stage:
         self.temperature = temperature
         self.top_p = top_p
         self.sampled_elsewhere = sampled_elsewhere
+        self.deterministic = deterministic
         self.examples: list[Example] = skill.examples("train")
         self.begun = 0
         self.planned = self._steps_for(self.phases[0])

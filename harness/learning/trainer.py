@@ -37,6 +37,7 @@ from harness.learning.packing import (
 from harness.learning.stage import Stage
 from harness.learning.weights import check_names, float32_weights
 from harness.models.forward import output_head
+from harness.models.repeatable import repeatable
 
 MICRO_BATCH_TOKENS = {False: 1024, True: 8192}  # by whether the model is on a GPU
 
@@ -154,6 +155,10 @@ class Trainer:
         by what the method averages over. last_first: the chunks of a completion come in reverse,
         for losses that need what comes after.
         """
+        with repeatable(self.model.device, self.stage.deterministic):
+            return self._backward(rows, loss, last_first)
+
+    def _backward(self, rows: Sequence[Row], loss: ChunkLoss, last_first: bool) -> float:
         total = 0.0
         vocabulary = self.model.config.get_text_config().vocab_size
         for batch in micro_batches(self.model, rows, self.limit):

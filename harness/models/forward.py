@@ -7,7 +7,6 @@ several completions behind one prompt.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -35,21 +34,24 @@ def hidden_states(
     return body(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
 
 
-# The answers of can_share_prompts, which cost two forward passes each.
-_SHARES: weakref.WeakKeyDictionary[torch.nn.Module, bool] = weakref.WeakKeyDictionary()
+_SHARES = "_shares_prompts"  # attribute of a model with what can_share_prompts answered
 
 
 def can_share_prompts(model: PreTrainedModel) -> bool:
     """Whether several completions of a prompt may follow it in one row, under a mask of their own.
 
     They may not where a sliding window is shorter than such a row may be, nor where layers ignore
-    the mask. The model itself is tried on a few tokens, once.
+    the mask or the positions. The model itself is tried on a few tokens, once: the answer stays
+    with it and with its copies, so that it cannot change with the weights.
     """
-    if _has_sliding_window(model):
-        return False
-    if model not in _SHARES:
-        _SHARES[model] = _shared_row_is_equal(model)
-    return _SHARES[model]
+    if not hasattr(model, _SHARES):
+        keep_sharing(model, not _has_sliding_window(model) and _sees_what_it_may(model))
+    return bool(getattr(model, _SHARES))
+
+
+def keep_sharing(model: PreTrainedModel, answer: bool) -> None:
+    """Give ``model`` the answer of ``can_share_prompts`` that an earlier start of its run got."""
+    setattr(model, _SHARES, answer)
 
 
 def _has_sliding_window(model: PreTrainedModel) -> bool:
@@ -61,21 +63,61 @@ def _has_sliding_window(model: PreTrainedModel) -> bool:
 
 
 @torch.no_grad()
-def _shared_row_is_equal(model: PreTrainedModel) -> bool:
-    """Whether a completion in a shared row has the hidden state that it has in a row of its own."""
-    # The prompt is 1 2 3 4, and its completions are 5 and 6.
-    ids = torch.arange(1, 7, device=model.device)[None] % model.config.get_text_config().vocab_size
-    segment = torch.tensor([0, 0, 0, 0, 1, 2], device=model.device)
-    mask = torch.ones(6, 6, dtype=torch.bool, device=model.device).tril()
-    mask &= (segment[:, None] == segment[None]) | (segment[None] == 0)
-    alone = hidden_states(model, ids[:, [0, 1, 2, 3, 5]])[0, -1].float()
-    shared = hidden_states(
-        model,
-        ids,
-        position_ids=torch.tensor([[0, 1, 2, 3, 4, 4]], device=model.device),
-        attention_mask=mask[None, None],
-    )[0, -1]
-    return torch.allclose(alone, shared.float(), rtol=0.02, atol=0.02 * alone.std().item())
+def _sees_what_it_may(model: PreTrainedModel) -> bool:
+    """Whether a completion in a shared row depends on all that it may see and on nothing else.
+
+    The row holds a prompt and two completions. The states of the second completion must not move
+    by a bit where the first one has other tokens. They must move where the prompt, the completion's
+    own first token or its positions are others. All passes have the same shapes, so that they round
+    alike, and no tolerance is needed.
+    """
+    tokens = _distinct_tokens(model, 10)
+    if tokens is None:
+        return False
+    *row, spare, another = tokens
+    positions = [0, 1, 2, 3, 4, 5, 4, 5]
+    segment = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2], device=model.device)
+    mask = torch.ones(8, 8, dtype=torch.bool, device=model.device).tril()
+    mask &= (segment[:, None] == segment) | (segment == 0)
+
+    def states(row: list[int], positions: list[int]) -> torch.Tensor:
+        ids, places = torch.tensor([[row], [positions]], device=model.device)
+        passed = hidden_states(model, ids, position_ids=places, attention_mask=mask[None, None])
+        return passed[0, 6:]
+
+    was_training = model.training
+    model.eval()  # Dropout would move the states.
+    try:
+        before = states(row, positions)
+        other_completion = states([*row[:4], spare, another, *row[6:]], positions)
+        must_move = [
+            states([row[0], spare, *row[2:]], positions),
+            states([*row[:6], spare, row[7]], positions),
+            # A distance of one token may round to nothing in bfloat16.
+            states(row, [*positions[:6], 24, 25]),
+        ]
+    except Exception:  # A model that takes no such mask or positions may raise anything.
+        return False
+    finally:
+        model.train(was_training)
+    return torch.equal(before, other_completion) and not any(
+        torch.equal(before, moved) for moved in must_move
+    )
+
+
+def _distinct_tokens(model: PreTrainedModel, count: int) -> list[int] | None:
+    """Ids of ``count`` tokens with different embeddings, from all over the vocabulary.
+
+    Some vocabularies begin with special tokens that were never trained and are all alike. None if
+    there are too few.
+    """
+    vocabulary = model.config.get_text_config().vocab_size
+    ids = torch.linspace(0, vocabulary - 1, min(vocabulary, 64), device=model.device).long()
+    embeddings = model.get_input_embeddings()(ids).flatten(1).float().cpu()
+    alike = (embeddings[:, None] == embeddings).all(-1)
+    first = alike.int().argmax(1) == torch.arange(len(ids))
+    distinct = ids.cpu()[first].tolist()
+    return distinct[:count] if len(distinct) >= count else None
 
 
 class _Projection(torch.autograd.Function):

@@ -7,7 +7,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.base.console import Progress
 from harness.base.errors import UserError
-from harness.base.files import read_jsonl
+from harness.base.files import read_json, read_jsonl, write_json
+from harness.models.forward import can_share_prompts, keep_sharing
 from harness.results.writer import ResultsWriter
 from harness.runs.engines import evaluator_for, sampler_for
 from harness.runs.order import Order, Run
@@ -43,8 +44,20 @@ class OneRun:
         self.title = title
         self.spec = order.methods[run.label]
         self.method = self.spec.cls(copy.deepcopy(self.spec.config))
+        _keep_abilities(results.run(run.name) / "model.json", model)
         self.evaluator = evaluator_for(order, results)
         self.sampler = sampler_for(order.evaluate, engine, model, tokenizer)
+
+
+def _keep_abilities(path: Path, model: PreTrainedModel) -> None:
+    """Ask once a run whether the model can share prompts: a resume must not find otherwise.
+
+    path: of the run's file with the answer, which its first start writes.
+    """
+    if path.exists():
+        keep_sharing(model, bool(read_json(path, "shares_prompts")["shares_prompts"]))
+    else:
+        write_json(path, {"shares_prompts": can_share_prompts(model)})
 
 
 def check_base_model(results: ResultsWriter, weights: str) -> None:

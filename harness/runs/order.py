@@ -246,7 +246,10 @@ class Order(Sections):
             "name": self.name,
             "description": self.description,
             "experiment": self.experiment,
-            "model": {**asdict(self.model), "dtype": str(self.dtype()).removeprefix("torch.")},
+            "model": {
+                **_about_section(self.model, optional=("deterministic",)),
+                "dtype": str(self.dtype()).removeprefix("torch."),
+            },
             "skills": [self._about_skill(skill) for skill in self.skills],
             "retention": [] if self.suite is None else self.suite.summary(),
             "methods": {label: _about_method(spec) for label, spec in self.listed.items()},

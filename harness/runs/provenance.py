@@ -15,7 +15,7 @@ from harness.base.files import ROOT, read_json, write_json
 from harness.runs.one_run import OneRun
 from harness.sampling.settings import version
 
-PACKAGES = ("torch", "transformers", "trl", "lm_eval", "datasets")
+PACKAGES = ("torch", "transformers", "accelerate", "trl", "lm_eval", "datasets")
 
 
 def device_name(device: torch.device) -> str:

@@ -18,6 +18,10 @@ class ModelSpec:
         "auto", "what the model computes in", choices=("auto", "float32", "bfloat16")
     )
     device: str = option("auto", "auto, cpu, cuda, cuda:1, ...")
+    deterministic: bool = option(
+        True,
+        "training on a GPU repeats to the bit, which resumed runs need; false is faster",
+    )
 
 
 @dataclass

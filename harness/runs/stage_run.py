@@ -218,6 +218,7 @@ class SkillStage(BaseStage):
             tokenizer=live.tokenizer,
             sampler=sampler_for(order.rollout, live.engine, live.model, live.tokenizer),
             sampled_elsewhere=order.rollout.engine != "transformers",
+            deterministic=order.model.deterministic,
             skill=self.skill,
             teacher_template=order.template(self.skill),
             seed=live.run.seed,

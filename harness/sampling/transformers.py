@@ -23,6 +23,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from harness.base.seeds import seed_for
 from harness.models.chat import stop_tokens
 from harness.models.forward import PAD, can_share_prompts
+from harness.models.repeatable import row_cumsum
 from harness.sampling.sampler import Completion, common_prefix
 
 if TYPE_CHECKING:
@@ -126,21 +127,23 @@ class TransformersSampler:
         """
         draws = None
         if decoding.temperature:
-            draws = _uniforms(keys, decoding.max_new_tokens, decoding.seed)
+            draws = _uniforms(keys, decoding.max_new_tokens, decoding.seed).to(logits.device)
         stops = torch.tensor(sorted(self.stops), device=logits.device)
         answers: list[tuple[list[int], list[float]]] = [([], []) for _ in keys]
         live = list(range(len(keys)))
         for t in range(decoding.max_new_tokens):
-            uniforms = None if draws is None else draws[live, t]
+            uniforms = None if draws is None else draws[:, t]
             next_tokens, next_logprobs = _pick(
                 logits, decoding.temperature, decoding.top_p, uniforms
             )
-            ends = torch.isin(next_tokens, stops).tolist()
-            for row, token, logprob in zip(
-                live, next_tokens.tolist(), next_logprobs.tolist(), strict=True
-            ):
+            # A GPU waits at every read, so there is one for all three; float64 holds each exactly.
+            ended = torch.isin(next_tokens, stops)
+            picked = torch.stack([next_tokens.double(), next_logprobs.double(), ended.double()])
+            token_ids, token_logprobs, flags = picked.tolist()
+            ends = [bool(flag) for flag in flags]
+            for row, token, logprob in zip(live, token_ids, token_logprobs, strict=True):
                 tokens, logprobs = answers[row]
-                tokens.append(token)
+                tokens.append(int(token))
                 logprobs.append(logprob)
             if decoding.strings:
                 ends = [
@@ -154,6 +157,7 @@ class TransformersSampler:
                 live = [live[j] for j in remaining]
                 indices = torch.tensor(remaining, device=logits.device)
                 next_tokens = next_tokens[indices]
+                draws = None if draws is None else draws[indices]
                 rows.select(indices)
             logits = rows.read(next_tokens[:, None])
         return answers
@@ -316,9 +320,9 @@ def _pick(
     probs = logprobs.double().exp()
     if top_p < 1:
         ordered, places = probs.sort(-1, descending=True)
-        outside = ordered.cumsum(-1) - ordered >= top_p  # The token that crosses top_p is inside.
+        outside = row_cumsum(ordered) - ordered >= top_p  # The token that crosses top_p is inside.
         probs = probs.scatter(-1, places, ordered.masked_fill(outside, 0.0))
-    cumulative = probs.cumsum(-1)
+    cumulative = row_cumsum(probs)
     target = draws.to(logits.device)[:, None] * cumulative[:, -1:]
     tokens = torch.searchsorted(cumulative, target, right=True).clamp(max=logits.shape[-1] - 1)
     return tokens[:, 0], logprobs.gather(-1, tokens)[:, 0]

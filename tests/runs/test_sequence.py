@@ -13,19 +13,23 @@ import pytest
 import torch
 
 from harness.base import metrics
+from harness.base.console import Progress
 from harness.base.files import read_json
 from harness.base.metrics import mean_and_stderr
 from harness.base.seeds import seed_for
 from harness.evaluation.evaluator import Evaluator
 from harness.learning.stage import draws
 from harness.models.checkpoint import model_fingerprint
+from harness.models.forward import can_share_prompts
 from harness.models.load import load_model
 from harness.models.memory import peak_memory, reset_peak_memory
 from harness.report.build import write_report
 from harness.report.data import ReportData
+from harness.results.writer import ResultsWriter
 from harness.runs import provenance, sequence
 from harness.runs.cost import Machine
 from harness.runs.engines import load_order_model
+from harness.runs.one_run import OneRun
 from harness.runs.plan import plan
 from harness.runs.reading import read_order
 from harness.runs.sequence import run_order
@@ -156,6 +160,21 @@ def test_the_kept_checkpoint_is_the_evaluated_model(finished):
     assert last and all(r["evaluation"].startswith(model_fingerprint(model)[:16]) for r in last)
     # checkpoints.keep is last
     assert not (out / "runs" / "sft-seed0" / "stage-1" / "weights").exists()
+
+
+def test_what_the_model_can_do_is_asked_once_a_run(order_file, tmp_path):
+    """A later start takes the answer of the first, whatever its own weights would say."""
+    budget = {"prompts": 4, "batch_size": 4}
+    order = read_order(order_file(methods={"sft": {}}, evaluate={}, budget=budget))
+    run_order(order, tmp_path / "out")
+    path = tmp_path / "out/runs/sft-seed0/model.json"
+    assert read_json(path) == {"shares_prompts": True}
+    path.write_text('{"shares_prompts": false}')
+    model, tokenizer = load_order_model(order)
+    results = ResultsWriter(tmp_path / "out")
+    OneRun(order, order.runs()[0], results, model, tokenizer, None, Progress(), "run")
+    assert not can_share_prompts(model)
+    assert read_json(path) == {"shares_prompts": False}
 
 
 def test_learning_changes_the_answers(finished):
