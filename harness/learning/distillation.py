@@ -284,10 +284,10 @@ class _DistillationLoss:
         self.row_weights = 1.0 / (torch.tensor(lengths, device=device) * len(rows))
         # For rao_blackwell, whose chunks come last first: each row's divergence after the chunk
         self.later = torch.zeros(len(rows), device=device)
-        self.kl = 0.0
-        self.kl_tokens = 0
-        self.first_token_gap = 0.0
-        self.importance = 0.0
+        # Sums over chunks stay on the device: a GPU waits at every number that is read.
+        self.kl, self.kl_tokens, self.first_token_gap, self.importance = torch.zeros(
+            4, dtype=torch.float64, device=device
+        )
         self.tokens = 0
 
     def __call__(self, logits: torch.Tensor, positions: Positions) -> torch.Tensor:
@@ -305,7 +305,7 @@ class _DistillationLoss:
             weights = importance_weights(
                 token_logprobs(logits.detach(), tokens), positions, self.sampler_logprobs, self.cap
             )
-            self.importance += weights.sum().item()
+            self.importance += weights.sum()
             self.tokens += len(weights)
             losses = losses * weights
         losses = losses * carries_loss
@@ -318,19 +318,19 @@ class _DistillationLoss:
     def _count(
         self, losses: torch.Tensor, carries_loss: torch.Tensor, positions: Positions
     ) -> None:
-        self.first_token_gap += losses[positions.offsets == 0].sum().item()
-        self.kl += (losses * carries_loss).sum().item()
-        self.kl_tokens += int(carries_loss.sum())
+        self.first_token_gap += losses[positions.offsets == 0].sum()
+        self.kl += (losses * carries_loss).sum()
+        self.kl_tokens += carries_loss.sum()
 
     def diagnostics(self) -> dict[str, float]:
         count = len(self.rows)
         logged = {
-            "kl": self.kl / max(1, self.kl_tokens),
-            "first_token_gap": self.first_token_gap / count,
+            "kl": self.kl.item() / max(1.0, self.kl_tokens.item()),
+            "first_token_gap": self.first_token_gap.item() / count,
             "completion_tokens": sum(len(row.completion) for row in self.rows) / count,
         }
         if self.cap:
-            logged["importance_weight"] = self.importance / self.tokens
+            logged["importance_weight"] = self.importance.item() / self.tokens
         return logged
 
 

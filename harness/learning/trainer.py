@@ -159,7 +159,8 @@ class Trainer:
             return self._backward(rows, loss, last_first)
 
     def _backward(self, rows: Sequence[Row], loss: ChunkLoss, last_first: bool) -> float:
-        total = 0.0
+        # Sums stay on the device: a GPU waits at every number that is read.
+        total = torch.zeros((), dtype=torch.float64, device=self.model.device)
         vocabulary = self.model.config.get_text_config().vocab_size
         for batch in micro_batches(self.model, rows, self.limit):
             self.stage.tokens += computed_tokens(rows, batch)
@@ -175,11 +176,11 @@ class Trainer:
                 )
                 if value.requires_grad:
                     value.backward()
-                total += value.item()
+                total += value.detach()
             if leaf.grad is not None:
                 states.backward(leaf.grad)
             self._add_head_gradient()
-        return total
+        return total.item()
 
     def token_mean(self, rows: Sequence[Row], total: TokenLoss) -> dict[str, float]:
         """Backward of the mean loss over all completion tokens of ``rows``.

@@ -63,6 +63,17 @@ def resolve_device(device: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def prepare_device(device: str | torch.device) -> None:
+    """Settings of the process for a model on ``device``, made before its first product."""
+    if torch.device(device).type == "cpu":
+        keep_freed_memory()
+        return
+    allow_repeatable_products()
+    # cuDNN's attention makes a plan for every new shape, here at nearly every call, and with a mask
+    # it can give NaN gradients.
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def is_local(name: str) -> bool:
     """Whether ``name`` means a folder rather than a hub id."""
     return name.startswith((".", "/", "~")) or Path(name).is_dir()
@@ -140,13 +151,7 @@ def load_model(
     """
     tokenizer, source = load_tokenizer(name, revision, place)
     device = resolve_device(device)
-    if device == "cpu":
-        keep_freed_memory()
-    else:
-        allow_repeatable_products()
-        # cuDNN's attention makes a plan for every new shape, here at nearly every call, and with a
-        # mask it can give NaN gradients.
-        torch.backends.cuda.enable_cudnn_sdp(False)
+    prepare_device(device)
     model = _read_weights(name, source, revision, dtype, device, place)
     model.to(device).eval()
     _check_head(name, model, place)

@@ -25,7 +25,7 @@ def plan(order: Order, folder: str | Path) -> str:
     place = f"{order.path}: model"
     tokenizer, source = load_tokenizer(order.model.name, order.model.revision, place)
     order.check_prompts(tokenizer)
-    shape = _shape(order, source, place)
+    shape = model_shape(order, source, place)
     results = ResultsWriter(folder)
     if (results.folder / "results.json").exists():
         results.check(order.about())
@@ -34,7 +34,7 @@ def plan(order: Order, folder: str | Path) -> str:
     return "\n".join([*lines, f"results: {folder}"])
 
 
-def _shape(order: Order, source: str, place: str) -> PreTrainedModel:
+def model_shape(order: Order, source: str, place: str) -> PreTrainedModel:
     """The order's model on the meta device: sizes without weights."""
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM

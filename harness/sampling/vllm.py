@@ -346,6 +346,8 @@ class Engine:
                     enforce_eager=kind == "cpu" if eager is None else eager,
                     enable_sleep_mode=can_sleep,
                     enable_prefix_caching=True,
+                    # A seeded request whose prompt is read in parts fails in the CPU build.
+                    enable_chunked_prefill=kind != "cpu",
                     logprobs_mode="raw_logprobs" if self.raw else "processed_logprobs",
                 )
             except (ValueError, RuntimeError, NotImplementedError) as error:

@@ -510,3 +510,16 @@ def test_another_architecture(loaded, prompts):
         )
     finally:
         engine.close()
+
+
+def test_more_prompt_tokens_than_one_batch_of_the_engine(loaded, engine):
+    """Prompts that would be read in parts: the CPU build fails on those with a seed."""
+    model, tokenizer = loaded
+    prompts = [[i] + [20 + j % 200 for j in range(300)] for i in range(20, 40)]
+    groups = VLLMSampler(engine, model, tokenizer).sample(prompts, max_new_tokens=3, seed=1)
+    logprobs = [answer.logprobs[0] for [answer] in groups]
+    tokens = torch.tensor([answer.token_ids[0] for [answer] in groups])
+    own = model(torch.tensor(prompts)).logits[:, -1].log_softmax(-1)
+    torch.testing.assert_close(
+        torch.tensor(logprobs), own.gather(1, tokens[:, None])[:, 0], rtol=0, atol=1e-4
+    )
