@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.gpu_check.result import FAIL, PASS, SKIPPED, Check, Result, table
+from benchmarks.gpu_check.result import FAIL, PASS, SKIPPED, Check, PartResult, table
 from harness.base.console import Progress, clock
 from harness.base.errors import Parser, UserError, did_you_mean, reported
 from harness.base.files import ROOT, write_text
@@ -170,7 +170,7 @@ def run_parts(names: Sequence[str], args: argparse.Namespace) -> int:
     results = []
     here = machine(args) if any((args.out / f"{name}.json").exists() for name in names) else None
     for name in names:
-        kept = Result.read(args.out / f"{name}.json")
+        kept = PartResult.read(args.out / f"{name}.json")
         if kept and kept.verdict == PASS and kept.about == here:
             result = replace(kept, reason="kept from an earlier start")
         else:
@@ -212,14 +212,14 @@ def command(name: str, args: argparse.Namespace) -> list[str]:
     return words
 
 
-def run_part(name: str, args: argparse.Namespace, start: float, progress: Progress) -> Result:
+def run_part(name: str, args: argparse.Namespace, start: float, progress: Progress) -> PartResult:
     """Run one part in a process of its own, which ends with its time."""
     limit = PARTS[name].limit * (1 if has_gpu(args.device) else SLOW)
     path = args.out / f"{name}.json"
     path.unlink(missing_ok=True)
     left = limit if args.limit is None else args.limit - (time.monotonic() - start)
     if left <= 0:
-        return Result(name, SKIPPED, "no time was left", 0.0, {})
+        return PartResult(name, SKIPPED, "no time was left", 0.0, {})
     begun = time.monotonic()
     with open(args.out / f"{name}.log", "w", encoding="utf-8") as log:
         child = subprocess.Popen(
@@ -237,9 +237,9 @@ def run_part(name: str, args: argparse.Namespace, start: float, progress: Progre
                 os.killpg(child.pid, signal.SIGKILL)
             child.wait()
     seconds = round(time.monotonic() - begun, 2)
-    result = Result.read(path)
+    result = PartResult.read(path)
     if result is None:
-        result = Result(name, FAIL, f"its process ended with {child.returncode}", seconds, {})
+        result = PartResult(name, FAIL, f"its process ended with {child.returncode}", seconds, {})
     if not in_time:
         # With less than its own time the part is not to blame.
         verdict = FAIL if left >= limit or result.missed else SKIPPED

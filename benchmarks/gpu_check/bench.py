@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu_check.result import FAIL, Check, Result
+from benchmarks.gpu_check.result import FAIL, Check, PartResult
 from harness.base.files import write_json
 from harness.models.load import prepare_device, resolve_device
 from harness.runs.provenance import device_name, package_version
@@ -41,7 +41,7 @@ class Bench:
             "transformers": package_version("transformers"),
             "model": model or "random weights",
         }
-        self.result = Result(part, FAIL, "ended before its end", about=about)
+        self.result = PartResult(part, FAIL, "ended before its end", about=about)
         self.start = time.perf_counter()
 
     def note(self, name: str, value: Any, unit: str = "") -> None:

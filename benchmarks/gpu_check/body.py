@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.gpu_check.bench import Bench, Skip, free_memory, seconds_of, synchronise
 from benchmarks.gpu_check.material import large_config, make_model
-from benchmarks.gpu_check.result import Result
+from benchmarks.gpu_check.result import PartResult
 from harness.models.forward import hidden_states
 from harness.runs.cost import activations
 
@@ -67,7 +67,7 @@ def _drop(weight: torch.Tensor) -> None:
 
 def _rate_of_products(bench: Bench) -> float | None:
     """TFLOP/s of the bfloat16 product in the part ``env``; None where that did not run."""
-    env = Result.read(bench.out / "env.json")
+    env = PartResult.read(bench.out / "env.json")
     if env and env.about == bench.result.about:
         for check in env.checks:
             if check.name.startswith("product") and check.name.endswith("bfloat16"):

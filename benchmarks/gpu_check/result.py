@@ -42,7 +42,7 @@ class Check:
 
 
 @dataclass
-class Result:
+class PartResult:
     """What a part found.
 
     about: the machine, versions and model that it holds for. reason: why it was skipped or failed
@@ -66,7 +66,7 @@ class Result:
         return json.dumps(asdict(self))
 
     @classmethod
-    def read(cls, path: Path) -> Result | None:
+    def read(cls, path: Path) -> PartResult | None:
         """The result in a file; None where there is none, or no whole one."""
         try:
             row = json.loads(path.read_text(encoding="utf-8"))
@@ -75,7 +75,7 @@ class Result:
             return None
 
 
-def table(results: Sequence[Result]) -> str:
+def table(results: Sequence[PartResult]) -> str:
     """Every part and figure, in columns."""
     rows = [("part", "verdict", "figure", "value", "wanted")]
     for result in results:

@@ -12,7 +12,7 @@ import torch
 from benchmarks.gpu_check import __main__ as command
 from benchmarks.gpu_check import material
 from benchmarks.gpu_check.bench import Bench, Skip
-from benchmarks.gpu_check.result import FAIL, PASS, SKIPPED, Check, Result, table
+from benchmarks.gpu_check.result import FAIL, PASS, SKIPPED, Check, PartResult, table
 from harness.base.errors import UserError
 from harness.base.files import ROOT, read_json
 from harness.skills.graders import token_f1
@@ -129,7 +129,7 @@ def inside(monkeypatch, tmp_path, run):
         sys, "argv", ["x", "--inside", "made-up", "--out", str(tmp_path), "--device", "cpu"]
     )
     command.run_inside(command.arguments())
-    return Result.read(tmp_path / "made-up.json")
+    return PartResult.read(tmp_path / "made-up.json")
 
 
 def test_verdicts_of_a_part(monkeypatch, tmp_path, capsys):
@@ -173,14 +173,14 @@ def test_verdicts_of_a_part(monkeypatch, tmp_path, capsys):
 def test_a_part_that_dies_keeps_its_figures_and_fails(tmp_path):
     bench = Bench("dies", "cpu", None, tmp_path)
     bench.at_most("small", 0.5, 1)
-    result = Result.read(tmp_path / "dies.json")
+    result = PartResult.read(tmp_path / "dies.json")
     assert result.verdict == FAIL
     assert [check.name for check in result.checks] == ["small"]
 
 
 def test_one_failure_is_exit_1_and_in_the_table(tmp_path, monkeypatch, capsys):
-    bad = Result("exact", FAIL, checks=[Check("loss", 2e-3, "", "at most 0.0001", False)])
-    good = Result("env", PASS, checks=[Check("device", "a card")])
+    bad = PartResult("exact", FAIL, checks=[Check("loss", 2e-3, "", "at most 0.0001", False)])
+    good = PartResult("env", PASS, checks=[Check("device", "a card")])
     answers = {"env": good, "exact": bad}
     monkeypatch.setattr(command, "run_part", lambda name, *_: answers[name])
     monkeypatch.setattr(sys, "argv", ["x", "--out", str(tmp_path), "--device", "cpu"])
