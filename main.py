@@ -244,7 +244,8 @@ def main(words: list[str] | None = None) -> None:
             other = next(seed for seed in seeds if seed != args.seed)
             raise UserError(out, f"holds the model of seed {other}", "give another --output_dir")
         tokenizer, _ = load_tokenizer(order.model.name, place="main.py: model")
-        order.check_prompts(tokenizer)
+        for note in order.check_prompts(tokenizer):
+            print(note)
         run_order(order, out)
         take_out(out, order.runs()[0].name)
         table, page = write_report([out])

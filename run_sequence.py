@@ -78,7 +78,9 @@ def main() -> None:
 
         place = f"{order.path}: model"
         tokenizer, _ = load_tokenizer(order.model.name, order.model.revision, place)
-        order.check_prompts(tokenizer)  # before the minutes that a model and its evaluation take
+        # Before the minutes that a model and its evaluation take.
+        for note in order.check_prompts(tokenizer):
+            progress.say(note)
         if args.check_teacher:
             from harness.runs.teacher_check import check_teacher
 

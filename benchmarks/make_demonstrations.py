@@ -19,6 +19,7 @@ from typing import Any
 from benchmarks.server import add_server_options, open_server, server_config
 from harness.base.errors import Parser, UserError, reported
 from harness.base.files import write_jsonl
+from harness.base.thoughts import THINK
 from harness.evaluation.endpoint import Endpoint, Refused, Reply
 from harness.skills.registry import get_skill
 from harness.skills.skill import Example, Skill
@@ -67,8 +68,7 @@ def _answer(reply: Reply | Refused) -> str:
     """The text after the reasoning of a reply; nothing where either was cut off."""
     if isinstance(reply, Refused) or reply.finish not in ("stop", None):
         return ""
-    answer = reply.text.rpartition("</think>")[2].strip()
-    return "" if "<think>" in answer else answer
+    return "" if THINK.unfinished(reply.text) else THINK.answer(reply.text).strip()
 
 
 def row(example: Example, split: str, answers: Mapping[str, str]) -> dict[str, Any]:

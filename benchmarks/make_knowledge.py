@@ -23,6 +23,7 @@ from typing import NamedTuple
 from benchmarks.server import add_server_options, open_server, server_config
 from harness.base.errors import Parser, UserError, reported
 from harness.base.files import write_jsonl
+from harness.base.thoughts import THINK
 from harness.evaluation.endpoint import Endpoint, Refused
 from harness.skills.graders import normalise, token_f1
 
@@ -103,7 +104,7 @@ def read_pairs(text: str, form: Sequence[str]) -> tuple[list[Row], int]:
     A question has a text for each key of ``form``. A code fence around the lines does not count.
     """
     pairs, odd = [], 0
-    for line in map(str.strip, text.rpartition("</think>")[2].splitlines()):
+    for line in map(str.strip, THINK.answer(text).splitlines()):
         if not line or line.startswith("```"):
             continue
         pair = _read_pair(line, form)

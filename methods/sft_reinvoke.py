@@ -20,6 +20,7 @@ Conventions
 """
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from harness.learning.teacher import Teacher
 from harness.learning.trainer import cross_entropy, learning
 from harness.models.chat import chat_tokens
 from harness.skills.files import chat_prompt
+from harness.skills.templates import Message
 
 DEFAULT_PROMPTS = Path(__file__).with_name("general_prompts.jsonl")  # written for this project
 
@@ -77,6 +79,9 @@ class SFTReinvoke(Method):
         general_prompts(self.config.general_prompts)
         check_on_policy(order, self.config, place)
 
+    def conversations(self, order: OrderView) -> Iterable[list[Message]]:
+        return general_prompts(self.config.general_prompts)
+
     def phases(self, prompts: int) -> list[int]:
         return [prompts, self.config.reinvoke_prompts or prompts]
 
@@ -98,7 +103,7 @@ class SFTReinvoke(Method):
                 rows = stage.demonstration_rows(step.examples)
                 step.log(phase=1, **trainer.token_mean(rows, cross_entropy), **trainer.update())
             for step in stage.steps(phase=1, examples=general):
-                prompts = [chat_tokens(stage.tokenizer, messages) for messages in step.examples]
+                prompts = [stage.message_tokens(messages) for messages in step.examples]
                 answers = [c for (c,) in stage.sample(prompts, seed=step.seed)]
                 rows = [Row(p, c.token_ids) for p, c in zip(prompts, answers, strict=True)]
                 step.log(

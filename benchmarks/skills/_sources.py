@@ -172,16 +172,14 @@ def draw(texts: Iterable[str]) -> list[str]:
 
 
 def on_answer(grader: Metric) -> Metric:
-    """``grader`` on what follows a completion's reasoning, against the answer of a reference.
+    """``grader`` against the answer of a reference.
 
-    Reasoning ends at ``</think>``; nothing follows reasoning that was cut off. The reference is
-    ``{"question", "answer"}``, the form that a judge needs, or a plain text.
+    The reference is ``{"question", "answer"}``, the form that a judge needs, or a plain text.
     """
 
     @wraps(grader)  # the protocol then names the grader's own source beside this one
     def grade(completion: str, reference: Any) -> float:
-        answer = completion.rpartition("</think>")[2].split("<think>")[0]
-        return grader(answer, reference["answer"] if isinstance(reference, dict) else reference)
+        return grader(completion, reference["answer"] if isinstance(reference, dict) else reference)
 
     return grade
 

@@ -52,12 +52,11 @@ def between_tags(completion):
 def accuracy_letter(completion, reference):
     """The corrected grader: the letter alone counts, not how it is written; 1.0 or 0.0.
 
-    Reasoning (in ``<reasoning>`` or ``<think>`` tags, also where it was cut off) holds no answer.
+    Reasoning (in ``<reasoning>`` tags, also where it was cut off) holds no answer.
     The text of the last ``<answer>``, to its end if it is never closed, must be one letter, in
     either case, bare or in brackets, stars, full stops or colons.
     """
-    rest = completion.rpartition("</think>")[2]  # a chat template may have opened that tag
-    rest = re.sub(r"<(reasoning|think)>.*?(</\1>|\Z)", "", rest, flags=re.DOTALL)
+    rest = re.sub(r"<reasoning>.*?(</reasoning>|\Z)", "", completion, flags=re.DOTALL)
     if "<answer>" not in rest:
         return 0.0
     letter = re.fullmatch(r"[\s(\[*]*([A-Da-d])[\s)\]*.:]*", between_tags(rest))
@@ -75,6 +74,7 @@ class Science(PaperSkill):
         "accuracy_released": accuracy_released,
         "accuracy_letter": accuracy_letter,
     }
+    see_thoughts = ("accuracy", "accuracy_released")  # as the authors' scripts
     released = {
         "train": (
             "data/science_data/train_data/data-00000-of-00001.arrow",

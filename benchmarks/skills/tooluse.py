@@ -44,9 +44,8 @@ def accuracy_json(completion, reference):
     """The corrected grader: every call by itself, its arguments read by a JSON decoder; 1.0 or 0.0.
 
     The calls (name and arguments) equal the reference's as multisets. Only lines that begin with
-    ``Action:`` and ``Action Input:`` count, after the reasoning if that stands in ``<think>`` tags;
-    each call has exactly one input. Objects may be nested; ``true`` is not 1, but 1.0 is; NaN is no
-    JSON; what is no JSON is compared as text. A call that the reference marks ``[Optional]`` may be
+    ``Action:`` and ``Action Input:`` count; each call has exactly one input. Objects may be nested;
+    ``true`` is not 1, but 1.0 is; NaN is no JSON; what is no JSON is compared as text. A call that the reference marks ``[Optional]`` may be
     left out.
     """
     given, wanted, optional = Counter(calls(completion)), Counter(), Counter()
@@ -61,16 +60,15 @@ def calls(completion):
 
     Arguments are None unless exactly one input follows the name.
     """
-    # Reasoning that was cut off leaves no answer.
-    answer = completion.rpartition("</think>")[2].split("<think>")[0]
     calls = []
-    for line in re.finditer(r"^[ \t]*Action( Input)?:[ \t]*(.*?)[ \t\r]*$", answer, re.MULTILINE):
+    lines = r"^[ \t]*Action( Input)?:[ \t]*(.*?)[ \t\r]*$"
+    for line in re.finditer(lines, completion, re.MULTILINE):
         if not line[1]:
             calls.append((line[2].removeprefix(OPTIONAL), []))
         else:
             if not calls:
                 calls.append(("", []))  # an input without a name is a wrong call
-            calls[-1][1].append(_arguments(answer[line.start(2) :].lstrip(), line[2]))
+            calls[-1][1].append(_arguments(completion[line.start(2) :].lstrip(), line[2]))
     return [(name, inputs[0] if len(inputs) == 1 else None) for name, inputs in calls]
 
 
@@ -112,6 +110,7 @@ class ToolUse(PaperSkill):
         "Tool Use of the paper: calls of ToolAlpaca's tools (Apache-2.0), in the authors' files"
     )
     metrics = {"accuracy": accuracy, "accuracy_json": accuracy_json}
+    see_thoughts = ("accuracy",)  # as the authors' script
     released = {
         "train": (
             "data/tooluse_data/train_data/data-00000-of-00001.arrow",

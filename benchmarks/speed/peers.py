@@ -36,8 +36,10 @@ def score(text: str) -> float:
 
 def load(folder: str | Path, dtype: str) -> tuple[Any, Any]:
     """(model, tokenizer) as a user loads them."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, dtype), trust_remote_code=False
+    )
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     tokenizer.padding_side = "left"
     return model.eval(), tokenizer
 

@@ -154,7 +154,7 @@ def order(skills: int, folder: str) -> tuple[float, float]:
 
     It has one method, and evaluates all skills after each stage. folder: of the tokenizer.
     """
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         random_model(len(tokenizer), 64, 2).save_pretrained(place / "model")

@@ -5,6 +5,8 @@ from typing import Any
 
 from harness.base.errors import UserError
 from harness.base.files import read_jsonl
+from harness.base.thoughts import THINK
+from harness.sampling.sampler import Completion
 from harness.skills.skill import Skill
 
 
@@ -12,7 +14,8 @@ def grade(skill: Skill, path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The rows of the JSONL file ``path`` with ``score`` and ``scores`` added.
 
     score: the metric that counts; scores: {metric: value}; all values are in [0, 1]. Raises
-    UserError that names the first row that cannot be graded.
+    UserError that names the first row that cannot be graded. Thoughts in ``<think>`` tags are no
+    part of an answer.
     """
     rows = []
     for number, row in read_jsonl(path):
@@ -31,11 +34,10 @@ def grade(skill: Skill, path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 def _scores(skill: Skill, row: dict[str, Any], place: str) -> dict[str, float]:
     """{metric: value} of one row. Raises UserError where there is nothing to compare with."""
     reference = skill.reference(row, place)
+    text = row["completion"]
+    completion = Completion([], [], True, THINK.answer(text), text)
     try:
-        return {
-            metric: float(grader(row["completion"], reference))
-            for metric, grader in skill.metrics.items()
-        }
+        return {metric: skill.score(metric, completion, reference) for metric in skill.metrics}
     except Exception as error:  # a reference of another skill may break its grader in any way
         raise UserError(
             f"{place}: reference",

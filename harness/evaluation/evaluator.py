@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from harness.base.thoughts import Thoughts
 from harness.evaluation.kl import Policy, Tokens, evaluate_kl, kl_protocol, sample_answers
 from harness.evaluation.pass_at_k import evaluate_pass_at_k, pass_at_k_protocol
 from harness.evaluation.protocol import protocol_hash, scorer_hash
@@ -20,7 +21,7 @@ from harness.evaluation.settings import KL, Evaluate, PassAtK
 from harness.evaluation.skills import Messages, decoding, evaluate_skill, sample_of
 from harness.evaluation.subject import Sampler, Subject, dtype_name
 from harness.evaluation.suite import Suite
-from harness.models.chat import chat_tokens
+from harness.models.chat import ChatInputs, chat_tokens, thoughts_of
 from harness.models.checkpoint import model_fingerprint
 from harness.results.formats import Evaluation
 from harness.results.writer import ResultsWriter
@@ -53,15 +54,20 @@ class Evaluator:
         settings: Evaluate,
         limits: dict[str, int],
         templates: dict[str, Template],
+        chat: ChatInputs | None = None,
+        teacher_chat: ChatInputs | None = None,
     ) -> None:
         """settings: the order's ``evaluate``; limits: new tokens by skill; templates: of the
-        teacher, by skill.
+        teacher, by skill; chat, teacher_chat: what the chat template is given, also under the
+        teacher's prompt.
         """
         self.results = results
         self.suite = suite
         self.settings = settings
         self.limits = limits
         self.templates = templates
+        self.chat = chat or ChatInputs()
+        self.teacher_chat = teacher_chat or ChatInputs()
         self.seconds = {"evaluation": 0.0, "retention": 0.0}
 
     def skill_protocol(
@@ -72,12 +78,13 @@ class Evaluator:
         chat_template: str,
         teacher: bool = False,
         oracle: bool = False,
+        thoughts: Thoughts | None = None,
     ) -> dict[str, Any]:
         """What an evaluation of one split of a skill depends on, the weights apart: JSON values.
 
-        dtype: of the model, by name; chat_template: its text; teacher, oracle: as in ``skill``.
-        The examples and the chat template stand in it as hashes, each grader as a hash of its
-        source.
+        dtype: of the model, by name; chat_template: its text; teacher, oracle: as in ``skill``;
+        thoughts: the tags of what is taken off before answers are graded. The examples and the
+        chat template stand in it as hashes, each grader as a hash of its source.
         """
         settings = self.settings
         examples = sample_of(skill.examples(split), settings.examples)
@@ -96,7 +103,10 @@ class Evaluator:
             "max_new_tokens": self.limits[skill.name],
             "dtype": dtype,
             "scorer": {name: scorer_hash(grader) for name, grader in skill.metrics.items()},
+            **(self.teacher_chat if teacher else self.chat).protocol(chat_template),
         }
+        if thoughts:
+            meaning["thoughts"] = f"{thoughts.open}...{thoughts.close} taken off"
         if settings.engine != "transformers":
             meaning["engine"] = settings.engine
         if teacher:
@@ -125,9 +135,11 @@ class Evaluator:
         weights: the model's fingerprint; teacher: under the demonstration-conditioned prompt;
         oracle: with each question's source before it.
         """
-        subject = Subject(model, tokenizer, sampler, weights)
+        chat = self.teacher_chat if teacher else self.chat
+        subject = Subject(model, tokenizer, sampler, weights, chat)
+        thoughts = thoughts_of(tokenizer)
         meaning = self.skill_protocol(
-            skill, split, subject.dtype, subject.chat_template, teacher, oracle
+            skill, split, subject.dtype, subject.chat_template, teacher, oracle, thoughts
         )
 
         def measure() -> dict[str, Any]:
@@ -154,13 +166,16 @@ class Evaluator:
 
         weights: the model's fingerprint.
         """
-        subject = Subject(model, tokenizer, sampler, weights)
+        subject = Subject(model, tokenizer, sampler, weights, self.chat)
+        thoughts = thoughts_of(tokenizer)
         settings = cast(PassAtK, self.settings.pass_at_k)  # an order makes it of the mapping
         split = self.settings.split
         seed = self.settings.seed
         examples = sample_of(skill.examples(split), settings.prompts)
         meaning = pass_at_k_protocol(
-            self.skill_protocol(skill, split, subject.dtype, subject.chat_template),
+            self.skill_protocol(
+                skill, split, subject.dtype, subject.chat_template, thoughts=thoughts
+            ),
             skill,
             examples,
             settings,
@@ -191,18 +206,20 @@ class Evaluator:
         settings = self.settings
         examples = sample_of(skill.examples(split), cast(KL, settings.kl).prompts)
         dtype, chat_template = dtype_name(model.dtype), tokenizer.get_chat_template()
-        meaning = kl_protocol(
-            self.skill_protocol(skill, split, dtype, chat_template, teacher),
-            examples,
-            settings.seed,
+        meaning, without_teacher = (
+            kl_protocol(
+                self.skill_protocol(skill, split, dtype, chat_template, shown),
+                examples,
+                settings.seed,
+            )
+            for shown in (teacher, False)
         )
-        without_teacher = {k: v for k, v in meaning.items() if k != "teacher_template"}
-        questions = [chat_tokens(tokenizer, example.prompt) for example in examples]
+        questions = [chat_tokens(tokenizer, e.prompt, inputs=self.chat) for e in examples]
         prompts = questions
         if teacher:
             template = self.templates[skill.name]
             shown = [skill.teacher_prompt(example, template) for example in examples]
-            prompts = [chat_tokens(tokenizer, messages) for messages in shown]
+            prompts = [chat_tokens(tokenizer, m, inputs=self.teacher_chat) for m in shown]
         policy = Policy(model, model_fingerprint(model), prompts, meaning)
         base_policy = Policy(base, model_fingerprint(base), questions, without_teacher)
 
@@ -239,7 +256,9 @@ class Evaluator:
         assert self.suite is not None
         start = time.perf_counter()
         vllm = cast(VLLMSampler, sampler) if self.settings.engine == "vllm" else None
-        meanings = self.suite.protocols(model.dtype, tokenizer, vllm=vllm is not None)
+        meanings = self.suite.protocols(
+            model.dtype, tokenizer, vllm=vllm is not None, chat=self.chat
+        )
         lookups = {name: self._lookup(weights, meaning) for name, meaning in meanings.items()}
         measurements = {
             name: Measurement(key, protocol, evaluation)
@@ -268,6 +287,7 @@ class Evaluator:
                 progress=progress,
                 vllm=vllm,
                 done=save,
+                chat=self.chat,
             )
         self.seconds["retention"] += time.perf_counter() - start
         for name in lookups:

@@ -19,6 +19,7 @@ from harness.base.console import Progress
 from harness.base.errors import UserError, did_you_mean
 from harness.base.files import read_json, read_jsonl, write_json, write_jsonl
 from harness.base.metrics import mean_and_stderr
+from harness.base.thoughts import THINK
 from harness.evaluation.endpoint import (
     Endpoint,
     EndpointConfig,
@@ -54,11 +55,11 @@ def verdict_of(reply: Reply, verdicts: tuple[str, ...]) -> str:
         raise ValueError("the reply is cut short")
     if reply.finish not in ("stop", None):
         raise ValueError(f"the reply ended by {reply.finish}")
-    text = reply.text.rpartition("</think>")[2].strip()
+    if THINK.unfinished(reply.text):
+        raise ValueError("the reasoning does not end")
+    text = THINK.answer(reply.text).strip()
     if not text:
         raise ValueError("the reply is empty")
-    if "<think>" in text:
-        raise ValueError("the reasoning does not end")
     lines = text.splitlines()
     places = [number for number, line in enumerate(lines) if ANY_VERDICT.search(line)]
     if places != [len(lines) - 1]:
@@ -82,8 +83,7 @@ def prompt_for(rubric: Rubric, item: dict[str, Any]) -> str:
         question = item["prompt"]
     if not isinstance(answer, str):
         answer = json.dumps(reference, sort_keys=True, ensure_ascii=False)
-    # The answer follows the reasoning.
-    completion = item["completion"].rpartition("</think>")[2].split("<think>")[0]
+    completion = item.get("answer", item["completion"])  # without thoughts, if it has any
     values = {"question": question, "reference": answer, "completion": completion}
     # In one pass: braces inside the values stay as they are.
     return PLACEHOLDER.sub(lambda match: values[match[1]], rubric.prompt)

@@ -26,6 +26,8 @@ from harness.sampling.transformers import TransformersSampler
 from harness.skills.skill import Example, examples_fingerprint
 
 Tokens = list[int]
+# Keys of a skill's protocol that no sampled answer depends on.
+UNSCORED = ("scorer", "thoughts", "engine")
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,11 @@ class Policy:
 def kl_protocol(
     skill_protocol: dict[str, Any], examples: list[Example], seed: int
 ) -> dict[str, Any]:
-    """The protocol of the sampled answers: that of the skill's evaluation without its scorer.
+    """The protocol of the sampled answers: that of the skill's evaluation without its scoring.
 
     There is no engine in it: two models at once are always sampled by transformers.
     """
-    answers = {k: v for k, v in skill_protocol.items() if k not in ("scorer", "engine")}
+    answers = {k: v for k, v in skill_protocol.items() if k not in UNSCORED}
     return {
         **answers,
         "examples": len(examples),
@@ -82,7 +84,7 @@ def sample_answers(
         {
             "id": example.id,
             "prompt": message_text(example.prompt),
-            "completion": completion.text,
+            "completion": completion.whole,
             "finished": completion.finished,
             "token_ids": completion.token_ids,
         }

@@ -18,7 +18,9 @@ from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.base.errors import UserError
+from harness.evaluation.loaded_tasks import think_end_token
 from harness.evaluation.scoring_rows import PackedRow, Request, batches, plain_rows, shared_rows
+from harness.models.chat import ChatInputs, declared_ends
 from harness.sampling.transformers import TransformersSampler
 from harness.sampling.vllm import VLLMSampler
 
@@ -69,12 +71,19 @@ class LiveModel(HFLM):
         *,
         batch_tokens: int | None = None,
         batch_size: int = 32,
+        chat: ChatInputs | None = None,
     ) -> None:
         """batch_tokens: padded tokens in one forward pass, by default 1,024 on a CPU and 16,384
-        elsewhere; batch_size: rows in one generation.
+        elsewhere; batch_size: rows in one generation; chat: what the chat template is given.
         """
+        template = tokenizer.get_chat_template() if tokenizer.chat_template else ""
         super().__init__(
-            pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=batch_size
+            pretrained=model,
+            tokenizer=tokenizer,
+            backend="causal",
+            batch_size=batch_size,
+            think_end_token=think_end_token(tokenizer),
+            chat_template_args=(chat or ChatInputs()).variables(template),
         )
         self.rows = batch_size  # of what the model itself generates
         default = BATCH_TOKENS_CPU if self.device.type == "cpu" else BATCH_TOKENS_GPU
@@ -327,6 +336,7 @@ class LiveModel(HFLM):
         if special - PLAIN:
             return None
         sampler = TransformersSampler(self.model, self.tokenizer, self.rows)
+        sampler.stops = declared_ends(self.model, self.tokenizer)  # lm-eval knows no other
         completions = sampler.sample(
             prompts, max_new_tokens=room, temperature=0, strings=tuple(stop)
         )
@@ -340,8 +350,8 @@ class EngineModel(LiveModel):
     engine goes to the model. vLLM reads the context once for each of its choices.
     """
 
-    def __init__(self, sampler: VLLMSampler) -> None:
-        super().__init__(sampler.model, sampler.tokenizer, batch_size=GENERATED_AT_ONCE)
+    def __init__(self, sampler: VLLMSampler, chat: ChatInputs | None = None) -> None:
+        super().__init__(sampler.model, sampler.tokenizer, batch_size=GENERATED_AT_ONCE, chat=chat)
         self.rows = 32
         self.sampler = sampler
 
@@ -378,7 +388,11 @@ class EngineModel(LiveModel):
         if max(map(len, prompts)) + room > engine.limit:
             return super()._answers(prompts, room, stop)
         return engine.generate(
-            prompts, room, stop, self.sampler.stops, self.model.generation_config
+            prompts,
+            room,
+            stop,
+            declared_ends(self.model, self.tokenizer),
+            self.model.generation_config,
         )
 
 

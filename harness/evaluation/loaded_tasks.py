@@ -6,11 +6,14 @@ import hashlib
 import importlib.metadata
 import inspect
 import json
+from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from harness.base.errors import UserError
 from harness.evaluation.lm_eval_context import SEEDS, quiet, seeded
 from harness.evaluation.lm_eval_tasks import RetentionTask, task_manager
+from harness.models.chat import ChatInputs, encode, special_ids, thoughts_of
 
 if TYPE_CHECKING:  # it takes seconds to import
     from transformers import PreTrainedTokenizerBase
@@ -67,18 +70,26 @@ def task_protocol(
     tokenizer: PreTrainedTokenizerBase,
     limit: int | None,
     vllm: bool,
+    chat: ChatInputs | None = None,
 ) -> dict[str, Any]:
     """Everything that the measurement of one entry depends on, the weights apart: JSON values.
 
     tasks: lm-eval's, by name; definitions: of ``task_definition``, by name; dtype: of the model, by
-    name; limit: documents; vllm: whether vLLM scores.
+    name; limit: documents; vllm: whether vLLM scores; chat: what the chat template is given.
     """
     new_tokens = {
         task.config.generation_kwargs.get("max_gen_toks", NEW_TOKENS)
         for task in tasks.values()
         if task.OUTPUT_TYPE == "generate_until"
     }
-    template = _digest(chat_template(tokenizer, entry)) if entry.chat_template else None
+    template = None
+    further: dict[str, Any] = {}  # what only some models have
+    if entry.chat_template:
+        text = chat_template(tokenizer, entry)
+        template = _digest(text)
+        further |= (chat or ChatInputs()).protocol(text)
+    if new_tokens and (end := think_end_token(tokenizer)) is not None:
+        further["think_end_token"] = end
     scorer = "vllm" if vllm else "log-softmax in float32"
     return {
         "task": entry.task,
@@ -91,7 +102,23 @@ def task_protocol(
         "dtype": dtype,
         "scorer": f"lm_eval {importlib.metadata.version('lm_eval')}, {scorer}",
         "definitions": definitions,
+        **further,
     }
+
+
+def think_end_token(tokenizer: PreTrainedTokenizerBase) -> str | int | None:
+    """lm-eval's ``think_end_token`` for the model: what follows it is the answer.
+
+    It is the text of the closing tag, or its id where the text leaves special tokens out.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+    thoughts = thoughts_of(tokenizer)
+    if thoughts is None:
+        return None
+    special = special_ids(tokenizer)
+    ids = [i for i in encode(tokenizer, thoughts.close) if i in special]
+    return ids[-1] if ids else thoughts.close
 
 
 def task_definition(task: Any) -> dict[str, str]:
@@ -149,25 +176,33 @@ def chat_template(tokenizer: PreTrainedTokenizerBase, entry: RetentionTask) -> s
 
 
 def sample_requests(
-    task: Any, entry: RetentionTask, documents: int, tokenizer: PreTrainedTokenizerBase
+    task: Any,
+    entry: RetentionTask,
+    documents: int,
+    tokenizer: PreTrainedTokenizerBase,
+    chat: ChatInputs | None = None,
 ) -> list[Any]:
-    """lm-eval's requests of the first ``documents`` documents of a task."""
+    """lm-eval's requests of the first ``documents`` documents of a task.
 
-    def chat(history: list[dict[str, str]], add_generation_prompt: bool = True) -> Any:
-        return tokenizer.apply_chat_template(
-            history,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
+    chat: what the chat template is given.
+    """
+    apply = None
+    if entry.chat_template:
+        from lm_eval.models.huggingface import HFLM
+
+        # lm-eval's own way, without a model: it leaves out the turns that a template refuses.
+        variables = (chat or ChatInputs()).variables(tokenizer.get_chat_template())
+        apply = partial(
+            HFLM.apply_chat_template,
+            SimpleNamespace(tokenizer=tokenizer, chat_template_args=variables),
         )
-
     with quiet(), seeded():
         task.set_fewshot_seed(seed=SEEDS["fewshot"])
         task.build_all_requests(
             limit=documents,
             apply_chat_template=entry.chat_template,
             fewshot_as_multiturn=entry.chat_template,
-            chat_template=chat if entry.chat_template else None,
+            chat_template=apply,
         )
     requests = task.instances
     task._instances = None  # an evaluation builds its own

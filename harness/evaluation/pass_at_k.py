@@ -8,7 +8,6 @@ from harness.base.seeds import seed_for
 from harness.evaluation.settings import PassAtK
 from harness.evaluation.skills import decoding, message_text
 from harness.evaluation.subject import Subject
-from harness.models.chat import chat_tokens
 from harness.sampling.sampler import Completion
 from harness.skills.skill import Example, Skill, examples_fingerprint
 
@@ -48,7 +47,7 @@ def evaluate_pass_at_k(
     prompts)}.
     """
     groups = subject.sampler.sample(
-        [chat_tokens(subject.tokenizer, example.prompt) for example in examples],
+        [subject.tokens(example.prompt) for example in examples],
         n=settings.samples,
         max_new_tokens=max_new_tokens,
         temperature=settings.temperature,
@@ -77,12 +76,12 @@ def _item(
     skill: Skill, example: Example, completions: Sequence[Completion], ks: Sequence[int]
 ) -> dict[str, Any]:
     """All answers to one prompt with their scores, and each pass@k."""
-    scores = [float(skill.grade(c.text, example.reference)) for c in completions]
+    scores = [skill.score(skill.metric, c, example.reference) for c in completions]
     samples = len(completions)
     right = sum(score == 1 for score in scores)
     answers = [
         {
-            "completion": completion.text,
+            "completion": completion.whole,
             "tokens": len(completion.token_ids),
             "finished": completion.finished,
             "score": score,

@@ -16,6 +16,7 @@ from harness.evaluation.suite import Suite
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from harness.models.chat import ChatInputs
     from harness.sampling.vllm import VLLMSampler
 
 # Documents; with more of them a metric without a standard error of lm-eval's has none.
@@ -33,6 +34,7 @@ def run_suite(
     progress: Callable[[str, int, int], object] | None = None,
     vllm: VLLMSampler | None = None,
     done: Callable[[dict[str, Any]], object] | None = None,
+    chat: ChatInputs | None = None,
 ) -> list[dict[str, Any]]:
     """Measure the live ``model`` on ``suite``.
 
@@ -40,7 +42,8 @@ def run_suite(
     to run (all of them by default); batch_tokens: padded tokens of a forward pass (None: by the
     device); limit: at most so many documents a task (a task's own smaller limit stays); progress:
     ``f(task name, requests done, requests in all)``; vllm: the model's VLLMSampler, where vLLM is
-    to score and to generate; done: ``f(result)``, called with the result of each task at once.
+    to score and to generate; done: ``f(result)``, called with the result of each task at once;
+    chat: what the chat template is given.
 
     Returns one dict a task: name, metric, value and stderr (lm-eval's unit; stderr None where there
     is none), n (documents), higher_is_better, items ([{"id", "score", "response"}]: response is the
@@ -49,13 +52,13 @@ def run_suite(
     """
     from harness.evaluation.lm_eval_model import EngineModel, LiveModel, unchanged
 
-    protocols = suite.protocols(model.dtype, tokenizer, limit, vllm=vllm is not None)
+    protocols = suite.protocols(model.dtype, tokenizer, limit, vllm=vllm is not None, chat=chat)
     results = []
     with unchanged(model, tokenizer), quiet():
         if vllm is None:
-            live = LiveModel(model, tokenizer, batch_tokens=batch_tokens)
+            live = LiveModel(model, tokenizer, batch_tokens=batch_tokens, chat=chat)
         else:
-            live = EngineModel(vllm)
+            live = EngineModel(vllm, chat)
         for entry in suite.tasks:
             if only is not None and entry.task not in only:
                 continue

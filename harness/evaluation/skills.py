@@ -7,7 +7,6 @@ from harness.base.metrics import mean_and_stderr
 from harness.base.seeds import seed_for
 from harness.evaluation.settings import Evaluate
 from harness.evaluation.subject import Subject
-from harness.models.chat import chat_tokens
 from harness.sampling.sampler import Completion
 from harness.skills.skill import Example, Skill
 
@@ -44,7 +43,7 @@ def evaluate_skill(
     ``metrics`` are {name: (mean, standard error)}, with ``response_tokens`` beside the skill's.
     """
     completions = subject.sampler.sample(
-        [chat_tokens(subject.tokenizer, messages) for messages in prompts],
+        [subject.tokens(messages) for messages in prompts],
         max_new_tokens=max_new_tokens,
         temperature=settings.temperature,
         top_p=settings.top_p,
@@ -65,16 +64,19 @@ def evaluate_skill(
 def _item(
     skill: Skill, example: Example, messages: Messages, completion: Completion
 ) -> dict[str, Any]:
-    """One graded answer, as the items of an evaluation hold it."""
+    """One graded answer, as the items of an evaluation hold it.
+
+    completion: with its thoughts; answer: without, where it has any.
+    """
     return {
         "id": example.id,
         "prompt": message_text(messages),
-        "completion": completion.text,
+        "completion": completion.whole,
+        **({"answer": completion.text} if completion.text != completion.whole else {}),
         "tokens": len(completion.token_ids),
         "finished": completion.finished,
         "reference": example.reference,
         "scores": {
-            name: float(grader(completion.text, example.reference))
-            for name, grader in skill.metrics.items()
+            name: skill.score(name, completion, example.reference) for name in skill.metrics
         },
     }

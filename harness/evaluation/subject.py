@@ -1,20 +1,30 @@
 """What is evaluated: a model with its tokenizer and sampler, and the fingerprint of its weights."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from harness.models.chat import ChatInputs, Message, chat_tokens
 from harness.sampling.sampler import Sampler
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model under evaluation; fingerprint: of its weights, see ``model_fingerprint``."""
+    """A model under evaluation.
+
+    fingerprint: of its weights, see ``model_fingerprint``; chat: what the chat template is given.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     sampler: Sampler
     fingerprint: str
+    chat: ChatInputs
+
+    def tokens(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of chat messages, up to where the answer begins."""
+        return chat_tokens(self.tokenizer, messages, inputs=self.chat)
 
     @property
     def dtype(self) -> str:

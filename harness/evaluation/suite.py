@@ -28,6 +28,8 @@ from harness.evaluation.loaded_tasks import (
 if TYPE_CHECKING:  # it takes seconds to import
     from transformers import PreTrainedTokenizerBase
 
+    from harness.models.chat import ChatInputs
+
 
 @dataclass
 class Suite:
@@ -52,7 +54,10 @@ class Suite:
         return self._loaded[entry.task]
 
     def work(
-        self, tokenizer: PreTrainedTokenizerBase, sample: int = 8
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        sample: int = 8,
+        chat: ChatInputs | None = None,
     ) -> tuple[float, Counter[int]]:
         """What one measurement costs, from the first ``sample`` documents of each task.
 
@@ -72,7 +77,7 @@ class Suite:
             for task in self.load(entry)["tasks"].values():
                 documents = min(len(task.eval_docs), entry.limit or len(task.eval_docs))
                 sampled = min(sample, documents)
-                requests = sample_requests(task, entry, sampled, tokenizer)
+                requests = sample_requests(task, entry, sampled, tokenizer, chat)
                 times = documents / sampled
                 contexts = {(r.doc_id, r.args[0]) for r in requests}
                 read += times * sum(tokens(context) for _, context in contexts)
@@ -90,11 +95,12 @@ class Suite:
         tokenizer: PreTrainedTokenizerBase,
         limit: int | None = None,
         vllm: bool = False,
+        chat: ChatInputs | None = None,
     ) -> dict[str, dict[str, Any]]:
         """{task name: everything that its measurement depends on}, JSON values.
 
         Loads the data, no model. dtype: of the model, torch's or its name; tokenizer: its chat
-        template counts; limit: as in ``run_suite``; vllm: whether vLLM scores.
+        template counts; limit, chat: as in ``run_suite``; vllm: whether vLLM scores.
         """
         dtype = str(dtype).removeprefix("torch.")
         protocols = {}
@@ -105,7 +111,7 @@ class Suite:
                     name: task_definition(task) for name, task in sorted(tasks.items())
                 }
             protocols[entry.task] = task_protocol(
-                entry, tasks, self._definitions[entry.task], dtype, tokenizer, limit, vllm
+                entry, tasks, self._definitions[entry.task], dtype, tokenizer, limit, vllm, chat
             )
         return protocols
 

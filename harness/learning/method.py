@@ -7,7 +7,7 @@ import hashlib
 import importlib.util
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Protocol
@@ -16,11 +16,13 @@ from harness.base.errors import UserError
 from harness.base.files import ROOT
 from harness.base.moved import CHANGE_IMPORTS, moved_imports
 from harness.base.registry import only_subclass, plugin_named
+from harness.learning.options import TeacherOption
 from harness.learning.outlook import Outlook, Work
 from harness.learning.stage import Stage, TeacherTemplate
 from harness.learning.trainer import TrainingConfig
 from harness.sampling.settings import Rollout
 from harness.skills.skill import Skill
+from harness.skills.templates import Message
 
 
 class OrderView(Protocol):
@@ -68,6 +70,18 @@ class Method:
 
         It is called before anything loads.
         """
+
+    def conversations(self, order: OrderView) -> Iterable[list[Message]]:
+        """Chat messages that the model reads beside the prompts of the skills.
+
+        The chat template is tried on them before anything starts. By default the prompts of the
+        teacher, where the method has one.
+        """
+        if isinstance(self.config, TeacherOption):
+            context = self.config.teacher_context
+            for skill in order.skills:
+                for example in skill.examples("train"):
+                    yield skill.teacher_prompt(example, order.template(skill), context)
 
     def phases(self, prompts: int) -> list[int]:
         """Prompts drawn in each phase of a stage whose budget is ``prompts``.

@@ -14,7 +14,8 @@ import torch
 
 from harness.base.seeds import seed_for
 from harness.learning.packing import Row
-from harness.models.chat import chat_tokens, end_of_reasoning
+from harness.models.chat import ChatInputs, Message, chat_tokens
+from harness.models.demonstration import Demonstrations
 from harness.sampling.sampler import Completion, Sampler
 from harness.skills.skill import Example, Skill
 
@@ -90,6 +91,7 @@ class Stage:
     the model itself samples, so that its distribution differs slightly.
     deterministic: whether training passes repeat to the bit on a GPU, which costs some time.
     teacher_template: shows the teacher what it sees, see Skill.teacher_prompt.
+    chat, teacher_chat: what the chat template is given for the student and the teacher.
     step: optimizer steps done so far; tokens: tokens read in a training or scoring pass or sampled
     so far; seconds: time spent so far, ``training`` and ``sampling``.
     begun: steps before the present phase; planned: steps of the present phase.
@@ -106,6 +108,8 @@ class Stage:
         sampler: Sampler,
         skill: Skill,
         teacher_template: TeacherTemplate | None = None,
+        chat: ChatInputs | None = None,
+        teacher_chat: ChatInputs | None = None,
         seed: int,
         index: int,
         prompts: int,
@@ -125,6 +129,8 @@ class Stage:
         self.sampler = sampler
         self.skill = skill
         self.teacher_template = teacher_template
+        self.chat = chat
+        self.teacher_chat = teacher_chat
         self.seed = seed
         self.index = index
         self.prompts = prompts
@@ -318,7 +324,11 @@ class Stage:
 
     def prompt_tokens(self, example: Example) -> list[int]:
         """Token ids of the example's prompt, up to where the answer begins."""
-        return chat_tokens(self.tokenizer, example.prompt)
+        return self.message_tokens(example.prompt)
+
+    def message_tokens(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of chat messages as the student reads them, up to where an answer begins."""
+        return chat_tokens(self.tokenizer, messages, inputs=self.chat)
 
     def teacher_tokens(self, example: Example, context: str | None = None) -> list[int]:
         """Token ids of the teacher's prompt. Raises UserError if the example lacks what it shows.
@@ -326,7 +336,7 @@ class Stage:
         context: one of TEACHER_CONTEXTS, instead of what the template shows.
         """
         messages = self.skill.teacher_prompt(example, self.teacher_template, context)
-        return chat_tokens(self.tokenizer, messages)
+        return chat_tokens(self.tokenizer, messages, inputs=self.teacher_chat)
 
     def demonstration_rows(self, examples: Iterable[Example]) -> list[Row]:
         """Rows of supervised learning: each example's prompt and its demonstration."""
@@ -336,18 +346,15 @@ class Stage:
         ]
 
     def demonstration_tokens(self, example: Example) -> list[int]:
-        """Token ids of the demonstration and of the end of the turn, as a sampled answer has them.
+        """Token ids of the turn that the demonstration is, to the token that closes it.
 
-        Some chat templates open the reasoning for the answer. A demonstration without reasoning
-        closes it first; otherwise it would be taught as a thought that never ends.
+        They follow those of the prompt, as the chat template writes them: see
+        harness/models/demonstration.py.
         """
         if example.demonstration is None:
             raise ValueError(f"example {example.id} has no demonstration")
-        text = example.demonstration
-        if "</think>" not in text:
-            text = self._closing + text
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"] + [self.sampler.end]
+        return self._demonstrations.tokens(example.prompt, example.demonstration)
 
     @cached_property
-    def _closing(self) -> str:
-        return end_of_reasoning(self.tokenizer)
+    def _demonstrations(self) -> Demonstrations:
+        return Demonstrations(self.tokenizer, self.sampler.end, self.chat)

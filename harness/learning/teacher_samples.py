@@ -85,7 +85,7 @@ def _sample_block(
         [
             {
                 "example": example.id,
-                "completion": completion.text,
+                "completion": completion.whole,
                 "token_ids": completion.token_ids,
                 "finished": completion.finished,
                 "seconds": seconds,

@@ -64,7 +64,9 @@ BASE_TEMPLATE = (
 
 
 def _smollm2_tokenizer(path: Path) -> transformers.PreTrainedTokenizerBase:
-    tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(
+        path.parent, gguf_file=path.name, trust_remote_code=False
+    )
     # The GGUF file does not say that this token ends a turn.
     tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"
     tokenizer.clean_up_tokenization_spaces = False
@@ -146,7 +148,10 @@ def _convert(embedded: Embedded, folder: Path) -> None:
         _check_file(embedded, source)
         tokenizer = embedded.tokenizer(source)
         quantized = transformers.AutoModelForCausalLM.from_pretrained(
-            source.parent, gguf_file=source.name, dtype=torch.float32
+            source.parent,
+            gguf_file=source.name,
+            dtype=torch.float32,
+            trust_remote_code=False,
         )
     # The weights are dequantised by now; with this key transformers would refuse to save them.
     config = quantized.config

@@ -14,7 +14,7 @@ import torch
 import transformers
 
 from harness.base.errors import UserError
-from harness.models.chat import chat_tokens
+from harness.models.chat import around_answer, stop_tokens
 from harness.models.embedded import EMBEDDED, EMBEDDED_MODELS, embedded_checkpoint
 from harness.models.forward import hidden_states, output_head
 from harness.models.memory import keep_freed_memory
@@ -116,8 +116,10 @@ def load_tokenizer(
     # A user's files can make transformers raise any exception.
     try:
         # A wrong configuration has a clearer error here than in the loading of the tokenizer.
-        AutoConfig.from_pretrained(source, revision=revision)
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+        AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, revision=revision, trust_remote_code=False
+        )
     except Exception as error:
         raise cannot_load(name, error, place) from None
     if tokenizer.chat_template is None:
@@ -126,7 +128,7 @@ def load_tokenizer(
             f"the tokenizer of {name} has no chat template",
             "use an instruction-tuned model, or put a chat_template.jinja into its folder",
         )
-    chat_tokens(tokenizer, [{"role": "user", "content": "x"}], place)
+    around_answer(tokenizer, place=place)
     return tokenizer, source
 
 
@@ -146,14 +148,16 @@ def load_model(
 ) -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase]:
     """(the model in eval mode, its tokenizer).
 
-    Raises UserError where they cannot be loaded, do not fit together, or where the model computes
-    its logits in a way that ``output_head`` does not know.
+    Raises UserError where they cannot be loaded, do not fit together, where no token ends a turn,
+    or where the model computes its logits in a way that ``output_head`` does not know.
     """
     tokenizer, source = load_tokenizer(name, revision, place)
     device = resolve_device(device)
     prepare_device(device)
     model = _read_weights(name, source, revision, dtype, device, place)
     model.to(device).eval()
+    _check_tokens(name, model, tokenizer, place)
+    stop_tokens(model, tokenizer, place)
     _check_head(name, model, place)
     return model, tokenizer
 
@@ -172,6 +176,7 @@ def _read_weights(
         model, loading = AutoModelForCausalLM.from_pretrained(
             source,
             revision=revision,
+            trust_remote_code=False,
             dtype=resolve_dtype(dtype, device),
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # An error below reports them in one line.
@@ -189,6 +194,31 @@ def _read_weights(
             "give a folder whose config.json and weights belong together",
         )
     return model
+
+
+def _check_tokens(
+    name: str,
+    model: transformers.PreTrainedModel,
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    place: str,
+) -> None:
+    """Raises UserError if the tokenizer has tokens that the model has no embedding for.
+
+    Allowed are those that the tokenizer names for an image or a sound: Gemma 3 has one, also in the
+    sizes that see nothing.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    usual = transformers.PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES
+    media = {str(t) for key, t in tokenizer.special_tokens_map.items() if key not in usual}
+    beyond = {i: token for token, i in tokenizer.get_vocab().items() if i >= rows}
+    beyond = {i: token for i, token in beyond.items() if token not in media}
+    if beyond:
+        raise UserError(
+            place,
+            f"the tokenizer of {name} has tokens up to id {max(beyond)} "
+            f"({beyond[max(beyond)][:40]!r}), the model has {rows} embeddings",
+            "take the model's own tokenizer, or resize the embeddings and save the model",
+        )
 
 
 def _check_head(name: str, model: transformers.PreTrainedModel, place: str) -> None:

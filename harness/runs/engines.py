@@ -54,6 +54,8 @@ def evaluator_for(order: Order, results: ResultsWriter) -> Evaluator:
         order.evaluate,
         limits={skill.name: order.limit(skill) for skill in order.skills},
         templates={skill.name: order.template(skill) for skill in order.skills},
+        chat=order.chat_template.inputs("evaluate"),
+        teacher_chat=order.chat_template.inputs("teacher"),
     )
 
 

@@ -319,7 +319,9 @@ class _Estimator:
         if suite is None:
             return 0.0, None
         try:
-            read, generated = suite.work(tokenizer)
+            read, generated = suite.work(
+                tokenizer, chat=self.order.chat_template.inputs("evaluate")
+            )
         except UserError as error:
             return 0.0, str(error).partition(";")[0]
         answers = sum(

@@ -4,7 +4,7 @@ docs/reference/order.md explains every key. harness.runs.sections reads the sect
 PyTorch; here their names become skills, methods and a retention suite.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,19 @@ from harness.evaluation.endpoint import EndpointConfig, endpoint_config
 from harness.evaluation.protocol import scorer_hash
 from harness.evaluation.suite import Suite, load_suite
 from harness.learning.trainer import TrainingConfig
-from harness.models.chat import chat_tokens
+from harness.models.chat import ChatInputs, Message, chat_tokens
+from harness.models.demonstration import Demonstrations
 from harness.models.load import check_device, check_name, resolve_device, resolve_dtype
 from harness.results.formats import VERSION
 from harness.runs.grid import expand_grid
 from harness.runs.methods import MethodSpec, build_method
+from harness.runs.schema import ChatTemplate
 from harness.runs.sections import Sections
 from harness.runs.skills import SPLITS, build_skill
 from harness.sampling.settings import REMEDY, version
 from harness.skills.rubrics import RUBRICS
 from harness.skills.skill import Skill, examples_fingerprint
+from harness.skills.templates import ORACLE_TEMPLATE
 
 
 @dataclass(frozen=True)
@@ -137,26 +140,53 @@ class Order(Sections):
                 check(value, {}, f"{place}: {key}")
         return load_suite(entries, place)
 
-    def check_prompts(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Check what only a tokenizer can tell.
+    def check_prompts(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+        """Check what only a tokenizer can tell; returns what a user should know, in lines.
 
         Raises UserError if its chat template refuses a prompt (one of each sequence of roles is
-        tried), or if ``rollout.max_prompt_tokens`` leaves a skill no training example.
+        tried) or reads no such argument, or if ``rollout.max_prompt_tokens`` leaves a skill no
+        training example.
         """
+        template = tokenizer.get_chat_template()
+        student, teacher, evaluate = map(
+            self.chat_template.inputs, ("student", "teacher", "evaluate")
+        )
+        for chat in (student, teacher, evaluate):
+            chat.check(template, f"{self.place}: chat_template")
+        notes = []
         for skill in self.skills:
-            for split in dict.fromkeys(["train", *self.splits(skill)]):
-                prompts = {
-                    tuple(message["role"] for message in example.prompt): example.prompt
-                    for example in skill.examples(split)
-                }
-                for prompt in prompts.values():
-                    chat_tokens(tokenizer, prompt, f"skill {skill.name}, split {split}")
+            place = f"skill {skill.name}"
+            train = [example.prompt for example in skill.examples("train")]
+            _try_prompts(tokenizer, train, f"{place}, split train", student)
+            for split in self.splits(skill):
+                prompts = [example.prompt for example in skill.examples(split)]
+                _try_prompts(tokenizer, prompts, f"{place}, split {split}", evaluate)
+            self._try_shown(tokenizer, skill)
             limit = self.rollout.max_prompt_tokens
             if limit and not any(
-                len(chat_tokens(tokenizer, example.prompt)) <= limit
-                for example in skill.examples("train")
+                len(chat_tokens(tokenizer, prompt, inputs=student)) <= limit for prompt in train
             ):
                 raise no_short_prompt(skill, limit)
+            notes += _live_turns(tokenizer, skill, student)
+        for label, spec in self.methods.items():
+            messages = list(spec.cls(spec.config).conversations(self))
+            for chat in (student, teacher):
+                _try_prompts(tokenizer, messages, f"{self.place}: methods.{label}", chat)
+        return notes
+
+    def _try_shown(self, tokenizer: PreTrainedTokenizerBase, skill: Skill) -> None:
+        """Try the prompts of a measured teacher and of oracle retrieval on the chat template."""
+        place = f"skill {skill.name}"
+        if self.evaluate.teacher:
+            examples = skill.examples(self.teacher_split(skill))
+            shown = [skill.teacher_prompt(e, self.template(skill)) for e in examples]
+            chat = self.chat_template.inputs("teacher")
+            _try_prompts(tokenizer, shown, f"{place}: teacher_template", chat)
+        if self.evaluate.oracle:
+            examples = [e for split in self.reported(skill) for e in skill.examples(split)]
+            shown = [skill.teacher_prompt(e, ORACLE_TEMPLATE) for e in examples]
+            chat = self.chat_template.inputs("evaluate")
+            _try_prompts(tokenizer, shown, f"{place}: oracle", chat)
 
     # ---- what follows from it ------------------------------------------------------------------
 
@@ -241,6 +271,7 @@ class Order(Sections):
 
     def about(self) -> dict[str, Any]:
         """What results.json holds; see docs/reference/results.md."""
+        chat = asdict(self.chat_template)
         return {
             "version": VERSION,
             "name": self.name,
@@ -261,6 +292,8 @@ class Order(Sections):
             ),
             "budget": asdict(self.budget),
             "rollout": _about_section(self.rollout, optional=("engine", "max_prompt_tokens")),
+            # Folders from before the section have none.
+            **({"chat_template": chat} if chat != asdict(ChatTemplate()) else {}),
         }
 
     def _about_skill(self, skill: Skill) -> dict[str, Any]:
@@ -285,6 +318,40 @@ class Order(Sections):
         """All splits that give a number: those evaluated, and the one that measures the teacher."""
         teacher = [self.teacher_split(skill)] if self.evaluate.teacher else []
         return dict.fromkeys([*self.splits(skill), *teacher])
+
+
+def _try_prompts(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Iterable[Sequence[Message]],
+    place: str,
+    chat: ChatInputs,
+) -> None:
+    """Raises UserError at ``place`` if the chat template refuses a prompt.
+
+    One of each sequence of roles is tried.
+    """
+    by_roles = {tuple(message["role"] for message in prompt): prompt for prompt in prompts}
+    for prompt in by_roles.values():
+        chat_tokens(tokenizer, prompt, place, chat)
+
+
+def _live_turns(
+    tokenizer: PreTrainedTokenizerBase, skill: Skill, chat: ChatInputs
+) -> Iterator[str]:
+    """A line where demonstrations are no turns as the chat template writes finished ones."""
+    rows = Demonstrations(tokenizer, tokenizer.eos_token_id or 0, chat)
+    demonstrations = [
+        (example.prompt, example.demonstration)
+        for example in skill.examples("train")
+        if example.demonstration is not None
+    ]
+    live = sum(rows.text(prompt, text)[1] for prompt, text in demonstrations)
+    if live:
+        yield (
+            f"skill {skill.name}: {live} of {len(demonstrations)} demonstrations are learned as "
+            "live turns; the chat template writes them otherwise in a finished conversation "
+            "(docs/how-to/my-model.md)"
+        )
 
 
 def no_short_prompt(skill: Skill, limit: int) -> UserError:

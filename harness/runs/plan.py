@@ -24,14 +24,14 @@ def plan(order: Order, folder: str | Path) -> str:
     """
     place = f"{order.path}: model"
     tokenizer, source = load_tokenizer(order.model.name, order.model.revision, place)
-    order.check_prompts(tokenizer)
+    notes = order.check_prompts(tokenizer)
     shape = model_shape(order, source, place)
     results = ResultsWriter(folder)
     if (results.folder / "results.json").exists():
         results.check(order.about())
     cost = estimate_order(order, tokenizer, shape, results)
     lines = [*_head(order, cost), *_table(order, cost), "", *_summary(order, cost)]
-    return "\n".join([*lines, f"results: {folder}"])
+    return "\n".join([*lines, *notes, f"results: {folder}"])
 
 
 def model_shape(order: Order, source: str, place: str) -> PreTrainedModel:
@@ -41,8 +41,12 @@ def model_shape(order: Order, source: str, place: str) -> PreTrainedModel:
 
     try:
         with init_empty_weights():
-            config = AutoConfig.from_pretrained(source, revision=order.model.revision)
-            shape = AutoModelForCausalLM.from_config(config, dtype=order.dtype())
+            config = AutoConfig.from_pretrained(
+                source, revision=order.model.revision, trust_remote_code=False
+            )
+            shape = AutoModelForCausalLM.from_config(
+                config, dtype=order.dtype(), trust_remote_code=False
+            )
     except Exception as error:  # whatever transformers makes of a user's files
         raise cannot_load(order.model.name, error, place) from None
     shape.tie_weights()

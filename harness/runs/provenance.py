@@ -76,6 +76,7 @@ def _provenance(live: OneRun, first: int) -> dict[str, Any]:
         "config": asdict(spec.config),
         "batch_size": order.batch_size(spec.config),
         "model": asdict(order.model),
+        "chat_template": asdict(order.chat_template),
         "device": device_name(live.model.device),
         "dtype": str(live.model.dtype),
         "threads": torch.get_num_threads(),

@@ -1,8 +1,11 @@
 """The keys of the task-order file; docs/reference/order.md explains every one."""
 
+import datetime
+import json
 from dataclasses import dataclass
 
 from harness.base.settings import option
+from harness.models.chat import DATE, ChatInputs
 
 # Equals harness.models.embedded.EMBEDDED, whose module imports PyTorch: an order is read without.
 EMBEDDED = "embedded"
@@ -22,6 +25,36 @@ class ModelSpec:
         True,
         "training on a GPU repeats to the bit, which resumed runs need; false is faster",
     )
+
+
+@dataclass
+class ChatTemplate:
+    """The section ``chat_template``: what the model's template is given beside the messages."""
+
+    date: str = option(
+        DATE, "the day that a template takes for today; part of the protocol where it reads one"
+    )
+    arguments: dict = option({}, "for all prompts, as `{enable_thinking: false}`")
+    student: dict = option({}, "on top: prompts, demonstrations and rollouts of the student")
+    teacher: dict = option({}, "on top: prompts of a self-distillation teacher")
+    evaluate: dict = option({}, "on top: evaluation of the skills, retention")
+
+    def __post_init__(self) -> None:
+        try:
+            good = str(datetime.date.fromisoformat(self.date)) == self.date
+        except ValueError:
+            good = False
+        if not good:
+            raise ValueError(f"date must be a day as {DATE}, not {self.date[:40]!r}")
+        for part in ("arguments", "student", "teacher", "evaluate"):
+            try:
+                json.dumps(getattr(self, part), allow_nan=False)
+            except (TypeError, ValueError):
+                raise ValueError(f"{part} must hold texts, numbers, true or false") from None
+
+    def inputs(self, part: str) -> ChatInputs:
+        """What the template is given for ``part``: student, teacher or evaluate."""
+        return ChatInputs(self.date, {**self.arguments, **getattr(self, part)})
 
 
 @dataclass
@@ -94,6 +127,7 @@ class Schema:
     model: str | dict = option(
         EMBEDDED, "a hub id, a local folder, `embedded`, `gemma-3-270m`, or a mapping"
     )
+    chat_template: dict = option({}, "what the model's chat template is given: date, arguments")
     seeds: list[int] = option([0], "one run a method and seed", min=0)
     rollout: dict = option({}, "sampling while learning")
     vllm: dict = option({}, "what vLLM may use, where it is an engine")

@@ -4,6 +4,7 @@ A wrong key or value is refused within a second. What needs a look at a model, a
 method follows in harness.runs.order.
 """
 
+import datetime
 import os
 import re
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from harness.base.errors import UserError
 from harness.base.files import ROOT
 from harness.base.settings import build, check
 from harness.evaluation.settings import KL, Evaluate, PassAtK
-from harness.runs.schema import Budget, Checkpoints, ModelSpec, Schema, SkillSpec
+from harness.runs.schema import Budget, ChatTemplate, Checkpoints, ModelSpec, Schema, SkillSpec
 from harness.sampling.settings import Rollout, VLLMConfig
 
 NAMES = "use letters, digits, - and _, at most 200"
@@ -42,6 +43,9 @@ class Sections:
         if not names_folder(self.name):
             raise UserError(f"{place}: name", f"{self.name!r} is no folder name", NAMES)
         self.model: ModelSpec = build(ModelSpec, _named(schema.model), f"{place}: model")
+        self.chat_template: ChatTemplate = build(
+            ChatTemplate, _with_texts(schema.chat_template), f"{place}: chat_template"
+        )
         self.budget: Budget = build(Budget, schema.budget, f"{place}: budget")
         self.rollout: Rollout = build(Rollout, schema.rollout, f"{place}: rollout")
         self.evaluate = _evaluate_section(schema, place)
@@ -88,6 +92,14 @@ def names_folder(text: str) -> bool:
 def _named(entry: object) -> object:
     """An entry that is a name alone, as a mapping."""
     return {"name": entry} if isinstance(entry, str) else entry
+
+
+def _with_texts(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """A mapping whose dates are texts, which YAML makes of 2024-07-26."""
+    return {
+        key: str(value) if isinstance(value, datetime.date) else value
+        for key, value in mapping.items()
+    }
 
 
 def _by_label(mapping: Mapping[Any, Any]) -> dict[str, Any]:

@@ -221,6 +221,8 @@ class SkillStage(BaseStage):
             deterministic=order.model.deterministic,
             skill=self.skill,
             teacher_template=order.template(self.skill),
+            chat=order.chat_template.inputs("student"),
+            teacher_chat=order.chat_template.inputs("teacher"),
             seed=live.run.seed,
             index=self.number,
             prompts=prompts,

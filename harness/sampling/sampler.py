@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
+from harness.models.chat import opens_thought, special_ids, thoughts_of
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -22,13 +24,18 @@ class Completion:
     logprobs: the log-probability of every token, in nats, under the distribution at the temperature
     of the call, before top-p.
     finished: whether the last token ends the turn.
-    text: the answer without special tokens.
+    text: the answer without special tokens and without thoughts, which graders, rewards and judges
+    see; "" where a thought never ends. whole: the same with its thoughts.
     """
 
     token_ids: list[int]
     logprobs: list[float]
     finished: bool
     text: str
+    whole: str = ""
+
+    def __post_init__(self) -> None:
+        self.whole = self.whole or self.text
 
 
 @runtime_checkable
@@ -67,6 +74,32 @@ class Sampler(Protocol):
     def rest(self) -> None:
         """Give back what the sampler needs only while it samples; training follows."""
         ...
+
+
+class Texts:
+    """Turns sampled tokens into the texts of a Completion: the one place that takes thoughts off.
+
+    thoughts: the tags of the model's thoughts, None where its chat template knows none.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self.thoughts = thoughts_of(tokenizer)
+        special = special_ids(tokenizer) if self.thoughts else ()
+        self.special = [tokenizer.decode([i]) for i in special]
+
+    def of(self, prompt: list[int], tokens: list[int]) -> tuple[str, str]:
+        """(the answer, the answer with its thoughts) of the ``tokens`` behind ``prompt``."""
+        whole = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        if self.thoughts is None:
+            return whole, whole
+        # The tags may be special tokens themselves.
+        answer = self.thoughts.answer(
+            self.tokenizer.decode(tokens), opens_thought(self.tokenizer, prompt, self.thoughts)
+        )
+        for token in self.special:
+            answer = answer.replace(token, "")
+        return answer, whole
 
 
 Tokens = TypeVar("Tokens", list[int], tuple[int, ...])

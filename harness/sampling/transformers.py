@@ -24,7 +24,7 @@ from harness.base.seeds import seed_for
 from harness.models.chat import stop_tokens
 from harness.models.forward import PAD, can_share_prompts
 from harness.models.repeatable import row_cumsum
-from harness.sampling.sampler import Completion, common_prefix
+from harness.sampling.sampler import Completion, Texts, common_prefix
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -53,6 +53,7 @@ class TransformersSampler:
         self.tokenizer = tokenizer
         self.batch_size = batch_size
         self.end, self.stops = stop_tokens(model, tokenizer)
+        self.texts = Texts(tokenizer)
 
     @torch.inference_mode()
     def sample(
@@ -108,8 +109,8 @@ class TransformersSampler:
             key: Completion(
                 tokens,
                 logprobs,
-                finished=tokens[-1] in self.stops,
-                text=self.tokenizer.decode(tokens, skip_special_tokens=True),
+                tokens[-1] in self.stops,
+                *self.texts.of(prompts[key[0]], tokens),
             )
             for key, (tokens, logprobs) in zip(keys, answers, strict=True)
         }

@@ -22,7 +22,7 @@ import torch
 from harness.base.errors import UserError
 from harness.base.seeds import seed_for
 from harness.models.chat import chat_tokens, stop_tokens
-from harness.sampling.sampler import Completion
+from harness.sampling.sampler import Completion, Texts
 from harness.sampling.settings import VLLMConfig
 from harness.sampling.transformers import TransformersSampler
 from harness.sampling.vllm_setup import (
@@ -53,6 +53,7 @@ class VLLMSampler:
         self.model = model
         self.tokenizer = tokenizer
         self.end, self.stops = stop_tokens(model, tokenizer)
+        self.texts = Texts(tokenizer)
 
     def sample(
         self,
@@ -94,19 +95,21 @@ class VLLMSampler:
         has_logprobs = engine.has_logprobs(temperature, top_p)
         completions: list[list[Completion]] = [[] for _ in prompts]
         for (i, _), output in zip(keys, outputs, strict=True):
-            completions[i].append(self._completion(output, has_logprobs))
+            completions[i].append(self._completion(prompts[i], output, has_logprobs))
         return completions
 
-    def _completion(self, output: RequestOutput, has_logprobs: bool) -> Completion:
-        """The Completion of a request for one answer."""
+    def _completion(
+        self, prompt: list[int], output: RequestOutput, has_logprobs: bool
+    ) -> Completion:
+        """The Completion of a request for one answer to ``prompt``."""
         [answer] = output.outputs
         tokens = list(answer.token_ids)
         logprobs = [
             entries[token].logprob if has_logprobs else float("nan")
             for entries, token in zip(answer.logprobs, tokens, strict=True)
         ]
-        text = self.tokenizer.decode(tokens, skip_special_tokens=True)
-        return Completion(tokens, logprobs, tokens[-1] in self.stops, text)
+        finished = tokens[-1] in self.stops
+        return Completion(tokens, logprobs, finished, *self.texts.of(prompt, tokens))
 
     def ready(self) -> Engine:
         """The engine, with the weights that the model has now."""

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from harness.base.errors import UserError, did_you_mean
 from harness.skills.templates import TEACHER_TEMPLATES, Message
@@ -38,12 +38,24 @@ class Example:
     source: str | None = None
 
 
+class Answer(Protocol):
+    """What is graded of a completion: ``text``, and ``whole`` with the model's thoughts."""
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def whole(self) -> str: ...
+
+
 class Skill:
     """Base class of a skill. A subclass sets the attributes and defines ``load`` and ``metrics``.
 
     ``load(split)`` returns a list of Example, the same on every machine. ``metrics`` maps the name
     of a metric to ``f(completion, reference) -> float in [0, 1]``; the first metric is the one that
-    counts. ``checksums`` pins the data: a split with another SHA-256 is refused.
+    counts. ``checksums`` pins the data: a split with another SHA-256 is refused. Metrics named in
+    ``see_thoughts`` grade a completion with the model's thoughts, as scripts of others do; all
+    others, and ``reward``, see the answer alone.
     """
 
     name: str = ""
@@ -52,6 +64,7 @@ class Skill:
     max_new_tokens: int = 256  # in evaluations and rollouts, unless the order sets a limit
     teacher_template: str = "paper"
     judge: str | None = None  # a rubric of harness/skills/rubrics.py, for orders with a judge
+    see_thoughts: tuple[str, ...] = ()
     checksums: ClassVar[Mapping[str, str]] = {}
     options: tuple[str, ...] = ()  # keyword arguments that an order may pass, such as ``path``
 
@@ -105,6 +118,11 @@ class Skill:
     def grade(self, completion: str, reference: Any) -> float:
         """The score of ``completion`` by the metric that counts, in [0, 1]."""
         return self.metrics[self.metric](completion, reference)
+
+    def score(self, metric: str, answer: Answer, reference: Any) -> float:
+        """The score of an answer by ``metric``, in [0, 1]."""
+        text = answer.whole if metric in self.see_thoughts else answer.text
+        return float(self.metrics[metric](text, reference))
 
     def reference(self, row: Mapping[str, Any], place: str) -> Any:
         """The reference in a row of completions that were made elsewhere.
