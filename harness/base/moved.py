@@ -198,7 +198,7 @@ MOVED: dict[str, dict[str, str]] = {
         "chat_tokens": "harness.models.chat.chat_tokens",
         "check_device": "harness.models.load.check_device",
         "check_name": "harness.models.load.check_name",
-        "closed_thought": "harness.models.chat.end_of_reasoning",
+        "closed_thought": "harness.models.demonstration.Demonstrations",
         "embedded_checkpoint": "harness.models.embedded.embedded_checkpoint",
         "fingerprint": "harness.models.checkpoint.model_fingerprint",
         "head": "harness.models.forward.output_head",

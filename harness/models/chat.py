@@ -176,8 +176,8 @@ def stop_tokens(
 def declared_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """The end tokens of the model's generation config, and the tokenizer's."""
     ids = model.generation_config.eos_token_id if model.generation_config else None
-    declared = set(ids) if isinstance(ids, list) else {ids}
-    return (declared | {tokenizer.eos_token_id}) - {None}
+    declared = [*(ids if isinstance(ids, list) else [ids]), tokenizer.eos_token_id]
+    return {token for token in declared if token is not None}
 
 
 def _closing(tokenizer: PreTrainedTokenizerBase, stops: set[int], place: str) -> int:

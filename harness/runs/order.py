@@ -153,7 +153,7 @@ class Order(Sections):
         )
         for chat in (student, teacher, evaluate):
             chat.check(template, f"{self.place}: chat_template")
-        notes = []
+        notes: list[str] = []
         for skill in self.skills:
             place = f"skill {skill.name}"
             train = [example.prompt for example in skill.examples("train")]

@@ -85,15 +85,24 @@ def test_graders_on_answers_of_one_letter_and_on_lists(grader, completion, refer
     assert GRADERS[grader](completion, reference) == score
 
 
-def test_reasoning_that_was_cut_off_is_no_answer():
-    grader = get_skill("wiki").metrics["contains"]
-    for completion, score in (
-        ("<think>Maybe Rome, or", 0),
-        ("<think>Oslo?</think>Rome", 1),
-        ("Oslo?</think>Rome", 1),
-        ("Rome", 1),
-    ):
-        assert grader(completion, {"question": "Where?", "answer": "Rome"}) == score
+def test_reasoning_that_was_cut_off_is_no_answer(tmp_path):
+    texts = ["<think>Maybe Rome, or", "<think>Oslo?</think>Rome", "Oslo?</think>Rome", "Rome"]
+    reference = {"question": "Where?", "answer": "Rome"}
+    rows = [{"completion": text, "reference": reference} for text in texts]
+    graded = grade(get_skill("wiki"), write_rows(tmp_path / "rows.jsonl", rows))
+    assert [row["scores"]["contains"] for row in graded] == [0, 1, 1, 1]
+
+
+def test_the_authors_graders_see_the_reasoning(tmp_path):
+    thought = "<think>Action: g\nAction Input: {}</think>\nAction: f\nAction Input: {}"
+    rows = [{"completion": thought, "reference": [{"Action": "f", "Action_Input": "{}"}]}]
+    [row] = grade(get_skill("tooluse"), write_rows(tmp_path / "tools.jsonl", rows))
+    assert row["scores"] == {"accuracy": 0, "accuracy_json": 1}
+    letters = "<think><answer>B</answer></think><answer>A</answer>", "<think><answer>A</answer>"
+    rows = [{"completion": text, "reference": "A"} for text in letters]
+    first, last = grade(get_skill("science"), write_rows(tmp_path / "letters.jsonl", rows))
+    assert first["scores"] == {"accuracy": 1, "accuracy_released": 1, "accuracy_letter": 1}
+    assert last["scores"] == {"accuracy": 1, "accuracy_released": 1, "accuracy_letter": 0}
 
 
 def test_scores_of_a_project_skill(tmp_path):

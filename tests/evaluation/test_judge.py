@@ -673,11 +673,11 @@ def test_no_verdict_at_all_is_no_accuracy(serve, tmp_path):
 
 
 def test_reasoning_is_no_part_of_the_answer():
-    item = evaluation(["Gout? No.</think>Appendicitis"])["items"][0]
+    item = {**evaluation(["Gout? No.</think>Appendicitis"])["items"][0], "answer": "Appendicitis"}
     assert "<answer_to_grade>\nAppendicitis\n</answer_to_grade>" in prompt_for(
         RUBRICS["medical"], item
     )
-    item = evaluation(["<think>Appendicitis, or"])["items"][0]  # cut off before there was an answer
+    item = {**evaluation(["<think>Appendicitis, or"])["items"][0], "answer": ""}  # it was cut off
     assert "<answer_to_grade>\n\n</answer_to_grade>" in prompt_for(RUBRICS["medical"], item)
 
 

@@ -23,11 +23,13 @@ from harness.evaluation import suite as suite_module
 from harness.evaluation.evaluator import Evaluator
 from harness.evaluation.lm_eval_context import quiet
 from harness.evaluation.lm_eval_tasks import _indexed
-from harness.evaluation.loaded_tasks import task_definition
+from harness.evaluation.loaded_tasks import sample_requests, task_definition
 from harness.evaluation.retention import _evaluate, jackknife, run_suite
 from harness.evaluation.settings import Evaluate
 from harness.evaluation.suite import FOLDER, load_suite
+from harness.models.chat import ChatInputs
 from harness.results.writer import ResultsWriter
+from tests.conftest import save_tiny, tiny_tokenizer
 
 TASKS = {t["name"]: t for t in load_suite("embedded").summary()}
 
@@ -284,6 +286,70 @@ def test_generated_answers_equal_hflm(tiny, penalty):
     assert found == wanted and len(set(found)) > 4
     sampled = live._answers([[5, 6, 7]], 4, [])
     assert (sampled is None) == bool(penalty)
+
+
+@pytest.mark.parametrize("tag", ["</think>", "[/THINK]"])
+def test_thoughts_are_taken_off_as_hflm_does(tag, tmp_path):
+    """By its ``think_end_token``: the text of the tag, or the id of one that is a special token."""
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    from harness.evaluation.lm_eval_model import LiveModel
+
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens([tag], special_tokens=tag == "[/THINK]")
+    tokenizer.chat_template = "{{ '" + tag + "' }}" + tokenizer.chat_template
+    model, _ = load(save_tiny(tmp_path / "m", vocab_size=len(tokenizer)))
+    closing = tokenizer.convert_tokens_to_ids(tag)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[closing] *= 2  # it is written now and then
+    end = tag if tag == "</think>" else closing
+    requests = [
+        Instance("generate_until", {}, (p, {"until": until, "max_gen_toks": 16}), 0)
+        for p in ("Two", "A, b, c,", "Name one", "What is it?")
+        for until in ([], ["A"])
+    ]
+    with quiet():
+        plain, reference = (
+            HFLM(pretrained=model, tokenizer=tokenizer, batch_size=2, think_end_token=token)
+            for token in (None, end)
+        )
+        live = LiveModel(model, tokenizer)
+        assert live.think_end_token == end
+        found = live.generate_until(requests)
+        assert found == reference.generate_until(requests, disable_tqdm=True)
+        assert found != plain.generate_until(requests, disable_tqdm=True)
+    generated, scored = (
+        load_suite(["embedded_instructions", "embedded_facts"])
+        .protocols("float32", tokenizer)
+        .values()
+    )
+    assert generated["think_end_token"] == end and "think_end_token" not in scored
+
+
+def test_the_template_is_given_what_the_order_says(tiny):
+    """lm-eval's own ``chat_template_args``; a task's prompts and its protocol have them."""
+    from harness.evaluation.lm_eval_model import LiveModel
+
+    model, tokenizer = load(tiny)
+    tokenizer.chat_template += "{{ strftime_now('%Y') }}{{ 'no' if enable_thinking is false }}"
+    chat = ChatInputs("2020-05-05", {"enable_thinking": False})
+    with quiet():
+        live = LiveModel(model, tokenizer, chat=chat)
+    history = [{"role": "user", "content": "x"}]
+    assert live.apply_chat_template(history) == "<|user|>x<|end|><|assistant|>2020no"
+    for form, wanted in (
+        (True, {"date": "2020-05-05", "template_arguments": chat.arguments}),
+        (False, {}),
+    ):
+        suite = load_suite([{"task": "embedded_facts", "chat_template": form}])
+        [protocol] = suite.protocols("float32", tokenizer, chat=chat).values()
+        [before] = suite.protocols("float32", tokenizer).values()
+        assert {**before, **wanted} == protocol
+        entry = suite.tasks[0]
+        task = suite.load(entry)["tasks"]["embedded_facts"]
+        request = sample_requests(task, entry, 1, tokenizer, chat)[0]
+        assert request.args[0].endswith("2020no") is form
 
 
 class Engine:

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from harness.base.errors import UserError
-from harness.models.chat import chat_tokens, end_of_reasoning, stop_tokens
+from harness.models.chat import chat_tokens, stop_tokens
 from harness.models.checkpoint import model_fingerprint, save_checkpoint
 from harness.models.forward import hidden_states, output_head, pad_right
-from harness.models.load import load_model, load_tokenizer, resolve_dtype
+from harness.models.load import load_model, resolve_dtype
 from tests.sampling.test_sampler import other_model
 
 
@@ -171,28 +171,6 @@ def test_stop_tokens(tiny_model):
     )
     model.generation_config = None
     assert stop_tokens(model, tokenizer) == (end, {end})
-
-
-def test_a_template_that_opens_the_reasoning(tiny):
-    """Its generation prompt ends in <think>; a demonstration closes it where it does not itself."""
-    from types import SimpleNamespace
-
-    from harness.learning.stage import Stage
-
-    tokenizer = load_tokenizer(str(tiny))[0]
-    assert end_of_reasoning(tokenizer) == ""
-    tokenizer.chat_template = tokenizer.chat_template.replace(
-        "<|assistant|>{% endif", "<|assistant|>\n<think>\n{% endif"
-    )
-    stage = SimpleNamespace(
-        tokenizer=tokenizer, _closing=end_of_reasoning(tokenizer), sampler=SimpleNamespace(end=7)
-    )
-    for text, taught in (
-        ("Gout.", "\n</think>\n\nGout."),
-        ("Hm.</think>Gout.", "Hm.</think>Gout."),
-    ):
-        tokens = Stage.demonstration_tokens(stage, SimpleNamespace(demonstration=text))
-        assert tokenizer.decode(tokens[:-1]) == taught and tokens[-1] == 7
 
 
 def test_end_of_turn_in_a_template_with_the_letters_of_the_probe(tiny_model):

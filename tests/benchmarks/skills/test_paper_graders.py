@@ -177,21 +177,16 @@ def same(a, b):
 
 def naive_accuracy_json(completion, reference):
     """The corrected Tool Use metric: calls are struck off one by one."""
-    text = completion
-    if "</think>" in text:
-        text = text[text.rindex("</think>") + 8 :]
-    if "<think>" in text:
-        text = text[: text.index("<think>")]
     made, at = [], 0
-    for line in text.split("\n"):
+    for line in completion.split("\n"):
         bare = line.lstrip(" \t")
         if bare.startswith("Action:"):
             made.append([bare[7:].strip(" \t").rstrip(" \t\r"), []])
         elif bare.startswith("Action Input:"):
             made = made or [[None, []]]
-            start = skip_blanks(text, at + len(line) - len(bare) + 13)
+            start = skip_blanks(completion, at + len(line) - len(bare) + 13)
             try:
-                made[-1][1].append(("json", parse_json(text, start, constants=False)[0]))
+                made[-1][1].append(("json", parse_json(completion, start, constants=False)[0]))
             except Wrong:
                 made[-1][1].append(("text", bare[13:].strip()))
         at += len(line) + 1
@@ -238,17 +233,13 @@ def last_answer(text):
 
 
 def naive_letter(completion, reference):
-    text, kept = (
-        completion[completion.rfind("</think>") + 8 if "</think>" in completion else 0 :],
-        "",
-    )
+    text, kept = completion, ""
     while text:
-        tag = next((t for t in ("reasoning", "think") if text.startswith(f"<{t}>")), None)
-        if tag is None:
+        if not text.startswith("<reasoning>"):
             kept, text = kept + text[0], text[1:]
         else:
-            end = text.find(f"</{tag}>")
-            text = text[end + len(tag) + 3 :] if end >= 0 else ""
+            end = text.find("</reasoning>")
+            text = text[end + 12 :] if end >= 0 else ""
     if "<answer>" not in kept:
         return 0.0
     answer = last_answer(kept)
@@ -456,11 +447,10 @@ def tool_cases(count):
             answer = rng.choice(
                 [
                     f"Thought: I need a tool.\n{answer}",
-                    f"<think>\n{other}\n</think>\n{answer}",
-                    f"{other}\n</think>\n{answer}",
-                    f"<think>{answer}</think>",
-                    f"{answer}\n<think>{other}",
-                    f"<think>\n{answer}",
+                    f"{other}\n{answer}",
+                    f"<tool>{answer}</tool>",
+                    f"{answer}\n<tool>{other}",
+                    f"<tool>\n{answer}",
                     f"{answer}\nObservation: done }}",
                     f"{{ {answer} }}",
                     answer[: rng.randrange(len(answer) + 1)],
@@ -529,12 +519,6 @@ def test_tool_use_graders_agree():
             1,
         ),
         ("Action: a.b\nAction Input: {}", [("a.b", "{}")], 0, 1),  # \w+ ends at the full stop
-        (
-            "<think>\nAction: g\nAction Input: {}\n</think>\nAction: f\nAction Input: {}",
-            [("f", "{}")],
-            0,
-            1,
-        ),
         ("Action: f\nAction Input: {}\nAction: f\nAction Input: {}", [("f", "{}")], 0, 0),
         ("", [("f", "{}")], 0, 0),
     ],
@@ -565,8 +549,6 @@ def science_cases(count):
         "</answer>",
         "<reasoning>",
         "</reasoning>",
-        "<think>",
-        "</think>",
         "\n",
         " ",
         "A",
@@ -605,9 +587,8 @@ def science_cases(count):
                     "",
                     "<reasoning>\nwhy\n</reasoning>\n",
                     f"<reasoning>maybe <answer>{letter}</answer>",
-                    "<think>",
-                    f"<think>is it <answer>{letter}</answer>?</think>",
-                    f"is it <answer>{letter}</answer>?</think>\n",
+                    "<reasoning>",
+                    f"is it <answer>{letter}</answer>?\n",
                     "<answer>",
                     f"<answer>{letter}</answer> no: ",
                     f"<reasoning>maybe <answer>{letter}</answer></reasoning>",
@@ -672,8 +653,7 @@ def test_science_graders_agree():
         ("<answer><answer>A</answer>", 0, 1, 1),
         ("<answer>A</answer><answer>", 1, 0, 0),
         ("<reasoning><answer>A</answer></reasoning>", 1, 1, 0),
-        ("<think><answer>A</answer>", 1, 1, 0),
-        ("<answer>B</answer></think><answer>A</answer>", 1, 1, 1),
+        ("<reasoning><answer>A</answer>", 1, 1, 0),
         ("<answer>A or B</answer>", 0, 0, 0),
         ("", 0, 0, 0),
     ],
