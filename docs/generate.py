@@ -26,6 +26,7 @@ from harness.learning.distillation import DistillationConfig
 from harness.learning.trainer import TrainingConfig
 from harness.runs.schema import (
     Budget,
+    ChatTemplate,
     Checkpoints,
     ModelSpec,
     Schema,
@@ -38,6 +39,10 @@ NOTICE = "<!-- Made by docs/generate.py from the code; change it there. -->\n"
 SECTIONS = {  # title of a section: (dataclass, one sentence)
     "The file": (Schema, "Keys at the top."),
     "model": (ModelSpec, "A mapping, or the name alone."),
+    "chat_template": (
+        ChatTemplate,
+        "What the model's template is given ([how to](../how-to/my-model.md#the-chat-template)).",
+    ),
     "skills": (SkillSpec, "A list; an entry is a mapping, or the name alone."),
     "budget": (Budget, "Exactly one of `prompts` and `epochs`."),
     "rollout": (Rollout, "Sampling while the model learns."),

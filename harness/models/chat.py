@@ -202,12 +202,10 @@ def _closing(tokenizer: PreTrainedTokenizerBase, stops: set[int], place: str) ->
         ends = [token for token in middle if token in stops]
         if ends or tokenizer.eos_token_id is not None:
             return ends[0] if ends else tokenizer.eos_token_id
-    wrote = (
-        f"writes {tail.strip()[:40]!r} after an answer, which is no" if tail.strip() else "has no"
-    )
+    wrote = f"{tail.strip()[:40]!r}, which is no special token" if tail.strip() else "nothing"
     raise UserError(
         place,
-        f"no token ends a turn: the chat template {wrote} special token",
+        f"no token ends a turn: after an answer the chat template writes {wrote}",
         "set eos_token in tokenizer_config.json, and let the template write it after an answer",
     )
 

@@ -94,6 +94,12 @@ def check_name(name: str, place: str) -> None:
 
 def cannot_load(name: str, error: Exception, place: str) -> UserError:
     """The UserError for a model on which transformers raised ``error``."""
+    if "trust_remote_code" in str(error):
+        return UserError(
+            place,
+            f"{name} needs code that comes with the model, and no such code is run",
+            "use a model that transformers knows itself",
+        )
     reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
     return UserError(
         place,
@@ -156,7 +162,7 @@ def load_model(
     prepare_device(device)
     model = _read_weights(name, source, revision, dtype, device, place)
     model.to(device).eval()
-    _check_tokens(name, model, tokenizer, place)
+    check_tokens(name, model, tokenizer, place)
     stop_tokens(model, tokenizer, place)
     _check_head(name, model, place)
     return model, tokenizer
@@ -196,7 +202,7 @@ def _read_weights(
     return model
 
 
-def _check_tokens(
+def check_tokens(
     name: str,
     model: transformers.PreTrainedModel,
     tokenizer: transformers.PreTrainedTokenizerBase,

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from harness.base.console import clock
-from harness.models.load import cannot_load, load_tokenizer, resolve_device
+from harness.models.load import cannot_load, check_tokens, load_tokenizer, resolve_device
 from harness.results.writer import ResultsWriter
 from harness.runs.cost import GIB
 from harness.runs.engines import advice
@@ -26,6 +26,7 @@ def plan(order: Order, folder: str | Path) -> str:
     tokenizer, source = load_tokenizer(order.model.name, order.model.revision, place)
     notes = order.check_prompts(tokenizer)
     shape = model_shape(order, source, place)
+    check_tokens(order.model.name, shape, tokenizer, place)
     results = ResultsWriter(folder)
     if (results.folder / "results.json").exists():
         results.check(order.about())

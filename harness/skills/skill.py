@@ -38,7 +38,7 @@ class Example:
     source: str | None = None
 
 
-class Answer(Protocol):
+class AnswerTexts(Protocol):
     """What is graded of a completion: ``text``, and ``whole`` with the model's thoughts."""
 
     @property
@@ -119,7 +119,7 @@ class Skill:
         """The score of ``completion`` by the metric that counts, in [0, 1]."""
         return self.metrics[self.metric](completion, reference)
 
-    def score(self, metric: str, answer: Answer, reference: Any) -> float:
+    def score(self, metric: str, answer: AnswerTexts, reference: Any) -> float:
         """The score of an answer by ``metric``, in [0, 1]."""
         text = answer.whole if metric in self.see_thoughts else answer.text
         return float(self.metrics[metric](text, reference))

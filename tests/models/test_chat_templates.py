@@ -5,6 +5,7 @@ The reference for a row is what transformers itself renders and tokenises of the
 
 import copy
 import datetime
+import json
 import shutil
 from types import SimpleNamespace
 
@@ -157,8 +158,12 @@ def test_the_templates_end_stops_whatever_the_generation_config_says():
 @pytest.mark.parametrize(
     "template, eos, words",
     [
-        ("{% for m in messages %}{{ m.content }} {% endfor %}", None, "has no special token"),
-        ("{% for m in messages %}{{ m.content }}[DONE]\n{% endfor %}", "<|end|>", "'[DONE]' after"),
+        ("{% for m in messages %}{{ m.content }} {% endfor %}", None, "writes nothing"),
+        (
+            "{% for m in messages %}{{ m.content }}[DONE]\n{% endfor %}",
+            "<|end|>",
+            "writes '[DONE]', which",
+        ),
     ],
 )
 def test_a_model_without_an_end_is_refused(tmp_path, template, eos, words):
@@ -200,6 +205,18 @@ def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(tmp_path, size)
     save_tiny(tmp_path / "m", vocab_size=size, bos_token_id=0, eos_token_id=0)
     with pytest.raises(UserError, match=rf"up to id 259 .*the model has {size} embeddings"):
         load_model(str(tmp_path / "m"), "float32", "cpu")
+
+
+def test_code_of_a_models_folder_is_never_run(tiny, tmp_path):
+    """No question is asked on the terminal either: a UserError in one line."""
+    shutil.copytree(tiny, tmp_path / "m")
+    (tmp_path / "m" / "modeling_x.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    config |= {"model_type": "xx", "auto_map": {"AutoConfig": "modeling_x.X"}}
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="needs code that comes with the model"):
+        load_tokenizer(str(tmp_path / "m"))
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_token_for_images_needs_no_embedding(tmp_path):
