@@ -19,6 +19,7 @@ from harness.learning.packing import Row, completion_states
 from harness.models import embedded
 from harness.models.chat import chat_tokens, stop_tokens
 from harness.models.checkpoint import save_checkpoint
+from harness.models.demonstration import Demonstrations
 from harness.models.embedded import (
     EMBEDDED_MODELS,
     Embedded,
@@ -29,8 +30,9 @@ from harness.models.embedded import (
 )
 from harness.models.forward import hidden_states
 from harness.models.gguf_tokenizer import build_tokenizer
-from harness.models.load import load_model
+from harness.models.load import load_model, load_tokenizer
 from harness.sampling.transformers import TransformersSampler
+from harness.skills.registry import get_skill
 
 WORDS = [
     "th",
@@ -242,6 +244,36 @@ def test_parts_become_the_model(shipped, tmp_path):
     before = (tmp_path / "cache" / "little" / "model.safetensors").stat().st_mtime_ns
     assert embedded_checkpoint("little").name == "little"
     assert (tmp_path / "cache" / "little" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def alone(tokenizer, text, end):
+    """A row where a template writes nothing around an answer: the text's tokens and the end."""
+    return [*tokenizer(text, add_special_tokens=False)["input_ids"], end]
+
+
+def test_rows_of_a_base_model_are_the_texts_own_tokens():
+    """Also where a text begins or ends with line breaks, which the tokenizer would join with those
+    of the template.
+    """
+    tokenizer, rng = build_tokenizer(TOKENS, SCORES, TYPES, IDS), random.Random(1)
+    tokenizer.chat_template = embedded.BASE_TEMPLATE
+    rows = Demonstrations(tokenizer, TOKENS.index("\n\n"))
+    for _ in range(300):
+        text = "".join(rng.choice("  \n\n\nabcdehnté漢<1>") for _ in range(rng.randrange(12)))
+        for question in ("abc", "the cab\n"):
+            prompt = [{"role": "user", "content": question}]
+            assert rows.tokens(prompt, text) == alone(tokenizer, text, rows.end), text
+
+
+def test_rows_of_the_embedded_model_are_the_texts_own_tokens():
+    tokenizer, _ = load_tokenizer("embedded")
+    rows = Demonstrations(tokenizer, tokenizer.eos_token_id)
+    texts = ["Paris", " Paris", "\nParis", "Paris\n\n", "12", "", "é 漢", "<think>x</think>y"]
+    for name in ("elements", "bulletins", "bfcl_tools"):
+        for example in get_skill(name).examples("train")[:40]:
+            for text in (example.demonstration, *texts):
+                learned = rows.tokens(example.prompt, text)
+                assert learned == alone(tokenizer, text, rows.end), text
 
 
 def test_two_first_starts_convert_once(shipped, monkeypatch):

@@ -169,8 +169,9 @@ def test_stop_tokens(tiny_model):
         tokenizer.convert_tokens_to_ids("<|system|>"),
         {end, 258, 259},
     )
+    # It closes a turn whatever the generation config says.
     model.generation_config = None
-    assert stop_tokens(model, tokenizer) == (end, {end})
+    assert stop_tokens(model, tokenizer) == (259, {end, 259})
 
 
 def test_end_of_turn_in_a_template_with_the_letters_of_the_probe(tiny_model):
