@@ -115,6 +115,8 @@ def main() -> None:
         use_device(args.device)
         if args.inside:
             sys.exit(run_inside(args))
+        # A part has a session of its own, which would outlive this process.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         names = chosen(args.part)
         args.out.mkdir(parents=True, exist_ok=True)
         sys.exit(run_parts(names, args))
@@ -144,6 +146,7 @@ def run_inside(args: argparse.Namespace) -> int:
     if args.inside == "about":
         print(json.dumps(bench.result.about))
         return 0
+    bench.write(FAIL, "ended before its end")
     part = importlib.import_module(f"benchmarks.gpu_check.{PARTS[args.inside].module}")
     try:
         part.run(bench)
@@ -254,11 +257,22 @@ def run_part(name: str, args: argparse.Namespace, start: float, progress: Progre
 
 
 def environment(device: str) -> dict[str, str]:
-    """Of a part: no hub, and without a GPU one thread, since tiny products gain nothing by two."""
+    """Of a part: no hub, and as many threads as the part may use.
+
+    Without a GPU that is one: tiny products gain nothing by two.
+    """
     added = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    if not has_gpu(device):
-        added["OMP_NUM_THREADS"] = "1"
-    return {**os.environ, **added}
+    threads = cores() if has_gpu(device) else 1
+    return {"OMP_NUM_THREADS": str(threads), **os.environ, **added}
+
+
+def cores() -> int:
+    """Processors that this process may use; PyTorch would take all that a container sees."""
+    count = len(os.sched_getaffinity(0))
+    with suppress(OSError, ValueError):  # no container, or one without a limit
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        count = min(count, max(1, int(quota) // int(period)))
+    return count
 
 
 def watch(
@@ -289,10 +303,10 @@ def used_on_card() -> int:
 
 
 def has_gpu(device: str) -> bool:
-    """Whether the parts run on CUDA; does not initialise it."""
+    """Whether the parts run on CUDA."""
     import torch
 
-    return device.startswith("cuda") or (device == "auto" and torch.cuda.device_count() > 0)
+    return device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
 
 
 if __name__ == "__main__":

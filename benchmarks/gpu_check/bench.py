@@ -1,7 +1,9 @@
 """What a part gets: the device, its size, and a place for what it finds."""
 
+import gc
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from benchmarks.gpu_check.result import FAIL, Check, PartResult
 from harness.base.files import write_json
 from harness.models.load import prepare_device, resolve_device
 from harness.runs.provenance import device_name, package_version
+
+CGROUP = Path("/sys/fs/cgroup")  # limits of a container
 
 
 class Skip(Exception):
@@ -29,8 +33,8 @@ class Bench:
     def __init__(self, part: str, device: str, model: str | None, out: Path) -> None:
         self.device = torch.device(resolve_device(device))
         if self.device.type == "cuda":
+            self.device = torch.device("cuda", self.device.index or 0)
             torch.cuda.set_device(self.device)
-            self.device = torch.device("cuda", torch.cuda.current_device())
         prepare_device(self.device)
         self.tiny = self.device.type != "cuda"
         self.model = model
@@ -96,12 +100,19 @@ def seconds_of(work: Callable[[], object], device: torch.device, repeats: int = 
 
 def free_memory(device: torch.device) -> float:
     """GiB that the device, or the machine if it is the CPU, can still give."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] / 2**30
-    return host_memory()
+    if device.type != "cuda":
+        return host_memory()
+    gc.collect()  # trainer, stage and teacher refer to each other
+    torch.cuda.empty_cache()
+    return torch.cuda.mem_get_info(device)[0] / 2**30
 
 
 def host_memory() -> float:
-    """GiB of host memory that are available."""
+    """GiB of host memory that are available, within the limit of a container."""
     lines = Path("/proc/meminfo").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) / 2**20
+    kib = int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
+    room = kib / 2**20
+    with suppress(OSError, ValueError):  # no container, or one without a limit
+        limit = int((CGROUP / "memory.max").read_text())
+        room = min(room, (limit - int((CGROUP / "memory.current").read_text())) / 2**30)
+    return room

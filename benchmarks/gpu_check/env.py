@@ -3,6 +3,8 @@
 import platform
 import subprocess
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 
@@ -24,6 +26,9 @@ def run(bench: Bench) -> None:
         bench.note("compute capability", f"{properties.major}.{properties.minor}")
         bench.note("driver", _driver())
         bench.note("CUDA of PyTorch", torch.version.cuda)
+    hidden = bench.device.type != "cuda" and Path("/dev/nvidia0").exists()
+    bench.equal("a GPU that PyTorch does not see", hidden, False)
+    bench.note("threads", torch.get_num_threads())
     python, pytorch = sys.version_info[:2], _release(torch.__version__)
     bench.judge("Python", platform.python_version(), "", "at least 3.11", python >= (3, 11))
     bench.judge("PyTorch", torch.__version__, "", "at least 2.11", pytorch >= (2, 11))
@@ -42,11 +47,12 @@ def _release(text: str) -> tuple[int, ...]:
 
 def _driver() -> str:
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
+    with suppress(OSError, subprocess.TimeoutExpired):
         done = subprocess.run(query, capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    return done.stdout.split("\n")[0].strip() or "unknown"
+        return done.stdout.split("\n")[0].strip()
+    with suppress(OSError):
+        return Path("/proc/driver/nvidia/version").read_text().split("\n")[0]
+    return "unknown"
 
 
 def _products(bench: Bench) -> None:

@@ -54,6 +54,9 @@ def run(bench: Bench) -> None:
     loss, _ = supervised(model, tokenizer, rows)
     rounded, _ = supervised(half, tokenizer, rows)
     bench.at_most("bfloat16 loss against float32", abs(rounded / loss - 1), 0.02)
+    # Random weights have one loss, whatever their layers do; the probabilities tell them apart.
+    apart = (logprobs(half, rows) - logprobs(model, rows)).abs().mean().item()
+    bench.at_most("bfloat16 against float32, mean difference", apart, 0.03, "nats")
 
 
 def distance(ours: torch.Tensor, theirs: torch.Tensor) -> float:

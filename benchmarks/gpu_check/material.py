@@ -178,18 +178,19 @@ def make_stage(
 
 
 def write_skill(
-    folder: Path, name: str, counts: dict[str, int], answer_words: int
+    folder: Path, name: str, counts: dict[str, int], answer_words: int, beginning: str
 ) -> dict[str, Any]:
     """JSONL files of a skill whose answers are words of one letter; returns its entry in an order.
 
-    counts: rows of each split.
+    counts: rows of each split; beginning: of every question, with its name, split and number i.
     """
     generator = random.Random(name)
     for split, count in counts.items():
         rows = []
         for i in range(count):
             answer = " ".join(generator.choice(LETTERS) for _ in range(answer_words))
-            question = f"{name} {split} {i}: " + "which letters? " * (1 + i % 3)
+            question = beginning.format(name=name, split=split, i=i)
+            question += "which letters? " * (1 + i % 3)
             rows.append({"prompt": question, "demonstration": answer, "reference": answer})
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / f"{name}-{split}.jsonl").write_text(lines, encoding="utf-8")

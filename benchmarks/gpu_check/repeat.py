@@ -1,4 +1,7 @@
-"""One bfloat16 step of SDFT twice from the same weights: the same bits, and what that costs."""
+"""One bfloat16 step of SDFT twice from the same weights: the same bits, and what that costs.
+
+Some rows share their prompts under a mask and others do not: the kernels of attention differ.
+"""
 
 import statistics
 import tempfile
@@ -50,13 +53,29 @@ def run(bench: Bench) -> None:
     bench.speed("price of deterministic", price, "%", "at most 20", price <= 20)
 
 
-def rows_of(bench: Bench, model: "PreTrainedModel") -> tuple[list[Row], list[Row]]:
-    """Rows of a step, half of which share prompts, and the teacher's."""
+def batches(bench: Bench, model: "PreTrainedModel") -> list[tuple[list[Row], list[Row]]]:
+    """Rows of a step and the teacher's: those that share prompts, and those that do not."""
     vocabulary = model.config.get_text_config().vocab_size
     lengths = [12, 40] if bench.tiny else [64, 128, 200, 256]
-    rows = make_rows(vocabulary, lengths, 16 if bench.tiny else 96, each=2)
-    rows += make_rows(vocabulary, lengths, 16 if bench.tiny else 96, seed=1)
-    return rows, [Row([300, 301, 302] * 8 + row.prompt, row.completion) for row in rows]
+    answers = 16 if bench.tiny else 96
+    shared = make_rows(vocabulary, lengths, answers, each=2)
+    apart = make_rows(vocabulary, lengths, answers, seed=1)
+    # What the teacher sees first is behind a token of the row's own, so that nothing is shared.
+    return [
+        (rows, [Row([row.prompt[0], *[300] * 24, *row.prompt], row.completion) for row in rows])
+        for rows in (shared, apart)
+    ]
+
+
+def learn(
+    trainer: Trainer,
+    teacher: Teacher,
+    rows: list[tuple[list[Row], list[Row]]],
+    config: DistillationConfig,
+) -> None:
+    """The backward passes of a step."""
+    for own, teachers in rows:
+        distil(trainer, teacher, own, teachers, config)
 
 
 def after_a_step(
@@ -70,11 +89,12 @@ def after_a_step(
     model.load_state_dict(start)
     stage = make_stage(model, tokenizer, answers=16, deterministic=deterministic)
     config = DistillationConfig(learning_rate=1e-3, warmup_steps=0)
-    rows, teacher_rows = rows_of(bench, model)
+    rows = batches(bench, model)
+    prompts = [row.prompt for row in rows[0][0]]
     # A single row is decoded at the end: its cumulative sums go through another kernel.
-    groups = stage.sample([rows[0].prompt], seed=5) + stage.sample([r.prompt for r in rows], seed=6)
+    groups = stage.sample(prompts[:1], seed=5) + stage.sample(prompts, seed=6)
     trainer = Trainer(stage, config)
-    distil(trainer, Teacher(stage, 0, trainer.limit), rows, teacher_rows, config)
+    learn(trainer, Teacher(stage, 0, trainer.limit), rows, config)
     trainer.update()
     trainer.close()
     weights = {name: weight.clone() for name, weight in model.state_dict().items()}
@@ -92,9 +112,9 @@ def learning_seconds(
     """Seconds of a step's training passes, without sampling."""
     stage = make_stage(model, tokenizer, deterministic=deterministic)
     config = DistillationConfig()
-    rows, teacher_rows = rows_of(bench, model)
+    rows = batches(bench, model)
     trainer = Trainer(stage, config)
     teacher = Teacher(stage, 1, trainer.limit)
-    seconds = seconds_of(lambda: distil(trainer, teacher, rows, teacher_rows, config), bench.device)
+    seconds = seconds_of(lambda: learn(trainer, teacher, rows, config), bench.device)
     trainer.close()
     return seconds
