@@ -452,6 +452,7 @@ struct StrictHooks final : at::PrivateUse1HooksInterface {
   }
   at::Generator getNewGenerator(DeviceIndex) const override { return new_generator(); }
   // All host memory is as good as pinned.
+  bool isPinnedPtr(const void*) const override { return true; }
   c10::Allocator* getPinnedMemoryAllocator() const override { return c10::GetCPUAllocator(); }
   void resizePrivateUse1Bytes(const Storage& storage, size_t bytes) const override {
     c10::DataPtr data = allocator.allocate(bytes);

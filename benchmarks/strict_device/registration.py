@@ -17,8 +17,16 @@ def register() -> None:
     knows a thread. Calls after the first one do nothing. Raises UserError where the library cannot
     be built, where the process has another such device, or where it is too late.
     """
-    if hasattr(torch, NAME):
+    if NAME in load.DEVICE_TYPES:
         return
+    if not hasattr(torch, NAME):
+        _tell_pytorch()
+    _check_backward()
+    runtime.reset_counts()
+    load.DEVICE_TYPES.add(NAME)
+
+
+def _tell_pytorch() -> None:
     other = torch._C._get_privateuse1_backend_name()
     if other != "privateuseone":
         raise UserError(PLACE, f"this process has the device {other}, and PyTorch takes one alone")
@@ -26,9 +34,6 @@ def register() -> None:
     torch.utils.rename_privateuse1_backend(NAME)
     torch._register_device_module(NAME, runtime)
     torch.utils.generate_methods_for_privateuse1_backend(for_storage=True)
-    _check_backward()
-    runtime.reset_counts()
-    load.DEVICE_TYPES.add(NAME)
 
 
 def _check_backward() -> None:

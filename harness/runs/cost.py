@@ -133,23 +133,38 @@ class Memory:
         # Bytes of a token in a micro-batch, and of one in the sampler's cache.
         self.token = activations(shape)
         self.cache_token = 2 * config.num_hidden_layers * heads * width * dtype.itemsize
-        # Of one chunk: logits and log-probabilities of both models, and a gradient.
-        self.logits = 5 * 4 * VOCABULARY_CHUNK
+        self.vocabulary = config.vocab_size
+        self.head = self.vocabulary * config.hidden_size
 
     def of(
-        self, config: TrainingConfig, work: Work, length: float, cached_tokens: float
+        self, config: TrainingConfig, work: Work, length: float, rows: float, cached_tokens: float
     ) -> tuple[float, float]:
         """(GiB on the model's device, GiB in host memory for its masters) of a method.
 
-        length: tokens of its rows; cached_tokens: those whose keys and values are in memory while
-        answers are sampled, for learning or evaluation.
+        length: tokens of its rows; rows: that a step learns from; cached_tokens: those whose keys
+        and values are in memory while answers are sampled, for learning or evaluation.
         """
         masters = self.size < 4 or (self.on_gpu and config.masters == "host")
         # AdamW's moments, gradients, masters, the average
         state = self.parameters * (8 + 4 + 4 * masters + 4 * (masters and work.averaged))
-        limit = config.micro_batch_tokens or MICRO_BATCH_TOKENS[self.on_gpu]
-        micro_batch = max(limit, length) * self.token + self.logits
+        micro_batch = self._micro_batch(config, work, length, rows, masters)
         weights = self.parameters * self.size * (1 + work.copies)
         in_host = state if masters and config.masters == "host" else 0
         on_device = weights + max(micro_batch, cached_tokens * self.cache_token) + state - in_host
         return on_device / GIB, in_host / GIB
+
+    def _micro_batch(
+        self, config: TrainingConfig, work: Work, length: float, rows: float, masters: bool
+    ) -> float:
+        """Bytes of a micro-batch: activations, one chunk of logits, the head's gradient.
+
+        masters: whether these are tensors of their own.
+        """
+        limit = config.micro_batch_tokens or MICRO_BATCH_TOKENS[self.on_gpu]
+        tokens = max(length, min(limit, rows * length))
+        # Logits, log-probabilities and a gradient; as much again where a second model has logits.
+        tensors = 6 if work.scored else 3
+        logits = tensors * 4 * min(VOCABULARY_CHUNK, tokens * self.vocabulary)
+        # Its float32 sum, and before that the product of a chunk in another dtype.
+        head = self.head * (4 + self.size * (self.size < 4)) if masters else 0
+        return tokens * self.token + logits + head
