@@ -53,9 +53,9 @@ Counter to_device_bytes{"host_to_device_bytes"};
 Counter to_host{"device_to_host"};
 Counter to_host_bytes{"device_to_host_bytes"};
 Counter scalar_reads{"scalar_reads"};
-Counter synchronisations{"synchronisations"};
+Counter waits{"waits"};
 Counter* const counters[] = {&kernels, &to_device,    &to_device_bytes, &to_host, &to_host_bytes,
-                             &scalar_reads, &synchronisations};
+                             &scalar_reads, &waits};
 
 std::atomic<int64_t> allocated{0};  // bytes
 std::atomic<int64_t> peak{0};
@@ -266,7 +266,8 @@ class Call {
     }
     TORCH_CHECK(!any_on_device || elsewhere.empty(), "strict device: ", op_.schema().operator_name(),
                 " has arguments on ", kDevice.str(), " and on ", elsewhere);
-    if (any_on_device && copied_indices_ > 0) {
+    // aten::index has copied them already, on its way from a new tensor to one that is written.
+    if (any_on_device && copied_indices_ > 0 && op_.schema().name() != "aten::index") {
       ++to_device.value;
       to_device_bytes.value += copied_indices_;
     }
@@ -370,7 +371,7 @@ void run_on_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   if (name == "aten::_local_scalar_dense") ++scalar_reads.value;
   // The host must know a result, a number or a size, before it can go on.
   if (op.hasTag(at::Tag::data_dependent_output) || op.hasTag(at::Tag::dynamic_output_shape)) {
-    ++synchronisations.value;
+    ++waits.value;
   }
   const bool is_view = !call.writes() && !loan.has_new_memory();
   if (!only_allocates && !is_view) ++kernels.value;
@@ -393,7 +394,7 @@ void copy(const c10::OperatorHandle&, torch::jit::Stack* stack) {
   } else {
     ++to_host.value;
     to_host_bytes.value += to.nbytes();
-    if (!non_blocking) ++synchronisations.value;
+    if (!non_blocking) ++waits.value;
     if (from.dtype() != to.dtype()) {
       source = source.to(to.scalar_type());
       converted = loan.returned(source);  // A GPU converts before it sends, in its own memory.

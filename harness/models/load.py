@@ -168,6 +168,8 @@ def load_model(
     prepare_device(device)
     model = _read_weights(name, source, revision, dtype, device, place)
     model.to(device).eval()
+    # PyTorch unties weights that it moves to a device which it does not know by itself.
+    model.tie_weights(recompute_mapping=False)
     check_tokens(name, model, tokenizer, place)
     stop_tokens(model, tokenizer, place)
     _check_head(name, model, place)

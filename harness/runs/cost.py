@@ -165,6 +165,8 @@ class Memory:
         # Logits, log-probabilities and a gradient; as much again where a second model has logits.
         tensors = 6 if work.scored else 3
         logits = tensors * 4 * min(VOCABULARY_CHUNK, tokens * self.vocabulary)
-        # Its float32 sum, and before that the product of a chunk in another dtype.
-        head = self.head * (4 + self.size * (self.size < 4)) if masters else 0
-        return tokens * self.token + logits + head
+        # A chunk's gradient of the head goes into a float32 sum, in another dtype by way of a
+        # tensor of its own, when most of the chunk's logits are gone.
+        head_sum = 4 * self.head * masters
+        product = self.size * self.head * (self.size < 4)
+        return tokens * self.token + head_sum + max(logits, product)

@@ -4,6 +4,7 @@ PyTorch must know the device before the first backward pass of a process, so eve
 process of its own. Where no C++ compiler is found, the tests are skipped.
 """
 
+import gc
 import io
 import json
 import multiprocessing
@@ -35,8 +36,12 @@ VARIANTS = {
 
 
 def begin():
+    from harness.evaluation import retention  # noqa: F401, imports what every stage needs
+    from harness.runs import sequence  # noqa: F401
+
     torch.set_num_threads(1)
     strict_device.register()
+    gc.freeze()  # Each stage collects garbage, which would go through all that is imported.
 
 
 @pytest.fixture(scope="module")
@@ -132,11 +137,11 @@ def test_what_crosses_the_border_is_counted(strict):
         "to the device": {"host_to_device": 1, "host_to_device_bytes": 48},
         "product": {"kernels": 1},
         "views": {},
-        "number": {"kernels": 1, "scalar_reads": 1, "synchronisations": 1},
-        "list": {"device_to_host": 1, "device_to_host_bytes": 36, "synchronisations": 1},
+        "number": {"kernels": 1, "scalar_reads": 1, "waits": 1},
+        "list": {"device_to_host": 1, "device_to_host_bytes": 36, "waits": 1},
         "another dtype": {"device_to_host": 1, "device_to_host_bytes": 72},
         # A comparison, the places of what is true, and the read of these places.
-        "what is positive": {"kernels": 3, "synchronisations": 1},
+        "what is positive": {"kernels": 3, "waits": 1},
         "host indices": {"kernels": 1, "host_to_device": 1, "host_to_device_bytes": 16},
         "host number": {"kernels": 1},
         "nothing": {},
@@ -241,16 +246,18 @@ def all_methods():
     return labels | {label: {"method": "sdft", **more} for label, more in VARIANTS.items()}
 
 
-def write_order(folder, methods, model, dtype="float32", device=DEVICE, masters="device", **more):
-    """Path of an order with one skill for ``model``, a folder."""
+def write_order(
+    folder, methods, model, dtype="float32", device=DEVICE, masters="device", answer=5, **more
+):
+    """Path of an order with one skill for ``model``, a folder; answer: tokens."""
     for split, count in (("train", 12), ("validation", 2), ("test", 2)):
         write_rows(
             folder / f"{split}.jsonl",
             [
                 {
-                    "prompt": f"vowels {split} {i}?",
-                    "demonstration": f"vowel{i}",
-                    "reference": f"v{i}",
+                    "prompt": f"{i:x} {split[0]}?",
+                    "demonstration": (f"{i}aeiou" * answer)[:answer],
+                    "reference": f"{i}a",
                     "source": f"The vowels of {split} are {i}.",
                 }
                 for i in range(count)
@@ -260,7 +267,7 @@ def write_order(folder, methods, model, dtype="float32", device=DEVICE, masters=
     common = {"learning_rate": 1e-3, "masters": masters}
     order = {
         "model": {"name": str(model), "dtype": dtype, "device": device},
-        "skills": [{"name": "vowels", "grader": "token_f1", "max_new_tokens": 5, **files}],
+        "skills": [{"name": "vowels", "grader": "token_f1", "max_new_tokens": answer, **files}],
         "methods": {label: {**common, **options} for label, options in methods.items()},
         "budget": {"prompts": 8, "batch_size": 4},
         **more,
@@ -281,9 +288,7 @@ def run(path, out):
         for row in read_lines(out / "records.jsonl")
     ]
     return records, {
-        log.parts[-3]: [
-            {k: v for k, v in row.items() if k != "seconds"} for row in read_lines(log)
-        ]
+        log.parts[-3]: [{k: v for k, v in row.items() if k != "seconds"} for row in read_lines(log)]
         for log in sorted(out.glob("runs/*/stage-1/training.jsonl"))
     }
 
@@ -328,13 +333,14 @@ def test_every_method_gives_the_cpus_numbers(runs):
     expected_records, expected_logs = runs["cpu", "float32", "device"]
     assert set(logs) == {f"{label}-seed0" for label in all_methods()}
     metrics = {metric for *_, metric, _ in records}
-    assert {"teacher_token_f1", "pass@4", "kl_forward_token", "acc,none"} <= metrics
+    assert {"teacher_accuracy", "pass@4", "kl_forward_token", "acc,none"} <= metrics
     assert [row[:-1] for row in records] == [row[:-1] for row in expected_records]
+    # Absolute, since the divergences are small differences of numbers near 1.
     for row, expected in zip(records, expected_records, strict=True):
-        assert row[-1] == pytest.approx(expected[-1], rel=1e-6, abs=1e-9), row
+        assert row[-1] == pytest.approx(expected[-1], rel=1e-6, abs=1e-6), row
     for label, steps in logs.items():
         for step, expected in zip(steps, expected_logs[label], strict=True):
-            assert step == pytest.approx(expected, rel=1e-6, abs=1e-9), label
+            assert step == pytest.approx(expected, rel=1e-6, abs=1e-6), label
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -428,19 +434,21 @@ def stage(out, label):
     "dtype, masters", [("bfloat16", "device"), ("bfloat16", "host"), ("float32", "device")]
 )
 def test_the_plan_says_the_peak(strict, dtype, masters, tmp_path):
-    """Rows fill their micro-batches, of which a step has two, and a run two steps."""
-    row = len("<user>vowels train 0?<end><assistant>") - 3 * 4 + 32
+    """Micro-batches that are full, two in each of two steps."""
+    prompt, answer = len("0 t?") + 3, 40  # tokens
+    row, tree = prompt + answer, prompt + 4 * (answer - 1)
     path = write_order(
         tmp_path,
         {
             "sft": {"micro_batch_tokens": 4 * row},
             "sdft": {"micro_batch_tokens": 4 * row},
-            "grpo": {"group_size": 4, "kl_beta": 0.1, "micro_batch_tokens": 5 * row},
+            "grpo": {"micro_batch_tokens": 2 * tree, "group_size": 4, "kl_beta": 0.1},
         },
         save_small(tmp_path / "model"),
         dtype,
         masters=masters,
-        budget={"prompts": 12, "batch_size": 6},
+        answer=answer,
+        budget={"prompts": 16, "batch_size": 8},
         evaluate={"examples": 1},
     )
     for label, (planned, measured) in strict(peaks, path, tmp_path / "out").items():
