@@ -1,5 +1,6 @@
 """Time and memory that a model costs on this machine, by formulas over tokens and weights."""
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -137,12 +138,18 @@ class Memory:
         self.head = self.vocabulary * config.hidden_size
 
     def of(
-        self, config: TrainingConfig, work: Work, length: float, rows: float, cached_tokens: float
+        self,
+        config: TrainingConfig,
+        work: Work,
+        length: float,
+        cached_tokens: float,
+        rows: float = math.inf,
     ) -> tuple[float, float]:
         """(GiB on the model's device, GiB in host memory for its masters) of a method.
 
-        length: tokens of its rows; rows: that a step learns from; cached_tokens: those whose keys
-        and values are in memory while answers are sampled, for learning or evaluation.
+        length: tokens of its rows; cached_tokens: those whose keys and values are in memory while
+        answers are sampled, for learning or evaluation; rows: that a step learns from, as many as
+        fill a micro-batch if left out.
         """
         masters = self.size < 4 or (self.on_gpu and config.masters == "host")
         # AdamW's moments, gradients, masters, the average

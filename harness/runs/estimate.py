@@ -241,7 +241,7 @@ class _Estimator:
             answer = self.outlooks[skill.name].prompt + order.limit(skill)
             cached_tokens = max(cached_tokens, rows * answer)
         learned_rows = batch_size * max(1, work.answers)
-        return self.memory.of(spec.config, work, length, learned_rows, cached_tokens)
+        return self.memory.of(spec.config, work, length, cached_tokens, learned_rows)
 
     # ---- measurements --------------------------------------------------------------------------
 

@@ -36,12 +36,8 @@ VARIANTS = {
 
 
 def begin():
-    from harness.evaluation import retention  # noqa: F401, imports what every stage needs
-    from harness.runs import sequence  # noqa: F401
-
     torch.set_num_threads(1)
     strict_device.register()
-    gc.freeze()  # Each stage collects garbage, which would go through all that is imported.
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +68,8 @@ def refusals():
         "forgotten move": lambda: embedding(torch.tensor([1, 2])),
         "forgotten step": lambda: torch._fused_adamw_(
             *([x], [x], [x], [x], [], [torch.tensor(1.0)]),
-            **dict(lr=0.1, beta1=0.9, beta2=0.9, weight_decay=0.0, eps=1e-8),
-            **dict(amsgrad=False, maximize=False),
+            **{"lr": 0.1, "beta1": 0.9, "beta2": 0.9, "weight_decay": 0.0, "eps": 1e-8},
+            **{"amsgrad": False, "maximize": False},
         ),
         "generator": lambda: torch.rand(3, device=DEVICE, generator=torch.Generator()),
         "numpy": lambda: x.numpy(),
@@ -282,7 +278,10 @@ def run(path, out):
     from harness.runs.reading import read_order
     from harness.runs.sequence import run_order
 
-    run_order(read_order(path), out, Progress(stream=io.StringIO()))
+    order = read_order(path)
+    gc.collect()
+    gc.freeze()  # each stage collects garbage, and would go through all that is imported
+    run_order(order, out, Progress(stream=io.StringIO()))
     records = [
         (row["run"], row["step"], row["name"], row["split"], row["metric"], row["value"])
         for row in read_lines(out / "records.jsonl")

@@ -68,7 +68,7 @@ def test_bytes_of_every_weight():
     def of(work, cached=0, length=10, rows=1000, **config):
         return [
             round(part * 2**30)
-            for part in memory.of(TrainingConfig(**config), work, length, rows, cached)
+            for part in memory.of(TrainingConfig(**config), work, length, cached, rows)
         ]
 
     def passing(tokens, tensors):
@@ -87,7 +87,7 @@ def test_bytes_of_every_weight():
     assert of(Work(), cached=10**8)[0] == round(weights * 18 + 10**8 * 2 * 3 * 2 * 16 * 2)
     # no masters apart from the weights, and no gradient of the head apart from theirs
     full = Memory(shape, torch.float32, "cpu")
-    assert full.of(TrainingConfig(), sdft, 10, 1000, 0)[0] * 2**30 == pytest.approx(
+    assert full.of(TrainingConfig(), sdft, 10, 0)[0] * 2**30 == pytest.approx(
         weights * (8 + 8 + 4) + 1024 * full.token + 6 * 4 * 1024 * 300
     )
 
@@ -98,7 +98,7 @@ def test_a_chunk_of_logits_has_its_limit():
     memory = Memory(shape, torch.float32, "cpu")
     memory.vocabulary = 2**20
     few, many = (
-        memory.of(TrainingConfig(), Work(), tokens, 1, 0)[0] * 2**30 - tokens * memory.token
+        memory.of(TrainingConfig(), Work(), tokens, 0, rows=1)[0] * 2**30 - tokens * memory.token
         for tokens in (16, 32)
     )
     assert few == pytest.approx(many) and few > 3 * 4 * 2**24
