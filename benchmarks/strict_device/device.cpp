@@ -38,6 +38,8 @@ using c10::Stream;
 
 constexpr c10::DeviceType kStrict = c10::DeviceType::PrivateUse1;
 const Device kDevice(kStrict, 0);
+const c10::DispatchKeySet kStrictKeys(c10::DispatchKey::PrivateUse1);
+const c10::DispatchKeySet kCpuKeys(c10::DispatchKey::CPU);
 
 // ---- what is counted ---------------------------------------------------------------------------
 
@@ -83,7 +85,7 @@ void free_block(void* context) {
 
 // The memory of `host` as memory of the device.
 c10::DataPtr taken(const Storage& host) {
-  const auto bytes = static_cast<int64_t>(host.nbytes());
+  const auto bytes = host.data() == nullptr ? 0 : static_cast<int64_t>(host.nbytes());
   count_allocated(bytes);
   return {host.mutable_data(), new Block{host, bytes}, &free_block, kDevice};
 }
@@ -106,7 +108,7 @@ StrictAllocator allocator;
 // restores the CPU's random state alone finds other numbers here.
 struct StrictGenerator final : c10::GeneratorImpl {
   explicit StrictGenerator(at::Generator numbers)
-      : GeneratorImpl(kDevice, c10::DispatchKeySet(c10::DispatchKey::PrivateUse1)),
+      : GeneratorImpl(kDevice, kStrictKeys),
         host(std::move(numbers)) {}
   void set_current_seed(uint64_t seed) override { host.set_current_seed(seed); }
   void set_offset(uint64_t offset) override { host.set_offset(offset); }
@@ -160,7 +162,7 @@ class Loan {
     for (const auto& pair : tensors_) {
       if (pair.device.is_same(tensor)) return pair.cpu;
     }
-    Tensor cpu = tensor_like(tensor, lend(tensor.storage()), c10::DispatchKeySet(c10::DispatchKey::CPU));
+    Tensor cpu = tensor_like(tensor, lend(tensor.storage()), kCpuKeys);
     tensors_.push_back({tensor, cpu});
     return cpu;
   }
@@ -206,8 +208,10 @@ class Loan {
         return tensor_like(cpu, device.storage(), device.key_set(), c10::TensorImpl::VIEW);
       }
     }
-    return tensor_like(cpu, of_device(cpu.storage()),
-                       c10::DispatchKeySet(c10::DispatchKey::PrivateUse1));
+    // Autograd's tensors of zeros have no memory, which this key says.
+    const auto keys =
+        cpu._is_zerotensor() ? kStrictKeys.add(c10::DispatchKey::ZeroTensor) : kStrictKeys;
+    return tensor_like(cpu, of_device(cpu.storage()), keys);
   }
 
   // Whether the kernel returned memory of its own.
@@ -245,9 +249,12 @@ class Call {
 
   // Raises an error, as a GPU does, where the arguments are on the device and elsewhere.
   //
-  // Two kinds of host tensors are no mistake: a number that a kernel gets by value, and indices,
-  // which PyTorch copies to the device by itself.
+  // Two kinds of host tensors are no mistake: a number that a pointwise kernel gets by value, and
+  // indices, which PyTorch copies to the device by itself.
   void check_devices() {
+    const std::string& name = op_.schema().name();
+    const bool takes_numbers =
+        op_.hasTag(at::Tag::pointwise) || name == "aten::_index_put_impl_";
     std::string elsewhere;
     bool any_on_device = false;
     for (size_t i = first_; i < stack_->size(); ++i) {
@@ -259,7 +266,7 @@ class Call {
           any_on_device = true;
         } else if (value.isOptionalTensorList() && tensor.is_cpu()) {
           copied_indices_ += tensor.nbytes();
-        } else if (!value.isTensor() || is_written || tensor.dim() > 0) {
+        } else if (!takes_numbers || !value.isTensor() || is_written || tensor.dim() > 0) {
           elsewhere = tensor.device().str() + " as " + argument(i).name();
         }
       }
@@ -267,7 +274,7 @@ class Call {
     TORCH_CHECK(!any_on_device || elsewhere.empty(), "strict device: ", op_.schema().operator_name(),
                 " has arguments on ", kDevice.str(), " and on ", elsewhere);
     // aten::index has copied them already, on its way from a new tensor to one that is written.
-    if (any_on_device && copied_indices_ > 0 && op_.schema().name() != "aten::index") {
+    if (any_on_device && copied_indices_ > 0 && name != "aten::index") {
       ++to_device.value;
       to_device_bytes.value += copied_indices_;
     }
@@ -359,22 +366,23 @@ class Call {
 // Any operator of the device that has no other kernel below.
 void run_on_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   at::AutoDispatchBelowADInplaceOrView below_autograd;  // which is done by now
-  const std::string& name = op.schema().name();
-  const bool only_allocates =
-      name == "aten::empty" || name == "aten::empty_strided" || name == "aten::resize_";
   Call call(op, stack);
   Loan loan;
   call.check_devices();
   call.lend(loan);
-  op.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), stack);
+  op.redispatchBoxed(kCpuKeys, stack);
   call.take(loan);
-  if (name == "aten::_local_scalar_dense") ++scalar_reads.value;
+  const std::string& name = op.schema().name();
+  const bool reads_number = name == "aten::_local_scalar_dense";
+  if (reads_number) ++scalar_reads.value;
   // The host must know a result, a number or a size, before it can go on.
-  if (op.hasTag(at::Tag::data_dependent_output) || op.hasTag(at::Tag::dynamic_output_shape)) {
-    ++waits.value;
-  }
-  const bool is_view = !call.writes() && !loan.has_new_memory();
-  if (!only_allocates && !is_view) ++kernels.value;
+  const bool waited =
+      op.hasTag(at::Tag::data_dependent_output) || op.hasTag(at::Tag::dynamic_output_shape);
+  if (waited) ++waits.value;
+  const bool only_allocates =
+      name == "aten::empty" || name == "aten::empty_strided" || name == "aten::resize_";
+  const bool computes = call.writes() || loan.has_new_memory() || waited;
+  if (computes && !only_allocates && !reads_number) ++kernels.value;
 }
 
 // aten::_copy_from(self, dst, non_blocking): what copy_ does where a side is not on the CPU.
