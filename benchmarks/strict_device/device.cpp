@@ -1,4 +1,4 @@
-// A second device that lives in host memory, computes by the CPU's kernels, and is as strict as a GPU.
+// A second device in host memory that computes by the CPU's kernels and is as strict as a GPU.
 //
 // It is a backend of PyTorch (PrivateUse1, the place for devices that PyTorch does not know). One
 // function, `run_on_cpu`, stands for all operators: it refuses arguments of two devices, lends the
@@ -6,9 +6,10 @@
 // tensor is copied on the way, so the numbers are the CPU's, and the bytes those of the tensors.
 //
 // It differs from a GPU where PyTorch does not see it: kernels run at once, in order, and what they
-// allocate for themselves is not counted.
+// allocate for themselves is not counted. It has no convolutions, no sparse tensors and no lazy
+// complex conjugates, for which PyTorch wants more of a device.
 //
-// It needs no header of Python: registration.py calls the functions at the end by ctypes.
+// It needs no header of Python: runtime.py calls the functions at the end by ctypes.
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/core/LegacyTypeDispatch.h>
@@ -257,6 +258,7 @@ class Call {
         op_.hasTag(at::Tag::pointwise) || name == "aten::_index_put_impl_";
     std::string elsewhere;
     bool any_on_device = false;
+    int64_t copied_indices = 0;  // bytes
     for (size_t i = first_; i < stack_->size(); ++i) {
       const IValue& value = (*stack_)[i];
       const auto* alias = argument(i).alias_info();
@@ -265,18 +267,19 @@ class Call {
         if (on_device(tensor)) {
           any_on_device = true;
         } else if (value.isOptionalTensorList() && tensor.is_cpu()) {
-          copied_indices_ += tensor.nbytes();
+          copied_indices += tensor.nbytes();
         } else if (!takes_numbers || !value.isTensor() || is_written || tensor.dim() > 0) {
           elsewhere = tensor.device().str() + " as " + argument(i).name();
         }
       }
     }
-    TORCH_CHECK(!any_on_device || elsewhere.empty(), "strict device: ", op_.schema().operator_name(),
+    if (!any_on_device) return;
+    TORCH_CHECK(elsewhere.empty(), "strict device: ", op_.schema().operator_name(),
                 " has arguments on ", kDevice.str(), " and on ", elsewhere);
-    // aten::index has copied them already, on its way from a new tensor to one that is written.
-    if (any_on_device && copied_indices_ > 0 && name != "aten::index") {
+    // aten::index has copied its indices before it comes here, with a tensor to write to.
+    if (copied_indices > 0 && name != "aten::index") {
       ++to_device.value;
-      to_device_bytes.value += copied_indices_;
+      to_device_bytes.value += copied_indices;
     }
   }
 
@@ -360,7 +363,6 @@ class Call {
   const c10::OperatorHandle& op_;
   torch::jit::Stack* stack_;
   size_t first_;
-  int64_t copied_indices_ = 0;  // bytes
 };
 
 // Any operator of the device that has no other kernel below.
@@ -412,7 +414,7 @@ void copy(const c10::OperatorHandle&, torch::jit::Stack* stack) {
   torch::jit::push(*stack, to);
 }
 
-// The kernel of scaled_dot_product_attention that the CPU would take, so that its fused one is used.
+// Which kernel scaled_dot_product_attention takes: that of the CPU, mostly the fused one.
 int64_t attention_of_cpu(const Tensor& query, const Tensor& key, const Tensor& value,
                          const std::optional<Tensor>& mask, double dropout, bool is_causal,
                          std::optional<double> scale, bool grouped) {
@@ -423,7 +425,7 @@ int64_t attention_of_cpu(const Tensor& query, const Tensor& key, const Tensor& v
                                            lent_mask, dropout, is_causal, scale, grouped);
 }
 
-// ---- what PyTorch asks a device for --------------------------------------------------------------
+// ---- what PyTorch asks a device for ------------------------------------------------------------
 
 // There is one device, one stream, and nothing to wait for.
 struct StrictGuard final : c10::impl::DeviceGuardImplInterface {
@@ -491,7 +493,7 @@ void register_device() {
 
 }  // namespace
 
-// ---- for registration.py -------------------------------------------------------------------------
+// ---- for runtime.py ----------------------------------------------------------------------------
 
 extern "C" {
 

@@ -71,6 +71,7 @@ def refusals():
             **{"lr": 0.1, "beta1": 0.9, "beta2": 0.9, "weight_decay": 0.0, "eps": 1e-8},
             **{"amsgrad": False, "maximize": False},
         ),
+        "index by a host number": lambda: x.index_select(0, torch.tensor(1)),
         "generator": lambda: torch.rand(3, device=DEVICE, generator=torch.Generator()),
         "numpy": lambda: x.numpy(),
     }
@@ -174,13 +175,26 @@ def values(device):
     assert loaded.device == y.device
     moved = deepcopy(torch.nn.Linear(6, 2).to(device))(y).detach()
     found = [x.grad, q.grad, attended.detach(), views.detach(), y, out, filled, inside, loaded]
-    found += [moved, torch.equal(y, loaded) * torch.ones(1), y.storage_offset() * torch.ones(1)]
+    signs = torch.ones(3, device=device, requires_grad=True)
+    signs.sgn().sum().backward()  # by a tensor of zeros that has no memory
+    found += [moved, signs.grad + 0, torch.tensor([torch.equal(y, loaded), y.storage_offset()])]
     return [t.cpu() for t in found]
 
 
 def test_values_are_the_cpus(strict):
     for expected, found in zip(strict(values, "cpu"), strict(values, DEVICE), strict=True):
         assert torch.equal(expected, found)
+
+
+def is_tied(folder):
+    from harness.models.load import load_model
+
+    model, _ = load_model(str(save_tiny(folder)), "float32", DEVICE)
+    return model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_tied_weights_stay_tied(strict, tmp_path):
+    assert strict(is_tied, tmp_path)
 
 
 def random_numbers():
@@ -451,5 +465,4 @@ def test_the_plan_says_the_peak(strict, dtype, masters, tmp_path):
         evaluate={"examples": 1},
     )
     for label, (planned, measured) in strict(peaks, path, tmp_path / "out").items():
-        print(dtype, masters, label, planned, measured, planned / measured)
         assert planned == pytest.approx(measured, rel=0.15), label
