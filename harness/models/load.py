@@ -20,6 +20,9 @@ from harness.models.forward import hidden_states, output_head
 from harness.models.memory import keep_freed_memory
 from harness.models.repeatable import allow_repeatable_products
 
+# Kinds of devices that an order may name. Whoever makes another one known to PyTorch adds it.
+DEVICE_TYPES = {"cpu", "cuda"}
+
 
 def resolve_dtype(dtype: str, device: str | torch.device) -> torch.dtype:
     """The dtype of that name on ``device``.
@@ -41,19 +44,22 @@ def check_device(device: str, place: str) -> None:
     """Raises UserError if this machine has no ``device``."""
     if device in ("auto", "cpu"):
         return
-    if not re.fullmatch(r"cuda(:\d{1,3})?", device):
-        raise UserError(
-            place, f"unknown device {device!r}", "known: auto, cpu, cuda, cuda:0, cuda:1, ..."
-        )
-    count = torch.cuda.device_count()  # does not initialise CUDA
-    index = int(device.removeprefix("cuda").removeprefix(":") or 0)
-    if index >= count:
+    kind, _, number = device.partition(":")
+    if kind not in DEVICE_TYPES - {"cpu"} or not re.fullmatch(rf"{kind}(:\d{{1,3}})?", device):
+        raise UserError(place, f"unknown device {device!r}", f"known: {_known_devices()}")
+    count = torch.get_device_module(kind).device_count()  # does not initialise CUDA
+    if int(number or 0) >= count:
         gpus = f"{count} GPU{'s' * (count > 1)} that" if count else "no GPU that"
         raise UserError(
             place,
             f"there is no {device}: this machine has {gpus} PyTorch sees",
             "use auto or cpu",
         )
+
+
+def _known_devices() -> str:
+    more = sorted(DEVICE_TYPES - {"cpu", "cuda"})
+    return ", ".join(["auto", "cpu", "cuda", "cuda:0", "cuda:1", "...", *more])
 
 
 def resolve_device(device: str) -> str:
@@ -162,6 +168,8 @@ def load_model(
     prepare_device(device)
     model = _read_weights(name, source, revision, dtype, device, place)
     model.to(device).eval()
+    # PyTorch unties weights that it moves to a device which it does not know by itself.
+    model.tie_weights(recompute_mapping=False)
     check_tokens(name, model, tokenizer, place)
     stop_tokens(model, tokenizer, place)
     _check_head(name, model, place)

@@ -39,9 +39,9 @@ def return_freed_memory() -> None:
 
 def reset_peak_memory(device: torch.device) -> None:
     """Begin a new measurement of ``peak_memory``."""
-    if device.type == "cuda":
+    if device.type != "cpu":
         gc.collect()  # Reference cycles of an earlier stage do not count for this one.
-        torch.cuda.reset_peak_memory_stats(device)
+        torch.get_device_module(device).reset_peak_memory_stats(device)
     else:
         return_freed_memory()
         with suppress(OSError):  # Only Linux has this file.
@@ -55,8 +55,8 @@ def peak_memory(device: torch.device) -> float:
     what the allocator still holds of earlier stages. Where a CPU's measurement cannot be reset, it
     is the largest since the process began.
     """
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
+    if device.type != "cpu":
+        return torch.get_device_module(device).max_memory_allocated(device) / 2**30
     with suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text().splitlines()
         line = next(line for line in lines if line.startswith("VmHWM:"))

@@ -20,8 +20,8 @@ PACKAGES = ("torch", "transformers", "accelerate", "trl", "lm_eval", "datasets")
 
 def device_name(device: torch.device) -> str:
     """The GPU, or the processor and its cores."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return str(torch.get_device_module(device).get_device_name(device))
     try:
         name = next(
             line.split(":", 1)[1].strip()
