@@ -1,5 +1,6 @@
 """Time and memory that a model costs on this machine, by formulas over tokens and weights."""
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -42,8 +43,8 @@ class Machine:
         for _ in range(6):
             start = time.perf_counter()
             work(argument)
-            if argument.is_cuda:
-                torch.cuda.synchronize(argument.device)
+            if argument.device.type != "cpu":  # A GPU goes on after the call has returned.
+                torch.get_device_module(argument.device).synchronize(argument.device)
             rates.append(amount / (time.perf_counter() - start))
         return max(rates)
 
@@ -133,23 +134,46 @@ class Memory:
         # Bytes of a token in a micro-batch, and of one in the sampler's cache.
         self.token = activations(shape)
         self.cache_token = 2 * config.num_hidden_layers * heads * width * dtype.itemsize
-        # Of one chunk: logits and log-probabilities of both models, and a gradient.
-        self.logits = 5 * 4 * VOCABULARY_CHUNK
+        self.vocabulary = config.vocab_size
+        self.head = self.vocabulary * config.hidden_size
 
     def of(
-        self, config: TrainingConfig, work: Work, length: float, cached_tokens: float
+        self,
+        config: TrainingConfig,
+        work: Work,
+        length: float,
+        cached_tokens: float,
+        rows: float = math.inf,
     ) -> tuple[float, float]:
         """(GiB on the model's device, GiB in host memory for its masters) of a method.
 
         length: tokens of its rows; cached_tokens: those whose keys and values are in memory while
-        answers are sampled, for learning or evaluation.
+        answers are sampled, for learning or evaluation; rows: that a step learns from, as many as
+        fill a micro-batch if left out.
         """
         masters = self.size < 4 or (self.on_gpu and config.masters == "host")
         # AdamW's moments, gradients, masters, the average
         state = self.parameters * (8 + 4 + 4 * masters + 4 * (masters and work.averaged))
-        limit = config.micro_batch_tokens or MICRO_BATCH_TOKENS[self.on_gpu]
-        micro_batch = max(limit, length) * self.token + self.logits
+        micro_batch = self._micro_batch(config, work, length, rows, masters)
         weights = self.parameters * self.size * (1 + work.copies)
         in_host = state if masters and config.masters == "host" else 0
         on_device = weights + max(micro_batch, cached_tokens * self.cache_token) + state - in_host
         return on_device / GIB, in_host / GIB
+
+    def _micro_batch(
+        self, config: TrainingConfig, work: Work, length: float, rows: float, masters: bool
+    ) -> float:
+        """Bytes of a micro-batch: activations, one chunk of logits, the head's gradient.
+
+        masters: whether these are tensors of their own.
+        """
+        limit = config.micro_batch_tokens or MICRO_BATCH_TOKENS[self.on_gpu]
+        tokens = max(length, min(limit, rows * length))
+        # Logits, log-probabilities and a gradient; as much again where a second model has logits.
+        tensors = 6 if work.scored else 3
+        logits = tensors * 4 * min(VOCABULARY_CHUNK, tokens * self.vocabulary)
+        # A chunk's gradient of the head goes into a float32 sum, in another dtype by way of a
+        # tensor of its own, when most of the chunk's logits are gone.
+        head_sum = 4 * self.head * masters
+        product = self.size * self.head * (self.size < 4)
+        return tokens * self.token + head_sum + max(logits, product)

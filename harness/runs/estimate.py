@@ -240,7 +240,8 @@ class _Estimator:
             rows = min(order.evaluate.batch_size, self.skills[skill.name].answers)
             answer = self.outlooks[skill.name].prompt + order.limit(skill)
             cached_tokens = max(cached_tokens, rows * answer)
-        return self.memory.of(spec.config, work, length, cached_tokens)
+        learned_rows = batch_size * max(1, work.answers)
+        return self.memory.of(spec.config, work, length, cached_tokens, learned_rows)
 
     # ---- measurements --------------------------------------------------------------------------
 

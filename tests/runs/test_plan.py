@@ -62,27 +62,46 @@ def test_bytes_of_every_weight():
     with init_empty_weights():
         shape = AutoModelForCausalLM.from_config(SHAPES["llama"], dtype=torch.bfloat16)
     weights = sum(p.numel() for p in shape.parameters())
-    memory, sdft = Memory(shape, torch.bfloat16, "cpu"), Work(copies=1, averaged=True)
+    sdft = Work(scored=1, copies=1, averaged=True)
+    memory = Memory(shape, torch.bfloat16, "cpu")
 
-    def of(work, rows=1, length=0, **config):
+    def of(work, cached=0, length=10, rows=1000, **config):
         return [
             round(part * 2**30)
-            for part in memory.of(TrainingConfig(**config), work, length, rows * length)
+            for part in memory.of(TrainingConfig(**config), work, length, cached, rows)
         ]
 
-    passing = 1024 * memory.token + memory.logits
-    assert of(sdft) == [round(weights * (4 + 20) + passing), 0]
-    assert of(sdft, masters="host") == [round(weights * 4 + passing), weights * 20]
-    assert of(Work(), micro_batch_tokens=2048) == [
-        round(weights * (2 + 16) + 2048 * memory.token + memory.logits),
-        0,
-    ]
+    def passing(tokens, tensors):
+        return tokens * memory.token + 300 * 96 * 4 + tensors * 4 * tokens * 300
+
+    assert of(sdft) == [round(weights * (4 + 20) + passing(1024, 6)), 0]
+    assert of(sdft, masters="host") == [round(weights * 4 + passing(1024, 6)), weights * 20]
+    assert of(Work(), micro_batch_tokens=2048) == [round(weights * 18 + passing(2048, 3)), 0]
+    # a step has fewer tokens than a micro-batch may have; a row has more
+    assert of(Work(), rows=8) == [round(weights * 18 + passing(80, 3)), 0]
+    assert of(Work(), rows=8, length=3000) == [round(weights * 18 + passing(3000, 3)), 0]
+    # one token, whose logits are less than the head's gradient
+    token = memory.token + 300 * 96 * (4 + 2)
+    assert of(Work(), rows=1, length=1) == [round(weights * 18 + token), 0]
     # the rollouts are the larger
-    assert of(Work(), rows=10**6, length=100)[0] == round(weights * 18 + 10**8 * 2 * 3 * 2 * 16 * 2)
-    full = Memory(shape, torch.float32, "cpu")  # no masters apart from the weights
-    assert full.of(TrainingConfig(), sdft, 0, 0)[0] * 2**30 == pytest.approx(
-        weights * (8 + 8 + 4) + passing
+    assert of(Work(), cached=10**8)[0] == round(weights * 18 + 10**8 * 2 * 3 * 2 * 16 * 2)
+    # no masters apart from the weights, and no gradient of the head apart from theirs
+    full = Memory(shape, torch.float32, "cpu")
+    assert full.of(TrainingConfig(), sdft, 10, 0)[0] * 2**30 == pytest.approx(
+        weights * (8 + 8 + 4) + 1024 * full.token + 6 * 4 * 1024 * 300
     )
+
+
+def test_a_chunk_of_logits_has_its_limit():
+    with init_empty_weights():
+        shape = AutoModelForCausalLM.from_config(SHAPES["llama"], dtype=torch.float32)
+    memory = Memory(shape, torch.float32, "cpu")
+    memory.vocabulary = 2**20
+    few, many = (
+        memory.of(TrainingConfig(), Work(), tokens, 0, rows=1)[0] * 2**30 - tokens * memory.token
+        for tokens in (16, 32)
+    )
+    assert few == pytest.approx(many) and few > 3 * 4 * 2**24
 
 
 def test_verdicts_are_counted_or_what_grades_instead_is_said(order_file, tmp_path, monkeypatch):
