@@ -25,7 +25,8 @@ from harness.base.errors import Parser, UserError, reported
 from harness.base.files import write_jsonl
 from harness.base.thoughts import THINK
 from harness.evaluation.endpoint import Endpoint, Refused
-from harness.skills.graders import normalise, token_f1
+from harness.skills.graders import token_f1
+from harness.skills.words import normalise
 
 Row = dict[str, str]
 VERSION = 2  # of the prompt; whoever changes the prompt raises it
