@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
+from urllib.parse import quote
 
 from markupsafe import Markup
 
@@ -203,7 +204,7 @@ def render(
 ) -> str:
     """The page as text.
 
-    tables, pictures: in the page's order; look: of each label; to_folder: path from the page
+    tables, pictures: in the page's order; look: of each label; to_folder: link from the page
     to each results folder.
     """
     dot = _dot(look)
@@ -361,7 +362,7 @@ def _record(results: ReportData, row: Any, to_folder: str) -> RecordView:
         n=f"{int(row.n)}" if _is_finite(row.n) else "–",
         protocol=str(row.protocol),
         evaluation=str(row.evaluation),
-        link=f"{to_folder}/evaluations/{row.evaluation}.json" if on_disk else "",
+        link=f"{to_folder}/evaluations/{quote(row.evaluation)}.json" if on_disk else "",
     )
 
 

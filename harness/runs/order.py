@@ -26,7 +26,7 @@ from harness.results.formats import VERSION
 from harness.runs.grid import expand_grid
 from harness.runs.methods import MethodSpec, build_method
 from harness.runs.schema import ChatTemplate
-from harness.runs.sections import Sections
+from harness.runs.sections import Sections, check_plain
 from harness.runs.skills import SPLITS, build_skill
 from harness.sampling.settings import REMEDY, version
 from harness.skills.rubrics import RUBRICS
@@ -138,7 +138,10 @@ class Order(Sections):
         for entry in entries if isinstance(entries, list) else ():
             for key, value in entry.items() if isinstance(entry, dict) else ():
                 check(value, {}, f"{place}: {key}")
-        return load_suite(entries, place)
+        suite = load_suite(entries, place)
+        for task in suite.tasks:
+            check_plain(task.task, place)
+        return suite
 
     def check_prompts(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         """Check what only a tokenizer can tell; returns what a user should know, in lines.
