@@ -1,5 +1,6 @@
 """The words of a text, by which graders and the search for repeated questions compare."""
 
+import functools
 import re
 import unicodedata
 
@@ -56,7 +57,7 @@ def normalise(text: str) -> str:
     if not text.isascii():
         text = unicodedata.normalize("NFKC", SMALL_DIGITS.sub(" ", text))
     text = THOUSANDS.sub(lambda match: match[0].replace(",", ""), text.translate(_TABLE))
-    words = [_word(match) for match in WORD.finditer(text)]
+    words = [word for chunk in text.split() for word in _words(chunk)]
     last = len(words) - 1
     kept = (
         word
@@ -64,6 +65,12 @@ def normalise(text: str) -> str:
         if word.lower() not in ARTICLES or i == last or (word == "A" and i > 0)
     )
     return " ".join(kept).casefold()
+
+
+@functools.lru_cache(1 << 16)
+def _words(chunk: str) -> tuple[str, ...]:
+    """The words of what stands between two blanks; most texts repeat most of theirs."""
+    return tuple(_word(match) for match in WORD.finditer(chunk))
 
 
 def _word(match: re.Match[str]) -> str:
