@@ -105,6 +105,7 @@ class ToolUse(PaperSkill):
     description = (
         "Tool Use of the paper: calls of ToolAlpaca's tools (Apache-2.0), in the authors' files"
     )
+    overlap_note = "most words of a prompt describe its tools, which several questions share"
     metrics = {"accuracy": accuracy, "accuracy_json": accuracy_json}
     see_thoughts = ("accuracy",)  # as the authors' script
     released = {

@@ -142,6 +142,11 @@ def _terminal(results: ReportData, main: Table) -> str:
     ]
     if omission:
         lines.append(f"Left out here, in the report: {omission}.")
+    if results.overlaps:
+        lines.append("Questions that were taught and tested:")
+        lines += [f"  {line}" for line in results.overlaps[:MOST_MISSING]]
+    if len(results.overlaps) > MOST_MISSING:
+        lines.append(f"  ... and {len(results.overlaps) - MOST_MISSING} more")
     if results.missing:
         lines.append("Missing:")
         lines += [f"  {line}" for line in results.missing[:MOST_MISSING]]
