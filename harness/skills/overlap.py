@@ -42,17 +42,17 @@ def find_overlaps(
     )
     notes = {skill.name: skill.overlap_note for skill in skills}
     overlaps: list[Overlap] = []
-    for (skill, split), questions in asked.items():
-        for train, prompts in taught.items():
-            others = [words for words in questions if words not in prompts]
+    for (name, split), questions in asked.items():
+        for other, prompts in taught.items():
+            rest = [words for words in questions if words not in prompts]
             overlap: Overlap = {
-                "skill": skill,
+                "skill": name,
                 "split": split,
-                "train": train,
+                "train": other,
                 "questions": len(questions),
-                "same": len(questions) - len(others),
-                "near": sum(not near.get(words, set()).isdisjoint(prompts) for words in others),
-                "note": notes[skill] if train == skill else "",
+                "same": len(questions) - len(rest),
+                "near": sum(not near.get(words, set()).isdisjoint(prompts) for words in rest),
+                "note": notes[name] if other == name else "",
             }
             if overlap["same"] or overlap["near"]:
                 overlaps.append(overlap)
