@@ -132,7 +132,7 @@ class PaperSkill(Skill):
     def reference(self, row: Mapping[str, Any], place: str) -> Any:
         """``reference`` itself, or what the skill's own columns say."""
         if "reference" in row:
-            return row["reference"]
+            return super().reference(row, place)
         return self.example(row, "test", 0, place).reference
 
     def _read(self, split: str) -> list[Example]:

@@ -45,8 +45,8 @@ def accuracy_json(completion, reference):
     """The corrected grader: every call by itself, its arguments read by a JSON decoder; 1.0 or 0.0.
 
     The calls (name and arguments) equal the reference's as multisets. Only lines that begin with
-    ``Action:`` and ``Action Input:`` count, also in Markdown (emphasis, code, lists, headings); each
-    call has exactly one input. Objects may be nested; ``true`` is not 1, but 1.0 is; NaN is no
+    ``Action:`` and ``Action Input:`` count, also in Markdown (emphasis, code, lists, headings).
+    Each call has exactly one input. Objects may be nested; ``true`` is not 1, but 1.0 is; NaN is no
     JSON; what is no JSON is compared as text. A call that the reference marks ``[Optional]`` may be
     left out.
     """

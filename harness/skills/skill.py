@@ -137,6 +137,8 @@ class Skill:
                 "is missing",
                 f"the answer is compared with it, as in the skill {self.name}",
             )
+        if row["reference"] is None:
+            raise UserError(place, "`reference` is null", "give the right answer")
         return row["reference"]
 
     def teacher_prompt(
