@@ -56,7 +56,8 @@ def answer_tag(completion: str, reference: Any) -> float:
 
 def token_f1(completion: str, reference: Any) -> float:
     """SQuAD's F1 over normalised words; the best F1 over all right answers."""
-    return max(_word_f1(completion, _text(answer)) for answer in right_answers(reference))
+    scores = (_word_f1(completion, _text(answer)) for answer in right_answers(reference))
+    return max(scores, default=0.0)
 
 
 def _word_f1(completion: str, answer: str) -> float:
