@@ -284,7 +284,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         elif path.suffix == ".parquet":
             rows = pyarrow.parquet.read_table(path).to_pylist()
         else:
-            rows = json.loads(path.read_text(encoding="utf-8"))
+            rows = json.loads(path.read_text(encoding="utf-8-sig"))
     except (
         OSError,
         ValueError,

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks.skills._sources import read_rows
 from harness.base.errors import UserError
 from harness.runs.listing import skills as project_skills
 from harness.skills.files import FileSkill
@@ -142,3 +143,22 @@ def test_the_letter_of_science_knows_its_options_and_stays_a_text():
     example = skill.example({**row, "answer": "A"}, "test", 1, "here")
     choice = skill.metrics["accuracy_choice"]
     assert choice("A: one", example.reference) == 0 and choice("(A)", example.reference) == 1
+
+
+def test_other_files_of_rows_may_have_the_mark_too(tmp_path):
+    for name, text in (("a.json", '[{"x": 1}]'), ("a.jsonl", '{"x": 1}\n')):
+        (tmp_path / name).write_text(text, encoding="utf-8-sig")
+        assert list(read_rows(tmp_path / name)) == [(1, {"x": 1})]
+
+
+@pytest.mark.parametrize("name", ["elements", "medical", "science"])
+def test_a_null_reference_is_no_reference_of_completions_either(name):
+    with pytest.raises(UserError, match="row 3: `reference` is null"):
+        get_skill(name).reference({"reference": None, "completion": "x"}, "row 3")
+
+
+def test_an_answer_of_a_paper_skill_without_words_is_refused():
+    row = {"question": "Why?", "answer": "...", "article": "a"}
+    for name in ("medical", "wiki"):
+        with pytest.raises(UserError, match=r"row 3: .* holds no word"):
+            get_skill(name).example(row, "test", 3, "row 3")
