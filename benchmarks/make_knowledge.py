@@ -25,7 +25,8 @@ from harness.base.errors import Parser, UserError, reported
 from harness.base.files import write_jsonl
 from harness.base.thoughts import THINK
 from harness.evaluation.endpoint import Endpoint, Refused
-from harness.skills.graders import normalise, token_f1
+from harness.skills.graders import token_f1
+from harness.skills.words import normalise
 
 Row = dict[str, str]
 VERSION = 2  # of the prompt; whoever changes the prompt raises it
@@ -244,7 +245,7 @@ def read_articles(folder: Path) -> dict[str, str]:
     articles: dict[str, str] = {}
     for path in sorted(p for p in folder.iterdir() if p.suffix in (".txt", ".md")):
         try:
-            text = path.read_text(encoding="utf-8").replace("\r\n", "\n").strip()
+            text = path.read_text(encoding="utf-8-sig").replace("\r\n", "\n").strip()
         except UnicodeDecodeError:
             raise UserError(path, "is not UTF-8", "save it as a text in UTF-8") from None
         if not text:

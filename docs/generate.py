@@ -9,11 +9,14 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import json
 import re
 import sys
 import textwrap
 import typing
 from pathlib import Path
+
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -34,6 +37,7 @@ from harness.runs.schema import (
 )
 from harness.sampling.settings import Rollout, VLLMConfig
 from harness.skills.graders import GRADERS
+from harness.skills.words import normalise
 
 NOTICE = "<!-- Made by docs/generate.py from the code; change it there. -->\n"
 SECTIONS = {  # title of a section: (dataclass, one sentence)
@@ -226,11 +230,51 @@ def functions(module: object) -> typing.Iterator[typing.Callable[..., object]]:
             yield getattr(module, node.name)
 
 
+def code(value: object) -> str:
+    """A value of a table in Markdown: a text as it is, anything else as JSON, in code type."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = text.replace("\n", "⏎").replace("|", "\\|")
+    marks = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    blank = " " if len(marks) > 1 or text[:1] in ("", " ") else ""
+    kind = " (JSON)" if isinstance(value, bool | int | float) else ""
+    return f"{marks}{blank}{text}{blank}{marks}{kind}" if text else "nothing"
+
+
+def graders_page() -> str:
+    source = ROOT / "docs" / "reference" / "graders.yaml"
+    parts = [
+        "# What graders accept\n",
+        NOTICE,
+        "Answers, references and scores, one by one. A test grades each of them. `⏎` is a line "
+        "break. The source is [graders.yaml](graders.yaml).\n",
+        "For a JSONL skill ([how to](../how-to/my-data.md)) a reference of which a grader sees "
+        "nothing is refused with file and row: null, an empty text or list, and where words are "
+        "compared a text without any. Nothing equals nothing.\n",
+        "## Words\n",
+        markdown(normalise.__doc__) + "\n",
+        "This is `normalise`, by which `normalised_match`, `contains` and `token_f1` compare.\n",
+    ]
+    for name, rows in yaml.safe_load(source.read_text(encoding="utf-8")).items():
+        lines = [
+            f"| {code(answer)} | {code(reference)} | {cell(float(score))} |\n"
+            for answer, reference, score in rows
+        ]
+        title = name.replace(".", ": ")
+        parts.append(
+            f"## {title}\n\n| answer | reference | score |\n|---|---|---:|\n" + "".join(lines)
+        )
+    return "\n".join(parts)
+
+
 def metrics_page() -> str:
     parts = ["# Metrics\n", NOTICE, markdown(metrics.__doc__) + "\n"]
     for function in functions(metrics):
         parts += [f"## {function.__name__}\n", markdown(function.__doc__) + "\n"]
-    parts += ["## Graders\n", "For skills from JSONL files ([how to](../how-to/my-data.md)).\n"]
+    parts += [
+        "## Graders\n",
+        "For skills from JSONL files ([how to](../how-to/my-data.md)). "
+        "[What they accept](graders.md) is a page of its own.\n",
+    ]
     parts.append(
         "| grader | score |\n|---|---|\n"
         + "".join(
@@ -248,6 +292,7 @@ def pages() -> dict[Path, str]:
         folder / "order.md": order_page(),
         folder / "methods.md": methods_page(),
         folder / "metrics.md": metrics_page(),
+        folder / "graders.md": graders_page(),
     }
 
 

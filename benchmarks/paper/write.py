@@ -20,6 +20,7 @@ from benchmarks.paper.pictures import Looks
 from benchmarks.paper.published import published_numbers, reproduced_numbers
 from benchmarks.paper.tables import number_table
 from harness.report.build import made_beside
+from harness.report.exports import write_csv
 from harness.report.style import BASE, BROKEN, STYLE, Look, looks, save
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,7 +109,7 @@ def _exhibit(
     out: Path, name: str, item: Item, numbers: pd.DataFrame, colours: Looks, text: str
 ) -> Exhibit:
     """Writes one side of an item: its data, and its picture or table; text: the caption."""
-    numbers.to_csv(out / "data" / f"{name}.csv", columns=COLUMNS, index=False)
+    write_csv(numbers, out / "data" / f"{name}.csv", COLUMNS)
     if item.draw is None:
         table = number_table(numbers, name, item.title, text)
         forms = {"csv": table.csv(), "md": table.markdown(), "tex": table.latex()}

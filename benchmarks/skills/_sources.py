@@ -18,6 +18,7 @@ from typing import Any
 from harness.base.errors import UserError
 from harness.base.files import read_jsonl
 from harness.skills.files import is_chat
+from harness.skills.graders import check_reference
 from harness.skills.skill import Example, Metric, Skill
 from harness.skills.templates import Message
 
@@ -131,7 +132,7 @@ class PaperSkill(Skill):
     def reference(self, row: Mapping[str, Any], place: str) -> Any:
         """``reference`` itself, or what the skill's own columns say."""
         if "reference" in row:
-            return row["reference"]
+            return super().reference(row, place)
         return self.example(row, "test", 0, place).reference
 
     def _read(self, split: str) -> list[Example]:
@@ -202,6 +203,13 @@ def text(row: Mapping[str, Any], names: Sequence[str], place: str) -> str:
     if not isinstance(row[name], str) or not row[name].strip():
         raise UserError(f"{place}: {name}", "must be a text that is not empty")
     return row[name]
+
+
+def answer_text(row: Mapping[str, Any], names: Sequence[str], place: str) -> str:
+    """``text`` of a column that graders compare by its words. Raises UserError if it has none."""
+    answer = text(row, names, place)
+    check_reference(answer, "contains", place)
+    return answer
 
 
 def chat(
@@ -276,7 +284,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         elif path.suffix == ".parquet":
             rows = pyarrow.parquet.read_table(path).to_pylist()
         else:
-            rows = json.loads(path.read_text(encoding="utf-8"))
+            rows = json.loads(path.read_text(encoding="utf-8-sig"))
     except (
         OSError,
         ValueError,

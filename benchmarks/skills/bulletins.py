@@ -10,8 +10,9 @@ two facts at once, or for one by way of another.
 
 import random
 
-from harness.skills.graders import normalise, token_f1
+from harness.skills.graders import token_f1
 from harness.skills.skill import Example, Skill
+from harness.skills.words import normalise
 
 EVENTS = 20
 # Every value that an answer of a kind can take. An answer that names a wrong value is wrong.

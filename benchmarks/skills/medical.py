@@ -9,6 +9,7 @@ graders here need none.
 
 from benchmarks.skills._sources import (
     PaperSkill,
+    answer_text,
     chat,
     draw,
     on_answer,
@@ -17,8 +18,9 @@ from benchmarks.skills._sources import (
     text,
 )
 from harness.base.errors import UserError
-from harness.skills.graders import contains, normalise, normalised_match, token_f1
+from harness.skills.graders import contains, normalised_match, token_f1
 from harness.skills.skill import Example
+from harness.skills.words import normalise
 
 QUESTION = ("question", "Question", "Open-ended Verifiable Question")
 RESPONSE = ("response", "Response")
@@ -53,7 +55,7 @@ class Medical(PaperSkill):
             )
             row = {"question": question, "response": response}
         question = text(row, QUESTION, place)
-        answer = text(row, RESPONSE if split == "train" else ANSWER, place)
+        answer = answer_text(row, RESPONSE if split == "train" else ANSWER, place)
         response = (
             text(row, RESPONSE, place) if any(row.get(n) is not None for n in RESPONSE) else None
         )

@@ -9,12 +9,12 @@ letter alone.
 
 import re
 
+from benchmarks.skills._choice import BOXED, LETTERS, Letter, boxed_letter, letter_of, options_of
 from benchmarks.skills._sources import PaperSkill, chat, draw, question_of, read_rows, text
 from harness.base.errors import UserError
 from harness.skills.graders import answer_tag
 from harness.skills.skill import Example
 
-LETTERS = ("A", "B", "C", "D")
 # The authors' system turn, line breaks at its ends included.
 SYSTEM = """
 Given a question and four options, please select the right answer. Respond in the following format:
@@ -56,11 +56,28 @@ def accuracy_letter(completion, reference):
     The text of the last ``<answer>``, to its end if it is never closed, must be one letter, in
     either case, bare or in brackets, stars, full stops or colons.
     """
-    rest = re.sub(r"<reasoning>.*?(</reasoning>|\Z)", "", completion, flags=re.DOTALL)
+    rest = without_reasoning(completion)
     if "<answer>" not in rest:
         return 0.0
     letter = re.fullmatch(r"[\s(\[*]*([A-Da-d])[\s)\]*.:]*", between_tags(rest))
     return float(letter is not None and letter[1].upper() == reference)
+
+
+def without_reasoning(completion):
+    return re.sub(r"<reasoning>.*?(</reasoning>|\Z)", "", completion, flags=re.DOTALL)
+
+
+def accuracy_choice(completion, reference):
+    """The usual forms of one letter (``letter_of``); 1.0 or 0.0.
+
+    Reasoning holds no answer, as for ``accuracy_letter``. The answer is the text of the last
+    ``<answer>``; without tags that in the last ``\\boxed{}``, else all of it.
+    """
+    rest = without_reasoning(completion)
+    options = getattr(reference, "options", {})
+    if "<answer>" not in rest and BOXED.search(rest):
+        return float(boxed_letter(rest, options) == reference)
+    return float(letter_of(between_tags(rest), options) == reference)
 
 
 class Science(PaperSkill):
@@ -73,6 +90,7 @@ class Science(PaperSkill):
         "accuracy": answer_tag,
         "accuracy_released": accuracy_released,
         "accuracy_letter": accuracy_letter,
+        "accuracy_choice": accuracy_choice,
     }
     see_thoughts = ("accuracy", "accuracy_released")  # as the authors' scripts
     released = {
@@ -113,7 +131,17 @@ class Science(PaperSkill):
                 f"must be A, B, C or D, not {answer!r}",
                 "it is the letter of the correct option",
             )
+        if answer is not None:
+            answer = Letter(answer, options_of(prompt[-1]["content"]))
         return Example(f"{split}/{number}", prompt, demonstration, answer)
+
+    def reference(self, row, place):
+        """The letter; it knows the options where the row holds the question."""
+        letter = super().reference(row, place)
+        question = row.get("prompt")
+        if isinstance(letter, Letter) or not isinstance(letter, str):
+            return letter
+        return Letter(letter, options_of(question) if isinstance(question, str) else {})
 
     def from_hub(self, split):
         (name,) = self.hub
@@ -159,7 +187,7 @@ class Science(PaperSkill):
             str(number),
             [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}],
             None,
-            answer,
+            Letter(answer, dict(zip(LETTERS, texts, strict=True))),
         )
 
 

@@ -12,6 +12,7 @@ from contextlib import suppress
 
 from benchmarks.skills._sources import PaperSkill, text
 from harness.base.errors import UserError
+from harness.skills.graders import JSON, comparable
 from harness.skills.skill import Example
 
 OPTIONAL = "[Optional]"  # how a reference marks a call that may be left out
@@ -44,9 +45,10 @@ def accuracy_json(completion, reference):
     """The corrected grader: every call by itself, its arguments read by a JSON decoder; 1.0 or 0.0.
 
     The calls (name and arguments) equal the reference's as multisets. Only lines that begin with
-    ``Action:`` and ``Action Input:`` count; each call has exactly one input. Objects may be nested;
-    ``true`` is not 1, but 1.0 is; NaN is no JSON; what is no JSON is compared as text. A call that
-    the reference marks ``[Optional]`` may be left out.
+    ``Action:`` and ``Action Input:`` count, also in Markdown (emphasis, code, lists, headings).
+    Each call has exactly one input. Objects may be nested; ``true`` is not 1, but 1.0 is; NaN is no
+    JSON; what is no JSON is compared as text. A call that the reference marks ``[Optional]`` may be
+    left out.
     """
     given, wanted, optional = Counter(calls(completion)), Counter(), Counter()
     for call in reference:
@@ -55,16 +57,24 @@ def accuracy_json(completion, reference):
     return float(wanted <= given <= wanted + optional)
 
 
+# A line of a call: a list's mark, a quotation or a heading, then the word with its emphasis.
+LINE = re.compile(
+    r"^[ \t]*(?:(?:[-*+>]|#{1,6}|\d+[.)])[ \t]+)*"
+    r"[*_`]*Action( Input)?[*_`]*:(?:\*+|`|_+(?=[ \t]))?[ \t]*(.*?)[ \t\r]*$",
+    re.MULTILINE,
+)
+FENCE = re.compile(r"`{3,}[ \t]*\w*[ \t]*\r?\n|[`*]+")
+
+
 def calls(completion):
     """[(name, arguments)] of an answer, arguments in a form to compare.
 
     Arguments are None unless exactly one input follows the name.
     """
     calls = []
-    lines = r"^[ \t]*Action( Input)?:[ \t]*(.*?)[ \t\r]*$"
-    for line in re.finditer(lines, completion, re.MULTILINE):
+    for line in LINE.finditer(completion):
         if not line[1]:
-            calls.append((line[2].removeprefix(OPTIONAL), []))
+            calls.append((line[2].strip("*` \t").removeprefix(OPTIONAL), []))
         else:
             if not calls:
                 calls.append(("", []))  # an input without a name is a wrong call
@@ -75,31 +85,17 @@ def calls(completion):
 def _arguments(source, line=None):
     """The JSON value of ``source``, in a form to compare.
 
-    line: the first line of ``source``; with it, the value that ``source`` begins with.
+    line: the first line of ``source``; with it, the value that ``source`` begins with, also where
+    that is marked as code.
     """
-    decoder = json.JSONDecoder(parse_constant=_refuse)
     try:
-        return _comparable(
-            decoder.decode(source) if line is None else decoder.raw_decode(source)[0]
-        )
+        if line is None:
+            return comparable(JSON.decode(source))
+        code = FENCE.match(source)
+        start = source[code.end() :].lstrip() if code else source
+        return comparable(JSON.raw_decode(start)[0])
     except (ValueError, RecursionError):
         return "text", (source if line is None else line).strip()
-
-
-def _refuse(constant):
-    raise ValueError(f"{constant} is not JSON")
-
-
-def _comparable(value):
-    """A hashable form in which two JSON values are equal exactly if they are the same.
-
-    Objects have no order; 1 is 1.0 but not true.
-    """
-    if isinstance(value, dict):
-        return "object", frozenset((k, _comparable(v)) for k, v in value.items())
-    if isinstance(value, list):
-        return "list", tuple(map(_comparable, value))
-    return type(value).__name__ if isinstance(value, bool | str) else "number", value
 
 
 class ToolUse(PaperSkill):
@@ -109,6 +105,7 @@ class ToolUse(PaperSkill):
     description = (
         "Tool Use of the paper: calls of ToolAlpaca's tools (Apache-2.0), in the authors' files"
     )
+    overlap_note = "most words of a prompt describe its tools, which several questions share"
     metrics = {"accuracy": accuracy, "accuracy_json": accuracy_json}
     see_thoughts = ("accuracy",)  # as the authors' script
     released = {
@@ -130,6 +127,7 @@ class ToolUse(PaperSkill):
             and all(
                 isinstance(c, dict)
                 and isinstance(c.get("Action"), str)
+                and c["Action"].removeprefix(OPTIONAL).strip()
                 and isinstance(c.get("Action_Input"), str)
                 for c in calls
             )

@@ -6,7 +6,7 @@ set is not released, so the data come from a folder: train, test, and optionally
 graders here need none.
 """
 
-from benchmarks.skills._sources import PaperSkill, on_answer, text
+from benchmarks.skills._sources import PaperSkill, answer_text, on_answer, text
 from harness.skills.graders import contains, normalised_match, token_f1
 from harness.skills.skill import Example
 
@@ -24,7 +24,7 @@ class Wiki(PaperSkill):
     wanted = "train.jsonl, test.jsonl and optionally ood.jsonl"
 
     def example(self, row, split, number, place):
-        question, answer = text(row, ["question"], place), text(row, ["answer"], place)
+        question, answer = text(row, ["question"], place), answer_text(row, ["answer"], place)
         article = (
             text(row, ["article"], place)
             if split == "train" or row.get("article") is not None

@@ -202,10 +202,12 @@ def read_json(
 def read_jsonl(path: StrPath) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields (row number from 1, object) of a JSONL file; blank lines count and are left out.
 
+    A byte order mark, which Windows' programs write, is no part of the text.
+
     Raises UserError for a file that is not UTF-8 and for a row that is not a JSON object.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             path, f"cannot be read ({type(error).__name__})", "give a JSONL file in UTF-8"

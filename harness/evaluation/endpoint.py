@@ -7,10 +7,10 @@ server is asked for the first time: most commands never ask one.
 
 from __future__ import annotations
 
-import email.utils
 import hashlib
 import json
 import os
+import queue
 import random
 import ssl
 import threading
@@ -18,7 +18,7 @@ import time
 import urllib.parse
 from collections import Counter
 from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,14 +26,22 @@ from typing import TYPE_CHECKING, Any
 from harness.base.errors import UserError
 from harness.base.files import write_json
 from harness.base.settings import build, option
+from harness.evaluation.replies import (
+    Key,
+    Reply,
+    error_message,
+    parse_reply,
+    read_reply,
+    retry_after,
+    shown,
+)
 
 if TYPE_CHECKING:
     import httpx
 
 LONGEST_WAIT = 120.0  # seconds between two attempts, even where the server asks for more
 LARGEST_BODY = 16 << 20  # bytes of a reply
-LARGEST_ERROR = 4096  # bytes of an error's body that are read
-LONGEST_MESSAGE = 300  # letters of a server's error that are shown
+GRACE = 1.0  # seconds after its deadline in which a request may still end by itself
 REFUSALS = (400, 413, 422)  # the server refuses this request and may answer others
 TRANSIENT = (408, 409, 425, 429)  # worth another attempt, as all from 500 on are
 
@@ -68,20 +76,6 @@ class EndpointDown(Exception):
 
 class Refused(Exception):
     """The server refuses this one request, and would refuse it again."""
-
-
-@dataclass(frozen=True)
-class Reply:
-    """An answer of the server.
-
-    text: the message ("" where there is none); finish: the server's reason to stop ("length" is a
-    reply that was cut short).
-    """
-
-    text: str
-    finish: str | None
-    prompt_tokens: int
-    completion_tokens: int
 
 
 def endpoint_config(mapping: dict[str, Any] | None, place: str) -> EndpointConfig | None:
@@ -169,8 +163,8 @@ class Endpoint:
         }
         if key := _api_key(config):
             self.headers["Authorization"] = f"Bearer {key}"
+        self._key = Key(key)
         self._lock = threading.Lock()
-        self._stop = threading.Event()
 
     def ask_all(
         self,
@@ -189,7 +183,7 @@ class Endpoint:
         requests = {prompt: self._content(prompt, purpose, temperature) for prompt in prompts}
         replies: dict[str, Reply | Refused] = {}
         for prompt, content in requests.items():
-            if (reply := self._kept_reply(content)) is not None:
+            if (reply := read_reply(self._path(content))) is not None:
                 replies[prompt] = reply
         self._count(cached=len(replies))
         missing = {prompt: c for prompt, c in requests.items() if prompt not in replies}
@@ -227,14 +221,6 @@ class Endpoint:
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         return self.cache / digest[:2] / f"{digest}.json"
 
-    def _kept_reply(self, content: dict[str, Any]) -> Reply | None:
-        """The reply on disk; None where there is none or the file is broken."""
-        try:
-            kept = json.loads(self._path(content).read_text(encoding="utf-8"))
-            return Reply(**kept["reply"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
     # --- the server ---
 
     def _ask_server(
@@ -243,25 +229,59 @@ class Endpoint:
         progress: Callable[[int, int], object] | None,
         done_before: int,
     ) -> dict[str, Reply | Refused]:
-        """The server's replies by prompt; requests: {prompt: its content}."""
-        self._stop.clear()
+        """The server's replies by prompt; requests: {prompt: its content}.
+
+        The requests are made in daemon threads, which hold back neither Ctrl-C nor the end of the
+        program: a request that hangs is left behind. After an error nobody waits for the others.
+        """
+        client = self._client()
+        waiting: queue.SimpleQueue[tuple[str, dict[str, Any]]] = queue.SimpleQueue()
+        answers: queue.SimpleQueue[tuple[str, Reply | Refused | Exception]] = queue.SimpleQueue()
+        started: dict[str, float] = {}
+        stop = threading.Event()
+
+        def work() -> None:
+            while not stop.is_set():
+                try:
+                    prompt, content = waiting.get_nowait()
+                except queue.Empty:
+                    return
+                started[prompt] = time.monotonic()
+                try:
+                    answers.put((prompt, self._ask(client, content, stop)))
+                except Exception as error:  # raised again where the answers are read
+                    answers.put((prompt, error))
+
+        for item in requests.items():
+            waiting.put(item)
+        for _ in range(min(self.config.concurrency, len(requests))):
+            threading.Thread(target=work, daemon=True).start()
         replies: dict[str, Reply | Refused] = {}
-        with self._client() as client, ThreadPoolExecutor(self.config.concurrency) as pool:
-            futures: dict[Future[Reply | Refused], str] = {
-                pool.submit(self._ask, client, content): prompt
-                for prompt, content in requests.items()
-            }
-            try:
-                pending = set(futures)
-                while pending:
-                    done, pending = wait(pending, timeout=1.0, return_when=FIRST_EXCEPTION)
-                    replies |= {futures[future]: future.result() for future in done}
-                    if progress:
-                        progress(done_before + len(replies), done_before + len(requests))
-            finally:
-                self._stop.set()  # after an error nobody waits for another attempt
-                pool.shutdown(cancel_futures=True)
+        try:
+            while len(replies) < len(requests):
+                with suppress(queue.Empty):
+                    prompt, answer = answers.get(timeout=1.0)
+                    if isinstance(answer, Exception) and not isinstance(answer, Refused):
+                        raise answer
+                    replies[prompt] = answer
+                    del started[prompt]
+                self._check_deadline(list(started.values()))
+                if progress:
+                    progress(done_before + len(replies), done_before + len(requests))
+        finally:
+            stop.set()
+        client.close()
         return replies
+
+    def _check_deadline(self, started: list[float]) -> None:
+        """Raises EndpointDown if one of the requests that began then is over its deadline.
+
+        A request keeps its deadline itself where it can; not where headers come a byte at a time.
+        """
+        if started and time.monotonic() > min(started) + self.config.deadline + GRACE:
+            raise EndpointDown(
+                f"no whole reply in time (deadline {self.config.deadline:g} seconds)"
+            )
 
     def _client(self) -> httpx.Client:
         """A client whose connections all requests of one call share. It follows no redirect.
@@ -285,7 +305,9 @@ class Endpoint:
                 "name an HTTP proxy, or put the server into NO_PROXY",
             ) from None
 
-    def _ask(self, client: httpx.Client, content: dict[str, Any]) -> Reply | Refused:
+    def _ask(
+        self, client: httpx.Client, content: dict[str, Any], stop: threading.Event
+    ) -> Reply | Refused:
         """The server's reply to one request; a good one is kept."""
         body = {
             "model": content["model"],
@@ -294,7 +316,7 @@ class Endpoint:
             "max_tokens": content["max_tokens"],
         }
         try:
-            reply = self._post(client, json.dumps(body).encode())
+            reply = self._post(client, json.dumps(body).encode(), stop)
         except Refused as refusal:
             return refusal
         self._count(
@@ -309,8 +331,11 @@ class Endpoint:
         with self._lock:
             self.counts.update({name: number for name, number in numbers.items() if number})
 
-    def _post(self, client: httpx.Client, body: bytes) -> Reply:
-        """The server's Reply after one or more attempts. Raises Refused and EndpointDown."""
+    def _post(self, client: httpx.Client, body: bytes, stop: threading.Event) -> Reply:
+        """The server's Reply after one or more attempts. Raises Refused and EndpointDown.
+
+        stop: set where nobody waits for another attempt.
+        """
         deadline = time.monotonic() + self.config.deadline
         attempt = 1
         while True:
@@ -322,13 +347,13 @@ class Endpoint:
                 pause = self.config.pause * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)
                 pause = min(max(pause, failure.retry_after), LONGEST_WAIT)
             count = f"{attempt} attempt{'s' if attempt > 1 else ''}"
-            if attempt == self.config.attempts or self._stop.is_set():
+            if attempt == self.config.attempts or stop.is_set():
                 break
             if time.monotonic() + pause >= deadline:
                 count += f", deadline {self.config.deadline:g} seconds"
                 break
             self._count(retries=1)
-            if self._stop.wait(pause):
+            if stop.wait(pause):
                 break
             attempt += 1
         raise EndpointDown(f"{problem} ({count})")
@@ -341,20 +366,21 @@ class Endpoint:
         try:
             with client.stream("POST", self.url, content=body, timeout=seconds) as response:
                 if response.is_success:
-                    return _parse_reply(_read_body(response, deadline))
+                    return parse_reply(_read_body(response, deadline), self._key)
                 status = response.status_code
-                problem = f"HTTP {status}: {_error_message(response, deadline)}"
-                retry_after = _retry_after(response.headers.get("Retry-After"))
+                problem = f"HTTP {status}: {error_message(response, deadline, self._key)}"
+                pause = retry_after(response.headers.get("Retry-After"))
         except httpx.InvalidURL as error:
-            raise EndpointDown(str(error)) from None
-        except (httpx.HTTPError, OSError, ValueError) as error:
-            # No connection, no answer in time, or no chat completion.
-            raise _Failure(str(error) or type(error).__name__) from None
+            raise EndpointDown(shown(error, self._key)) from None
+        except Exception as error:
+            # No connection, no answer in time, no chat completion, or bytes on which a library
+            # that reads them fails in its own way: nothing that a server sends ends a run.
+            raise _Failure(shown(error, self._key) or type(error).__name__) from None
         if status in REFUSALS:
             raise Refused(problem)
         if status not in TRANSIENT and status < 500:
             raise EndpointDown(problem)
-        raise _Failure(problem, retry_after)
+        raise _Failure(problem, pause)
 
 
 class _Failure(Exception):
@@ -375,57 +401,3 @@ def _read_body(response: httpx.Response, deadline: float) -> bytes:
         if time.monotonic() > deadline:
             raise ValueError("the reply is not whole in time")
     return bytes(body)
-
-
-def _parse_reply(body: bytes) -> Reply:
-    """The Reply that a body holds. Raises ValueError for anything but a chat completion."""
-    try:
-        answer = json.loads(body)
-        choice = answer["choices"][0]
-        text = choice["message"].get("content")
-        usage = answer.get("usage") or {}
-        if not isinstance(text, str | None):
-            raise TypeError
-        return Reply(
-            text or "",
-            choice.get("finish_reason"),
-            int(usage.get("prompt_tokens") or 0),
-            int(usage.get("completion_tokens") or 0),
-        )
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        beginning = body[:200].decode(errors="replace")
-        raise ValueError(f"not a chat completion: {beginning!r}") from None
-
-
-def _error_message(response: httpx.Response, deadline: float) -> str:
-    """The beginning of the server's own message, else the standard reason of the status."""
-    import httpx
-
-    body = bytearray()
-    try:
-        for part in response.iter_bytes():
-            body += part
-            if len(body) >= LARGEST_ERROR or time.monotonic() > deadline:
-                break
-    except (httpx.HTTPError, OSError):
-        return response.reason_phrase
-    text = body[:LARGEST_ERROR].decode(errors="replace")
-    try:
-        message = json.loads(text)["error"]["message"]
-    except (ValueError, LookupError, TypeError, RecursionError):
-        message = text
-    return " ".join(str(message).split())[:LONGEST_MESSAGE] or response.reason_phrase
-
-
-def _retry_after(value: str | None) -> float:
-    """Seconds of a Retry-After header, which holds a number or a date; 0 for none."""
-    if not value:
-        return 0.0
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (TypeError, ValueError, OverflowError):
-        return 0.0

@@ -39,7 +39,13 @@ PROTOCOLS = "protocols.json"  # in the results folder
 # A verdict in any emphasis; and a line that is nothing but a verdict.
 ANY_VERDICT = re.compile(r"(?<![A-Za-z])VERDICT[\s*_`]*:", re.IGNORECASE)
 VERDICT_LINE = re.compile(r"[\s*_`#]*VERDICT[\s*`]*:[\s*_`]*([A-Z_]+?)[\s*_`.]*", re.IGNORECASE)
+LONGEST_VERDICT = 200  # letters of its line, whose expression takes long on longer ones
 PLACEHOLDER = re.compile(r"\{(question|reference|completion)\}")
+# The tags around the texts of a prompt, in any case and with what a reader overlooks in them.
+TAG = re.compile(
+    r"[<＜﹤](?=[\s/\\]*(?:question|reference[\s_-]*answer|answer[\s_-]*to[\s_-]*grade))",
+    re.IGNORECASE,
+)
 
 
 # --- one answer ---
@@ -64,7 +70,7 @@ def verdict_of(reply: Reply, verdicts: tuple[str, ...]) -> str:
     places = [number for number, line in enumerate(lines) if ANY_VERDICT.search(line)]
     if places != [len(lines) - 1]:
         raise ValueError("the reply does not end in its one line `VERDICT: ...`")
-    match = VERDICT_LINE.fullmatch(lines[-1])
+    match = VERDICT_LINE.fullmatch(lines[-1]) if len(lines[-1]) <= LONGEST_VERDICT else None
     if not match or match[1] not in verdicts:
         raise ValueError(f"{lines[-1].strip()[:80]!r} is none of the verdicts")
     return match[1]
@@ -73,7 +79,8 @@ def verdict_of(reply: Reply, verdicts: tuple[str, ...]) -> str:
 def prompt_for(rubric: Rubric, item: dict[str, Any]) -> str:
     """The rubric's prompt for one item of an evaluation.
 
-    docs/how-to/judge.md says where question and reference come from.
+    docs/how-to/judge.md says where question and reference come from. No text holds a tag of the
+    prompt: the answer to grade cannot end itself and go on as a reference.
     """
     reference = item["reference"]
     parts = reference if isinstance(reference, dict) else {"answer": reference}
@@ -86,7 +93,12 @@ def prompt_for(rubric: Rubric, item: dict[str, Any]) -> str:
     completion = item.get("answer", item["completion"])  # without thoughts, if it has any
     values = {"question": question, "reference": answer, "completion": completion}
     # In one pass: braces inside the values stay as they are.
-    return PLACEHOLDER.sub(lambda match: values[match[1]], rubric.prompt)
+    return PLACEHOLDER.sub(lambda match: _data(values[match[1]]), rubric.prompt)
+
+
+def _data(text: str) -> str:
+    """A text that holds none of the prompt's tags, and no half of a character."""
+    return TAG.sub("&lt;", text.encode(errors="replace").decode())
 
 
 # --- one evaluation ---
@@ -364,9 +376,10 @@ def judge_stage(order: _JudgedOrder, results: ResultsWriter, run: str, progress:
         judge_runs(results, endpoint, run, progress)
         results.refresh()
     except EndpointDown as down:
+        command = f"python -m harness.judge {results.folder} --base-url {order.judge.base_url}"
         progress.say(
             f"the judge gives no answers ({down}); the completions are kept, "
-            f"`python -m harness.judge {results.folder}` judges them"
+            f"`{command}` judges them"
         )
     if endpoint.counts:
         progress.say(f"judge {endpoint.summary()}")

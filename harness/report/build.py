@@ -14,6 +14,7 @@ from harness.base.errors import UserError
 from harness.base.files import locked
 from harness.report import page, tables
 from harness.report.data import ReportData
+from harness.report.exports import link, write_csv
 from harness.report.pictures import draw_pictures, source_of
 from harness.report.table import Table
 
@@ -89,12 +90,12 @@ def _write(results: ReportData, partial: Path, out: Path) -> Table:
         texts = {"csv": table.csv(), "md": table.markdown(), "tex": table.latex()}
         for ending, text in texts.items():
             (partial / "tables" / f"{table.name}.{ending}").write_text(text, encoding="utf-8")
-    tables.records_used(results).to_csv(partial / "tables" / "records.csv", index=False)
+    write_csv(tables.records_used(results), partial / "tables" / "records.csv")
     source = source_of(results)
-    source.curves.to_csv(partial / "tables" / "curves.csv", index=False)
+    write_csv(source.curves, partial / "tables" / "curves.csv")
     pictures = draw_pictures(source, partial / "figures")
     to_folder = [
-        os.path.relpath(folder.resolve(), out.resolve()).replace(os.sep, "/")
+        link(os.path.relpath(folder.resolve(), out.resolve()).replace(os.sep, "/"))
         for folder in results.folders
     ]
     text = page.render(results, all_tables, pictures, source.looks, to_folder)
@@ -141,9 +142,16 @@ def _terminal(results: ReportData, main: Table) -> str:
     ]
     if omission:
         lines.append(f"Left out here, in the report: {omission}.")
+    if results.overlaps:
+        lines.append("Questions that were taught and tested:")
+        lines += [f"  {line}" for line in results.overlaps[:MOST_MISSING]]
+    if len(results.overlaps) > MOST_MISSING:
+        lines.append(f"  ... and {len(results.overlaps) - MOST_MISSING} more")
     if results.missing:
         lines.append("Missing:")
         lines += [f"  {line}" for line in results.missing[:MOST_MISSING]]
     if len(results.missing) > MOST_MISSING:
         lines.append(f"  ... and {len(results.missing) - MOST_MISSING} more")
-    return "\n".join(lines)
+    text = "\n".join(lines)
+    # A name in a folder of somebody else may hold what moves the cursor.
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -19,6 +19,7 @@ from harness.report.measurements import measure
 from harness.report.missing import missing
 from harness.report.resampling import ItemScores, Joint, item_scores, join_items
 from harness.results.folders import Json
+from harness.results.overlap import sentence
 from harness.results.pooling import open_pool
 
 
@@ -35,7 +36,8 @@ class ReportData:
     ``D`` (values [runs, T + 1, columns]); by (kind, label): ``stderr``, ``answers`` and ``keys`` of
     the same shape. ``records`` has one row a record, with ``label`` and ``folder`` added;
     ``skill_records`` and ``retention_records`` are those that count. ``estimate``, ``interval``,
-    ``draws``, ``bases`` and ``base_estimate`` are those of the Estimator.
+    ``draws``, ``bases`` and ``base_estimate`` are those of the Estimator. ``missing`` and
+    ``overlaps`` are lines for people.
     """
 
     def __init__(self, folders: Sequence[str | Path]) -> None:
@@ -76,6 +78,8 @@ class ReportData:
         self.keys = {key: of_label.keys for key, of_label in arrays.items()}
 
         self.missing = missing(pool, measured)
+        overlaps = (overlap for head in pool.heads for overlap in head.get("overlap") or ())
+        self.overlaps = list(dict.fromkeys(map(sentence, overlaps)))
 
     # -- estimates
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
+from urllib.parse import quote
 
 from markupsafe import Markup
 
@@ -23,7 +24,7 @@ from harness.results.formats import read_object
 
 MOST_RECORDS = 400  # written into the page; tables/records.csv has all
 MOST_RUNS = 200  # the same; runs/*/run.json has each
-MOST_MISSING = 60  # lines
+MOST_MISSING = 60  # lines of a warning
 MOST_SKILLS = 15  # named at the top of the page
 MOST_LETTERS = 400  # of one cell
 WIDE = 7  # inches; on a phone a wider picture is scrolled, not shrunk
@@ -186,6 +187,15 @@ class Runs:
 
 
 @dataclass(frozen=True)
+class Warnings:
+    """Lines at the top of the page; key: their id there."""
+
+    key: str
+    title: str
+    lines: list[str]
+
+
+@dataclass(frozen=True)
 class ModelPath:
     """A base model and the skills that it learns in turn; more: skills that are not named."""
 
@@ -203,7 +213,7 @@ def render(
 ) -> str:
     """The page as text.
 
-    tables, pictures: in the page's order; look: of each label; to_folder: path from the page
+    tables, pictures: in the page's order; look: of each label; to_folder: link from the page
     to each results folder.
     """
     dot = _dot(look)
@@ -214,8 +224,11 @@ def render(
             title=" and ".join(results.names),
             facts=_facts(results),
             paths=_paths(results),
-            missing=results.missing[:MOST_MISSING],
-            more_missing=max(0, len(results.missing) - MOST_MISSING),
+            warnings=[
+                Warnings("missing", "What is missing", results.missing),
+                Warnings("overlap", "Questions that were taught and tested", results.overlaps),
+            ],
+            most=MOST_MISSING,
             sections=_sections(results, tables, pictures, dot, to_folder),
             folders=", ".join(folder.resolve().name for folder in results.folders),
             dot=dot,
@@ -361,7 +374,7 @@ def _record(results: ReportData, row: Any, to_folder: str) -> RecordView:
         n=f"{int(row.n)}" if _is_finite(row.n) else "–",
         protocol=str(row.protocol),
         evaluation=str(row.evaluation),
-        link=f"{to_folder}/evaluations/{row.evaluation}.json" if on_disk else "",
+        link=f"{to_folder}/evaluations/{quote(row.evaluation)}.json" if on_disk else "",
     )
 
 

@@ -79,6 +79,7 @@ STYLE: dict[RcKeyType, Any] = {
     "svg.fonttype": "path",
     "svg.hashsalt": "report",
     "path.simplify": True,
+    "text.parse_math": False,  # a name with $ is a name
 }
 
 

@@ -19,6 +19,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from harness.report.estimates import Estimate
+from harness.report.exports import csv_cell, markdown_text, one_line
 from harness.report.html import environment
 
 # "%": a fraction, written times 100; "own": the metric's own unit.
@@ -127,13 +128,13 @@ class Table:
         for column in self.columns:
             ends = ("", " low", " high") if column.key in bounded else ("",)
             head += [f"{column.heading}{end}" for end in ends]
-        writer.writerow(head)
+        writer.writerow(map(csv_cell, head))
         for label, cells in self.rows:
             line = [label]
             for column in self.columns:
                 numbers = _numbers(cells.get(column.key))
                 line += numbers if column.key in bounded else numbers[:1]
-            writer.writerow(line)
+            writer.writerow(map(csv_cell, line))
         return out.getvalue()
 
     def _has_estimates(self, column: Column) -> bool:
@@ -146,12 +147,13 @@ class Table:
             "|" + "|".join(["---"] + ["---:"] * len(self.columns)) + "|",
             *(_markdown_line([label, *self._texts(cells)]) for label, cells in self.rows),
         ]
-        return f"**{self.title}**\n\n" + "\n".join(lines) + f"\n\n{self.note}\n"
+        title, note = markdown_text(self.title), markdown_text(self.note)
+        return f"**{title}**\n\n" + "\n".join(lines) + f"\n\n{note}\n"
 
     def latex(self) -> str:
         """A tabular in booktabs style (\\usepackage{booktabs})."""
         lines = [
-            f"% {self.title}. {self.note}".replace("\n", " "),
+            one_line(f"% {self.title}. {self.note}"),
             f"\\begin{{tabular}}{{l{'r' * len(self.columns)}}}",
             "\\toprule",
         ]
@@ -291,7 +293,7 @@ def _number(value: float | None) -> str:
 
 
 def _markdown_line(texts: list[str]) -> str:
-    return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"
+    return "| " + " | ".join(map(markdown_text, texts)) + " |"
 
 
 def _latex_line(cells: Iterable[str]) -> str:
@@ -299,7 +301,7 @@ def _latex_line(cells: Iterable[str]) -> str:
 
 
 def _tex(text: str) -> str:
-    return "".join(TEX.get(letter, letter) for letter in text)
+    return "".join(TEX.get(letter, letter) for letter in one_line(text))
 
 
 def _tex_number(text: str) -> str:

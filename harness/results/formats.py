@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
 from harness.base.errors import UserError
+from harness.results.overlap import OVERLAP
 
 VERSION = 1
 # Before the name of a metric: of the base model with the question's source in its prompt.
@@ -109,6 +110,7 @@ HEAD: Shape = {
     "methods": {"*": {"method?": str, "config?": dict, "grid?": {"of": str, "values": dict}}},
     "seeds": [int],
     "evaluate?": {"split?": str, "skills?": str},
+    "overlap?": [OVERLAP],
 }
 SELECTION: Shape = {"*": {"selected?": str, "rule": str, "points": list}}
 RUN: Shape = {"label?": str, "packages?": dict, "config?": dict}

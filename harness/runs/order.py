@@ -6,6 +6,7 @@ PyTorch; here their names become skills, methods and a retention suite.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,21 @@ from harness.base.seeds import seed_for
 from harness.base.settings import check
 from harness.evaluation.endpoint import EndpointConfig, endpoint_config
 from harness.evaluation.protocol import scorer_hash
+from harness.evaluation.skills import sample_of
 from harness.evaluation.suite import Suite, load_suite
 from harness.learning.trainer import TrainingConfig
 from harness.models.chat import ChatInputs, Message, chat_tokens
 from harness.models.demonstration import Demonstrations
 from harness.models.load import check_device, check_name, resolve_device, resolve_dtype
 from harness.results.formats import VERSION
+from harness.results.overlap import Overlap
 from harness.runs.grid import expand_grid
 from harness.runs.methods import MethodSpec, build_method
 from harness.runs.schema import ChatTemplate
-from harness.runs.sections import Sections
+from harness.runs.sections import Sections, check_plain
 from harness.runs.skills import SPLITS, build_skill
 from harness.sampling.settings import REMEDY, version
+from harness.skills.overlap import find_overlaps
 from harness.skills.rubrics import RUBRICS
 from harness.skills.skill import Skill, examples_fingerprint
 from harness.skills.templates import ORACLE_TEMPLATE
@@ -138,7 +142,10 @@ class Order(Sections):
         for entry in entries if isinstance(entries, list) else ():
             for key, value in entry.items() if isinstance(entry, dict) else ():
                 check(value, {}, f"{place}: {key}")
-        return load_suite(entries, place)
+        suite = load_suite(entries, place)
+        for task in suite.tasks:
+            check_plain(task.task, place)
+        return suite
 
     def check_prompts(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         """Check what only a tokenizer can tell; returns what a user should know, in lines.
@@ -263,6 +270,17 @@ class Order(Sections):
             f"skill {skill.name}", "no split has demonstrations", "self-distillation needs them"
         )
 
+    @cached_property
+    def overlaps(self) -> list[Overlap]:
+        """What the measured questions share with the train splits, of all skills."""
+        measured = {
+            (skill.name, split): sample_of(skill.examples(split), self.evaluate.examples)
+            for skill in self.skills
+            for split in self.splits(skill)
+            if split != "train"
+        }
+        return find_overlaps(self.skills, measured)
+
     def dtype(self) -> torch.dtype:
         """What the model computes in on this machine."""
         return resolve_dtype(self.model.dtype, resolve_device(self.model.device))
@@ -282,6 +300,7 @@ class Order(Sections):
                 "dtype": str(self.dtype()).removeprefix("torch."),
             },
             "skills": [self._about_skill(skill) for skill in self.skills],
+            "overlap": self.overlaps,
             "retention": [] if self.suite is None else self.suite.summary(),
             "methods": {label: _about_method(spec) for label, spec in self.listed.items()},
             "seeds": self.seeds,

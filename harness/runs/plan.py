@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from harness.base.console import clock
 from harness.models.load import cannot_load, check_tokens, load_tokenizer, resolve_device
+from harness.results.overlap import sentence
 from harness.results.writer import ResultsWriter
 from harness.runs.cost import GIB
 from harness.runs.engines import advice
@@ -88,6 +89,8 @@ def _summary(order: Order, cost: OrderCost) -> Iterator[str]:
     yield _evaluations_line(order, cost)
     yield from _further_lines(order, cost)
     yield from _grid_lines(order)
+    for overlap in order.overlaps:
+        yield f"overlap of test and train: {sentence(overlap)}"
     yield from _judge_lines(order, cost)
     yield (
         f"time: about {clock(cost.seconds)} on this machine "

@@ -105,6 +105,9 @@ class SkillSpec:
     max_new_tokens: int | None = option(None, "limit of answers and rollouts", min=1)
     teacher_template: str | list | None = option(None, "what a self-distillation teacher is shown")
     prompts: int | None = option(None, "this skill's own budget", min=1)
+    overlap: str | None = option(
+        None, "why questions of train stand in a test, where that is meant: told beside their count"
+    )
     judge: str | None = option(
         None, "a rubric of harness/skills/rubrics.py: a model judges the answers as well"
     )

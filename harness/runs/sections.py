@@ -21,6 +21,11 @@ from harness.runs.schema import Budget, ChatTemplate, Checkpoints, ModelSpec, Sc
 from harness.sampling.settings import Rollout, VLLMConfig
 
 NAMES = "use letters, digits, - and _, at most 200"
+LONGEST_NAME = 200
+PLAIN_NAMES = (
+    "use letters, digits, blanks and marks, at most 200, but no line breaks, $, \\, <, >, `, | "
+    "nor = + - @ in front"
+)
 SERIES = ("base", "teacher", "oracle_rag")  # rows of the report beside those of the methods
 
 
@@ -89,6 +94,27 @@ def names_folder(text: str) -> bool:
     return bool(re.fullmatch(r"[A-Za-z0-9._-]{1,200}", text)) and bool(text.strip("."))
 
 
+def is_plain(name: str) -> bool:
+    """Whether tables, pictures, pages and spreadsheets show this name as it is.
+
+    Not where it has line breaks or other letters without a shape, math (``$``, a backslash), HTML,
+    a formula's first letter, or no letter and no digit.
+    """
+    return bool(
+        len(name) <= LONGEST_NAME
+        and name.isprintable()
+        and name == name.strip()
+        and any(letter.isalnum() for letter in name)
+        and not re.search(r"^[=+@-]|[$\\<>`|]|&#?\w+;", name)
+    )
+
+
+def check_plain(name: str, place: str) -> None:
+    """Raises UserError at ``place`` for a name that ``is_plain`` refuses."""
+    if not is_plain(name):
+        raise UserError(place, f"{name[:80]!r} is no name to show", PLAIN_NAMES)
+
+
 def _named(entry: object) -> object:
     """An entry that is a name alone, as a mapping."""
     return {"name": entry} if isinstance(entry, str) else entry
@@ -138,6 +164,7 @@ def _skill_specs(entries: list[Any], place: str) -> list[SkillSpec]:
     specs: list[SkillSpec] = []
     for i, entry in enumerate(entries):
         spec: SkillSpec = build(SkillSpec, _named(entry), f"{place}[{i}]")
+        check_plain(spec.name, f"{place}[{i}]: name")
         if any(spec.name == other.name for other in specs):
             raise UserError(
                 f"{place}[{i}]",

@@ -19,6 +19,7 @@ from harness.base.files import locked
 from harness.evaluation.judge import judge_stage
 from harness.models.checkpoint import model_fingerprint
 from harness.models.load import resolve_device
+from harness.results.overlap import sentence
 from harness.results.writer import ResultsWriter
 from harness.runs.checkpoints import tidy
 from harness.runs.engines import advice, engine_for, load_order_model
@@ -116,9 +117,11 @@ def _one_process(folder: Path) -> Iterator[None]:
 
 
 def _say_advice(order: Order, progress: Progress) -> None:
-    """Lines about a faster engine, and about a judge that is missing."""
+    """Lines about a faster engine, questions that are taught and tested, and a missing judge."""
     if line := advice(order, resolve_device(order.model.device)):
         progress.say(line)
+    for overlap in order.overlaps:
+        progress.say(f"overlap of test and train: {sentence(overlap)}")
     if order.judge is not None:
         return
     for skill in order.skills:

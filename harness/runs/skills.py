@@ -26,6 +26,8 @@ def build_skill(
     files = {split: str(beside(file)) for split in SPLITS if (file := getattr(spec, split))}
     skill = _own_skill(spec, files, place, splits) if files else _project_skill(spec, place, beside)
     _set_judge(skill, spec, place)
+    if spec.overlap:
+        skill.overlap_note = " ".join(spec.overlap.split())
     _check_template(spec.teacher_template, f"{place}: teacher_template")
     for split in sorted(splits):
         skill.examples(split)

@@ -6,7 +6,7 @@ from typing import Any
 
 from harness.base.errors import UserError, did_you_mean
 from harness.base.files import read_jsonl
-from harness.skills.graders import GRADERS
+from harness.skills.graders import GRADERS, check_reference
 from harness.skills.skill import Example, Metric, Skill
 from harness.skills.templates import Message
 
@@ -39,8 +39,7 @@ class FileSkill(Skill):
 
     def reference(self, row: Mapping[str, Any], place: str) -> Any:
         reference = super().reference(row, place)
-        if reference == []:
-            raise UserError(place, "`reference` is an empty list", "name at least one right answer")
+        check_reference(reference, self.metric, place)
         return reference
 
     def load(self, split: str) -> list[Example]:

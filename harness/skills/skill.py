@@ -63,6 +63,7 @@ class Skill:
     splits: tuple[str, ...] = ("train", "validation", "test")  # others ("ood") count as test data
     max_new_tokens: int = 256  # in evaluations and rollouts, unless the order sets a limit
     teacher_template: str = "paper"
+    overlap_note: str = ""  # why questions of train stand in a test, where that is meant
     judge: str | None = None  # a rubric of harness/skills/rubrics.py, for orders with a judge
     see_thoughts: tuple[str, ...] = ()
     checksums: ClassVar[Mapping[str, str]] = {}
@@ -136,6 +137,8 @@ class Skill:
                 "is missing",
                 f"the answer is compared with it, as in the skill {self.name}",
             )
+        if row["reference"] is None:
+            raise UserError(place, "`reference` is null", "give the right answer")
         return row["reference"]
 
     def teacher_prompt(

@@ -2,8 +2,14 @@
 and the limits.
 """
 
+import ctypes
 import os
+import platform
+import shutil
+import subprocess
+import sys
 import time
+import venv
 from pathlib import Path
 
 import pytest
@@ -12,6 +18,8 @@ from harness.evaluation.suite import FOLDER
 from tests.benchmarks.test_paper_suite import PROBLEMS
 
 SCRIPT = FOLDER / "tasks" / "sandbox.py"
+IS_ARM = platform.machine() == "aarch64"
+NUMBERS = {"clone": 220, "keyctl": 219} if IS_ARM else {"clone": 56, "keyctl": 250}
 
 
 @pytest.fixture
@@ -181,3 +189,96 @@ def test_a_machine_that_cannot_shut_off_refuses(sandbox, monkeypatch):
     monkeypatch.setattr(sandbox, "__file__", "/nowhere.py")
     with pytest.raises(OSError, match="cannot be shut off"):
         sandbox.run("pass")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "libc.unshare(0x10000000)",  # a user namespace, in which a program has all capabilities
+        "libc.unshare(0x4000000)",
+        "libc.setns(0, 0)",
+        f"libc.syscall({NUMBERS['clone']}, 0x10000011, 0, 0, 0, 0)",
+        "libc.syscall(435, struct.pack('11Q', 0x10000000, 0, 0, 0, 17, *[0] * 6), 88)",  # clone3
+        "libc.mount(b'none', b'/tmp', b'tmpfs', 0, None)",
+        "libc.syscall(430, b'tmpfs', 0)",  # fsopen
+        "libc.syscall(425, 4, bytes(200))",  # io_uring_setup
+        "libc.ptrace(0, 0, 0, 0)",
+        f"libc.syscall({NUMBERS['keyctl']}, 0, -3, 0)",
+    ],
+)
+def test_calls_that_lead_deep_into_the_kernel_are_refused(sandbox, call):
+    assert sandbox.run(
+        "import ctypes, errno, struct\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+        f"assert {call} == -1\nassert ctypes.get_errno() in (errno.EPERM, errno.ENOSYS)"
+    )
+
+
+def test_sockets_that_know_no_namespace_are_refused(sandbox):
+    for family in (38, 40):  # the kernel's cryptography; the host of a virtual machine
+        assert not sandbox.run(f"import socket; socket.socket({family}, 1)")
+    assert sandbox.run("import socket; socket.socket(socket.AF_UNIX).close()")
+
+
+def test_a_program_has_a_session_keyring_of_its_own(sandbox, monkeypatch, tmp_path):
+    """As a script without the filter shows, which refuses the call."""
+    number = NUMBERS["keyctl"]
+    keyring = ctypes.CDLL(None).syscall(number, 0, -3, 1)
+    if keyring < 0:
+        pytest.skip("there are no keyrings here")
+    script = tmp_path / "a" / "b" / "c" / "d.py"
+    script.parent.mkdir(parents=True)
+    script.write_text(SCRIPT.read_text().replace("        _forbid_calls(linux)\n", ""))
+    monkeypatch.setattr(sandbox, "__file__", str(script))
+    assert sandbox.run(
+        "import ctypes\nlibc = ctypes.CDLL(None)\n"
+        f"assert libc.syscall({number}, 0, -3, 0) not in (-1, {keyring})"
+    )
+
+
+def test_a_program_dies_with_the_harness(sandbox, tmp_path):
+    code = (
+        f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); import sandbox\n"
+        "sandbox.run('import time; time.sleep(600)', 600)"
+    )
+    before = _sandboxes()
+    with subprocess.Popen([sys.executable, "-c", code]) as harness:
+        try:
+            end = time.monotonic() + 20
+            while len(_sandboxes() - before) < 3:  # the outer half, process 1 and the program
+                assert time.monotonic() < end, "the sandbox does not start"
+                time.sleep(0.05)
+        finally:
+            harness.kill()
+    end = time.monotonic() + 5
+    while _sandboxes() - before:
+        assert time.monotonic() < end, "a program goes on without its harness"
+        time.sleep(0.05)
+
+
+def _sandboxes():
+    return {p for p in os.listdir("/proc") if p.isdigit() and _runs_sandbox(p)}
+
+
+def test_a_checkout_and_a_python_below_tmp_do_not_show(sandbox, tmp_path):
+    """Also where their path has blanks and other letters; packages can be imported."""
+    place = tmp_path / "ein Ort é 数"
+    environment = place / ".venv"
+    venv.create(environment, with_pip=False, symlinks=True)
+    (packages,) = environment.glob("lib/python3*/site-packages")
+    (packages / "mine" / "inner").mkdir(parents=True)
+    (packages / "mine" / "__init__.py").write_text("")
+    (packages / "mine" / "inner" / "__init__.py").write_text("VALUE = 42")
+    script = place / "benchmarks" / "retention" / "tasks" / "sandbox.py"
+    script.parent.mkdir(parents=True)
+    shutil.copy(SCRIPT, script)
+    code = (
+        "import sys; sys.path.insert(0, 'benchmarks/retention/tasks'); import sandbox\n"
+        "sys.exit(not sandbox.run(sys.argv[1]))"
+    )
+    program = (
+        "import json, os, sys, xml.dom.minidom\nfrom mine.inner import VALUE\n"
+        "assert VALUE == 42 and os.listdir('/tmp') == [] and sys.prefix.startswith('/python/')\n"
+        f"assert not os.path.exists({str(place)!r}) and not os.path.exists({sys.prefix!r})"
+    )
+    done = subprocess.run([environment / "bin" / "python", "-c", code, program], cwd=place)
+    assert done.returncode == 0

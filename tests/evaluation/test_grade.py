@@ -101,8 +101,18 @@ def test_the_authors_graders_see_the_reasoning(tmp_path):
     letters = "<think><answer>B</answer></think><answer>A</answer>", "<think><answer>A</answer>"
     rows = [{"completion": text, "reference": "A"} for text in letters]
     first, last = grade(get_skill("science"), write_rows(tmp_path / "letters.jsonl", rows))
-    assert first["scores"] == {"accuracy": 1, "accuracy_released": 1, "accuracy_letter": 1}
-    assert last["scores"] == {"accuracy": 1, "accuracy_released": 1, "accuracy_letter": 0}
+    assert first["scores"] == {
+        "accuracy": 1,
+        "accuracy_released": 1,
+        "accuracy_letter": 1,
+        "accuracy_choice": 1,
+    }
+    assert last["scores"] == {
+        "accuracy": 1,
+        "accuracy_released": 1,
+        "accuracy_letter": 0,
+        "accuracy_choice": 0,
+    }
 
 
 def test_scores_of_a_project_skill(tmp_path):

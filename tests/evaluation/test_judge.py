@@ -898,7 +898,7 @@ def test_a_judge_that_is_down_stops_no_run_and_judges_later(serve, judged_order,
     later = tmp_path / "later"
     run_order(judged_order(broken.url), later)
     assert not [r for r in read_lines(later / "records.jsonl") if r["metric"].startswith("judge")]
-    failed = command(later)
+    failed = command(later, "--base-url", broken.url)
     assert (
         failed.returncode == 2
         and "maintenance" in failed.stderr

@@ -402,3 +402,13 @@ def test_the_teacher_needs_what_its_template_shows(order_file):
         read_order(
             order_file(evaluate={"teacher": True}), ["skills.vowels.teacher_template=paper_source"]
         )
+
+
+@pytest.mark.parametrize("name", ["$\\frac$", "a\nb", "<b>x</b>", "..", "=1+1"])
+def test_a_name_that_cannot_be_shown_is_refused(order_file, name):
+    path = order_file()
+    mapping = yaml.safe_load(path.read_text())
+    mapping["skills"][1]["name"] = name
+    path.write_text(yaml.safe_dump(mapping))
+    line = refused(path)
+    assert "skills[1]: name: " in line and "is no name to show" in line

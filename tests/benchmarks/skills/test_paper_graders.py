@@ -180,11 +180,16 @@ def naive_accuracy_json(completion, reference):
     made, at = [], 0
     for line in completion.split("\n"):
         bare = line.lstrip(" \t")
+        for word in ("Action", "Action Input"):  # the emphasis of the answers below
+            if bare.startswith(f"**{word}:**"):
+                bare = f"{word}:{bare[len(word) + 5 :]}"
         if bare.startswith("Action:"):
-            made.append([bare[7:].strip(" \t").rstrip(" \t\r"), []])
+            made.append([bare[7:].strip(" \t*`").rstrip(" \t\r*`"), []])
         elif bare.startswith("Action Input:"):
             made = made or [[None, []]]
             start = skip_blanks(completion, at + len(line) - len(bare) + 13)
+            if completion.startswith("```json\n", start):
+                start = skip_blanks(completion, start + 8)
             try:
                 made[-1][1].append(("json", parse_json(completion, start, constants=False)[0]))
             except Wrong:
@@ -252,11 +257,13 @@ def naive_letter(completion, reference):
 
 def words(text):
     """SQuAD's words of a text, and with them the last one, and an A behind another word, whatever
-    they are.
+    they are; a point between two digits belongs to a number.
     """
     found, word = [], ""
-    for c in text + " ":
-        if c.isspace() or c in "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~":
+    for place, c in enumerate(text + " "):
+        if c == "." and text[place - 1 : place].isdigit() and text[place + 1 : place + 2].isdigit():
+            word += c
+        elif c.isspace() or c in "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~":
             if word:
                 found.append(word)
             word = ""
@@ -266,7 +273,7 @@ def words(text):
     for number in range(len(found) - 2, -1, -1):
         if found[number].lower() not in ("a", "an", "the") or (found[number] == "A" and number):
             kept.insert(0, found[number])
-    return [word.lower() for word in kept]
+    return [word.casefold() for word in kept]
 
 
 def naive_f1(completion, answer):
@@ -277,7 +284,7 @@ def naive_f1(completion, answer):
             left.remove(word)
             same += 1
     if not same:
-        return float(given == wanted)
+        return 0.0
     precision, recall = same / len(given), same / len(wanted)
     return 2 * precision * recall / (precision + recall)
 
@@ -660,7 +667,7 @@ def test_science_graders_agree():
 )
 def test_what_the_science_graders_say(text, paper, released, corrected):
     """The differences that docs/reference/skills/science.md lists, one by one."""
-    assert tuple(f(text, "A") for f in get_skill("science").metrics.values()) == (
+    assert tuple(f(text, "A") for f in list(get_skill("science").metrics.values())[:3]) == (
         paper,
         released,
         corrected,
@@ -710,9 +717,9 @@ def test_graders_without_a_judge_agree(name):
         for reference in (answer, {"question": "What is it?", "answer": answer}):
             inside, match, f1 = (f(completion, reference) for f in metrics.values())
             found, wanted = words(completion), words(answer)
-            windows = [found[i : i + len(wanted)] for i in range(len(found))] if wanted else [found]
-            assert inside == float(wanted in windows), (completion, answer)
-            assert match == float(words(completion) == words(answer)), (completion, answer)
+            windows = [found[i : i + len(wanted)] for i in range(len(found))]
+            assert inside == float(wanted != [] and wanted in windows), (completion, answer)
+            assert match == float(found == wanted != []), (completion, answer)
             assert f1 == pytest.approx(naive_f1(completion, answer), abs=1e-12), (
                 completion,
                 answer,
