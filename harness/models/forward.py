@@ -1,8 +1,8 @@
 """The two forward passes that everything else is built on.
 
 ``hidden_states`` runs the body of a model, ``output_head`` makes logits of the states. Beside them:
-``pad_right``, which makes a batch, and ``can_share_prompts``, which says whether the model takes
-several completions behind one prompt.
+``pad_right``, which makes a batch, ``sees_later_tokens``, which says whether it may, and
+``can_share_prompts``, which says whether the model takes several completions behind one prompt.
 """
 
 from __future__ import annotations
@@ -30,8 +30,31 @@ def hidden_states(
     padding to its right, and without a mask the fast kernels apply.
     inputs: position_ids and a boolean attention_mask [rows, 1, tokens, tokens].
     """
-    body = getattr(model, model.base_model_prefix)
+    # Llama 4 names a prefix that it does not have.
+    body = getattr(model, model.base_model_prefix or "model", None) or model.model
     return body(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
+
+
+def sees_later_tokens(model: PreTrainedModel) -> bool:
+    """Whether a state depends on tokens behind it, as an encoder's do: padding would change it.
+
+    By the gradient of the first states of a row, which is zero at the embeddings of later tokens,
+    to the bit, in every causal model.
+    """
+    embedded: list[torch.Tensor] = []
+    hook = model.get_input_embeddings().register_forward_hook(
+        lambda module, inputs, output: embedded.append(output)
+    )
+    try:
+        with torch.enable_grad():
+            ids = torch.arange(1, 9, device=model.device)[None]
+            states = hidden_states(model, ids)[:, :4]
+            # Not the plain sum: behind a layer norm it is the same for all inputs.
+            target = (states * torch.linspace(1, 2, states.shape[-1]).to(states)).sum()
+            (gradient,) = torch.autograd.grad(target, embedded[0])
+    finally:
+        hook.remove()
+    return bool(gradient[:, 4:].any())
 
 
 _SHARES = "_shares_prompts"  # attribute of a model with what can_share_prompts answered
@@ -157,9 +180,14 @@ def output_head(
     not called where the projection has a bias or does not learn.
     """
     project = _projection(model, gradient)
-    cap = getattr(model.config, "final_logit_softcapping", None)
-    factor = getattr(model.config, "logit_scale", None) or 1.0
-    divisor = getattr(model.config, "logits_scaling", None) or 1.0
+    config = model.config.get_text_config()
+
+    def setting(*names: str) -> float | None:
+        return next((v for name in names if (v := getattr(config, name, None))), None)
+
+    cap = setting("final_logit_softcapping", "logits_soft_cap")
+    factor = setting("logit_scale", "lm_head_multiplier") or 1.0
+    divisor = setting("logits_scaling") or 1.0
 
     def logits(states: torch.Tensor) -> torch.Tensor:
         out = project(states)
