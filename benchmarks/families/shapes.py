@@ -23,6 +23,7 @@ COMMON: dict[str, Any] = {
     "tie_word_embeddings": True,
     "sliding_window": 8,
     "attention_chunk_size": 8,
+    "index_topk": 8,
     # experts
     "moe_intermediate_size": 32,
     "shared_expert_intermediate_size": 32,
@@ -129,7 +130,7 @@ OWN: dict[str, dict[str, Any]] = {
         "n_groups": 1,
         "layers_block_type": ["mamba", "attention"],
     },
-    "phi3 longrope": {"max_position_embeddings": 512, "rope_parameters": LONG},
+    "phi3 longrope": {"sliding_window": None, "rope_parameters": LONG},
     "recurrent_gemma": {
         "block_types": ["recurrent", "attention"],
         "attention_window_size": 8,
@@ -143,7 +144,16 @@ OWN: dict[str, dict[str, Any]] = {
 FAMILIES = [
     *("afmoe", "apertus", "arcee", "aria_text", "bamba", "bart", "bert", "bert causal", "biogpt"),
     *("bitnet", "bloom", "codegen", "cohere", "cohere2", "cohere2_moe", "ctrl", "cwm"),
-    *("deepseek_v2", "deepseek_v3", "deepseek_v32", "diffllama", "doge", "dots1", "emu3"),
+    *(
+        "deepseek_v2",
+        "deepseek_v3",
+        "deepseek_v32",
+        "deepseek_v4",
+        "diffllama",
+        "doge",
+        "dots1",
+        "emu3",
+    ),
     *("ernie4_5", "ernie4_5_moe", "exaone4", "exaone_moe", "falcon", "falcon alibi"),
     *("falcon new", "falcon_h1", "falcon_mamba", "flex_olmo", "gemma", "gemma2", "gemma3"),
     *("gemma3_text", "gemma3n_text", "gemma4_text", "glm", "glm4", "glm4_moe"),

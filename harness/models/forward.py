@@ -63,12 +63,13 @@ _SHARES = "_shares_prompts"  # attribute of a model with what can_share_prompts 
 def can_share_prompts(model: PreTrainedModel) -> bool:
     """Whether several completions of a prompt may follow it in one row, under a mask of their own.
 
-    They may not where a sliding window is shorter than such a row may be, nor where layers ignore
-    the mask or the positions. The model itself is tried on a few tokens, once: the answer stays
-    with it and with its copies, so that it cannot change with the weights.
+    They may not where a window or chunk of attention is shorter than such a row may be, nor where
+    layers ignore the mask or the positions, as a recurrence does. The model itself is tried on a
+    few tokens, once: the answer stays with it and with its copies, so that it cannot change with
+    the weights.
     """
     if not hasattr(model, _SHARES):
-        keep_sharing(model, not _has_sliding_window(model) and _sees_what_it_may(model))
+        keep_sharing(model, not has_local_attention(model) and _sees_what_it_may(model))
     return bool(getattr(model, _SHARES))
 
 
@@ -77,12 +78,18 @@ def keep_sharing(model: PreTrainedModel, answer: bool) -> None:
     setattr(model, _SHARES, answer)
 
 
-def _has_sliding_window(model: PreTrainedModel) -> bool:
+# Keys of a configuration for local attention, in tokens, and what layers of that kind are called.
+LOCAL = {"sliding_window": "sliding", "attention_chunk_size": "chunk", "window_size": "local"}
+
+
+def has_local_attention(model: PreTrainedModel) -> bool:
+    """Whether some layers see a window or a chunk alone, which a mask of our own would widen."""
     config = model.config.get_text_config()
-    if not getattr(config, "sliding_window", None):
-        return False
-    kinds = getattr(config, "layer_types", None) or ["sliding"]
-    return any("sliding" in kind for kind in kinds)
+    kinds = getattr(config, "layer_types", None) or getattr(config, "attention_layers", None)
+    return any(
+        getattr(config, key, None) and (not kinds or any(word in kind for kind in kinds))
+        for key, word in LOCAL.items()
+    )
 
 
 @torch.no_grad()
@@ -205,13 +212,15 @@ def _projection(
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """The model's last linear map, through ``_Projection`` where ``gradient`` can be used."""
     linear = model.get_output_embeddings()
-    if gradient is None or type(linear) is not torch.nn.Linear:
+    if type(linear) is not torch.nn.Linear:
         return linear
     weight = linear.weight
-    if linear.bias is not None or not weight.requires_grad:
-        return linear
+    frozen = linear.bias is not None or not weight.requires_grad
 
     def project(states: torch.Tensor) -> torch.Tensor:
+        states = states.to(weight.dtype)  # Mamba's are float32 in any case.
+        if gradient is None or frozen:
+            return linear(states)
         return _Projection.apply(states, weight, gradient)
 
     return project

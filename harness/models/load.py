@@ -101,6 +101,8 @@ def cannot_load(name: str, error: Exception, place: str) -> UserError:
             "use a model that transformers knows itself",
         )
     reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+    if "Unrecognized configuration class" in reason:  # and then the names of all others
+        reason = "transformers has no causal language model of its kind"
     return UserError(
         place,
         f"{name} cannot be loaded ({reason})",

@@ -6,7 +6,7 @@ not get those of the rows beside it, so rows of both sides are never computed to
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Iterator, Sized
 from typing import TYPE_CHECKING
 
 from harness.base.errors import UserError
@@ -15,23 +15,32 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+_BORDER = "_rope_border"  # attribute of a model with what rope_border found
+
+
 def rope_border(model: PreTrainedModel) -> tuple[int, bool] | None:
     """(tokens of the longest row on the short side, whether the long side is one as well).
 
     None for a model whose positions do not depend on other rows. With dynamic NTK every length
     beyond the border has frequencies of its own, and keeps those of longer rows before it.
     """
-    borders = []
+    if not hasattr(model, _BORDER):
+        setattr(model, _BORDER, min(_borders(model), default=None))
+    border: tuple[int, bool] | None = getattr(model, _BORDER)
+    return border
+
+
+def _borders(model: PreTrainedModel) -> Iterator[tuple[int, bool]]:
+    """Of each rotary embedding whose frequencies change."""
     for module in model.modules():
         kinds = getattr(module, "rope_type", None)
         for layer, kind in kinds.items() if isinstance(kinds, dict) else [(None, kinds)]:
             if kind == "longrope":
                 settings = module.config.rope_parameters
                 settings = settings if layer is None else settings[layer]
-                borders.append((int(settings["original_max_position_embeddings"]), True))
+                yield int(settings["original_max_position_embeddings"]), True
             elif isinstance(kind, str) and "dynamic" in kind:
-                borders.append((int(module.original_max_seq_len), False))
-    return min(borders, default=None)
+                yield int(module.original_max_seq_len), False
 
 
 def side_of(model: PreTrainedModel, tokens: int, place: str = "model") -> int:

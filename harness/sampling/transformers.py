@@ -157,22 +157,23 @@ WAYS = {  # the fastest first
 }
 
 
-def way_of(model: PreTrainedModel) -> str:
+_WAY = "_way_of_sampling"  # attribute of a model with what way_of answered
+
+
+def way_of(model: PreTrainedModel, place: str = "model") -> str:
     """The first of WAYS that gives the model's own log-probabilities; see ``find_way``.
 
-    The model is tried once. The answer stays with it and its copies.
+    The model is tried once. The answer stays with it and its copies, so that it cannot change with
+    the weights. Raises UserError at ``place`` if there is none.
     """
     if not hasattr(model, _WAY):
-        keep_way(model, find_way(model, WAYS))
+        keep_way(model, find_way(model, WAYS, place))
     return str(getattr(model, _WAY))
 
 
 def keep_way(model: PreTrainedModel, way: str) -> None:
     """Give ``model`` the answer of ``way_of`` that an earlier start of its run got."""
     setattr(model, _WAY, way)
-
-
-_WAY = "_way_of_sampling"  # attribute of a model with what way_of answered
 
 
 class _Rows:

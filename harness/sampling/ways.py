@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from harness.sampling.drawing import Growing
 
 FLOAT32 = 1e-4  # nats between two passes in float32
-# Nats between passes with and without the model's own cache that are taken for rounding: in float32,
-# where a recurrence adds in another order than a whole row, and in shorter dtypes.
-RECURRENCE, SHORT = 0.01, 0.5
-UNITS = 8  # of the last place that a short dtype may always differ by, in nats
+# Nats between passes with and without the model's own cache that are taken for rounding. A
+# recurrence adds in another order than a whole row.
+RECURRENCE = 5e-4  # in float32
+SHORT, SHORT_AT_MOST = 0.5, 2.0  # in shorter dtypes; and where passes without a cache round as much
+UNITS = 8  # times a short dtype's epsilon that it may always differ by, in nats
 # Ways of ``generate``: with the model's own cache, so without padding, and without both.
 PADDED, ALONE, UNCACHED = "generate", "generate, one length", "generate, no cache"
 LIKELIEST = 10  # tokens of each distribution that are compared
@@ -76,12 +77,12 @@ class _Forced:
         return torch.tensor(tokens, device=self.device), going_on
 
 
-def find_way(model: PreTrainedModel, ways: Mapping[str, Way]) -> str:
+def find_way(model: PreTrainedModel, ways: Mapping[str, Way], place: str = "model") -> str:
     """The name of the first of ``ways`` whose log-probabilities are the model's own.
 
     In float32 they may differ by FLOAT32; where the first way fails, by twice what the model's own
     cache differs, each prompt alone. In shorter dtypes by that as well, and padding may round by
-    as much again. Raises UserError if none is near enough.
+    as much again. Raises UserError at ``place`` if none is near enough.
     """
     prompts, completions = _rows(model)
     was_training = model.training
@@ -98,19 +99,18 @@ def find_way(model: PreTrainedModel, ways: Mapping[str, Way]) -> str:
         return distances[name]
 
     tolerance = FLOAT32
-    first = next(iter(ways))
     if model.dtype != torch.float32:
+        tolerance = UNITS * torch.finfo(model.dtype).eps
         rounding = distance(ALONE)
-        if rounding <= SHORT or rounding <= 4 * distance(UNCACHED):
-            units = UNITS * torch.finfo(model.dtype).eps
-            tolerance = max(units, 2 * rounding, 2 * min(distance(PADDED), 2 * rounding))
-    elif distance(first) > FLOAT32 and distance(ALONE) <= RECURRENCE:
+        if rounding <= SHORT or rounding <= min(4 * distance(UNCACHED), SHORT_AT_MOST):
+            tolerance = max(tolerance, 2 * rounding, 2 * min(distance(PADDED), 2 * rounding))
+    elif distance(next(iter(ways))) > FLOAT32 and distance(ALONE) <= RECURRENCE:
         tolerance = max(FLOAT32, 2 * distance(ALONE))
     for name in ways:
         if distance(name) <= tolerance:
             return name
     raise UserError(
-        "model",
+        place,
         f"{type(model).__name__} cannot be sampled from: no way gives its own log-probabilities "
         f"(the nearest is {min(distances.values()):.2g} nats off)",
         "use a causal language model that transformers' generate takes",
