@@ -130,7 +130,11 @@ OWN: dict[str, dict[str, Any]] = {
         "n_groups": 1,
         "layers_block_type": ["mamba", "attention"],
     },
-    "phi3 longrope": {"sliding_window": None, "rope_parameters": LONG},
+    "phi3 longrope": {
+        "sliding_window": None,
+        "original_max_position_embeddings": 64,
+        "rope_parameters": LONG,
+    },
     "recurrent_gemma": {
         "block_types": ["recurrent", "attention"],
         "attention_window_size": 8,

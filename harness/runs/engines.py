@@ -96,8 +96,9 @@ def check_sampling(
     for skill in order.skills:
         for split in dict.fromkeys(["train", *order.splits(skill)]):
             limit = order.limit(skill, rollout=split == "train")
+            chat = order.chat_template.inputs("student" if split == "train" else "evaluate")
             for example in skill.examples(split):
-                prompt = chat_tokens(tokenizer, example.prompt)
+                prompt = chat_tokens(tokenizer, example.prompt, inputs=chat)
                 longest = order.rollout.max_prompt_tokens
                 if split != "train" or not longest or len(prompt) <= longest:
                     answer_side(model, prompt, limit, f"skill {skill.name}, split {split}")
