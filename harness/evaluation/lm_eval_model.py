@@ -10,6 +10,7 @@ float32 the answers are lm-eval's own to rounding (tests/evaluation/test_retenti
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from harness.base.errors import UserError
 from harness.evaluation.loaded_tasks import think_end_token
 from harness.evaluation.scoring_rows import PackedRow, Request, batches, plain_rows, shared_rows
 from harness.models.chat import ChatInputs, declared_ends
+from harness.models.forward import LOCAL, can_share_prompts, has_local_attention
+from harness.models.rope import side_of
 from harness.sampling.transformers import TransformersSampler
 from harness.sampling.vllm import VLLMSampler
 
@@ -45,8 +48,6 @@ PLAIN = {
     "transformers_version",
 }
 SAMPLING = {"do_sample", "temperature", "top_p", "top_k"}  # keys of a greedy request of lm-eval
-# Keys of a model's configuration for local attention, in tokens.
-LOCAL = ("sliding_window", "attention_chunk_size", "window_size")
 
 Score = tuple[float, bool]  # a continuation's log-probability, and whether it is the greedy one
 # The index of a request, the log-probability of each token, whether each is the greedy one.
@@ -126,8 +127,11 @@ class LiveModel(HFLM):
         """Whether the choices of a context can share one row.
 
         For that the model has to take a mask and positions of our own. It is tried on a few tokens:
-        flash attention takes no such mask, and some models know no positions.
+        flash attention takes no such mask, and some models know no positions. Windows do not
+        matter here, because no row is longer.
         """
+        if not can_share_prompts(self.model) and not has_local_attention(self.model):
+            return False
         context = [5, 6, 7, 8, 9]
         requests: list[Request] = [(None, context, [1, 2, 3]), (None, context, [4, 3])]
         sums = []
@@ -158,7 +162,8 @@ class LiveModel(HFLM):
         answers: dict[int, Score] = {}
         # Apart from each other: only shared rows replace the model's own mask.
         for rows in (shared, plain):
-            for batch in batches(rows, self.batch_tokens):
+            sides = partial(side_of, self.model)
+            for batch in batches(rows, self.batch_tokens, sides):
                 for index, scores, greedy in self._forward(batch, requests):
                     answers[index] = (scores.sum().item(), bool(greedy.all()))
                 self.progress(len(answers), len(requests))

@@ -1,6 +1,6 @@
 """Rows that a model reads to score continuations: contexts are shared, positions are explicit."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 SHARED_ROOM = 512  # tokens of continuations behind one context: the mask grows with the square
@@ -66,17 +66,23 @@ def shared_rows(
     return rows
 
 
-def batches(rows: Iterable[PackedRow], limit: int) -> Iterator[list[PackedRow]]:
+def batches(
+    rows: Iterable[PackedRow], limit: int, side: Callable[[int], int] = lambda tokens: 0
+) -> Iterator[list[PackedRow]]:
     """Groups of rows of like length with at most ``limit`` tokens, padding included.
 
-    A row that is longer is a batch of its own.
+    A row that is longer is a batch of its own. side: of a number of tokens; rows of two sides are
+    in two batches.
     """
     batch: list[PackedRow] = []
+    last = 0
     for row in sorted(rows, key=lambda row: -len(row.tokens)):
+        own = side(len(row.tokens))
         # The longest comes first: it sets the padding of its batch.
-        if batch and (len(batch) + 1) * len(batch[0].tokens) > limit:
+        if batch and ((len(batch) + 1) * len(batch[0].tokens) > limit or own != last):
             yield batch
             batch = []
         batch.append(row)
+        last = own
     if batch:
         yield batch

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.models.forward import can_share_prompts, hidden_states, pad_right
+from harness.models.rope import side_of
 from harness.sampling.sampler import common_prefix
 
 if TYPE_CHECKING:
@@ -66,8 +67,21 @@ def micro_batches(model: PreTrainedModel, rows: Sequence[Row], limit: int) -> It
 
     Rows with one prompt always share it. Different prompts share their common beginning (a system
     turn, worked examples) where it is at least a fifth of a row; such a tree ends at TREE tokens.
+    Rows on two sides of the length at which rotary positions change go apart.
     """
-    trees = _trees(rows, limit) if can_share_prompts(model) else [[i] for i in range(len(rows))]
+    sides = [side_of(model, len(row.prompt) + len(row.completion) - 1) for row in rows]
+    for side in sorted(set(sides)):
+        yield from _micro_batches(model, rows, [i for i, s in enumerate(sides) if s == side], limit)
+
+
+def _micro_batches(
+    model: PreTrainedModel, rows: Sequence[Row], members: list[int], limit: int
+) -> Iterator[list[Tree]]:
+    """``micro_batches`` of the rows ``members``."""
+    trees = [[i] for i in members]
+    if can_share_prompts(model):
+        chosen = [rows[i] for i in members]
+        trees = [[members[i] for i in tree] for tree in _trees(chosen, limit)]
     lengths = [_tree_tokens(rows, tree) for tree in trees]
     longest_first = sorted(range(len(trees)), key=lambda i: (-lengths[i], trees[i][0]))
     batch: list[Tree] = []

@@ -1,8 +1,8 @@
 """The two forward passes that everything else is built on.
 
 ``hidden_states`` runs the body of a model, ``output_head`` makes logits of the states. Beside them:
-``pad_right``, which makes a batch, and ``can_share_prompts``, which says whether the model takes
-several completions behind one prompt.
+``pad_right``, which makes a batch, ``sees_later_tokens``, which says whether it may, and
+``can_share_prompts``, which says whether the model takes several completions behind one prompt.
 """
 
 from __future__ import annotations
@@ -30,8 +30,31 @@ def hidden_states(
     padding to its right, and without a mask the fast kernels apply.
     inputs: position_ids and a boolean attention_mask [rows, 1, tokens, tokens].
     """
-    body = getattr(model, model.base_model_prefix)
+    # Llama 4 names a prefix that it does not have.
+    body = getattr(model, model.base_model_prefix or "model", None) or model.model
     return body(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
+
+
+def sees_later_tokens(model: PreTrainedModel) -> bool:
+    """Whether a state depends on tokens behind it, as an encoder's do: padding would change it.
+
+    By the gradient of the first states of a row, which is zero at the embeddings of later tokens,
+    to the bit, in every causal model.
+    """
+    embedded: list[torch.Tensor] = []
+    hook = model.get_input_embeddings().register_forward_hook(
+        lambda module, inputs, output: embedded.append(output)
+    )
+    try:
+        with torch.enable_grad():
+            ids = torch.arange(1, 9, device=model.device)[None]
+            states = hidden_states(model, ids)[:, :4]
+            # Not the plain sum: behind a layer norm it is the same for all inputs.
+            target = (states * torch.linspace(1, 2, states.shape[-1]).to(states)).sum()
+            (gradient,) = torch.autograd.grad(target, embedded[0])
+    finally:
+        hook.remove()
+    return bool(gradient[:, 4:].any())
 
 
 _SHARES = "_shares_prompts"  # attribute of a model with what can_share_prompts answered
@@ -40,12 +63,13 @@ _SHARES = "_shares_prompts"  # attribute of a model with what can_share_prompts 
 def can_share_prompts(model: PreTrainedModel) -> bool:
     """Whether several completions of a prompt may follow it in one row, under a mask of their own.
 
-    They may not where a sliding window is shorter than such a row may be, nor where layers ignore
-    the mask or the positions. The model itself is tried on a few tokens, once: the answer stays
-    with it and with its copies, so that it cannot change with the weights.
+    They may not where a window or chunk of attention is shorter than such a row may be, nor where
+    layers ignore the mask or the positions, as a recurrence does. The model itself is tried on a
+    few tokens, once: the answer stays with it and with its copies, so that it cannot change with
+    the weights.
     """
     if not hasattr(model, _SHARES):
-        keep_sharing(model, not _has_sliding_window(model) and _sees_what_it_may(model))
+        keep_sharing(model, not has_local_attention(model) and _sees_what_it_may(model))
     return bool(getattr(model, _SHARES))
 
 
@@ -54,12 +78,18 @@ def keep_sharing(model: PreTrainedModel, answer: bool) -> None:
     setattr(model, _SHARES, answer)
 
 
-def _has_sliding_window(model: PreTrainedModel) -> bool:
+# Keys of a configuration for local attention, in tokens, and what layers of that kind are called.
+LOCAL = {"sliding_window": "sliding", "attention_chunk_size": "chunk", "window_size": "local"}
+
+
+def has_local_attention(model: PreTrainedModel) -> bool:
+    """Whether some layers see a window or a chunk alone, which a mask of our own would widen."""
     config = model.config.get_text_config()
-    if not getattr(config, "sliding_window", None):
-        return False
-    kinds = getattr(config, "layer_types", None) or ["sliding"]
-    return any("sliding" in kind for kind in kinds)
+    kinds = getattr(config, "layer_types", None) or getattr(config, "attention_layers", None)
+    return any(
+        getattr(config, key, None) and (not kinds or any(word in kind for kind in kinds))
+        for key, word in LOCAL.items()
+    )
 
 
 @torch.no_grad()
@@ -157,9 +187,14 @@ def output_head(
     not called where the projection has a bias or does not learn.
     """
     project = _projection(model, gradient)
-    cap = getattr(model.config, "final_logit_softcapping", None)
-    factor = getattr(model.config, "logit_scale", None) or 1.0
-    divisor = getattr(model.config, "logits_scaling", None) or 1.0
+    config = model.config.get_text_config()
+
+    def setting(*names: str) -> float | None:
+        return next((v for name in names if (v := getattr(config, name, None))), None)
+
+    cap = setting("final_logit_softcapping", "logits_soft_cap")
+    factor = setting("logit_scale", "lm_head_multiplier") or 1.0
+    divisor = setting("logits_scaling") or 1.0
 
     def logits(states: torch.Tensor) -> torch.Tensor:
         out = project(states)
@@ -177,13 +212,15 @@ def _projection(
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """The model's last linear map, through ``_Projection`` where ``gradient`` can be used."""
     linear = model.get_output_embeddings()
-    if gradient is None or type(linear) is not torch.nn.Linear:
+    if type(linear) is not torch.nn.Linear:
         return linear
     weight = linear.weight
-    if linear.bias is not None or not weight.requires_grad:
-        return linear
+    frozen = linear.bias is not None or not weight.requires_grad
 
     def project(states: torch.Tensor) -> torch.Tensor:
+        states = states.to(weight.dtype)  # Mamba's are float32 in any case.
+        if gradient is None or frozen:
+            return linear(states)
         return _Projection.apply(states, weight, gradient)
 
     return project

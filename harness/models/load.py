@@ -16,7 +16,7 @@ import transformers
 from harness.base.errors import UserError
 from harness.models.chat import around_answer, stop_tokens
 from harness.models.embedded import EMBEDDED, EMBEDDED_MODELS, embedded_checkpoint
-from harness.models.forward import hidden_states, output_head
+from harness.models.forward import hidden_states, output_head, sees_later_tokens
 from harness.models.memory import keep_freed_memory
 from harness.models.repeatable import allow_repeatable_products
 
@@ -107,6 +107,8 @@ def cannot_load(name: str, error: Exception, place: str) -> UserError:
             "use a model that transformers knows itself",
         )
     reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+    if "Unrecognized configuration class" in reason:  # and then the names of all others
+        reason = "transformers has no causal language model of its kind"
     return UserError(
         place,
         f"{name} cannot be loaded ({reason})",
@@ -170,9 +172,9 @@ def load_model(
     model.to(device).eval()
     # PyTorch unties weights that it moves to a device which it does not know by itself.
     model.tie_weights(recompute_mapping=False)
+    check_passes(name, model, place)
     check_tokens(name, model, tokenizer, place)
     stop_tokens(model, tokenizer, place)
-    _check_head(name, model, place)
     return model, tokenizer
 
 
@@ -235,16 +237,35 @@ def check_tokens(
         )
 
 
-def _check_head(name: str, model: transformers.PreTrainedModel, place: str) -> None:
-    """Raises UserError if ``output_head`` does not compute the model's own logits.
+def check_passes(name: str, model: transformers.PreTrainedModel, place: str) -> None:
+    """Raises UserError if the passes that training is made of do not fit the model.
 
-    A GPU may take other kernels for the two passes: they need to agree to two units only.
+    ``output_head`` has to compute its own logits. A GPU may take other kernels for the two passes:
+    they need to agree to two units only.
     """
-    if not head_difference(model) <= 2:
+    title = f"{name} ({type(model).__name__})"
+    # Families differ in what they lack, so they may raise anything.
+    try:
+        difference = head_difference(model)
+        looks_ahead = sees_later_tokens(model)
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0][:80]
         raise UserError(
             place,
-            f"{name} ({type(model).__name__}) computes its logits in an unknown way",
+            f"{title} cannot be trained here ({type(error).__name__}: {reason})",
+            "use another causal language model, or another model.dtype",
+        ) from None
+    if not difference <= 2:
+        raise UserError(
+            place,
+            f"{title} computes its logits in an unknown way",
             "use another model; harness.models.forward.output_head would have to learn this one",
+        )
+    if looks_ahead:
+        raise UserError(
+            place,
+            f"{title} sees the tokens behind the one that it predicts from",
+            "use a causal language model (is_decoder in config.json makes some encoders causal)",
         )
 
 

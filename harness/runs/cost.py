@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -91,7 +92,9 @@ def activations(shape: PreTrainedModel, tokens: int = 8) -> float:
     """Bytes that a forward pass keeps for each token's backward pass, without the model's head.
 
     shape: the model on the meta device. Counted, not computed: what autograd saves, parameters
-    apart, with fused attention.
+    apart, with fused attention. A model that takes no mask of our own is counted without one. 17
+    values of a state's width a layer (arXiv 2205.05198, section 4.1: 34 bytes of 16 bits each)
+    stand for one that computes nothing on the meta device.
     """
     storages: dict[int, torch.Tensor] = {}
 
@@ -106,10 +109,20 @@ def activations(shape: PreTrainedModel, tokens: int = 8) -> float:
     mask = ids.new_ones(1, 1, tokens, tokens).bool()
     attention = shape.config._attn_implementation
     shape.config._attn_implementation = "counted"
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        hidden_states(shape.train(), ids, position_ids=ids, attention_mask=mask)
-    shape.config._attn_implementation = attention
-    return sum(tensor.nbytes for tensor in storages.values()) / tokens
+    try:
+        for inputs in ({"position_ids": ids, "attention_mask": mask}, {}):
+            storages.clear()
+            # Families differ in what they take, so they may raise anything.
+            with (
+                suppress(Exception),
+                torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor),
+            ):
+                hidden_states(shape.train(), ids, **inputs)
+                return sum(tensor.nbytes for tensor in storages.values()) / tokens
+    finally:
+        shape.config._attn_implementation = attention
+    config = shape.config.get_text_config()
+    return float(17 * config.hidden_size * config.num_hidden_layers * shape.dtype.itemsize)
 
 
 class Memory:
@@ -125,9 +138,9 @@ class Memory:
     ) -> None:
         """shape: the model on the meta device."""
         config = shape.config.get_text_config()
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        head_dim = getattr(config, "head_dim", None)
-        width = head_dim or config.hidden_size // config.num_attention_heads
+        all_heads = getattr(config, "num_attention_heads", None)  # a recurrence has none
+        heads = getattr(config, "num_key_value_heads", None) or all_heads or 0
+        width = getattr(config, "head_dim", None) or config.hidden_size // (all_heads or 1)
         self.parameters = sum(p.numel() for p in shape.parameters())
         self.size = dtype.itemsize
         self.on_gpu = torch.device(device).type != "cpu"

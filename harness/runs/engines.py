@@ -7,13 +7,16 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from harness.base.console import Progress
 from harness.evaluation.evaluator import Evaluator
 from harness.evaluation.settings import Evaluate
+from harness.models.chat import chat_tokens
 from harness.models.load import load_model
+from harness.models.rope import answer_side, rope_border
 from harness.results.writer import ResultsWriter
 from harness.runs.order import Order
 from harness.sampling.settings import REMEDY, Rollout, version
-from harness.sampling.transformers import TransformersSampler
+from harness.sampling.transformers import BUFFERS, TransformersSampler, way_of
 from harness.sampling.vllm import Engine, VLLMSampler
 
 
@@ -68,6 +71,37 @@ def load_order_model(
         return load_model(str(source), spec.dtype, spec.device, None, str(source))
     place = f"{order.path}: model"
     return load_model(spec.name, spec.dtype, spec.device, spec.revision, place)
+
+
+def check_sampling(
+    order: Order,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    progress: Progress,
+) -> None:
+    """Find the way of sampling of the order's model, and say it where it is the slow one.
+
+    Raises UserError if there is none, or if a prompt and its answer are not on one side of the
+    length at which the model's rotary positions change.
+    """
+    place = f"{order.path}: model"
+    way = way_of(model, place)
+    if way != BUFFERS:
+        progress.say(
+            f"{type(model).__name__} is sampled by transformers' {way}: the harness's faster "
+            "sampler does not give this model's own log-probabilities"
+        )
+    if rope_border(model) is None:
+        return
+    for skill in order.skills:
+        for split in dict.fromkeys(["train", *order.splits(skill)]):
+            limit = order.limit(skill, rollout=split == "train")
+            chat = order.chat_template.inputs("student" if split == "train" else "evaluate")
+            for example in skill.examples(split):
+                prompt = chat_tokens(tokenizer, example.prompt, inputs=chat)
+                longest = order.rollout.max_prompt_tokens
+                if split != "train" or not longest or len(prompt) <= longest:
+                    answer_side(model, prompt, limit, f"skill {skill.name}, split {split}")
 
 
 def advice(order: Order, device: str | torch.device) -> str | None:

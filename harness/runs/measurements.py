@@ -7,7 +7,7 @@ from harness.evaluation.evaluator import Measurement
 from harness.models.checkpoint import model_fingerprint
 from harness.results.formats import ORACLE
 from harness.runs.engines import load_order_model
-from harness.runs.one_run import OneRun, check_base_model
+from harness.runs.one_run import OneRun, check_base_model, keep_abilities
 from harness.skills.skill import Skill
 
 
@@ -110,6 +110,7 @@ class Measurements:
         live = self.live
         base, _ = load_order_model(self.order)  # a second copy, for as long as this takes
         check_base_model(live.results, model_fingerprint(base))
+        keep_abilities(live.abilities, base)
         measurement = live.evaluator.kl(
             live.model,
             base,

@@ -12,6 +12,7 @@ from harness.models.forward import can_share_prompts, keep_sharing
 from harness.results.writer import ResultsWriter
 from harness.runs.engines import evaluator_for, sampler_for
 from harness.runs.order import Order, Run
+from harness.sampling.transformers import WAYS, keep_way, way_of
 from harness.sampling.vllm import Engine
 
 
@@ -19,8 +20,8 @@ class OneRun:
     """One method x seed, with what its stages share.
 
     model, tokenizer: live, and taught in place; method: remembers what it wants of earlier skills;
-    sampler, evaluator: of the evaluations; engine: vLLM's, if the order asks for it; title: of the
-    run, for the progress line.
+    sampler, evaluator: of the evaluations; engine: vLLM's, if the order asks for it; abilities:
+    file with what the model can do; title: of the run, for the progress line.
     """
 
     def __init__(
@@ -44,20 +45,26 @@ class OneRun:
         self.title = title
         self.spec = order.methods[run.label]
         self.method = self.spec.cls(copy.deepcopy(self.spec.config))
-        _keep_abilities(results.run(run.name) / "model.json", model)
+        self.abilities = results.run(run.name) / "model.json"
+        keep_abilities(self.abilities, model)
         self.evaluator = evaluator_for(order, results)
         self.sampler = sampler_for(order.evaluate, engine, model, tokenizer)
 
 
-def _keep_abilities(path: Path, model: PreTrainedModel) -> None:
-    """Ask once a run whether the model can share prompts: a resume must not find otherwise.
+def keep_abilities(path: Path, model: PreTrainedModel) -> None:
+    """Ask once a run what the model can do: a resume must not find otherwise.
 
-    path: of the run's file with the answer, which its first start writes.
+    path: of the run's file with the answers, which its first start writes: whether the model can
+    share prompts, and the way of sampling that gives its log-probabilities.
     """
-    if path.exists():
-        keep_sharing(model, bool(read_json(path, "shares_prompts")["shares_prompts"]))
-    else:
-        write_json(path, {"shares_prompts": can_share_prompts(model)})
+    kept = read_json(path) if path.exists() else {}
+    if "shares_prompts" in kept:
+        keep_sharing(model, bool(kept["shares_prompts"]))
+    if kept.get("sampling") in WAYS:
+        keep_way(model, kept["sampling"])
+    abilities = {"shares_prompts": can_share_prompts(model), "sampling": way_of(model)}
+    if abilities != kept:
+        write_json(path, abilities)
 
 
 def check_base_model(results: ResultsWriter, weights: str) -> None:

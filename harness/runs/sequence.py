@@ -22,7 +22,7 @@ from harness.models.load import resolve_device
 from harness.results.overlap import sentence
 from harness.results.writer import ResultsWriter
 from harness.runs.checkpoints import tidy
-from harness.runs.engines import advice, engine_for, load_order_model
+from harness.runs.engines import advice, check_sampling, engine_for, load_order_model
 from harness.runs.one_run import OneRun, check_base_model
 from harness.runs.order import Order, Run
 from harness.runs.provenance import write_provenance
@@ -41,6 +41,7 @@ def run_order(order: Order, folder: str | Path, progress: Progress | None = None
     fresh_model = None
     if not (results.folder / "results.json").exists():
         fresh_model = load_order_model(order)  # a model that cannot be had leaves no folder behind
+        check_sampling(order, *fresh_model, progress)
     results.open(about)
     _say_advice(order, progress)
     runs = order.runs()

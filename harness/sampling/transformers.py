@@ -4,14 +4,17 @@ Rollouts and evaluations sample from the very model that is being trained: nothi
 reloaded. Rows are sorted by length. A prompt that is sampled several times is read once, and so is
 the beginning that all prompts of a batch have in common. Finished rows leave the batch, and keys
 and values go into buffers that are allocated once.
+
+Models that these passes do not fit are sampled by transformers' ``generate`` (generate.py), with
+the same draws. A check of the model's own log-probabilities chooses (ways.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,31 +23,26 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from harness.base.seeds import seed_for
 from harness.models.chat import stop_tokens
 from harness.models.forward import PAD, can_share_prompts
-from harness.models.repeatable import row_cumsum
+from harness.models.rope import answer_side, side_of
+from harness.sampling.drawing import Answers, Decoding, Growing
+from harness.sampling.generate import GENERATE_WAYS
 from harness.sampling.sampler import Completion, Texts, common_prefix
+from harness.sampling.ways import Way, find_way
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 WEIGHTS_FIRST_ROWS = 256  # up to which a product takes the weights first
-
-
-@dataclass(frozen=True)
-class _Decoding:
-    """How tokens are chosen, and when a completion ends; as the arguments of ``sample``."""
-
-    max_new_tokens: int
-    temperature: float
-    top_p: float
-    seed: int
-    strings: Sequence[str]
+BUFFERS = "buffers"  # the way of sampling of this file
 
 
 class TransformersSampler:
-    """Samples from ``model`` with the weights that it has at the time of the call."""
+    """Samples from ``model`` with the weights that it has at the time of the call.
+
+    The passes are those of ``way_of(model)``, which are checked against the model's own.
+    """
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int = 48
@@ -55,7 +53,6 @@ class TransformersSampler:
         self.end, self.stops = stop_tokens(model, tokenizer)
         self.texts = Texts(tokenizer)
 
-    @torch.inference_mode()
     def sample(
         self,
         prompts: Sequence[list[int]],
@@ -75,36 +72,55 @@ class TransformersSampler:
         stream of uniform numbers, inverted through the cumulative distribution in float64.
         strings: texts that end a completion as well, with the token that completes one.
         progress: called with the number of completions that are finished so far.
+        Raises UserError where no way of sampling gives the model's own log-probabilities, or where
+        a completion crosses the length at which the model's rotary positions change.
         """
-        decoding = _Decoding(max_new_tokens, temperature, top_p, seed, strings)
+        decoding = Decoding(max_new_tokens, temperature, top_p, seed, strings)
+        way = WAYS[way_of(self.model)]
         completions: dict[tuple[int, int], Completion] = {}
-        with _sampling_mode(self.model):
-            for indices, turn in self._batches(prompts, n):
-                completions |= self._batch(prompts, indices, turn, decoding)
-                if progress:
-                    progress(len(completions))
+        for indices, turn in self._batches(prompts, n, way, max_new_tokens):
+            completions |= self._batch(prompts, indices, turn, way, decoding)
+            if progress:
+                progress(len(completions))
         return [[completions[i, k] for k in range(n)] for i in range(len(prompts))]
 
     def rest(self) -> None:
         """Do nothing: the sampler holds nothing beside the model, which the training needs."""
 
-    def _batches(self, prompts: Sequence[list[int]], n: int) -> Iterator[tuple[list[int], range]]:
-        """Yield (indices of prompts, indices of their completions), short prompts first."""
-        order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+    def _batches(
+        self, prompts: Sequence[list[int]], n: int, way: Way, max_new_tokens: int
+    ) -> Iterator[tuple[list[int], range]]:
+        """Yield (indices of prompts, indices of their completions), short prompts first.
+
+        The prompts of a batch are on one side of the length at which rotary positions change, and
+        of one length where the way takes no padding.
+        """
+        kinds = [
+            (answer_side(self.model, prompt, max_new_tokens), 0 if way.pads else len(prompt))
+            for prompt in prompts
+        ]
+        order = sorted(range(len(prompts)), key=lambda i: (kinds[i], len(prompts[i]), i))
         per_batch = max(1, self.batch_size // n)
-        for start in range(0, len(order), per_batch):
-            # More completions of one prompt than a batch holds take several turns.
-            for first in range(0, n, self.batch_size):
-                turn = range(first, min(n, first + self.batch_size))
-                yield order[start : start + per_batch], turn
+        for _, alike in groupby(order, key=kinds.__getitem__):
+            members = list(alike)
+            for start in range(0, len(members), per_batch):
+                # More completions of one prompt than a batch holds take several turns.
+                for first in range(0, n, self.batch_size):
+                    turn = range(first, min(n, first + self.batch_size))
+                    yield members[start : start + per_batch], turn
 
     def _batch(
-        self, prompts: Sequence[list[int]], indices: list[int], turn: range, decoding: _Decoding
+        self,
+        prompts: Sequence[list[int]],
+        indices: list[int],
+        turn: range,
+        way: Way,
+        decoding: Decoding,
     ) -> dict[tuple[int, int], Completion]:
         """The completions ``turn`` of the prompts ``indices``, by (prompt, completion)."""
         keys = [(i, k) for i in indices for k in turn]
-        rows = _Rows(self.model, [prompts[i] for i in indices], decoding.max_new_tokens)
-        answers = self._decode(rows, rows.prefill(len(turn)), keys, decoding)
+        answers = Answers(keys, decoding, self.stops, self.tokenizer, self.model.device)
+        way.complete(self.model, [prompts[i] for i in indices], len(turn), answers)
         return {
             key: Completion(
                 tokens,
@@ -112,62 +128,52 @@ class TransformersSampler:
                 tokens[-1] in self.stops,
                 *self.texts.of(prompts[key[0]], tokens),
             )
-            for key, (tokens, logprobs) in zip(keys, answers, strict=True)
+            for key, tokens, logprobs in zip(keys, answers.tokens, answers.logprobs, strict=True)
         }
 
-    def _decode(
-        self,
-        rows: _Rows,
-        logits: torch.Tensor,
-        keys: list[tuple[int, int]],
-        decoding: _Decoding,
-    ) -> list[tuple[list[int], list[float]]]:
-        """(tokens, log-probabilities) of the answer of every row, which ``keys`` name.
 
-        logits: of every first token, [rows, vocabulary].
-        """
-        draws = None
-        if decoding.temperature:
-            draws = _uniforms(keys, decoding.max_new_tokens, decoding.seed).to(logits.device)
-        stops = torch.tensor(sorted(self.stops), device=logits.device)
-        answers: list[tuple[list[int], list[float]]] = [([], []) for _ in keys]
-        live = list(range(len(keys)))
-        for t in range(decoding.max_new_tokens):
-            uniforms = None if draws is None else draws[:, t]
-            next_tokens, next_logprobs = _pick(
-                logits, decoding.temperature, decoding.top_p, uniforms
-            )
-            # A GPU waits at every read, so there is one for all three; float64 holds each exactly.
-            ended = torch.isin(next_tokens, stops)
-            picked = torch.stack([next_tokens.double(), next_logprobs.double(), ended.double()])
-            token_ids, token_logprobs, flags = picked.tolist()
-            ends = [bool(flag) for flag in flags]
-            for row, token, logprob in zip(live, token_ids, token_logprobs, strict=True):
-                tokens, logprobs = answers[row]
-                tokens.append(int(token))
-                logprobs.append(logprob)
-            if decoding.strings:
-                ends = [
-                    end or self._completes_string(answers[row][0], decoding.strings)
-                    for end, row in zip(ends, live, strict=True)
-                ]
-            if t == decoding.max_new_tokens - 1 or all(ends):
-                break
-            if any(ends):
-                remaining = [j for j, end in enumerate(ends) if not end]
-                live = [live[j] for j in remaining]
-                indices = torch.tensor(remaining, device=logits.device)
-                next_tokens = next_tokens[indices]
-                draws = None if draws is None else draws[indices]
+@torch.inference_mode()
+def buffered(
+    model: PreTrainedModel, prompts: list[list[int]], completions: int, answers: Growing
+) -> None:
+    """Complete ``answers``, so many ``completions`` of each prompt, through ``_Rows``."""
+    with _sampling_mode(model):
+        rows = _Rows(model, prompts, answers.limit)
+        logits = rows.prefill(completions)
+        while True:
+            tokens, going_on = answers.add(logits)
+            if not going_on:
+                return
+            if len(going_on) < len(tokens):
+                indices = torch.tensor(going_on, device=logits.device)
+                tokens = tokens[indices]
                 rows.select(indices)
-            logits = rows.read(next_tokens[:, None])
-        return answers
+            logits = rows.read(tokens[:, None])
 
-    def _completes_string(self, tokens: list[int], strings: Sequence[str]) -> bool:
-        """Whether the last token completes one of ``strings``; every token is at least a byte."""
-        longest = max(len(string.encode()) for string in strings)
-        tail = self.tokenizer.decode(tokens[-1 - longest :])
-        return any(string in tail for string in strings)
+
+WAYS = {  # the fastest first
+    BUFFERS: Way(buffered, pads=True),
+    **GENERATE_WAYS,
+}
+
+
+_WAY = "_way_of_sampling"  # attribute of a model with what way_of answered
+
+
+def way_of(model: PreTrainedModel, place: str = "model") -> str:
+    """The first of WAYS that gives the model's own log-probabilities; see ``find_way``.
+
+    The model is tried once. The answer stays with it and its copies, so that it cannot change with
+    the weights. Raises UserError at ``place`` if there is none.
+    """
+    if not hasattr(model, _WAY):
+        keep_way(model, find_way(model, WAYS, place))
+    return str(getattr(model, _WAY))
+
+
+def keep_way(model: PreTrainedModel, way: str) -> None:
+    """Give ``model`` the answer of ``way_of`` that an earlier start of its run got."""
+    setattr(model, _WAY, way)
 
 
 class _Rows:
@@ -184,7 +190,8 @@ class _Rows:
         shortest = min(map(len, prompts))
         longest = max(map(len, prompts))
         shared = 0
-        if len(prompts) > 1 and can_share_prompts(model):
+        # A beginning that is read by itself has the rotary positions of a short row.
+        if len(prompts) > 1 and not side_of(model, longest) and can_share_prompts(model):
             # One token of every prompt is left, whose logits begin the answer.
             shared = min(common_prefix(prompts), shortest - 1)
         paddings = [longest - len(prompt) for prompt in prompts]
@@ -296,37 +303,6 @@ class _LayerBuffer(CacheLayerMixin):
 
     def get_max_length(self) -> int:
         return -1
-
-
-def _uniforms(keys: Sequence[tuple[int, int]], count: int, seed: int) -> torch.Tensor:
-    """Uniform numbers [keys, count] in float64; each (prompt, completion) has its own stream."""
-    out = torch.empty(len(keys), count, dtype=torch.float64)
-    for row, (i, k) in enumerate(keys):
-        generator = torch.Generator().manual_seed(seed_for(seed, i, k))
-        out[row].uniform_(generator=generator)
-    return out
-
-
-def _pick(
-    logits: torch.Tensor, temperature: float, top_p: float, draws: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(next tokens [rows], their log-probabilities [rows]) from float32 logits [rows, vocabulary].
-
-    draws: uniform numbers [rows] in float64; None for the likeliest tokens (temperature 0).
-    """
-    if draws is None:
-        tokens = logits.argmax(-1)
-        return tokens, torch.log_softmax(logits, -1).gather(-1, tokens[:, None])[:, 0]
-    logprobs = torch.log_softmax(logits / temperature, -1)
-    probs = logprobs.double().exp()
-    if top_p < 1:
-        ordered, places = probs.sort(-1, descending=True)
-        outside = row_cumsum(ordered) - ordered >= top_p  # The token that crosses top_p is inside.
-        probs = probs.scatter(-1, places, ordered.masked_fill(outside, 0.0))
-    cumulative = row_cumsum(probs)
-    target = draws.to(logits.device)[:, None] * cumulative[:, -1:]
-    tokens = torch.searchsorted(cumulative, target, right=True).clamp(max=logits.shape[-1] - 1)
-    return tokens[:, 0], logprobs.gather(-1, tokens)[:, 0]
 
 
 @contextmanager

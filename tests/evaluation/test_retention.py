@@ -191,6 +191,18 @@ MODELS = {
     "gpt2": (transformers.GPT2Config, {"n_embd": 32, "n_layer": 2, "n_head": 4}, True, True),
     "bloom, no positions": (transformers.BloomConfig, {"n_layer": 2, "n_head": 4}, True, False),
     "mamba, no attention": (transformers.MambaConfig, {"state_size": 4}, True, False),
+    "lfm2, convolutions": (
+        transformers.Lfm2Config,
+        {"layer_types": ["conv", "full_attention"]},
+        True,
+        False,
+    ),
+    "llama 4, chunks of 16": (
+        transformers.Llama4TextConfig,
+        {"attention_chunk_size": 16, "num_local_experts": 2, "intermediate_size_mlp": 64},
+        False,
+        True,
+    ),
 }
 
 

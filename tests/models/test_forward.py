@@ -4,10 +4,11 @@ import copy
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, Lfm2Config, Qwen2Config
+from transformers import AutoModelForCausalLM, BertConfig, GPT2Config, Lfm2Config, Qwen2Config
 
+from benchmarks.families.trial import tiny_model
 from harness.models import forward
-from harness.models.forward import can_share_prompts, keep_sharing
+from harness.models.forward import can_share_prompts, keep_sharing, sees_later_tokens
 from harness.models.load import head_difference, load_model
 
 SHAPE = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4}
@@ -107,3 +108,26 @@ def test_the_head_is_known_within_two_units(tiny, dtype, monkeypatch):
     assert 0 < head_difference(model) <= 2
     model.bend = 8
     assert head_difference(model) > 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["llama", "mixtral", "falcon_h1", "qwen3_5_text", "mpt"])
+def test_a_causal_model_sees_nothing_behind_a_token(name, dtype):
+    assert not sees_later_tokens(tiny_model(name, dtype))
+
+
+def test_an_encoder_does():
+    config = BertConfig(**SHAPE, intermediate_size=64)
+    assert sees_later_tokens(model_of(config))
+    config.is_decoder = True
+    assert not sees_later_tokens(model_of(config))
+
+
+@pytest.mark.parametrize("name", ["llama4_text", "gpt_neo", "gemma3", "mamba", "falcon_h1", "rwkv"])
+def test_windows_chunks_and_recurrences_do_not_share(name):
+    assert not can_share_prompts(tiny_model(name, torch.float32))
+
+
+def test_states_of_another_dtype_than_the_heads():
+    """Mamba keeps its residual in float32, also where the weights are bfloat16."""
+    assert head_difference(tiny_model("mamba", torch.bfloat16)) == 0

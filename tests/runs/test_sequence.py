@@ -3,6 +3,7 @@ say of it.
 """
 
 import gc
+import io
 import json
 import weakref
 from collections import Counter
@@ -12,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.families.trial import tiny_model as tiny_family
 from harness.base import metrics
 from harness.base.console import Progress
+from harness.base.errors import UserError
 from harness.base.files import read_json
 from harness.base.metrics import mean_and_stderr
 from harness.base.seeds import seed_for
@@ -34,8 +37,8 @@ from harness.runs.plan import plan
 from harness.runs.reading import read_order
 from harness.runs.sequence import run_order
 from harness.runs.teacher_check import check_teacher
-from harness.sampling.transformers import TransformersSampler
-from tests.conftest import read_lines, write_rows
+from harness.sampling.transformers import TransformersSampler, way_of
+from tests.conftest import read_lines, tiny_tokenizer, write_rows
 
 
 @pytest.fixture
@@ -168,13 +171,49 @@ def test_what_the_model_can_do_is_asked_once_a_run(order_file, tmp_path):
     order = read_order(order_file(methods={"sft": {}}, evaluate={}, budget=budget))
     run_order(order, tmp_path / "out")
     path = tmp_path / "out/runs/sft-seed0/model.json"
-    assert read_json(path) == {"shares_prompts": True}
-    path.write_text('{"shares_prompts": false}')
+    assert read_json(path) == {"shares_prompts": True, "sampling": "buffers"}
+    other = {"shares_prompts": False, "sampling": "generate"}
+    path.write_text(json.dumps(other))
     model, tokenizer = load_order_model(order)
     results = ResultsWriter(tmp_path / "out")
     OneRun(order, order.runs()[0], results, model, tokenizer, None, Progress(), "run")
     assert not can_share_prompts(model)
-    assert read_json(path) == {"shares_prompts": False}
+    assert way_of(model) == "generate"
+    assert read_json(path) == other
+    path.write_text('{"shares_prompts": true}')  # by an edition that did not ask for more
+    OneRun(order, order.runs()[0], results, model, tokenizer, None, Progress(), "run")
+    assert read_json(path) == {"shares_prompts": True, "sampling": "generate"}
+
+
+@pytest.mark.parametrize("name", ["falcon", "granitemoehybrid"])
+def test_a_model_of_another_kind_runs_and_says_how_it_is_sampled(name, tmp_path, order_file):
+    """Sampling in training too; a model whose answers cross a border leaves no folder behind."""
+    save_family(name, tmp_path / "model")
+    model = {"name": str(tmp_path / "model"), "dtype": "float32", "device": "cpu"}
+    methods = {"grpo": {"group_size": 2}}
+    order = read_order(order_file(model=model, methods=methods, budget=SMALL, evaluate={}))
+    said = io.StringIO()
+    run_order(order, tmp_path / "out", Progress(stream=said))
+    assert said.getvalue().count("is sampled by transformers' generate: ") == 1
+    kept = read_json(tmp_path / "out/runs/grpo-seed0/model.json")
+    assert kept == {"shares_prompts": False, "sampling": "generate"}
+
+
+def test_answers_that_cross_a_border_of_positions_are_refused_at_once(tmp_path, order_file):
+    save_family("phi3 longrope", tmp_path / "model")
+    model = {"name": str(tmp_path / "model"), "dtype": "float32", "device": "cpu"}
+    path = order_file(model=model, methods={"sft": {}}, evaluate={"max_new_tokens": 60})
+    with pytest.raises(UserError, match=r"skill vowels, split test: .* crosses the length"):
+        run_order(read_order(path), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+SMALL = {"prompts": 4, "batch_size": 4}
+
+
+def save_family(name, folder):
+    tiny_tokenizer().save_pretrained(folder)
+    tiny_family(name, torch.float32).save_pretrained(folder)
 
 
 def test_learning_changes_the_answers(finished):

@@ -7,10 +7,10 @@ import torch
 from scipy import stats
 
 from harness.base.seeds import seed_for
+from harness.sampling.drawing import pick
 from harness.sampling.transformers import (
     TransformersSampler,
     _grouped_attention,
-    _pick,
     _weights_first,
 )
 
@@ -294,19 +294,19 @@ def test_top_p_keeps_the_token_that_crosses_the_mark():
         (0.99, {0, 1, 2, 3}),
     ):
         draws = torch.linspace(0, 1 - 1e-9, 200, dtype=torch.float64)
-        tokens, logprobs = _pick(logits.expand(200, -1), 1.0, top_p, draws)
+        tokens, logprobs = pick(logits.expand(200, -1), 1.0, top_p, draws)
         assert set(tokens.tolist()) == nucleus
         assert torch.allclose(logprobs, logits[0][tokens])  # of the distribution before top-p
-    tokens, _ = _pick(logits, 1.0, 0.79, torch.tensor([0.624], dtype=torch.float64))
+    tokens, _ = pick(logits, 1.0, 0.79, torch.tensor([0.624], dtype=torch.float64))
     assert tokens.item() == 0  # 0.5 / 0.8 = 0.625 of the nucleus
-    tokens, _ = _pick(logits, 1.0, 0.79, torch.tensor([0.626], dtype=torch.float64))
+    tokens, _ = pick(logits, 1.0, 0.79, torch.tensor([0.626], dtype=torch.float64))
     assert tokens.item() == 1
 
 
 def test_a_token_without_probability_is_never_drawn():
     logits = torch.tensor([[-float("inf"), 0.0, -float("inf"), 0.0, -float("inf")]])
     draws = torch.tensor([0.0, 0.5, 1 - 2**-53], dtype=torch.float64)
-    tokens, _ = _pick(logits.expand(3, -1), 1.0, 1.0, draws)
+    tokens, _ = pick(logits.expand(3, -1), 1.0, 1.0, draws)
     assert tokens.tolist() == [1, 3, 3]
 
 

@@ -1,0 +1,1 @@
+"""Which families of transformers train and sample here: each is tried as a tiny random model."""

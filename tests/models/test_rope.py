@@ -1,0 +1,66 @@
+"""Rotary positions that depend on the longest row: rows of two sides never meet."""
+
+import pytest
+import torch
+
+from benchmarks.families.trial import tiny_model
+from harness.base.errors import UserError
+from harness.evaluation.scoring_rows import PackedRow, batches
+from harness.learning.packing import Row, micro_batches
+from harness.models.rope import answer_side, rope_border, side_of
+
+
+@pytest.fixture(scope="module")
+def long():
+    """A model whose positions change beyond 64 tokens."""
+    return tiny_model("phi3 longrope", torch.float32)
+
+
+@pytest.fixture(scope="module")
+def dynamic():
+    """A model whose positions grow beyond 128 tokens."""
+    return tiny_model("llama dynamic", torch.float32)
+
+
+def test_borders(long, dynamic):
+    assert rope_border(long) == (64, True)
+    assert rope_border(dynamic) == (128, False)
+    assert rope_border(tiny_model("llama", torch.float32)) is None
+    assert rope_border(tiny_model("gemma3_text", torch.float32)) is None  # one set for each kind
+    assert rope_border(tiny_model("gpt2", torch.float32)) is None
+
+
+def test_sides_of_rows(long, dynamic):
+    assert [side_of(long, n) for n in (1, 64, 65, 500)] == [0, 0, 1, 1]
+    assert side_of(dynamic, 128) == 0
+    with pytest.raises(UserError, match=r"order: a row of 129 tokens: beyond 128 .* dynamic"):
+        side_of(dynamic, 129, "order")
+
+
+def test_an_answer_may_not_cross(long):
+    assert answer_side(long, [0] * 60, 5) == 0  # the last token is not read
+    assert answer_side(long, [0] * 65, 5) == 1
+    with pytest.raises(UserError, match="60 tokens with 6 new ones crosses"):
+        answer_side(long, [0] * 60, 6)
+
+
+def test_a_row_does_not_get_the_positions_of_the_row_beside_it(long):
+    """What the split is for: without it the log-probabilities of the short row are others."""
+    short = torch.arange(1, 21)[None]
+    beside = torch.cat([short, torch.ones(1, 60, dtype=torch.long)], 1)
+    with torch.no_grad():
+        alone, padded = long(short).logits, long(beside).logits[:, :20]
+    assert (alone - padded).abs().max() > 0.01
+
+
+def test_training_and_scoring_split_rows(long):
+    rows = [Row([1] * n, [2] * 5) for n in (70, 10, 60, 61, 80)]
+    trees = list(micro_batches(long, rows, 10_000))
+    members = [sorted(i for tree in batch for i in tree) for batch in trees]
+    assert members == [[1, 2], [0, 3, 4]]
+    packed = [PackedRow.of([1] * n) for n in (70, 10, 64, 65, 80)]
+    lengths = [
+        [len(row.tokens) for row in batch]
+        for batch in batches(packed, 10_000, lambda tokens: side_of(long, tokens))
+    ]
+    assert lengths == [[80, 70, 65], [64, 10]]
