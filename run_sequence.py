@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from harness.base.console import steady_streams
 from harness.base.errors import Parser, reported
 
 ROOT = Path(__file__).resolve().parent
@@ -58,7 +59,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """The command. It imports PyTorch, which takes seconds, after the first line on the screen."""
     args = arguments()
-    with reported(args.out or ROOT / "results"):
+    with steady_streams(), reported(args.out or ROOT / "results"):
         from harness.base.console import Progress
         from harness.base.files import check_folder
         from harness.runs.reading import read_order, read_sections

@@ -1,8 +1,11 @@
 """What a person sees while a run goes on: stage, step, rate, time left."""
 
+import os
 import sys
 import time
-from typing import TextIO
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO, cast
 
 from rich.console import Console
 from rich.control import Control
@@ -17,6 +20,53 @@ def clock(seconds: float) -> str:
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+class Steady:
+    """A stream that no full disk and no closed pipe behind it stops: what it cannot write is lost.
+
+    Progress and logs go through it, also those of libraries; a training goes on without them.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):  # ValueError: it is closed.
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def steady_streams() -> Iterator[None]:
+    """Output and errors of this process are Steady meanwhile; a pipe that closed stays silent."""
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = cast(TextIO, Steady(streams[0])), cast(TextIO, Steady(streams[1]))
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = streams
+        for stream in streams:
+            try:
+                stream.flush()
+            except (OSError, ValueError):
+                _silence(stream)
+
+
+def _silence(stream: TextIO) -> None:
+    """Send what a stream still holds nowhere: Python would complain about it at the exit."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+        stream.flush()
 
 
 class Progress:

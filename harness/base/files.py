@@ -2,20 +2,25 @@
 
 Both writes and locks hold on a cluster, where processes of several machines share a folder over NFS
 or Lustre. A write needs no lock: each one goes to a partial file with a name of its own, which then
-takes the name of the file. A lock is exclusive or it is an error, never a silent grant.
+takes the name of the file. A lock is exclusive or it is an error, never a silent grant. Neither
+follows a symbolic link that somebody left in the place of its file.
+
+JSON holds no NaN and no infinity, which other readers refuse: they become null.
 """
 
 import errno
 import functools
 import hashlib
 import json
+import math
 import os
+import re
 import secrets
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -25,28 +30,76 @@ ROOT = Path(__file__).resolve().parents[2]  # of the checkout
 LONGEST_NAME = 255  # bytes of a file's name, on all file systems that matter
 LOCK = ".lock"  # name of a folder's lock file
 PARTIAL = ".partial"  # end of the name of a file that is being written
+SEAL = "file_sha256"  # key of a JSON file: the hash of all lines below it
+_SEALED = re.compile(rb'\{\n "' + SEAL.encode() + rb'": "([0-9a-f]{64})",?\n')
 StrPath = str | os.PathLike[str]
 
 
 # ---- writing -------------------------------------------------------------------------------------
 
 
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON of ``value``, in which a number that is not finite is null."""
+    write = functools.partial(json.dumps, indent=indent, ensure_ascii=False, default=str)
+    try:
+        return write(value, allow_nan=False)
+    except ValueError:
+        return write(_finite(value), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    """``value`` with None for each number that is not finite."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    return [_finite(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
 def write_json(path: StrPath, value: Any) -> None:
     """Write JSON by an atomic rename."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
+    write_text(path, to_json(value, indent=1) + "\n")
+
+
+def write_sealed(path: StrPath, value: Mapping[str, Any]) -> None:
+    """Write a JSON object with its own SHA-256, which ``read_json`` checks, by an atomic rename.
+
+    The hash is the first key, and is that of all lines below it.
+    """
+    below = to_json(value, indent=1).removeprefix("{").removeprefix("\n") + "\n"
+    digest = hashlib.sha256(below.encode()).hexdigest()
+    write_text(path, f'{{\n "{SEAL}": "{digest}"{"," if value else ""}\n{below}')
 
 
 def write_jsonl(path: StrPath, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write one JSON object a line by an atomic rename."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_text(path, jsonl(rows))
+
+
+def jsonl(rows: Iterable[Mapping[str, Any]]) -> str:
+    """One JSON object a line."""
+    return "".join(to_json(row) + "\n" for row in rows)
 
 
 def write_text(path: StrPath, text: str) -> None:
-    """Write a text by an atomic rename.
+    """Write a text by an atomic rename, see ``write_file``."""
+    data = text.encode()
+    write_file(path, lambda file: file.write(data))
+
+
+def write_file(
+    path: StrPath,
+    write: Callable[[BinaryIO], object],
+    sync: bool = False,
+    whole: Callable[[Path], object] | None = None,
+) -> None:
+    """Let ``write`` fill a file by an atomic rename.
 
     A reader sees the old file or the new one, whole. Several processes may write the same file at
     once: the last rename counts. A write removes the partial files that killed processes left of
-    this file.
+    this file. sync: whether the disk has the content before the file takes its name: without that
+    a power cut could leave the name with nothing behind it. whole: called with the partial file
+    once all of it is written, before it takes the file's name.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +107,13 @@ def write_text(path: StrPath, text: str) -> None:
     writer = f"{_machine()}.{os.getpid()}.{secrets.token_hex(4)}"
     partial = path.with_name(f".{path.name}.{writer}{PARTIAL}")
     try:
-        partial.write_text(text, encoding="utf-8")
+        with open(partial, "xb") as file:  # x: never through a link of this name
+            write(file)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        if whole:
+            whole(partial)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -143,6 +202,8 @@ def _acquire(file: Path, wait: bool) -> FileLock:
         on_acquired=functools.partial(_check_in_place, file),
     )
     while True:
+        if file.is_symlink():
+            raise UserError(file, "is a symbolic link, and no lock file is", "remove it")
         try:
             lock.acquire()
         except Timeout:
@@ -184,15 +245,24 @@ def read_json(
     *keys: str,
     remedy: str = "put back a whole copy of it, or move the folder away and start again",
 ) -> dict[str, Any]:
-    """The object in a JSON file. Raises UserError if there is none, or none with these ``keys``."""
+    """The object in a JSON file, without its seal.
+
+    Raises UserError if there is none, none with these ``keys``, or another than ``write_sealed``
+    wrote.
+    """
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        data = Path(path).read_bytes()
+        value = json.loads(data.decode())
     except FileNotFoundError:
         raise UserError(path, "is not there", remedy) from None
     except (ValueError, RecursionError):
         raise UserError(path, "is not JSON", remedy) from None
     if not isinstance(value, dict):
         raise UserError(path, "is not a JSON object", remedy)
+    if value.pop(SEAL, None) is not None:
+        seal = _SEALED.match(data)
+        if not seal or hashlib.sha256(data[seal.end() :]).hexdigest() != seal[1].decode():
+            raise UserError(path, f"is not what was written (its {SEAL} is another)", remedy)
     for key in keys:
         if key not in value:
             raise UserError(path, f"has no `{key}`", remedy)
@@ -234,6 +304,22 @@ def _json_object(line: str, place: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise UserError(place, "is not a JSON object")
     return row
+
+
+def refuse_links(folder: StrPath) -> None:
+    """Raises UserError if anything in ``folder`` is a symbolic link; ``folder`` itself may be one.
+
+    What is written below it, or deleted, would otherwise be somebody else's file.
+    """
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = os.path.join(place, name)
+            if os.path.islink(path):
+                raise UserError(
+                    path,
+                    "is a symbolic link, and nothing is written or deleted through one",
+                    "put the real file or folder in its place, or remove the link",
+                )
 
 
 def check_folder(path: StrPath, remedy: str = "give a folder with --out") -> None:

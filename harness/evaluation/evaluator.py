@@ -7,11 +7,14 @@ never evaluated twice for the same thing.
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from harness.base.errors import UserError
+from harness.base.metrics import mean_and_stderr
 from harness.base.thoughts import Thoughts
 from harness.evaluation.kl import Policy, Tokens, evaluate_kl, kl_protocol, sample_answers
 from harness.evaluation.pass_at_k import evaluate_pass_at_k, pass_at_k_protocol
@@ -22,14 +25,48 @@ from harness.evaluation.skills import Messages, decoding, evaluate_skill, sample
 from harness.evaluation.subject import Sampler, Subject, dtype_name
 from harness.evaluation.suite import Suite
 from harness.models.chat import ChatInputs, chat_tokens, thoughts_of
-from harness.models.checkpoint import model_fingerprint
+from harness.models.checkpoint import model_fingerprint, reading_and_ending
 from harness.results.formats import Evaluation
-from harness.results.writer import ResultsWriter
+from harness.results.writer import AGAIN, ResultsWriter
 from harness.sampling.vllm import VLLMSampler
-from harness.skills.skill import Skill, examples_fingerprint
+from harness.skills.skill import Example, Skill, examples_fingerprint
 from harness.skills.templates import ORACLE_TEMPLATE, TEACHER_TEMPLATES
 
 Template = str | Messages | None  # a name of TEACHER_TEMPLATES, messages, or the skill's own
+
+
+def check_kept_evaluation(
+    path: Path, evaluation: Mapping[str, Any], wanted: Mapping[str, Any], ids: list[str] | None
+) -> None:
+    """Raises UserError unless a kept evaluation is of what is asked for.
+
+    wanted: what its keys must hold; ids: of its items, None where they are not known beforehand.
+    """
+    for name, value in wanted.items():
+        if evaluation[name] != value:
+            raise UserError(path, f"its {name} is {evaluation[name]!r}, not {value!r}", AGAIN)
+    items, metrics = evaluation["items"], evaluation["metrics"]
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise UserError(path, "its items are no list of objects", AGAIN)
+    if ids is not None and [item.get("id") for item in items] != ids:
+        raise UserError(path, "its items are not those of the skill's examples", AGAIN)
+    if not isinstance(metrics, dict) or not all(
+        isinstance(pair, list) and len(pair) == 2 and all(map(_is_number, pair))
+        for pair in metrics.values()
+    ):
+        raise UserError(path, "its metrics are not pairs of value and standard error", AGAIN)
+    for name, (value, _) in metrics.items():
+        scores = [
+            item["scores"].get(name) for item in items if isinstance(item.get("scores"), dict)
+        ]
+        if items and len(scores) == len(items) and all(map(_is_number, scores)):
+            found = None if None in scores else mean_and_stderr(scores)[0]
+            if found is not None and found != value:
+                raise UserError(path, f"its items' {name} is {found}, its own {value}", AGAIN)
+
+
+def _is_number(value: object) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 class Measurement(NamedTuple):
@@ -76,15 +113,17 @@ class Evaluator:
         split: str,
         dtype: str,
         chat_template: str,
+        reading: Mapping[str, Any],
         teacher: bool = False,
         oracle: bool = False,
         thoughts: Thoughts | None = None,
     ) -> dict[str, Any]:
         """What an evaluation of one split of a skill depends on, the weights apart: JSON values.
 
-        dtype: of the model, by name; chat_template: its text; teacher, oracle: as in ``skill``;
-        thoughts: the tags of what is taken off before answers are graded. The examples and the
-        chat template stand in it as hashes, each grader as a hash of its source.
+        dtype: of the model, by name; chat_template: its text; reading: what ``reading_and_ending``
+        says of tokenizer and generation config; teacher, oracle: as in ``skill``; thoughts: the
+        tags of what is taken off before answers are graded. The examples and the chat template
+        stand in it as hashes, each grader as a hash of its source.
         """
         settings = self.settings
         examples = sample_of(skill.examples(split), settings.examples)
@@ -104,6 +143,7 @@ class Evaluator:
             "dtype": dtype,
             "scorer": {name: scorer_hash(grader) for name, grader in skill.metrics.items()},
             **(self.teacher_chat if teacher else self.chat).protocol(chat_template),
+            **reading,
         }
         if thoughts:
             meaning["thoughts"] = f"{thoughts.open}...{thoughts.close} taken off"
@@ -139,11 +179,18 @@ class Evaluator:
         subject = Subject(model, tokenizer, sampler, weights, chat)
         thoughts = thoughts_of(tokenizer)
         meaning = self.skill_protocol(
-            skill, split, subject.dtype, subject.chat_template, teacher, oracle, thoughts
+            skill,
+            split,
+            subject.dtype,
+            subject.chat_template,
+            subject.reading,
+            teacher,
+            oracle,
+            thoughts,
         )
+        examples = sample_of(skill.examples(split), self.settings.examples)
 
         def measure() -> dict[str, Any]:
-            examples = sample_of(skill.examples(split), self.settings.examples)
             prompts = [example.prompt for example in examples]
             if teacher or oracle:
                 template = ORACLE_TEMPLATE if oracle else self.templates[skill.name]
@@ -151,7 +198,7 @@ class Evaluator:
             limit = self.limits[skill.name]
             return evaluate_skill(subject, skill, examples, prompts, self.settings, limit, progress)
 
-        return self._measure_once(weights, meaning, measure, "evaluation")
+        return self._measure_once(weights, meaning, examples, measure, "evaluation")
 
     def pass_at_k(
         self,
@@ -174,7 +221,12 @@ class Evaluator:
         examples = sample_of(skill.examples(split), settings.prompts)
         meaning = pass_at_k_protocol(
             self.skill_protocol(
-                skill, split, subject.dtype, subject.chat_template, thoughts=thoughts
+                skill,
+                split,
+                subject.dtype,
+                subject.chat_template,
+                subject.reading,
+                thoughts=thoughts,
             ),
             skill,
             examples,
@@ -186,7 +238,7 @@ class Evaluator:
             limit = self.limits[skill.name]
             return evaluate_pass_at_k(subject, skill, examples, settings, seed, limit, progress)
 
-        return self._measure_once(weights, meaning, measure, "pass_at_k")
+        return self._measure_once(weights, meaning, examples, measure, "pass_at_k")
 
     def kl(
         self,
@@ -206,9 +258,10 @@ class Evaluator:
         settings = self.settings
         examples = sample_of(skill.examples(split), cast(KL, settings.kl).prompts)
         dtype, chat_template = dtype_name(model.dtype), tokenizer.get_chat_template()
+        reading = reading_and_ending(model, tokenizer)
         meaning, without_teacher = (
             kl_protocol(
-                self.skill_protocol(skill, split, dtype, chat_template, shown),
+                self.skill_protocol(skill, split, dtype, chat_template, reading, shown),
                 examples,
                 settings.seed,
             )
@@ -229,6 +282,7 @@ class Evaluator:
             kept = self._measure_once(
                 sampled.fingerprint,
                 {**sampled.protocol, "measure": "samples"},
+                examples,
                 lambda: sample_answers(sampled, tokenizer, examples, settings, limit, progress),
             )
             return [item["token_ids"] for item in kept.evaluation["items"]]
@@ -238,7 +292,7 @@ class Evaluator:
             return evaluate_kl(base_policy, policy, examples, answers_of, prefix)
 
         meaning = {**meaning, "measure": "KL to the base policy"}
-        return self._measure_once(policy.fingerprint, meaning, measure, "kl")
+        return self._measure_once(policy.fingerprint, meaning, examples, measure, "kl")
 
     def retention(
         self,
@@ -256,10 +310,14 @@ class Evaluator:
         assert self.suite is not None
         start = time.perf_counter()
         vllm = cast(VLLMSampler, sampler) if self.settings.engine == "vllm" else None
+        reading = reading_and_ending(model, tokenizer)
         meanings = self.suite.protocols(
             model.dtype, tokenizer, vllm=vllm is not None, chat=self.chat
         )
-        lookups = {name: self._lookup(weights, meaning) for name, meaning in meanings.items()}
+        lookups = {
+            name: self._lookup(weights, {**meaning, **reading}, "retention", name, "test")
+            for name, meaning in meanings.items()
+        }
         measurements = {
             name: Measurement(key, protocol, evaluation)
             for name, (key, protocol, evaluation) in lookups.items()
@@ -297,11 +355,14 @@ class Evaluator:
         self,
         weights: str,
         meaning: dict[str, Any],
+        examples: Sequence[Example],
         measure: Callable[[], dict[str, Any]],
         clock: str | None = None,
     ) -> Measurement:
         """What ``measure()`` returns, now or before; its seconds go to ``clock``."""
-        key, protocol, evaluation = self._lookup(weights, meaning)
+        key, protocol, evaluation = self._lookup(
+            weights, meaning, "skill", meaning["name"], meaning["split"], examples
+        )
         if evaluation is not None:
             return Measurement(key, protocol, evaluation)
         start = time.perf_counter()
@@ -314,13 +375,29 @@ class Evaluator:
         return measurement
 
     def _lookup(
-        self, weights: str, meaning: dict[str, Any]
+        self,
+        weights: str,
+        meaning: dict[str, Any],
+        kind: str,
+        name: str,
+        split: str,
+        examples: Sequence[Example] | None = None,
     ) -> tuple[str, str, Mapping[str, Any] | None]:
-        """(key, protocol, the evaluation or None); the protocol is put on record."""
+        """(key, protocol, the evaluation or None); the protocol is put on record.
+
+        Raises UserError if the evaluation of this key is of something else.
+        """
         protocol = protocol_hash(meaning)
         key = f"{weights[:16]}-{protocol}"
         self.results.protocol(protocol, meaning)
-        return key, protocol, self.results.evaluation(key)
+        evaluation = self.results.evaluation(key)
+        if evaluation is not None:
+            wanted = {"protocol": protocol, "kind": kind, "name": name, "split": split}
+            if examples is not None:
+                wanted["n"] = len(examples)
+            ids = None if examples is None else [example.id for example in examples]
+            check_kept_evaluation(self.results.evaluation_path(key), evaluation, wanted, ids)
+        return key, protocol, evaluation
 
     def _save(
         self, key: str, protocol: str, kind: str, name: str, split: str, values: dict[str, Any]

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from harness.base.console import Progress
 from harness.base.errors import UserError, did_you_mean
-from harness.base.files import read_json, read_jsonl, write_json, write_jsonl
+from harness.base.files import jsonl, read_json, write_sealed
 from harness.base.metrics import mean_and_stderr
 from harness.base.thoughts import THINK
 from harness.evaluation.endpoint import (
@@ -279,7 +279,7 @@ class _Pass:
                 }
                 rows.append({**record, **judged})
         if rows:
-            write_jsonl(folder / "judged.jsonl", rows)
+            self.results.save_judged(folder, jsonl(rows))
 
     def _records(self, folder: Path) -> Iterator[tuple[dict[str, Any], _JudgedSkill]]:
         """The stage's records that are to be judged, one an evaluation, each with its skill.
@@ -287,7 +287,7 @@ class _Pass:
         That is the record of the grader's metric, also of the oracle's answers. The base model's
         answers on a split that is evaluated for the teacher alone keep the grader.
         """
-        for _, record in read_jsonl(folder / "records.jsonl"):
+        for record in self.results.rows(folder, "records.jsonl"):
             skill = self.skills.get(record["name"])
             if skill is None or record["kind"] != "skill" or record["split"] not in skill.splits:
                 continue
@@ -370,7 +370,7 @@ def judge_stage(order: _JudgedOrder, results: ResultsWriter, run: str, progress:
     """
     if order.judge is None or not any(skill.judge for skill in order.skills):
         return
-    write_json(results.folder / SETTINGS, without_secrets(order.judge))
+    write_sealed(results.folder / SETTINGS, without_secrets(order.judge))
     endpoint = open_endpoint(order.judge)
     try:
         judge_runs(results, endpoint, run, progress)

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
+from harness.base.files import ROOT
+
 
 def protocol_hash(meaning: dict[str, Any]) -> str:
     """Twelve hexadecimal digits that name a measurement; meaning: all that it depends on, JSON."""
@@ -32,8 +34,20 @@ def scorer_hash(function: Callable[..., Any]) -> str:
             scorers.add(scorer)
             pending += _parts(scorer)
     files = {inspect.getfile(f if inspect.isroutine(f) else type(f)) for f in scorers}
-    source = "".join(Path(file).read_text(encoding="utf-8") for file in sorted(files))
+    source = "".join(text for _, text in sorted(map(_placed, files)))
     return hashlib.sha256(source.encode()).hexdigest()[:8]
+
+
+def _placed(file: str) -> tuple[tuple[int, str], str]:
+    """(place among the files, text) of a source file, wherever the checkout stands.
+
+    The project's files come first, by their path in it, then others by their name.
+    """
+    path = Path(file).resolve()
+    text = path.read_text(encoding="utf-8")
+    if path.is_relative_to(ROOT) and "site-packages" not in path.parts:
+        return (0, str(path.relative_to(ROOT))), text
+    return (1, path.name), text
 
 
 def _parts(scorer: Callable[..., Any]) -> list[Callable[..., Any]]:

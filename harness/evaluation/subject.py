@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.models.chat import ChatInputs, Message, chat_tokens
+from harness.models.checkpoint import reading_and_ending
 from harness.sampling.sampler import Sampler
 
 
@@ -29,6 +31,11 @@ class Subject:
     @property
     def dtype(self) -> str:
         return dtype_name(self.model.dtype)
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """What protocols say of tokenizer and generation config."""
+        return reading_and_ending(self.model, self.tokenizer)
 
     @property
     def chat_template(self) -> str:

@@ -48,7 +48,8 @@ class Method:
 
     One instance lives through all the stages of a run. What it must remember from earlier skills (a
     buffer, a Fisher matrix) goes through ``state_dict`` and ``load_state_dict``, which are called
-    between stages.
+    between stages, and is on disk there: tensors, numbers, texts, lists and dicts, no objects of
+    classes.
     """
 
     Config: ClassVar[type[TrainingConfig]] = TrainingConfig
@@ -98,7 +99,12 @@ class Method:
         return Work(learned=outlook.prompt + outlook.demonstration)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the method remembers from stage to stage; called after a stage."""
+        """What the method remembers from stage to stage; called after a stage, and once at first.
+
+        It holds tensors, numbers, texts, None, and lists, tuples and dicts of them. Anything else
+        is refused: an Example goes as ``dataclasses.asdict(example)`` and comes back as
+        ``Example(**fields)``.
+        """
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -128,8 +134,7 @@ def get_method(name: str, file: str | Path | None = None, place: str = "order") 
 def _import_file(path: Path, place: str) -> ModuleType:
     """The module of a user's file, imported once for each content of each path.
 
-    A method may be in an order under several labels, and pickle wants its classes to be the same
-    objects.
+    A method may be in an order under several labels, whose classes are then the same objects.
     """
     source = path.read_bytes()
     key = hashlib.sha256(str(path.resolve()).encode() + source).hexdigest()[:12]
@@ -142,7 +147,7 @@ def _import_file(path: Path, place: str) -> ModuleType:
     if spec is None or spec.loader is None:
         raise UserError(place, f"{path} cannot be imported")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look it up there
+    sys.modules[name] = module  # dataclasses look it up there
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # the user's file may raise anything

@@ -27,14 +27,16 @@ class Work:
     sampled: float = 0  # tokens of one completion
     copies: int = 0  # copies of the model that stay in memory, beside the one that learns
     averaged: bool = False  # whether one of the copies is a moving average
+    kept: float = 0  # bytes of the method's state_dict() after the stage, on disk for later ones
 
 
 class Outlook:
     """What is known of a skill before it is learned.
 
     tokenizer; skill; template: shows the teacher what it sees; limit: tokens of a rollout at most;
-    prompts: the budget. Means over the first 32 training examples, in tokens: prompt;
-    demonstration, 0 where there is none. shared: tokens that all of these prompts begin with.
+    prompts: the budget; parameters: weights of the model. Means over the first 32 training
+    examples, in tokens: prompt; demonstration, 0 where there is none. shared: tokens that all of
+    these prompts begin with.
     """
 
     def __init__(
@@ -44,7 +46,9 @@ class Outlook:
         template: TeacherTemplate | None,
         limit: int,
         prompts: int,
+        parameters: int = 0,
     ) -> None:
+        self.parameters = parameters
         self.tokenizer = tokenizer
         self.skill = skill
         self.template = template

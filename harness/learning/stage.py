@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy
 import torch
 
+from harness.base.errors import UserError
 from harness.base.seeds import seed_for
 from harness.learning.packing import Row
 from harness.models.chat import ChatInputs, Message, chat_tokens
@@ -94,6 +96,8 @@ class Stage:
     chat, teacher_chat: what the chat template is given for the student and the teacher.
     step: optimizer steps done so far; tokens: tokens read in a training or scoring pass or sampled
     so far; seconds: time spent so far, ``training`` and ``sampling``.
+    updates: of trainers since the start of the process, None without a trainer; idle: steps in
+    which none of them made an update.
     begun: steps before the present phase; planned: steps of the present phase.
 
     on_step: called after each step, for evaluation, checkpoints and progress; restored: what
@@ -147,6 +151,8 @@ class Stage:
         self.step = 0
         self.tokens = 0
         self.seconds = {"training": 0.0, "sampling": 0.0}
+        self.updates: int | None = None
+        self.idle = 0
         self._folder = folder
         self._on_step = on_step
         # What checkpoints hold: objects by name, and how often each name has been kept
@@ -158,6 +164,7 @@ class Stage:
             self.step = restored["step"]
             self.tokens = restored["tokens"]
             self.seconds = restored["seconds"]
+            self.idle = restored["idle"]
             self._restored = {
                 name: (restored["times"][name], state) for name, state in restored["kept"].items()
             }
@@ -225,11 +232,14 @@ class Stage:
             step = Step(self.step, batch, seed)
             sampling_before = self.seconds["sampling"]
             tokens_before = self.tokens
+            updates_before = self.updates
             start = time.perf_counter()
             yield step
             seconds = time.perf_counter() - start
             sampling = self.seconds["sampling"] - sampling_before
             self.seconds["training"] += seconds - sampling
+            self._check_finite(step)
+            self.idle += self.updates is not None and self.updates == updates_before
             self.step += 1
             step.log(seconds=seconds, tokens=self.tokens - tokens_before)
             if self._on_step:
@@ -237,10 +247,40 @@ class Stage:
         # For draws of the method between two phases
         seed_all(seed_for(self.seed, self.index, "after", phase))
 
+    def _check_finite(self, step: Step) -> None:
+        """Raises UserError if a loss or a reward that a step has logged is not finite."""
+        for name, value in step.logged.items():
+            if name.endswith(("loss", "reward")) and not math.isfinite(value):
+                raise UserError(
+                    f"skill {self.skill.name}, step {self.step + 1}",
+                    f"the {name} is {value}",
+                    "take a smaller learning_rate, or look at the data and at the method; the last "
+                    "checkpoint is whole",
+                )
+
+    def check_done(self, place: str) -> None:
+        """Raises UserError at ``place`` unless each step of the budget was done, with an update."""
+        if self.step < self.steps_in_all:
+            raise UserError(
+                place,
+                f"learn() left {self.steps_in_all - self.step} of {self.steps_in_all} steps of "
+                f"skill {self.skill.name} undone",
+                "it loops over stage.steps() to the end, in each phase",
+            )
+        if self.idle:
+            raise UserError(
+                place,
+                f"{self.idle} of {self.steps_in_all} steps of skill {self.skill.name} made no "
+                "update",
+                "call trainer.update() in each step",
+            )
+
     # ---- checkpoints ---------------------------------------------------------------------------
 
     def keep(self, **parts: Stateful) -> None:
         """Add objects to the stage's checkpoints, each under a name of its own.
+
+        Their ``state_dict()`` holds tensors and plain values alone, as that of a method.
 
         A method calls it before its first phase or between phases. When a stage is resumed the
         method runs from its beginning and calls it again: objects that the checkpoint holds get
@@ -274,6 +314,7 @@ class Stage:
         return {
             "step": self.step,
             "tokens": self.tokens,
+            "idle": self.idle,
             "seconds": dict(self.seconds),
             "times": dict(self._times),
             "kept": {name: part.state_dict() for name, part in self._kept.items()},

@@ -143,6 +143,7 @@ class Trainer:
         # Float32 gradient [vocabulary, width] of the head's weight, while a micro-batch is computed
         self.projected: torch.Tensor | None = None
         self.head = output_head(self.model, self._head_gradient)
+        stage.updates = stage.updates or 0
         stage.keep(trainer=self)
 
     def backward(self, rows: Sequence[Row], loss: ChunkLoss, last_first: bool = False) -> float:
@@ -220,6 +221,8 @@ class Trainer:
                 "take a smaller learning_rate, or float32; the last checkpoint is whole",
             )
         self.adamw.step()
+        assert stage.updates is not None  # since this trainer was made
+        stage.updates += 1
         self.adamw.zero_grad(set_to_none=True)
         self._copy_to_model()
         return {"grad_norm": norm.item(), "learning_rate": rate}

@@ -172,6 +172,7 @@ def load_model(
     model.to(device).eval()
     # PyTorch unties weights that it moves to a device which it does not know by itself.
     model.tie_weights(recompute_mapping=False)
+    check_finite(name, model, place)
     check_passes(name, model, place)
     check_tokens(name, model, tokenizer, place)
     stop_tokens(model, tokenizer, place)
@@ -210,6 +211,18 @@ def _read_weights(
             "give a folder whose config.json and weights belong together",
         )
     return model
+
+
+def check_finite(name: str, model: transformers.PreTrainedModel, place: str) -> None:
+    """Raises UserError if a weight is not finite: every answer would be noise, every loss NaN."""
+    for weight, values in model.named_parameters():
+        # Types of one byte are scales' business: PyTorch does not look into all of them.
+        if values.element_size() > 1 and not torch.isfinite(values).all():
+            raise UserError(
+                place,
+                f"the weights of {name} hold NaN or infinity ({weight})",
+                "take the model from its source again, or an earlier checkpoint",
+            )
 
 
 def check_tokens(

@@ -29,13 +29,15 @@ def write_report(folders: Folder | Iterable[Folder], out: Folder | None = None) 
     Markdown, LaTeX), pictures to ``figures/`` (PNG, SVG); the page is ``index.html``. All files are
     made in a temporary folder beside ``out`` and moved at the end, so that a report that fails
     leaves nothing half-written. Returns (the main table as terminal text, path of the page). Raises
-    UserError for a folder that is no results folder of this version, for records that must not be
-    compared, and for an ``out`` that cannot be written.
+    UserError for a folder that is no results folder of a known version, for damaged files, for
+    records that must not be compared, and for an ``out`` that cannot be written.
     """
     if isinstance(folders, str | Path):
         folders = [folders]
     by_place = {Path(folder).resolve(): Path(folder) for folder in folders}
     results = ReportData(list(by_place.values()))
+    if not out and (results.folders[0] / "report").is_symlink():
+        raise _link(results.folders[0] / "report")
     out = Path(out) if out else results.folders[0] / "report"
     with made_beside(out) as partial:
         main = _write(results, partial, out)
@@ -77,6 +79,14 @@ def made_beside(out: Path, stale: str | None = None) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
 
 
+def _link(path: Path) -> UserError:
+    return UserError(
+        path,
+        "is a symbolic link, and no report is written through one",
+        "remove it, or give another folder with --out",
+    )
+
+
 def _remove_if_empty(folder: Path) -> None:
     with suppress(OSError):
         folder.rmdir()
@@ -114,6 +124,9 @@ def _all_tables(results: ReportData) -> list[Table]:
 def _move(partial: Path, out: Path, stale: str | None) -> None:
     """Moves every file to its place in ``out`` and deletes the ``stale`` ones beside them."""
     files = sorted(partial.rglob("*"))
+    for file in files:  # before any takes its place
+        if file.is_dir() and (out / file.relative_to(partial)).is_symlink():
+            raise _link(out / file.relative_to(partial))
     for file in files:
         place = out / file.relative_to(partial)
         if file.is_dir():

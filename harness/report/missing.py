@@ -16,7 +16,7 @@ Cell = tuple[int, int]  # (stage, place of the skill) in the array R
 
 def missing(pool: Pool, measurements: PooledMeasurements) -> list[str]:
     """All that is missing, one line each."""
-    lines = [*_unread(pool)]
+    lines = [*_versions(pool), *_unread(pool)]
     if pool.records.empty:
         lines.append("no records yet: nothing was measured")
     graded = _graded(pool)
@@ -31,6 +31,25 @@ def missing(pool: Pool, measurements: PooledMeasurements) -> list[str]:
     lines += _unknown_methods(pool)
     lines += _unknown_protocols(pool)
     return lines
+
+
+def _versions(pool: Pool) -> Iterator[str]:
+    """Folders of several versions, and folders whose files have no hashes to check."""
+    by_version: dict[int, list[str]] = defaultdict(list)
+    for folder, name in zip(pool.folders, pool.names, strict=True):
+        by_version[folder.version].append(name)
+    if len(by_version) > 1:
+        parts = [f"{version} ({_list(names)})" for version, names in sorted(by_version.items())]
+        yield (
+            f"results of versions {' and '.join(parts)} are drawn apart: their hashes of models "
+            "and measurements do not mean the same"
+        )
+    for folder, name in zip(pool.folders, pool.names, strict=True):
+        if not folder.has_sums:
+            yield (
+                f"{name}: results version {folder.version} without SHA-256 of its files: damage to "
+                "them would not be noticed"
+            )
 
 
 def _unread(pool: Pool) -> Iterator[str]:

@@ -41,7 +41,7 @@ def _check_form(old: Mapping[str, Any], path: Path) -> None:
         raise UserError(
             path,
             f"is of version {old.get('version')}, not {VERSION}",
-            "move the folder away, or give another one with --out",
+            "report.py reads it; to run, move it away or give another folder with --out",
         )
     methods = old.get("methods")
     seeds = old.get("seeds")

@@ -15,22 +15,26 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from harness.base.errors import UserError
+from harness.base.sums import check_sum, has_sums
 from harness.results.formats import (
     EVALUATION,
+    EVALUATION_KEY,
     HEAD,
+    READABLE,
+    REMEDY,
     RUN,
     SELECTION,
     STAGE,
-    VERSION,
     check_shape,
     read_object,
+    short_json,
 )
 from harness.results.reader import json_objects, read_records
 
 Json = dict[str, Any]  # an object of a JSON file; formats.py has the shapes that are checked
 
 RUN_NAME = re.compile(r"(.+)-seed(-?\d+)")
-EVALUATION_KEY = re.compile(r"[\w.+=-]+")  # a file's name: nothing that leads out of evaluations/
+REBUILT = "start the run again, which writes it anew from the stages"
 
 
 class RunFolder(NamedTuple):
@@ -66,6 +70,16 @@ class ResultsFolder:
     def name(self) -> str:
         """The order's name, or the folder's where the order has none."""
         return self.results.get("name") or self.path.name
+
+    @property
+    def version(self) -> int:
+        """Of the results folder: hashes of two versions mean different things."""
+        return self.results["version"]
+
+    @property
+    def has_sums(self) -> bool:
+        """Whether records have a SHA-256 that is checked when they are read."""
+        return has_sums(self.path)
 
     @property
     def split(self) -> str:
@@ -126,7 +140,12 @@ class ResultsFolder:
     # -- what was measured
 
     def read_records(self) -> RecordTable:
-        """The records of ``methods``. They are not kept here: a large order has a million."""
+        """The records of ``methods``. They are not kept here: a large order has a million.
+
+        Raises UserError where they are not those that were written.
+        """
+        if (self.path / "records.jsonl").is_file():
+            check_sum(self.path / "records.jsonl", REBUILT)
         table, unreadable = read_records(self.path / "records.jsonl")
         if self.unselected:
             table = table[~table["method"].isin(self.unselected)].copy()
@@ -193,9 +212,10 @@ def read_training(run: Path, most: int) -> Iterator[tuple[int, pd.DataFrame]]:
     """(stage, training.jsonl as a table of numbers) of a run's stages, one row a step.
 
     At most about ``most`` rows a stage, evenly spaced. Lines that cannot be read are left out, and
-    so are stages without any step.
+    so are stages without any step. Raises UserError for a file that is not what was written.
     """
     for path in _stages(run, "training.jsonl"):
+        check_sum(path / "training.jsonl", REMEDY)
         text = (path / "training.jsonl").read_text(encoding="utf-8", errors="replace")
         lines = [line for line in text.split("\n") if line.strip()]
         lines = lines[:: max(1, len(lines) // most)]
@@ -226,10 +246,11 @@ def _read_results(folder: Path) -> Json:
             "give a folder that run_sequence.py wrote",
         )
     results = read_object(path, {})
-    if results.get("version") != VERSION:
+    if results.get("version") not in READABLE:
+        versions = " and ".join(map(str, READABLE))
         raise UserError(
             path,
-            f"has version {results.get('version')!r}, this report reads version {VERSION}",
+            f"has version {short_json(results.get('version'))}, this report reads {versions}",
             "use the release that wrote it",
         )
     check_shape(path, results, HEAD, "")

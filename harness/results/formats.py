@@ -5,19 +5,25 @@ say what a reader needs, and ``check_shape`` refuses a file of another form.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
 from harness.base.errors import UserError
+from harness.base.files import read_json
 from harness.results.overlap import OVERLAP
 
-VERSION = 1
+# 2: files have SHA-256, fingerprints hold the model's config, protocols tokenizer and generation.
+VERSION = 2
+READABLE = (1, 2)  # versions that a report reads
 # Before the name of a metric: of the base model with the question's source in its prompt.
 ORACLE = "oracle_"
 # Keys of a skill or a retention task in results.json that older folders lack. They are compared
 # only where both sides have them.
 LATER = ("evaluated", "graders", "num_fewshot", "chat_template", "limit", "max_gen_toks")
+# Name of a file in evaluations/, which a record gives: nothing that leads out of there.
+EVALUATION_KEY = re.compile(r"[\w.+=-]+")
 REMEDY = "restore the file, or start the run again where it is lost"
 
 
@@ -38,7 +44,7 @@ class Record(TypedDict):
     name: str  # of the skill or task that was measured
     split: str
     metric: str
-    value: float
+    value: float | None  # None: not finite
     stderr: float | None  # over examples
     n: int  # examples
     protocol: str  # hash of the measurement, a key of protocols.json
@@ -133,10 +139,7 @@ def read_object(path: Path, shape: Shape) -> dict[str, Any]:
     """
     if not path.is_file():
         return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise UserError(path, "is not JSON", REMEDY) from None
+    value = read_json(path, remedy=REMEDY)
     check_shape(path, value, shape, "")
     return value
 

@@ -161,20 +161,22 @@ def _pool_series(
     """Pools a label over the folders in which all that is learned is the same.
 
     That is method, config, model and order; budget, rollout, and of each skill its prompts,
-    teacher's template and training data. A folder with a seed that is there already is a series of
+    teacher's template and training data. Results of two versions are apart: their hashes do not
+    mean the same. A folder with a seed that is there already is a series of
     its own. The selected point of a grid has the grid's label.
     """
     groups: dict[str, list[_Group]] = defaultdict(list)
+    mixed = len({head["version"] for head in heads}) > 1
     for index, (head, table) in enumerate(zip(heads, tables, strict=True)):
         for label_there, entry in head["methods"].items():
             label, selected = _grid_label(label_there, entry)
             on_record = table.loc[table["method"] == label_there, "seed"].dropna().astype(int)
             entry = {key: value for key, value in entry.items() if key != "grid"}
             group = _Group(
-                setting=_setting(head, label, entry),
+                setting=f"{head['version']} {_setting(head, label, entry)}",
                 entry=entry,
                 order=tuple(skill["name"] for skill in head["skills"]),
-                model=_model_name(head),
+                model=_model_name(head) + f" (results version {head['version']})" * mixed,
                 selected=selected,
                 members=[(index, label_there)],
                 seeds={*head["seeds"], *on_record},
@@ -270,13 +272,15 @@ def _codes(column: pd.Series) -> pd.Series:
 
 def _refuse_two_protocols(pool: Pool) -> None:
     """Raises UserError naming both protocols of the first thing that was measured under two."""
-    final = pool.records[pool.records["final"]]
-    pairs = final.drop_duplicates([*MEASURE_KEY, "protocol"])
-    twice = pairs[pairs.duplicated(MEASURE_KEY, keep=False)]
+    versions = pool.records["folder"].map(lambda index: pool.folders[index].version)
+    final = pool.records.assign(version=versions)[pool.records["final"]]
+    measured = [*MEASURE_KEY, "version"]
+    pairs = final.drop_duplicates([*measured, "protocol"])
+    twice = pairs[pairs.duplicated(measured, keep=False)]
     if twice.empty:
         return
     first = twice.iloc[0]
-    same = (twice[MEASURE_KEY] == first[MEASURE_KEY]).all(axis=1)
+    same = (twice[measured] == first[measured]).all(axis=1)
     second = twice[same].iloc[1]
     one, other = (pool.protocols.get(record["protocol"]) for record in (first, second))
     raise UserError(

@@ -76,7 +76,7 @@ def json_objects(lines: Sequence[str] | Sequence[bytes]) -> tuple[list[dict[str,
     """JSON objects of lines, and how many lines are none; blank lines are left out."""
     try:
         return _parsed_at_once(lines), 0
-    except ValueError:
+    except (ValueError, RecursionError):
         return _parsed_one_by_one(lines)
 
 
@@ -104,7 +104,7 @@ def _parsed_one_by_one(
             continue
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if isinstance(row, dict):
             rows.append(row)

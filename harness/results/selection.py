@@ -69,6 +69,8 @@ def _own_stage_scores(
     for record in records:
         if not _is_own_stage(record):
             continue
+        if record["value"] is None:  # not finite
+            continue
         method, seed, skill = record["method"], record["seed"], record["name"]
         if record["metric"] == counting.get(skill):
             scores.setdefault((method, seed), {})[skill] = record["value"]

@@ -2,10 +2,11 @@
 
 docs/reference/results.md lists files and keys.
 
-A stage commits by one atomic rename of its folder. ``records.jsonl`` beside ``runs/`` is rebuilt
-from the committed stages, again by a rename, so that a reader never sees half a line. While runs go
-on this happens as often as takes a fiftieth of the time, and once at their end. Several processes,
-on one machine or on several, may work on different runs of one folder.
+A stage commits by one atomic rename of its folder, whose SHA256SUMS has the hash of each file; JSON
+files hold their own. ``records.jsonl`` beside ``runs/`` is rebuilt from the committed stages, again
+by a rename, so that a reader never sees half a line. While runs go on this happens as often as
+takes a fiftieth of the time, and once at their end. Several processes, on one machine or on
+several, may work on different runs of one folder.
 """
 
 import os
@@ -26,26 +27,34 @@ from harness.base.files import (
     locked,
     read_json,
     read_jsonl,
-    write_json,
+    refuse_links,
+    write_sealed,
     write_text,
 )
+from harness.base.sums import check_sum, check_sums, has_sums, sum_folder, write_summed
 from harness.results.agreement import continued
-from harness.results.formats import Evaluation, GridChoice, Record
+from harness.results.formats import EVALUATION_KEY, Evaluation, GridChoice, Record
 from harness.results.selection import grid_selection
 
 SMALL = 1_000_000  # bytes of a records.jsonl that is rebuilt at every commit, in some milliseconds
 PAUSE = 50  # a larger one rests so many times as long as its rebuilding took
 EVALUATION_KEYS = [key for key in Evaluation.__annotations__ if key in Evaluation.__required_keys__]
+AGAIN = "remove it: it is measured again"
+BEFORE = (
+    "put back a whole copy, or remove this stage's folder and those of later stages: they run again"
+)
 
 
 class ResultsWriter:
     """A results folder, opened for writing.
 
-    asked: keys of the evaluations that a judge was asked about since this was opened.
+    asked: keys of the evaluations that a judge was asked about since this was opened. Raises
+    UserError for a folder with a symbolic link in it.
     """
 
     def __init__(self, folder: StrPath) -> None:
         self.folder = Path(folder)
+        refuse_links(self.folder)
         self.asked: set[str] = set()
         # By time.monotonic(), when refresh rebuilds again. At once at first: a killed process may
         # have left stages that records.jsonl does not hold.
@@ -88,7 +97,7 @@ class ResultsWriter:
         self.check(about)
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._alone():
-            write_json(self.folder / "results.json", self.check(about))
+            write_sealed(self.folder / "results.json", self.check(about))
 
     def _alone(self) -> AbstractContextManager[None]:
         """Nobody else reads and then writes what all runs share."""
@@ -103,19 +112,25 @@ class ResultsWriter:
         with self._alone():
             meanings = read_json(path) if path.exists() else {}
             if key not in meanings:
-                write_json(path, dict(sorted({**meanings, key: meaning}.items())))
+                write_sealed(path, dict(sorted({**meanings, key: meaning}.items())))
 
     def evaluation(self, key: str) -> Evaluation | None:
         """The evaluation of this key, None if it is not made yet."""
-        path = self.folder / "evaluations" / f"{key}.json"
+        path = self.evaluation_path(key)
         if not path.exists():
             return None
-        evaluation = read_json(path, *EVALUATION_KEYS, remedy="remove it: it is measured again")
-        return cast(Evaluation, evaluation)
+        return cast(Evaluation, read_json(path, *EVALUATION_KEYS, remedy=AGAIN))
 
     def save_evaluation(self, key: str, evaluation: Mapping[str, Any]) -> None:
         """Keep an ``Evaluation``."""
-        write_json(self.folder / "evaluations" / f"{key}.json", evaluation)
+        write_sealed(self.evaluation_path(key), evaluation)
+
+    def evaluation_path(self, key: str) -> Path:
+        """The file of an evaluation. Raises UserError for a key that is no file's name."""
+        if not EVALUATION_KEY.fullmatch(key):
+            place = self.folder / "records.jsonl"
+            raise UserError(place, f"{key[:60]!r} is no key of an evaluation", BEFORE)
+        return self.folder / "evaluations" / f"{key}.json"
 
     # ---- stages ----------------------------------------------------------------------------------
 
@@ -133,14 +148,30 @@ class ResultsWriter:
 
     def commit(self, partial: StrPath, run: str, stage: int) -> None:
         """The stage is done: its folder takes its name, once the disk has all that is in it."""
-        for path in Path(partial).rglob("*"):
-            if path.is_file() and path.parent.name != "checkpoint":  # which goes now
-                with open(path, "rb") as file:
-                    os.fsync(file.fileno())
+        sum_folder(partial, without=["checkpoint"])  # which goes now
         final = self.stage(run, stage)
         shutil.rmtree(final, ignore_errors=True)
         os.replace(partial, final)
         self.refresh()
+
+    def rows(self, stage: Path, name: str) -> list[dict[str, Any]]:
+        """The rows of a JSONL file of a committed stage, checked."""
+        check_sum(stage / name, BEFORE)
+        return [row for _, row in read_jsonl(stage / name)]
+
+    def save_judged(self, stage: Path, text: str) -> None:
+        """Write a judge's records of a committed stage, JSONL."""
+        if has_sums(stage):
+            write_summed(stage / "judged.jsonl", text)
+        else:  # of the first version
+            write_text(stage / "judged.jsonl", text)
+
+    def check_kept(self, stage: Path) -> None:
+        """Raises UserError unless weights and memory of a committed stage are those it wrote."""
+        if not (stage / "method.pt").is_file():
+            raise UserError(stage / "method.pt", "is not there", BEFORE)
+        check_sum(stage / "method.pt", BEFORE)
+        check_sums(stage, "weights", BEFORE)
 
     # ---- what is made from all stages ------------------------------------------------------------
 
@@ -160,15 +191,15 @@ class ResultsWriter:
         """
         with self._alone():
             start = time.monotonic()
-            text = "".join(path.read_text(encoding="utf-8") for path in self._files_of_records())
-            write_text(self.folder / "records.jsonl", text)
+            text = "".join(self._texts_of_records())
+            write_summed(self.folder / "records.jsonl", text)
             self._write_selection()
         end = time.monotonic()
         pause = PAUSE * (end - start) if len(text) > SMALL else 0.0
         self._due = end + pause
 
-    def _files_of_records(self) -> Iterator[Path]:
-        """Files of records in all committed stages, in the order of records.jsonl."""
+    def _texts_of_records(self) -> Iterator[str]:
+        """Texts of the files of records in all committed stages, in the order of records.jsonl."""
         stages = [
             path.parent
             for path in self.folder.glob("runs/*/stage-*/records.jsonl")
@@ -177,16 +208,27 @@ class ResultsWriter:
         ]
         stages.sort(key=lambda stage: (stage.parent.name, int(stage.name.removeprefix("stage-"))))
         for stage in stages:
-            yield stage / "records.jsonl"
-            judged = stage / "judged.jsonl"
-            if judged.exists():
-                yield judged
+            for name in ("records.jsonl", "judged.jsonl"):
+                if name == "records.jsonl" or (stage / name).exists():
+                    yield self._text_of_records(stage / name)
+
+    @staticmethod
+    def _text_of_records(path: Path) -> str:
+        """The text of a JSONL file of a committed stage. Raises UserError where it is damaged."""
+        check_sum(path, BEFORE)
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if not has_sums(path.parent):
+            for _ in read_jsonl(path):  # which names a row that is none
+                pass
+            if text and not text.endswith("\n"):
+                raise UserError(path, "ends within a line", BEFORE)
+        return text
 
     def _write_selection(self) -> None:
         about = read_json(self.folder / "results.json", "methods")
         if any("grid" in method for method in about["methods"].values()):
             records = (cast(Record, row) for _, row in read_jsonl(self.folder / "records.jsonl"))
-            write_json(self.folder / "selection.json", grid_selection(about, records))
+            write_sealed(self.folder / "selection.json", grid_selection(about, records))
 
     def selection(self) -> dict[str, GridChoice]:
         """What the grids have selected so far, {} where there is no grid; see grid_selection."""

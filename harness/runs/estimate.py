@@ -58,6 +58,8 @@ class StageCost:
     seconds: float
     is_measured: bool
     memory: tuple[float, float]
+    copies: int
+    kept: float
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,7 @@ class _Estimator:
                 order.template(skill),
                 order.limit(skill, rollout=True),
                 order.prompts(skill),
+                self.machine.parameters,
             )
             for skill in order.skills
         }
@@ -202,6 +205,8 @@ class _Estimator:
             seconds=seconds_estimated if seconds_measured is None else seconds_measured,
             is_measured=seconds_measured is not None,
             memory=self._peak(spec, work, outlook, batch_size),
+            copies=work.copies,
+            kept=work.kept,
         )
 
     def _measured_seconds(self, label: str, number: int, results: ResultsWriter) -> float | None:

@@ -2,14 +2,16 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.base.console import Progress
 from harness.base.errors import UserError
-from harness.base.files import read_json, read_jsonl, write_json
+from harness.base.files import read_json, write_sealed
 from harness.models.forward import can_share_prompts, keep_sharing
-from harness.results.writer import ResultsWriter
+from harness.results.writer import BEFORE, ResultsWriter
+from harness.runs.checkpoints import check_plain
 from harness.runs.engines import evaluator_for, sampler_for
 from harness.runs.order import Order, Run
 from harness.sampling.transformers import WAYS, keep_way, way_of
@@ -19,9 +21,10 @@ from harness.sampling.vllm import Engine
 class OneRun:
     """One method x seed, with what its stages share.
 
-    model, tokenizer: live, and taught in place; method: remembers what it wants of earlier skills;
-    sampler, evaluator: of the evaluations; engine: vLLM's, if the order asks for it; abilities:
-    file with what the model can do; title: of the run, for the progress line.
+    model, tokenizer: live, and taught in place; weights: the fingerprint that the model had at the
+    end of its last stage; method: remembers what it wants of earlier skills; sampler, evaluator: of
+    the evaluations; engine: vLLM's, if the order asks for it; abilities: file with what the model
+    can do; title: of the run, for the progress line.
     """
 
     def __init__(
@@ -31,6 +34,7 @@ class OneRun:
         results: ResultsWriter,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
+        weights: str,
         engine: Engine | None,
         progress: Progress,
         title: str,
@@ -40,15 +44,32 @@ class OneRun:
         self.results = results
         self.model = model
         self.tokenizer = tokenizer
+        self.weights = weights
         self.engine = engine
         self.progress = progress
         self.title = title
         self.spec = order.methods[run.label]
         self.method = self.spec.cls(copy.deepcopy(self.spec.config))
+        self._check_memory()
         self.abilities = results.run(run.name) / "model.json"
         keep_abilities(self.abilities, model)
         self.evaluator = evaluator_for(order, results)
         self.sampler = sampler_for(order.evaluate, engine, model, tokenizer)
+
+    def memory(self) -> dict[str, Any]:
+        """What the method remembers for later stages. Raises UserError where it is not plain."""
+        memory = self.method.state_dict()
+        check_plain(memory, f"methods.{self.run.label}", "state_dict()")
+        return memory
+
+    def _check_memory(self) -> None:
+        """Refuse a memory that no file can hold before anything is learned, where it shows."""
+        try:
+            self.memory()
+        except UserError:
+            raise
+        except Exception:  # A method may have its memory only once it has learned.
+            pass
 
 
 def keep_abilities(path: Path, model: PreTrainedModel) -> None:
@@ -57,14 +78,14 @@ def keep_abilities(path: Path, model: PreTrainedModel) -> None:
     path: of the run's file with the answers, which its first start writes: whether the model can
     share prompts, and the way of sampling that gives its log-probabilities.
     """
-    kept = read_json(path) if path.exists() else {}
+    kept = read_json(path, remedy="remove it: the model is asked again") if path.exists() else {}
     if "shares_prompts" in kept:
         keep_sharing(model, bool(kept["shares_prompts"]))
     if kept.get("sampling") in WAYS:
         keep_way(model, kept["sampling"])
     abilities = {"shares_prompts": can_share_prompts(model), "sampling": way_of(model)}
     if abilities != kept:
-        write_json(path, abilities)
+        write_sealed(path, abilities)
 
 
 def check_base_model(results: ResultsWriter, weights: str) -> None:
@@ -74,7 +95,8 @@ def check_base_model(results: ResultsWriter, weights: str) -> None:
     is learned from them would be compared with what the old ones could do.
     """
     for path in sorted(results.folder.glob("runs/*/stage-0/records.jsonl")):
-        before = _evaluated_weights(path) if path.with_name("stage.json").exists() else None
+        is_over = path.with_name("stage.json").exists()
+        before = _evaluated_weights(results, path.parent) if is_over else None
         if before is None:
             continue
         if before != weights[:16]:
@@ -88,9 +110,23 @@ def check_base_model(results: ResultsWriter, weights: str) -> None:
         return  # All later runs were compared with this one.
 
 
-def _evaluated_weights(records: Path) -> str | None:
-    """The beginning of the fingerprint of the weights that a stage's first record is of."""
-    for _, row in read_jsonl(records):
-        if row.get("evaluation"):
+def check_kept_weights(results: ResultsWriter, stage: Path, weights: str) -> None:
+    """Raises UserError if a stage's kept weights are not those that its last records are of.
+
+    weights: the fingerprint of what was loaded from the folder ``stage``.
+    """
+    before = _evaluated_weights(results, stage)
+    if before not in (None, weights[:16]):
+        raise UserError(
+            stage / "weights",
+            f"are not the weights that were measured ({weights[:16]}, on record {before})",
+            BEFORE,
+        )
+
+
+def _evaluated_weights(results: ResultsWriter, stage: Path) -> str | None:
+    """The beginning of the fingerprint of the weights that a stage's end was measured with."""
+    for row in results.rows(stage, "records.jsonl"):
+        if row.get("evaluation") and row.get("final"):
             return str(row["evaluation"]).partition("-")[0]
     return None

@@ -197,9 +197,17 @@ def _engine_lines(order: Order, weights: int) -> Iterator[str]:
 def _disk_line(order: Order, cost: OrderCost, weights: int) -> str:
     """weights: bytes of one checkpoint.
 
-    While a run goes on there are two more of them, and the state of its optimizer.
+    While a run goes on there are two more of them, the state of its optimizer, the method's copies
+    of the model in float32, and what the method remembers.
     """
-    stages = {"last": 1, "all": len(order.skills), "none": 0}[order.checkpoints.keep]
-    at_end = stages * len(order.runs()) * weights
-    at_most = at_end + 2 * weights + 16 * cost.parameters
-    return f"disk: {at_end / GIB:.1f} GiB of weights when done, {at_most / GIB:.1f} GiB at most"
+    keep = order.checkpoints.keep
+    stages = {"last": 1, "all": len(order.skills), "none": 0}[keep]
+    kept = 0.0  # The last stage of a run keeps nothing for a later one.
+    if keep == "all":
+        last = order.skills[-1].name
+        kept = sum(stage.kept for stage in cost.stages if stage.skill != last) * len(order.seeds)
+    at_end = stages * len(order.runs()) * weights + kept
+    own = max(4 * stage.copies * cost.parameters + 2 * stage.kept for stage in cost.stages)
+    at_most = at_end + 2 * weights + 16 * cost.parameters + own
+    what = "weights and of what methods keep" if kept else "weights"
+    return f"disk: {at_end / GIB:.1f} GiB of {what} when done, {at_most / GIB:.1f} GiB at most"

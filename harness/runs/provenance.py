@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from harness.base.files import ROOT, read_json, write_json
+from harness.base.files import ROOT, read_json, write_sealed
 from harness.runs.one_run import OneRun
 from harness.sampling.settings import version
 
@@ -58,12 +58,12 @@ def write_provenance(live: OneRun, first: int) -> None:
     What earlier starts of the run had otherwise stays on record under ``earlier``.
     """
     path = live.results.run(live.run.name) / "run.json"
-    before = read_json(path) if path.exists() else {}
+    before = read_json(path, remedy="remove it: this start writes it anew") if path.exists() else {}
     now = _provenance(live, first)
     earlier = before.pop("earlier", [])
     if before:
         earlier.append({key: value for key, value in before.items() if value != now.get(key)})
-    write_json(path, {**now, **({"earlier": earlier} if earlier else {})})
+    write_sealed(path, {**now, **({"earlier": earlier} if earlier else {})})
 
 
 def _provenance(live: OneRun, first: int) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.base.console import Progress
@@ -21,9 +20,9 @@ from harness.models.checkpoint import model_fingerprint
 from harness.models.load import resolve_device
 from harness.results.overlap import sentence
 from harness.results.writer import ResultsWriter
-from harness.runs.checkpoints import tidy
+from harness.runs.checkpoints import load_memory, tidy
 from harness.runs.engines import advice, check_sampling, engine_for, load_order_model
-from harness.runs.one_run import OneRun, check_base_model
+from harness.runs.one_run import OneRun, check_base_model, check_kept_weights
 from harness.runs.order import Order, Run
 from harness.runs.provenance import write_provenance
 from harness.runs.stage_run import run_stage
@@ -78,14 +77,17 @@ def _run_stages(
     gc.collect()  # the model of the run before may be part of a cycle
     before = results.stage(run.name, first - 1) if first > 1 else None
     if before:  # another process may have begun the run while this one loaded the base model
+        results.check_kept(before)
         model, tokenizer = load_order_model(order, before / "weights")
+        weights = model_fingerprint(model)
+        check_kept_weights(results, before, weights)
     else:
         model, tokenizer = fresh_model or load_order_model(order)
-        check_base_model(results, model_fingerprint(model))
-    live = OneRun(order, run, results, model, tokenizer, engine, progress, title)
+        weights = model_fingerprint(model)
+        check_base_model(results, weights)
+    live = OneRun(order, run, results, model, tokenizer, weights, engine, progress, title)
     if before:
-        memory = torch.load(before / "method.pt", map_location="cpu", weights_only=False)
-        live.method.load_state_dict(memory)
+        live.method.load_state_dict(load_memory(before / "method.pt"))
     write_provenance(live, first)
     for stage in range(first, len(order.skills) + 1):
         run_stage(live, stage)

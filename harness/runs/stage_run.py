@@ -1,20 +1,20 @@
 """One stage of a run, from its first draw to the commit of its folder."""
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from harness.base.console import Rate
-from harness.base.files import read_json, write_json, write_jsonl
+from harness.base.errors import UserError
+from harness.base.files import read_json, write_jsonl, write_sealed
 from harness.base.seeds import seed_for
 from harness.learning.stage import Stage, Step, seed_all
 from harness.models.checkpoint import save_checkpoint
 from harness.models.memory import peak_memory, reset_peak_memory
-from harness.results.writer import ResultsWriter
-from harness.runs.checkpoints import load_state, save_state
+from harness.results.writer import BEFORE, ResultsWriter
+from harness.runs.checkpoints import check_kept, load_state, save_memory, save_state
 from harness.runs.engines import sampler_for
 from harness.runs.measurements import Finding, Measurements
 from harness.runs.one_run import OneRun
@@ -53,10 +53,15 @@ def _amounts_before(results: ResultsWriter, run: str, number: int) -> Amounts:
     total = Amounts()
     for k in range(number):
         path = results.stage(run, k) / "stage.json"
-        stage = read_json(path, "steps", "prompts", "tokens", "seconds")
+        stage = read_json(path, "steps", "prompts", "tokens", "seconds", remedy=BEFORE)
         seconds = stage["seconds"]["training"] + stage["seconds"]["sampling"]
         total += Amounts(stage["steps"], stage["prompts"], stage["tokens"], seconds)
     return total
+
+
+def _finite(value: float | None) -> float | None:
+    """A number as a record holds it: None where it is not finite."""
+    return None if value is None or not math.isfinite(value) else float(value)
 
 
 class BaseStage:
@@ -99,12 +104,18 @@ class BaseStage:
     def evaluate(self, final: bool) -> None:
         """Measure the live model and record it; final: at the end of the stage, or inside it."""
         measurements = Measurements(self.live, self._progress)
+        if final:
+            self._check_learned(measurements.weights)
+            self.live.weights = measurements.weights
         skills = self.live.order.evaluated(self.number, final)
         self._record(measurements.of_skills(skills), final)
         if final:
             self._record(self._further(measurements), final)
             self._record(measurements.of_retention(), final)
         self.live.sampler.rest()
+
+    def _check_learned(self, weights: str) -> None:
+        """Whether the weights, by their fingerprint, may be those at the end of the stage."""
 
     def _further(self, measurements: Measurements) -> Iterable[Finding]:
         """Further measures at the end of the stage: pass@k, KL, teacher, oracle."""
@@ -136,8 +147,8 @@ class BaseStage:
                         "name": evaluation["name"],
                         "split": evaluation["split"],
                         "metric": metric,
-                        "value": value,
-                        "stderr": stderr,
+                        "value": _finite(value),
+                        "stderr": _finite(stderr),
                         "n": evaluation["n"],
                         "protocol": finding.measurement.protocol,
                         "evaluation": finding.measurement.key,
@@ -153,7 +164,7 @@ class BaseStage:
         write_jsonl(self.folder / "records.jsonl", self.records)
         write_jsonl(self.folder / "training.jsonl", self.log)
         self._save_weights()
-        write_json(
+        write_sealed(
             self.folder / "stage.json",
             {
                 "stage": self.number,
@@ -183,7 +194,10 @@ class BaseStage:
             and record["split"] == order.evaluate.split
             and record["metric"] == metric[record["name"]]
         }
-        return ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
+        return ", ".join(
+            f"{name} {'no number' if value is None else f'{value:.3f}'}"
+            for name, value in scores.items()
+        )
 
 
 class SkillStage(BaseStage):
@@ -205,6 +219,7 @@ class SkillStage(BaseStage):
         self.stage = self._new_stage(state["stage"] if state else None)
         self.rate = Rate(self.stage.steps_in_all, self.stage.step)
         self.last_save = time.monotonic()
+        self.is_checked = False  # whether a checkpoint can hold what the method keeps
         if state:
             live.progress.say(f"{self.where}: goes on after step {self.stage.step}")
 
@@ -274,10 +289,16 @@ class SkillStage(BaseStage):
         # So a resumed stage repeats the draws that the method makes before its first step.
         seed_all(seed_for(self.live.run.seed, self.number, "learn"))
         self.live.method.learn(self.stage)
+        self.stage.check_done(f"methods.{self.live.run.label}")
+        if self.number < len(self.live.order.skills):
+            self.live.memory()  # Refused before the stage is measured.
         self.stage.close()
 
     def _after_step(self, stage: Stage, step: Step) -> None:
         """Log and show progress; evaluate and write a checkpoint where one is due."""
+        if not self.is_checked:  # now, not at the first checkpoint, which may be minutes away
+            check_kept(stage.state_dict()["kept"], f"methods.{self.live.run.label}")
+            self.is_checked = True
         self.log.append({"step": self.before.steps + stage.step, **step.logged})
         numbers = " ".join(
             f"{name} {step.logged[name]:.3g}" for name in ("loss", "reward") if name in step.logged
@@ -297,8 +318,20 @@ class SkillStage(BaseStage):
             "records": self.records,
             "evaluation_seconds": self.live.evaluator.seconds,
         }
-        save_state(self.folder / "checkpoint", state)
+        save_state(self.folder / "checkpoint", state, f"methods.{self.live.run.label}")
         self.last_save = time.monotonic()
+
+    def _check_learned(self, weights: str) -> None:
+        """Raises UserError if nothing made an update; says so if updates changed nothing."""
+        if weights != self.live.weights:
+            return
+        if self.stage.updates is None:
+            raise UserError(
+                f"methods.{self.live.run.label}",
+                f"learn() left the weights as they were in stage {self.number}",
+                "a method updates stage.model in place, by harness.learning.trainer.learning",
+            )
+        self.live.progress.say(f"{self.where}: the updates did not change the weights")
 
     def _further(self, measurements: Measurements) -> Iterable[Finding]:
         return measurements.after_learning(self.skill)
@@ -306,4 +339,5 @@ class SkillStage(BaseStage):
     def _save_weights(self) -> None:
         live = self.live
         save_checkpoint(live.model, live.tokenizer, self.folder / "weights")
-        torch.save(live.method.state_dict(), self.folder / "method.pt")
+        if self.number < len(live.order.skills):  # else no stage reads it
+            save_memory(self.folder / "method.pt", live.memory())

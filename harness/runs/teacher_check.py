@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.base.console import Progress
+from harness.base.files import refuse_links
 from harness.models.checkpoint import model_fingerprint
 from harness.results.writer import ResultsWriter
 from harness.runs.engines import engine_for, evaluator_for, load_order_model, sampler_for
@@ -18,6 +19,7 @@ def check_teacher(
     On the validation split (the training split of a skill that has none), where the examples have
     demonstrations. Returns rows {"skill", "split", "n", "base", "teacher"}.
     """
+    refuse_links(Path(folder).parent)
     results = ResultsWriter(folder)
     progress = progress or Progress()
     # Refuses before anything loads.

@@ -91,8 +91,8 @@ def head(**changes):
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
-        ("protocols.json", lambda _: [1], "is not an object"),
-        ("protocols.json", lambda _: "x", "is not an object"),
+        ("protocols.json", lambda _: [1], "is not a JSON object"),
+        ("protocols.json", lambda _: "x", "is not a JSON object"),
         (*head(skills=None), "`skills` is null, not a list"),
         (*head(methods=[]), "`methods` is [], not an object"),
         (*head(methods={"sft": 1}), "`methods.sft` is 1, not an object"),
@@ -103,8 +103,8 @@ def head(**changes):
             '`retention[0].name` is ["x"], not a text',
         ),
         (*head(evaluate=3), "`evaluate` is 3, not an object"),
-        ("selection.json", lambda _: [], "is not an object"),
-        ("evaluations/tooluse-base.json", lambda _: [1], "is not an object"),
+        ("selection.json", lambda _: [], "is not a JSON object"),
+        ("evaluations/tooluse-base.json", lambda _: [1], "is not a JSON object"),
         (
             "evaluations/tooluse-base.json",
             lambda _: {"items": [1]},
@@ -148,7 +148,7 @@ def tiny(tmp_path):
 @pytest.mark.parametrize("text", ["null", '{"a":'])
 def test_a_file_that_is_no_object_at_all_is_named(tiny, text):
     (tiny / "protocols.json").write_text(text)
-    with pytest.raises(UserError, match=r"protocols\.json: is not (an object|JSON)"):
+    with pytest.raises(UserError, match=r"protocols\.json: is not (a JSON object|JSON)"):
         ReportData([tiny])
 
 

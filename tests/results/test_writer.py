@@ -27,7 +27,7 @@ def clock(monkeypatch):
             return self.now
 
     clock = Clock()
-    write = write_text
+    write = writer.write_summed
 
     def slow(path, text):
         write(path, text)
@@ -36,7 +36,7 @@ def clock(monkeypatch):
             clock.rebuilt += 1
 
     monkeypatch.setattr(writer, "time", clock)
-    monkeypatch.setattr(writer, "write_text", slow)
+    monkeypatch.setattr(writer, "write_summed", slow)
     return clock
 
 
@@ -124,10 +124,14 @@ def test_damaged_files_are_named(text, problem, out):
 
 
 def test_a_damaged_row_is_named_where_a_grid_reads_it(out):
+    """Also in a stage of the first version, which has no hashes; and so are half a line."""
     commit(ResultsWriter(out), "a-seed0", 0)
-    write_text(out / "runs/a-seed0/stage-0/records.jsonl", '{"run": \n')
-    with pytest.raises(UserError, match=r"out/records\.jsonl, row 1: is not JSON"):
-        ResultsWriter(out).rebuild()
+    stage = out / "runs/a-seed0/stage-0"
+    (stage / "SHA256SUMS").unlink()
+    for text, said in (('{"run": \n', "row 1: is not JSON"), ('{"run": 1}', "ends within a line")):
+        write_text(stage / "records.jsonl", text)
+        with pytest.raises(UserError, match=rf"stage-0/records\.jsonl.* {said}"):
+            ResultsWriter(out).rebuild()
 
 
 def test_what_a_killed_first_start_left_does_not_make_the_folder_anothers(tmp_path):

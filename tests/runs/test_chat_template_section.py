@@ -191,7 +191,7 @@ def test_what_the_template_is_given_is_part_of_the_protocol(
         assert evaluator.chat == order.chat_template.inputs("evaluate")
         tokenizer, _ = load_tokenizer(order.model.name)
         skill = order.skills[0]
-        text = evaluator.skill_protocol(skill, "test", "float32", tokenizer.chat_template)
+        text = evaluator.skill_protocol(skill, "test", "float32", tokenizer.chat_template, {})
         meanings.append(text)
         prompt = tokenizer.decode(
             chat_tokens(tokenizer, skill.examples("test")[0].prompt, inputs=evaluator.chat)

@@ -90,6 +90,7 @@ def test_a_method_draws_the_same_again_on_a_resume(order_file, tmp_path, monkeyp
                 if memory.exists():  # as if it had been saved on a GPU
                     patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
                     torch.save(torch.load(memory, map_location="cpu"), memory)
+                    (memory.parent / "SHA256SUMS").unlink()
                     patch.setattr(torch.serialization, "location_tag", lambda storage: "cpu")
                 if start < len(kills):
                     with pytest.raises(Killed):
@@ -164,9 +165,10 @@ def test_a_checkpoint_of_another_edition_is_refused(order_file, tmp_path, monkey
         with pytest.raises(Killed):
             run_order(order, tmp_path / "out")
     path = tmp_path / "out/runs/sft-seed0/stage-1.partial/checkpoint/state.pt"
-    state = torch.load(path, weights_only=False)
+    state = torch.load(path, weights_only=True)
     assert state.pop("edition") == checkpoints.EDITION
     torch.save(state, path)
+    (path.parent / "SHA256SUMS").unlink()
     before = path.read_bytes()
     with pytest.raises(UserError) as caught:
         run_order(order, tmp_path / "out")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from harness.base.errors import UserError
-from harness.base.files import write_json
+from harness.base.files import read_json, write_json
 from harness.results.formats import LATER
 from harness.results.writer import ResultsWriter
 from harness.runs.reading import read_order
@@ -111,7 +111,7 @@ def test_a_folder_from_before_a_key_was_written_is_gone_on_with(order_file, tmp_
             ).about()
         )
     results.open(read_order(order_file(retention=["embedded_facts"])).about())
-    assert json.loads((tmp_path / "out/results.json").read_text()) == json.loads(json.dumps(about))
+    assert read_json(tmp_path / "out/results.json") == json.loads(json.dumps(about))
 
 
 def test_changed_code_is_another_method(order_file, tmp_path):
@@ -166,13 +166,13 @@ def test_methods_and_seeds_may_be_added(about, tmp_path):
 @pytest.mark.parametrize(
     "name, text, said",
     [
-        ("results.json", '{"version": 2}', "is of version 2, not 1"),
+        ("results.json", '{"version": 1}', "is of version 1, not 2"),
         ("results.json", "[1]", "is not a JSON object"),
-        ("results.json", '{"version": 1, "methods": {}}', "has no `methods` and `seeds`"),
+        ("results.json", '{"version": 2, "methods": {}}', "has no `methods` and `seeds`"),
         ("results.json", "", "is not JSON"),
         (
             "results.json",
-            '{"version": 1, "methods": {"sft": null}, "seeds": [0]}',
+            '{"version": 2, "methods": {"sft": null}, "seeds": [0]}',
             "has no `methods` and `seeds`",
         ),
         ("results.json", "{", "is not JSON"),

@@ -3,7 +3,6 @@ alone.
 """
 
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -14,8 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks.torture.starts import fork_server
 from tests.conftest import write_rows
-from tests.runs.processes import ROOT, Runner, assert_same, contents
+from tests.runs.processes import Runner, assert_same, contents
 
 # a lone letter is what a random model gets right now and then
 LETTERS = list("abcdefghijklmnopqrstuvwxyz0123456789")
@@ -39,30 +39,7 @@ BASELINES = {
 @pytest.fixture(scope="module")
 def processes():
     """The context whose children start with all imports done."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        [
-            "harness.runs.sequence",
-            "harness.runs.reading",
-            "harness.report.build",
-            "methods.sft",
-            "methods.sdft",
-            "methods.grpo",
-            "transformers.models.llama.modeling_llama",
-            "transformers.models.auto.modeling_auto",
-            "transformers.tokenization_utils_tokenizers",
-        ]
-    )
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = str(ROOT)  # for the server, which starts with the first child
-    first = context.Process(target=os.getpid)
-    first.start()
-    first.join()
-    if before is None:
-        del os.environ["PYTHONPATH"]
-    else:
-        os.environ["PYTHONPATH"] = before
-    return context
+    return fork_server()
 
 
 @pytest.fixture(scope="module")
@@ -374,8 +351,8 @@ def test_half_a_checkpoint_is_named(processes, orders, left_alone, tmp_path):
     os.truncate(state, state.stat().st_size // 2)
     assert runner.run() == 2, runner.text()
     assert (
-        f"error: {state}: is no whole checkpoint; remove it: the stage starts anew\n"
-        in runner.text()
+        f"error: {state}: is not what was written (its SHA-256 is not that of SHA256SUMS); "
+        "remove it: the stage starts anew\n" in runner.text()
     )
     state.unlink()
     assert runner.run() == 0, runner.text()
@@ -386,16 +363,11 @@ def test_full_disk(processes, orders, left_alone, tmp_path):
     """The kernel's own "no space left", met by a checkpoint."""
     wanted, _ = left_alone("sft")
     runner = Runner(processes, orders("sft", methods={"sft": METHODS["sft"]}), tmp_path / "out")
-    folder = tmp_path / "out/runs/sft-seed0/stage-1.partial/checkpoint"
-    assert runner.run("update", "before", 1) == -signal.SIGKILL
-    folder.mkdir()
-    (folder / "state.partial").symlink_to("/dev/full")
-    assert runner.run() == 2, runner.text()
+    assert runner.run("checkpoint", "full", 1) == 2, runner.text()
     lines = [line for line in runner.text().splitlines() if not line.startswith("[0:")]
     assert len(lines) == 1 and lines[0].startswith(
         f"error: {tmp_path}/out: No space left on device; make room"
     ), runner.text()
-    (folder / "state.partial").unlink()
     assert runner.run() == 0, runner.text()
     assert_same(contents(runner.out), wanted)
 

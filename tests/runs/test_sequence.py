@@ -131,7 +131,8 @@ def test_a_changed_measurement_is_another_protocol(order_file, tmp_path, monkeyp
             None, None, order.evaluate, {s.name: order.limit(s) for s in order.skills}, {}
         )
         return json.dumps(
-            measure.skill_protocol(order.skills[0], "test", "float32", "template"), sort_keys=True
+            measure.skill_protocol(order.skills[0], "test", "float32", "template", {}),
+            sort_keys=True,
         )
 
     plain = protocol()
@@ -176,7 +177,7 @@ def test_what_the_model_can_do_is_asked_once_a_run(order_file, tmp_path):
     path.write_text(json.dumps(other))
     model, tokenizer = load_order_model(order)
     results = ResultsWriter(tmp_path / "out")
-    OneRun(order, order.runs()[0], results, model, tokenizer, None, Progress(), "run")
+    OneRun(order, order.runs()[0], results, model, tokenizer, "", None, Progress(), "run")
     assert not can_share_prompts(model)
     assert way_of(model) == "generate"
     assert read_json(path) == other

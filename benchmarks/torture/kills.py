@@ -1,0 +1,96 @@
+"""SIGKILL at random moments: what is killed goes on, and ends in the undisturbed run's files."""
+
+import random
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.torture.material import METHODS, order_of, write_order
+from benchmarks.torture.starts import Runs, contents, differences, fork_server
+
+LONGEST = 300.0  # seconds of one start
+
+
+@dataclass
+class Kills:
+    """What a campaign found: kills by method, runs that came to their end, what was wrong there."""
+
+    kills: dict[str, int] = field(default_factory=dict)
+    ended: int = 0
+    faults: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        by_method = ", ".join(f"{method} {count}" for method, count in self.kills.items())
+        return [
+            f"kills: {sum(self.kills.values())} ({by_method}); {self.ended} runs came to their "
+            f"end, {len(self.faults)} of them not as undisturbed",
+            *self.faults,
+        ]
+
+
+def kill_at_random(
+    folder: Path,
+    kills: int,
+    seed: int = 0,
+    methods: Sequence[str] = tuple(METHODS),
+    say: Callable[[str], object] = print,
+) -> Kills:
+    """About ``kills`` SIGKILLs, shared by ``methods``, on the material in ``folder``.
+
+    A run is started and killed, at a moment between its first import and the time that the
+    undisturbed run took, until it comes to its end; then all of its files are compared: records,
+    evaluations, diagnostics, weights, memories, but for seconds and dates.
+    """
+    generator = random.Random(seed)
+    context = fork_server()
+    found = Kills()
+    for number, method in enumerate(methods):
+        share = kills // len(methods) + (number < kills % len(methods))
+        order = write_order(folder, method, order_of(folder, [method]))
+        alone = Runs(context, order, folder / f"{method}-alone")
+        start = time.monotonic()
+        process = alone.process()
+        process.join(LONGEST)
+        seconds = time.monotonic() - start
+        if process.exitcode != 0:
+            found.faults.append(f"{method}, undisturbed: {_end(alone, process.exitcode)}")
+            continue
+        wanted = contents(alone.out)
+        found.kills[method] = 0
+        attempt = 0
+        while found.kills[method] < share:
+            runs = Runs(context, order, folder / f"{method}-{attempt}")
+            found.kills[method] += _kill_until_the_end(
+                runs, share - found.kills[method], seconds, generator, found
+            )
+            if changed := differences(contents(runs.out), wanted):
+                found.faults.append(f"{runs.out.name}: {', '.join(changed[:5])}")
+            attempt += 1
+        say(f"{method}: {found.kills[method]} kills, {attempt} runs, {len(found.faults)} faults")
+    return found
+
+
+def _kill_until_the_end(
+    runs: Runs, most: int, seconds: float, generator: random.Random, found: Kills
+) -> int:
+    """Kill starts of one run until one comes to its end; the number of kills, at most ``most``."""
+    kills = 0
+    while True:
+        process = runs.process()
+        process.join(generator.uniform(0, seconds) if kills < most else LONGEST)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            kills += 1
+        if process.exitcode != -signal.SIGKILL:
+            found.ended += 1
+            if process.exitcode != 0:
+                found.faults.append(f"{runs.out.name}: {_end(runs, process.exitcode)}")
+            return kills
+
+
+def _end(runs: Runs, code: int | None) -> str:
+    lines = runs.text().strip().splitlines() or [""]
+    return f"exit {code}, {lines[-1][:200]}"
