@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.torture.material import METHODS, order_of, write_order
-from benchmarks.torture.starts import Runs, contents, differences, fork_server
+from benchmarks.torture.starts import Starts, contents, differences, fork_server
 
 LONGEST = 300.0  # seconds of one start
 
@@ -49,7 +49,7 @@ def kill_at_random(
     for number, method in enumerate(methods):
         share = kills // len(methods) + (number < kills % len(methods))
         order = write_order(folder, method, order_of(folder, [method]))
-        alone = Runs(context, order, folder / f"{method}-alone")
+        alone = Starts(context, order, folder / f"{method}-alone")
         start = time.monotonic()
         process = alone.process()
         process.join(LONGEST)
@@ -61,7 +61,7 @@ def kill_at_random(
         found.kills[method] = 0
         attempt = 0
         while found.kills[method] < share:
-            runs = Runs(context, order, folder / f"{method}-{attempt}")
+            runs = Starts(context, order, folder / f"{method}-{attempt}")
             found.kills[method] += _kill_until_the_end(
                 runs, share - found.kills[method], seconds, generator, found
             )
@@ -73,7 +73,7 @@ def kill_at_random(
 
 
 def _kill_until_the_end(
-    runs: Runs, most: int, seconds: float, generator: random.Random, found: Kills
+    runs: Starts, most: int, seconds: float, generator: random.Random, found: Kills
 ) -> int:
     """Kill starts of one run until one comes to its end; the number of kills, at most ``most``."""
     kills = 0
@@ -91,6 +91,6 @@ def _kill_until_the_end(
             return kills
 
 
-def _end(runs: Runs, code: int | None) -> str:
+def _end(runs: Starts, code: int | None) -> str:
     lines = runs.text().strip().splitlines() or [""]
     return f"exit {code}, {lines[-1][:200]}"

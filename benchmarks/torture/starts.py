@@ -70,7 +70,7 @@ def run_here(arguments: list[str], log: str) -> None:
     runpy.run_path(str(ROOT / "run_sequence.py"), run_name="__main__")
 
 
-class Runs:
+class Starts:
     """Starts of run_sequence.py on one order and one results folder; ``log`` is of the last one."""
 
     def __init__(self, context: ForkServerContext, order: Path, out: Path, *arguments: str) -> None:

@@ -392,7 +392,12 @@ class Evaluator:
         self.results.protocol(protocol, meaning)
         evaluation = self.results.evaluation(key)
         if evaluation is not None:
-            wanted = {"protocol": protocol, "kind": kind, "name": name, "split": split}
+            wanted: dict[str, Any] = {
+                "protocol": protocol,
+                "kind": kind,
+                "name": name,
+                "split": split,
+            }
             if examples is not None:
                 wanted["n"] = len(examples)
             ids = None if examples is None else [example.id for example in examples]

@@ -14,7 +14,7 @@ import time
 
 import torch
 
-from benchmarks.torture.starts import Runs, contents, differences, run_here
+from benchmarks.torture.starts import Starts, contents, differences, run_here
 
 __all__ = ["Runner", "assert_same", "contents"]
 
@@ -103,7 +103,7 @@ def _child(arguments, log, arm, file_limit):
     run_here(arguments, log)
 
 
-class Runner(Runs):
+class Runner(Starts):
     """Starts of run_sequence.py on one order and one results folder."""
 
     def start(self, spot=None, when="before", count=1, number=signal.SIGKILL, file_limit=None):

@@ -182,7 +182,7 @@ def test_what_the_model_can_do_is_asked_once_a_run(order_file, tmp_path):
     assert way_of(model) == "generate"
     assert read_json(path) == other
     path.write_text('{"shares_prompts": true}')  # by an edition that did not ask for more
-    OneRun(order, order.runs()[0], results, model, tokenizer, None, Progress(), "run")
+    OneRun(order, order.runs()[0], results, model, tokenizer, "", None, Progress(), "run")
     assert read_json(path) == {"shares_prompts": True, "sampling": "generate"}
 
 
