@@ -230,8 +230,8 @@ def take_out(out: Path, run: str) -> None:
 
 def main(words: list[str] | None = None) -> None:
     """The command."""
+    args = arguments(words)
     with reported():
-        args = arguments(words)
         out = Path(args.output_dir)
         order = order_of(args)
         from harness.models.load import load_tokenizer

@@ -113,11 +113,11 @@ def main() -> None:
 
             check_name(args.model if os.sep in args.model else f"./{args.model}", "--model")
         use_device(args.device)
-        if args.inside:
-            sys.exit(run_inside(args))
-        names = chosen(args.part)
-        args.out.mkdir(parents=True, exist_ok=True)
-        sys.exit(run_parts(names, args))
+        names = [] if args.inside else chosen(args.part)
+        if names:
+            args.out.mkdir(parents=True, exist_ok=True)
+        code = run_parts(names, args) if names else run_inside(args)
+    sys.exit(code)
 
 
 def use_device(device: str) -> None:
