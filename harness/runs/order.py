@@ -17,6 +17,7 @@ from harness.base.seeds import seed_for
 from harness.base.settings import check
 from harness.evaluation.endpoint import EndpointConfig, endpoint_config
 from harness.evaluation.protocol import scorer_hash
+from harness.evaluation.skills import sample_of
 from harness.evaluation.suite import Suite, load_suite
 from harness.learning.trainer import TrainingConfig
 from harness.models.chat import ChatInputs, Message, chat_tokens
@@ -28,7 +29,7 @@ from harness.runs.methods import MethodSpec, build_method
 from harness.runs.schema import ChatTemplate
 from harness.runs.sections import Sections
 from harness.runs.skills import SPLITS, build_skill
-from harness.sampling.settings import REMEDY, version
+from harness.sampling.settings import MOST_PROMPTS, REMEDY, version
 from harness.skills.rubrics import RUBRICS
 from harness.skills.skill import Skill, examples_fingerprint
 from harness.skills.templates import ORACLE_TEMPLATE
@@ -67,6 +68,7 @@ class Order(Sections):
         ]
         self.methods = self._methods()
         self.listed = self.methods
+        self._check_sizes()
         self.judge = self._judge()
         self.suite = self._suite()
 
@@ -124,6 +126,21 @@ class Order(Sections):
         spec = build_method(label, options, place, self.skills, self.beside)
         spec.cls(spec.config).check(self, place)
         return spec
+
+    def _check_sizes(self) -> None:
+        """Raises UserError for more draws or answers than a list can hold and a person waits for."""
+        for label, spec in self.methods.items():
+            for skill in self.skills:
+                drawn = sum(spec.cls(spec.config).phases(self.prompts(skill, spec.config)))
+                place = f"{self.place}: methods.{label}"
+                _check_size(drawn, f"draws {drawn:,} prompts of skill {skill.name}", place)
+        if self.pass_at_k is None:
+            return
+        for skill in self.skills:
+            rows = len(sample_of(skill.examples(self.evaluate.split), self.pass_at_k.prompts))
+            answers = rows * self.pass_at_k.samples
+            place = f"{self.place}: evaluate.pass_at_k"
+            _check_size(answers, f"samples {answers:,} answers of skill {skill.name}", place)
 
     def _judge(self) -> EndpointConfig | None:
         if not self.judge_section and not any(skill.judge for skill in self.skills):
@@ -352,6 +369,11 @@ def _live_turns(
             "live turns; the chat template writes them otherwise in a finished conversation "
             "(docs/how-to/my-model.md)"
         )
+
+
+def _check_size(count: int, what: str, place: str) -> None:
+    if count > MOST_PROMPTS:
+        raise UserError(place, what, f"{MOST_PROMPTS:,} are the most of one stage")
 
 
 def no_short_prompt(skill: Skill, limit: int) -> UserError:

@@ -14,7 +14,7 @@ from typing import Any, cast
 import yaml
 
 from harness.base.errors import UserError
-from harness.base.files import ROOT
+from harness.base.files import ROOT, spelling
 from harness.base.settings import build, check
 from harness.evaluation.settings import KL, Evaluate, PassAtK
 from harness.runs.schema import Budget, ChatTemplate, Checkpoints, ModelSpec, Schema, SkillSpec
@@ -49,7 +49,7 @@ class Sections:
         self.budget: Budget = build(Budget, schema.budget, f"{place}: budget")
         self.rollout: Rollout = build(Rollout, schema.rollout, f"{place}: rollout")
         self.evaluate = _evaluate_section(schema, place)
-        self.grid = _by_label(schema.grid)
+        self.grid = _by_label(schema.grid, f"{place}: grid")
         self.selects = bool(schema.grid)
         self.vllm: VLLMConfig = build(VLLMConfig, schema.vllm, f"{place}: vllm")
         self.checkpoints: Checkpoints = build(
@@ -102,8 +102,20 @@ def _with_texts(mapping: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _by_label(mapping: Mapping[Any, Any]) -> dict[str, Any]:
-    """A mapping whose keys are texts: YAML reads a label such as 1 as a number."""
+def _by_label(mapping: Mapping[Any, Any], place: str) -> dict[str, Any]:
+    """A mapping whose keys are texts: YAML reads a label such as 1 as a number.
+
+    Raises UserError for two labels that are one folder on some file systems.
+    """
+    labels: dict[str, str] = {}
+    for label in map(str, mapping):
+        if spelling(label) in labels:
+            raise UserError(
+                f"{place}.{label}",
+                f"{label!r} and {labels[spelling(label)]!r} are one folder on some file systems",
+                "choose another label",
+            )
+        labels[spelling(label)] = label
     return {str(label): value for label, value in mapping.items()}
 
 
@@ -138,12 +150,14 @@ def _skill_specs(entries: list[Any], place: str) -> list[SkillSpec]:
     specs: list[SkillSpec] = []
     for i, entry in enumerate(entries):
         spec: SkillSpec = build(SkillSpec, _named(entry), f"{place}[{i}]")
-        if any(spec.name == other.name for other in specs):
-            raise UserError(
-                f"{place}[{i}]",
-                f"skill {spec.name!r} stands twice",
-                "a skill is learned once in an order",
-            )
+        for other in specs:
+            if spelling(spec.name) == spelling(other.name):
+                raise UserError(
+                    f"{place}[{i}]",
+                    f"skill {spec.name!r} stands twice"
+                    + (f", also as {other.name!r}" if spec.name != other.name else ""),
+                    "a skill is learned once in an order",
+                )
         specs.append(spec)
     if not specs:
         raise UserError(place, "is empty", "name at least one skill")
@@ -152,10 +166,11 @@ def _skill_specs(entries: list[Any], place: str) -> list[SkillSpec]:
 
 def _method_options(methods: Mapping[Any, Any], place: str) -> dict[str, dict[str, Any]]:
     """{label: hyperparameters}, {} where the file gives none."""
-    for label, options in _by_label(methods).items():
+    by_label = _by_label(methods, place)
+    for label, options in by_label.items():
         if not names_folder(label):
             raise UserError(f"{place}.{label}", f"{label!r} is no label", NAMES)
-        if label in SERIES:
+        if spelling(label) in SERIES:
             raise UserError(
                 f"{place}.{label}",
                 f"{label!r} is what the report calls a row of its own",
@@ -167,4 +182,4 @@ def _method_options(methods: Mapping[Any, Any], place: str) -> dict[str, dict[st
             )
     if not methods:
         raise UserError(place, "is empty", "name at least one method")
-    return {label: dict(options or {}) for label, options in _by_label(methods).items()}
+    return {label: dict(options or {}) for label, options in by_label.items()}
