@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.base.errors import Parser, UserError, reported
+from harness.base.errors import Parser, UserError, exit_if_failed, reported
 
 if TYPE_CHECKING:  # imports PyTorch
     from harness.runs.order import Order
@@ -246,11 +246,14 @@ def main(words: list[str] | None = None) -> None:
         tokenizer, _ = load_tokenizer(order.model.name, place="main.py: model")
         for note in order.check_prompts(tokenizer):
             print(note)
-        run_order(order, out)
-        take_out(out, order.runs()[0].name)
-        table, page = write_report([out])
-        print(table)
-        print(f"report: {os.path.relpath(page)}\nmodel: {os.path.relpath(out)}")
+        failed: dict[str, str] = {}
+        run_order(order, out, on_failure=failed.__setitem__)
+        if not failed:
+            take_out(out, order.runs()[0].name)
+            table, page = write_report([out])
+            print(table)
+            print(f"report: {os.path.relpath(page)}\nmodel: {os.path.relpath(out)}")
+    exit_if_failed(failed, 1)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from harness.base.errors import Parser, reported
+from harness.base.errors import Parser, exit_if_failed, reported
 
 ROOT = Path(__file__).resolve().parent
 
@@ -52,6 +52,11 @@ def arguments() -> argparse.Namespace:
         help="print the accuracy of the base model and of the demonstration-conditioned teacher; "
         "train nothing",
     )
+    parser.add_argument(
+        "--fail-fast",
+        action="store_true",
+        help="end at the first run that fails; without it the other runs go on",
+    )
     return parser.parse_args()
 
 
@@ -88,8 +93,10 @@ def main() -> None:
             return
         from harness.runs.sequence import run_order
 
-        run_order(order, out, progress)
+        failed: dict[str, str] = {}
+        run_order(order, out, progress, None if args.fail_fast else failed.__setitem__)
         print_report(out)
+    exit_if_failed(failed, len(order.runs()))
 
 
 def print_report(out: Path) -> None:

@@ -8,7 +8,7 @@ import re
 import shlex
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -82,8 +82,7 @@ def reported(written: object = "disk") -> Iterator[None]:
         sys.exit(2)
     except KeyboardInterrupt as stop:
         kept = getattr(stop, "kept", "") or "what is committed is kept"
-        command = shlex.join(sys.orig_argv)
-        print(f"{start}stopped: {kept}; go on with: {command}", file=sys.stderr)
+        print(f"{start}stopped: {kept}; go on with: {_command()}", file=sys.stderr)
         sys.exit(stop.exit_code if isinstance(stop, Stopped) else 130)
     except SystemExit as error:
         print(f"{start}error: {one_line(called_exit(error))}", file=sys.stderr)
@@ -94,6 +93,27 @@ def reported(written: object = "disk") -> Iterator[None]:
             raise
         print(f"{start}error: {one_line(reason)}", file=sys.stderr)
         sys.exit(2)
+
+
+def _command() -> str:
+    """The command line of this process, as a shell takes it."""
+    words = sys.orig_argv
+    if len(sys.argv) > 1 and words[1 - len(sys.argv) :] != sys.argv[1:]:
+        words = ["python", *sys.argv]  # started by another program's machinery
+    return shlex.join(words)
+
+
+def exit_if_failed(failed: Mapping[str, str], runs: int) -> None:
+    """Print what failed of so many runs, and exit with 1; failed: {run: reason in one line}."""
+    for run, reason in failed.items():
+        print(f"failed: {run}: {reason}", file=sys.stderr)
+    if failed:
+        print(
+            f"{len(failed)} of {runs} runs failed; runs/NAME/failed.txt has the traceback, and the "
+            "same command tries again",
+            file=sys.stderr,
+        )
+        sys.exit(1)
 
 
 def one_line(text: str) -> str:

@@ -51,16 +51,22 @@ class Watch:
         if self.pending is not None:
             if time.monotonic() - self.since < ECHO:
                 return
-            os.write(2, b"\nended at once\n")
+            _say("ended at once")
             os._exit(128 + number)
         self.pending = number
         self.since = time.monotonic()
         if not self.waits:
             raise Stopped(number)
-        os.write(2, b"\nstops after this step and a checkpoint; a second signal ends at once\n")
+        _say("stops after this step and a checkpoint; a second signal ends at once")
 
 
 WATCH = Watch()
+
+
+def _say(text: str) -> None:
+    """Write a line to stderr by the system's own call: Python's buffer may be in use just now."""
+    start = "\n" if os.isatty(2) else ""  # behind the terminal's ^C
+    os.write(2, f"{start}{text}\n".encode())
 
 
 @contextmanager

@@ -8,9 +8,7 @@ from harness.sampling.settings import ENGINES, MOST_NEW_TOKENS
 
 @dataclass
 class PassAtK:
-    samples: int = option(
-        128, "answers sampled for each prompt; the largest k", min=1, max=100_000
-    )
+    samples: int = option(128, "answers sampled for each prompt; the largest k", min=1, max=100_000)
     prompts: int | None = option(
         None, "prompts of the split, the first ones; all if left out", min=1
     )

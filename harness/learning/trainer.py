@@ -363,7 +363,7 @@ def decayed_names(model: torch.nn.Module) -> set[str]:
 def learning(stage: Stage, config: TrainingConfig) -> Iterator[Trainer]:
     """A Trainer for the length of a stage.
 
-    The model is in training mode within the trainer's passes alone, and only where its dropout acts.
+    The model is in training mode within the trainer's passes alone, where its dropout acts.
     """
     trainer = Trainer(stage, config)
     try:

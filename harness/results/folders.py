@@ -29,6 +29,7 @@ from harness.results.reader import json_objects, read_records
 
 Json = dict[str, Any]  # an object of a JSON file; formats.py has the shapes that are checked
 
+FAILED = "failed.txt"  # in a run's folder: why it failed, in its first line, and the traceback
 RUN_NAME = re.compile(r"(.+)-seed(-?\d+)")
 EVALUATION_KEY = re.compile(r"[\w.+=-]+")  # a file's name: nothing that leads out of evaluations/
 
@@ -182,6 +183,15 @@ class ResultsFolder:
     def base_stages(self) -> list[Json]:
         """stage.json of stage 0, which measures the base model, of every run that has one."""
         return [read_object(path, STAGE) for path in self.path.glob("runs/*/stage-0/stage.json")]
+
+
+def read_failure(run: Path) -> str:
+    """Why a run failed, in one line; "" for a run that did not fail when it was started last."""
+    path = run / FAILED
+    if not path.is_file():
+        return ""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.readline(1000).strip() or "for an unknown reason"
 
 
 def read_stages(run: Path) -> list[Json]:

@@ -128,7 +128,7 @@ class Order(Sections):
         return spec
 
     def _check_sizes(self) -> None:
-        """Raises UserError for more draws or answers than a list can hold and a person waits for."""
+        """Raises UserError for more draws or answers than anybody waits for."""
         for label, spec in self.methods.items():
             for skill in self.skills:
                 drawn = sum(spec.cls(spec.config).phases(self.prompts(skill, spec.config)))
