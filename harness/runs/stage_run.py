@@ -343,7 +343,8 @@ class SkillStage(BaseStage):
             self.evaluate(final=False)
         except Stopped:
             self.records = records
-            if self.writing < LONGEST_STOP:
+            # A stage that goes on has this step's checkpoint, and not yet what it holds.
+            if self.saved < self.stage.step and self.writing < LONGEST_STOP:
                 self._save_state()
             raise
         self.due = False
