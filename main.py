@@ -237,14 +237,15 @@ def main(words: list[str] | None = None) -> None:
         from harness.models.load import load_tokenizer
         from harness.report.build import write_report
         from harness.results.writer import ResultsWriter
+        from harness.runs.context import check_context
         from harness.runs.sequence import run_order
 
         seeds = ResultsWriter(out).check(order.about())["seeds"]
         if seeds != [args.seed]:
             other = next(seed for seed in seeds if seed != args.seed)
             raise UserError(out, f"holds the model of seed {other}", "give another --output_dir")
-        tokenizer, _ = load_tokenizer(order.model.name, place="main.py: model")
-        for note in order.check_prompts(tokenizer):
+        tokenizer, source = load_tokenizer(order.model.name, place="main.py: model")
+        for note in order.check_prompts(tokenizer) + check_context(order, tokenizer, source):
             print(note)
         failed: dict[str, str] = {}
         run_order(order, out, on_failure=failed.__setitem__)

@@ -80,11 +80,12 @@ def main() -> None:
             print(plan(order, out))
             return
         from harness.models.load import load_tokenizer
+        from harness.runs.context import check_context
 
         place = f"{order.path}: model"
-        tokenizer, _ = load_tokenizer(order.model.name, order.model.revision, place)
+        tokenizer, source = load_tokenizer(order.model.name, order.model.revision, place)
         # Before the minutes that a model and its evaluation take.
-        for note in order.check_prompts(tokenizer):
+        for note in order.check_prompts(tokenizer) + check_context(order, tokenizer, source):
             progress.say(note)
         if args.check_teacher:
             from harness.runs.teacher_check import check_teacher

@@ -53,7 +53,8 @@ class Order(Sections):
 
     skills: Skill instances; specs: their entries by name; methods: MethodSpecs by label; listed:
     the methods of results.json, with --method also the other points of a grid, which selects among
-    them all; judge, suite: None where the order has none.
+    them all; all_methods: those of the file, whatever --method says; judge, suite: None where the
+    order has none.
     """
 
     def __init__(self, mapping: object, path: str | Path) -> None:
@@ -67,7 +68,7 @@ class Order(Sections):
             self._skill(name, f"{self.place}: skills[{i}]") for i, name in enumerate(self.specs)
         ]
         self.methods = self._methods()
-        self.listed = self.methods
+        self.listed = self.all_methods = self.methods
         self._check_sizes()
         self.judge = self._judge()
         self.suite = self._suite()

@@ -136,6 +136,12 @@ class Schema:
     vllm: dict = option({}, "what vLLM may use, where it is an engine")
     evaluate: dict = option({}, "evaluation of the skills")
     judge: dict = option({}, "the judge's server, for skills with a rubric")
+    too_long: str = option(
+        "refuse",
+        "rows that do not fit the model's positions: refuse the order, or leave them out of "
+        "training and evaluation, for all methods",
+        choices=("refuse", "leave_out"),
+    )
     retention: str | list | None = option(None, "a suite of benchmarks/retention, or lm-eval tasks")
     checkpoints: dict = option({}, "resume and disk")
     grid: dict = option(

@@ -38,6 +38,7 @@ class Sections:
         self.place = place = str(self.path)
         schema = build(Schema, mapping, place)
         self.description: str = schema.description
+        self.too_long: str = schema.too_long
         self.experiment = _experiments(schema.experiment, f"{place}: experiment")
         self.name: str = schema.name or self.path.stem
         if not names_folder(self.name):

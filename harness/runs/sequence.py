@@ -17,7 +17,7 @@ from harness.base.console import Progress
 from harness.base.errors import UserError
 from harness.base.files import locked
 from harness.evaluation.judge import judge_stage
-from harness.models.checkpoint import model_fingerprint
+from harness.models.checkpoint import check_saving, model_fingerprint
 from harness.models.load import resolve_device
 from harness.results.folders import FAILED
 from harness.results.writer import ResultsWriter
@@ -51,6 +51,7 @@ def run_order(
     fresh_model = None
     if not (results.folder / "results.json").exists():
         fresh_model = load_order_model(order)  # a model that cannot be had leaves no folder behind
+        check_saving(*fresh_model, f"{order.path}: model")
     results.open(about)
     _say_advice(order, progress)
     runs = order.runs()

@@ -111,6 +111,10 @@ class Skill:
             self._examples[split] = examples
         return self._examples[split]
 
+    def keep(self, split: str, examples: list[Example]) -> None:
+        """Let ``examples`` be all examples of ``split`` from now on."""
+        self._examples[split] = examples
+
     def _check_ids(self, examples: Sequence[Example], split: str) -> None:
         """Raises UserError if two examples of a split have one id, which tells them apart."""
         places: dict[str, int] = {}
