@@ -85,3 +85,4 @@ def heard() -> Iterator[None]:
     finally:
         for number in heard_now:
             signal.signal(number, before[number])
+        WATCH.start()
