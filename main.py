@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.base.errors import Parser, UserError, reported
+from harness.base.errors import Parser, UserError, exit_if_failed, reported
 
 if TYPE_CHECKING:  # imports PyTorch
     from harness.runs.order import Order
@@ -230,27 +230,31 @@ def take_out(out: Path, run: str) -> None:
 
 def main(words: list[str] | None = None) -> None:
     """The command."""
+    args = arguments(words)
     with reported():
-        args = arguments(words)
         out = Path(args.output_dir)
         order = order_of(args)
         from harness.models.load import load_tokenizer
         from harness.report.build import write_report
         from harness.results.writer import ResultsWriter
+        from harness.runs.context import check_context
         from harness.runs.sequence import run_order
 
         seeds = ResultsWriter(out).check(order.about())["seeds"]
         if seeds != [args.seed]:
             other = next(seed for seed in seeds if seed != args.seed)
             raise UserError(out, f"holds the model of seed {other}", "give another --output_dir")
-        tokenizer, _ = load_tokenizer(order.model.name, place="main.py: model")
-        for note in order.check_prompts(tokenizer):
+        tokenizer, source = load_tokenizer(order.model.name, place="main.py: model")
+        for note in order.check_prompts(tokenizer) + check_context(order, tokenizer, source):
             print(note)
-        run_order(order, out)
-        take_out(out, order.runs()[0].name)
-        table, page = write_report([out])
-        print(table)
-        print(f"report: {os.path.relpath(page)}\nmodel: {os.path.relpath(out)}")
+        failed: dict[str, str] = {}
+        run_order(order, out, on_failure=failed.__setitem__)
+        if not failed:
+            take_out(out, order.runs()[0].name)
+            table, page = write_report([out])
+            print(table)
+            print(f"report: {os.path.relpath(page)}\nmodel: {os.path.relpath(out)}")
+    exit_if_failed(failed, 1)
 
 
 if __name__ == "__main__":

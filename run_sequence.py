@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.base.console import steady_streams
-from harness.base.errors import Parser, reported
+from harness.base.errors import Parser, exit_if_failed, reported
 
 ROOT = Path(__file__).resolve().parent
 
@@ -53,6 +53,11 @@ def arguments() -> argparse.Namespace:
         help="print the accuracy of the base model and of the demonstration-conditioned teacher; "
         "train nothing",
     )
+    parser.add_argument(
+        "--fail-fast",
+        action="store_true",
+        help="end at the first run that fails; without it the other runs go on",
+    )
     return parser.parse_args()
 
 
@@ -76,11 +81,12 @@ def main() -> None:
             print(plan(order, out))
             return
         from harness.models.load import load_tokenizer
+        from harness.runs.context import check_context
 
         place = f"{order.path}: model"
-        tokenizer, _ = load_tokenizer(order.model.name, order.model.revision, place)
+        tokenizer, source = load_tokenizer(order.model.name, order.model.revision, place)
         # Before the minutes that a model and its evaluation take.
-        for note in order.check_prompts(tokenizer):
+        for note in order.check_prompts(tokenizer) + check_context(order, tokenizer, source):
             progress.say(note)
         if args.check_teacher:
             from harness.runs.teacher_check import check_teacher
@@ -89,8 +95,10 @@ def main() -> None:
             return
         from harness.runs.sequence import run_order
 
-        run_order(order, out, progress)
+        failed: dict[str, str] = {}
+        run_order(order, out, progress, None if args.fail_fast else failed.__setitem__)
         print_report(out)
+    exit_if_failed(failed, len(order.runs()))
 
 
 def print_report(out: Path) -> None:

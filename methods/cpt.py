@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from harness.base.files import write_json
 from harness.base.settings import option
 from harness.learning.method import Method
-from harness.learning.outlook import Outlook, Work
+from harness.learning.outlook import Lengths, Outlook, Work
 from harness.learning.packing import Row
 from harness.learning.stage import Stage
 from harness.learning.trainer import TrainingConfig, cross_entropy, learning
@@ -78,6 +78,9 @@ class CPT(Method):
         with learning(stage, self.config) as trainer:
             for step in stage.steps(examples=rows):
                 step.log(**trainer.token_mean(step.examples, cross_entropy), **trainer.update())
+
+    def longest(self, lengths: Lengths) -> int:
+        return min(lengths.source + 1, self.config.chunk_tokens)
 
     def work(self, outlook: Outlook) -> Work:
         examples = outlook.skill.examples("train")

@@ -43,7 +43,7 @@ from harness.skills.skill import Example
 
 @dataclass
 class GRPOConfig(ImportanceOption, TrainingConfig):
-    group_size: int = option(8, "completions sampled for each prompt", min=2)
+    group_size: int = option(8, "completions sampled for each prompt", min=2, max=10_000)
     scale_rewards: bool = option(True, "divide advantages by the standard deviation of the group")
     normalise: str = option(
         "tokens", "what the loss is averaged over", choices=("tokens", "sequences", "constant")

@@ -40,7 +40,7 @@ class SDFTConfig(TeacherOption, DistillationConfig):
     ema_alpha: float = option(
         0.01, "share of the student in the average after each optimizer step", above=0, max=1
     )
-    rollouts: int = option(1, "completions sampled for each prompt", min=1)
+    rollouts: int = option(1, "completions sampled for each prompt", min=1, max=10_000)
 
 
 class SDFT(Method):

@@ -113,13 +113,14 @@ def main() -> None:
 
             check_name(args.model if os.sep in args.model else f"./{args.model}", "--model")
         use_device(args.device)
-        if args.inside:
-            sys.exit(run_inside(args))
         # A part has a session of its own, which would outlive this process.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-        names = chosen(args.part)
-        args.out.mkdir(parents=True, exist_ok=True)
-        sys.exit(run_parts(names, args))
+        if not args.inside:
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        names = [] if args.inside else chosen(args.part)
+        if names:
+            args.out.mkdir(parents=True, exist_ok=True)
+        code = run_parts(names, args) if names else run_inside(args)
+    sys.exit(code)
 
 
 def use_device(device: str) -> None:

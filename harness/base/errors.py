@@ -5,33 +5,53 @@ import difflib
 import errno
 import os
 import re
+import shlex
 import sys
-from collections.abc import Iterable, Iterator
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
-NO_MORE_WRITES = frozenset(
-    [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS]
-)
+from harness.base.stopping import Stopped, heard
+
+FULL_DISK = frozenset([errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS])
+NO_MORE_WRITES = FULL_DISK | {errno.EACCES, errno.EPERM}
 IMPOSSIBLE_PATHS = frozenset([errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG])
+
+MOST_OF_A_VALUE = 80  # characters that a line quotes of one value
+LONGEST_PATH = 300  # characters without a blank that may be a path
+MOST_OF_A_PART = 800  # characters of place, problem or remedy
+# A quoted value: no apostrophe within a word begins or ends one.
+QUOTED = re.compile(r"""(?<!\w)(['"])(?:\\.|(?!\1).)*\1(?!\w)""", re.DOTALL)
+UNBROKEN = re.compile(rf"\S{{{LONGEST_PATH + 1},}}")
+
+# What PyTorch, whose errors this module does not import, and other libraries say of a full memory.
+NO_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|not enough memory|CUBLAS_STATUS_ALLOC_FAILED"
+)
+ASKED = re.compile(r"[Tt]ried to allocate ([\d.]+ \w+)")
 
 
 class UserError(Exception):
     """Something outside the code is wrong.
 
-    place: the file, key or option; problem: what is wrong there; remedy: what helps.
+    place: the file, key or option; problem: what is wrong there; remedy: what helps. The message is
+    one line, which quotes the beginning and the end of a long value.
     """
 
     def __init__(self, place: object, problem: str, remedy: str = "") -> None:
-        text = f"{place}: {problem}" + (f"; {remedy}" if remedy else "")
-        super().__init__(_one_line(text))  # The message of a library may have several lines.
+        self.place = str(place)
+        text = f"{one_line(self.place)}: {one_line(problem)}"
+        super().__init__(text + (f"; {one_line(remedy)}" if remedy else ""))
 
 
 class Parser(argparse.ArgumentParser):
     """A parser of a command's options that prints its errors in one line as well."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {self.prog}: {message}; {self.prog} --help lists every option\n")
+        line = f"error: {self.prog}: {one_line(message)}"
+        self.exit(2, f"{line}; {self.prog} --help lists every option\n")
 
 
 def did_you_mean(word: object, choices: Iterable[object]) -> str:
@@ -46,8 +66,8 @@ def did_you_mean(word: object, choices: Iterable[object]) -> str:
 def reported(written: object = "disk") -> Iterator[None]:
     """Wrap the body of a command: print the errors that a user can mend, and exit.
 
-    A UserError, a disk that takes no more and a lack of memory print one line and exit with 2;
-    Ctrl-C exits with 130. All other errors pass.
+    A UserError, a disk that takes no more, a lack of memory and a plug-in that calls sys.exit print
+    one line and exit with 2. Ctrl-C and SIGTERM exit with 130 and 143. All other errors pass.
 
     written: the folder or file that the command writes. It is named where the error of the disk
     names no file.
@@ -55,46 +75,93 @@ def reported(written: object = "disk") -> Iterator[None]:
     # On a terminal the cursor may be behind the progress line or the terminal's own ^C.
     start = "\n" if sys.stderr.isatty() else ""
     try:
-        yield
+        with heard():
+            yield
     except UserError as error:
         print(f"{start}error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print(
-            f"{start}stopped; the same command goes on from the last committed point",
-            file=sys.stderr,
-        )
-        sys.exit(130)
+    except KeyboardInterrupt as stop:
+        kept = getattr(stop, "kept", "") or "what is committed is kept"
+        print(f"{start}stopped: {kept}; go on with: {_command()}", file=sys.stderr)
+        sys.exit(stop.exit_code if isinstance(stop, Stopped) else 130)
+    except SystemExit as error:
+        print(f"{start}error: {one_line(called_exit(error))}", file=sys.stderr)
+        sys.exit(2)
     except Exception as error:
-        reason = _lack_of_memory(error) or _refused_write(error, written)
+        reason = lack_of_memory(error) or refused_write(error, written)
         if reason is None:
             raise
-        print(f"{start}error: {_one_line(reason)}", file=sys.stderr)
+        print(f"{start}error: {one_line(reason)}", file=sys.stderr)
         sys.exit(2)
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.splitlines())
+def _command() -> str:
+    """The command line of this process, as a shell takes it."""
+    words = sys.orig_argv
+    if len(sys.argv) > 1 and words[1 - len(sys.argv) :] != sys.argv[1:]:
+        words = ["python", *sys.argv]  # started by another program's machinery
+    return shlex.join(words)
 
 
-def _lack_of_memory(error: Exception) -> str | None:
-    """What helps against an OutOfMemoryError of PyTorch, which this module does not import."""
-    if type(error).__name__ != "OutOfMemoryError":
+def exit_if_failed(failed: Mapping[str, str], runs: int) -> None:
+    """Print what failed of so many runs, and exit with 1; failed: {run: reason in one line}."""
+    for run, reason in failed.items():
+        print(f"failed: {run}: {reason}", file=sys.stderr)
+    if failed:
+        print(
+            f"{len(failed)} of {runs} runs failed; runs/NAME/failed.txt has the traceback, and the "
+            "same command tries again",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+
+
+def one_line(text: str) -> str:
+    """``text`` without line breaks, and with at most MOST_OF_A_VALUE characters of each value."""
+    text = QUOTED.sub(lambda match: shortened(match[0], MOST_OF_A_VALUE + 2), text)
+    text = UNBROKEN.sub(lambda match: shortened(match[0], MOST_OF_A_VALUE), text)
+    return " ".join(shortened(text, MOST_OF_A_PART).splitlines())
+
+
+def shortened(text: str, most: int) -> str:
+    """At most ``most`` characters: the beginning and the end of a longer text."""
+    if len(text) <= most:
+        return text
+    end = most // 4
+    return f"{text[: most - end - 3]}...{text[-end:]}"
+
+
+def place_of(error: BaseException) -> str:
+    """The file and line that raised an error; "" if it was not raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
+
+
+def called_exit(error: SystemExit) -> str:
+    """What is said of a plug-in that ends the process."""
+    return f"{place_of(error)}: calls sys.exit({error.code!r}); raise an exception there"
+
+
+def lack_of_memory(error: BaseException) -> str | None:
+    """What helps against an error of the GPU's or the CPU's allocator; None for another error."""
+    is_lack = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if not is_lack and not (isinstance(error, RuntimeError) and NO_MEMORY.search(str(error))):
         return None
+    asked = ASKED.search(str(error)) or re.search(r"tried to allocate (\d+ bytes)", str(error))
+    amount = f" ({asked[1]} more were wanted)" if asked else ""
     return (
-        f"{error}; docs/how-to/gpus.md names what trades memory for time; "
-        "with such a change another label or --out"
+        f"out of memory{amount}; lower micro_batch_tokens, rollout.batch_size or "
+        "evaluate.batch_size, or see docs/how-to/gpus.md; with such a change another label or --out"
     )
 
 
-def _refused_write(error: BaseException, written: object) -> str | None:
+def refused_write(error: BaseException, written: object) -> str | None:
     """Place, reason and remedy if ``error`` comes from a file that could not be written, else None.
 
     safetensors hides the error of the system in a text of its own. torch.save raises a RuntimeError
     while it handles the error of the system.
     """
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in _causes(error):
         code = _error_code(cause)
         if code is not None:
             where = f"{getattr(cause, 'filename', None) or written}: {os.strerror(code)}"
@@ -105,8 +172,20 @@ def _refused_write(error: BaseException, written: object) -> str | None:
                 )
             if code in IMPOSSIBLE_PATHS:
                 return f"{where}; give another path, or move away what stands there"
-        cause = cause.__context__ if isinstance(cause, RuntimeError) else None
     return None
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether ``error`` comes from a disk that takes no more."""
+    return any(_error_code(cause) in FULL_DISK for cause in _causes(error))
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """``error``, and while they are RuntimeErrors the errors during whose handling they came."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__context__ if isinstance(cause, RuntimeError) else None
 
 
 def _error_code(error: BaseException) -> int | None:

@@ -17,6 +17,7 @@ import os
 import re
 import secrets
 import socket
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,6 +28,7 @@ from filelock import FileLock, Timeout
 from harness.base.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout
+LONGEST_ROW = 10_000_000  # characters of a row of a JSONL file: no model reads as many
 LONGEST_NAME = 255  # bytes of a file's name, on all file systems that matter
 LOCK = ".lock"  # name of a folder's lock file
 PARTIAL = ".partial"  # end of the name of a file that is being written
@@ -283,6 +285,10 @@ def read_jsonl(path: StrPath) -> Iterator[tuple[int, dict[str, Any]]]:
             path, f"cannot be read ({type(error).__name__})", "give a JSONL file in UTF-8"
         ) from None
     for number, line in enumerate(text.split("\n"), 1):
+        if len(line) > LONGEST_ROW:
+            raise UserError(
+                f"{path}, row {number}", f"has {len(line):,} characters", "give shorter texts"
+            )
         if line.strip():
             yield number, _json_object(line, f"{path}, row {number}")
 
@@ -320,6 +326,14 @@ def refuse_links(folder: StrPath) -> None:
                     "is a symbolic link, and nothing is written or deleted through one",
                     "put the real file or folder in its place, or remove the link",
                 )
+
+
+def spelling(name: str) -> str:
+    """What is the same for names that some file system, or a reader, takes for one name.
+
+    Some join capital and small letters, and the forms that Unicode has for one letter.
+    """
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
 
 
 def check_folder(path: StrPath, remedy: str = "give a folder with --out") -> None:

@@ -7,6 +7,7 @@ same rules for editors and other tools.
 
 import dataclasses
 import math
+import reprlib
 import types
 import typing
 from collections.abc import Collection, Iterable, Mapping
@@ -174,12 +175,10 @@ def _named(hint: Any) -> str:
 
 def _described(value: Any) -> str:
     """A value in the words of a user of YAML."""
-    return {
-        "dict": "a mapping",
-        "list": "a list",
-        "str": f"the text {value!r}",
-        "NoneType": "nothing",
-    }.get(type(value).__name__, repr(value))
+    names = {dict: "a mapping", list: "a list", type(None): "nothing"}
+    if type(value) in names:
+        return names[type(value)]
+    return f"the text {value!r}" if isinstance(value, str) else reprlib.repr(value)
 
 
 def check(value: Any, rules: Mapping[str, Any], place: object) -> None:

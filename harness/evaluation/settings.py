@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 from harness.base.settings import option
-from harness.sampling.settings import ENGINES
+from harness.sampling.settings import ENGINES, MOST_NEW_TOKENS
 
 
 @dataclass
 class PassAtK:
-    samples: int = option(128, "answers sampled for each prompt; the largest k", min=1)
+    samples: int = option(128, "answers sampled for each prompt; the largest k", min=1, max=100_000)
     prompts: int | None = option(
         None, "prompts of the split, the first ones; all if left out", min=1
     )
@@ -48,7 +48,7 @@ class Evaluate:
         None, "also evaluate the skills every so many optimizer steps inside a stage", min=1
     )
     max_new_tokens: int | None = option(
-        None, "limit of an answer; the skill's own if left out", min=1
+        None, "limit of an answer; the skill's own if left out", min=1, max=MOST_NEW_TOKENS
     )
     temperature: float = option(0.0, "0 is greedy", min=0)
     top_p: float = option(1.0, "nucleus sampling, where temperature is above 0", above=0, max=1)

@@ -17,7 +17,7 @@ from harness.base.files import ROOT
 from harness.base.moved import CHANGE_IMPORTS, moved_imports
 from harness.base.registry import only_subclass, plugin_named
 from harness.learning.options import TeacherOption
-from harness.learning.outlook import Outlook, Work
+from harness.learning.outlook import Lengths, Outlook, Work
 from harness.learning.stage import Stage, TeacherTemplate
 from harness.learning.trainer import TrainingConfig
 from harness.sampling.settings import Rollout
@@ -83,6 +83,26 @@ class Method:
             for skill in order.skills:
                 for example in skill.examples("train"):
                     yield skill.teacher_prompt(example, order.template(skill), context)
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether a teacher reads a prompt of its own for each training example."""
+        return isinstance(self.config, TeacherOption)
+
+    def longest(self, lengths: Lengths) -> int:
+        """Tokens of the longest row that the model reads of one training example.
+
+        A row that the model has no positions for is refused before anything loads. By default the
+        prompt with the demonstration, where ``needs`` has it, or else with a sampled answer; and
+        the teacher's prompt with an answer, where there is a teacher.
+        """
+        needs_it = "demonstration" in self.needs
+        answer = lengths.demonstration if needs_it else lengths.limit
+        longest = lengths.prompt + answer - 1
+        if isinstance(self.config, TeacherOption):
+            context = self.config.teacher_context
+            longest = max(longest, lengths.teacher_prompt(context) + lengths.limit - 1)
+        return longest
 
     def phases(self, prompts: int) -> list[int]:
         """Prompts drawn in each phase of a stage whose budget is ``prompts``.

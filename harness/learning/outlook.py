@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from harness.learning.stage import TeacherTemplate
-from harness.models.chat import chat_tokens
+from harness.models.chat import ChatInputs, chat_tokens
+from harness.models.demonstration import Demonstrations
 from harness.sampling.sampler import common_prefix
-from harness.skills.skill import Skill
+from harness.skills.skill import Example, Skill
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,6 +30,52 @@ class Work:
     copies: int = 0  # copies of the model that stay in memory, beside the one that learns
     averaged: bool = False  # whether one of the copies is a moving average
     kept: float = 0  # bytes of the method's state_dict() after the stage, on disk for later ones
+
+
+class Lengths:
+    """Lengths, in tokens, of what a method may make of one training example.
+
+    limit: of a rollout.
+    """
+
+    def __init__(
+        self,
+        rows: Demonstrations,
+        skill: Skill,
+        example: Example,
+        template: TeacherTemplate | None,
+        limit: int,
+        teacher_chat: ChatInputs,
+    ) -> None:
+        self._rows = rows
+        self._skill = skill
+        self._example = example
+        self._template = template
+        self._teacher_chat = teacher_chat
+        self.limit = limit
+
+    @cached_property
+    def prompt(self) -> int:
+        """Of the student's prompt."""
+        rows = self._rows
+        return len(chat_tokens(rows.tokenizer, self._example.prompt, inputs=rows.inputs))
+
+    @cached_property
+    def demonstration(self) -> int:
+        """Of the demonstration as a turn, with the token that closes it; 0 where there is none."""
+        text = self._example.demonstration
+        return 0 if text is None else len(self._rows.tokens(self._example.prompt, text))
+
+    @cached_property
+    def source(self) -> int:
+        """Of the text that the demonstration rests on; 0 where there is none."""
+        tokenizer = self._rows.tokenizer
+        return len(tokenizer(self._example.source or "", add_special_tokens=False)["input_ids"])
+
+    def teacher_prompt(self, context: str | None = None) -> int:
+        """Of the teacher's prompt; context: as in Skill.teacher_prompt."""
+        messages = self._skill.teacher_prompt(self._example, self._template, context)
+        return len(chat_tokens(self._rows.tokenizer, messages, inputs=self._teacher_chat))
 
 
 class Outlook:

@@ -95,13 +95,16 @@ class Stage:
     teacher_template: shows the teacher what it sees, see Skill.teacher_prompt.
     chat, teacher_chat: what the chat template is given for the student and the teacher.
     step: optimizer steps done so far; tokens: tokens read in a training or scoring pass or sampled
-    so far; seconds: time spent so far, ``training`` and ``sampling``.
+    so far; seconds: time spent so far, ``training`` and ``sampling``, outside the steps as well;
+    further: prompts drawn outside the steps (``over``).
     updates: of trainers since the start of the process, None without a trainer; idle: steps in
     which none of them made an update.
     begun: steps before the present phase; planned: steps of the present phase.
+    has_sampled: whether the present step has sampled from the model, whose dropout is then off.
 
-    on_step: called after each step, for evaluation, checkpoints and progress; restored: what
-    ``state_dict`` returned when a stage was cut off, to go on from there.
+    on_step: called after each step, for evaluation, checkpoints and progress; on_work: called with
+    (what, done, total) outside the steps, for progress; restored: what ``state_dict`` returned when
+    a stage was cut off, to go on from there.
     """
 
     def __init__(
@@ -123,6 +126,7 @@ class Stage:
         top_p: float = 1.0,
         folder: Path | None = None,
         on_step: Callable[[Stage, Step], None] | None = None,
+        on_work: Callable[[str, int, int], None] | None = None,
         restored: Mapping[str, Any] | None = None,
         phases: list[int] | None = None,
         sampled_elsewhere: bool = False,
@@ -148,13 +152,19 @@ class Stage:
         self.examples: list[Example] = skill.examples("train")
         self.begun = 0
         self.planned = self._steps_for(self.phases[0])
+        self.has_sampled = False
         self.step = 0
         self.tokens = 0
+        self.further = 0
         self.seconds = {"training": 0.0, "sampling": 0.0}
         self.updates: int | None = None
         self.idle = 0
         self._folder = folder
         self._on_step = on_step
+        self._on_work = on_work
+        self._read = time.perf_counter()  # when the clock of training was read last
+        # Counts to go on from at the first step; what is done before it has been counted already.
+        self._counts: tuple[int, int, dict[str, float]] | None = None
         # What checkpoints hold: objects by name, and how often each name has been kept
         self._kept: dict[str, Stateful] = {}
         self._times: dict[str, int] = {}
@@ -163,8 +173,10 @@ class Stage:
         if restored:
             self.step = restored["step"]
             self.tokens = restored["tokens"]
-            self.seconds = restored["seconds"]
             self.idle = restored["idle"]
+            self.further = restored["further"]
+            self.seconds = dict(restored["seconds"])
+            self._counts = self.tokens, self.further, dict(self.seconds)
             self._restored = {
                 name: (restored["times"][name], state) for name, state in restored["kept"].items()
             }
@@ -188,9 +200,9 @@ class Stage:
 
     @property
     def prompts_drawn(self) -> int:
-        """Prompts drawn so far, in all phases."""
+        """Prompts drawn so far, in all phases and outside the steps."""
         steps_left = self.step
-        drawn = 0
+        drawn = self.further
         for prompts in self.phases:
             drawn += min(steps_left * self.batch_size, prompts)
             steps_left = max(0, steps_left - self._steps_for(prompts))
@@ -224,26 +236,28 @@ class Stage:
         indices = self.draws(phase, len(examples))
         self.begun = sum(map(self._steps_for, self.phases[:phase]))
         self.planned = self._steps_for(self.phases[phase])
+        self._go_on_counting()
         while self.step < self.begun + self.planned:
             seed = seed_for(self.seed, self.index, self.step)
             seed_all(seed)
+            self.has_sampled = False
             first = (self.step - self.begun) * self.batch_size
             batch = [examples[i] for i in indices[first : first + self.batch_size]]
             step = Step(self.step, batch, seed)
-            sampling_before = self.seconds["sampling"]
             tokens_before = self.tokens
             updates_before = self.updates
+            self.read_clock()
             start = time.perf_counter()
             yield step
-            seconds = time.perf_counter() - start
-            sampling = self.seconds["sampling"] - sampling_before
-            self.seconds["training"] += seconds - sampling
+            self.read_clock()
+            self.has_sampled = False
             self._check_finite(step)
             self.idle += self.updates is not None and self.updates == updates_before
             self.step += 1
-            step.log(seconds=seconds, tokens=self.tokens - tokens_before)
+            step.log(seconds=time.perf_counter() - start, tokens=self.tokens - tokens_before)
             if self._on_step:
                 self._on_step(self, step)
+                self.start_clock()
         # For draws of the method between two phases
         seed_all(seed_for(self.seed, self.index, "after", phase))
 
@@ -274,6 +288,47 @@ class Stage:
                 "update",
                 "call trainer.update() in each step",
             )
+
+    # ---- what is done outside the steps --------------------------------------------------------
+
+    def over(self, examples: Sequence[Any], what: str) -> Iterator[list[Any]]:
+        """Batches of ``batch_size`` examples, for what a method does outside its steps.
+
+        A Fisher matrix or rollouts for a buffer are such work. Each example counts as a prompt
+        drawn; tokens, time and memory count as they do in a step. what: names the work, for the
+        progress line and for the seeds that every batch gets.
+        """
+        for first in range(0, len(examples), self.batch_size):
+            seed_all(seed_for(self.seed, self.index, what, first))
+            self.has_sampled = False
+            batch = list(examples[first : first + self.batch_size])
+            yield batch
+            self.further += len(batch)
+            self.show(what, first + len(batch), len(examples))
+        self.has_sampled = False
+
+    def show(self, what: str, done: int, total: int) -> None:
+        """Show how far work outside the steps has got."""
+        if self._on_work:
+            self._on_work(what, done, total)
+
+    def start_clock(self) -> None:
+        """Let the clock of training begin now: what came before is not the method's."""
+        self._read = time.perf_counter()
+
+    def read_clock(self) -> None:
+        """Add the time since the last reading, without that of sampling, to ``training``."""
+        now = time.perf_counter()
+        self.seconds["training"] += now - self._read
+        self._read = now
+
+    def _go_on_counting(self) -> None:
+        """Leave out what a resumed stage repeats before the phase in which it was cut off."""
+        if self._counts and self.begun <= self.step <= self.begun + self.planned:
+            self.tokens, self.further, seconds = self._counts
+            self.seconds.update(seconds)
+            self._counts = None
+            self.start_clock()
 
     # ---- checkpoints ---------------------------------------------------------------------------
 
@@ -315,6 +370,7 @@ class Stage:
             "step": self.step,
             "tokens": self.tokens,
             "idle": self.idle,
+            "further": self.further,
             "seconds": dict(self.seconds),
             "times": dict(self._times),
             "kept": {name: part.state_dict() for name, part in self._kept.items()},
@@ -346,7 +402,10 @@ class Stage:
             top_p=self.top_p if top_p is None else top_p,
         )
         self.sampler.rest()
-        self.seconds["sampling"] += time.perf_counter() - start
+        self.has_sampled = True
+        seconds = time.perf_counter() - start
+        self.seconds["sampling"] += seconds
+        self._read += seconds
         sampled = sum(len(completion.token_ids) for group in groups for completion in group)
         self.tokens += sampled + sum(map(len, prompts))
         return groups

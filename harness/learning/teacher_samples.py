@@ -41,6 +41,7 @@ class TeacherSamples:
             path = stage.folder / f"teacher_samples-{start // block:04d}.jsonl"
             seed = seed_for(stage.seed, stage.index, "teacher samples", start)
             self.pairs += _block(stage, examples[start : start + block], context, seed, path)
+            stage.show("answers of the teacher", len(self.pairs), len(examples))
         repeated = draws(
             len(self.pairs),
             len(drawn) - len(self.pairs),

@@ -10,11 +10,15 @@ in nothing else:
 * vocabulary-sized tensors exist for one chunk of tokens at a time: each chunk's loss is
   differentiated as soon as it is computed, and only the gradient with respect to the hidden states
   is kept for the backward pass of the body;
-* masters, parameters and moments are paired by name.
+* masters, parameters and moments are paired by name;
+* weight decay leaves biases and the weights of norms out, as TRL's trainers do;
+* dropout acts in the passes that learn from demonstrations or texts, never where a step learns from
+  samples of its own.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,7 +71,15 @@ class TrainingConfig:
     warmup_steps: int = option(
         10, "optimizer steps of linear warm-up in each stage, a fifth of the stage at most", min=0
     )
-    weight_decay: float = option(0.0, "AdamW's decoupled weight decay", min=0)
+    weight_decay: float = option(
+        0.0, "AdamW's decoupled weight decay, of all but biases and norms", min=0
+    )
+    dropout: str = option(
+        "keep",
+        "the model's own dropout where it learns from demonstrations or texts; samples of a step "
+        "are always learned without",
+        choices=("keep", "off"),
+    )
     max_grad_norm: float = option(1.0, "gradients are scaled down to this global L2 norm", above=0)
     masters: str = option(
         "device",
@@ -132,12 +144,21 @@ class Trainer:
             for name, param in self.params.items()
             if self.masters[name] is not param
         ]
+        decayed = decayed_names(self.model)
+        groups = [
+            [name for name in self.masters if (name in decayed) == decays]
+            for decays in (True, False)
+        ]
         self.adamw = torch.optim.AdamW(
-            list(self.masters.values()),
+            [
+                {"params": [self.masters[name] for name in names], "weight_decay": decay}
+                for names, decay in zip(groups, (config.weight_decay, 0.0), strict=True)
+                if names
+            ],
             lr=config.learning_rate,
-            weight_decay=config.weight_decay,
             fused=True,
         )
+        self.numbered = [name for names in groups for name in names]  # as AdamW numbers its weights
         on_gpu = self.model.device.type != "cpu"
         self.limit = config.micro_batch_tokens or MICRO_BATCH_TOKENS[on_gpu]
         # Float32 gradient [vocabulary, width] of the head's weight, while a micro-batch is computed
@@ -156,8 +177,13 @@ class Trainer:
         by what the method averages over. last_first: the chunks of a completion come in reverse,
         for losses that need what comes after.
         """
-        with repeatable(self.model.device, self.stage.deterministic):
-            return self._backward(rows, loss, last_first)
+        dropout = self.config.dropout == "keep" and not self.stage.has_sampled
+        self.model.train(dropout)
+        try:
+            with repeatable(self.model.device, self.stage.deterministic):
+                return self._backward(rows, loss, last_first)
+        finally:
+            self.model.eval()
 
     def _backward(self, rows: Sequence[Row], loss: ChunkLoss, last_first: bool) -> float:
         # Sums stay on the device: a GPU waits at every number that is read.
@@ -212,7 +238,8 @@ class Trainer:
             if master.grad is None:
                 master.grad = torch.zeros_like(master)
         rate = learning_rate(self.config, stage.step - stage.begun, stage.planned)
-        self.adamw.param_groups[0]["lr"] = rate
+        for group in self.adamw.param_groups:
+            group["lr"] = rate
         norm = torch.nn.utils.clip_grad_norm_(masters, self.config.max_grad_norm)
         if not torch.isfinite(norm):  # AdamW would write it into every weight
             raise UserError(
@@ -260,7 +287,7 @@ class Trainer:
         if moments:
             check_names(moments, self.masters, "the checkpoint of the optimizer")
         # PyTorch's optimizers number their weights in the order in which they got them
-        numbered = {i: moments[name] for i, name in enumerate(self.masters) if name in moments}
+        numbered = {i: moments[name] for i, name in enumerate(self.numbered) if name in moments}
         groups = self.adamw.state_dict()["param_groups"]
         self.adamw.load_state_dict({"state": numbered, "param_groups": groups})
         self._copy_to_model()
@@ -316,13 +343,33 @@ def _gradient_adder(master: torch.Tensor) -> Callable[[torch.Tensor], None]:
     return move
 
 
+NOT_DECAYED = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
+
+
+def decayed_names(model: torch.nn.Module) -> set[str]:
+    """Names of the parameters that weight decay acts on.
+
+    They are those of transformers' ``Trainer.get_decay_parameter_names``, from which TRL's trainers
+    have theirs: no bias, nothing in a LayerNorm, and nothing in a module whose name says norm.
+    """
+    norms = [
+        f"{name}." for name, part in model.named_modules() if isinstance(part, torch.nn.LayerNorm)
+    ]
+    return {
+        name
+        for name, _ in model.named_parameters()
+        if not NOT_DECAYED.search(name.lower()) and not name.startswith(tuple(norms))
+    }
+
+
 @contextmanager
 def learning(stage: Stage, config: TrainingConfig) -> Iterator[Trainer]:
-    """A Trainer for the length of a stage; the model is in training mode meanwhile."""
+    """A Trainer for the length of a stage.
+
+    The model is in training mode within the trainer's passes alone, where its dropout acts.
+    """
     trainer = Trainer(stage, config)
-    stage.model.train()
     try:
         yield trainer
     finally:
         trainer.close()
-        stage.model.eval()

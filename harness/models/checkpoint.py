@@ -6,11 +6,16 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
+
+from harness.base.errors import UserError
 
 # Keys of a config that no number of the model depends on.
 CIRCUMSTANCES = (
@@ -44,7 +49,12 @@ PENALTIES = (
 _HASHES: WeakKeyDictionary[Any, tuple[int, str]] = WeakKeyDictionary()  # (tokens, hash)
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import (
+        GenerationConfig,
+        PretrainedConfig,
+        PreTrainedModel,
+        PreTrainedTokenizerBase,
+    )
 
 
 def save_checkpoint(
@@ -67,6 +77,108 @@ def save_checkpoint(
         os.replace(folder, old)
     os.replace(partial, folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def generation_config(source: str, revision: str | None = None) -> GenerationConfig | None:
+    """The generation config of a model's folder or hub id, None where it has none."""
+    from transformers import GenerationConfig
+
+    try:
+        config = GenerationConfig.from_pretrained(source, revision=revision)
+    except OSError:
+        return None
+    mend_sampling(config)
+    return config
+
+
+# Keys of a generation config that mean nothing where it does not sample.
+SAMPLING = (
+    *("temperature", "top_p", "top_k", "top_h", "min_p"),
+    *("typical_p", "epsilon_cutoff", "eta_cutoff"),
+)
+
+
+def mend_sampling(config: GenerationConfig | None) -> None:
+    """Take keys of sampling out of a config that does not sample.
+
+    transformers loads them and would not save them again. Nothing here reads them.
+    """
+    if config is None or config.do_sample is True:
+        return
+    try:
+        config.validate(strict=True)
+    except ValueError:
+        for key in SAMPLING:
+            setattr(config, key, None)
+
+
+def check_saving(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, place: str = "model"
+) -> None:
+    """Raises UserError where config, generation config or tokenizer cannot be saved and loaded.
+
+    Every stage saves them, and the next one goes on from them: they have to be the same again. The
+    model's weights are not looked at, and may be on the meta device.
+    """
+    remedy = "mend config.json, generation_config.json or the tokenizer's files in its folder"
+    with tempfile.TemporaryDirectory() as folder, _no_progress():
+        # transformers and a user's files may raise any exception.
+        try:
+            model.save_pretrained(folder, state_dict={})
+            tokenizer.save_pretrained(folder)
+            changed = list(_changes(model, tokenizer, folder))
+        except Exception as error:
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            problem = f"it can be loaded, but not be saved and loaded again ({reason[:200]})"
+            raise UserError(place, problem, remedy) from None
+    if changed:
+        raise UserError(place, f"{changed[0]} changes when it is saved and loaded again", remedy)
+
+
+def _changes(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str
+) -> Iterator[str]:
+    """What differs between a model and its files in ``folder``."""
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    for key, value in _lasting(config).items():
+        if _lasting(model.config).get(key) != value:
+            yield f"`{key}` of config.json"
+    generation = model.generation_config if model.can_generate() else None
+    if generation and _lasting(GenerationConfig.from_pretrained(folder)) != _lasting(generation):
+        yield "generation_config.json"
+    again = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    if again.chat_template != tokenizer.chat_template:
+        yield "the chat template"
+    if again.get_vocab() != tokenizer.get_vocab():
+        yield "the tokenizer's vocabulary"
+    if again.all_special_ids != tokenizer.all_special_ids or again(TRIAL) != tokenizer(TRIAL):
+        yield "the tokenizer"
+
+
+TRIAL = "The answer is 12 x 3 = 36.\n\n  Sì, così: <b>{}</b> 猫"  # a text for tokenizers
+FLEETING = ("transformers_version", "_name_or_path", "architectures", "dtype", "_from_model_config")
+
+
+def _lasting(config: PretrainedConfig | GenerationConfig) -> dict[str, Any]:
+    """The values of a config that a saved one has as well."""
+    values = json.loads(config.to_json_string(use_diff=False))
+    return {key: value for key, value in values.items() if key not in FLEETING}
+
+
+@contextmanager
+def _no_progress() -> Iterator[None]:
+    """No progress bar of transformers meanwhile."""
+    from transformers.utils import logging
+
+    was_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            logging.enable_progress_bar()
 
 
 def model_fingerprint(model: PreTrainedModel) -> str:

@@ -15,6 +15,7 @@ import transformers
 
 from harness.base.errors import UserError
 from harness.models.chat import around_answer, stop_tokens
+from harness.models.checkpoint import mend_sampling
 from harness.models.embedded import EMBEDDED, EMBEDDED_MODELS, embedded_checkpoint
 from harness.models.forward import hidden_states, output_head, sees_later_tokens
 from harness.models.memory import keep_freed_memory
@@ -170,6 +171,7 @@ def load_model(
     prepare_device(device)
     model = _read_weights(name, source, revision, dtype, device, place)
     model.to(device).eval()
+    mend_sampling(model.generation_config)
     # PyTorch unties weights that it moves to a device which it does not know by itself.
     model.tie_weights(recompute_mapping=False)
     check_finite(name, model, place)

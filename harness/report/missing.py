@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from harness.report.measurements import PooledMeasurements, RunId
+from harness.results.folders import read_failure
 from harness.results.pooling import Pool, Series
 
 MOST_NAMES = 5  # of methods or protocols in a line
@@ -16,7 +17,7 @@ Cell = tuple[int, int]  # (stage, place of the skill) in the array R
 
 def missing(pool: Pool, measurements: PooledMeasurements) -> list[str]:
     """All that is missing, one line each."""
-    lines = [*_versions(pool), *_unread(pool)]
+    lines = [*_versions(pool), *_unread(pool), *_failed(pool)]
     if pool.records.empty:
         lines.append("no records yet: nothing was measured")
     graded = _graded(pool)
@@ -62,6 +63,16 @@ def _unread(pool: Pool) -> Iterator[str]:
                 f"{name}: nothing is selected from the grid of {grid} before all its points have "
                 "run with all seeds"
             )
+
+
+def _failed(pool: Pool) -> Iterator[str]:
+    """Runs whose last start ended in an error of their own."""
+    labels = pool.labels()
+    for index, folder in enumerate(pool.folders):
+        for run in folder.runs():
+            if reason := read_failure(run.path):
+                label = labels.get((index, run.label), run.label)
+                yield f"{label}, seed {run.seed}: failed ({reason}); the next start tries it again"
 
 
 def _absent_seeds(series: Series, runs: list[RunId]) -> Iterator[str]:

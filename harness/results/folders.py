@@ -33,6 +33,7 @@ from harness.results.reader import json_objects, read_records
 
 Json = dict[str, Any]  # an object of a JSON file; formats.py has the shapes that are checked
 
+FAILED = "failed.txt"  # in a run's folder: why it failed, in its first line, and the traceback
 RUN_NAME = re.compile(r"(.+)-seed(-?\d+)")
 REBUILT = "start the run again, which writes it anew from the stages"
 
@@ -201,6 +202,15 @@ class ResultsFolder:
     def base_stages(self) -> list[Json]:
         """stage.json of stage 0, which measures the base model, of every run that has one."""
         return [read_object(path, STAGE) for path in self.path.glob("runs/*/stage-0/stage.json")]
+
+
+def read_failure(run: Path) -> str:
+    """Why a run failed, in one line; "" for a run that did not fail when it was started last."""
+    path = run / FAILED
+    if not path.is_file():
+        return ""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.readline(1000).strip() or "for an unknown reason"
 
 
 def read_stages(run: Path) -> list[Json]:

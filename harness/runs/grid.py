@@ -1,14 +1,18 @@
 """A grid of an order: a method for every combination of hyperparameters."""
 
 import itertools
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
 from harness.base.errors import UserError, did_you_mean
+from harness.base.files import spelling
 from harness.runs.methods import MethodSpec
 from harness.runs.sections import names_folder
+
+MOST_POINTS = 1_000  # of one grid: more than anybody trains
 
 
 def expand_grid(
@@ -25,7 +29,11 @@ def expand_grid(
     label otherwise; build: makes a method of (label, hyperparameters, place). Raises UserError.
     """
     grid = _checked(methods, label, values, place)
+    count = math.prod(map(len, grid.values()))
+    if count > MOST_POINTS:
+        raise UserError(place, f"has {count:,} points", f"give at most {MOST_POINTS:,}")
     result = {name: spec for name, spec in methods.items() if name != label}
+    spellings = set(map(spelling, result))
     for combination in itertools.product(*grid.values()):
         point = dict(zip(grid, combination, strict=True))
         spec = build(label, {**options, **point}, place)
@@ -38,8 +46,9 @@ def expand_grid(
                 f"{spec.label!r} is too long for a label",
                 "take fewer hyperparameters, or a shorter label",
             )
-        if spec.label in result:
+        if spelling(spec.label) in spellings:
             raise UserError(place, f"{spec.label} stands twice", "give different values")
+        spellings.add(spelling(spec.label))
         result[spec.label] = spec
     return result
 

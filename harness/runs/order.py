@@ -31,7 +31,7 @@ from harness.runs.methods import MethodSpec, build_method
 from harness.runs.schema import ChatTemplate
 from harness.runs.sections import Sections, check_plain
 from harness.runs.skills import SPLITS, build_skill
-from harness.sampling.settings import REMEDY, version
+from harness.sampling.settings import MOST_PROMPTS, REMEDY, version
 from harness.skills.overlap import find_overlaps
 from harness.skills.rubrics import RUBRICS
 from harness.skills.skill import Skill, examples_fingerprint
@@ -56,7 +56,8 @@ class Order(Sections):
 
     skills: Skill instances; specs: their entries by name; methods: MethodSpecs by label; listed:
     the methods of results.json, with --method also the other points of a grid, which selects among
-    them all; judge, suite: None where the order has none.
+    them all; all_methods: those of the file, whatever --method says; judge, suite: None where the
+    order has none.
     """
 
     def __init__(self, mapping: object, path: str | Path) -> None:
@@ -70,7 +71,8 @@ class Order(Sections):
             self._skill(name, f"{self.place}: skills[{i}]") for i, name in enumerate(self.specs)
         ]
         self.methods = self._methods()
-        self.listed = self.methods
+        self.listed = self.all_methods = self.methods
+        self._check_sizes()
         self.judge = self._judge()
         self.suite = self._suite()
 
@@ -128,6 +130,21 @@ class Order(Sections):
         spec = build_method(label, options, place, self.skills, self.beside)
         spec.cls(spec.config).check(self, place)
         return spec
+
+    def _check_sizes(self) -> None:
+        """Raises UserError for more draws or answers than anybody waits for."""
+        for label, spec in self.methods.items():
+            for skill in self.skills:
+                drawn = sum(spec.cls(spec.config).phases(self.prompts(skill, spec.config)))
+                place = f"{self.place}: methods.{label}"
+                _check_size(drawn, f"draws {drawn:,} prompts of skill {skill.name}", place)
+        if self.pass_at_k is None:
+            return
+        for skill in self.skills:
+            rows = len(sample_of(skill.examples(self.evaluate.split), self.pass_at_k.prompts))
+            answers = rows * self.pass_at_k.samples
+            place = f"{self.place}: evaluate.pass_at_k"
+            _check_size(answers, f"samples {answers:,} answers of skill {skill.name}", place)
 
     def _judge(self) -> EndpointConfig | None:
         if not self.judge_section and not any(skill.judge for skill in self.skills):
@@ -371,6 +388,11 @@ def _live_turns(
             "live turns; the chat template writes them otherwise in a finished conversation "
             "(docs/how-to/my-model.md)"
         )
+
+
+def _check_size(count: int, what: str, place: str) -> None:
+    if count > MOST_PROMPTS:
+        raise UserError(place, what, f"{MOST_PROMPTS:,} are the most of one stage")
 
 
 def no_short_prompt(skill: Skill, limit: int) -> UserError:

@@ -7,9 +7,11 @@ import torch
 from transformers import PreTrainedModel
 
 from harness.base.console import clock
+from harness.models.checkpoint import check_saving, generation_config
 from harness.models.load import cannot_load, check_tokens, load_tokenizer, resolve_device
 from harness.results.overlap import sentence
 from harness.results.writer import ResultsWriter
+from harness.runs.context import check_context
 from harness.runs.cost import GIB
 from harness.runs.engines import advice
 from harness.runs.estimate import OrderCost, StageCost, estimate_order, example_count
@@ -25,9 +27,10 @@ def plan(order: Order, folder: str | Path) -> str:
     """
     place = f"{order.path}: model"
     tokenizer, source = load_tokenizer(order.model.name, order.model.revision, place)
-    notes = order.check_prompts(tokenizer)
+    notes = order.check_prompts(tokenizer) + check_context(order, tokenizer, source)
     shape = model_shape(order, source, place)
     check_tokens(order.model.name, shape, tokenizer, place)
+    check_saving(shape, tokenizer, place)
     results = ResultsWriter(folder)
     if (results.folder / "results.json").exists():
         results.check(order.about())
@@ -52,6 +55,8 @@ def model_shape(order: Order, source: str, place: str) -> PreTrainedModel:
     except Exception as error:  # whatever transformers makes of a user's files
         raise cannot_load(order.model.name, error, place) from None
     shape.tie_weights()
+    if generation := generation_config(source, order.model.revision):
+        shape.generation_config = generation
     return shape
 
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:  # imports PyTorch
     from harness.runs.order import Order
 
 EXAMPLE = "benchmarks/orders/quickstart.yaml"
+LARGEST_FILE = 1_000_000  # bytes of an order file
+MOST_NODES = 100_000  # keys, values and lists of a file, with all that its aliases repeat
 
 
 def read_order(
@@ -74,16 +76,23 @@ def _keep_methods(order: "Order", labels: Iterable[str]) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a repeated key is an error, and whole numbers have at most 64 bits."""
+    """YAML in which a repeated key is an error, and whole numbers have at most 64 bits.
+
+    Aliases may not make it larger than any order is, nor contain themselves.
+    """
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None:
+            _check_nodes(node)
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 if key.value in keys:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"key {key.value!r} stands twice", key.start_mark
-                    )
+                    raise _yaml_error(key, f"key {key.value!r} stands twice")
                 keys.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -92,12 +101,35 @@ class _Loader(yaml.SafeLoader):
             value = super().construct_yaml_int(node)
             if abs(value) < BEYOND:
                 return value
-        raise yaml.constructor.ConstructorError(
-            None, None, "a whole number beyond 64 bits", node.start_mark
-        )
+        raise _yaml_error(node, "a whole number beyond 64 bits")
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+
+
+def _check_nodes(root: yaml.Node) -> None:
+    """Raises a YAML error where ``root`` holds too much or itself."""
+    counts: dict[int, int] = {}
+
+    def count(node: yaml.Node) -> int:
+        key = id(node)
+        if key not in counts:
+            counts[key] = 0  # until it is known: what the node meets of itself inside
+            inner = node.value if isinstance(node, yaml.SequenceNode) else []
+            if isinstance(node, yaml.MappingNode):
+                inner = [each for pair in node.value for each in pair]
+            counts[key] = 1 + sum(map(count, inner))
+            if counts[key] > MOST_NODES:
+                raise _yaml_error(node, f"more than {MOST_NODES:,} entries, aliases counted")
+        elif counts[key] == 0:
+            raise _yaml_error(node, "an alias that contains itself")
+        return counts[key]
+
+    count(root)
+
+
+def _yaml_error(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
+    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
 # A ValueError: bytes that are not UTF-8, or a date that is none. A RecursionError: lists in lists.
@@ -115,6 +147,12 @@ def _read_mapping(path: Path, changes: Iterable[str]) -> dict[str, Any]:
     """The file's keys and values, with the ``changes``."""
     if not path.is_file():
         raise UserError(path, "is not a file", f"give a task-order file, as {EXAMPLE}")
+    if path.stat().st_size > LARGEST_FILE:
+        raise UserError(
+            path,
+            f"has more than {LARGEST_FILE:,} bytes",
+            "give a task-order file; data go into JSONL files that it names",
+        )
     try:
         mapping = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except _YAML_ERRORS as error:

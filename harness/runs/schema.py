@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from harness.base.settings import option
 from harness.models.chat import DATE, ChatInputs
+from harness.sampling.settings import MOST_NEW_TOKENS, MOST_PROMPTS
 
 # Equals harness.models.embedded.EMBEDDED, whose module imports PyTorch: an order is read without.
 EMBEDDED = "embedded"
@@ -62,7 +63,7 @@ class Budget:
     """The section ``budget``: how much every method learns from."""
 
     prompts: int | None = option(
-        None, "prompts drawn for each skill, the same for every method", min=1
+        None, "prompts drawn for each skill, the same for every method", min=1, max=MOST_PROMPTS
     )
     epochs: float | None = option(
         None, "instead of prompts: passes over the training examples", above=0
@@ -102,9 +103,11 @@ class SkillSpec:
     holdout: int | None = option(
         None, "train questions that become the validation split, where the data have none", min=1
     )
-    max_new_tokens: int | None = option(None, "limit of answers and rollouts", min=1)
+    max_new_tokens: int | None = option(
+        None, "limit of answers and rollouts", min=1, max=MOST_NEW_TOKENS
+    )
     teacher_template: str | list | None = option(None, "what a self-distillation teacher is shown")
-    prompts: int | None = option(None, "this skill's own budget", min=1)
+    prompts: int | None = option(None, "this skill's own budget", min=1, max=MOST_PROMPTS)
     overlap: str | None = option(
         None, "why questions of train stand in a test, where that is meant: told beside their count"
     )
@@ -136,6 +139,12 @@ class Schema:
     vllm: dict = option({}, "what vLLM may use, where it is an engine")
     evaluate: dict = option({}, "evaluation of the skills")
     judge: dict = option({}, "the judge's server, for skills with a rubric")
+    too_long: str = option(
+        "refuse",
+        "rows that do not fit the model's positions: refuse the order, or leave them out of "
+        "training and evaluation, for all methods",
+        choices=("refuse", "leave_out"),
+    )
     retention: str | list | None = option(None, "a suite of benchmarks/retention, or lm-eval tasks")
     checkpoints: dict = option({}, "resume and disk")
     grid: dict = option(

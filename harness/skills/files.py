@@ -66,7 +66,7 @@ class FileSkill(Skill):
         if not isinstance(source, str | None):
             raise UserError(place, "`source` must be a text")
         return Example(
-            id=str(row.get("id", number)),
+            id=str(number if row.get("id") is None else row["id"]),
             prompt=prompt,
             demonstration=demonstration,
             reference=self.reference(row, place),

@@ -100,6 +100,7 @@ class Skill:
             )
         if split not in self._examples:
             examples = self.load(split)
+            self._check_ids(examples, split)
             checksum = examples_fingerprint(examples)
             pinned = self.checksums.get(split)
             if pinned and checksum != pinned:
@@ -110,6 +111,22 @@ class Skill:
                 )
             self._examples[split] = examples
         return self._examples[split]
+
+    def keep(self, split: str, examples: list[Example]) -> None:
+        """Let ``examples`` be all examples of ``split`` from now on."""
+        self._examples[split] = examples
+
+    def _check_ids(self, examples: Sequence[Example], split: str) -> None:
+        """Raises UserError if two examples of a split have one id, which tells them apart."""
+        places: dict[str, int] = {}
+        for i, example in enumerate(examples, 1):
+            first = places.setdefault(example.id, i)
+            if first != i:
+                raise UserError(
+                    f"skill {self.name}, split {split}",
+                    f"examples {first} and {i} have the id {example.id!r}",
+                    "give each an `id` of its own, or leave `id` out of all rows",
+                )
 
     @property
     def metric(self) -> str:

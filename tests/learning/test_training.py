@@ -319,11 +319,12 @@ def token_mean(rows):
 
 class HandAdamW:
     """Adam with decoupled weight decay and clipping, written from Loshchilov & Hutter (arXiv
-    1711.05101), in float64.
+    1711.05101), in float64. Norms do not decay; the tiny model has no biases.
     """
 
     def __init__(self, weights):
-        self.weights = [w.double().clone() for w in weights]
+        self.weights = [w.detach().double().clone() for w in weights.values()]
+        self.decays = ["norm" not in name for name in weights]
         self.m, self.v, self.t = (
             [torch.zeros_like(w) for w in self.weights],
             [torch.zeros_like(w) for w in self.weights],
@@ -335,11 +336,13 @@ class HandAdamW:
         norm = math.sqrt(sum(float((g**2).sum()) for g in gradients))
         scale = min(1.0, limit / norm)
         self.t += 1
-        for w, m, v, g in zip(self.weights, self.m, self.v, gradients, strict=True):
+        for w, m, v, g, decays in zip(
+            self.weights, self.m, self.v, gradients, self.decays, strict=True
+        ):
             g = g * scale
             m.mul_(0.9).add_(0.1 * g)
             v.mul_(0.999).add_(0.001 * g * g)
-            w.mul_(1 - rate * decay)
+            w.mul_(1 - rate * decay * decays)
             w.sub_(rate * (m / (1 - 0.9**self.t)) / ((v / (1 - 0.999**self.t)).sqrt() + 1e-8))
         return norm
 
@@ -357,7 +360,7 @@ def test_updates_are_adamw_on_float32_masters(fresh, dtype, limit, masters):
     )
     stage = make_stage(model, fresh[1], prompts=40)
     with learning(stage, config) as trainer:
-        reference = HandAdamW([p.detach() for p in model.parameters()])
+        reference = HandAdamW(dict(model.named_parameters()))
         for step in stage.steps():
             trainer.backward(rows, token_mean(rows))
             gradients = [m.grad.clone() for m in trainer.masters.values()]

@@ -32,7 +32,7 @@ def test_a_full_gpu_is_one_line(capsys):
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 GiB")
     assert caught.value.code == 2
     assert capsys.readouterr().err.startswith(
-        "error: CUDA out of memory. Tried to allocate 2.00 GiB; docs/how-to/gpus.md "
+        "error: out of memory (2.00 GiB more were wanted); lower micro_batch_tokens, "
     )
 
 
@@ -79,10 +79,8 @@ def test_reported(capsys):
     assert exit_code(UserError("a file", "two\nlines", "mend it")) == 2
     assert capsys.readouterr().err == "error: a file: two lines; mend it\n"
     assert exit_code(KeyboardInterrupt()) == 130
-    assert (
-        capsys.readouterr().err
-        == "stopped; the same command goes on from the last committed point\n"
-    )
+    said = capsys.readouterr().err
+    assert said.startswith("stopped: what is committed is kept; go on with: ")
     assert exit_code(OSError(28, "No space left on device", "x.json")) == 2
     assert capsys.readouterr().err.startswith("error: x.json: No space left on device; make room")
     for kind, number in (

@@ -262,7 +262,8 @@ def test_ctrl_c_says_one_line_and_resumes(processes, orders, left_alone, tmp_pat
     runner = Runner(processes, orders("sdft", methods={"sdft": METHODS["sdft"]}), tmp_path / "out")
     assert runner.run("update", "after", 3, signal.SIGINT) == 130
     lines = [line for line in runner.text().splitlines() if not line.startswith("[0:")]
-    assert lines == ["stopped; the same command goes on from the last committed point"]
+    assert len(lines) == 2 and lines[0].startswith("stops after this step and a checkpoint; ")
+    assert lines[1].startswith("stopped: ") and "go on with: " in lines[1], lines
     assert runner.run("sample", "before", 2, signal.SIGINT) == 130
     assert runner.run() == 0, runner.text()
     assert_same(contents(runner.out), wanted)

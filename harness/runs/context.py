@@ -1,0 +1,202 @@
+"""Rows that do not fit the model's positions: refused before any weights load, or left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from transformers import AutoConfig, PreTrainedTokenizerBase
+
+from harness.base.errors import UserError
+from harness.evaluation.skills import sample_of
+from harness.learning.outlook import Lengths
+from harness.models.chat import ChatInputs, Message, chat_tokens
+from harness.models.context import positions
+from harness.models.demonstration import Demonstrations
+from harness.runs.methods import MethodSpec
+from harness.runs.order import Order
+from harness.skills.skill import Example, Skill
+from harness.skills.templates import ORACLE_TEMPLATE, TEACHER_TEMPLATES
+
+MARGIN = 512  # tokens that a chat template may add to the texts of a conversation
+REMEDY = (
+    "lower max_new_tokens, leave longer training prompts out with rollout.max_prompt_tokens, or "
+    "set too_long: leave_out"
+)
+
+
+@dataclass(frozen=True)
+class Use:
+    """What the model reads at once of each example of a split.
+
+    what: in words; examples: those that are read; length: f(example) -> tokens.
+    """
+
+    split: str
+    what: str
+    examples: list[Example]
+    length: Callable[[Example], int]
+
+
+def check_context(order: Order, tokenizer: PreTrainedTokenizerBase, source: str) -> list[str]:
+    """Check that all that ``order`` lets the model read at once has a position in it.
+
+    source: folder or hub id of the model. Returns a line for each split of which rows are left out
+    (``too_long: leave_out``), which then are no examples of the skill any more. Raises UserError
+    for rows that do not fit elsewhere, and where none would be left.
+    """
+    config = AutoConfig.from_pretrained(
+        source, revision=order.model.revision, trust_remote_code=False
+    )
+    most = positions(config)
+    return [] if most is None else _Context(order, tokenizer, most).check()
+
+
+class _Context:
+    """most: positions of the model."""
+
+    def __init__(self, order: Order, tokenizer: PreTrainedTokenizerBase, most: int) -> None:
+        self.order = order
+        self.tokenizer = tokenizer
+        self.most = most
+        self.leaves_out = order.too_long == "leave_out"
+
+    def check(self) -> list[str]:
+        for label, spec in self.order.methods.items():
+            self._check_conversations(label, spec)
+        notes = []
+        for skill in self.order.skills:
+            too_long: dict[str, dict[str, int]] = {}  # {split: {id: tokens}}
+            for use in self._uses(skill):
+                longer = self._longer(skill, use)
+                if longer and not self.leaves_out:
+                    self._refuse(skill, use, longer, REMEDY)
+                too_long.setdefault(use.split, {}).update(longer)
+            notes += [self._leave_out(skill, split, ids) for split, ids in too_long.items() if ids]
+        return notes
+
+    def _longer(self, skill: Skill, use: Use) -> dict[str, int]:
+        """{id: tokens} of the examples that do not fit."""
+        longer = {}
+        for example in use.examples:
+            if self._surely_fits(skill, example):
+                continue
+            length = use.length(example)
+            if length > self.most:
+                longer[example.id] = length
+        return longer
+
+    def _surely_fits(self, skill: Skill, example: Example) -> bool:
+        """Whether all texts of an example fit together: a token has at least one byte."""
+        template = self.order.template(skill) or skill.teacher_template
+        turns = TEACHER_TEMPLATES[template] if isinstance(template, str) else template
+        texts = [turn["content"] for turn in [*example.prompt, *turns, *ORACLE_TEMPLATE]]
+        texts += [example.demonstration or "", example.source or ""]
+        limit = max(self.order.limit(skill), self.order.limit(skill, rollout=True))
+        roles = len(example.prompt) + len(turns)
+        size = sum(len(text.encode()) for text in texts)
+        return size + limit + MARGIN * (1 + roles // 4) <= self.most
+
+    def _refuse(self, skill: Skill, use: Use, longer: dict[str, int], remedy: str) -> None:
+        raise UserError(
+            f"skill {skill.name}, split {use.split}",
+            f"{len(longer)} of {len(use.examples)} rows do not fit the model's {self.most} "
+            f"positions: {use.what} takes up to {max(longer.values())} tokens "
+            f"(row {max(longer, key=longer.__getitem__)})",
+            remedy,
+        )
+
+    def _leave_out(self, skill: Skill, split: str, longer: dict[str, int]) -> str:
+        examples = skill.examples(split)
+        rest = [example for example in examples if example.id not in longer]
+        text = (
+            f"skill {skill.name}, split {split}: {len(longer)} of {len(examples)} rows are left "
+            f"out, with up to {max(longer.values())} tokens they do not fit the model's "
+            f"{self.most} positions"
+        )
+        if not rest:
+            raise UserError(
+                f"skill {skill.name}, split {split}",
+                f"no row fits the model's {self.most} positions",
+                "lower max_new_tokens, or take a model that reads more",
+            )
+        skill.keep(split, rest)
+        return text
+
+    # ---- what is read --------------------------------------------------------------------------
+
+    def _uses(self, skill: Skill) -> Iterator[Use]:
+        order = self.order
+        evaluate, teacher = map(order.chat_template.inputs, ("evaluate", "teacher"))
+        limit = order.limit(skill)
+
+        def asked(example: Example) -> int:
+            return self._tokens(example.prompt, evaluate) + limit - 1
+
+        def taught(example: Example) -> int:
+            shown = skill.teacher_prompt(example, order.template(skill))
+            return self._tokens(shown, teacher) + limit - 1
+
+        def retrieved(example: Example) -> int:
+            shown = skill.teacher_prompt(example, ORACLE_TEMPLATE)
+            return self._tokens(shown, evaluate) + limit - 1
+
+        teachers = [order.teacher_split(skill)] if order.evaluate.teacher else []
+        for split in dict.fromkeys([*order.splits(skill), *teachers]):
+            yield Use(split, "a prompt and its answer", self._measured(skill, split), asked)
+        for split in teachers:
+            yield Use(split, "the teacher's prompt", self._measured(skill, split), taught)
+        for split in order.reported(skill) if order.evaluate.oracle else []:
+            yield Use(split, "a prompt with its source", self._measured(skill, split), retrieved)
+        yield self._training(skill)
+
+    def _measured(self, skill: Skill, split: str) -> list[Example]:
+        """The examples of a split that are measured; all, where others take a place left free."""
+        order, examples = self.order, skill.examples(split)
+        if self.leaves_out:
+            return examples
+        counts = [order.evaluate.examples]
+        if split == order.evaluate.split:
+            counts += [section.prompts for section in (order.pass_at_k, order.kl) if section]
+        return sample_of(examples, None if None in counts else max(filter(None, counts)))
+
+    def _training(self, skill: Skill) -> Use:
+        order = self.order
+        student, teacher = map(order.chat_template.inputs, ("student", "teacher"))
+        rows = Demonstrations(self.tokenizer, self.tokenizer.eos_token_id or 0, student)
+        # The rows that are left out are the same whatever --method says.
+        specs = order.all_methods if self.leaves_out else order.methods
+        methods = [spec.cls(spec.config) for spec in specs.values()]
+        longest_prompt = order.rollout.max_prompt_tokens
+
+        def length(example: Example) -> int:
+            lengths = Lengths(
+                rows, skill, example, order.template(skill), order.limit(skill, True), teacher
+            )
+            if longest_prompt and lengths.prompt > longest_prompt:
+                return 0  # left out for its prompt
+            return max(method.longest(lengths) for method in methods)
+
+        return Use("train", "what a method reads", skill.examples("train"), length)
+
+    def _check_conversations(self, label: str, spec: MethodSpec) -> None:
+        """Raises UserError where prompts that no skill has do not fit with their answers."""
+        method = spec.cls(spec.config)
+        if method.has_teacher:
+            return  # its conversations are of training examples
+        order = self.order
+        conversations = list(method.conversations(order))
+        limit = max(order.limit(skill, rollout=True) for skill in order.skills)
+        chat = order.chat_template.inputs("student")
+        lengths = [self._tokens(messages, chat) + limit - 1 for messages in conversations]
+        longer = [length for length in lengths if length > self.most]
+        if longer:
+            raise UserError(
+                f"{order.place}: methods.{label}",
+                f"{len(longer)} of {len(lengths)} further prompts do not fit the model's "
+                f"{self.most} positions: up to {max(longer)} tokens with an answer",
+                "lower max_new_tokens, or give other prompts",
+            )
+
+    def _tokens(self, messages: Sequence[Message], chat: ChatInputs) -> int:
+        return len(chat_tokens(self.tokenizer, messages, inputs=chat))

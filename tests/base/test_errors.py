@@ -1,0 +1,127 @@
+"""What a command says of an error: one line, a short value, and the right exit code."""
+
+import argparse
+import re
+
+import pytest
+import torch
+
+from harness.base.errors import (
+    MOST_OF_A_VALUE,
+    Parser,
+    UserError,
+    exit_if_failed,
+    lack_of_memory,
+    one_line,
+    reported,
+)
+from harness.base.settings import build
+from harness.base.stopping import Stopped
+from harness.runs.schema import Schema
+
+LONG = "x" * 100_000
+WORDS = "so many words " * 9_000
+
+
+@pytest.mark.parametrize("value", [LONG, WORDS, "a'b\"c" * 30_000, "\\" * 90_000, "é\n" * 50_000])
+def test_a_long_value_is_quoted_in_part(value):
+    line = str(UserError("order.yaml: methods.sft", f"unknown value {value!r}", "known: a, b"))
+    assert line.startswith("order.yaml: methods.sft: unknown value ")
+    assert line.endswith("; known: a, b") and "\n" not in line
+    assert len(line) < 70 + MOST_OF_A_VALUE and "..." in line
+
+
+@pytest.mark.parametrize("part", ["place", "problem", "remedy"])
+def test_no_part_is_long(part):
+    for value in (LONG, WORDS):
+        parts = {"place": "p", "problem": "q", "remedy": "r", part: f"{value} end"}
+        line = str(UserError(**parts))
+        assert len(line) < 820 and "end" in line
+
+
+def test_what_is_short_stays_as_it_is():
+    for text in (
+        "the model's template isn't what the tokenizer's file says, as far as one can see it, "
+        "don't you think so",
+        "/a/folder" * 20,
+        "unknown value 'constant'; did you mean 'cosine'?",
+        f"'{'y' * MOST_OF_A_VALUE}'",
+    ):
+        assert one_line(text) == text
+
+
+def test_a_value_that_holds_itself_many_times_is_not_spelled_out():
+    bomb = ["x"]
+    for _ in range(60):
+        bomb = [bomb] * 9
+    for key in ("description", "name", "methods", "seeds"):
+        with pytest.raises(UserError) as caught:
+            build(Schema, {"skills": [], "methods": {}, key: bomb}, "order.yaml")
+        assert len(str(caught.value)) < 200
+
+
+def test_an_option_is_quoted_in_part(capsys):
+    parser = Parser(prog="prog")
+    parser.add_argument("--seed", type=int)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--seed", LONG])
+    assert len(capsys.readouterr().err) < 250
+    assert isinstance(parser, argparse.ArgumentParser)
+
+
+CPU = "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: "
+
+
+@pytest.mark.parametrize(
+    "error, amount",
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU"), "2.00 GiB"),
+        (RuntimeError(f"{CPU}you tried to allocate 800000000 bytes."), "800000000 bytes"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), None),
+        (RuntimeError("CUDA error: out of memory"), None),
+        (MemoryError(), None),
+    ],
+)
+def test_a_lack_of_memory_says_what_to_lower(error, amount, capsys):
+    with pytest.raises(SystemExit) as caught, reported():
+        raise error
+    said = capsys.readouterr().err
+    assert caught.value.code == 2 and said.count("\n") == 1
+    assert said.startswith("error: out of memory" + (f" ({amount} more" if amount else ";"))
+    assert "lower micro_batch_tokens" in said
+
+
+def test_other_errors_are_no_lack_of_memory():
+    for error in (RuntimeError("size mismatch"), ValueError("out of memory"), KeyError("x")):
+        assert lack_of_memory(error) is None
+
+
+@pytest.mark.parametrize("code", [0, None, 1, "text"])
+def test_sys_exit_in_a_plug_in_is_an_error(code, capsys):
+    with pytest.raises(SystemExit) as caught, reported():
+        raise SystemExit(code)
+    said = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert re.match(rf"error: test_errors.py, line \d+: calls sys.exit\({code!r}\); raise", said)
+
+
+@pytest.mark.parametrize("number, code", [(2, 130), (15, 143)])
+def test_a_stop_says_what_is_kept_and_how_to_go_on(number, code, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["run.py", "a b.yaml"])
+    monkeypatch.setattr("sys.orig_argv", ["python", "run.py", "a b.yaml"])
+    with pytest.raises(SystemExit) as caught, reported():
+        raise Stopped(number, "step 3 of 9 is kept")
+    assert caught.value.code == code
+    assert capsys.readouterr().err == (
+        "stopped: step 3 of 9 is kept; go on with: python run.py 'a b.yaml'\n"
+    )
+
+
+def test_failed_runs_exit_with_1(capsys):
+    exit_if_failed({}, 3)
+    assert capsys.readouterr() == ("", "")
+    with pytest.raises(SystemExit) as caught:
+        exit_if_failed({"sft-seed0": "why"}, 3)
+    lines = capsys.readouterr().err.splitlines()
+    assert caught.value.code == 1 and lines[0] == "failed: sft-seed0: why"
+    assert lines[1].startswith("1 of 3 runs failed; ")
