@@ -141,8 +141,7 @@ class Schema:
     judge: dict = option({}, "the judge's server, for skills with a rubric")
     too_long: str = option(
         "refuse",
-        "rows that do not fit the model's positions: refuse the order, or leave them out of "
-        "training and evaluation, for all methods",
+        "rows beyond the model's positions: refuse the order, or leave them out for all methods",
         choices=("refuse", "leave_out"),
     )
     retention: str | list | None = option(None, "a suite of benchmarks/retention, or lm-eval tasks")
