@@ -1,8 +1,9 @@
-"""What methods ask of an order before anything loads; see ``Method.check``."""
+"""What methods ask of an order before anything loads, and what a stage asks of a method."""
 
 from harness.base.errors import UserError
 from harness.learning.distillation import DistillationConfig
 from harness.learning.method import OrderView
+from harness.learning.stage import Stage
 
 
 def check_teacher(order: OrderView, context: str | None, place: str) -> None:
@@ -35,4 +36,21 @@ def check_on_policy(order: OrderView, config: DistillationConfig, place: str) ->
             "estimator: rao_blackwell wants completions of the student itself, and vLLM's are "
             "of nearly it",
             "set importance_cap to 0 to take them for its own, or take another estimator or engine",
+        )
+
+
+def check_done(stage: Stage, place: str) -> None:
+    """Raises UserError at ``place`` unless each step of the budget was done, with an update."""
+    if stage.step < stage.steps_in_all:
+        raise UserError(
+            place,
+            f"learn() left {stage.steps_in_all - stage.step} of {stage.steps_in_all} steps of "
+            f"skill {stage.skill.name} undone",
+            "it loops over stage.steps() to the end, in each phase",
+        )
+    if stage.idle:
+        raise UserError(
+            place,
+            f"{stage.idle} of {stage.steps_in_all} steps of skill {stage.skill.name} made no update",
+            "call trainer.update() in each step",
         )

@@ -272,23 +272,6 @@ class Stage:
                     "checkpoint is whole",
                 )
 
-    def check_done(self, place: str) -> None:
-        """Raises UserError at ``place`` unless each step of the budget was done, with an update."""
-        if self.step < self.steps_in_all:
-            raise UserError(
-                place,
-                f"learn() left {self.steps_in_all - self.step} of {self.steps_in_all} steps of "
-                f"skill {self.skill.name} undone",
-                "it loops over stage.steps() to the end, in each phase",
-            )
-        if self.idle:
-            raise UserError(
-                place,
-                f"{self.idle} of {self.steps_in_all} steps of skill {self.skill.name} made no "
-                "update",
-                "call trainer.update() in each step",
-            )
-
     # ---- what is done outside the steps --------------------------------------------------------
 
     def over(self, examples: Sequence[Any], what: str) -> Iterator[list[Any]]:

@@ -11,6 +11,7 @@ from harness.base.errors import UserError
 from harness.base.files import read_json, write_jsonl, write_sealed
 from harness.base.seeds import seed_for
 from harness.base.stopping import WATCH, Stopped
+from harness.learning.checks import check_done
 from harness.learning.stage import Stage, Step, seed_all
 from harness.models.checkpoint import save_checkpoint
 from harness.models.memory import peak_memory, reset_peak_memory
@@ -321,7 +322,7 @@ class SkillStage(BaseStage):
         finally:
             WATCH.waits = False
         self.stage.read_clock()
-        self.stage.check_done(f"methods.{self.live.run.label}")
+        check_done(self.stage, f"methods.{self.live.run.label}")
         if self.number < len(self.live.order.skills):
             self.live.memory()  # Refused before the stage is measured.
         self.stage.close()
