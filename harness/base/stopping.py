@@ -25,7 +25,7 @@ class Stopped(KeyboardInterrupt):
         self.exit_code = 128 + number
 
 
-class Watch:
+class StopWatch:
     """The signals of this process.
 
     pending: the number of the first signal, None before it; waits: whether the code that runs now
@@ -60,7 +60,7 @@ class Watch:
         _say("stops after this step and a checkpoint; a second signal ends at once")
 
 
-WATCH = Watch()
+WATCH = StopWatch()
 
 
 def _say(text: str) -> None:

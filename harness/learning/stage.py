@@ -171,15 +171,19 @@ class Stage:
         # What a resume still has to restore: {name: (times kept, state)}
         self._restored: dict[str, tuple[int, Any]] = {}
         if restored:
-            self.step = restored["step"]
-            self.tokens = restored["tokens"]
-            self.idle = restored["idle"]
-            self.further = restored["further"]
-            self.seconds = dict(restored["seconds"])
-            self._counts = self.tokens, self.further, dict(self.seconds)
-            self._restored = {
-                name: (restored["times"][name], state) for name, state in restored["kept"].items()
-            }
+            self._restore(restored)
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` returned."""
+        self.step = state["step"]
+        self.tokens = state["tokens"]
+        self.idle = state["idle"]
+        self.further = state["further"]
+        self.seconds = dict(state["seconds"])
+        self._counts = self.tokens, self.further, dict(self.seconds)
+        self._restored = {
+            name: (state["times"][name], kept) for name, kept in state["kept"].items()
+        }
 
     # ---- budget --------------------------------------------------------------------------------
 
