@@ -371,8 +371,8 @@ def stopped_and_resumed(path, out):
 
     saved, stops = stage_run.save_state, []
 
-    def save(folder, state):
-        saved(folder, state)
+    def save(folder, state, *more):
+        saved(folder, state, *more)
         if state["stage"]["step"] == 3 and folder not in stops:
             stops.append(folder)
             raise Stop
