@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from benchmarks.torture.material import order_of, write_order
 from benchmarks.torture.starts import Contents, lasting_rows
 from harness.base.console import Progress
 from harness.base.errors import UserError
 from harness.base.files import LOCK
-from harness.report.build import write_report
+from harness.report import build
 from harness.runs.order import Order
 from harness.runs.reading import read_order
 from harness.runs.sequence import run_order
@@ -97,7 +98,7 @@ def tear_every_file(
     ]
     if most:
         cases = generator.sample(cases, most)
-    drawn, _ = write_report([whole])
+    drawn, _ = build.write_report([whole])
     wanted = _tables(whole / "report")
     records = lasting_rows(whole / "records.jsonl")
     found = Tears()
@@ -168,7 +169,9 @@ def _silent() -> Progress:
 def _report(torn: Path, out: Path, drawn: str, wanted: Contents) -> str:
     def act() -> list[str]:
         shutil.rmtree(out, ignore_errors=True)
-        text, _ = write_report([torn], out)
+        # Pictures take seconds and hold what tables and sources hold, which are made.
+        with mock.patch.object(build, "draw_pictures", return_value=[]):
+            text, _ = build.write_report([torn], out)
         found = _tables(out)
         said = text.partition("Missing:")[2] != drawn.partition("Missing:")[2]
         return [] if said else [name for name in wanted if found.get(name) != wanted[name]]
