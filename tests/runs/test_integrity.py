@@ -12,7 +12,7 @@ from harness.base.files import read_json, write_json
 from harness.evaluation.evaluator import check_kept_evaluation
 from harness.models.load import load_model
 from harness.results.writer import ResultsWriter
-from harness.runs.checkpoints import check_plain, load_memory
+from harness.runs.checkpoints import load_memory
 from harness.runs.reading import read_order
 from harness.runs.sequence import run_order
 from tests.conftest import read_lines, save_tiny
