@@ -98,8 +98,8 @@ def tear_every_file(
     ]
     if most:
         cases = generator.sample(cases, most)
-    drawn, _ = build.write_report([whole])
-    wanted = _tables(whole / "report")
+    drawn = _draw(whole, folder / "drawn")
+    wanted = _tables(folder / "drawn")
     records = lasting_rows(whole / "records.jsonl")
     found = Tears()
     for number, (name, damage) in enumerate(cases, 1):
@@ -166,12 +166,17 @@ def _silent() -> Progress:
     return Progress(stream=io.StringIO())
 
 
+def _draw(results: Path, out: Path) -> str:
+    """The report's text. Pictures take seconds and hold what their sources hold, which are read."""
+    with mock.patch.object(build, "draw_pictures", return_value=[]):
+        text, _ = build.write_report([results], out)
+    return text
+
+
 def _report(torn: Path, out: Path, drawn: str, wanted: Contents) -> str:
     def act() -> list[str]:
         shutil.rmtree(out, ignore_errors=True)
-        # Pictures take seconds and hold what tables and sources hold, which are made.
-        with mock.patch.object(build, "draw_pictures", return_value=[]):
-            text, _ = build.write_report([torn], out)
+        text = _draw(torn, out)
         found = _tables(out)
         said = text.partition("Missing:")[2] != drawn.partition("Missing:")[2]
         return [] if said else [name for name in wanted if found.get(name) != wanted[name]]
