@@ -51,6 +51,7 @@ def check_done(stage: Stage, place: str) -> None:
     if stage.idle:
         raise UserError(
             place,
-            f"{stage.idle} of {stage.steps_in_all} steps of skill {stage.skill.name} made no update",
+            f"{stage.idle} of {stage.steps_in_all} steps of skill {stage.skill.name} made no "
+            "update",
             "call trainer.update() in each step",
         )

@@ -171,15 +171,18 @@ class Stage:
         # What a resume still has to restore: {name: (times kept, state)}
         self._restored: dict[str, tuple[int, Any]] = {}
         if restored:
-            self.step = restored["step"]
-            self.tokens = restored["tokens"]
-            self.idle = restored["idle"]
-            self.further = restored["further"]
-            self.seconds = dict(restored["seconds"])
-            self._counts = self.tokens, self.further, dict(self.seconds)
-            self._restored = {
-                name: (restored["times"][name], state) for name, state in restored["kept"].items()
-            }
+            self._go_on(restored)
+
+    def _go_on(self, restored: Mapping[str, Any]) -> None:
+        self.step = restored["step"]
+        self.tokens = restored["tokens"]
+        self.idle = restored["idle"]
+        self.further = restored["further"]
+        self.seconds = dict(restored["seconds"])
+        self._counts = self.tokens, self.further, dict(self.seconds)
+        self._restored = {
+            name: (restored["times"][name], state) for name, state in restored["kept"].items()
+        }
 
     # ---- budget --------------------------------------------------------------------------------
 
