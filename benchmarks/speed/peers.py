@@ -188,7 +188,7 @@ def _scores(completions: Sequence[Any], **_: Any) -> list[float]:
     return [score(completion[0]["content"]) for completion in completions]
 
 
-class Watch(TrainerCallback):
+class StepWatch(TrainerCallback):
     """Times each optimizer step of a trainer and gives its numbers to ``pause``.
 
     A step includes its generation, and not its logging.

@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from benchmarks.torture.material import order_of, write_order
 from benchmarks.torture.starts import Contents, lasting_rows
 from harness.base.console import Progress
 from harness.base.errors import UserError
 from harness.base.files import LOCK
-from harness.report.build import write_report
+from harness.report import build
 from harness.runs.order import Order
 from harness.runs.reading import read_order
 from harness.runs.sequence import run_order
@@ -97,8 +98,8 @@ def tear_every_file(
     ]
     if most:
         cases = generator.sample(cases, most)
-    drawn, _ = write_report([whole])
-    wanted = _tables(whole / "report")
+    drawn = _draw(whole, folder / "drawn")
+    wanted = _tables(folder / "drawn")
     records = lasting_rows(whole / "records.jsonl")
     found = Tears()
     for number, (name, damage) in enumerate(cases, 1):
@@ -165,10 +166,17 @@ def _silent() -> Progress:
     return Progress(stream=io.StringIO())
 
 
+def _draw(results: Path, out: Path) -> str:
+    """The report's text. Pictures take seconds and hold what their sources hold, which are read."""
+    with mock.patch.object(build, "draw_pictures", return_value=[]):
+        text, _ = build.write_report([results], out)
+    return text
+
+
 def _report(torn: Path, out: Path, drawn: str, wanted: Contents) -> str:
     def act() -> list[str]:
         shutil.rmtree(out, ignore_errors=True)
-        text, _ = write_report([torn], out)
+        text = _draw(torn, out)
         found = _tables(out)
         said = text.partition("Missing:")[2] != drawn.partition("Missing:")[2]
         return [] if said else [name for name in wanted if found.get(name) != wanted[name]]

@@ -4,8 +4,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.base.files import read_jsonl, write_jsonl
+from harness.base.files import jsonl, read_jsonl
 from harness.base.seeds import seed_for
+from harness.base.sums import check_sum, write_summed
 from harness.learning.stage import Stage, Step, draws
 from harness.skills.skill import Example
 
@@ -61,7 +62,9 @@ def _block(
     """The pairs of a block, from the file ``path``; the block is sampled if that is not there."""
     prompts = [stage.teacher_tokens(example, context) for example in examples]
     is_old = path.exists()
-    if not is_old:
+    if is_old:
+        check_sum(path, "remove it: it is sampled again")
+    else:
         _sample_block(stage, examples, prompts, seed, path)
     rows = [row for _, row in read_jsonl(path)]
     # Sampled before the stage was killed, and no checkpoint has counted it
@@ -81,16 +84,14 @@ def _sample_block(
     start = time.perf_counter()
     groups = stage.sample(prompts, seed=seed)
     seconds = (time.perf_counter() - start) / len(groups)
-    write_jsonl(
-        path,
-        [
-            {
-                "example": example.id,
-                "completion": completion.whole,
-                "token_ids": completion.token_ids,
-                "finished": completion.finished,
-                "seconds": seconds,
-            }
-            for example, (completion,) in zip(examples, groups, strict=True)
-        ],
-    )
+    rows = [
+        {
+            "example": example.id,
+            "completion": completion.whole,
+            "token_ids": completion.token_ids,
+            "finished": completion.finished,
+            "seconds": seconds,
+        }
+        for example, (completion,) in zip(examples, groups, strict=True)
+    ]
+    write_summed(path, jsonl(rows))

@@ -38,7 +38,7 @@ def check_plain(value: Any, place: str, name: str, depth: int = 0) -> None:
         keyed = value.items() if kind in (dict, OrderedDict) else enumerate(value)
         for key, entry in keyed:
             if type(key) in VALUES:
-                check_plain(entry, place, f"{name}[{str(key)[:30]!r}]", depth + 1)
+                check_plain(entry, place, f"{name}[{repr(key)[:30]}]", depth + 1)
             else:
                 check_plain(key, place, f"a key of {name}", DEEPEST)
         return

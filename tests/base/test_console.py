@@ -1,12 +1,16 @@
 """What a person sees: one line that is rewritten on a terminal, whole lines in a log file."""
 
 import io
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 
 from harness.base import console
 from harness.base.console import Progress, Rate, clock
+from harness.base.files import ROOT
 
 # What rich would interpret: markup, an emoji code, a link, a number, and half of a tag.
 ODD = "[red]sft[/red] [b] :smile: https://x.y/z 3.14 'text' [/"
@@ -110,3 +114,25 @@ def test_clock_and_rate(monkeypatch):
     assert rate.text(4) == "step 4/10, 2.5 s/step, 0:15 left"
     now = 0.5
     assert rate.text(4) == "step 4/10, 4.0 steps/s, 0:01 left"
+
+
+@pytest.mark.parametrize("target", ["full", "pipe"])
+def test_progress_that_cannot_be_written_stops_nothing(target):
+    """A full disk behind a log, a pipe whose reader is gone: exit 0, and nothing is complained."""
+    code = (
+        "import sys\n"
+        "from harness.base.console import Progress, steady_streams\n"
+        "with steady_streams():\n"
+        "    for _ in range(3):\n"
+        "        Progress().say('x' * 9999)\n"
+        "        print('y' * 9999, flush=True)\n"
+    )
+    if target == "full":
+        writer = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, writer = os.pipe()
+        os.close(reader)
+    with os.fdopen(writer, "wb") as out:
+        for streams in ({"stdout": out, "stderr": out}, {"stdout": out, "stderr": subprocess.PIPE}):
+            found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, **streams)
+            assert found.returncode == 0 and b"Error" not in (found.stderr or b"")

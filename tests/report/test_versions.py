@@ -1,0 +1,59 @@
+"""Results of two versions in one report, and of one whose files have no hashes."""
+
+import json
+
+import pytest
+
+from harness.base.errors import UserError
+from harness.base.sums import write_summed
+from harness.report.build import write_report
+from harness.report.data import ReportData
+from tests.fabricate import fabricate
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Folders of version 1 and 2 that measured the same under other hashes."""
+    made = [
+        fabricate(tmp_path / name, n=8, inside=0, limit=limit, items=False)
+        for name, limit in (("old", 64), ("new", 32))
+    ]
+    path = made[1] / "results.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "version": 2}))
+    return made
+
+
+def test_two_versions_are_drawn_apart_and_said_in_one_line(folders):
+    results = ReportData(folders)
+    assert [label for label in results.series if label.startswith("sft")] == [
+        "sft (old)",
+        "sft (new)",
+    ]
+    assert [row.rpartition("(results version ")[2] for row in results.bases()] == ["1))", "2))"]
+    said = [line for line in results.missing if "versions" in line]
+    assert said == [
+        "results of versions 1 (old) and 2 (new) are drawn apart: their hashes of models and "
+        "measurements do not mean the same"
+    ]
+    text, page = write_report(folders)
+    assert said[0] in text and said[0] in page.read_text()
+
+
+def test_two_protocols_of_one_version_are_still_refused(folders):
+    path = folders[0] / "results.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "version": 2}))
+    with pytest.raises(UserError, match="measured under protocol"):
+        ReportData(folders)
+
+
+def test_files_without_hashes_are_said_and_those_with_are_checked(folders):
+    records = folders[1] / "records.jsonl"
+    alone = (
+        "new: results version 2 without SHA-256 of its files: damage to them would not be noticed"
+    )
+    assert ReportData([folders[1]]).missing[0] == alone
+    write_summed(records, records.read_text())
+    assert alone not in ReportData([folders[1]]).missing
+    records.write_text(records.read_text().replace("0.5", "0.6", 1))
+    with pytest.raises(UserError, match=r"records\.jsonl: is not what was written"):
+        ReportData([folders[1]])
