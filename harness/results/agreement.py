@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.base.errors import UserError
-from harness.results.formats import LATER, LATER_OPTIONS, VERSION
+from harness.results.formats import LATER, VERSION
 
 # What all runs of a folder share. Methods and seeds may be added.
 SHARED = ("model", "budget", "rollout", "evaluate", "skills", "retention")
@@ -58,11 +58,7 @@ def _check_form(old: Mapping[str, Any], path: Path) -> None:
 def _check_method(old: Mapping[str, Any], new: Mapping[str, Any], label: str, path: Path) -> None:
     key = f"methods.{label}"
     _check_equal(old.get("method"), new.get("method"), f"{key}.method", path, OTHER_LABEL)
-    config = new.get("config")
-    if isinstance(config, dict) and isinstance(old.get("config"), dict):
-        later = {k for k, v in LATER_OPTIONS.items() if config.get(k) == v} - set(old["config"])
-        config = {name: value for name, value in config.items() if name not in later}
-    _check_equal(old.get("config"), config, key, path, OTHER_LABEL)
+    _check_equal(old.get("config"), new.get("config"), key, path, OTHER_LABEL)
     _check_equal(old.get("files"), new.get("files"), f"{key}.files", path, OTHER_LABEL)
 
 

@@ -24,8 +24,6 @@ ORACLE = "oracle_"
 LATER = ("evaluated", "graders", "num_fewshot", "chat_template", "limit", "max_gen_toks")
 # Name of a file in evaluations/, which a record gives: nothing that leads out of there.
 EVALUATION_KEY = re.compile(r"[\w.+=-]+")
-# Hyperparameters that older folders lack, and what they were then.
-LATER_OPTIONS = {"dropout": "keep"}
 REMEDY = "restore the file, or start the run again where it is lost"
 
 

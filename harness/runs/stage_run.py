@@ -11,7 +11,8 @@ from harness.base.errors import UserError
 from harness.base.files import read_json, write_jsonl, write_sealed
 from harness.base.seeds import seed_for
 from harness.base.stopping import SIGNALS, Stopped
-from harness.learning.stage import Stage, Step, seed_all
+from harness.learning.draws import seed_all
+from harness.learning.stage import Stage, Step
 from harness.models.checkpoint import save_checkpoint
 from harness.models.memory import peak_memory, reset_peak_memory
 from harness.results.writer import BEFORE, ResultsWriter

@@ -13,7 +13,6 @@ import run_sequence
 from harness.base.errors import UserError
 from harness.learning.trainer import Trainer
 from harness.report.build import write_report
-from harness.results.writer import ResultsWriter
 from harness.runs import stage_run
 from harness.runs.reading import read_order
 from harness.runs.sequence import run_order
@@ -228,17 +227,3 @@ def test_what_a_method_keeps_is_on_record(one_skill, tmp_path):
     }
     file = tmp_path / "out/runs/sft_reinvoke-seed0/stage-1/method/general_prompts.json"
     assert kept["sft_reinvoke"]["kept_bytes"] - kept["sft"]["kept_bytes"] == file.stat().st_size
-
-
-def test_a_folder_from_before_an_option_goes_on(one_skill, tmp_path):
-    """A folder that knows no ``dropout`` was made with ``keep``."""
-    path, out = one_skill(methods={"sft": {}}), tmp_path / "out"
-    writer = ResultsWriter(out)
-    writer.open(read_order(path).about())
-    file = out / "results.json"
-    about = json.loads(file.read_text())
-    del about["methods"]["sft"]["config"]["dropout"]
-    file.write_text(json.dumps(about))
-    writer.check(read_order(path).about())
-    with pytest.raises(UserError, match="methods.sft"):
-        writer.check(read_order(path, ["methods.sft.dropout=off"]).about())
