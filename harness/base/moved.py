@@ -409,11 +409,11 @@ MOVED: dict[str, dict[str, str]] = {
         "chunks": "harness.learning.packing.chunks",
         "completion_states": "harness.learning.packing.completion_states",
         "cross_entropy": "harness.learning.trainer.cross_entropy",
-        "draws": "harness.learning.stage.draws",
+        "draws": "harness.learning.draws.draws",
         "learning": "harness.learning.trainer.learning",
         "learning_rate": "harness.learning.trainer.learning_rate",
         "micro_batches": "harness.learning.packing.micro_batches",
-        "seed_all": "harness.learning.stage.seed_all",
+        "seed_all": "harness.learning.draws.seed_all",
     },
     "harness.vllm_sampler": {
         "Engine": "harness.sampling.vllm.Engine",

@@ -1,7 +1,7 @@
 """Ctrl-C and SIGTERM: a command ends at a good moment, and a second signal ends it at once.
 
 A signal raises ``Stopped`` where the command is, unless the code there has asked to be let on to
-its next good moment (``WATCH.waits``): it then looks at ``WATCH.pending`` itself.
+its next good moment (``SIGNALS.waits``): it then looks at ``SIGNALS.pending`` itself.
 """
 
 import os
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+HEARD = (signal.SIGINT, signal.SIGTERM)
 ECHO = 0.1  # seconds in which a signal counts once: a launcher may hand it on beside the terminal
 
 
@@ -25,7 +25,7 @@ class Stopped(KeyboardInterrupt):
         self.exit_code = 128 + number
 
 
-class StopWatch:
+class Signals:
     """The signals of this process.
 
     pending: the number of the first signal, None before it; waits: whether the code that runs now
@@ -60,7 +60,7 @@ class StopWatch:
         _say("stops after this step and a checkpoint; a second signal ends at once")
 
 
-WATCH = StopWatch()
+SIGNALS = Signals()
 
 
 def _say(text: str) -> None:
@@ -75,14 +75,14 @@ def heard() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    WATCH.start()
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    SIGNALS.start()
+    before = {number: signal.getsignal(number) for number in HEARD}
     heard_now = [number for number, how in before.items() if how != signal.SIG_IGN]
     for number in heard_now:
-        signal.signal(number, WATCH.handle)
+        signal.signal(number, SIGNALS.handle)
     try:
         yield
     finally:
         for number in heard_now:
             signal.signal(number, before[number])
-        WATCH.start()
+        SIGNALS.start()

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy
 import torch
 
 from harness.base.errors import UserError
 from harness.base.seeds import seed_for
+from harness.learning.draws import draws, seed_all
 from harness.learning.packing import Row
 from harness.models.chat import ChatInputs, Message, chat_tokens
 from harness.models.demonstration import Demonstrations
@@ -37,28 +36,6 @@ class Stateful(Protocol):
     def state_dict(self) -> Any: ...
 
     def load_state_dict(self, state: Any, /) -> Any: ...
-
-
-def draws(count: int, total: int, seed: int) -> list[int]:
-    """Indices of ``total`` examples drawn from ``count``.
-
-    Epochs without replacement, each in a random order of its own; the last one is cut off.
-    """
-    indices: list[int] = []
-    epoch = 0
-    while len(indices) < total:
-        permutation = list(range(count))
-        random.Random(seed_for(seed, "epoch", epoch)).shuffle(permutation)
-        indices += permutation
-        epoch += 1
-    return indices[:total]
-
-
-def seed_all(seed: int) -> None:
-    """Seed what a method may draw from: the generators of Python, NumPy and PyTorch."""
-    random.seed(seed)
-    torch.manual_seed(seed)
-    numpy.random.seed(seed % 2**32)
 
 
 class Step:
@@ -173,16 +150,16 @@ class Stage:
         if restored:
             self._restore(restored)
 
-    def _restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what ``state_dict`` returned."""
-        self.step = state["step"]
-        self.tokens = state["tokens"]
-        self.idle = state["idle"]
-        self.further = state["further"]
-        self.seconds = dict(state["seconds"])
+    def _restore(self, restored: Mapping[str, Any]) -> None:
+        """Take over the counts of a stage that was cut off; ``keep`` restores what it kept."""
+        self.step = restored["step"]
+        self.tokens = restored["tokens"]
+        self.idle = restored["idle"]
+        self.further = restored["further"]
+        self.seconds = dict(restored["seconds"])
         self._counts = self.tokens, self.further, dict(self.seconds)
         self._restored = {
-            name: (state["times"][name], kept) for name, kept in state["kept"].items()
+            name: (restored["times"][name], state) for name, state in restored["kept"].items()
         }
 
     # ---- budget --------------------------------------------------------------------------------

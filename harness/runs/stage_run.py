@@ -10,9 +10,10 @@ from harness.base.console import Rate, clock
 from harness.base.errors import UserError
 from harness.base.files import read_json, write_jsonl, write_sealed
 from harness.base.seeds import seed_for
-from harness.base.stopping import WATCH, Stopped
+from harness.base.stopping import SIGNALS, Stopped
 from harness.learning.checks import check_done
-from harness.learning.stage import Stage, Step, seed_all
+from harness.learning.draws import seed_all
+from harness.learning.stage import Stage, Step
 from harness.models.checkpoint import save_checkpoint
 from harness.models.memory import peak_memory, reset_peak_memory
 from harness.results.writer import BEFORE, ResultsWriter
@@ -320,7 +321,7 @@ class SkillStage(BaseStage):
         try:
             self.live.method.learn(self.stage)
         finally:
-            WATCH.waits = False
+            SIGNALS.waits = False
         self.stage.read_clock()
         check_done(self.stage, f"methods.{self.live.run.label}")
         if self.number < len(self.live.order.skills):
@@ -348,19 +349,19 @@ class SkillStage(BaseStage):
         self.lost += step.logged["seconds"]
         every = self.live.order.evaluate.every_steps
         self.due = bool(every and stage.step % every == 0 and stage.step < stage.steps_in_all)
-        if self.due and WATCH.pending is None:
+        if self.due and SIGNALS.pending is None:
             self._evaluate_inside()
         is_time = time.monotonic() - self.last_save >= 60 * self.live.order.checkpoints.minutes
-        if is_time or WATCH.pending is not None:
+        if is_time or SIGNALS.pending is not None:
             self._save_state()
-        if WATCH.pending is not None:
-            raise Stopped(WATCH.pending)
-        WATCH.waits = step.logged["seconds"] + self.writing < LONGEST_STOP
+        if SIGNALS.pending is not None:
+            raise Stopped(SIGNALS.pending)
+        SIGNALS.waits = step.logged["seconds"] + self.writing < LONGEST_STOP
 
     def _evaluate_inside(self) -> None:
         """Evaluate after the present step. A stop loses nothing of the steps before it."""
         records = list(self.records)
-        WATCH.waits = False
+        SIGNALS.waits = False
         try:
             self.evaluate(final=False)
         except Stopped:

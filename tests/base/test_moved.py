@@ -9,8 +9,8 @@ from harness.base.moved import MOVED, moved_imports
 from harness.runs.reading import read_order
 
 TRAINING = (
-    "harness.training, whose names are now in harness.learning.packing, harness.learning.stage, "
-    "harness.learning.teacher and harness.learning.trainer"
+    "harness.training, whose names are now in harness.learning.draws, harness.learning.packing, "
+    "harness.learning.stage, harness.learning.teacher and harness.learning.trainer"
 )
 ROW = "harness.training.Row, which is now harness.learning.packing.Row"
 LEARNING = "harness.training.learning, which is now harness.learning.trainer.learning"

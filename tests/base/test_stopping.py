@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from harness.base.stopping import ECHO, WATCH, Stopped, heard
+from harness.base.stopping import ECHO, SIGNALS, Stopped, heard
 from tests.runs.refusals import ROOT
 
 
@@ -25,10 +25,10 @@ def test_a_signal_raises_where_the_command_is(number, code):
 
 def test_code_may_ask_to_be_let_on():
     with heard():
-        WATCH.waits = True
+        SIGNALS.waits = True
         os.kill(os.getpid(), signal.SIGTERM)
-        assert WATCH.pending == signal.SIGTERM
-    assert WATCH.pending is None and not WATCH.waits  # the next command has none
+        assert SIGNALS.pending == signal.SIGTERM
+    assert SIGNALS.pending is None and not SIGNALS.waits  # the next command has none
 
 
 def test_what_was_ignored_stays_ignored():
@@ -36,7 +36,7 @@ def test_what_was_ignored_stays_ignored():
     try:
         with heard():
             os.kill(os.getpid(), signal.SIGINT)
-            assert WATCH.pending is None
+            assert SIGNALS.pending is None
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -57,9 +57,9 @@ def test_only_the_main_thread_hears():
 STUCK = f"""
 import os, signal, sys, time
 from harness.base.errors import reported
-from harness.base.stopping import WATCH
+from harness.base.stopping import SIGNALS
 with reported():
-    WATCH.waits = sys.argv[1] == "waits"
+    SIGNALS.waits = sys.argv[1] == "waits"
     try:
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)  # an echo

@@ -18,8 +18,9 @@ import torch.nn.functional as F
 
 from harness.base.errors import UserError
 from harness.learning import packing
+from harness.learning.draws import draws
 from harness.learning.packing import TREE, Row, micro_batches
-from harness.learning.stage import Stage, draws
+from harness.learning.stage import Stage
 from harness.learning.teacher import Teacher
 from harness.learning.trainer import Trainer, TrainingConfig, cross_entropy, learning, learning_rate
 from harness.models.forward import can_share_prompts

@@ -1,5 +1,6 @@
 """A run that fails leaves the others alone: exit codes, what is on record, the next start."""
 
+import gc
 import json
 import re
 import signal
@@ -69,6 +70,7 @@ SAID = {
 
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch):
+    gc.freeze()  # Each stage collects garbage: not what pytest and the imports have made.
     monkeypatch.setattr(run_sequence, "print_report", lambda out: None)
     monkeypatch.setattr(sys, "argv", sys.argv)
 

@@ -21,7 +21,7 @@ from harness.base.files import read_json
 from harness.base.metrics import mean_and_stderr
 from harness.base.seeds import seed_for
 from harness.evaluation.evaluator import Evaluator
-from harness.learning.stage import draws
+from harness.learning.draws import draws
 from harness.models.checkpoint import model_fingerprint
 from harness.models.forward import can_share_prompts
 from harness.models.load import load_model
