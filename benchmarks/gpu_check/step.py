@@ -125,7 +125,7 @@ def _planned(bench: Bench, config: SDFTConfig, layers: int) -> tuple[float, floa
         large_config(bench.tiny, layers), torch.bfloat16, torch.device("meta")
     )
     memory = Memory(shape, torch.bfloat16, bench.device)
-    return memory.of(config, Work(copies=1, averaged=True), length=1006, cached_tokens=0)
+    return memory.of(config, Work(copies=1, averaged=True, scored=1), length=1006, cached_tokens=0)
 
 
 def _layers_that_fit(bench: Bench, config: SDFTConfig, most: int) -> int:
