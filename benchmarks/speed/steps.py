@@ -142,7 +142,7 @@ def their_steps(
         )
         if completions:
             peers.replay(trainer, kind, completions)
-        peers.Watch(trainer, pause, time.perf_counter)
+        peers.StepWatch(trainer, pause, time.perf_counter)
         trainer.train()
 
     return body
