@@ -33,6 +33,7 @@ PRELOADED = [
 CIRCUMSTANCES = (
     "seconds",
     "peak_memory_gib",
+    "kept_bytes",  # of files that hold seconds
     "started",
     "git",
     "first_stage",

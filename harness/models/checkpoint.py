@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from harness.base.errors import UserError
+from harness.base.errors import NO_MORE_WRITES, UserError
 
 # Keys of a config that no number of the model depends on.
 CIRCUMSTANCES = (
@@ -128,6 +128,8 @@ def check_saving(
             tokenizer.save_pretrained(folder)
             changed = list(_changes(model, tokenizer, folder))
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in NO_MORE_WRITES:
+                raise  # The disk is full: no fault of the model's.
             reason = str(error).strip().split("\n")[0] or type(error).__name__
             problem = f"it can be loaded, but not be saved and loaded again ({reason[:200]})"
             raise UserError(place, problem, remedy) from None

@@ -1,4 +1,4 @@
-"""Results of two versions in one report, and of one whose files have no hashes."""
+"""Results of two versions in one report, files without hashes, links in the place of a report."""
 
 import json
 
@@ -57,3 +57,14 @@ def test_files_without_hashes_are_said_and_those_with_are_checked(folders):
     records.write_text(records.read_text().replace("0.5", "0.6", 1))
     with pytest.raises(UserError, match=r"records\.jsonl: is not what was written"):
         ReportData([folders[1]])
+
+
+@pytest.mark.parametrize("place", ["report", "report/tables"])
+def test_no_report_is_written_through_a_link(place, folders, tmp_path):
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (folders[0] / place).parent.mkdir(exist_ok=True)
+    (folders[0] / place).symlink_to(victim)
+    with pytest.raises(UserError, match=f"old/{place}: is a symbolic link"):
+        write_report([folders[0]])
+    assert list(victim.iterdir()) == []

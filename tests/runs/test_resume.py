@@ -336,7 +336,9 @@ def test_a_disk_that_takes_no_more(file_limit, minutes, processes, orders, left_
     lines = [line for line in runner.text().splitlines() if not line.startswith("[0:")]
     assert (
         len(lines) == 1
-        and lines[0].startswith(f"error: {tmp_path}/out")
+        # the very first write is a trial of saving, in a folder of its own
+        and (file_limit < 1000 or lines[0].startswith(f"error: {tmp_path}/out"))
+        and lines[0].startswith("error: ")
         and "File too large; make room" in lines[0]
     ), runner.text()
     assert runner.run() == 0, runner.text()
