@@ -48,8 +48,9 @@ def run(bench: Bench) -> None:
         for method in METHODS:
             equal = same_training(whole, broken, method)
             bench.equal(f"{method}, training.jsonl equal", equal, True)
-        lines = records(whole)
-        bench.equal(f"all {len(lines)} records equal", records(broken) == lines, True)
+        records = rows(whole / "records.jsonl")
+        equal = rows(broken / "records.jsonl") == records
+        bench.equal(f"all {len(records)} records equal", equal, True)
         compare_with_plan(bench, order, whole)
 
 
@@ -117,35 +118,16 @@ def kill(bench: Bench, order: Path, out: Path) -> int:
 
 def same_training(whole: Path, broken: Path, method: str) -> bool:
     """Whether all steps of a method log the same, their times apart."""
-    return all(
-        steps(whole / f"runs/{method}-seed0/stage-{k}")
-        == steps(broken / f"runs/{method}-seed0/stage-{k}")
-        for k in (1, 2)
-    )
+    paths = [f"runs/{method}-seed0/stage-{k}/training.jsonl" for k in (1, 2)]
+    return all(rows(whole / path) == rows(broken / path) for path in paths)
 
 
-def steps(stage: Path) -> list[dict[str, Any]]:
-    """The lines of training.jsonl without times."""
-    rows = [row for _, row in read_jsonl(stage / "training.jsonl")]
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
-
-
-def records(folder: Path) -> list[tuple[Any, ...]]:
-    """What the records measured, without times and keys of weights."""
-    keys: tuple[str, ...] = (
-        "run",
-        "stage",
-        "step",
-        "final",
-        "kind",
-        "name",
-        "split",
-        "metric",
-        "value",
-        "stderr",
-    )
-    keys += ("n", "evaluation", "prompts", "tokens")
-    return [tuple(row[key] for key in keys) for _, row in read_jsonl(folder / "records.jsonl")]
+def rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSONL file without their times."""
+    return [
+        {key: value for key, value in row.items() if key != "seconds"}
+        for _, row in read_jsonl(path)
+    ]
 
 
 def compare_with_plan(bench: Bench, path: Path, whole: Path) -> None:
