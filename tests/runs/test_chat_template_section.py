@@ -1,11 +1,11 @@
 """The section ``chat_template`` of an order, and what a run makes of a model's chat template."""
 
-import json
 import shutil
 
 import pytest
 
 from harness.base.errors import UserError
+from harness.base.files import read_json
 from harness.models.chat import DATE, chat_tokens
 from harness.models.load import load_tokenizer
 from harness.results.writer import ResultsWriter
@@ -155,15 +155,15 @@ def test_student_teacher_and_evaluation_apart(ordered, tmp_path, monkeypatch):
     assert rollouts and all(text.endswith("<|assistant|>") for text in rollouts)
     tested = {text for text in seen["sampled"] if " test " in text}
     assert tested and all(text.endswith("<|assistant|><think>") for text in tested)
-    protocols = json.loads((tmp_path / "out" / "protocols.json").read_text())
+    protocols = read_json(tmp_path / "out" / "protocols.json")
     assert all(p["thoughts"] == "<think>...</think> taken off" for p in protocols.values())
     assert not any("template_arguments" in p for p in protocols.values())
     # The random model closes no thought: no answer, and the item keeps what it wrote.
     files = (tmp_path / "out" / "evaluations").glob("*.json")
-    items = [item for file in files for item in json.loads(file.read_text())["items"]]
+    items = [item for file in files for item in read_json(file)["items"]]
     assert items and all(item["answer"] == "" and item["completion"] for item in items)
     assert all(item["scores"]["token_f1"] == 0 for item in items)
-    run = json.loads((tmp_path / "out/runs/sft-seed0/run.json").read_text())
+    run = read_json(tmp_path / "out/runs/sft-seed0/run.json")
     assert run["chat_template"]["student"] == {"enable_thinking": False}
     assert run["chat_template"]["date"] == DATE
 
