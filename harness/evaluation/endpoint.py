@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 LONGEST_WAIT = 120.0  # seconds between two attempts, even where the server asks for more
 LARGEST_BODY = 16 << 20  # bytes of a reply
 GRACE = 1.0  # seconds after its deadline in which a request may still end by itself
+LAST_WAIT = 2.0  # seconds after an error in which replies to other requests may still come
 REFUSALS = (400, 413, 422)  # the server refuses this request and may answer others
 TRANSIENT = (408, 409, 425, 429)  # worth another attempt, as all from 500 on are
 
@@ -232,7 +233,8 @@ class Endpoint:
         """The server's replies by prompt; requests: {prompt: its content}.
 
         The requests are made in daemon threads, which hold back neither Ctrl-C nor the end of the
-        program: a request that hangs is left behind. After an error nobody waits for the others.
+        program: a request that hangs is left behind. After an error no request begins, and those
+        that the server has are given LAST_WAIT seconds.
         """
         client = self._client()
         waiting: queue.SimpleQueue[tuple[str, dict[str, Any]]] = queue.SimpleQueue()
@@ -254,8 +256,12 @@ class Endpoint:
 
         for item in requests.items():
             waiting.put(item)
-        for _ in range(min(self.config.concurrency, len(requests))):
-            threading.Thread(target=work, daemon=True).start()
+        threads = [
+            threading.Thread(target=work, daemon=True)
+            for _ in range(min(self.config.concurrency, len(requests)))
+        ]
+        for thread in threads:
+            thread.start()
         replies: dict[str, Reply | Refused] = {}
         try:
             while len(replies) < len(requests):
@@ -268,6 +274,12 @@ class Endpoint:
                 self._check_deadline(list(started.values()))
                 if progress:
                     progress(done_before + len(replies), done_before + len(requests))
+        except EndpointDown:
+            stop.set()
+            until = time.monotonic() + LAST_WAIT
+            for thread in threads:
+                thread.join(max(0.0, until - time.monotonic()))
+            raise
         finally:
             stop.set()
         client.close()

@@ -19,6 +19,7 @@ from harness.base.sums import check_sum, has_sums
 from harness.results.formats import (
     EVALUATION,
     EVALUATION_KEY,
+    FAILED,
     HEAD,
     READABLE,
     REMEDY,
@@ -33,7 +34,6 @@ from harness.results.reader import json_objects, read_records
 
 Json = dict[str, Any]  # an object of a JSON file; formats.py has the shapes that are checked
 
-FAILED = "failed.txt"  # in a run's folder: why it failed, in its first line, and the traceback
 RUN_NAME = re.compile(r"(.+)-seed(-?\d+)")
 REBUILT = "start the run again, which writes it anew from the stages"
 

@@ -17,6 +17,7 @@ from harness.results.overlap import OVERLAP
 # 2: files have SHA-256, fingerprints hold the model's config, protocols tokenizer and generation.
 VERSION = 2
 READABLE = (1, 2)  # versions that a report reads
+FAILED = "failed.txt"  # in a run's folder: why it failed, in its first line, and the traceback
 # Before the name of a metric: of the base model with the question's source in its prompt.
 ORACLE = "oracle_"
 # Keys of a skill or a retention task in results.json that older folders lack. They are compared

@@ -14,7 +14,7 @@ from harness.base.errors import (
     place_of,
 )
 from harness.base.files import write_text
-from harness.results.folders import FAILED
+from harness.results.formats import FAILED
 from harness.results.writer import ResultsWriter
 from harness.runs.order import Order
 

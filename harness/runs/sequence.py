@@ -18,7 +18,7 @@ from harness.base.files import locked
 from harness.evaluation.judge import judge_stage
 from harness.models.checkpoint import check_saving, model_fingerprint
 from harness.models.load import resolve_device
-from harness.results.folders import FAILED
+from harness.results.formats import FAILED
 from harness.results.overlap import sentence
 from harness.results.writer import ResultsWriter
 from harness.runs.checkpoints import load_memory, tidy

@@ -10,7 +10,6 @@ al. 2022, arXiv 2107.06499).
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy import sparse
 
 from harness.results.overlap import Overlap
 from harness.skills.skill import Example, Skill
@@ -18,7 +17,7 @@ from harness.skills.words import normalise
 
 SHINGLE = 8  # words
 NEAR = 0.8
-BLOCK = 256  # measured questions that are compared at a time
+BLOCK = 1 << 22  # pairs of texts that are held at a time
 
 
 def find_overlaps(
@@ -81,13 +80,27 @@ def _near(asked: Sequence[str], taught: Sequence[str]) -> dict[str, set[str]]:
         return {}
     shingles = [_shingles(text) for text in (*asked, *taught)]
     sizes = np.array([len(of_text) for of_text in shingles])
-    texts, weights = _matrix(shingles, len(asked))
-    rows, columns = texts[: len(asked)], sparse.diags_array(weights) @ texts[len(asked) :].T
+    text, group, weights = _groups(shingles, len(asked))
+    is_asked = text < len(asked)
+    mine, of_mine = text[is_asked], group[is_asked]
+    of_theirs = group[~is_asked]
+    theirs = text[~is_asked][np.argsort(of_theirs, kind="stable")] - len(asked)
+    counts = np.bincount(of_theirs, minlength=len(weights))  # taught texts of a group
+    starts = np.cumsum(counts) - counts
+    # A product of sparse matrices, a block of rows at a time.
+    costs = np.bincount(mine, counts[of_mine], len(asked)) + len(taught)
+    blocks = np.cumsum(costs) // BLOCK
     near: dict[str, set[str]] = {}
-    for start in range(0, len(asked), BLOCK):
-        common = (rows[start : start + BLOCK] @ columns).tocoo()
-        i, j = common.row + start, common.col
-        is_near = common.data >= NEAR * (sizes[i] + sizes[j + len(asked)] - common.data)
+    for block in np.unique(blocks):
+        first, end = np.searchsorted(blocks, [block, block + 1])
+        here = (mine >= first) & (mine < end)
+        size, group = counts[of_mine[here]], of_mine[here]
+        place = np.arange(size.sum()) + np.repeat(starts[group] - np.cumsum(size) + size, size)
+        pairs = np.repeat(mine[here] - first, size) * len(taught) + theirs[place]
+        both = np.bincount(pairs, np.repeat(weights[group], size), (end - first) * len(taught))
+        i, j = np.divmod(np.flatnonzero(both), len(taught))
+        common, i = both[both > 0], i + first
+        is_near = common >= NEAR * (sizes[i] + sizes[j + len(asked)] - common)
         for question, other in zip(i[is_near], j[is_near], strict=True):
             near.setdefault(asked[question], set()).add(taught[other])
     return near
@@ -100,8 +113,10 @@ def _shingles(text: str) -> np.ndarray:
     return np.fromiter(runs or {hash(tuple(words))}, np.int64)
 
 
-def _matrix(shingles: Sequence[np.ndarray], asked: int) -> tuple[sparse.csr_array, np.ndarray]:
-    """Which text holds which group of shingles [texts, groups], and the size of every group.
+def _groups(
+    shingles: Sequence[np.ndarray], asked: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which text holds which group of shingles: two arrays of pairs; and the size of every group.
 
     shingles: of every text, first of those ``asked``, then of those taught; what stands on one side
     alone is left out. A group is of shingles that stand in the same texts, as those of a preamble
@@ -121,8 +136,4 @@ def _matrix(shingles: Sequence[np.ndarray], asked: int) -> tuple[sparse.csr_arra
         sums[0] + 1j * sums[1], return_index=True, return_inverse=True, return_counts=True
     )
     is_first = first[group[shingle]] == shingle
-    place = text[is_first], group[shingle[is_first]]
-    matrix = sparse.csr_array(
-        (np.ones(len(place[0])), place), shape=(len(shingles), len(sizes)), dtype=float
-    )
-    return matrix, sizes.astype(float)
+    return text[is_first], group[shingle[is_first]], sizes.astype(float)

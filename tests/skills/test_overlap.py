@@ -13,7 +13,7 @@ from harness.results.overlap import sentence
 from harness.runs.plan import plan
 from harness.runs.reading import read_order
 from harness.runs.sequence import run_order
-from harness.skills.overlap import NEAR, SHINGLE, find_overlaps
+from harness.skills.overlap import BLOCK, NEAR, SHINGLE, find_overlaps
 from harness.skills.registry import get_skill
 from harness.skills.skill import Example, Skill
 from tests.conftest import write_rows
@@ -68,8 +68,9 @@ def by_hand(asked, taught):
     return same, near
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_counts_are_those_of_a_plain_loop(seed):
+@pytest.mark.parametrize(("seed", "block"), [(0, BLOCK), (1, BLOCK), (1, 1000)])
+def test_counts_are_those_of_a_plain_loop(seed, block, monkeypatch):
+    monkeypatch.setattr("harness.skills.overlap.BLOCK", block)
     rng = random.Random(seed)
     preamble = texts(rng, 1, 40)[0] if seed % 2 else ""
     taught = [f"{preamble} {t}" for n in (3, 8, 25, 120) for t in texts(rng, 40, n)]

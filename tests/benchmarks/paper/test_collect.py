@@ -9,6 +9,7 @@ import pytest
 from benchmarks.paper.items import ITEMS
 from benchmarks.paper.published import published_numbers
 from benchmarks.paper.write import write_paper
+from harness.base.files import read_json
 from tests.benchmarks.paper.folders import T2, numbers, skill_folder, value
 
 
@@ -33,7 +34,7 @@ def test_a_task_of_one_order_in_two_folders_is_named_with_its_folder(tmp_path):
             {"sft": [0.6], "sdft": [0.8]},
             prompts=budget,
         )
-        head = json.loads((folder / "results.json").read_text()) | {"name": "table_5_elements"}
+        head = read_json(folder / "results.json") | {"name": "table_5_elements"}
         (folder / "results.json").write_text(json.dumps(head))
     frame = numbers(tmp_path, "table_5")
     assert set(frame["panel"]) == {"elements (a)", "elements (b)"}
@@ -45,7 +46,7 @@ def test_seeds_and_methods_of_one_setting_are_pooled(tmp_path):
         folder = skill_folder(
             tmp_path / f"seed{seed}", {"sft": [accuracy]}, {"sft": [0.6]}, (seed,)
         )
-    head = json.loads((folder / "results.json").read_text())
+    head = read_json(folder / "results.json")
     # A later version writes these keys.
     head["skills"][0]["evaluated"] = {"test": "0123"}
     head["retention"][0]["limit"] = None

@@ -95,7 +95,7 @@ def test_what_cannot_be_drawn_is_refused(tmp_path):
     "text, problem",
     [
         ('{"experiment": ["table_', "is not JSON"),
-        ("[]", "is not an object"),
+        ("[]", "is not a JSON object"),
         ('{"experiment": "table_5"}', '`experiment` is "table_5", not a list'),
     ],
 )
