@@ -87,7 +87,7 @@ MOVED: dict[str, dict[str, str]] = {
         "token_f1": "harness.skills.graders.token_f1",
     },
     "benchmarks.judges": {
-        "JUDGES": "harness.skills.rubrics.RUBRICS",
+        "JUDGES": "harness.skills.rubrics.JUDGES",
         "KNOWLEDGE": "harness.skills.rubrics.KNOWLEDGE",
         "MEDICAL": "harness.skills.rubrics.MEDICAL",
         "Rubric": "harness.skills.rubrics.Rubric",

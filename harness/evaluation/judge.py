@@ -31,7 +31,7 @@ from harness.evaluation.endpoint import (
 from harness.evaluation.protocol import protocol_hash
 from harness.results.formats import ORACLE, Evaluation
 from harness.results.writer import ResultsWriter
-from harness.skills.rubrics import RUBRICS, Rubric
+from harness.skills.rubrics import JUDGES, Rubric
 from harness.skills.skill import Skill
 
 SETTINGS = "judge.json"  # in the results folder: what the order says of the judge, without the key
@@ -230,13 +230,13 @@ def _judged_skills(folder: Path) -> dict[str, _JudgedSkill]:
         if not skill.get("judge"):
             continue
         rubric = skill["judge"]["rubric"]
-        if rubric not in RUBRICS:
+        if rubric not in JUDGES:
             raise UserError(
                 about,
                 f"{skill['name']} is judged by an unknown rubric {rubric!r}",
-                did_you_mean(rubric, RUBRICS),
+                did_you_mean(rubric, JUDGES),
             )
-        skills[skill["name"]] = _JudgedSkill(skill["metric"], skill["splits"], RUBRICS[rubric])
+        skills[skill["name"]] = _JudgedSkill(skill["metric"], skill["splits"], JUDGES[rubric])
     if not skills:
         raise UserError(
             folder,

@@ -1,1 +1,1 @@
-"""Models: loading, saving, chat templates, the forward passes, and their memory."""
+"""Models: how they are read and saved, chat templates, the forward passes, and their memory."""

@@ -33,7 +33,7 @@ from harness.runs.sections import Sections, check_plain
 from harness.runs.skills import SPLITS, build_skill
 from harness.sampling.settings import MOST_PROMPTS, REMEDY, version
 from harness.skills.overlap import find_overlaps
-from harness.skills.rubrics import RUBRICS
+from harness.skills.rubrics import JUDGES
 from harness.skills.skill import Skill, examples_fingerprint
 from harness.skills.templates import ORACLE_TEMPLATE
 
@@ -346,7 +346,7 @@ class Order(Sections):
             "graders": {name: scorer_hash(grader) for name, grader in skill.metrics.items()},
         }
         if skill.judge:
-            metrics = list(RUBRICS[skill.judge].metrics)
+            metrics = list(JUDGES[skill.judge].metrics)
             about["judge"] = {"rubric": skill.judge, "metrics": metrics}
         return about
 

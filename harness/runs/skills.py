@@ -8,7 +8,7 @@ from harness.base.errors import UserError, did_you_mean
 from harness.runs.schema import SkillSpec
 from harness.skills.files import FileSkill
 from harness.skills.registry import get_skill
-from harness.skills.rubrics import RUBRICS
+from harness.skills.rubrics import JUDGES
 from harness.skills.skill import Skill
 from harness.skills.templates import TEACHER_TEMPLATES
 
@@ -78,11 +78,11 @@ def _options(spec: SkillSpec) -> dict[str, Any]:
 def _set_judge(skill: Skill, spec: SkillSpec, place: str) -> None:
     if spec.judge is not None:
         skill.judge = spec.judge
-    if skill.judge is not None and skill.judge not in RUBRICS:
+    if skill.judge is not None and skill.judge not in JUDGES:
         raise UserError(
             f"{place}: judge",
             f"unknown rubric {skill.judge!r}",
-            did_you_mean(skill.judge, RUBRICS),
+            did_you_mean(skill.judge, JUDGES),
         )
 
 

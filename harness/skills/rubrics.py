@@ -96,4 +96,4 @@ _KNOWLEDGE = Rubric(
         "judged_lenient": {"CORRECT": 1.0, "PARTIALLY_CORRECT": 1.0, "INCORRECT": 0.0},
     },
 )
-RUBRICS = {rubric.name: rubric for rubric in (_MEDICAL, _KNOWLEDGE)}
+JUDGES = {rubric.name: rubric for rubric in (_MEDICAL, _KNOWLEDGE)}

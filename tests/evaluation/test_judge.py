@@ -32,7 +32,7 @@ from harness.evaluation.judge import judge, judge_folder, judged_protocol, promp
 from harness.evaluation.protocol import protocol_hash
 from harness.runs.reading import read_order
 from harness.runs.sequence import run_order
-from harness.skills.rubrics import RUBRICS
+from harness.skills.rubrics import JUDGES
 from tests.conftest import read_lines, write_rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -467,7 +467,7 @@ def test_the_order_goes_before_the_environment(monkeypatch, tmp_path):
 # --- verdicts ---
 
 
-BOTH, THREE = RUBRICS["medical"].verdicts, RUBRICS["knowledge"].verdicts
+BOTH, THREE = JUDGES["medical"].verdicts, JUDGES["knowledge"].verdicts
 
 
 @pytest.mark.parametrize(
@@ -545,9 +545,9 @@ def test_rubrics_are_the_papers():
         "PARTIALLY_CORRECT",
         "INCORRECT",
     )
-    strict, lenient = RUBRICS["knowledge"].metrics.values()
+    strict, lenient = JUDGES["knowledge"].metrics.values()
     assert [strict[v] for v in THREE] == [1, 0, 0] and [lenient[v] for v in THREE] == [1, 1, 0]
-    for rubric in RUBRICS.values():
+    for rubric in JUDGES.values():
         assert all(tuple(values) == rubric.verdicts for values in rubric.metrics.values())
         assert rubric.prompt.endswith("\n".join(f"VERDICT: {v}" for v in rubric.verdicts))
 
@@ -558,13 +558,13 @@ def test_a_changed_prompt_is_another_version():
     config = EndpointConfig(model="m")
     found = {
         (r.name, r.version): judged_protocol({}, r, config)["scorer"]["judge"]["prompt_sha256"]
-        for r in RUBRICS.values()
+        for r in JUDGES.values()
     }
     assert found == known
 
 
 def test_prompts_hold_the_three_texts_as_they_are():
-    rubric = RUBRICS["knowledge"]
+    rubric = JUDGES["knowledge"]
     item = {
         "prompt": "[user] an article, and: Q?",
         "reference": {"question": "Q {reference}?", "answer": "A {completion}"},
@@ -635,7 +635,7 @@ def test_strict_and_lenient_accuracy_and_what_has_no_verdict(serve, tmp_path):
         )
     )
     found = judge(
-        evaluation(list("abcdefga")), "q", RUBRICS["knowledge"], endpoint(server, tmp_path)
+        evaluation(list("abcdefga")), "q", JUDGES["knowledge"], endpoint(server, tmp_path)
     )
     assert found["metrics"]["judged_strict"] == pytest.approx(mean_and_stderr([1, 0, 0, 1, 1]))
     assert found["metrics"]["judged_lenient"] == pytest.approx(mean_and_stderr([1, 1, 0, 1, 1]))
@@ -664,21 +664,21 @@ def test_strict_and_lenient_accuracy_and_what_has_no_verdict(serve, tmp_path):
 
 def test_no_verdict_at_all_is_no_accuracy(serve, tmp_path):
     found = judge(
-        evaluation(["a", "b"]), "q", RUBRICS["medical"], endpoint(serve(lambda *_: "hm"), tmp_path)
+        evaluation(["a", "b"]), "q", JUDGES["medical"], endpoint(serve(lambda *_: "hm"), tmp_path)
     )
     assert found["metrics"] == {"judge_errors": (1.0, None)} and found["items"] == []
     refusing = serve(lambda *_: (400, {}, b"unknown parameter"))
     with pytest.raises(EndpointDown, match="unknown parameter"):
-        judge(evaluation(["c", "d"]), "q", RUBRICS["medical"], endpoint(refusing, tmp_path))
+        judge(evaluation(["c", "d"]), "q", JUDGES["medical"], endpoint(refusing, tmp_path))
 
 
 def test_reasoning_is_no_part_of_the_answer():
     item = {**evaluation(["Gout? No.</think>Appendicitis"])["items"][0], "answer": "Appendicitis"}
     assert "<answer_to_grade>\nAppendicitis\n</answer_to_grade>" in prompt_for(
-        RUBRICS["medical"], item
+        JUDGES["medical"], item
     )
     item = {**evaluation(["<think>Appendicitis, or"])["items"][0], "answer": ""}  # it was cut off
-    assert "<answer_to_grade>\n\n</answer_to_grade>" in prompt_for(RUBRICS["medical"], item)
+    assert "<answer_to_grade>\n\n</answer_to_grade>" in prompt_for(JUDGES["medical"], item)
 
 
 # --- judging a run ---

@@ -13,7 +13,7 @@ import pytest
 
 from harness.evaluation.endpoint import EndpointDown, Reply
 from harness.evaluation.judge import judge, prompt_for, verdict_of
-from harness.skills.rubrics import RUBRICS
+from harness.skills.rubrics import JUDGES
 from tests.conftest import read_lines
 from tests.evaluation.test_judge import (  # noqa: F401
     command,
@@ -89,7 +89,7 @@ def test_half_a_character_is_kept_as_a_question_mark(serve, tmp_path):  # noqa: 
         assert endpoint(server, tmp_path).ask_all(["a"], "t/1")[0].text == "? VERDICT: CORRECT"
     assert len(server.requests) == 1
     found = judge(
-        evaluation(["\ud800"]), "q", RUBRICS["medical"], endpoint(server, tmp_path / "other")
+        evaluation(["\ud800"]), "q", JUDGES["medical"], endpoint(server, tmp_path / "other")
     )
     assert found["unjudged"][0]["error"].endswith("is none of the verdicts")
 
@@ -185,7 +185,7 @@ def test_a_server_that_hangs_holds_no_stop_back(serve, tmp_path):  # noqa: F811
 )
 def test_no_text_holds_a_tag_of_the_prompt(text):
     tag = re.compile(r"[<＜]\W*(question|reference[\W_]?answer|answer_to_grade)", re.IGNORECASE)
-    for rubric in RUBRICS.values():
+    for rubric in JUDGES.values():
         plain = prompt_for(rubric, {"prompt": "Q", "reference": "A", "completion": "C"})
         for place in ("question", "answer", "completion"):
             parts = {"question": "Q", "answer": "A", "completion": "C"} | {place: text}
@@ -234,5 +234,5 @@ def test_a_refusal_is_blanked_where_it_is_kept(serve, tmp_path):  # noqa: F811
         lambda prompt, _: answers["b" if "<answer_to_grade>\nb" in prompt else "a"],
     )
     client = endpoint(server, tmp_path, api_key=KEY)
-    found = judge(evaluation(["a", "b"]), "q", RUBRICS["medical"], client)
+    found = judge(evaluation(["a", "b"]), "q", JUDGES["medical"], client)
     assert found["unjudged"][0]["error"] == "HTTP 422: no: ***"
