@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from harness.base import metrics
 from harness.evaluation.endpoint import EndpointConfig
-from harness.evaluation.settings import KL, Evaluate, PassAtK
+from harness.evaluation.settings import KL, Drift, Evaluate, PassAtK
 from harness.evaluation.suite import RetentionTask
 from harness.learning.distillation import DistillationConfig
 from harness.learning.trainer import TrainingConfig
@@ -53,6 +53,7 @@ SECTIONS = {  # title of a section: (dataclass, one sentence)
     "evaluate": (Evaluate, "Evaluation of the skills."),
     "evaluate.pass_at_k": (PassAtK, "Answers sampled for pass@k."),
     "evaluate.kl": (KL, "KL to the base policy."),
+    "evaluate.drift": (Drift, "KL from the base policy on general prompts, along training."),
     "vllm": (VLLMConfig, "What vLLM may use, where it is an engine."),
     "judge": (EndpointConfig, "The judge's server, for skills with a rubric."),
     "checkpoints": (Checkpoints, "Resume and disk."),

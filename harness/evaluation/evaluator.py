@@ -8,65 +8,35 @@ never evaluated twice for the same thing.
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from harness.base.errors import UserError
-from harness.base.metrics import mean_and_stderr
 from harness.base.thoughts import Thoughts
+from harness.evaluation.drift import (
+    answer_as_base,
+    drift_prompts,
+    drift_protocol,
+    measure_drift,
+)
+from harness.evaluation.kept import check_kept_evaluation
 from harness.evaluation.kl import Policy, Tokens, evaluate_kl, kl_protocol, sample_answers
 from harness.evaluation.pass_at_k import evaluate_pass_at_k, pass_at_k_protocol
 from harness.evaluation.protocol import protocol_hash, scorer_hash
 from harness.evaluation.retention import run_suite
-from harness.evaluation.settings import KL, Evaluate, PassAtK
+from harness.evaluation.settings import KL, Drift, Evaluate, PassAtK
 from harness.evaluation.skills import Messages, decoding, evaluate_skill, sample_of
 from harness.evaluation.subject import Sampler, Subject, dtype_name
 from harness.evaluation.suite import Suite
 from harness.models.chat import ChatInputs, chat_tokens, thoughts_of
 from harness.models.checkpoint import model_fingerprint, reading_and_ending
 from harness.results.formats import Evaluation
-from harness.results.writer import AGAIN, ResultsWriter
+from harness.results.writer import ResultsWriter
 from harness.sampling.vllm import VLLMSampler
 from harness.skills.skill import Example, Skill, examples_fingerprint
 from harness.skills.templates import ORACLE_TEMPLATE, TEACHER_TEMPLATES
 
 Template = str | Messages | None  # a name of TEACHER_TEMPLATES, messages, or the skill's own
-
-
-def check_kept_evaluation(
-    path: Path, evaluation: Mapping[str, Any], wanted: Mapping[str, Any], ids: list[str] | None
-) -> None:
-    """Raises UserError unless a kept evaluation is of what is asked for.
-
-    wanted: what its keys must hold; ids: of its items, None where they are not known beforehand.
-    """
-    for name, value in wanted.items():
-        if evaluation[name] != value:
-            raise UserError(path, f"its {name} is {evaluation[name]!r}, not {value!r}", AGAIN)
-    items, metrics = evaluation["items"], evaluation["metrics"]
-    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        raise UserError(path, "its items are no list of objects", AGAIN)
-    if ids is not None and [item.get("id") for item in items] != ids:
-        raise UserError(path, "its items are not those of the skill's examples", AGAIN)
-    if not isinstance(metrics, dict) or not all(
-        isinstance(pair, list) and len(pair) == 2 and all(map(_is_number, pair))
-        for pair in metrics.values()
-    ):
-        raise UserError(path, "its metrics are not pairs of value and standard error", AGAIN)
-    for name, (value, _) in metrics.items():
-        scores = [
-            item["scores"].get(name) for item in items if isinstance(item.get("scores"), dict)
-        ]
-        if items and len(scores) == len(items) and all(map(_is_number, scores)):
-            found = None if None in scores else mean_and_stderr(scores)[0]
-            if found is not None and found != value:
-                raise UserError(path, f"its items' {name} is {found}, its own {value}", AGAIN)
-
-
-def _is_number(value: object) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 class Measurement(NamedTuple):
@@ -294,6 +264,34 @@ class Evaluator:
         meaning = {**meaning, "measure": "KL to the base policy"}
         return self._measure_once(policy.fingerprint, meaning, examples, measure, "kl")
 
+    def drift(
+        self,
+        subject: Subject,
+        base_weights: str,
+        load_base: Callable[[], Subject],
+        progress: Callable[..., object] | None = None,
+    ) -> Measurement:
+        """How far ``subject`` has gone from the base policy on general prompts.
+
+        base_weights: the beginning of the base's fingerprint; load_base: gives the base, asked only
+        where its answers are not there yet. harness.evaluation.drift says what is measured.
+        """
+        settings, seed = cast(Drift, self.settings.drift), self.settings.seed
+        examples = drift_prompts(settings.prompts)
+        meaning = drift_protocol(subject, examples, settings, seed)
+
+        def measure() -> dict[str, Any]:
+            answers = self._measure_once(
+                base_weights,
+                {**meaning, "measure": "samples"},
+                examples,
+                lambda: answer_as_base(load_base(), examples, settings, seed, progress),
+            )
+            drifted = measure_drift(subject, examples, answers.evaluation["items"])
+            return {**drifted, "base": base_weights}
+
+        return self._measure_once(subject.fingerprint, meaning, examples, measure, "drift")
+
     def retention(
         self,
         model: PreTrainedModel,
@@ -361,13 +359,13 @@ class Evaluator:
     ) -> Measurement:
         """What ``measure()`` returns, now or before; its seconds go to ``clock``."""
         key, protocol, evaluation = self._lookup(
-            weights, meaning, "skill", meaning["name"], meaning["split"], examples
+            weights, meaning, meaning["kind"], meaning["name"], meaning["split"], examples
         )
         if evaluation is not None:
             return Measurement(key, protocol, evaluation)
         start = time.perf_counter()
         measurement = self._save(
-            key, protocol, "skill", meaning["name"], meaning["split"], measure()
+            key, protocol, meaning["kind"], meaning["name"], meaning["split"], measure()
         )
         if clock:
             seconds = time.perf_counter() - start

@@ -24,6 +24,12 @@ class KL:
 
 
 @dataclass
+class Drift:
+    prompts: int = option(32, "general prompts, the first ones of 64", min=2, max=64)
+    max_new_tokens: int = option(48, "limit of the base's answers", min=1, max=MOST_NEW_TOKENS)
+
+
+@dataclass
 class Evaluate:
     engine: str = option(
         "transformers",
@@ -58,6 +64,11 @@ class Evaluate:
         None, "pass@k of each skill at the base and after its own stage: samples, prompts, ..."
     )
     kl: dict | None = option(None, "KL to the base policy on the skill just learned: prompts")
+    drift: dict | None = option(
+        None,
+        "KL from the base policy on general prompts, whenever skills are evaluated: prompts, "
+        "max_new_tokens",
+    )
     teacher: bool = option(
         False, "accuracy of the base model as the demonstration-conditioned teacher of each skill"
     )

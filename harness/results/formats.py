@@ -41,8 +41,8 @@ class Record(TypedDict):
     skill: str | None  # learned in this stage, None at stage 0
     step: int  # optimizer steps since the start of the run
     final: bool  # the stage is over; false: a point inside it
-    kind: Literal["skill", "retention"]
-    name: str  # of the skill or task that was measured
+    kind: Literal["skill", "retention", "drift"]
+    name: str  # of the skill or task that was measured, or the prompts of the drift
     split: str
     metric: str
     value: float | None  # None: not finite
@@ -63,7 +63,7 @@ class Evaluation(TypedDict):
     """
 
     protocol: str
-    kind: Literal["skill", "retention"]
+    kind: Literal["skill", "retention", "drift"]
     name: str
     split: str
     n: int
@@ -71,7 +71,7 @@ class Evaluation(TypedDict):
     items: list[dict[str, Any]]
     sampled_tokens: NotRequired[int]  # pass@k, KL
     scored_tokens: NotRequired[int]  # KL
-    base: NotRequired[str]  # KL: fingerprint of the base model's weights
+    base: NotRequired[str]  # KL, drift: fingerprint of the base model's weights
     judge_tokens: NotRequired[int]  # of a judge: read and written
     unjudged: NotRequired[list[dict[str, Any]]]  # of a judge: items without a verdict
 

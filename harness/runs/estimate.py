@@ -19,6 +19,7 @@ from harness.runs.order import Order
 from harness.skills.skill import Skill
 from harness.skills.templates import ORACLE_TEMPLATE
 
+GENERAL_PROMPT = 40  # tokens of a prompt of the drift with its chat template
 RETENTION_BATCH = 32  # answers that the retention suite samples at once
 
 
@@ -67,7 +68,8 @@ class OrderCost:
     """What all runs of an order cost.
 
     parameters: weights of the model; flops: operations a second of this machine; retention: seconds
-    of the suite on one model; uncounted: why these are unknown, or None.
+    of the suite on one model, drift: of one measurement of the drift, base_answers: of the answers
+    that it needs once; uncounted: why those of the suite are unknown, or None.
     """
 
     parameters: int
@@ -76,6 +78,8 @@ class OrderCost:
     skills: dict[str, SkillCost]
     stages: list[StageCost]
     retention: float
+    drift: float
+    base_answers: float
     uncounted: str | None
 
     @property
@@ -105,7 +109,7 @@ class OrderCost:
         skills = self.skills.values()
         base = sum(skill.evaluation for skill in skills)
         further = sum(skill.pass_at_k + skill.teacher + skill.oracle for skill in skills)
-        return stages + base + further + self.retention
+        return stages + base + further + self.retention + self.base_answers
 
     @property
     def memory(self) -> dict[str, tuple[float, float]]:
@@ -139,6 +143,8 @@ def estimate_order(
         skills=estimator.skills,
         stages=stages,
         retention=estimator.retention,
+        drift=estimator.drift,
+        base_answers=estimator.base_answers,
         uncounted=estimator.uncounted,
     )
 
@@ -172,6 +178,7 @@ class _Estimator:
         }
         self.skills = {skill.name: self._skill(skill) for skill in order.skills}
         self.retention, self.uncounted = self._retention(tokenizer)
+        self.drift, self.base_answers = self._drift()
 
     # ---- stages --------------------------------------------------------------------------------
 
@@ -194,6 +201,7 @@ class _Estimator:
         seconds_measured = self._measured_seconds(spec.label, number, results)
         seconds_estimated = self._learning_seconds(work, prompts, batch_size)
         seconds_estimated += self._evaluation_seconds(skill, names)
+        seconds_estimated += (1 + inside) * self.drift
         return StageCost(
             label=spec.label,
             skill=skill.name,
@@ -292,6 +300,16 @@ class _Estimator:
         rows = example_count(skill, self.order.evaluate.split, kl.prompts)
         length = self.outlooks[skill.name].prompt + self.order.limit(skill)
         return self._sampling(skill, rows) + self.machine.forward(4 * rows * length)
+
+    def _drift(self) -> tuple[float, float]:
+        """Seconds of (one measurement, the base's answers, which are sampled once)."""
+        drift = self.order.drift
+        if drift is None:
+            return 0.0, 0.0
+        tokens = drift.prompts * (GENERAL_PROMPT + drift.max_new_tokens)
+        at_once = self.order.evaluate.batch_size
+        answers = self.machine.sample(drift.prompts, drift.max_new_tokens, at_once)
+        return self.machine.forward(tokens), answers + 2 * self.machine.forward(tokens)
 
     def _teacher(self, skill: Skill) -> float:
         order, machine = self.order, self.machine

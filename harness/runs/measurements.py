@@ -3,11 +3,15 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from transformers import PreTrainedModel
+
 from harness.evaluation.evaluator import Measurement
+from harness.evaluation.subject import Subject
 from harness.models.checkpoint import model_fingerprint
 from harness.results.formats import ORACLE
 from harness.runs.engines import load_order_model
-from harness.runs.one_run import OneRun, check_base_model, keep_abilities
+from harness.runs.one_run import OneRun, base_weights, check_base_model, keep_abilities
+from harness.sampling.transformers import TransformersSampler
 from harness.skills.skill import Skill
 
 
@@ -48,6 +52,38 @@ class Measurements:
         for skill in skills:
             for split in self.order.splits(skill):
                 yield Finding(self._skill(skill, split, f"{skill.name} {split}"))
+
+    def of_drift(self) -> Iterator[Finding]:
+        """How far the model has gone from the base policy, where the order asks for it."""
+        if self.order.drift is None:
+            return
+        live = self.live
+        base = base_weights(live.results, live.run.name) or self.weights
+
+        def load_base() -> Subject:
+            """A second copy for a moment, where a file of the base's answers was removed."""
+            model = live.model
+            if base != self.weights:
+                model, _ = load_order_model(self.order)
+                check_base_model(live.results, model_fingerprint(model))
+                keep_abilities(live.abilities, model)
+            return self._subject(model, base)
+
+        yield Finding(
+            live.evaluator.drift(
+                self._subject(live.model, self.weights),
+                base,
+                load_base,
+                self.progress("the drift from the base"),
+            )
+        )
+
+    def _subject(self, model: PreTrainedModel, weights: str) -> Subject:
+        """A model that transformers samples, also where the order's engine is another."""
+        batch_size = self.order.evaluate.batch_size
+        sampler = TransformersSampler(model, self.live.tokenizer, batch_size)
+        chat = self.order.chat_template.inputs("evaluate")
+        return Subject(model, self.live.tokenizer, sampler, weights, chat)
 
     def after_learning(self, skill: Skill) -> Iterator[Finding]:
         """pass@k and the KL to the base policy of the skill that was just learned."""

@@ -124,6 +124,12 @@ def check_kept_weights(results: ResultsWriter, stage: Path, weights: str) -> Non
         )
 
 
+def base_weights(results: ResultsWriter, run: str) -> str | None:
+    """The beginning of the base model's fingerprint; None before the run's stage 0 is over."""
+    stage = results.stage(run, 0)
+    return _evaluated_weights(results, stage) if results.committed(run, 0) else None
+
+
 def _evaluated_weights(results: ResultsWriter, stage: Path) -> str | None:
     """The beginning of the fingerprint of the weights that a stage's end was measured with."""
     for row in results.rows(stage, "records.jsonl"):

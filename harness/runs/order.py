@@ -324,7 +324,7 @@ class Order(Sections):
             "evaluate": _about_section(
                 self.evaluate,
                 without=("batch_size",),
-                optional=("engine", "pass_at_k", "kl", "teacher", "oracle"),
+                optional=("engine", "pass_at_k", "kl", "drift", "teacher", "oracle"),
             ),
             "budget": asdict(self.budget),
             "rollout": _about_section(self.rollout, optional=("engine", "max_prompt_tokens")),

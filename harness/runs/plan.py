@@ -127,7 +127,7 @@ def _evaluations_line(order: Order, cost: OrderCost) -> str:
 
 
 def _further_lines(order: Order, cost: OrderCost) -> Iterator[str]:
-    """pass@k, KL, teacher and oracle, where the order asks for them."""
+    """pass@k, KL, drift, teacher and oracle, where the order asks for them."""
     skills = cost.skills.values()
 
     def line(text: str, seconds: float) -> str:
@@ -140,6 +140,9 @@ def _further_lines(order: Order, cost: OrderCost) -> Iterator[str]:
     if order.kl:
         text = "KL to the base policy: a second copy of the model in memory meanwhile"
         yield line(text, sum(skill.kl for skill in skills))
+    if order.drift:
+        seconds = clock(cost.drift)
+        yield f"drift from the base on {order.drift.prompts} prompts: about {seconds} each time"
     if order.evaluate.teacher:
         text = "accuracy of the teacher: once, at the base"
         yield line(text, sum(skill.teacher for skill in skills))

@@ -16,7 +16,7 @@ import yaml
 from harness.base.errors import UserError
 from harness.base.files import ROOT, spelling
 from harness.base.settings import build, check
-from harness.evaluation.settings import KL, Evaluate, PassAtK
+from harness.evaluation.settings import KL, Drift, Evaluate, PassAtK
 from harness.runs.schema import Budget, ChatTemplate, Checkpoints, ModelSpec, Schema, SkillSpec
 from harness.sampling.settings import Rollout, VLLMConfig
 
@@ -76,6 +76,11 @@ class Sections:
     def kl(self) -> KL | None:
         """The section ``evaluate.kl``, if there is one."""
         return cast(KL | None, self.evaluate.kl)
+
+    @property
+    def drift(self) -> Drift | None:
+        """The section ``evaluate.drift``, if there is one."""
+        return cast(Drift | None, self.evaluate.drift)
 
     def beside(self, name: str) -> Path:
         """A path beside the order file; one from the current folder if there is none."""
@@ -154,7 +159,7 @@ def _experiments(names: str | list[str], place: str) -> list[str]:
 
 def _evaluate_section(schema: Schema, place: str) -> Evaluate:
     evaluate: Evaluate = build(Evaluate, schema.evaluate, f"{place}: evaluate")
-    for key, kind in (("pass_at_k", PassAtK), ("kl", KL)):
+    for key, kind in (("pass_at_k", PassAtK), ("kl", KL), ("drift", Drift)):
         section = getattr(evaluate, key)
         if section is not None:
             setattr(evaluate, key, build(kind, section, f"{place}: evaluate.{key}"))

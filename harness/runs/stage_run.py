@@ -122,6 +122,7 @@ class BaseStage:
             self.live.weights = measurements.weights
         skills = self.live.order.evaluated(self.number, final)
         self._record(measurements.of_skills(skills), final)
+        self._record(measurements.of_drift(), final)
         if final:
             self._record(self._further(measurements), final)
             self._record(measurements.of_retention(), final)

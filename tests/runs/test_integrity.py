@@ -9,7 +9,7 @@ import torch
 
 from harness.base.errors import UserError
 from harness.base.files import read_json, write_json
-from harness.evaluation.evaluator import check_kept_evaluation
+from harness.evaluation.kept import check_kept_evaluation
 from harness.models.load import load_model
 from harness.results.writer import ResultsWriter
 from harness.runs.checkpoints import load_memory

@@ -1,0 +1,77 @@
+"""How far the model has gone from the base policy along training: an early sign of forgetting."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from harness.report.data import ReportData
+from harness.report.pictures.axis import TrainingAxis
+from harness.report.pictures.curves import draw_line, lines_of
+from harness.report.pictures.picture import Picture, Source
+from harness.report.style import Look, base_line, grid, legend
+
+METRIC = "kl_forward_token"
+
+# -- what is shown
+
+
+@dataclass(frozen=True)
+class DriftCurves:
+    """lines: {label: x, value, low, high}, in nats a token; prompts: how many the base answered."""
+
+    axis: TrainingAxis
+    looks: dict[str, Look]
+    lines: dict[str, pd.DataFrame]
+    prompts: int
+
+
+def drift_records(results: ReportData) -> pd.DataFrame:
+    """The records of KL(base || model) on general prompts, a token, of all steps."""
+    records = results.records
+    chosen = (records["kind"] == "drift") & (records["metric"] == METRIC)
+    return records[chosen & records["label"].notna()]
+
+
+def drift_curves(source: Source) -> DriftCurves | None:
+    """The curves of all methods, None where no order asked for the drift."""
+    records = drift_records(source.results)
+    if records.empty:
+        return None
+    table = source.axis.average(records, ())
+    lines = lines_of(table, list(source.results.series))
+    return DriftCurves(source.axis, source.looks, lines, int(records["n"].iloc[0]))
+
+
+# -- how it is drawn
+
+
+def draw(shown: DriftCurves) -> Figure:
+    figure, (axes, *_), _, _ = grid(1)
+    for label, line in shown.lines.items():
+        draw_line(axes, shown.looks[label], line, 1)
+    base_line(axes, 0)
+    axes.set_title("KL(base ‖ model)", pad=shown.axis.title_pad)
+    axes.set_ylabel("nats a token")
+    axes.set_xlabel(shown.axis.title)
+    shown.axis.frame(axes)
+    legend(figure, shown.looks, list(shown.lines), base=True)
+    return figure
+
+
+# -- what the caption says
+
+
+def caption(shown: DriftCurves) -> str:
+    return (
+        f"How far the model has gone from the base policy on {shown.prompts} general prompts that "
+        f"no skill teaches, whatever became of its answers' quality. {shown.axis.note} The base "
+        "answered once, at temperature 1; estimated from the log-probabilities of its tokens "
+        "(Schulman's k3). Band: 95% interval over seeds (Student's t), where there is one seed "
+        "over answers."
+    )
+
+
+DRIFT = Picture(
+    "drift", "Drift from the base along training", "retention-section", drift_curves, draw, caption
+)
