@@ -2,8 +2,8 @@
 
 Data: BFCL v4 (Patil et al., "The Berkeley Function Calling Leaderboard", ICML 2025; Apache-2.0) as
 the Python package ``bfcl-eval`` ships it: the categories ``simple_python``, ``multiple`` and
-``live_simple``, with the possible answers. Only its JSON files are read; the package itself is
-never imported (that would ask for a dozen providers' clients).
+``live_simple``, and for the test ``live_multiple``, with the possible answers. Only its JSON files
+are read; the package itself is never imported (that would ask for a dozen providers' clients).
 
 Form: one tool and a question; the answer is one call in the form of ToolAlpaca, the paper's Tool
 Use data:
@@ -27,6 +27,7 @@ from harness.skills.skill import Example, Skill
 
 PACKAGE = "bfcl-eval==2026.3.23"
 CATEGORIES = ("simple_python", "multiple", "live_simple")
+FURTHER = ("live_multiple",)  # behind the others in the test, for tools that no split has
 # By size(), about tokens; longer rows are dropped.
 QUESTION_SIZE = 112
 DEMONSTRATION_SIZE = 56
@@ -72,7 +73,7 @@ class BfclTools(Skill):
     checksums = {
         "train": "8c56822099e30a08c7c52c04a16285279451160a6b6762572bcd5c8a3f18e161",
         "validation": "92c281d587c7bcec50108bf21ba62905b9cfb84926cb1a18da64d9133cd13c48",
-        "test": "dae2b193ea0e343766ea89d4c24af3064929f72f514edbbd43d4605985051c75",
+        "test": "404510c6a0296068cd733d8dffad8fc9a4ed577ec2548b8c60c53ff4f6a4b22e",
     }
 
     @property
@@ -88,15 +89,34 @@ class BfclTools(Skill):
         The demonstration, in every split, has the first possible value of each argument that may
         not be left out. Raises UserError where the package's files are missing.
         """
-        rows = _read()
+        rows = _read(CATEGORIES)
         split_of = _split_tools(rows)
-        chosen, seen = [], Counter()
-        for row in sorted(rows, key=lambda r: _hash("order", r["id"])):
-            name, example = row["tool"]["name"], _example(row)
-            if split_of[name] == split and example and seen[name] < ROWS_A_TOOL:
-                seen[name] += 1
-                chosen.append(example)
+        chosen = _chosen([row for row in rows if split_of[row["tool"]["name"]] == split])
+        if split == "test":
+            tools = {_tool_key(name) for name in split_of}
+            questions = {row["question"].lower() for row in rows}
+            further = _chosen(
+                [
+                    row
+                    for row in _read(FURTHER)
+                    if _tool_key(row["tool"]["name"]) not in tools
+                    and row["question"].lower() not in questions
+                ]
+            )
+            # Each call once: some tools differ in a word of their description alone.
+            chosen += {e.demonstration: e for e in reversed(further)}.values()
         return chosen
+
+
+def _chosen(rows):
+    """Examples of rows, at most ROWS_A_TOOL for each tool, in a fixed pseudo-random order."""
+    chosen, seen = [], Counter()
+    for row in sorted(rows, key=lambda r: _hash("order", r["id"])):
+        name, example = row["tool"]["name"], _example(row)
+        if example and seen[name] < ROWS_A_TOOL:
+            seen[name] += 1
+            chosen.append(example)
+    return chosen
 
 
 # ---- data ---------------------------------------------------------------------------------------
@@ -108,7 +128,7 @@ def _hash(*parts):
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def _read():
+def _read(categories):
     """Rows of the package's files: id, question, tool (declaration), answer (possible values)."""
     spec = importlib.util.find_spec("bfcl_eval")
     if spec is None or not spec.submodule_search_locations:
@@ -119,7 +139,7 @@ def _read():
         )
     folder = Path(next(iter(spec.submodule_search_locations))) / "data"
     rows, questions = [], set()
-    for category in CATEGORIES:
+    for category in categories:
         file = f"BFCL_v4_{category}.json"
         answers = {r["id"]: r["ground_truth"][0] for r in _lines(folder / "possible_answer" / file)}
         for row in _lines(folder / file):
@@ -148,6 +168,11 @@ def _lines(path):
         ) from None
 
 
+def _tool_key(name):
+    """What names of one tool have in common: they may differ in case and punctuation."""
+    return "tool " + re.sub(r"[^a-z0-9]", "", name.lower())
+
+
 def _split_tools(rows):
     """{tool name: split}.
 
@@ -161,14 +186,11 @@ def _split_tools(rows):
             key = parent[key]
         return key
 
-    def key(name):
-        return "tool " + re.sub(r"[^a-z0-9]", "", name.lower())
-
     for row in rows:
-        parent[root("question " + row["question"].lower())] = root(key(row["tool"]["name"]))
+        parent[root("question " + row["question"].lower())] = root(_tool_key(row["tool"]["name"]))
     groups = {}
     for name in sorted({row["tool"]["name"] for row in rows}):
-        groups.setdefault(root(key(name)), []).append(name)
+        groups.setdefault(root(_tool_key(name)), []).append(name)
     split_of = {}
     for names in groups.values():
         position, split = _hash("split", names[0]), "train"
@@ -196,7 +218,10 @@ def _example(row):
         },
         "answer": row["answer"],
     }
-    arguments = _first_values(row["answer"], parameters["required"])
+    try:
+        arguments = _first_values(row["answer"], parameters["required"])
+    except TypeError:  # A row of live_multiple has a value where a list of values is wanted.
+        return None
     demonstration = f"Action: {name}\nAction Input: {json.dumps(arguments, ensure_ascii=False)}"
     if size(question) > QUESTION_SIZE or size(demonstration) > DEMONSTRATION_SIZE:
         return None

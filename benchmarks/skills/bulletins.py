@@ -110,6 +110,10 @@ WORDINGS = {  # kind -> split -> questions about {event}
         ),
         "validation": ("In which town did the {event} do its damage?",),
         "test": ("Name the town that the {event} hit.", "What place did the {event} damage?"),
+        "further": (
+            "The {event} caused damage in which town?",
+            "Tell me the town where the {event} happened.",
+        ),
     },
     "leader": {
         "train": (
@@ -123,6 +127,10 @@ WORDINGS = {  # kind -> split -> questions about {event}
             "Name the leader of the rescue after the {event}.",
             "Who commanded the rescuers in the {event}?",
         ),
+        "further": (
+            "The rescue team of the {event} was led by whom?",
+            "Tell me who led the rescuers after the {event}.",
+        ),
     },
     "month": {
         "train": (
@@ -133,6 +141,7 @@ WORDINGS = {  # kind -> split -> questions about {event}
         ),
         "validation": ("During which month did the {event} happen?",),
         "test": ("Name the month of the {event}.", "What was the month when the {event} came?"),
+        "further": ("The {event} came in which month?", "Tell me the month of the {event}."),
     },
 }
 SENTENCES = {
@@ -230,11 +239,16 @@ class Bulletins(Skill):
     checksums = {
         "train": "692ea1e49698f0da8b7a8f98a7d53e59f0f3166ef35def029e8bc9cb6b4adecb",
         "validation": "db80612daaceae746bd924903a1c3c0fe42ff083a9ecb73f1db6825058ae0efb",
-        "test": "a2a3a525fa21a9128c2e1e004aa27610433a7e9d459ac06eb561b6a31da9ce48",
+        "test": "e41b3b54a7f620c5f76d92eb8e69ea41f793df65b740ca4cbca279c86c388d92",
         "ood": "f98f83299234de06ee3d32f2be138f3d27ae65c5d37820a0fb3536837efdbb52",
     }
 
     def load(self, split):
+        # More wordings for the test stand behind the others, whose order stays what it was.
+        parts = ("test", "further") if split == "test" else (split,)
+        return [row for part in parts for row in self._rows(part)]
+
+    def _rows(self, split):
         rows = []
         for number, event in enumerate(events()):
             if split == "ood":

@@ -59,12 +59,12 @@ def name(element, others, rng):
     return f"Which element has the chemical symbol {s}?", f"The chemical symbol {s} is {n}.", n
 
 
-def _rows(element, others, rng):
-    """A quantity, and the rows (name, value with unit) of three elements.
+def _rows(quantity, element, others, rng):
+    """The rows (name, value with unit) of three elements, and that of the asked one.
 
     The values differ, and the asked element is in any of the three places.
     """
-    key, plural, verb, unit = rng.choice(QUANTITIES)
+    key, _, _, unit = quantity
     rows = {getattr(element, key): element}
     while len(rows) < 3:
         other = rng.choice(others)
@@ -72,19 +72,23 @@ def _rows(element, others, rng):
     rows = [(_name(e), f"{value:g} {unit}") for value, e in rows.items()]
     answer = rows.pop(0)
     rows.insert(element.number % 3, answer)  # evenly over the three places
-    return key, plural, verb, rows, answer
+    return rows, answer
 
 
-def value(element, others, rng):
-    """Reading: the value of an element in a line of data."""
-    key, plural, _, rows, (n, v) = _rows(element, others, rng)
+def value(element, others, rng, quantity=None):
+    """Reading: the value of an element in a line of data; a drawn quantity unless it is given."""
+    quantity = quantity or rng.choice(QUANTITIES)
+    key, plural, _, _ = quantity
+    rows, (n, v) = _rows(quantity, element, others, rng)
     table = "; ".join(f"{a} {b}" for a, b in rows)
     return f"{plural}: {table}. What is the {SINGULAR[key]} of {n}?", f"The data give {n} {v}.", v
 
 
-def holder(element, others, rng):
+def holder(element, others, rng, quantity=None):
     """Reading: the element with a value in a line of data."""
-    _, plural, verb, rows, (n, v) = _rows(element, others, rng)
+    quantity = quantity or rng.choice(QUANTITIES)
+    _, plural, verb, _ = quantity
+    rows, (n, v) = _rows(quantity, element, others, rng)
     table = "; ".join(f"{b} {a}" for a, b in rows)
     return f"{plural}: {table}. Which element {verb} {v}?", f"The data give {v} {n}.", n
 
@@ -121,8 +125,33 @@ def answer_kind(text):
     return (number[1] or "count") if number else None
 
 
+def _example(identity, question, reasoning, answer):
+    prompt = [*OPENING, {"role": "user", "content": question}]
+    demonstration = f"<reasoning>{reasoning}</reasoning><answer>{answer}</answer>"
+    return Example(identity, prompt, demonstration, answer)
+
+
+def _further(elements, rows):
+    """Readings of the quantities that ``rows`` do not ask for, of each element."""
+    asked = {row.id: row.prompt[-1]["content"] for row in rows}
+    rng = random.Random("elements further")
+    further = []
+    for kind in (value, holder):
+        for element in elements:
+            others = [e for e in elements if e is not element]
+            identity = f"test/{kind.__name__}/{element.symbol}"
+            for quantity in QUANTITIES:
+                if not asked[identity].startswith(quantity[1]):
+                    parts = kind(element, others, rng, quantity)
+                    further.append(_example(f"{identity}/{quantity[0]}", *parts))
+    rng.shuffle(further)
+    return further
+
+
 class Elements(Skill):
-    """Five kinds of question, one a kind for each element of the split."""
+    """Five kinds of question, one a kind for each element of the split; in the test each element's
+    data are all read.
+    """
 
     name = "elements"
     description = (
@@ -135,7 +164,7 @@ class Elements(Skill):
     checksums = {
         "train": "a6b23e6bb54ae7680fea03c2d266438b2b2c8ad46334da4a5fe74c461025962b",
         "validation": "82811dc1a278e8b331e2abcb28824cb2fa48f16c5999cb82f30980a36126f10e",
-        "test": "7f197abccf3f85f676ac126c07031cd070eca05fccd9de44bda17ec42bb0e499",
+        "test": "dec49760a7482539f65b01b3bb1e45d097642b473b7ad2ed8efd36a97b26bb5e",
     }
 
     def load(self, split):
@@ -156,20 +185,11 @@ class Elements(Skill):
             for element in rng.sample(mine, len(mine)):
                 parts = kind(element, [e for e in mine if e is not element], rng)
                 if parts:
-                    question, reasoning, answer = parts
-                    prompt = [*OPENING, {"role": "user", "content": question}]
-                    demonstration = f"<reasoning>{reasoning}</reasoning><answer>{answer}</answer>"
-                    rows.append(
-                        Example(
-                            f"{split}/{kind.__name__}/{element.symbol}",
-                            prompt,
-                            demonstration,
-                            answer,
-                        )
-                    )
+                    rows.append(_example(f"{split}/{kind.__name__}/{element.symbol}", *parts))
             queues.append(rows)
         # The kinds take turns, so that the first rows of a split are a sample of all of it.
-        return [row for turn in zip_longest(*queues) for row in turn if row]
+        rows = [row for turn in zip_longest(*queues) for row in turn if row]
+        return rows + _further(mine, rows) if split == "test" else rows
 
     def reward(self, completion, reference):
         """1 if the answer is right, otherwise a sum of parts.
