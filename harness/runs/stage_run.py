@@ -25,6 +25,9 @@ from harness.runs.order import no_short_prompt
 from harness.skills.skill import Example
 
 LONGEST_STOP = 10.0  # seconds of a step and of a checkpoint that a stop waits for
+# The steps since the last checkpoint are kept before a stage is measured, which may take long, if
+# they took at least so many seconds, and so many times as long as a checkpoint.
+WORTH_KEEPING, TIMES_WRITING = 5.0, 10.0
 
 
 def run_stage(live: OneRun, number: int) -> None:
@@ -353,6 +356,8 @@ class SkillStage(BaseStage):
         if self.due and SIGNALS.pending is None:
             self._evaluate_inside()
         is_time = time.monotonic() - self.last_save >= 60 * self.live.order.checkpoints.minutes
+        if stage.step == stage.steps_in_all:
+            is_time |= self.lost >= max(WORTH_KEEPING, TIMES_WRITING * self.writing)
         if is_time or SIGNALS.pending is not None:
             self._save_state()
         if SIGNALS.pending is not None:

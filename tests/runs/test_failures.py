@@ -218,6 +218,27 @@ def test_a_stop_that_would_take_long_says_what_is_lost(one_skill, tmp_path, monk
     assert re.search(r"step 0 of 3 is kept, 2 further steps \(0:0\d\) are done again; go on ", line)
 
 
+def test_a_stop_while_a_stage_is_measured_repeats_no_step(one_skill, tmp_path, monkeypatch, capsys):
+    """Struck behind the last step, where the steps took long beside a checkpoint."""
+    monkeypatch.setattr(stage_run, "WORTH_KEEPING", 0.0)
+    monkeypatch.setattr(stage_run, "TIMES_WRITING", 0.0)
+    path, out = one_skill(methods={"sft": {}}), tmp_path / "out"
+    real = SkillStage.evaluate
+
+    def struck(stage, final):
+        if final:
+            signal.raise_signal(signal.SIGTERM)
+        real(stage, final)
+
+    monkeypatch.setattr(SkillStage, "evaluate", struck)
+    assert command(path, "--out", out) == 143
+    assert "vowels: step 3 of 3 is kept; go on with: " in capsys.readouterr().err
+    monkeypatch.setattr(SkillStage, "evaluate", real)
+    monkeypatch.setattr(Trainer, "update", lambda trainer: pytest.fail("a step was done again"))
+    assert command(path, "--out", out) == 0
+    assert json.loads((out / "runs/sft-seed0/stage-1/stage.json").read_text())["steps"] == 3
+
+
 def test_what_a_method_keeps_is_on_record(one_skill, tmp_path):
     path = one_skill(methods={"sft": {}, "sft_reinvoke": {"reinvoke_prompts": 4}})
     run_order(read_order(path), tmp_path / "out")
