@@ -50,6 +50,7 @@ def run_order(
     results.check(about)
     fresh_model = None
     if not (results.folder / "results.json").exists():
+        progress.say(f"loads {order.model.name}, and tries to sample from it and to save it")
         fresh_model = load_order_model(order)  # a model that cannot be had leaves no folder behind
         check_sampling(order, *fresh_model, progress)
         check_saving(*fresh_model, f"{order.path}: model")
