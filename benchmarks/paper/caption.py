@@ -8,8 +8,8 @@ from benchmarks.paper.training import spending
 from harness.report.data import ReportData
 
 INTERVALS = (
-    "Intervals: 95%, over seeds (Student's t); of one run over examples (Wilson's for an accuracy, "
-    "else 1.96 standard errors); of a difference of methods, paired."
+    "Intervals: 95%, over examples and seeds, from values and standard errors; of one run over "
+    "examples alone; Wilson's for an accuracy; of a difference of methods, paired by both."
 )
 
 

@@ -1,8 +1,7 @@
 """Estimates from final records: a mean, or the difference of two models, with its 95% interval.
 
-A mean has an interval over seeds (Student's t), or over examples where there is one seed: Wilson's
-for an accuracy, else 1.96 standard errors. A difference of two models is paired, over seeds or over
-examples.
+A mean has an interval over questions and seeds from its records (harness.base.intervals), Wilson's
+for an accuracy. A difference of two models is paired, by seed and by question.
 """
 
 import math
@@ -12,12 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from harness.base import metrics
+from harness.base import intervals, metrics
 from harness.report.data import ReportData
 from harness.report.estimates import Estimate
-
-# A spread below it is 0 up to rounding. A spread of 0 between a few seeds is no certainty.
-NO_SPREAD = 1e-12
 
 
 class Learner(NamedTuple):
@@ -94,20 +90,19 @@ def estimate(records: pd.DataFrame, scale: float = 1.0, tasks: int = 1) -> Estim
     records = records[complete].dropna(subset=["value"])
     if records.empty:
         return None
-    values = records.groupby("seed")["value"].mean()
-    if len(values) > 1:
-        mean, low, high = metrics.t_interval(values)
-        spread = np.ptp(values)
-        how = f"{len(values)} seeds"
-    else:
-        mean = values.iloc[0]
-        spread = 1.96 * math.sqrt((records["stderr"] ** 2).sum(skipna=False)) / tasks
-        low, high = mean - spread, mean + spread
-        how = "one model"
-    if spread < NO_SPREAD:
-        low = high = math.nan
-    if len(records) == 1 and scale == 100:
-        low, high = metrics.score_interval(mean, records["stderr"].iloc[0], records["n"].iloc[0])
+    by_seed = records.assign(variance=records["stderr"] ** 2).groupby("seed")
+    values = by_seed["value"].mean()
+    errors = by_seed["variance"].sum(min_count=tasks) ** 0.5 / tasks
+    mean = float(values.mean())
+    spread = intervals.of_records(values, errors)
+    half = spread.quantile() * spread.stderr if spread else math.nan
+    low, high = mean - half, mean + half
+    if scale == 100 and tasks == 1:
+        stderr, quantile = records["stderr"].iloc[0], None
+        if len(values) > 1:
+            stderr, quantile = (spread.stderr, spread.quantile()) if spread else (math.nan, None)
+        low, high = metrics.score_interval(mean, stderr, records["n"].iloc[0], quantile=quantile)
+    how = f"{len(values)} seeds" if len(values) > 1 else "one model"
     if tasks == 1 and records["n"].notna().all():
         how += f", n = {int(records['n'].iloc[0])}"
     return Estimate(mean * scale, low * scale, high * scale, how, records=records)
@@ -119,9 +114,9 @@ def difference(
     """Mean and interval of what the records ``mine`` have over ``other``; None without a pair.
 
     The records are of one measure, or of several tasks; the estimate is then of the mean over the
-    tasks. Over the seeds that both have the interval is Student's t of the paired differences; the
-    base model is paired with every seed. Of one seed it is a bootstrap over the examples, which
-    both models answered. There is none where the scores of the examples are not on disk.
+    tasks. It is paired over the seeds that both have, and the base model with every seed, and over
+    the questions, which both models answered. Where the scores of these are not on disk, the
+    interval is Student's t over seeds; of one seed there is none.
     """
     keys = ["name"] if (other["stage"] == 0).all() else ["name", "seed"]
     pairs = mine.merge(other, on=keys, suffixes=("", "_other"))
@@ -131,44 +126,47 @@ def difference(
     gaps = pairs.groupby("seed")["gap"].mean()
     if gaps.empty:
         return None
-    low, high, how = _paired_interval(results, pairs, gaps)
+    low, high, how = _paired_interval(results, pairs, gaps, scale == 100)
     return Estimate(gaps.mean() * scale, low * scale, high * scale, how)
 
 
 def _paired_interval(
-    results: ReportData, pairs: pd.DataFrame, gaps: pd.Series
+    results: ReportData, pairs: pd.DataFrame, gaps: pd.Series, is_fraction: bool
 ) -> tuple[float, float, str]:
     """(low, high, how) of the mean of ``gaps``, one a seed; pairs: the records behind them."""
-    if len(gaps) > 1:
-        how = f"{len(gaps)} seeds, paired"
-        spread = np.ptp(gaps)
-        _, low, high = metrics.t_interval(gaps)
+    how = f"{len(gaps)} seeds, paired" if len(gaps) > 1 else "one seed, paired over examples"
+    tests = _paired_tests(results, pairs, list(gaps.index))
+    if tests is not None:
+        flip = 1 / len(tests) / len(gaps) if is_fraction else 0.0
+        spread = intervals.spread(tests, flips=[flip] * len(tests))
+    elif len(gaps) == 1:
+        return math.nan, math.nan, "no interval: scores of the same examples are not at hand"
     else:
-        draws = _paired_draws(results, pairs)
-        if draws is None:
-            return math.nan, math.nan, "no interval: scores of the same examples are not at hand"
-        how = "one seed, paired over examples"
-        spread = np.ptp(draws)
-        low, high = metrics.percentile_interval(draws)
-    if spread < NO_SPREAD:
+        spread = intervals.of_records(gaps, [])
+    if spread is None:
         return math.nan, math.nan, f"no interval: {how}, and all differ by the same"
-    return low, high, how
+    half = spread.quantile() * spread.stderr
+    return gaps.mean() - half, gaps.mean() + half, how
 
 
-def _paired_draws(results: ReportData, pairs: pd.DataFrame) -> np.ndarray | None:
-    """Bootstrap draws of the difference, averaged over the tasks; None where scores are missing.
+def _paired_tests(
+    results: ReportData, pairs: pd.DataFrame, seeds: list[int]
+) -> list[np.ndarray] | None:
+    """Of each task what its examples add to the difference, [examples, seeds].
 
-    The examples of a task are resampled once for both models. pairs: one row a task.
+    None where scores are missing. pairs: one row a task and seed.
     """
-    draws = []
-    for number, pair in enumerate(pairs.itertuples()):
-        scores, places = results.together(_evaluations(pair))
-        if scores is None or len(places) < 2:
+    tests = []
+    tasks = pairs["name"].unique()
+    for _, of_task in pairs.groupby("name", sort=False, observed=True):
+        rows = list(of_task.set_index("seed").loc[seeds].reset_index().itertuples())
+        evaluations = [evaluation for row in rows for evaluation in _evaluations(row)]
+        scores, places = results.together(evaluations)
+        if scores is None or len(places) < len(evaluations):
             return None
-        sums = metrics.bootstrap_means(scores, seed=number)
-        means = sums[..., 0] / sums[..., 1]
-        draws.append(means[:, 0] - means[:, 1])
-    return np.mean(draws, axis=0)
+        parts = intervals.parts_of(scores, [value for *_, value in evaluations])
+        tests.append((parts[:, ::2] - parts[:, 1::2]) / len(tasks))
+    return tests
 
 
 def _evaluations(pair: Any) -> list[tuple[int, str, str, float]]:

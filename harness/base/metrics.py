@@ -276,15 +276,18 @@ def percentile_interval(draws: ArrayLike, level: float = 0.95) -> tuple[Numbers,
     return low, high
 
 
-def wilson_interval(right: ArrayLike, n: ArrayLike, level: float = 0.95) -> tuple[Numbers, Numbers]:
+def wilson_interval(
+    right: ArrayLike, n: ArrayLike, level: float = 0.95, quantile: float | None = None
+) -> tuple[Numbers, Numbers]:
     """(low, high) of a fraction of right answers, ``right`` of ``n``: the score interval.
 
     Wilson 1927; Agresti & Coull 1998. It lies in [0, 1] and has a width also at 0 of n, [0, z^2 /
-    (n + z^2)], where the bootstrap has none. NaN for n = 0. Numbers or arrays.
+    (n + z^2)], where the bootstrap has none. NaN for n = 0. Numbers or arrays. quantile: z, if it
+    is not the normal one of ``level``.
     """
     right = _floats(right)
     n = np.where(n, n, np.nan)
-    z = NormalDist().inv_cdf((1 + level) / 2)
+    z = NormalDist().inv_cdf((1 + level) / 2) if quantile is None else quantile
     p = np.clip(right / n, 0, 1)
     slack = z * z / n
     half = z * np.sqrt(p * (1 - p) / n + slack / (4 * n))
@@ -294,7 +297,11 @@ def wilson_interval(right: ArrayLike, n: ArrayLike, level: float = 0.95) -> tupl
 
 
 def score_interval(
-    value: ArrayLike, stderr: ArrayLike, n: ArrayLike, level: float = 0.95
+    value: ArrayLike,
+    stderr: ArrayLike,
+    n: ArrayLike,
+    level: float = 0.95,
+    quantile: float | None = None,
 ) -> tuple[Numbers, Numbers]:
     """(low, high) of a mean of ``n`` scores in [0, 1]: Wilson's at the effective number of answers.
 
@@ -305,11 +312,15 @@ def score_interval(
     It is ``n`` where all scores are 0 or 1, so that the interval is Wilson's itself, and more for
     scores in between, such as pass@k or token F1. All 0 or all 1: ``n``. NaN where the error is
     unknown, where it is 0 at another value, and where a value is not in [0, 1]. Numbers or arrays.
+    quantile: as in ``wilson_interval``, for an error of few seeds (Korn & Graubard 1998).
     """
     value, stderr, n = np.broadcast_arrays(*(_floats(x) for x in (value, stderr, n)))
     extreme = (value == 0) | (value == 1)
     defined = np.where(extreme, n > 0, (value > 0) & (value < 1) & (stderr > 0))
     effective = np.where(extreme, n, 1 + value * (1 - value) / np.where(stderr > 0, stderr, 1) ** 2)
     return wilson_interval(
-        np.where(defined, value * effective, np.nan), np.where(defined, effective, np.nan), level
+        np.where(defined, value * effective, np.nan),
+        np.where(defined, effective, np.nan),
+        level,
+        quantile,
     )

@@ -12,13 +12,11 @@ import numpy as np
 import pandas as pd
 
 from harness.report import costs
-from harness.report.estimates import (
-    Estimator,
-)
+from harness.report.estimates import Estimator
 from harness.report.measurements import measure
 from harness.report.missing import missing
-from harness.report.resampling import ItemScores, Joint, item_scores, join_items
 from harness.results.folders import Json
+from harness.results.items import ItemScores, Joint, item_scores, join_items
 from harness.results.overlap import sentence
 from harness.results.pooling import open_pool
 
@@ -35,8 +33,8 @@ class ReportData:
     ``protocol_of`` by ("skill" or "retention", name). By label: ``series``, ``runs``, ``R`` and
     ``D`` (values [runs, T + 1, columns]); by (kind, label): ``stderr``, ``answers`` and ``keys`` of
     the same shape. ``records`` has one row a record, with ``label`` and ``folder`` added;
-    ``skill_records`` and ``retention_records`` are those that count. ``estimate``, ``interval``,
-    ``draws``, ``bases`` and ``base_estimate`` are those of the Estimator. ``missing`` and
+    ``skill_records`` and ``retention_records`` are those that count. ``estimate``, ``compare``,
+    ``bases`` and ``base_estimate`` are those of the Estimator. ``missing`` and
     ``overlaps`` are lines for people.
     """
 
@@ -48,8 +46,7 @@ class ReportData:
         self._measured = measured
         estimator = Estimator(pool, measured)
         self.estimate = estimator.estimate
-        self.interval = estimator.interval
-        self.draws = estimator.draws
+        self.compare = estimator.compare
         self.bases = estimator.bases
         self.base_estimate = estimator.base_estimate
 

@@ -1,58 +1,57 @@
 """Estimates of the report: a value with its 95% interval, and where the interval comes from.
 
-Several runs (seeds): Student's t over the seeds. One run: over its examples, see
-``Estimator.interval``.
+The interval holds what varies: the questions of a test, and the seeds where there are several, by
+harness.base.intervals. Two methods are compared in pairs, on the questions and seeds that they
+share.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from harness.base import metrics
+from harness.base import intervals, metrics
+from harness.base.intervals import Spread
+from harness.report.entries import ArrayFunction, Entries, Entry, Term
 from harness.report.measurements import Arrays, Kind, PooledMeasurements
-from harness.report.resampling import Draws, draw
 from harness.results.pooling import Pool
 
-# A function of arrays [..., T + 1, columns] that gives one number for each: [...].
-ArrayFunction = Callable[[np.ndarray], np.ndarray]
-
-# Seeds or draws that differ by less are alike, to rounding.
-ALIKE_WITHIN = 1e-12
+LEVELS = ("seeds",)  # of the runs of a label, beside the items of the tests
 
 
 class IntervalSource(StrEnum):
     """Where a 95% interval comes from, or why there is none."""
 
-    SEEDS = "seeds"
-    BOOTSTRAP = "bootstrap"
-    ERRORS = "errors"
+    BOTH = "both"
+    ITEMS = "items"
     WILSON = "wilson"
+    SEEDS = "seeds"
+    ERRORS = "errors"
     APART = "apart"
     ALIKE = "alike"
 
 
 HOW = {
-    IntervalSource.SEEDS: "over seeds (Student's t)",
-    IntervalSource.BOOTSTRAP: (
-        "over examples (one run; percentile bootstrap, the same resample at every stage)"
+    IntervalSource.BOTH: "over questions and seeds together",
+    IntervalSource.ITEMS: "over questions alone (one run: what another seed changes is not in it)",
+    IntervalSource.WILSON: (
+        "over questions alone (one run; Wilson's, for an accuracy or a mean of accuracies)"
+    ),
+    IntervalSource.SEEDS: (
+        "over seeds alone (Student's t), where item scores are missing or do not make up the values"
     ),
     IntervalSource.ERRORS: (
-        "over examples (one run; normal, from standard errors, where item scores are missing or do "
-        "not make up the value)"
-    ),
-    IntervalSource.WILSON: (
-        "over examples (one run; Wilson's, for one accuracy, and for a mean where all answers are "
-        "right or all wrong)"
+        "from the standard errors on record, where item scores are missing or do not make up the "
+        "value"
     ),
     IntervalSource.APART: (
-        "differences between stages whose item scores are missing or do not make up the values"
+        "differences of one run whose item scores are missing or do not make up the values"
     ),
-    IntervalSource.ALIKE: "where all examples, or all seeds, give the same number",
+    IntervalSource.ALIKE: "where all questions, or all seeds, give the same number",
 }
 NO_INTERVAL = (IntervalSource.APART, IntervalSource.ALIKE)
 
@@ -74,7 +73,8 @@ class Estimate:
     """One number of the report: value and 95% bounds in the metric's own unit.
 
     how: how value and interval came about; detail: what was measured, on what; by: where the
-    interval comes from; records: those that the value is the mean of, for paired differences.
+    interval comes from; spread: the variance behind it, by level, where the scores of items and
+    runs are at hand; records: those that the value is the mean of, for paired differences.
     """
 
     value: float
@@ -83,6 +83,7 @@ class Estimate:
     how: str = ""
     detail: str = ""
     by: IntervalSource | None = None
+    spread: Spread | None = field(default=None, repr=False, compare=False)
     records: pd.DataFrame | None = field(default=None, repr=False, compare=False)
 
 
@@ -99,9 +100,7 @@ class Estimator:
     def __init__(self, pool: Pool, measurements: PooledMeasurements) -> None:
         self.pool = pool
         self.measurements = measurements
-        # Tables ask for the draws of one run many times over. They take 40 MB where 50 skills are
-        # learned, so that not all can be kept.
-        self.draws = lru_cache(maxsize=64)(self._draws)
+        self.entries = Entries(pool, measurements)
 
     def estimate(
         self,
@@ -113,81 +112,102 @@ class Estimator:
     ) -> Estimate:
         """``function`` of each run's array [..., T + 1, columns]: its mean and 95% interval.
 
-        Over seeds (Student's t) where at least two runs give a number; where one does, over its
-        examples. difference: whether it compares stages; see ``interval``.
+        difference: whether it compares stages; see ``interval``.
         """
-        array = self.measurements.arrays[kind, label].values
-        values = np.asarray(function(array), float) if array.size else np.array([])
+        values = self._values(kind, label, function)
         runs = np.flatnonzero(np.isfinite(values))
-        if not len(runs):
+        term = Term(label, runs.tolist(), function)
+        return self._estimate(kind, [term], values[runs], detail, difference)
+
+    def compare(
+        self,
+        first: tuple[str, ArrayFunction],
+        second: tuple[str, ArrayFunction],
+        kind: Kind = "R",
+        detail: str = "",
+    ) -> Estimate:
+        """What the first label's number is above the second's, paired by seed and by question.
+
+        first, second: a label, and a function of its arrays. Seeds that only one of them has are
+        left out.
+        """
+        numbers = [self._values(kind, label, function) for label, function in (first, second)]
+        places = [
+            {run.seed: i for i, run in enumerate(self.measurements.runs[label])}
+            for label, _ in (first, second)
+        ]
+        shared = [
+            (places[0][seed], places[1][seed])
+            for seed in places[0]
+            if seed in places[1]
+            and np.isfinite(numbers[0][places[0][seed]] - numbers[1][places[1][seed]])
+        ]
+        mine, other = [one for one, _ in shared], [two for _, two in shared]
+        terms = [Term(first[0], mine, first[1]), Term(second[0], other, second[1], -1.0)]
+        return self._estimate(kind, terms, numbers[0][mine] - numbers[1][other], detail, True)
+
+    def _values(self, kind: Kind, label: str, function: ArrayFunction) -> np.ndarray:
+        array = self.measurements.arrays[kind, label].values
+        return np.asarray(function(array), float) if array.size else np.array([])
+
+    def _estimate(
+        self, kind: Kind, terms: Sequence[Term], values: np.ndarray, detail: str, difference: bool
+    ) -> Estimate:
+        """values: of the runs of the terms, one a seed."""
+        if not len(values):
             return Estimate(np.nan, detail=detail)
-        seeds = [self.measurements.runs[label][run].seed for run in runs]
-        values = values[runs]
-        each = ", ".join(f"seed {s}: {v:.4g}" for s, v in zip(seeds, values, strict=True))
-        if len(runs) == 1:
-            low, high, source = self.interval(kind, label, int(runs[0]), function, difference)
-            how = ", ".join(filter(None, (each, how_of(source))))
-            return Estimate(float(values[0]), low, high, how, detail, source)
-        mean, low, high = metrics.t_interval(values)
-        interval = Interval(low, high, IntervalSource.SEEDS)
-        if np.ptp(values) < ALIKE_WITHIN:  # A spread of 0 between a few seeds is no certainty.
-            interval = Interval.none(IntervalSource.ALIKE)
-        how = f"mean of {len(runs)} seeds, {how_of(interval.source)} ({each})"
-        return Estimate(mean, interval.low, interval.high, how, detail, interval.source)
+        mean = float(values.mean())
+        interval, spread = self.interval(kind, terms, values, difference)
+        runs = self.measurements.runs[terms[0].label]
+        of_seeds = zip((runs[i].seed for i in terms[0].runs), values, strict=True)
+        each = ", ".join(f"seed {seed}: {value:.4g}" for seed, value in of_seeds)
+        how = ", ".join(filter(None, (each, how_of(interval.source))))
+        if len(values) > 1:
+            how = f"mean of {len(values)} seeds, {how_of(interval.source)} ({each})"
+        return Estimate(mean, interval.low, interval.high, how, detail, interval.source, spread)
 
     def interval(
-        self,
-        kind: Kind,
-        label: str,
-        run: int,
-        function: ArrayFunction,
-        difference: bool = False,
-    ) -> Interval:
-        """The 95% interval over examples of ``function`` of one run.
+        self, kind: Kind, terms: Sequence[Term], values: np.ndarray, difference: bool = False
+    ) -> tuple[Interval, Spread | None]:
+        """The 95% interval of the mean of the runs' ``values``, and the spread behind it.
 
-        The function is a mean of entries of the run's array or, if so said, a ``difference`` of
-        stages. The interval is, in this order:
+        The number is a mean of entries of the runs' arrays or, if so said, a ``difference`` of
+        them. Its variance is, in this order:
 
-        * Wilson's for a single accuracy (metrics.score_interval of the record);
-        * the percentile bootstrap, where all entries that the function needs are resampled jointly;
-        * from standard errors. Not for a difference: they do not know how the same examples fare at
-          both stages, and the interval would be far too wide;
-        * where every resample gives the same number: Wilson's for a mean of 0 or 1 (as if the
-          examples of all its columns were one test's), none for anything else.
+        * over questions and seeds (harness.base.intervals) where all item scores are at hand;
+        * from the seeds and the standard errors on record;
+        * over seeds alone, or none for one run, where the number is a difference: the errors do not
+          know how the same questions fare at both stages.
+
+        An accuracy, or a mean of accuracies, has the score interval with this variance
+        (metrics.score_interval): it lies in [0, 1], and has a width where all answers are wrong.
         """
-        arrays = self.measurements.arrays[kind, label]
-        drawn, joint = self.draws(kind, label, run)
-        source = _source(function, drawn[0], joint, difference)
-        if source not in (IntervalSource.BOOTSTRAP, IntervalSource.ERRORS):
-            return Interval.none(source)
-        stages, columns = _needed(function, drawn[0])
-        names = [arrays.columns[i] for i in columns]
+        mean, runs = float(values.mean()), len(values)
+        entries = self.entries.of(kind, terms)
+        if not entries:  # the base model's change since the base model
+            return Interval.none(IntervalSource.ALIKE), None
         in_mean = self.measurements.tasks_in_mean
-        fraction = not difference and all(kind == "R" or in_mean[name] for name in names)
-        if fraction and len(stages) == len(columns) == 1:
-            value, stderr, answers, _ = arrays.cell(run, stages[0], columns[0])
-            low, high = metrics.score_interval(value, stderr, answers)
-            if np.isfinite(low):
-                return Interval(float(low), float(high), IntervalSource.WILSON)
-        draws = function(drawn)
-        if np.ptp(draws) > ALIKE_WITHIN:
-            low, high = metrics.percentile_interval(draws)
-            return Interval(float(low), float(high), source)
-        of_kind = "skill" if kind == "R" else "retention"
-        answers = [self.measurements.answers.get((of_kind, name), 0) for name in names]
-        if fraction and draws[0] in (0, 1) and all(answers):
-            low, high = metrics.wilson_interval(draws[0] * sum(answers), sum(answers))
-            return Interval(float(low), float(high), IntervalSource.WILSON)
-        return Interval.none(IntervalSource.ALIKE)
-
-    def _draws(self, kind: Kind, label: str, run: int) -> Draws:
-        arrays = self.measurements.arrays[kind, label]
-        if kind == "R":
-            column_metrics = [self.pool.metric[name] for name in arrays.columns]
+        fractions = all(kind == "R" or in_mean[name] for name in entries)
+        tests = self.entries.tests(kind, entries, runs)
+        if tests is not None:
+            source = IntervalSource.BOTH if runs > 1 else IntervalSource.ITEMS
+            flips = [test.flip * (fractions and difference) for test in tests]
+            spread = intervals.spread([test.parts for test in tests], LEVELS, flips)
+        elif not difference:
+            source = IntervalSource.ERRORS
+            spread = intervals.of_records(values, _errors(entries, runs))
+        elif runs > 1:
+            source, spread = IntervalSource.SEEDS, intervals.of_records(values, [])
         else:
-            column_metrics = [self.pool.retention[name]["metric"] for name in arrays.columns]
-        folder = self.pool.folders[self.measurements.runs[label][run].folder]
-        return draw(arrays, run, column_metrics, folder.evaluation)
+            return Interval.none(IntervalSource.APART), None
+        if fractions and not difference:
+            interval = _of_fractions(mean, spread, entries, source, runs)
+            if interval is not None:
+                return interval, spread
+        if spread is None:
+            return Interval.none(IntervalSource.ALIKE), None
+        half = spread.quantile() * spread.stderr
+        return Interval(mean - half, mean + half, source), spread
 
     # -- the base model
 
@@ -217,10 +237,11 @@ class Estimator:
                 continue
             mean = _mean_of_base(arrays, names)
             for run, values in enumerate(arrays.values):
-                value = float(mean(values))
-                if np.isfinite(value):
-                    low, high, source = self.interval(kind, label, run, mean)
-                    return Estimate(value, low, high, how_of(source), detail, source)
+                value = np.atleast_1d(mean(values))
+                if np.isfinite(value).all():
+                    interval, _ = self.interval(kind, [Term(label, [run], mean)], value)
+                    low, high, source = interval
+                    return Estimate(float(value[0]), low, high, how_of(source), detail, source)
         return Estimate(np.nan, detail=detail)
 
 
@@ -229,28 +250,36 @@ def _mean_of_base(arrays: Arrays, names: Sequence[str]) -> ArrayFunction:
     return lambda array: array[..., 0, columns].mean(-1)
 
 
-def _gives_number(function: ArrayFunction, array: np.ndarray, mask: np.ndarray) -> bool:
-    """Whether the entries under ``mask`` are all that the function needs.
+def _errors(entries: dict[str, list[Entry]], runs: int) -> np.ndarray:
+    """The standard errors [runs] of a number that is made of independent entries."""
+    variances = np.zeros(runs)
+    for of_name in entries.values():
+        for entry in of_name:
+            variances[entry.place] += (entry.weight * entry.stderr) ** 2
+    return np.sqrt(variances)
 
-    A function gives NaN where an entry that it needs is NaN.
+
+def _of_fractions(
+    mean: float,
+    spread: Spread | None,
+    entries: dict[str, list[Entry]],
+    source: IntervalSource,
+    runs: int,
+) -> Interval | None:
+    """The score interval of a mean of fractions, None where it is not defined.
+
+    One accuracy of one run needs its record alone. All right or all wrong is as one test of all
+    questions, each asked once.
     """
-    return bool(np.isfinite(function(np.where(mask, array, np.nan))))
-
-
-def _source(
-    function: ArrayFunction, array: np.ndarray, joint: np.ndarray, difference: bool
-) -> IntervalSource | None:
-    """What an interval can come from: the entries that the function needs decide."""
-    if _gives_number(function, array, joint):
-        return IntervalSource.BOOTSTRAP
-    if difference:
-        return IntervalSource.APART
-    return IntervalSource.ERRORS if np.isfinite(function(array)) else None
-
-
-def _needed(function: ArrayFunction, array: np.ndarray) -> tuple[list[int], list[int]]:
-    """Stages and columns that the function needs of an array [T + 1, columns]."""
-    stage, column = np.indices(array.shape)
-    stages = [k for k in range(array.shape[0]) if not _gives_number(function, array, stage != k)]
-    columns = [i for i in range(array.shape[1]) if not _gives_number(function, array, column != i)]
-    return stages, columns
+    answers = sum(of_name[0].answers for of_name in entries.values())
+    error = spread.stderr if spread else math.nan
+    quantile = spread.quantile() if spread and runs > 1 else None
+    if runs == 1:
+        source = IntervalSource.WILSON
+        alone = [entry for of_name in entries.values() for entry in of_name]
+        if len(alone) == 1 and np.isfinite(alone[0].stderr):
+            error = alone[0].stderr
+    elif mean in (0, 1):
+        source = IntervalSource.BOTH
+    low, high = metrics.score_interval(mean, error, answers, quantile=quantile)
+    return Interval(float(low), float(high), source) if np.isfinite(low) else None

@@ -7,7 +7,8 @@ import pandas as pd
 
 from harness.base import metrics
 from harness.report.data import ReportData
-from harness.report.estimates import HOW, NO_INTERVAL, ArrayFunction, Estimate, IntervalSource
+from harness.report.entries import ArrayFunction
+from harness.report.estimates import HOW, NO_INTERVAL, Estimate, IntervalSource
 from harness.report.table import Cell, Column, Row, Table, Unit
 from harness.results.reader import COLUMNS
 

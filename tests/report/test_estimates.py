@@ -1,15 +1,16 @@
-"""Intervals of the report: over seeds, over examples, or none."""
+"""Intervals of the report: over questions and seeds, over one of them, or none."""
 
 import json
 import shutil
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from harness.base import metrics
+from harness.base import intervals, metrics
 from harness.report import tables
 from harness.report.data import ReportData
-from tests.fabricate import fabricate
+from tests.fabricate import SKILLS, fabricate
 from tests.report.folders import TWO, raw, rewrite, rewrite_records, row, wilson
 
 
@@ -33,10 +34,97 @@ def exact_scores(folder, key):
 def test_one_seed_has_an_interval_over_examples_paired_over_stages(one):
     gain = row(tables.gain_table(ReportData([one])), "sft")["tooluse"]
     difference = exact_scores(one, "tooluse-sft-seed0-12") - exact_scores(one, "tooluse-base")
-    low, high = metrics.percentile_interval(metrics.bootstrap_means(difference, 10_000, seed=3))
     assert gain.value == pytest.approx(difference.mean())
+    # Two questions more, one gained and one lost.
+    squares = np.square(difference - difference.mean()).sum() + 2
+    half = stats.t.ppf(0.975, 49) * (squares / 51 / 52) ** 0.5
+    assert (gain.low, gain.high) == pytest.approx((gain.value - half, gain.value + half))
+    assert "over questions alone (one run: what another seed" in gain.how
+    low, high = metrics.percentile_interval(metrics.bootstrap_means(difference, 10_000, seed=3))
     assert (gain.low, gain.high) == pytest.approx((low, high), abs=0.021)  # one example of 50
-    assert "over examples (one run; percentile bootstrap" in gain.how
+
+
+def test_several_seeds_have_an_interval_over_questions_and_seeds(three):
+    """A mean over skills: each has its own questions, and all share the seeds."""
+    cells = row(tables.main_table(ReportData([three])), "sft")
+    change = []
+    for k, name in enumerate(SKILLS, 1):
+        of_seeds = [
+            exact_scores(three, f"{name}-sft-seed{seed}-36")
+            - exact_scores(three, f"{name}-sft-seed{seed}-{12 * k}")
+            for seed in (0, 1, 2)
+        ]
+        change.append(np.stack(of_seeds, 1) / 2)
+    tests = change[:2]
+    seeds = np.var(sum(test.mean(0) for test in tests), ddof=1) / 3
+    items, least = 0.0, 0.0
+    for test in tests:
+        n = len(test)
+        centred = test.mean(1) - test.mean()
+        square = (np.square(centred).sum() + 2 * (1 / 2 / 3) ** 2) / (n + 1) / (n + 2)
+        rest = test - test.mean(0) - centred[:, None]
+        items += square - np.square(rest).sum() / (n - 1) / 2 / n / 3
+        least += square
+    assert cells["bwt"].value == pytest.approx(sum(test.mean() for test in tests))
+    weights = np.square([seeds, items])
+    # Two tests of 40 questions: some 80 degrees of freedom, a normal quantile but for 0.03.
+    quantile = (weights * [stats.t.ppf(0.975, 2), 1.99]).sum() / weights.sum()
+    half = quantile * (seeds + items) ** 0.5
+    assert (cells["bwt"].high - cells["bwt"].low) / 2 == pytest.approx(half, rel=5e-3)
+    assert cells["bwt"].by == "both"
+    # An accuracy keeps within [0, 1].
+    assert cells["acc"].low < cells["acc"].value < cells["acc"].high
+    assert "over questions and seeds together" in cells["acc"].how
+
+
+def test_methods_are_compared_in_pairs_on_the_seeds_and_questions_that_they_share(three):
+    results = ReportData([three])
+
+    def final(name):
+        return lambda R: R[..., -1, list(SKILLS).index(name)]
+
+    gap = results.compare(("sft", final("tooluse")), ("grpo", final("tooluse")))
+    pairs = [
+        exact_scores(three, f"tooluse-sft-seed{seed}-36")
+        - exact_scores(three, f"tooluse-grpo-seed{seed}-36")
+        for seed in (0, 1, 2)
+    ]
+    spread = intervals.spread([np.stack(pairs, 1)], flips=[1 / 3])
+    half = spread.quantile() * spread.stderr
+    assert gap.value == pytest.approx(np.mean(pairs))
+    assert (gap.low, gap.high) == pytest.approx((gap.value - half, gap.value + half))
+    back = results.compare(("grpo", final("tooluse")), ("sft", final("tooluse")))
+    assert (back.value, back.low) == pytest.approx((-gap.value, -gap.high))
+    # As if both had been measured on questions of their own, it would be wider.
+    apart = np.hypot(
+        *(results.estimate(m, final("tooluse")).spread.stderr for m in ("sft", "grpo"))
+    )
+    assert spread.stderr < apart
+
+
+def test_a_seed_that_only_one_method_has_is_left_out_of_their_difference(tmp_path):
+    folder = fabricate(tmp_path / "r", methods=TWO, seeds=(0, 1, 2), n=40, inside=0)
+    rewrite_records(
+        folder, lambda r: {"seed": 9} if (r["method"], r["seed"]) == ("sdft", 2) else {}
+    )
+    results = ReportData([folder])
+
+    def first(R):
+        return R[..., 1, 0]
+
+    gap = results.compare(("sft", first), ("sdft", first))
+    values = {
+        m: [
+            raw(folder, method=m, seed=s, name="tooluse", stage=1, metric="exact")[0]["value"]
+            for s in (0, 1)
+        ]
+        for m in TWO
+    }
+    assert gap.value == pytest.approx(np.mean(values["sft"]) - np.mean(values["sdft"]))
+    assert gap.how.startswith("mean of 2 seeds")
+    assert np.isnan(
+        results.compare(("sft", first), ("sdft", lambda R: R[..., 1, 0] * np.nan)).value
+    )
 
 
 def test_standard_errors_stand_in_for_item_scores(without_items):
@@ -51,7 +139,30 @@ def test_standard_errors_stand_in_for_item_scores(without_items):
     own = raw(without_items, kind="skill", **final)
     half = 1.96 * np.sqrt(sum(record["stderr"] ** 2 for record in own)) / 3
     assert (cells["acc"].high - cells["acc"].low) / 2 == pytest.approx(half, rel=0.1)
-    assert "standard errors" in cells["acc"].how
+    assert cells["acc"].by == "wilson"
+    wikitext = row(tables.retention_table(results), "sft")["wikitext/final"]
+    error = raw(without_items, name="wikitext", method="sft", stage=3)[0]["stderr"]
+    assert wikitext.high - wikitext.value == pytest.approx(1.959964 * error)
+    assert "standard errors" in wikitext.how
+
+
+def test_seeds_alone_stand_in_where_item_scores_are_missing(tmp_path):
+    folder = fabricate(tmp_path / "r", methods=TWO, seeds=(0, 1, 2), n=50, items=False)
+    cells = row(tables.main_table(ReportData([folder])), "sft")
+    for key in ("bwt", "retention"):
+        assert cells[key].by == "seeds"
+        assert "over seeds alone" in cells[key].how
+    final = raw(folder, method="sft", stage=3, metric="exact", final=True, kind="skill")
+    by_seed = [np.mean([r["value"] for r in final if r["seed"] == seed]) for seed in (0, 1, 2)]
+    errors = [
+        np.sum([r["stderr"] ** 2 for r in final if r["seed"] == seed]) ** 0.5 / 3
+        for seed in (0, 1, 2)
+    ]
+    spread = intervals.of_records(by_seed, errors)
+    bounds = metrics.score_interval(
+        np.mean(by_seed), spread.stderr, 150, quantile=spread.quantile()
+    )
+    assert (cells["acc"].low, cells["acc"].high) == pytest.approx(bounds)
 
 
 def test_standard_errors_bound_no_difference_of_stages(without_items):
@@ -62,9 +173,8 @@ def test_standard_errors_bound_no_difference_of_stages(without_items):
         assert np.isfinite(cell.value)
         assert np.isnan([cell.low, cell.high]).all()
         assert "no interval" in cell.how
-    assert "from standard errors" in table.note
+    assert "Wilson's" in table.note
     assert "No ±: differences" in table.note
-    assert "bootstrap" not in table.note
 
 
 class ScienceBase:
@@ -122,8 +232,8 @@ def test_half_points_have_wilsons_interval_of_more_answers(tmp_path):
     assert answers > 50
     base.change_base({"stderr": None})  # as of groups: then the items
     cell = base.cell()
-    assert cell.by == "bootstrap"
-    assert (cell.low, cell.high) == pytest.approx((half.low, half.high), abs=0.03)
+    assert cell.by == "wilson"
+    assert (cell.low, cell.high) == pytest.approx((half.low, half.high))
 
 
 def test_wilsons_interval_needs_the_record_alone(tmp_path):
@@ -140,7 +250,7 @@ def test_wilsons_interval_needs_the_record_alone(tmp_path):
     assert row(tables.gain_table(results), "sft")["la"].by == "wilson"
 
 
-def test_a_ratio_is_resampled_with_its_weights_paired_over_stages(tmp_path):
+def test_a_ratio_has_the_error_of_its_weights_paired_over_stages(tmp_path):
     """Bits per byte: sum of log-likelihoods over sum of bytes.
 
     That is not the mean of the items, and the stages are not drawn independently.
@@ -170,8 +280,9 @@ def test_a_ratio_is_resampled_with_its_weights_paired_over_stages(tmp_path):
     assert final.value != pytest.approx(means[keys[1]], abs=1e-4)
     for cell, total in ((final, totals[keys[1]]), (delta, totals[keys[0]] - totals[keys[1]])):
         _, error = metrics.ratio_and_stderr(total, size)
-        assert (cell.high - cell.low) / 2 == pytest.approx(1.96 * error, rel=0.15)
-        assert "bootstrap" in cell.how
+        quantile = stats.t.ppf(0.975, n - 1)
+        assert (cell.high - cell.low) / 2 == pytest.approx(quantile * error)
+        assert "over questions alone" in cell.how
     # Independent draws of both stages would make it 1.4 times as wide, not a tenth.
     assert delta.high - delta.low < 0.1 * (final.high - final.low)
 
@@ -196,8 +307,8 @@ def test_items_count_by_their_weight(tmp_path):
     results = ReportData([folder])
     delta = row(tables.retention_table(results), "sft")["hellaswag/delta"]
     assert delta.value == pytest.approx(values["hellaswag-sft-seed0-3"] - values["hellaswag-base"])
-    assert delta.by == "bootstrap"
-    assert row(tables.main_table(results), "sft")["retention"].by == "bootstrap"
+    assert delta.by == "items"
+    assert row(tables.main_table(results), "sft")["retention"].by == "items"
 
 
 def test_an_interval_has_the_answers_of_its_own_record(tmp_path):
@@ -229,7 +340,7 @@ def test_seeds_that_agree_to_rounding_have_no_interval(tmp_path):
     assert gain.by == "alike"
 
 
-def test_all_wrong_has_wilsons_interval_and_no_change_has_none(tmp_path):
+def test_all_wrong_has_wilsons_interval_and_no_change_that_of_one_flip(tmp_path):
     skills = {"science": (-1.0, 0.0), "medical": (0.22, 0.3)}
     folder = fabricate(tmp_path / "zero", skills, methods=TWO, n=48)
     results = ReportData([folder])
@@ -241,11 +352,12 @@ def test_all_wrong_has_wilsons_interval_and_no_change_has_none(tmp_path):
         assert (cell.value, cell.low, cell.high) == pytest.approx(bounds)
     gain = row(gains, "sft")["science"]
     assert gain.value == 0
-    assert np.isnan([gain.low, gain.high]).all()
+    # As if one of two more questions had been gained and one lost.
+    half = stats.t.ppf(0.975, 47) * (2 / 49 / 50) ** 0.5
+    assert (gain.low, gain.high) == pytest.approx((-half, half))
     assert "±0.0" not in main.markdown() + gains.markdown()
     assert "Wilson" in main.note
-    assert "percentile bootstrap" in main.note
-    assert "all examples, or all seeds" in gains.note
+    assert "over questions alone" in gains.note
     shutil.rmtree(folder / "evaluations")
     cell = row(tables.main_table(ReportData([folder])), "sft")["science/final"]
     assert cell.high == pytest.approx(0.0741, abs=1e-4)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from harness.base import intervals, metrics
 from harness.report import pictures, style
 from harness.report.data import ReportData
 from harness.report.pictures.accuracy_matrix import accuracy_matrices
@@ -49,21 +50,22 @@ def test_a_band_ends_where_it_is_not_known():
     assert {(x, round(y, 6)) for x, y in band} == {(0, 0), (0, 7), (1, 90), (1, 100)}
 
 
-def test_bands_over_seeds_stay_in_the_unit_interval_and_agreement_has_none(tmp_path):
+def test_bands_hold_questions_and_seeds_and_stay_in_the_unit_interval(tmp_path):
     skills = {"science": (-1.0, 0.0), "medical": (0.02, 0.05)}
     folder = fabricate(tmp_path / "seeds", skills, TWO, seeds=(0, 1, 2), n=48, items=False)
     _, curves = drawn(folder)
-    assert curves.loc[curves["name"] == "science", ["low", "high"]].isna().all(axis=None)
+    none_right = curves[curves["name"] == "science"]
+    assert (none_right["high"] - wilson(0, 48)[1]).abs().max() < 1e-9
     records = pd.DataFrame(raw(folder, kind="skill", metric="exact", name="medical", method="sft"))
     medical = curves[(curves["name"] == "medical") & (curves["label"] == "sft")]
-    cut = 0
-    for step, values in records.groupby("step")["value"]:
+    for step, points in records.groupby("step"):
         point = medical[medical["x"] == step].iloc[0]
-        half = 4.302653 * values.std() / 3**0.5 if len(set(values)) > 1 else np.nan
-        bounds = [np.maximum(0, values.mean() - half), values.mean() + half]
-        assert [point["low"], point["high"]] == pytest.approx(bounds, rel=1e-6, nan_ok=True)
-        cut += values.mean() < half
-    assert cut
+        spread = intervals.of_records(points["value"], points["stderr"])
+        error, quantile = (spread.stderr, spread.quantile()) if spread else (np.nan, None)
+        mean = points["value"].mean()
+        bounds = metrics.score_interval(mean, error, 48, quantile=quantile)
+        assert [point["low"], point["high"]] == pytest.approx(bounds)
+    assert curves["low"].min() >= 0
 
 
 @pytest.mark.parametrize("count", [1, 3])

@@ -5,12 +5,13 @@ steps; else x is stages of equal width, and a record lies at its share of its ow
 """
 
 from collections.abc import Collection
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from harness.base import metrics
+from harness.base import intervals, metrics
 from harness.report.data import ReportData
 from harness.report.style import INK, MUTED, SHADE, shorten
 
@@ -117,26 +118,27 @@ class TrainingAxis:
     def average(self, table: pd.DataFrame, fractions: Collection[str]) -> pd.DataFrame:
         """Mean of records over seeds at each x, with a 95% interval; one row a label, name and x.
 
-        Columns: label, name, x, value, seeds, stderr, stage, low, high. Interval of several seeds:
-        Student's t, none (NaN) where all give the same number. Of one seed: Wilson's for a
-        fraction, else 1.96 standard errors. fractions: names whose values and bounds lie in [0, 1].
+        Columns: label, name, x, value, seeds, stderr, stage, low, high. The interval is over seeds
+        and questions by the records alone (intervals.of_records), so that it may be a little wider
+        than the table's. fractions: names whose values lie in [0, 1]: theirs is the score interval.
         """
         points = (
             table.assign(x=self.place(table).round(4))
             .groupby(["label", "name", "x"], observed=True)
             .agg(
                 value=("value", "mean"),
-                std=("value", "std"),
-                least=("value", "min"),
-                most=("value", "max"),
+                values=("value", list),
+                stderrs=("stderr", list),
                 seeds=("value", "count"),
                 stderr=("stderr", "mean"),
                 n=("n", "mean"),
                 stage=("stage", "max"),
             )
+            .reset_index()
         )
-        points["low"], points["high"] = _bounds(points, fractions)
-        return points.drop(columns=["n", "std", "least", "most"]).reset_index()
+        bounds = [_bounds(point, point.name in fractions) for point in points.itertuples()]
+        points[["low", "high"]] = np.array(bounds, float).reshape(-1, 2)
+        return points.drop(columns=["n", "values", "stderrs"])
 
     def frame(self, axes: Axes, learned: int | None = None) -> None:
         """Draws the borders and names of stages, and sets the limits of x.
@@ -189,19 +191,14 @@ def _filled(ends: dict[int, float], stages: int) -> np.ndarray:
     return line
 
 
-def _bounds(points: pd.DataFrame, fractions: Collection[str]) -> tuple[np.ndarray, np.ndarray]:
-    """(low, high) of the mean at each point, as ``TrainingAxis.average`` says."""
-    quantile = {
-        int(n): metrics.t_quantile(0.975, int(n) - 1) for n in points["seeds"].unique() if n > 1
-    }
-    several = points["seeds"] > 1
-    half = points["seeds"].map(quantile) * points["std"] / np.sqrt(points["seeds"])
-    half = half.where(several, 1.96 * points["stderr"])
-    # A spread of 0 between a few seeds is no certainty.
-    half = half.where(np.where(several, points["most"] > points["least"], half > 0))
-    bounds = np.stack([points["value"] - half, points["value"] + half])
-    fraction = points.index.get_level_values("name").isin(list(fractions))
-    one_seed = metrics.score_interval(points["value"], points["stderr"], points["n"])
-    bounds = np.where(fraction & ~several, one_seed, bounds)
-    low, high = np.where(fraction, bounds.clip(0, 1), bounds)
-    return low, high
+def _bounds(point: Any, is_fraction: bool) -> tuple[float, float]:
+    """(low, high) of the mean at one point, as ``TrainingAxis.average`` says; NaN without one."""
+    values = np.array(point.values, float)
+    spread = intervals.of_records(values[np.isfinite(values)], point.stderrs)
+    if is_fraction:
+        error, quantile = point.stderr, None
+        if point.seeds > 1:
+            error, quantile = (spread.stderr, spread.quantile()) if spread else (np.nan, None)
+        return metrics.score_interval(point.value, error, point.n, quantile=quantile)
+    half = spread.quantile() * spread.stderr if spread else np.nan
+    return point.value - half, point.value + half

@@ -209,8 +209,8 @@ def _caption(shown: AccuracyCurves) -> str:
     return (
         f"Accuracy of each skill along training. {shown.axis.note} The shaded stage teaches the "
         "skill of the panel; dashed lines are stage borders. "
-        "Band: 95% interval over seeds (Student's t), where there is one seed over examples "
-        "(Wilson's), cut to what an accuracy can be; none where all seeds give the same number."
+        "Band: 95% interval over questions and seeds, from the values and standard errors on "
+        "record; where there is one seed over questions alone (Wilson's)."
     )
 
 

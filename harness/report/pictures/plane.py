@@ -188,7 +188,7 @@ def caption(shown: Plane) -> str:
         tasks += f" and {len(shown.tasks) - MOST_TASKS} more"
     return (
         "Up is better at the skills, right is more of what the model could do before. Large mark: "
-        "after the last stage with 95% intervals (over seeds; over examples for one run); dots: "
+        "after the last stage with 95% intervals (over questions and seeds); dots: "
         "its seeds; thin line: the way there from the base model (star), a mark a stage. "
         f"x: mean over {tasks}; y: mean over all skills of the order."
     )

@@ -64,7 +64,7 @@ def retention_curves_table(results: ReportData, axis: TrainingAxis) -> pd.DataFr
 def mean_change_table(results: ReportData, axis: TrainingAxis, label: str) -> pd.DataFrame:
     """Mean change of retention since the base model after each stage: x, value, low, high.
 
-    The interval is over seeds, over examples where there is one seed.
+    The interval is over questions and seeds.
     """
     rows = []
     means = results.retention_mean(results.D[label])
@@ -198,11 +198,10 @@ def caption(shown: RetentionCurves) -> str:
     without = f", so without {', '.join(shown.outside)}" if shown.outside else ""
     return (
         f"What the model could do before, after each stage. {shown.axis.note} "
-        "Band: 95% interval, of one seed Wilson's for accuracies and 1.96 standard errors for all "
-        "else; of the mean Δ, where there is one seed, by a bootstrap that resamples the examples "
-        "of all stages together, and none where item scores are missing or do not make up the "
-        "values. Mean Δ: final minus base over the tasks whose metric is a fraction, higher is "
-        f"better{without}."
+        "Band: 95% interval over questions and seeds, where there is one seed over questions "
+        "alone; of the mean Δ, where item scores are missing or do not make up the values, over seeds "
+        "alone, and none of one seed. Mean Δ: final minus base over the tasks whose metric is a "
+        f"fraction, higher is better{without}."
         + (" ↓: lower is better." if shown.lower_is_better else "")
         + only_first(len(shown.panels), shown.tasks, "tasks")
     )

@@ -23,10 +23,11 @@ def test_figure_3_is_normalised_by_the_best_mean_over_the_methods_with_bands_ove
     assert value(frame, panel="a", series="sdft", x=10.0)["value"] == pytest.approx(1)
     # The mean 0.4 is 0.4 of the way from 0.2 to 0.7. An accuracy of 0, where bounds end, is -0.4.
     row = value(frame, panel="a", series="sft", x=20.0)
-    half = T2 * np.std([0.3, 0.3, 0.6], ddof=1) / 3**0.5 / 0.5
-    assert (row["value"], row["low"], row["high"]) == pytest.approx(
-        (0.4, max(-0.4, 0.4 - half), 0.4 + half), rel=1e-5
-    )
+    over_seeds = T2 * np.std([0.3, 0.3, 0.6], ddof=1) / 3**0.5 / 0.5
+    assert row["value"] == pytest.approx(0.4)
+    # Of an accuracy: cut to what it can be, and a little wider, for the questions.
+    assert -0.4 < row["low"] < 0.4 < row["high"]
+    assert (row["high"] - row["low"]) / 2 == pytest.approx(over_seeds, rel=0.3)
     assert "3" in row["note"]
     assert value(frame, panel="b", series="sft", x=20.0)["value"] == pytest.approx(1)
 
@@ -45,7 +46,8 @@ def test_table_5_and_figure_4_join_the_orders_of_one_task_each(drawn):
     assert (row["value"], row["low"]) == pytest.approx((60, 60 - half))
     assert "facts, grammar" in row["note"]
     row = value(frame, panel="tools", series="sft", x="new_task")
-    assert (row["value"], row["high"]) == pytest.approx((40, 40 + 100 * T2 * 0.1 / 3**0.5))
+    assert row["value"] == pytest.approx(40)
+    assert row["high"] > 40 + 100 * T2 * 0.1 / 3**0.5 * 0.95  # seeds and questions
     assert value(frame, panel="tools", series="base", x="facts")["value"] == pytest.approx(80)
     assert value(frame, panel="elements", series="sdft", x="code")["unit"] == "bits_per_byte"
 

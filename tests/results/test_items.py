@@ -1,9 +1,9 @@
-"""Item scores of evaluations, and which of them are resampled jointly."""
+"""Item scores of evaluations, and which of them are joined."""
 
 import numpy as np
 import pytest
 
-from harness.report.resampling import item_scores, join_items
+from harness.results.items import item_scores, join_items
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,12 @@
-"""Bootstrap over examples: item scores, resampled jointly over the stages of a run."""
+"""Item scores of evaluations, joined where they are of the same items."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from harness.base import metrics
-from harness.report.measurements import Arrays
 from harness.results.folders import Json
 
-DRAWS = 2000  # of a bootstrap
-# Item scores of one run are read from at most so many evaluations; beyond it stderr stands in.
-MOST_FILES = 400
 AGREEMENT = 1e-6  # between the mean of the item scores and the value on record
 
 ItemScores = dict[str, tuple[float, float]]  # {item id: (score times weight, weight)}
@@ -28,17 +23,6 @@ class Joint(NamedTuple):
     members: list[int]
 
 
-class Draws(NamedTuple):
-    """Bootstrap draws of a run's array.
-
-    values: [DRAWS, T + 1, columns], NaN where there is neither a score nor an error; joint: which
-    entries [T + 1, columns] come from resampled items, the same resample at every stage.
-    """
-
-    values: np.ndarray
-    joint: np.ndarray
-
-
 def item_scores(evaluation: Json, metric: str) -> ItemScores | None:
     """The scores of an evaluation's items, None where it holds none.
 
@@ -50,7 +34,8 @@ def item_scores(evaluation: Json, metric: str) -> ItemScores | None:
     scores = {}
     try:
         for item in evaluation.get("items") or []:
-            score = float(item["score"] if "score" in item else item["scores"][metric])
+            by_metric = item.get("scores") or {}
+            score = float(by_metric[metric] if metric in by_metric else item["score"])
             if bits_per_byte and "response" in item:
                 weight = -float(item["response"]) / score
             else:
@@ -78,38 +63,3 @@ def join_items(evaluations: Sequence[tuple[ItemScores | None, float]]) -> Joint:
             tables.append(table)
             members.append(place)
     return Joint(np.stack(tables, 1) if tables else None, members)
-
-
-def draw(
-    arrays: Arrays, run: int, column_metrics: list[str], evaluation: Callable[[str | None], Json]
-) -> Draws:
-    """Draws of one run's array.
-
-    column_metrics: the metric that counts of each column; evaluation: reads one by its key. The
-    items of a column are resampled once for all its stages. An evaluation without item scores is
-    drawn from Normal(value, stderr), independently of all others.
-    """
-    values = arrays.values[run]
-    stderr = arrays.stderr[run]
-    keys = arrays.keys[run]
-    drawn = np.full((DRAWS, *values.shape), np.nan)
-    joint = np.zeros(values.shape, bool)
-    readable = sum(isinstance(key, str) for key in keys.ravel()) <= MOST_FILES
-    for i, metric in enumerate(column_metrics):
-        generator = np.random.default_rng([len(column_metrics), i])
-        stages = np.flatnonzero(np.isfinite(values[:, i]))
-        scores, members = join_items(
-            [
-                (item_scores(evaluation(keys[k, i]), metric), values[k, i])
-                for k in stages
-                if readable
-            ]
-        )
-        joint[stages[members], i] = True
-        for k in stages[~joint[stages, i]]:
-            if np.isfinite(stderr[k, i]):
-                drawn[:, k, i] = values[k, i] + stderr[k, i] * generator.standard_normal(DRAWS)
-        if scores is not None:
-            means = metrics.bootstrap_means(scores, DRAWS, seed=i)
-            drawn[:, joint[:, i], i] = means[..., 0] / means[..., 1]
-    return Draws(drawn, joint)

@@ -1,0 +1,69 @@
+"""Prints coverage and width of 95% intervals, and the power that was foretold, by simulation.
+
+python -m benchmarks.coverage --draws 2000
+python -m benchmarks.coverage --seeds 2 --items 300 --estimators report
+"""
+
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks.coverage.estimators import ESTIMATORS
+from benchmarks.coverage.laws import LAWS, Law
+from harness.base.errors import Parser, reported
+
+
+class Coverage(NamedTuple):
+    """Of one estimator on one law: share of intervals with the truth in them, and mean width."""
+
+    share: float
+    width: float
+
+
+def coverage(
+    law: Law, items: int, seeds: int, draws: int, names: Sequence[str] = tuple(ESTIMATORS)
+) -> dict[str, Coverage]:
+    """{estimator: its coverage of the law's truth}; the same draws for every estimator."""
+    generator = np.random.default_rng([zlib.crc32(law.name.encode()), items, seeds])
+    bounds = np.empty((draws, len(names), 2))
+    for draw in range(draws):
+        tests = law.draw(generator, items, seeds)
+        bounds[draw] = [ESTIMATORS[name](tests, law) for name in names]
+    slack = 1e-12  # the truth may be 0, and so may a bound
+    inside = (bounds[..., 0] <= law.truth + slack) & (law.truth - slack <= bounds[..., 1])
+    width = (bounds[..., 1] - bounds[..., 0]).mean(0)
+    return {
+        name: Coverage(float(inside[:, i].mean()), float(width[i])) for i, name in enumerate(names)
+    }
+
+
+def lines(items: Sequence[int], seeds: int, draws: int, names: Sequence[str]) -> Iterator[str]:
+    """The table in Markdown: coverage in per cent / half of the mean width."""
+    yield "| law | items | " + " | ".join(names) + " |"
+    yield "|---|---:|" + "---:|" * len(names)
+    for law in LAWS:
+        for n in items:
+            scale, form = (100, ".1f") if law.is_fraction else (1, ".3f")
+            cells = [
+                f"{100 * cell.share:.1f} / {cell.width / 2 * scale:{form}}"
+                for cell in coverage(law, n, seeds, draws, names).values()
+            ]
+            yield f"| {law.name} | {n} | " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    parser = Parser(description=__doc__)
+    parser.add_argument("--draws", type=int, default=1000, help="of each law (default: 1000)")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each draw (default: 3)")
+    parser.add_argument("--items", type=int, nargs="+", default=[100, 300], help="of each test")
+    parser.add_argument("--estimators", nargs="+", default=list(ESTIMATORS), choices=ESTIMATORS)
+    args = parser.parse_args()
+    with reported(None):
+        for line in lines(args.items, args.seeds, args.draws, args.estimators):
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Coverage of the report's intervals, on a fixed small sample of python -m benchmarks.coverage."""
+
+import numpy as np
+import pytest
+
+from benchmarks.coverage.__main__ import coverage
+from benchmarks.coverage.laws import LAWS
+
+BY_NAME = {law.name: law for law in LAWS}
+DRAWS = 500
+ERROR = 2 * (0.95 * 0.05 / DRAWS) ** 0.5  # two standard errors of a simulated coverage
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.name)
+def test_the_mean_of_many_draws_is_the_truth(law):
+    generator = np.random.default_rng(0)
+    tests = law.draw(generator, 4000, 400)
+    mean = sum(test.mean() for test in tests)
+    assert mean == pytest.approx(law.truth, abs=4 * (law.by_seed / 400**0.5 + 0.5 / 4000**0.5))
+
+
+@pytest.mark.parametrize("name", ["accuracy", "change", "pair", "margin", "bits per byte"])
+@pytest.mark.parametrize("items", [100, 300])
+def test_the_reports_intervals_cover_with_three_seeds(name, items):
+    [(_, found)] = coverage(BY_NAME[name], items, 3, DRAWS, ["report"]).items()
+    assert 0.93 - ERROR < found.share < 0.97 + ERROR
+
+
+def test_few_flips_cover_and_are_not_wide():
+    """One flip in 100 is a whole number: the interval covers more often than it says."""
+    found = coverage(BY_NAME["change, few flips"], 300, 3, DRAWS, ["report", "two-way cluster"])
+    assert 0.93 - ERROR < found["report"].share < 0.97 + ERROR
+    assert found["report"].width < 0.8 * found["two-way cluster"].width
+    few = coverage(BY_NAME["change, few flips"], 100, 3, DRAWS, ["report"])["report"]
+    assert few.share > 0.95 and few.width < 2 * 0.035
+
+
+def test_intervals_over_one_level_leave_the_other_out():
+    names = ["t over seeds", "items alone", "bootstrap of seeds"]
+    accuracy = coverage(BY_NAME["accuracy"], 300, 3, DRAWS, names)
+    assert accuracy["t over seeds"].share < 0.85
+    assert accuracy["bootstrap of seeds"].share < 0.6
+    differ = coverage(BY_NAME["accuracy, seeds differ much"], 300, 3, DRAWS, names)
+    assert differ["items alone"].share < 0.7
