@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.base.console import steady_streams
-from harness.base.errors import Parser, exit_if_failed, reported
+from harness.base.errors import Parser, UserError, exit_if_failed, reported
 
 ROOT = Path(__file__).resolve().parent
 
@@ -78,7 +78,7 @@ def main() -> None:
         if args.plan:
             from harness.runs.plan import plan
 
-            print(plan(order, out))
+            print(plan(order, out, measured_variations(out)))
             return
         from harness.models.load import load_tokenizer
         from harness.runs.context import check_context
@@ -99,6 +99,19 @@ def main() -> None:
         run_order(order, out, progress, None if args.fail_fast else failed.__setitem__)
         print_report(out)
     exit_if_failed(failed, len(order.runs()))
+
+
+def measured_variations(out: Path) -> dict[str, Any]:
+    """How differences vary in the finished runs of a results folder, {} where nobody knows."""
+    if not (out / "results.json").exists():
+        return {}
+    try:
+        from harness.report.comparisons import variations
+        from harness.report.data import ReportData
+
+        return variations(ReportData([out]))
+    except (ModuleNotFoundError, UserError):  # the plan itself does not need them
+        return {}
 
 
 def print_report(out: Path) -> None:

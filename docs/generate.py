@@ -32,6 +32,7 @@ from harness.runs.schema import (
     ChatTemplate,
     Checkpoints,
     ModelSpec,
+    Power,
     Schema,
     SkillSpec,
 )
@@ -56,6 +57,10 @@ SECTIONS = {  # title of a section: (dataclass, one sentence)
     "evaluate.drift": (Drift, "KL from the base policy on general prompts, along training."),
     "vllm": (VLLMConfig, "What vLLM may use, where it is an engine."),
     "judge": (EndpointConfig, "The judge's server, for skills with a rubric."),
+    "power": (
+        Power,
+        "Differences that should be told ([power](../explanation/sensitivity.md#power)).",
+    ),
     "checkpoints": (Checkpoints, "Resume and disk."),
 }
 EXAMPLE = """\

@@ -6,13 +6,16 @@ python -m benchmarks.coverage --seeds 2 --items 300 --estimators report
 
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.coverage.estimators import ESTIMATORS
+from benchmarks.coverage.estimators import ESTIMATORS, report
 from benchmarks.coverage.laws import LAWS, Law
 from harness.base.errors import Parser, reported
+from harness.base.intervals import spread
+from harness.base.power import Variation
 
 
 class Coverage(NamedTuple):
@@ -53,15 +56,65 @@ def lines(items: Sequence[int], seeds: int, draws: int, names: Sequence[str]) ->
             yield f"| {law.name} | {n} | " + " | ".join(cells) + " |"
 
 
+def variation(law: Law, items: int) -> Variation:
+    """How the law's number varies with so many items a test, from a large sample."""
+    generator = np.random.default_rng(0)
+    parts = []
+    for _ in range(5):
+        tests = law.draw(generator, 4000, 60)
+        found = spread(tests)
+        assert found is not None
+        parts.append(Variation.of(found))
+    times = 4000 / items
+    return Variation(
+        items=float(np.mean([part.items for part in parts])) * times,
+        seeds=float(np.mean([part.seeds for part in parts])),
+        both=float(np.mean([part.both for part in parts])) * times,
+        count=items * law.tests,
+    )
+
+
+def power(law: Law, items: int, seeds: int, draws: int) -> tuple[float, float]:
+    """(the smallest difference that is told, as foretold; share of draws that tell it)."""
+    smallest = variation(law, items).detectable(seeds)
+    low, high = -1.0, 3.0  # shifts of the latent number, by bisection
+    for _ in range(50):
+        middle = (low + high) / 2
+        if replace(law, shift=middle).truth < smallest:
+            low = middle
+        else:
+            high = middle
+    shifted = replace(law, shift=high)
+    generator = np.random.default_rng([zlib.crc32(law.name.encode()), items, seeds])
+    told = [report(shifted.draw(generator, items, seeds), shifted)[0] > 0 for _ in range(draws)]
+    return smallest, float(np.mean(told))
+
+
+def power_table(items: Sequence[int], seeds: int, draws: int) -> Iterator[str]:
+    """The table in Markdown: the foretold difference, and the share of draws that tell it."""
+    yield "| law | items | smallest difference | told |"
+    yield "|---|---:|---:|---:|"
+    for law in LAWS:
+        if law.of != "accuracy" and "few" not in law.name:
+            for n in items:
+                smallest, share = power(law, n, seeds, draws)
+                scale, form = (100, ".1f") if law.is_fraction else (1, ".3f")
+                yield f"| {law.name} | {n} | {smallest * scale:{form}} | {100 * share:.0f}% |"
+
+
 def main() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("--draws", type=int, default=1000, help="of each law (default: 1000)")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each draw (default: 3)")
     parser.add_argument("--items", type=int, nargs="+", default=[100, 300], help="of each test")
     parser.add_argument("--estimators", nargs="+", default=list(ESTIMATORS), choices=ESTIMATORS)
+    parser.add_argument("--power", action="store_true", help="power instead of coverage")
     args = parser.parse_args()
     with reported(None):
-        for line in lines(args.items, args.seeds, args.draws, args.estimators):
+        found = lines(args.items, args.seeds, args.draws, args.estimators)
+        if args.power:
+            found = power_table(args.items, args.seeds, args.draws)
+        for line in found:
             print(line, flush=True)
 
 

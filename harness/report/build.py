@@ -13,6 +13,7 @@ from pathlib import Path
 from harness.base.errors import UserError
 from harness.base.files import locked
 from harness.report import page, tables
+from harness.report.comparisons import comparison_table
 from harness.report.data import ReportData
 from harness.report.exports import link, write_csv
 from harness.report.pictures import draw_pictures, source_of
@@ -115,7 +116,10 @@ def _write(results: ReportData, partial: Path, out: Path) -> Table:
 
 def _all_tables(results: ReportData) -> list[Table]:
     """All tables in the page's order, the main one first."""
-    all_tables = [tables.main_table(results), tables.gain_table(results)]
+    all_tables = [tables.main_table(results)]
+    if len(results.series) > 1:
+        all_tables.append(comparison_table(results))
+    all_tables.append(tables.gain_table(results))
     if results.retention:
         all_tables.append(tables.retention_table(results))
     return [*all_tables, tables.cost_table(results), tables.every_metric(results)]

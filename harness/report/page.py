@@ -42,6 +42,7 @@ SECTIONS = {
 # The section of each table; one that is not named here is in a section of its own.
 TABLE_SECTIONS = {
     "main": "results",
+    "comparisons": "results",
     "own_stage": "skills",
     "retention": "retention-section",
     "cost": "cost",

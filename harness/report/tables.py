@@ -9,6 +9,7 @@ from harness.base import metrics
 from harness.report.data import ReportData
 from harness.report.entries import ArrayFunction
 from harness.report.estimates import HOW, NO_INTERVAL, Estimate, IntervalSource
+from harness.report.power import power_note
 from harness.report.table import Cell, Column, Row, Table, Unit
 from harness.results.reader import COLUMNS
 
@@ -96,7 +97,9 @@ def main_table(results: ReportData) -> Table:
         more = f"; {', '.join(others)} in other units: see the retention table." if others else "."
         note += f" Retention Δ is the mean over {', '.join(in_mean)}{more}"
     note += "".join(f" {series.selected}" for series in results.series.values() if series.selected)
-    return Table("main", "Main results", note, _main_columns(results), rows)
+    columns = _main_columns(results)
+    note += f" {power_note(results, columns, rows)}"
+    return Table("main", "Main results", note.rstrip(), columns, rows)
 
 
 def _main_columns(results: ReportData) -> list[Column]:
@@ -138,17 +141,23 @@ def _main_cells(results: ReportData, label: str) -> dict[str, Cell]:
         "forgetting": results.estimate(label, metrics.forgetting, difference=True),
     }
     if results.retention:
-
-        def change(D: np.ndarray) -> np.ndarray:
-            mean = results.retention_mean(D)
-            return mean[..., -1] - mean[..., 0]
-
+        change = retention_change(results)
         cells["retention"] = results.estimate(label, change, "D", difference=True)
     for i, name in enumerate(series.order):
         detail = measured(results, "skill", name)
         cells[f"{name}/final"] = results.estimate(label, _entry(-1, i), detail=detail)
         cells[f"{name}/own"] = results.estimate(label, _entry(i + 1, i), detail=detail)
     return cells
+
+
+def retention_change(results: ReportData) -> ArrayFunction:
+    """The function of D that gives the mean change since the base model."""
+
+    def change(D: np.ndarray) -> np.ndarray:
+        mean = results.retention_mean(D)
+        return mean[..., -1] - mean[..., 0]
+
+    return change
 
 
 def _entry(stage: int, column: int) -> ArrayFunction:
@@ -182,8 +191,9 @@ def gain_table(results: ReportData) -> Table:
     rows = [(label, _gain_cells(results, label)) for label in results.series]
     note = (
         "Points of accuracy right after the stage that taught the skill, minus the base model's: "
-        f"what earlier stages did to the skill is in it. {interval_note(rows)}"
-    )
+        f"what earlier stages did to the skill is in it. {interval_note(rows)} "
+        f"{power_note(results, columns, rows)}"
+    ).rstrip()
     return Table("own_stage", "Own-stage gains over the base model", note, columns, rows)
 
 
@@ -231,8 +241,8 @@ def retention_table(results: ReportData) -> Table:
     note = (
         "After the last stage, and the change Δ from the base model. Δ is positive where the model "
         "became better, also where lower is better. Fractions in per cent, other metrics in "
-        f"lm-eval's own unit. {interval_note(rows)}"
-    )
+        f"lm-eval's own unit. {interval_note(rows)} {power_note(results, columns, rows)}"
+    ).rstrip()
     return Table("retention", "Retention: what the model could do before", note, columns, rows)
 
 

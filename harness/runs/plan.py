@@ -1,12 +1,13 @@
 """The text that --plan prints: what an order will do, and an estimate of time, memory and disk."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
 
 from harness.base.console import clock
+from harness.base.power import Variation
 from harness.models.checkpoint import check_saving, generation_config
 from harness.models.load import cannot_load, check_tokens, load_tokenizer, resolve_device
 from harness.results.overlap import sentence
@@ -16,11 +17,16 @@ from harness.runs.cost import GIB
 from harness.runs.engines import advice
 from harness.runs.estimate import OrderCost, StageCost, estimate_order, example_count
 from harness.runs.order import Order
+from harness.runs.power import power_lines
 from harness.sampling.vllm import KV_CACHE_GIB
 
 
-def plan(order: Order, folder: str | Path) -> str:
-    """The text that --plan prints.
+def plan(
+    order: Order,
+    folder: str | Path,
+    measured: Mapping[str, tuple[Variation, int]] | None = None,
+) -> str:
+    """The text that --plan prints; measured: see ``power_lines``.
 
     Loads the tokenizer and the model's configuration, no weights. Raises UserError for what would
     stop the start as well: a model that cannot be had, or a folder of another order.
@@ -36,6 +42,7 @@ def plan(order: Order, folder: str | Path) -> str:
         results.check(order.about())
     cost = estimate_order(order, tokenizer, shape, results)
     lines = [*_head(order, cost), *_table(order, cost), "", *_summary(order, cost)]
+    lines += power_lines(order, cost, results, measured or {})
     return "\n".join([*lines, *notes, f"results: {folder}"])
 
 

@@ -76,6 +76,18 @@ class Budget:
 
 
 @dataclass
+class Power:
+    """The section ``power``: the smallest differences that should be told, for --plan."""
+
+    retention: float | None = option(
+        None, "points of the mean change of prior capabilities", above=0, max=100
+    )
+    skills: float | None = option(
+        None, "points of mean accuracy between two methods", above=0, max=100
+    )
+
+
+@dataclass
 class Checkpoints:
     """The section ``checkpoints``: what a killed run loses, and what a finished one leaves."""
 
@@ -145,6 +157,7 @@ class Schema:
         choices=("refuse", "leave_out"),
     )
     retention: str | list | None = option(None, "a suite of benchmarks/retention, or lm-eval tasks")
+    power: dict = option({}, "differences that should be told: --plan proposes seeds and questions")
     checkpoints: dict = option({}, "resume and disk")
     grid: dict = option(
         {}, "label: {hyperparameter: [values]}; validation accuracy selects among all combinations"

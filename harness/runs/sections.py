@@ -17,7 +17,15 @@ from harness.base.errors import UserError
 from harness.base.files import ROOT, spelling
 from harness.base.settings import build, check
 from harness.evaluation.settings import KL, Drift, Evaluate, PassAtK
-from harness.runs.schema import Budget, ChatTemplate, Checkpoints, ModelSpec, Schema, SkillSpec
+from harness.runs.schema import (
+    Budget,
+    ChatTemplate,
+    Checkpoints,
+    ModelSpec,
+    Power,
+    Schema,
+    SkillSpec,
+)
 from harness.sampling.settings import Rollout, VLLMConfig
 
 NAMES = "use letters, digits, - and _, at most 200"
@@ -61,6 +69,7 @@ class Sections:
         self.checkpoints: Checkpoints = build(
             Checkpoints, schema.checkpoints, f"{place}: checkpoints"
         )
+        self.power: Power = build(Power, schema.power, f"{place}: power")
         self.seeds = _seeds(schema.seeds, f"{place}: seeds")
         self.skill_specs = _skill_specs(schema.skills, f"{place}: skills")
         self.method_options = _method_options(schema.methods, f"{place}: methods")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.coverage.__main__ import coverage
+from benchmarks.coverage.__main__ import coverage, power
 from benchmarks.coverage.laws import LAWS
 
 BY_NAME = {law.name: law for law in LAWS}
@@ -42,3 +42,9 @@ def test_intervals_over_one_level_leave_the_other_out():
     assert accuracy["bootstrap of seeds"].share < 0.6
     differ = coverage(BY_NAME["accuracy, seeds differ much"], 300, 3, DRAWS, names)
     assert differ["items alone"].share < 0.7
+
+
+@pytest.mark.parametrize("name", ["margin", "pair", "change, mean of 5 tests"])
+def test_the_smallest_difference_is_told_as_often_as_foretold(name):
+    _, share = power(BY_NAME[name], 100, 3, DRAWS)
+    assert share == pytest.approx(0.8, abs=0.08)

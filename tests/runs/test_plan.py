@@ -3,6 +3,8 @@ verdicts and retention by hand.
 """
 
 import json
+import re
+from itertools import pairwise
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from accelerate import init_empty_weights
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
 from harness.base.errors import UserError
+from harness.base.power import Variation
 from harness.evaluation.suite import FOLDER, Suite, load_suite
 from harness.learning.outlook import Outlook, Work
 from harness.learning.trainer import TrainingConfig
@@ -201,3 +204,78 @@ def test_a_common_beginning_is_read_once_for_a_batch(order_file, tiny_model):
     mean = sum(map(len, prompts)) / len(prompts)
     assert outlook.reading(12, 5) == pytest.approx(12 * (mean - shared) + 3 * shared)
     assert outlook.reading(12, 1) == pytest.approx(12 * mean)
+
+
+def power_of(text):
+    """{what: (points that would be told, the rest of the line, the line below)}."""
+    lines = text.splitlines()
+    found = {}
+    for line, below in pairwise(lines):
+        if match := re.match(r"power: (.*) of ([0-9.]+) points would be told \((.*)\)$", line):
+            found[match[1]] = float(match[2]), match[3], below.strip()
+    return found
+
+
+PAIR = "mean accuracy between two methods"
+
+
+def test_power_is_foretold_for_the_worst_case_or_by_the_base_model(order_file, tmp_path):
+    """Two skills of four questions each, in the worst case right half of the time."""
+    seeds = ["seeds=[0, 1, 2]"]
+    order = read_order(order_file(), seeds)
+    told, basis, below = power_of(plan(order, tmp_path / "out"))[PAIR]
+    share = 2 * 0.25 / 4 / 4
+    worst = Variation(0.4 * share, 0.015**2, 0.3 * share, 8)
+    assert told == pytest.approx(100 * worst.detectable(3), abs=0.05)
+    assert "worst case, accuracies of 50%; typical spread" in basis
+    assert below.startswith("half of it: ") and "times the questions" in below
+    assert "the tests have" in below
+
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "results.json").write_text(json.dumps(order.about()))
+    records = [
+        {"stage": 0, "split": "test", "name": s.name, "metric": s.metric, "value": 0.1}
+        for s in order.skills
+    ]
+    (tmp_path / "out" / "records.jsonl").write_text("\n".join(map(json.dumps, records)))
+    told, basis, _ = power_of(plan(order, tmp_path / "out"))[PAIR]
+    share = 2 * 0.09 / 4 / 4
+    known = Variation(0.4 * share, 0.015**2, 0.3 * share, 8)
+    assert told == pytest.approx(100 * known.detectable(3), abs=0.05)
+    assert basis.startswith("80%, two-sided 5%; base model's accuracies;")
+
+    measured = {"skills": (Variation(0.001, 0.0001, 0.0, 8), 3)}
+    told, basis, _ = power_of(plan(order, tmp_path / "out", measured))[PAIR]
+    assert told == pytest.approx(100 * measured["skills"][0].detectable(3), abs=0.05)
+    assert "by 3 seeds of this folder" in basis
+
+
+def test_an_order_asks_for_power_and_the_plan_proposes_budgets(order_file, tmp_path):
+    measured = {
+        "skills": (Variation(0.0005, 0.0001, 0.0001, 400), 3),
+        "retention": (Variation(0.0, 0.0001, 0.0, 400), 3),
+    }
+    order = read_order(
+        order_file(retention=[{"task": "embedded_commonsense", "limit": 6}]),
+        ["seeds=[0, 1, 2]", "power={skills: 4, retention: 50}"],
+    )
+    found = power_of(plan(order, tmp_path / "out", measured))
+    _, _, below = found[PAIR]
+    assert below.startswith("4 points: ")
+    for way in below.split(", or "):
+        seeds = re.search(r"(\d+) seeds", way)
+        times = re.search(r"([0-9.]+) times the questions", way)
+        budget = int(seeds[1]) if seeds else 3, float(times[1]) + 0.05 if times else 1.0
+        assert seeds or times
+        assert measured["skills"][0].detectable(*budget) <= 0.04
+    assert found["retention Δ"][2] == "50 points: told by this order as it is"
+    order = read_order(order_file(), ["seeds=[0]", "power={skills: 0.001}"])
+    _, basis, below = power_of(plan(order, tmp_path / "out"))[PAIR]
+    assert "what another seed changes is not in it" in basis
+    assert below == "0.001 points: not within 40 seeds or 40 times the questions"
+
+
+@pytest.mark.parametrize("power", ["{skills: 0}", "{skills: 101}", "{retention: much}", "{bwt: 1}"])
+def test_power_that_makes_no_sense_is_refused(power, order_file):
+    with pytest.raises(UserError, match="power"):
+        read_order(order_file(), [f"power={power}"])

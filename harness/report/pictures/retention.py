@@ -199,9 +199,9 @@ def caption(shown: RetentionCurves) -> str:
     return (
         f"What the model could do before, after each stage. {shown.axis.note} "
         "Band: 95% interval over questions and seeds, where there is one seed over questions "
-        "alone; of the mean Δ, where item scores are missing or do not make up the values, over seeds "
-        "alone, and none of one seed. Mean Δ: final minus base over the tasks whose metric is a "
-        f"fraction, higher is better{without}."
+        "alone; of the mean Δ, where item scores are missing or do not make up the values, over "
+        "seeds alone, and none of one seed. Mean Δ: final minus base over the tasks whose metric "
+        f"is a fraction, higher is better{without}."
         + (" ↓: lower is better." if shown.lower_is_better else "")
         + only_first(len(shown.panels), shown.tasks, "tasks")
     )

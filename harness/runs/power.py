@@ -1,0 +1,155 @@
+"""What --plan says of power: the smallest differences that would be told, and what tells smaller.
+
+By how the numbers of finished runs vary, where there are some. Else by the base model's accuracies
+on record, or the worst case of 50%, and by how differences varied in the committed figure 3 (three
+skills, three methods, three seeds; ``TYPICAL``).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from harness.base.console import clock
+from harness.base.errors import UserError
+from harness.base.metrics import in_unit_interval
+from harness.base.power import Budget, Variation, budgets
+from harness.results.reader import read_records
+from harness.results.writer import ResultsWriter
+from harness.runs.estimate import OrderCost, example_count
+from harness.runs.order import Order
+
+WORST = 0.5  # the accuracy at which answers vary most
+WORDS = {"retention": "retention Δ", "skills": "mean accuracy between two methods"}
+
+
+@dataclass(frozen=True)
+class Typical:
+    """How differences of accuracy vary: medians of results/measured/paper_embedded/figure_3.
+
+    items, both: variance of one question's change, over all seeds and by seed, as a share of
+    p (1 - p) at accuracy p; seeds: standard deviation of the mean by seed.
+    """
+
+    items: float = 0.4
+    both: float = 0.3
+    seeds: float = 0.015
+
+
+TYPICAL = Typical()
+
+
+@dataclass(frozen=True)
+class Measure:
+    """The tests of one key of ``power``: their questions, how many there are, and the basis.
+
+    counts: questions of each test; most: how many times these the tests have at least; seconds: of
+    measuring them once.
+    """
+
+    counts: dict[str, int]
+    most: float
+    seconds: float
+
+    def variation(self, accuracies: Mapping[str, float]) -> Variation:
+        """Of the mean over the tests, typical; accuracies: of the base model, by test."""
+        share = sum(
+            p * (1 - p) / count / len(self.counts) ** 2
+            for name, count in self.counts.items()
+            for p in [accuracies.get(name, WORST)]
+        )
+        return Variation(
+            TYPICAL.items * share, TYPICAL.seeds**2, TYPICAL.both * share, sum(self.counts.values())
+        )
+
+
+def power_lines(
+    order: Order,
+    cost: OrderCost,
+    results: ResultsWriter,
+    measured: Mapping[str, tuple[Variation, int]],
+) -> Iterator[str]:
+    """measured: how the numbers vary in finished runs of the folder, and their seeds."""
+    seeds = len(order.seeds)
+    base = _base_accuracies(results, order)
+    for key, measure in _measures(order, cost).items():
+        if not measure.counts or (key == "skills" and len(order.methods) < 2):
+            continue
+        if key in measured:
+            variation, of_seeds = measured[key]
+            basis = f"by {of_seeds} seed{'s' * (of_seeds > 1)} of this folder"
+        else:
+            variation = measure.variation(base)
+            known = all(name in base for name in measure.counts)
+            basis = "base model's accuracies" if known else "worst case, accuracies of 50%"
+            basis += "; typical spread of changes"
+        told = 100 * variation.detectable(seeds)
+        line = f"power: {WORDS[key]} of {told:.1f} points would be told (80%, two-sided 5%; {basis}"
+        yield line + ("; what another seed changes is not in it)" if seeds == 1 else ")")
+        wanted = getattr(order.power, key)
+        target, what = (wanted, f"{wanted:g} points") if wanted else (told / 2, "half of it")
+        ways = budgets(variation, seeds, target / 100)
+        yield f"  {what}: {_ways(list(ways.values()), seeds, cost, measure)}"
+
+
+def _ways(ways: Sequence[Budget], seeds: int, cost: OrderCost, measure: Measure) -> str:
+    if not ways:
+        return "not within 40 seeds or 40 times the questions"
+    if ways[0] == Budget(seeds, 1.0):
+        return "told by this order as it is"
+    texts = []
+    for budget in ways:
+        times = cost.seconds * budget.seeds / seeds
+        stages = len(cost.stages) * budget.seeds
+        times += (budget.times - 1) * measure.seconds * (1 + stages)
+        text = f"{budget.text(seeds)} ({clock(times)}"
+        if budget.times > measure.most:
+            text += f"; the tests have {measure.most:.1f} times"
+        texts.append(text + ")")
+    return ", or ".join(texts)
+
+
+def _measures(order: Order, cost: OrderCost) -> dict[str, Measure]:
+    split, most = order.evaluate.split, order.evaluate.examples
+    counts = {skill.name: example_count(skill, split, most) for skill in order.skills}
+    whole = {skill.name: example_count(skill, split, None) for skill in order.skills}
+    seconds = sum(skill.evaluation for skill in cost.skills.values())
+    tasks, documents = _tasks(order)
+    return {
+        "retention": Measure(tasks, _least(documents, tasks), cost.retention),
+        "skills": Measure(counts, _least(whole, counts), seconds),
+    }
+
+
+def _least(whole: Mapping[str, int], counts: Mapping[str, int]) -> float:
+    return min((whole[name] / counts[name] for name in counts), default=1.0)
+
+
+def _tasks(order: Order) -> tuple[dict[str, int], dict[str, int]]:
+    """(documents that are measured, documents there are) of the retention tasks of accuracy."""
+    counts: dict[str, int] = {}
+    whole: dict[str, int] = {}
+    for entry in order.suite.tasks if order.suite else ():
+        if not in_unit_interval(entry.metric, (), entry.higher_is_better):
+            continue
+        try:
+            tasks = order.suite.load(entry)["tasks"].values() if order.suite else ()
+        except UserError:  # the plan says that its time is not counted, and why
+            return {}, {}
+        sizes = [len(task.eval_docs) for task in tasks]
+        whole[entry.task] = sum(sizes)
+        counts[entry.task] = sum(min(size, entry.limit or size) for size in sizes)
+    return counts, whole
+
+
+def _base_accuracies(results: ResultsWriter, order: Order) -> dict[str, float]:
+    """{skill or task: the base model's accuracy on record}."""
+    records, _ = read_records(results.folder / "records.jsonl")
+    metrics = {skill.name: skill.metric for skill in order.skills}
+    metrics |= {task.task: task.metric for task in (order.suite.tasks if order.suite else ())}
+    at_base = records[(records["stage"] == 0) & (records["split"] != "validation")]
+    return {
+        str(name): float(value)
+        for name, metric, value in zip(
+            at_base["name"], at_base["metric"], at_base["value"], strict=True
+        )
+        if metrics.get(name) == metric
+    }

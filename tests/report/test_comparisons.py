@@ -1,0 +1,95 @@
+"""Methods in pairs, and what a table says that it could have told."""
+
+import numpy as np
+import pytest
+
+from harness.base.power import Variation
+from harness.report import tables
+from harness.report.build import write_report
+from harness.report.comparisons import MOST_PAIRS, comparison_table, pairs, variations
+from harness.report.data import ReportData
+from tests.fabricate import METHODS, fabricate
+from tests.report.folders import TWO, raw, row
+
+
+def final_values(folder, method, name, **wanted):
+    records = raw(folder, method=method, name=name, stage=3, final=True, **wanted)
+    return {r["seed"]: r["value"] for r in records}
+
+
+def test_a_pair_is_the_difference_of_its_methods_positive_where_the_first_is_better(three):
+    table = comparison_table(ReportData([three]))
+    assert [label for label, _ in table.rows] == ["sdft − sft", "grpo − sft", "grpo − sdft"]
+    cells = row(table, "sdft − sft")
+    for name, metric in (("science", "exact"), ("hellaswag", "acc")):
+        mine, other = (final_values(three, m, name, metric=metric) for m in ("sdft", "sft"))
+        gap = np.mean([mine[seed] - other[seed] for seed in (0, 1, 2)])
+        cell = cells[name if name == "science" else f"{name}/delta"]
+        assert cell.value == pytest.approx(gap)
+        assert cell.low < gap < cell.high
+        assert cell.by == "both"
+    # Of bits per byte less is better: SFT has lost more.
+    mine, other = (final_values(three, m, "wikitext") for m in ("sdft", "sft"))
+    gap = np.mean([other[seed] - mine[seed] for seed in (0, 1, 2)])
+    assert gap > 0
+    assert cells["wikitext/delta"].value == pytest.approx(gap)
+    main = tables.main_table(ReportData([three]))
+    for key in ("acc", "bwt", "retention"):
+        expected = row(main, "sdft")[key].value - row(main, "sft")[key].value
+        assert cells[key].value == pytest.approx(expected)
+
+
+def test_of_many_methods_each_is_compared_with_the_first():
+    assert pairs(["a"]) == []
+    assert pairs(["a", "b", "c"]) == [("b", "a"), ("c", "a"), ("c", "b")]
+    many = [f"m{i}" for i in range(9)]
+    assert len(pairs(many)) == 8 <= MOST_PAIRS
+    assert {earlier for _, earlier in pairs(many)} == {"m0"}
+
+
+def test_the_note_says_what_each_column_could_have_told_in_its_own_unit(three):
+    results = ReportData([three])
+    table = tables.retention_table(results)
+    told = sorted(
+        Variation.of(row(table, label)["wikitext/delta"].spread).detectable(3) for label in METHODS
+    )
+    assert f"wikitext (bits_per_byte, lower is better) Δ {told[1]:.3f}" in table.note
+    main = tables.main_table(results)
+    told = sorted(Variation.of(row(main, label)["bwt"].spread).detectable(3) for label in METHODS)
+    assert f"Would be told (80% power, two-sided 5%): BWT {100 * told[1]:.1f}," in main.note
+    assert "Half of BWT's takes " in main.note
+    assert "seeds (" in main.note  # with the time that it takes
+    assert "Would be told" in tables.gain_table(results).note
+    assert "Would be told" in comparison_table(results).note
+
+
+def test_the_note_of_one_seed_says_that_seeds_are_not_in_it(tmp_path):
+    folder = fabricate(tmp_path / "one", methods=TWO, n=50)
+    note = tables.main_table(ReportData([folder])).note
+    assert "With one seed, what another seed changes is not in it." in note
+
+
+def test_nothing_is_foretold_where_item_scores_are_missing(tmp_path):
+    folder = fabricate(tmp_path / "one", methods=TWO, n=50, items=False, seeds=(0, 1))
+    results = ReportData([folder])
+    for table in (tables.main_table(results), comparison_table(results)):
+        assert "Would be told" not in table.note
+    assert variations(results) == {}
+
+
+def test_variations_are_of_the_mean_change_and_of_the_pair_in_the_middle(three):
+    results = ReportData([three])
+    found = variations(results)
+    assert {key: seeds for key, (_, seeds) in found.items()} == {"retention": 3, "skills": 3}
+    told = sorted(
+        Variation.of(cells["acc"].spread).detectable(3)
+        for _, cells in comparison_table(results).rows
+    )
+    assert found["skills"][0].detectable(3) == pytest.approx(told[1])
+
+
+def test_one_method_has_no_pairs(tmp_path):
+    folder = fabricate(tmp_path / "one", methods=dict(list(TWO.items())[:1]), n=40, inside=0)
+    write_report(folder)
+    assert not (folder / "report" / "tables" / "comparisons.md").exists()
+    assert list(variations(ReportData([folder]))) == ["retention"]
