@@ -17,6 +17,7 @@ from harness.report.comparisons import comparison_table
 from harness.report.data import ReportData
 from harness.report.exports import link, write_csv
 from harness.report.pictures import draw_pictures, source_of
+from harness.report.power import power_note
 from harness.report.table import Table
 
 Folder = str | Path
@@ -150,12 +151,13 @@ def _move(partial: Path, out: Path, stale: str | None) -> None:
 def _terminal(results: ReportData, main: Table) -> str:
     """The main table for a terminal, and what is missing."""
     text, omission = main.terminal()
+    power = power_note(results, main.columns, main.rows)
     lines = [
         f"{' and '.join(results.names)}: per cent, split {results.split}",
         "",
         text,
         "",
-        tables.interval_note(main.rows),
+        f"{tables.interval_note(main.rows)} {power}".rstrip(),
     ]
     if omission:
         lines.append(f"Left out here, in the report: {omission}.")

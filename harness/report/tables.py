@@ -74,7 +74,8 @@ def _labels_with(
 ) -> str:
     """The rows that have an interval over seeds, where not all have one."""
     labels = [label for label, of_row in sources if source in of_row]
-    if source != IntervalSource.SEEDS or len(labels) == len(sources):
+    over_seeds = (IntervalSource.BOTH, IntervalSource.SEEDS)
+    if source not in over_seeds or len(labels) == len(sources):
         return ""
     return f" for {', '.join(labels)}"
 
