@@ -32,7 +32,7 @@ ROUNDING = 1e-24
 
 
 @dataclass(frozen=True)
-class Part:
+class Share:
     """What one level adds to the variance of a mean.
 
     own: of it, what more members of this level alone would lessen, as other levels stay; shared:
@@ -51,9 +51,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Spread:
-    """The variance of a mean by level, {level: Part}; none of it is all zero."""
+    """The variance of a mean by level, {level: Share}; none of it is all zero."""
 
-    parts: dict[str, Part]
+    parts: dict[str, Share]
 
     @property
     def variance(self) -> float:
@@ -123,11 +123,11 @@ def spread(
     for place, axis in enumerate(axes):
         variance = max(0.0, own[place])
         in_first = min(variance, shared) if place == 0 else 0.0
-        parts[levels[axis]] = Part(variance - in_first, in_first, sizes[axis], sizes[axis] - 1)
+        parts[levels[axis]] = Share(variance - in_first, in_first, sizes[axis], sizes[axis] - 1)
     if any(squares):
         count = sum(len(array) for array, _ in sampled)
         least = sum(s * s / (len(a) - 1) for s, (a, _) in zip(squares, sampled, strict=True))
-        parts[ITEMS] = Part(max(0.0, items), 0.0, count, sum(squares) ** 2 / least)
+        parts[ITEMS] = Share(max(0.0, items), 0.0, count, sum(squares) ** 2 / least)
     found = Spread(parts)
     largest = max((float(np.square(array).max(initial=0)) for array in arrays), default=0.0)
     return found if parts and found.variance > ROUNDING * largest else None
@@ -193,8 +193,8 @@ def of_records(values: ArrayLike, stderrs: ArrayLike, items: float = math.inf) -
     parts = {}
     seeds = len(values)
     if seeds > 1 and np.ptp(values) > ROUNDING**0.5:
-        parts["seeds"] = Part(float(values.var(ddof=1)) / seeds, 0.0, seeds, seeds - 1)
+        parts["seeds"] = Share(float(values.var(ddof=1)) / seeds, 0.0, seeds, seeds - 1)
     if len(stderrs) and np.isfinite(stderrs).all() and (stderrs > 0).any():
         by_items = float(np.square(stderrs).mean())
-        parts[ITEMS] = Part(by_items, 0.0, 0, items - 1)
+        parts[ITEMS] = Share(by_items, 0.0, 0, items - 1)
     return Spread(parts) if parts else None

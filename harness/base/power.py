@@ -9,7 +9,7 @@ each level (Cohen 1988, section 2.3), averaged as the quantiles of the interval 
 import math
 from dataclasses import dataclass
 
-from harness.base.intervals import ITEMS, Part, Spread, t_quantile
+from harness.base.intervals import ITEMS, Share, Spread, t_quantile
 
 POWER, LEVEL = 0.8, 0.95
 NORMAL_FROM = 300  # degrees of freedom
@@ -31,7 +31,7 @@ class Variation:
     @classmethod
     def of(cls, spread: Spread) -> "Variation":
         """What a spread over questions and seeds, or over questions alone, says."""
-        none = Part(0.0, 0.0, 1, math.inf)
+        none = Share(0.0, 0.0, 1, math.inf)
         items, seeds = spread.parts.get(ITEMS, none), spread.parts.get("seeds", none)
         return cls(items.own, seeds.own * seeds.size, seeds.shared * seeds.size, items.size)
 
@@ -42,9 +42,9 @@ class Variation:
         """
         df = max(1.0, self.count * times - 1)
         if seeds == 1:
-            return Spread({ITEMS: Part((self.items + self.both) / times, 0.0, self.count, df)})
-        of_seeds = Part(self.seeds / seeds, self.both / times / seeds, seeds, seeds - 1)
-        return Spread({"seeds": of_seeds, ITEMS: Part(self.items / times, 0.0, self.count, df)})
+            return Spread({ITEMS: Share((self.items + self.both) / times, 0.0, self.count, df)})
+        of_seeds = Share(self.seeds / seeds, self.both / times / seeds, seeds, seeds - 1)
+        return Spread({"seeds": of_seeds, ITEMS: Share(self.items / times, 0.0, self.count, df)})
 
     def detectable(self, seeds: int, times: float = 1.0) -> float:
         return detectable(self.spread(seeds, times))
@@ -66,7 +66,7 @@ def _noncentrality(df: float, power: float) -> float:
 
 
 @dataclass(frozen=True)
-class Budget:
+class Sizes:
     """So many seeds, and so many times the questions."""
 
     seeds: int
@@ -79,7 +79,7 @@ class Budget:
         return " and ".join(parts)
 
 
-def budgets(variation: Variation, seeds: int, target: float) -> dict[str, Budget]:
+def budgets(variation: Variation, seeds: int, target: float) -> dict[str, Sizes]:
     """What tells a difference of ``target``: more questions, more seeds, or more of both.
 
     seeds: those of now. A way that leads nowhere is left out: more questions do not help where
@@ -102,10 +102,10 @@ def budgets(variation: Variation, seeds: int, target: float) -> dict[str, Budget
     return found
 
 
-def _with(variation: Variation, seeds: int, target: float) -> Budget | None:
+def _with(variation: Variation, seeds: int, target: float) -> Sizes | None:
     """The fewest questions that tell ``target`` with so many seeds; None where 40 times do not."""
     if variation.detectable(seeds) <= target:
-        return Budget(seeds, 1.0)
+        return Sizes(seeds, 1.0)
     low, high = 1.0, MOST_TIMES
     if variation.detectable(seeds, high) > target:
         return None
@@ -115,4 +115,4 @@ def _with(variation: Variation, seeds: int, target: float) -> Budget | None:
             high = middle
         else:
             low = middle
-    return Budget(seeds, high)
+    return Sizes(seeds, high)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from harness.base.console import clock
-from harness.base.power import Budget, Variation, budgets
+from harness.base.power import Sizes, Variation, budgets
 from harness.report.data import ReportData
 from harness.report.estimates import Estimate, IntervalSource
 from harness.report.table import Column, Row, Table
@@ -58,7 +58,7 @@ def _size(column: Column, variation: Variation, seeds: int) -> str:
     )
 
 
-def _halving(results: ReportData, name: str, ways: dict[str, Budget], seeds: int) -> str:
+def _halving(results: ReportData, name: str, ways: dict[str, Sizes], seeds: int) -> str:
     if not ways:
         return f"Half of {name}'s takes more than 40 times the questions or 40 seeds."
     of_items, rest = _seconds(results)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from harness.base.console import clock
 from harness.base.errors import UserError
 from harness.base.metrics import in_unit_interval
-from harness.base.power import Budget, Variation, budgets
+from harness.base.power import Sizes, Variation, budgets
 from harness.results.reader import read_records
 from harness.results.writer import ResultsWriter
 from harness.runs.estimate import OrderCost, example_count
@@ -90,10 +90,10 @@ def power_lines(
         yield f"  {what}: {_ways(list(ways.values()), seeds, cost, measure)}"
 
 
-def _ways(ways: Sequence[Budget], seeds: int, cost: OrderCost, measure: Measure) -> str:
+def _ways(ways: Sequence[Sizes], seeds: int, cost: OrderCost, measure: Measure) -> str:
     if not ways:
         return "not within 40 seeds or 40 times the questions"
-    if ways[0] == Budget(seeds, 1.0):
+    if ways[0] == Sizes(seeds, 1.0):
         return "told by this order as it is"
     texts = []
     for budget in ways:

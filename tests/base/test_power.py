@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from harness.base.intervals import ITEMS, spread
-from harness.base.power import Budget, Variation, budgets, detectable
+from harness.base.power import Sizes, Variation, budgets, detectable
 
 ITEMS_ALONE = Variation(items=0.0004, seeds=0.0, both=0.0, count=1000)
 SEEDS_ALONE = Variation(items=0.0, seeds=0.0003, both=0.0, count=100)
@@ -69,4 +69,4 @@ def test_a_way_that_leads_nowhere_is_left_out():
     assert list(budgets(ITEMS_ALONE, 1, ITEMS_ALONE.detectable(1) / 2)) == ["questions"]
     assert list(budgets(SEEDS_ALONE, 3, SEEDS_ALONE.detectable(3) / 2)) == ["seeds"]
     assert budgets(SEEDS_ALONE, 3, 0.0001) == {}
-    assert budgets(MIXED, 3, 1.0)["questions"] == Budget(3, 1.0)
+    assert budgets(MIXED, 3, 1.0)["questions"] == Sizes(3, 1.0)
