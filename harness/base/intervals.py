@@ -124,6 +124,8 @@ def spread(
         variance = max(0.0, own[place])
         in_first = min(variance, shared) if place == 0 else 0.0
         parts[levels[axis]] = Share(variance - in_first, in_first, sizes[axis], sizes[axis] - 1)
+    if not (items > 0 or any(share.variance for share in parts.values())):
+        items = sum(squares)  # Other items in each seed, of the same mean: all that is known.
     if any(squares):
         count = sum(len(array) for array, _ in sampled)
         least = sum(s * s / (len(a) - 1) for s, (a, _) in zip(squares, sampled, strict=True))

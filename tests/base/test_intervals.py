@@ -114,6 +114,15 @@ def test_where_nothing_varies_there_is_no_spread():
     assert spread([np.zeros((1, 1))]) is None
 
 
+def test_seeds_of_one_mean_that_differ_in_every_item_have_the_spread_of_the_items():
+    """One answer right in each run, another one each time: the means agree by chance."""
+    scores = np.zeros((100, 3))
+    scores[[0, 1, 2], [0, 1, 2]] = 1
+    found = spread([scores])
+    assert list(found.parts) == ["seeds", "items"]
+    assert found.stderr == pytest.approx(stats.sem(scores.mean(1)))
+
+
 @pytest.mark.parametrize("n", [48, 300])
 def test_no_flip_of_n_leaves_room_for_one_each_way(n):
     """Bonett & Price 2012: one more of n + 2 in each direction."""
