@@ -10,7 +10,7 @@ import pytest
 
 from harness.evaluation.settings import KL, Evaluate, PassAtK
 from harness.learning.trainer import TrainingConfig
-from harness.runs.schema import Budget, Checkpoints, ModelSpec, Schema, SkillSpec
+from harness.runs.schema import Budget, Checkpoints, ModelSpec, Power, Schema, SkillSpec
 from harness.sampling.settings import Rollout
 from methods.grpo import GRPOConfig
 from methods.sdft import SDFTConfig
@@ -85,7 +85,18 @@ def test_generated_pages_are_those_of_the_code():
 
 def test_every_key_of_an_order_is_documented():
     text = (ROOT / "docs" / "reference" / "order.md").read_text()
-    sections = (Schema, ModelSpec, Budget, Rollout, Evaluate, PassAtK, KL, Checkpoints, SkillSpec)
+    sections = (
+        Schema,
+        ModelSpec,
+        Budget,
+        Rollout,
+        Evaluate,
+        PassAtK,
+        KL,
+        Power,
+        Checkpoints,
+        SkillSpec,
+    )
     for section in sections:
         for field in dataclasses.fields(section):
             assert re.search(rf"\b{field.name}\b", text), field.name
