@@ -67,8 +67,7 @@ def caption(shown: DriftCurves) -> str:
         f"How far the model has gone from the base policy on {shown.prompts} general prompts that "
         f"no skill teaches, whatever became of its answers' quality. {shown.axis.note} The base "
         "answered once, at temperature 1; estimated from the log-probabilities of its tokens "
-        "(Schulman's k3). Band: 95% interval over answers and seeds, where there is one seed over "
-        "answers alone."
+        "(Schulman's k3). Band: 95% interval over seeds and answers."
     )
 
 
