@@ -23,10 +23,12 @@ Array = NDArray[np.float64]
 Numbers: TypeAlias = Any
 Point = TypeVar("Point")
 
-# Metrics of lm-eval that are no share of right answers, even where their value is in [0, 1]. They
-# are never averaged with accuracies.
+# Metrics that are no share of right answers, even where their value is in [0, 1]: lm-eval's, and
+# the continuous ones beside an accuracy. They are never averaged with accuracies.
 OTHER_UNITS = frozenset(
     [
+        "margin",
+        "probability",
         "bits_per_byte",
         "byte_perplexity",
         "word_perplexity",

@@ -328,7 +328,10 @@ class Evaluator:
             key, protocol, _ = lookups[name]
             values = {
                 "n": result["n"],
-                "metrics": {result["metric"]: [result["value"], result["stderr"]]},
+                "metrics": {
+                    result["metric"]: [result["value"], result["stderr"]],
+                    **{metric: list(pair) for metric, pair in result["continuous"].items()},
+                },
                 "items": result["items"],
             }
             measurements[name] = self._save(key, protocol, "retention", name, "test", values)

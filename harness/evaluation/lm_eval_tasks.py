@@ -19,6 +19,8 @@ TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "higher_is_better": ((bool,), "true or false"),
     "chance": ((int, float, NoneType), "a number or null"),
     "chat_template": ((bool,), "true or false"),
+    "coarse": ((bool,), "true or false"),
+    "reference": ((str, NoneType), "a field of the documents, or a template"),
     "description": ((str,), "a text"),
 }
 LEAST = {"num_fewshot": 0, "limit": 1, "max_gen_toks": 1}  # of whole numbers, or null
@@ -30,7 +32,9 @@ class RetentionTask:
 
     metric: lm-eval's name with its filter ("acc,none"); chance: the metric's value for guessing,
     None where there is none; num_fewshot, limit (documents), max_gen_toks (new tokens): None leaves
-    lm-eval's own.
+    lm-eval's own; coarse: whether it has too few items for its accuracy to show small changes,
+    which tables say; reference: of a task that generates, the field of its documents (or lm-eval's
+    template) with a good answer, whose log-likelihood is measured too.
     """
 
     task: str
@@ -41,6 +45,8 @@ class RetentionTask:
     chat_template: bool = False
     limit: int | None = None
     max_gen_toks: int | None = None
+    coarse: bool = False
+    reference: str | None = None
     description: str = ""
 
 
@@ -105,6 +111,13 @@ def _check_permissions(
         )
     if item.get("num_fewshot") and any(c.get("num_fewshot") == 0 for c in configurations):
         raise UserError(place, "lm-eval fixes this task to no examples", "leave `num_fewshot` out")
+    kinds = {config.get("output_type", "generate_until") for config in configurations}
+    if item.get("reference") and kinds != {"generate_until"}:
+        raise UserError(
+            place,
+            "`reference` is for tasks that generate an answer",
+            "leave it out: likelihood tasks have their margin or log-likelihood anyway",
+        )
 
 
 def _children(name: str, place: str) -> list[str]:

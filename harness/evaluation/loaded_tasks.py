@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from harness.base.errors import UserError
+from harness.evaluation.likelihoods import reference_text
 from harness.evaluation.lm_eval_context import SEEDS, quiet, seeded
 from harness.evaluation.lm_eval_tasks import RetentionTask, task_manager
 from harness.models.chat import ChatInputs, encode, special_ids, thoughts_of
@@ -57,6 +58,11 @@ def _configure(task: Any, entry: RetentionTask, place: str) -> None:
         task.set_config(key="num_fewshot", value=entry.num_fewshot)
     elif own is None:
         task.set_config(key="num_fewshot", value=0)
+    if entry.reference and len(task.eval_docs):
+        try:
+            reference_text(task.eval_docs[0], entry.reference)
+        except UserError as error:
+            raise UserError(place, str(error)) from None
 
 
 # --- protocols ---
@@ -88,6 +94,8 @@ def task_protocol(
         text = chat_template(tokenizer, entry)
         template = _digest(text)
         further |= (chat or ChatInputs()).protocol(text)
+    if entry.reference:
+        further["reference"] = entry.reference
     if new_tokens and (end := think_end_token(tokenizer)) is not None:
         further["think_end_token"] = end
     scorer = "vllm" if vllm else "log-softmax in float32"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from harness.base.errors import UserError, did_you_mean
+from harness.base.metrics import mean_and_stderr
+from harness.evaluation.likelihoods import of_references, scorer_of
 from harness.evaluation.lm_eval_context import SEEDS, code_allowed, quiet, seeded
 from harness.evaluation.lm_eval_tasks import RetentionTask
 from harness.evaluation.loaded_tasks import smallest_limit
@@ -47,8 +49,9 @@ def run_suite(
 
     Returns one dict a task: name, metric, value and stderr (lm-eval's unit; stderr None where there
     is none), n (documents), higher_is_better, items ([{"id", "score", "response"}]: response is the
-    text, or the log-likelihoods in nats), protocol. A group is one result, with the items of all
-    its subtasks.
+    text, or the log-likelihoods in nats), protocol, continuous ({metric: (value, stderr)}, see
+    likelihoods.py: means over the items, each of which then holds them as "scores"; {} for other
+    tasks). A group is one result, with the items of all its subtasks.
     """
     from harness.evaluation.lm_eval_model import EngineModel, LiveModel, unchanged
 
@@ -91,13 +94,15 @@ def _evaluate(
     is_group = bool(loaded.get("groups"))
     items = []
     values = []
+    continuous = []
     for name, samples in output["samples"].items():
-        aggregate = loaded["tasks"][name].aggregation().get(metric)
-        for sample in samples:
-            if sample["filter"] == filter_name and metric in sample:
-                prefix = f"{name}/" if is_group else ""
-                items.append(_item(sample, metric, aggregate, prefix))
-                values.append(sample[metric])
+        task = loaded["tasks"][name]
+        aggregate = task.aggregation().get(metric)
+        prefix = f"{name}/" if is_group else ""
+        counted = [s for s in samples if s["filter"] == filter_name and metric in s]
+        items += [_item(sample, metric, aggregate, prefix) for sample in counted]
+        values += [sample[metric] for sample in counted]
+        continuous += _continuous(live, entry, task, metric, counted)
     stderr = _number(row.get(f"{metric}_stderr,{filter_name}"))
     if stderr is None and not is_group:
         stderr = jackknife(aggregate, values)
@@ -109,6 +114,36 @@ def _evaluate(
         "n": int(row["sample_len"]),
         "higher_is_better": entry.higher_is_better,
         "items": items,
+        "continuous": _with_scores(items, continuous),
+    }
+
+
+def _continuous(
+    live: Any, entry: RetentionTask, task: Any, metric: str, samples: list[dict[str, Any]]
+) -> list[dict[str, float] | None]:
+    """The continuous measures of each of lm-eval's samples of one task, None where it has none."""
+    if entry.reference:
+        return of_references(live, task, entry.reference, entry.chat_template, samples)
+    score = scorer_of(task, metric, entry.higher_is_better)
+    return [score(s["doc"], s["filtered_resps"]) if score else None for s in samples]
+
+
+def _with_scores(
+    items: list[dict[str, Any]], scores: Sequence[Mapping[str, float] | None]
+) -> dict[str, tuple[float, float | None]]:
+    """{metric: (mean, standard error)} of continuous scores, which each item gets as "scores".
+
+    {} unless every item has the same metrics: a mean over some of the items is another quantity.
+    """
+    found = [of_item for of_item in scores if of_item is not None]
+    if not found or len(found) < len(items) or any(f.keys() != found[0].keys() for f in found):
+        return {}
+    for item, of_item in zip(items, found, strict=True):
+        item["scores"] = dict(of_item)
+    columns = {metric: [of_item[metric] for of_item in found] for metric in found[0]}
+    return {
+        metric: mean_and_stderr(column) if all(map(math.isfinite, column)) else (math.nan, None)
+        for metric, column in columns.items()
     }
 
 

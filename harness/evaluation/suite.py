@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from harness.base.errors import UserError, did_you_mean
+from harness.evaluation.likelihoods import reference_text, scorer_of
 from harness.evaluation.lm_eval_tasks import FOLDER, RetentionTask, check_keys, retention_tasks
 from harness.evaluation.loaded_tasks import (
     NEW_TOKENS,
@@ -53,6 +54,19 @@ class Suite:
             self._loaded[entry.task] = load_tasks(entry)
         return self._loaded[entry.task]
 
+    def with_margins(self) -> int:
+        """How many tasks give continuous measures beside their metric (see likelihoods.py).
+
+        Loads the data, no model.
+        """
+        return sum(
+            any(
+                scorer_of(task, entry.metric.rpartition(",")[0], entry.higher_is_better)
+                for task in self.load(entry)["tasks"].values()
+            )
+            for entry in self.tasks
+        )
+
     def work(
         self,
         tokenizer: PreTrainedTokenizerBase,
@@ -87,6 +101,9 @@ class Suite:
                     elif request.request_type == "generate_until":
                         new_tokens = request.args[1].get("max_gen_toks", NEW_TOKENS)
                         generated[new_tokens] += times * request.repeats
+                        if entry.reference:
+                            text = reference_text(request.doc, entry.reference)
+                            read += times * tokens(request.args[0] + text)
         return read, generated
 
     def protocols(

@@ -14,6 +14,7 @@ from harness.base.errors import UserError
 from harness.base.files import locked
 from harness.report import page, tables
 from harness.report.comparisons import comparison_table
+from harness.report.continuous import continuous_table
 from harness.report.data import ReportData
 from harness.report.exports import link, write_csv
 from harness.report.pictures import draw_pictures, source_of
@@ -123,6 +124,8 @@ def _all_tables(results: ReportData) -> list[Table]:
     all_tables.append(tables.gain_table(results))
     if results.retention:
         all_tables.append(tables.retention_table(results))
+    if results.continuous:
+        all_tables.append(continuous_table(results))
     return [*all_tables, tables.cost_table(results), tables.every_metric(results)]
 
 

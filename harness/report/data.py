@@ -29,8 +29,9 @@ class ReportData:
 
     Lists by folder: ``folders`` (paths), ``heads`` (results.json with the methods and metrics that
     count), ``names``. By skill or task: ``skills`` and ``retention`` (entries of results.json),
-    ``grader`` and ``metric`` (before and after a judge), ``tasks_in_mean``; ``n`` and
-    ``protocol_of`` by ("skill" or "retention", name). By label: ``series``, ``runs``, ``R`` and
+    ``continuous`` (the same for the continuous metrics of tasks), ``grader`` and ``metric`` (before
+    and after a judge), ``tasks_in_mean``; ``n`` and ``protocol_of`` by ("skill" or "retention",
+    name). By label: ``series``, ``runs``, ``R`` and
     ``D`` (values [runs, T + 1, columns]); by (kind, label): ``stderr``, ``answers`` and ``keys`` of
     the same shape. ``records`` has one row a record, with ``label`` and ``folder`` added;
     ``skill_records`` and ``retention_records`` are those that count. ``estimate``, ``compare``,
@@ -57,7 +58,8 @@ class ReportData:
         self.metric = pool.metric
         self.split = pool.split
         self.skills = pool.skills
-        self.retention = pool.retention
+        self.retention = {t: e for t, e in pool.retention.items() if "of" not in e}
+        self.continuous = {t: e for t, e in pool.retention.items() if "of" in e}
         self.series = pool.series
         self.records = pool.records
 

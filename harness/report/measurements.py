@@ -120,7 +120,10 @@ def measure(pool: Pool) -> PooledMeasurements:
 
 
 def _counting(pool: Pool) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The records of skills and of retention tasks that have a label and the metric that counts."""
+    """The records of skills and of retention tasks that have a label and the metric that counts.
+
+    Those of a task's continuous metrics have the name of their entry, "TASK METRIC".
+    """
     records = pool.records
     metric = records["metric"].astype(object)
     labelled = records["label"].notna()
@@ -128,10 +131,12 @@ def _counting(pool: Pool) -> tuple[pd.DataFrame, pd.DataFrame]:
     counting = records["name"].map(pool.metric).astype(object)
     skills = (records["kind"] == "skill") & (metric == counting)
     skills &= labelled & (records["split"] == pool.split)
-    of_tasks = {task: entry["metric"] for task, entry in pool.retention.items()}
-    counting = records["name"].map(of_tasks).astype(object)
-    tasks = (records["kind"] == "retention") & (metric == counting) & labelled
-    return records[skills], records[tasks]
+    entry_of = {(e.get("of", task), e["metric"]): task for task, e in pool.retention.items()}
+    tasks = records[(records["kind"] == "retention") & labelled]
+    measured = zip(tasks["name"], tasks["metric"], strict=True)
+    names = pd.Series([entry_of.get(pair) for pair in measured], tasks.index, dtype=object)
+    tasks = tasks.assign(name=names.astype("category"))
+    return records[skills], tasks[names.notna()]
 
 
 def _runs(pool: Pool) -> dict[str, list[RunId]]:

@@ -27,7 +27,7 @@ def missing(pool: Pool, measurements: PooledMeasurements) -> list[str]:
             finished, line = _skills(pool, measurements, label, i, graded[label, run])
             lines += [f"{label}, seed {run.seed}: {line}"] if line else []
             if finished:
-                lines += _absent_retention(measurements, label, i)
+                lines += _absent_retention(pool, measurements, label, i)
     lines += _absent_evaluations(pool)
     lines += _unknown_methods(pool)
     lines += _unknown_protocols(pool)
@@ -128,11 +128,15 @@ def _graded(pool: Pool) -> dict[tuple[str, RunId], set[Cell]]:
     return cells
 
 
-def _absent_retention(measurements: PooledMeasurements, label: str, i: int) -> Iterator[str]:
+def _absent_retention(
+    pool: Pool, measurements: PooledMeasurements, label: str, i: int
+) -> Iterator[str]:
     """Retention tasks that the i-th run of a label lacks after its last stage."""
     D = measurements.arrays["D", label]
     tasks = [
-        task for task, value in zip(D.columns, D.values[i, -1], strict=True) if np.isnan(value)
+        task
+        for task, value in zip(D.columns, D.values[i, -1], strict=True)
+        if np.isnan(value) and "of" not in pool.retention[task]
     ]
     if tasks:
         seed = measurements.runs[label][i].seed

@@ -45,6 +45,7 @@ TABLE_SECTIONS = {
     "comparisons": "results",
     "own_stage": "skills",
     "retention": "retention-section",
+    "retention_continuous": "retention-section",
     "cost": "cost",
     "every_metric": "measured",
 }

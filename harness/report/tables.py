@@ -42,7 +42,7 @@ def measured(results: ReportData, kind: str, name: str) -> str:
         how = f"split {results.split}, metric {results.metric[name]}"
         how += f", {decoding}" if decoding else ""
     else:
-        task = results.retention[name]
+        task = results.retention.get(name) or results.continuous[name]
         better = "higher" if task.get("higher_is_better", True) else "lower"
         how = f"lm-eval, metric {task['metric']} ({better} is better)"
     n = results.n.get((kind, name), "?")
@@ -233,7 +233,8 @@ def retention_table(results: ReportData) -> Table:
         note = measured(results, "retention", task)
         note += f", chance {chance}" if chance is not None else ""
         lower = "" if entry.get("higher_is_better", True) else ", lower is better"
-        group = f"{task} ({entry['metric']}{lower})"
+        coarse = ", coarse" if entry.get("coarse") else ""
+        group = f"{task} ({entry['metric']}{lower}{coarse})"
         columns.append(Column(f"{task}/final", "final", group, unit, note=note))
         columns.append(Column(f"{task}/delta", "Δ", group, unit, True, note=note))
     rows = [(row, _retention_base(results, row)) for row in results.bases()]
@@ -242,9 +243,17 @@ def retention_table(results: ReportData) -> Table:
     note = (
         "After the last stage, and the change Δ from the base model. Δ is positive where the model "
         "became better, also where lower is better. Fractions in per cent, other metrics in "
-        f"lm-eval's own unit. {interval_note(rows)} {power_note(results, columns, rows)}"
+        f"lm-eval's own unit. {coarse_note(results)}{interval_note(rows)} "
+        f"{power_note(results, columns, rows)}"
     ).rstrip()
     return Table("retention", "Retention: what the model could do before", note, columns, rows)
+
+
+def coarse_note(results: ReportData) -> str:
+    """What a coarse task is, where there is one."""
+    if not any(entry.get("coarse") for entry in results.retention.values()):
+        return ""
+    return "Coarse: too few items for small changes; its margin or other tasks show them. "
 
 
 def _retention_base(results: ReportData, row: str) -> dict[str, Cell]:
@@ -421,6 +430,10 @@ def records_used(results: ReportData) -> pd.DataFrame:
     """The records behind the tables: final ones of the metrics that count."""
     parts = (results.skill_records, results.retention_records)
     used = pd.concat([records[records["final"]] for records in parts])
-    used = used.assign(folder=used["folder"].map(dict(enumerate(results.names))))
+    task_of = {name: entry["of"] for name, entry in results.continuous.items()}
+    used = used.assign(
+        folder=used["folder"].map(dict(enumerate(results.names))),
+        name=used["name"].astype(object).replace(task_of),
+    )
     columns = [column for column in COLUMNS if column not in NOT_IN_RECORDS_USED]
     return used[["folder", "label", *columns]]

@@ -20,9 +20,20 @@ READABLE = (1, 2)  # versions that a report reads
 FAILED = "failed.txt"  # in a run's folder: why it failed, in its first line, and the traceback
 # Before the name of a metric: of the base model with the question's source in its prompt.
 ORACLE = "oracle_"
+# Metrics that a retention task has beside the one that counts: harness/evaluation/likelihoods.py.
+CONTINUOUS = ("margin", "probability", "loglikelihood")
 # Keys of a skill or a retention task in results.json that older folders lack. They are compared
 # only where both sides have them.
-LATER = ("evaluated", "graders", "num_fewshot", "chat_template", "limit", "max_gen_toks")
+LATER = (
+    "evaluated",
+    "graders",
+    "num_fewshot",
+    "chat_template",
+    "limit",
+    "max_gen_toks",
+    "coarse",
+    "reference",
+)
 # Name of a file in evaluations/, which a record gives: nothing that leads out of there.
 EVALUATION_KEY = re.compile(r"[\w.+=-]+")
 REMEDY = "restore the file, or start the run again where it is lost"

@@ -28,7 +28,8 @@ def item_scores(evaluation: Json, metric: str) -> ItemScores | None:
 
     An item weighs 1 if it has no ``weight``; that is the number of instructions in its prompt, for
     example. An item of bits per byte weighs its bytes. These are its log-likelihood (the
-    ``response``) over its score, up to a factor.
+    ``response``) over its score, up to a factor. Metrics beside the one that counts (``scores``)
+    are plain means.
     """
     bits_per_byte = metric.partition(",")[0] == "bits_per_byte"
     scores = {}
@@ -36,7 +37,9 @@ def item_scores(evaluation: Json, metric: str) -> ItemScores | None:
         for item in evaluation.get("items") or []:
             by_metric = item.get("scores") or {}
             score = float(by_metric[metric] if metric in by_metric else item["score"])
-            if bits_per_byte and "response" in item:
+            if metric in by_metric and "score" in item:
+                weight = 1.0
+            elif bits_per_byte and "response" in item:
                 weight = -float(item["response"]) / score
             else:
                 weight = float(item.get("weight", 1))

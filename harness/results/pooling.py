@@ -11,6 +11,7 @@ import pandas as pd
 
 from harness.base.errors import UserError
 from harness.results.folders import Json, ResultsFolder, open_results
+from harness.results.formats import CONTINUOUS
 from harness.results.reader import TEXTS
 
 # A record is repeated where all of these are equal; the later one replaces the earlier one.
@@ -43,8 +44,9 @@ class Pool:
 
     heads: results.json of each folder, with the methods that count and each skill's counting
     metric; unreadable: lines of each records.jsonl; grader: each skill's metric before any judge;
-    metric: the metric that counts; skills, retention: their entries in results.json by name;
-    records: one row a record, with ``label`` (NaN where no head lists the method) and ``folder``.
+    metric: the metric that counts; skills, retention: their entries in results.json by name, and
+    one more for each continuous metric of a task (see ``_continuous``); records: one row a record,
+    with ``label`` (NaN where no head lists the method) and ``folder``.
     """
 
     folders: list[ResultsFolder]
@@ -86,6 +88,8 @@ def open_pool(paths: list[Path]) -> Pool:
     _agreed(paths, "metric", [_metrics(f.retention) for f in folders], "retention task")
     names = distinct([folder.name for folder in folders], paths)
     series = _pool_series(heads, tables, names)
+    records = _pool_records(tables, series)
+    retention = {task["name"]: task for folder in folders for task in folder.retention}
     pool = Pool(
         folders=folders,
         names=names,
@@ -96,12 +100,33 @@ def open_pool(paths: list[Path]) -> Pool:
         metric=metric,
         split=split,
         skills={skill["name"]: skill for head in heads for skill in head["skills"]},
-        retention={task["name"]: task for folder in folders for task in folder.retention},
+        retention=retention | _continuous(retention, records),
         series=series,
-        records=_pool_records(tables, series),
+        records=records,
     )
     _refuse_two_protocols(pool)
     return pool
+
+
+def _continuous(retention: dict[str, Json], records: pd.DataFrame) -> dict[str, Json]:
+    """Entries of what likelihood tasks are measured by beside the metric that counts.
+
+    {"TASK METRIC": {name, of: the task, metric, higher_is_better}}, for each such metric on record.
+    """
+    of_tasks = records[records["kind"] == "retention"]
+    pairs = of_tasks[["name", "metric"]].drop_duplicates().itertuples(index=False)
+    on_record = {(str(name), str(metric)) for name, metric in pairs}
+    return {
+        f"{task} {metric}": {
+            "name": f"{task} {metric}",
+            "of": task,
+            "metric": metric,
+            "higher_is_better": True,
+        }
+        for metric in CONTINUOUS
+        for task, entry in retention.items()
+        if (task, metric) in on_record and entry["metric"] != metric
+    }
 
 
 def distinct(names: list[str], folders: list[Path]) -> list[str]:

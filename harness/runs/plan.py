@@ -130,6 +130,8 @@ def _evaluations_line(order: Order, cost: OrderCost) -> str:
             if cost.uncounted
             else f"about {clock(cost.retention)} each time"
         )
+    if order.suite and not cost.uncounted and (continuous := order.suite.with_margins()):
+        line += f"; of {continuous} also margin (nats) and probability, from the same passes"
     return line
 
 

@@ -154,6 +154,7 @@ def test_retention_is_counted_where_its_data_are(order_file, tiny_model, tmp_pat
         "answers in all; 1 retention task after each stage, about 0:00" in text
         and "not counted" not in text
     )
+    assert "; of 1 also margin (nats) and probability, from the same passes" in text
 
     def missing(*_):
         raise UserError(

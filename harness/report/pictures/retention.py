@@ -20,7 +20,7 @@ MOST_TASKS = MOST_PANELS - 1  # the mean has a panel of its own
 
 @dataclass(frozen=True)
 class TaskPanel:
-    """The curves of one retention task.
+    """The curves of one retention task, by the metric that counts or by its margin.
 
     metric: as the axis names it; lines: {label: x, value, low, high}; bases: the value of each base
     model; scale: 100 for a fraction, which is drawn in per cent, else 1; chance: the value of
@@ -37,11 +37,11 @@ class TaskPanel:
 
 @dataclass(frozen=True)
 class RetentionCurves:
-    """Panels of the first tasks and of the mean change.
+    """Panels of the first tasks, then of their margins, and of the mean change.
 
     change: {label: x, value, low, high} of the mean change since the base model, None where no task
     counts in the mean; tasks: how many there are in all; outside: tasks that do not count in the
-    mean; lower_is_better: whether that is so of any task.
+    mean; lower_is_better, margins: whether that is so of any task, and whether any has a margin.
     """
 
     axis: TrainingAxis
@@ -52,6 +52,7 @@ class RetentionCurves:
     tasks: int
     outside: list[str]
     lower_is_better: bool
+    margins: bool
 
 
 def retention_curves_table(results: ReportData, axis: TrainingAxis) -> pd.DataFrame:
@@ -90,9 +91,11 @@ def retention_curves(source: Source) -> RetentionCurves | None:
         return None
     table = retention_curves_table(results, axis)
     labels = [label for label in results.series if (table["label"] == label).any()]
+    margins = [task for task, e in results.continuous.items() if e["metric"] == "margin"]
+    tasks = [*results.retention, *margins]
     panels = [
         _task_panel(results, axis, table[table["name"] == task], labels, task)
-        for task in list(results.retention)[:MOST_TASKS]
+        for task in tasks[:MOST_TASKS]
     ]
     change = None
     if any(results.tasks_in_mean.values()):
@@ -104,25 +107,28 @@ def retention_curves(source: Source) -> RetentionCurves | None:
         labels=labels,
         panels=panels,
         change=change,
-        tasks=len(results.retention),
+        tasks=len(tasks),
         outside=[task for task in results.retention if not results.tasks_in_mean[task]],
         lower_is_better=not all(map(_higher_is_better, results.retention.values())),
+        margins=bool(margins),
     )
 
 
 def _task_panel(
     results: ReportData, axis: TrainingAxis, rows: pd.DataFrame, labels: list[str], task: str
 ) -> TaskPanel:
-    entry = results.retention[task]
+    entry = results.retention.get(task) or results.continuous[task]
     metric = entry["metric"].removesuffix(",none")  # lm-eval's name for "no filter"
     fraction = results.tasks_in_mean[task]
+    if metric == "margin":
+        metric += " (nats)"
     if fraction:
         metric += " (%)"
     elif not _higher_is_better(entry):
         metric += " (↓)"
     start = rows[rows["x"] == axis.edges[0]].set_index("label")["value"]
     return TaskPanel(
-        task,
+        entry.get("of", task),
         metric,
         lines_of(rows, labels),
         list(base_values(results, start)),
@@ -202,6 +208,11 @@ def caption(shown: RetentionCurves) -> str:
         "alone; of the mean Δ, where item scores are missing or do not make up the values, over "
         "seeds alone, and none of one seed. Mean Δ: final minus base over the tasks whose metric "
         f"is a fraction, higher is better{without}."
+        + (
+            " Margin: the right choice's log-likelihood less the best wrong one's, in nats."
+            if shown.margins
+            else ""
+        )
         + (" ↓: lower is better." if shown.lower_is_better else "")
         + only_first(len(shown.panels), shown.tasks, "tasks")
     )

@@ -1,0 +1,130 @@
+"""Margin and probability in the report: own units, paired intervals, no mean with accuracies."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from harness.report.build import write_report
+from harness.report.continuous import continuous_table
+from harness.report.data import ReportData
+from harness.report.estimates import IntervalSource
+from harness.report.pictures import source_of
+from harness.report.pictures.retention import retention_curves
+from harness.report.tables import main_table, records_used, retention_table
+from harness.results.formats import CONTINUOUS
+from tests.fabricate import fabricate
+from tests.report.folders import ONE_SKILL, TWO, raw, row
+
+N = 50
+TASKS = {"facts": ("acc", True, 0.25, 0.6), "pairs": ("acc", True, 0.5, 0.8)}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two methods, one seed; the stage takes about 0.3 nats of every margin."""
+    folder = fabricate(
+        tmp_path_factory.mktemp("margins") / "r",
+        skills=ONE_SKILL,
+        methods=TWO,
+        n=N,
+        retention=TASKS,
+        training=False,
+    )
+    added = []
+    easy = np.random.default_rng(0).normal(2, 3, N)  # much wider than the change
+    for record in raw(folder, kind="retention"):
+        lost = np.random.default_rng(record["stage"]).normal(0.3, 0.1, N) * (record["stage"] > 0)
+        margin = easy - lost
+        scores = {"margin": margin, "probability": 1 / (1 + np.exp(-margin))}
+        path = folder / "evaluations" / f"{record['evaluation']}.json"
+        evaluation = json.loads(path.read_text())
+        for i, item in enumerate(evaluation["items"]):
+            item["scores"] = {metric: float(values[i]) for metric, values in scores.items()}
+        path.write_text(json.dumps(evaluation))
+        for metric, values in scores.items():
+            stderr = values.std(ddof=1) / N**0.5
+            added.append(record | {"metric": metric, "value": values.mean(), "stderr": stderr})
+    with (folder / "records.jsonl").open("a") as file:
+        file.writelines(json.dumps(record) + "\n" for record in added)
+    return folder
+
+
+def test_margins_are_in_nats_with_paired_intervals(folder):
+    results = ReportData([folder])
+    table = continuous_table(results)
+    cell = row(table, "margin, facts (nats)")["sft/delta"]
+    (base,) = raw(folder, name="facts", stage=0, metric="margin", method="sft")
+    final = raw(folder, name="facts", metric="margin", method="sft", final=True)[-1]
+    assert cell.value == pytest.approx(final["value"] - base["value"])
+    assert cell.by == IntervalSource.ITEMS
+    # paired: the spread of the change (0.1 an item), not that of the margins (3 an item)
+    assert 0.02 < (cell.high - cell.low) / 2 < 0.05
+    text = table.text(next(c for c in table.columns if c.key == "sft/delta"), cell)
+    assert text.startswith("−0.") and "±0.0" in text  # no per cent
+    mean = row(table, "margin, mean of 2 tasks (nats)")["sft/delta"]
+    pairs = row(table, "margin, pairs (nats)")["sft/delta"]
+    assert mean.value == pytest.approx((cell.value + pairs.value) / 2)
+    labels = [label for label, _ in table.rows]
+    assert labels[3:] == [
+        "probability, mean of 2 tasks",
+        "probability, facts",
+        "probability, pairs",
+    ]
+
+
+def test_accuracies_stay_what_they_were(folder, tmp_path):
+    results = ReportData([folder])
+    assert results.tasks_in_mean == {
+        "facts": True,
+        "pairs": True,
+        "facts margin": False,
+        "pairs margin": False,
+        "facts probability": False,
+        "pairs probability": False,
+    }
+    lines = (folder / "records.jsonl").read_text().splitlines()
+    before = [line for line in lines if json.loads(line)["metric"] not in CONTINUOUS]
+    plain = tmp_path / "plain"
+    shutil.copytree(folder, plain)
+    (plain / "records.jsonl").write_text("\n".join(before) + "\n")
+    without = ReportData([plain])
+    assert without.continuous == {}
+    for make in (main_table, retention_table):
+        assert make(results).markdown() == make(without).markdown()
+
+
+def test_every_place_has_them_by_their_own_name(folder, tmp_path):
+    results = ReportData([folder])
+    used = records_used(results)
+    assert set(used["name"]) >= {"facts", "pairs"}
+    assert not used["name"].str.contains("margin").any()
+    assert set(used.loc[used["name"] == "facts", "metric"]) == {"acc", "margin", "probability"}
+    panels = retention_curves(source_of(results)).panels
+    assert [(p.task, p.metric, p.scale) for p in panels] == [
+        ("facts", "acc (%)", 100),
+        ("pairs", "acc (%)", 100),
+        ("facts", "margin (nats)", 1),
+        ("pairs", "margin (nats)", 1),
+    ]
+    _, page = write_report(folder, tmp_path / "report")
+    assert "2 retention tasks" in page.read_text()
+    with (page.parent / "tables" / "retention_continuous.csv").open() as file:
+        rows = {line["measured"]: line for line in csv.DictReader(file)}
+    (base,) = raw(folder, name="pairs", stage=0, metric="margin", method="sft")
+    assert float(rows["margin, pairs (nats)"]["base"]) == pytest.approx(base["value"])
+
+
+def test_a_task_that_is_not_there_is_named_once(folder, tmp_path):
+    lines = (folder / "records.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    kept = [
+        r for r in records if not (r["name"] == "facts" and r["stage"] and r["method"] == "sft")
+    ]
+    for name in ("results.json", "protocols.json"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    (tmp_path / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in kept))
+    missing = [line for line in ReportData([tmp_path]).missing if "retention" in line]
+    assert missing == ["sft, seed 0: no final retention of facts"]
