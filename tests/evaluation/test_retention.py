@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
+import yaml
 
 from harness.base.errors import UserError
+from harness.base.files import ROOT
 from harness.evaluation import lm_eval_tasks, retention
 from harness.evaluation import suite as suite_module
 from harness.evaluation.evaluator import Evaluator
@@ -31,7 +33,8 @@ from harness.models.chat import ChatInputs
 from harness.results.writer import ResultsWriter
 from tests.conftest import save_tiny, tiny_tokenizer
 
-TASKS = {t["name"]: t for t in load_suite("embedded").summary()}
+EMBEDDED = [t["name"] for t in load_suite("embedded").summary()]
+TASKS = {t["name"]: t for name in ("embedded_1", "embedded") for t in load_suite(name).summary()}
 
 
 def entries(names, **changes):
@@ -115,14 +118,14 @@ def same(ours, theirs):
 
 
 def test_tiny_model_equals_the_command_in_chat_form(tiny, tmp_path):
-    names = list(TASKS)
+    names = EMBEDDED
     theirs = command(tiny, names, 6, tmp_path, "--apply_chat_template")
     model, tokenizer = load(tiny)
     ours = run_suite(
         load_suite(entries(names, chat_template=True)), model, tokenizer, limit=6, batch_tokens=300
     )
     same(ours, theirs)
-    instructions = ours[-1]
+    instructions = next(result for result in ours if result["name"] == "embedded_following")
     # the generations say something
     assert any(item["response"].strip() for item in instructions["items"])
     # a mean over instructions, of which a prompt gives one or more
@@ -517,8 +520,8 @@ def test_a_group_is_one_result_with_all_items(tiny, tmp_path, monkeypatch):
 
 def test_protocol_is_known_before_and_says_what_counts(tiny):
     tokenizer = transformers.AutoTokenizer.from_pretrained(tiny)
-    base = load_suite("embedded").protocols(torch.float32, tokenizer)
-    assert base == load_suite("embedded").protocols("float32", tokenizer)
+    base = load_suite("embedded_1").protocols(torch.float32, tokenizer)
+    assert base == load_suite("embedded_1").protocols("float32", tokenizer)
     assert json.loads(json.dumps(base)) == base and str(FOLDER) not in json.dumps(base)
     assert (
         base["embedded_instructions"]["max_gen_toks"] == [56]
@@ -545,11 +548,26 @@ def test_protocol_is_known_before_and_says_what_counts(tiny):
     assert digest({"limit": 5}, limit=9) == kinds[3] == digest({"limit": 9}, limit=5)
     assert digest({"description": "other words"}) == kinds[0]
     tokenizer.chat_template = "{{ messages[-1].content }}"
-    changed = load_suite("embedded").protocols("float32", tokenizer)
+    changed = load_suite("embedded_1").protocols("float32", tokenizer)
     assert {k for k in base if base[k] != changed[k]} == {"embedded_instructions"}
     tokenizer.chat_template = None
     with pytest.raises(UserError, match="chat template"):
-        load_suite("embedded").protocols("float32", tokenizer)
+        load_suite("embedded_1").protocols("float32", tokenizer)
+
+
+def test_the_first_suite_is_that_of_the_committed_results():
+    """Documents, prompts and scoring, by the hashes that committed results hold."""
+    kept = json.loads((ROOT / "results/measured/quickstart/protocols.json").read_text())
+    of_task = {p["task"]: p for p in kept.values() if isinstance(p, dict) and "task" in p}
+    suite = load_suite("embedded_1")
+    assert set(of_task) == {task.task for task in suite.tasks}
+    for task in suite.tasks:
+        for name, lm_eval_task in suite.load(task)["tasks"].items():
+            assert task_definition(lm_eval_task) == of_task[task.task]["definitions"][name]
+    for path in (ROOT / "benchmarks" / "orders").rglob("*.yaml"):
+        order = yaml.safe_load(path.read_text())
+        if order.get("name") in ("quickstart", "embedded") or "table_5" in path.name:
+            assert order["retention"] in ("embedded_1", "paper"), path
 
 
 @pytest.mark.parametrize(

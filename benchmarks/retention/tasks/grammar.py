@@ -63,6 +63,7 @@ PARTICIPLES = [
     ("worn", "wore", "a hat"),
 ]
 PER_PHENOMENON = 15
+MORE = 30  # of each phenomenon that has so many
 
 
 def agreement(i: int) -> tuple[str, str]:
@@ -181,15 +182,15 @@ PHENOMENA: list[Callable[[int], tuple[str, str]]] = [
 ]
 
 
-def rows() -> list[dict[str, Any]]:
+def rows(each: int = PER_PHENOMENON) -> list[dict[str, Any]]:
     """[{"phenomenon", "choices": two sentences, "answer": index of the grammatical one}].
 
-    Each pair is there once.
+    each: pairs of a phenomenon at most. Each pair is there once.
     """
     pairs: list[dict[str, Any]] = []
     sentences = set()
     for phenomenon in PHENOMENA:
-        for i in range(PER_PHENOMENON):
+        for i in range(min(each, len(PARTICIPLES)) if phenomenon is participle else each):
             good, bad = phenomenon(i)
             if good in sentences:
                 continue
@@ -206,3 +207,10 @@ def dataset(**_):
     from datasets import Dataset
 
     return {"test": Dataset.from_list(rows())}
+
+
+def more(**_):
+    """The same for lm-eval, with twice as many pairs."""
+    from datasets import Dataset
+
+    return {"test": Dataset.from_list(rows(MORE))}

@@ -26,6 +26,7 @@ from typing import Any
 DATA = Path(__file__).resolve().parent / "data"
 MMLU_QUESTIONS = 100
 CODE_SOLUTIONS = 60
+CODE_TEXTS = 24  # of these, read whole
 PINNED = {  # SHA-256 of the rows as canonical JSON
     "mmlu": "cbf60df68233801d7bf777c037efe7337f93273a85df0fe9922ee1f8e933c71e",
     "code": "d9fddb60245e441e761fcaba20d2d6c41e9b795c48a82aa4613ed675b512ec43",
@@ -64,8 +65,12 @@ def cloze_rows(name: str) -> list[dict[str, Any]]:
     The place of the right answer rotates: a model that gives NaN everywhere "chooses" the first and
     must not score 1.
     """
+    return _cloze(_jsonl(f"{name}.jsonl"))
+
+
+def _cloze(data: list[dict[str, Any]]) -> list[dict[str, Any]]:
     rows = []
-    for number, row in enumerate(_jsonl(f"{name}.jsonl")):
+    for number, row in enumerate(data):
         choices = list(row["distractors"])
         place = number % (len(choices) + 1)
         choices.insert(place, row["answer"])
@@ -155,6 +160,19 @@ def mmlu(**_):
 
 def code(**_):
     return _dataset(code_rows())
+
+
+def knowledge(**_):
+    return _dataset(_cloze(_jsonl("facts.jsonl") + _jsonl("more_facts.jsonl")))
+
+
+def code_texts(**_):
+    rows = code_rows()[:CODE_TEXTS]
+    return _dataset([{"prompt": "", "text": row["prompt"] + row["solution"]} for row in rows])
+
+
+def following(**_):
+    return _dataset(_jsonl("following.jsonl"))
 
 
 def instructions(**_):
