@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from harness.report.comparisons import pairs
 from harness.report.data import ReportData
 from harness.report.estimates import ArrayFunction, Estimate
 from harness.report.power import middle
@@ -38,20 +39,26 @@ def continuous_table(results: ReportData) -> Table:
     meanings = "; ".join(f"{metric}: {MEANINGS[metric]}" for metric in metrics)
     note = (
         f"{meanings}. Higher is better. After the last stage, and the change Δ from the base "
-        f"model; no per cent. {interval_note(rows)} {_told(results, rows)}"
+        f"model; of two methods what the first has over the second, on the same seeds and "
+        f"questions. No per cent. {interval_note(rows)} {_told(results, rows)}"
     ).rstrip()
     columns = [Column(row, row, unit="own") for row in results.bases()]
     for label in results.series:
         columns.append(Column(f"{label}/final", "final", label, "own"))
         columns.append(Column(f"{label}/delta", "Δ", label, "own", signed=True))
+    for first, second in pairs(list(results.series)):
+        columns.append(Column(f"{first} − {second}", f"{first} − {second}", "", "own", signed=True))
     title = "Retention, continuous: the same answers by their likelihoods"
     return Table("retention_continuous", title, note, columns, rows, stub="measured")
 
 
 def _told(results: ReportData, rows: Sequence[Row]) -> str:
-    """The smallest differences that would be told, of each row that has a spread."""
+    """The smallest changes that would be told, of the means or of a metric's only task."""
     told = []
-    for name, cells in rows:
+    first: dict[str, Row] = {}
+    for row in rows:
+        first.setdefault(row[0].partition(",")[0], row)
+    for name, cells in first.values():
         changes = [cells.get(f"{label}/delta") for label in results.series]
         way = middle([change for change in changes if isinstance(change, Estimate)])
         if way is not None:
@@ -77,6 +84,9 @@ def _cells(results: ReportData, tasks: Sequence[str]) -> dict[str, Cell]:
         final, change = _final(places), _change(places)
         cells[f"{label}/final"] = results.estimate(label, final, "D", detail)
         cells[f"{label}/delta"] = results.estimate(label, change, "D", detail, difference=True)
+    for first, second in pairs(list(results.series)):
+        methods = ((first, _final(places)), (second, _final(places)))
+        cells[f"{first} − {second}"] = results.compare(*methods, "D", detail)
     return cells
 
 

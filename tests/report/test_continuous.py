@@ -67,6 +67,14 @@ def test_margins_are_in_nats_with_paired_intervals(folder):
     mean = row(table, "margin, mean of 2 tasks (nats)")["sft/delta"]
     pairs = row(table, "margin, pairs (nats)")["sft/delta"]
     assert mean.value == pytest.approx((cell.value + pairs.value) / 2)
+    assert "margin, mean of 2 tasks (nats) 0.0" in table.note.partition("Would be told")[2]
+    # two methods on the same questions, which were drawn alike for both
+    pair = row(table, "margin, facts (nats)")["sdft − sft"]
+    ends = [
+        raw(folder, name="facts", metric="margin", method=method, final=True)[-1]["value"]
+        for method in ("sdft", "sft")
+    ]
+    assert pair.value == pytest.approx(ends[0] - ends[1])
     labels = [label for label, _ in table.rows]
     assert labels[3:] == [
         "probability, mean of 2 tasks",
