@@ -222,8 +222,8 @@ PAIR = "mean accuracy between two methods"
 
 def test_power_is_foretold_for_the_worst_case_or_by_the_base_model(order_file, tmp_path):
     """Two skills of four questions each, in the worst case right half of the time."""
-    seeds = ["seeds=[0, 1, 2]"]
-    order = read_order(order_file(), seeds)
+    suite = [{"task": "embedded_commonsense", "limit": 6}]
+    order = read_order(order_file(retention=suite), ["seeds=[0, 1, 2]"])
     told, basis, below = power_of(plan(order, tmp_path / "out"))[PAIR]
     share = 2 * 0.25 / 4 / 4
     worst = Variation(0.4 * share, 0.015**2, 0.3 * share, 8)
@@ -234,14 +234,12 @@ def test_power_is_foretold_for_the_worst_case_or_by_the_base_model(order_file, t
 
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "results.json").write_text(json.dumps(order.about()))
-    records = [
-        {"stage": 0, "split": "test", "name": s.name, "metric": s.metric, "value": 0.1}
-        for s in order.skills
-    ]
-    (tmp_path / "out" / "records.jsonl").write_text("\n".join(map(json.dumps, records)))
-    told, basis, _ = power_of(plan(order, tmp_path / "out"))[PAIR]
-    share = 2 * 0.09 / 4 / 4
-    known = Variation(0.4 * share, 0.015**2, 0.3 * share, 8)
+    task = {"name": "embedded_commonsense", "metric": "acc,none", "value": 0.9}
+    record = json.dumps({"stage": 0, "split": "test", **task})
+    (tmp_path / "out" / "records.jsonl").write_text(record)
+    told, basis, _ = power_of(plan(order, tmp_path / "out"))["retention Δ"]
+    share = 0.09 / 6
+    known = Variation(0.4 * share, 0.015**2, 0.3 * share, 6)
     assert told == pytest.approx(100 * known.detectable(3), abs=0.05)
     assert basis.startswith("80%, two-sided 5%; base model's accuracies;")
 
