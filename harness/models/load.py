@@ -19,6 +19,7 @@ from harness.models.checkpoint import mend_sampling
 from harness.models.embedded import EMBEDDED, EMBEDDED_MODELS, embedded_checkpoint
 from harness.models.forward import hidden_states, output_head, sees_later_tokens
 from harness.models.memory import keep_freed_memory
+from harness.models.products import bfloat16_pays
 from harness.models.repeatable import allow_repeatable_products
 
 # Kinds of devices that an order may name. Whoever makes another one known to PyTorch adds it.
@@ -28,8 +29,8 @@ DEVICE_TYPES = {"cpu", "cuda"}
 def resolve_dtype(dtype: str, device: str | torch.device) -> torch.dtype:
     """The dtype of that name on ``device``.
 
-    ``auto`` is bfloat16 where matrix units compute it (a GPU that has it, AMX on a CPU), float32
-    elsewhere.
+    ``auto`` is bfloat16 on a GPU that has it, and on a CPU where its products are measured to be
+    faster (products.py); float32 elsewhere.
     """
     if dtype != "auto":
         return getattr(torch, dtype)
@@ -37,7 +38,7 @@ def resolve_dtype(dtype: str, device: str | torch.device) -> torch.dtype:
         with torch.cuda.device(device):
             has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        has_bfloat16 = torch.cpu._is_amx_tile_supported()
+        has_bfloat16 = bfloat16_pays()
     return torch.bfloat16 if has_bfloat16 else torch.float32
 
 

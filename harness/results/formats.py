@@ -131,6 +131,7 @@ HEAD: Shape = {
     "overlap?": [OVERLAP],
 }
 SELECTION: Shape = {"*": {"selected?": str, "rule": str, "points": list}}
+PRODUCTS: Shape = {"dtype": str, "sampling": str, "bfloat16?": float, "seconds": {"*": float}}
 RUN: Shape = {"label?": str, "packages?": dict, "config?": dict}
 STAGE: Shape = {
     "stage": int,

@@ -8,11 +8,14 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.base.console import Progress
+from harness.base.files import read_json
 from harness.evaluation.evaluator import Evaluator
 from harness.evaluation.settings import Evaluate
 from harness.models.chat import chat_tokens
-from harness.models.load import load_model
+from harness.models.load import load_model, resolve_device
+from harness.models.products import Products, fixed_products, keep_products, measured_products
 from harness.models.rope import answer_side, rope_border
+from harness.results.formats import PRODUCTS, check_shape
 from harness.results.writer import ResultsWriter
 from harness.runs.order import Order
 from harness.sampling.settings import REMEDY, Rollout, version
@@ -67,10 +70,48 @@ def load_order_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The order's model and tokenizer, or those of a checkpoint in folder ``source``."""
     spec = order.model
+    dtype = str(order.dtype()).removeprefix("torch.")
     if source:
-        return load_model(str(source), spec.dtype, spec.device, None, str(source))
-    place = f"{order.path}: model"
-    return load_model(spec.name, spec.dtype, spec.device, spec.revision, place)
+        model, tokenizer = load_model(str(source), dtype, spec.device, None, str(source))
+    else:
+        place = f"{order.path}: model"
+        model, tokenizer = load_model(spec.name, dtype, spec.device, spec.revision, place)
+    if order.products:
+        keep_products(model, order.products.sampling)
+    return model, tokenizer
+
+
+def take_products(order: Order, folder: Path) -> None:
+    """Let ``order`` compute on a CPU as its results folder began, if it has begun.
+
+    A folder from before products were measured goes on in its dtype, with the products that it had.
+    Raises UserError where this machine cannot compute so.
+    """
+    path = folder / "results.json"
+    if _is_on_gpu(order) or not path.exists():
+        return
+    about = read_json(path, remedy="move the folder away and start again")
+    model, kept = about.get("model"), about.get("products")
+    dtype = model.get("dtype") if isinstance(model, dict) else None
+    if dtype not in ("float32", "bfloat16"):
+        return  # no folder of a run, which is refused when it is opened
+    if kept is None:
+        order.products = Products(dtype, fixed_products(getattr(torch, dtype)))
+    else:
+        check_shape(path, kept, PRODUCTS, "products")
+        order.products = Products(**{key: kept.get(key) for key in Products.__annotations__})
+    order.products.check(path, order.model.dtype == "auto")
+
+
+def measure_products(order: Order, model: PreTrainedModel) -> None:
+    """Measure how a CPU best computes the order's model, unless that is known; see products.py."""
+    if order.products is None and not _is_on_gpu(order):
+        order.products = measured_products(model, order.model.dtype == "auto")
+        keep_products(model, order.products.sampling)
+
+
+def _is_on_gpu(order: Order) -> bool:
+    return torch.device(resolve_device(order.model.device)).type != "cpu"
 
 
 def check_sampling(

@@ -24,6 +24,7 @@ from harness.learning.trainer import TrainingConfig
 from harness.models.chat import ChatInputs, Message, chat_tokens
 from harness.models.demonstration import Demonstrations
 from harness.models.load import check_device, check_name, resolve_device, resolve_dtype
+from harness.models.products import Products
 from harness.results.formats import VERSION
 from harness.results.overlap import Overlap
 from harness.runs.grid import expand_grid
@@ -59,6 +60,9 @@ class Order(Sections):
     them all; all_methods: those of the file, whatever --method says; judge, suite: None where the
     order has none.
     """
+
+    # How a CPU computes the model, once that is measured or read from the folder.
+    products: Products | None = None
 
     def __init__(self, mapping: object, path: str | Path) -> None:
         """Raises UserError naming the place in the file and what would be right there."""
@@ -300,6 +304,8 @@ class Order(Sections):
 
     def dtype(self) -> torch.dtype:
         """What the model computes in on this machine."""
+        if self.products and self.model.dtype == "auto":
+            return resolve_dtype(self.products.dtype, "cpu")
         return resolve_dtype(self.model.dtype, resolve_device(self.model.device))
 
     # ---- results.json --------------------------------------------------------------------------
@@ -330,6 +336,7 @@ class Order(Sections):
             "rollout": _about_section(self.rollout, optional=("engine", "max_prompt_tokens")),
             # Folders from before the section have none.
             **({"chat_template": chat} if chat != asdict(ChatTemplate()) else {}),
+            **({"products": asdict(self.products)} if self.products else {}),
         }
 
     def _about_skill(self, skill: Skill) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from harness.results.overlap import sentence
 from harness.results.writer import ResultsWriter
 from harness.runs.context import check_context
 from harness.runs.cost import GIB
-from harness.runs.engines import advice
+from harness.runs.engines import advice, take_products
 from harness.runs.estimate import OrderCost, StageCost, estimate_order, example_count
 from harness.runs.order import Order
 from harness.runs.power import power_lines
@@ -31,6 +31,7 @@ def plan(
     Loads the tokenizer and the model's configuration, no weights. Raises UserError for what would
     stop the start as well: a model that cannot be had, or a folder of another order.
     """
+    take_products(order, Path(folder))
     place = f"{order.path}: model"
     tokenizer, source = load_tokenizer(order.model.name, order.model.revision, place)
     notes = order.check_prompts(tokenizer) + check_context(order, tokenizer, source)

@@ -22,7 +22,14 @@ from harness.results.formats import FAILED
 from harness.results.overlap import sentence
 from harness.results.writer import ResultsWriter
 from harness.runs.checkpoints import load_memory, tidy
-from harness.runs.engines import advice, check_sampling, engine_for, load_order_model
+from harness.runs.engines import (
+    advice,
+    check_sampling,
+    engine_for,
+    load_order_model,
+    measure_products,
+    take_products,
+)
 from harness.runs.failures import RunFailed, failing_alone
 from harness.runs.one_run import OneRun, check_base_model, check_kept_weights
 from harness.runs.order import Order, Run
@@ -46,14 +53,23 @@ def run_order(
     """
     results = ResultsWriter(folder)
     progress = progress or Progress()
+    take_products(order, results.folder)
     about = order.about()
     results.check(about)
     fresh_model = None
     if not (results.folder / "results.json").exists():
         progress.say(f"loads {order.model.name}, and tries to sample from it and to save it")
         fresh_model = load_order_model(order)  # a model that cannot be had leaves no folder behind
+        measure_products(order, fresh_model[0])
+        if order.products and (said := order.products.said()):
+            progress.say(said)
+        about = order.about()
         check_sampling(order, *fresh_model, progress)
         check_saving(*fresh_model, f"{order.path}: model")
+        measured = order.products
+        take_products(order, results.folder)
+        if order.products != measured:  # another process has begun the folder meanwhile
+            fresh_model, about = None, order.about()
     results.open(about)
     _say_advice(order, progress)
     runs = order.runs()

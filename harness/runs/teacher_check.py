@@ -7,7 +7,13 @@ from harness.base.console import Progress
 from harness.base.files import refuse_links
 from harness.models.checkpoint import model_fingerprint
 from harness.results.writer import ResultsWriter
-from harness.runs.engines import engine_for, evaluator_for, load_order_model, sampler_for
+from harness.runs.engines import (
+    engine_for,
+    evaluator_for,
+    load_order_model,
+    sampler_for,
+    take_products,
+)
 from harness.runs.order import Order
 
 
@@ -24,6 +30,7 @@ def check_teacher(
     progress = progress or Progress()
     # Refuses before anything loads.
     splits = {skill.name: order.teacher_split(skill) for skill in order.skills}
+    take_products(order, Path(folder).parent)  # those of the runs, where they have begun
     model, tokenizer = load_order_model(order)
     weights = model_fingerprint(model)
     evaluator = evaluator_for(order, results)

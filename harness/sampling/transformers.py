@@ -12,8 +12,7 @@ the same draws. A check of the model's own log-probabilities chooses (ways.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from contextlib import contextmanager, nullcontext
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from harness.models.chat import stop_tokens
 from harness.models.forward import PAD, can_share_prompts
+from harness.models.products import sampling_products
 from harness.models.rope import answer_side, side_of
 from harness.sampling.drawing import Answers, Decoding, Growing
 from harness.sampling.generate import GENERATE_WAYS
@@ -34,7 +34,6 @@ from harness.sampling.ways import Way, find_way
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-WEIGHTS_FIRST_ROWS = 256  # up to which a product takes the weights first
 BUFFERS = "buffers"  # the way of sampling of this file
 
 
@@ -78,10 +77,12 @@ class TransformersSampler:
         decoding = Decoding(max_new_tokens, temperature, top_p, seed, strings)
         way = WAYS[way_of(self.model)]
         completions: dict[tuple[int, int], Completion] = {}
-        for indices, turn in self._batches(prompts, n, way, max_new_tokens):
-            completions |= self._batch(prompts, indices, turn, way, decoding)
-            if progress:
-                progress(len(completions))
+        # ``generate`` serves models that are little tried: their products stay PyTorch's own.
+        with sampling_products(self.model) if way is WAYS[BUFFERS] else nullcontext():
+            for indices, turn in self._batches(prompts, n, way, max_new_tokens):
+                completions |= self._batch(prompts, indices, turn, way, decoding)
+                if progress:
+                    progress(len(completions))
         return [[completions[i, k] for k in range(n)] for i in range(len(prompts))]
 
     def rest(self) -> None:
@@ -307,15 +308,14 @@ class _LayerBuffer(CacheLayerMixin):
 
 @contextmanager
 def _sampling_mode(model: PreTrainedModel) -> Iterator[None]:
-    """The model in eval mode, with the attention and the products below; afterwards as before."""
+    """The model in eval mode, with the attention below; afterwards as before."""
     was_training = model.training
     attention = model.config._attn_implementation
     model.eval()
     if attention == "sdpa":
         model.config._attn_implementation = "grouped_sdpa"
     try:
-        with _weights_first(model):
-            yield
+        yield
     finally:
         model.train(was_training)
         model.config._attn_implementation = attention
@@ -352,41 +352,3 @@ def _grouped_attention(
 
 AttentionInterface.register("grouped_sdpa", _grouped_attention)
 AttentionMaskInterface.register("grouped_sdpa", sdpa_mask)
-
-
-@contextmanager
-def _weights_first(model: PreTrainedModel) -> Iterator[None]:
-    """Compute products of few rows with a large weight as W x^T rather than x W^T.
-
-    The sums are the same, and a processor without AVX-512 is faster (docs/explanation/speed.md).
-    The order depends on processor, dtype and number of rows alone, never on a timing: a resumed run
-    computes as before.
-    """
-    linears: list[torch.nn.Linear] = []
-    if (
-        model.device.type == "cpu"
-        and model.dtype == torch.float32
-        and torch.backends.cpu.get_cpu_capability() == "AVX2"
-    ):
-        linears = [
-            module
-            for module in model.modules()
-            if type(module) is torch.nn.Linear and "forward" not in vars(module)
-        ]
-    for linear in linears:
-        linear.forward = partial(_weights_first_product, linear)  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        for linear in linears:
-            del linear.forward
-
-
-def _weights_first_product(linear: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
-    rows = x.reshape(-1, x.shape[-1])
-    if len(rows) > WEIGHTS_FIRST_ROWS:
-        return torch.nn.functional.linear(x, linear.weight, linear.bias)
-    out = (linear.weight @ rows.t()).t().contiguous()
-    if linear.bias is not None:
-        out = out + linear.bias
-    return out.view(*x.shape[:-1], -1)

@@ -8,11 +8,7 @@ from scipy import stats
 
 from harness.base.seeds import seed_for
 from harness.sampling.drawing import pick
-from harness.sampling.transformers import (
-    TransformersSampler,
-    _grouped_attention,
-    _weights_first,
-)
+from harness.sampling.transformers import TransformersSampler, _grouped_attention
 
 TEXTS = [
     "abc",
@@ -215,30 +211,6 @@ def test_the_layout_of_a_gpus_attention_is_taken(monkeypatch):
         scaling=0.1,
     )
     assert out.shape == (4, 1, 9, 64)
-
-
-@pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
-def test_weights_first_is_the_same_product(capability, monkeypatch):
-    """With and without a bias, for few rows and many, against float64.
-
-    Afterwards the modules are as before.
-    """
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    model = torch.nn.ModuleDict(
-        {"plain": torch.nn.Linear(24, 40, bias=False), "biased": torch.nn.Linear(24, 40)}
-    )
-    model.device, model.dtype = torch.device("cpu"), torch.float32
-    with torch.inference_mode(), _weights_first(model):
-        for linear in model.values():
-            assert ("forward" in vars(linear)) == (capability == "AVX2")
-            for shape in ((1, 24), (3, 1, 24), (2, 200, 24)):
-                x = torch.randn(shape)
-                out = linear(x)
-                wanted = x.double() @ linear.weight.double().t() + (
-                    0 if linear.bias is None else linear.bias.double()
-                )
-                assert out.is_contiguous() and (out - wanted).abs().max() < 1e-5
-    assert not any("forward" in vars(linear) for linear in model.values())
 
 
 @pytest.mark.parametrize("temperature,top_p", [(1.0, 1.0), (0.7, 1.0), (1.0, 0.6)])
