@@ -6,6 +6,7 @@ import signal
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as harness/__init__.py, before PyTorch
 # What is measured differs by machine and hour; numbers that two runs share must not.
 os.environ.setdefault("HARNESS_PRODUCTS", "fixed")
 # side by side they share the cores

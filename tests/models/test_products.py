@@ -1,4 +1,4 @@
-"""Which dtype and which products a CPU takes: the choice, and that every way is the same product."""
+"""Which dtype and products a CPU takes: the choice, and that every way is the same product."""
 
 import copy
 
