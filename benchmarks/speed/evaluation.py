@@ -144,7 +144,7 @@ def evaluation(settings: Settings) -> list[Result]:
     """A stage's evaluation. The dtype is part of what is measured, so both sides have ours."""
     dtype = settings.our_dtype
     order = _order(settings, settings.skills, settings.examples, settings.documents)
-    model, tokenizer = load_model(settings.folder, dtype, "cpu")
+    model, tokenizer = settings.load(dtype)
     measure = evaluator_for(order, ResultsWriter(settings.work / "evaluation"))
 
     def ours() -> tuple[dict[str, float], dict[str, float]]:

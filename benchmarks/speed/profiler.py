@@ -16,7 +16,6 @@ from benchmarks.speed.steps import choose, our_steps
 from benchmarks.speed.timing import Settings, product_seconds, timed
 from harness.base.errors import Parser, reported
 from harness.models.chat import chat_tokens
-from harness.models.load import load_model
 from harness.sampling.transformers import TransformersSampler
 
 PRODUCTS = {"aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm"}
@@ -54,7 +53,7 @@ def measure(settings: Settings, kind: str) -> tuple[float, list[Operator]]:
 def warm_sampling(settings: Settings) -> Callable[[], Any]:
     """A function that samples the batch of the row, which has been sampled once."""
     examples, tokenizer = choose(settings, settings.prompts)
-    sampler = TransformersSampler(*load_model(settings.folder, "float32", "cpu"))
+    sampler = TransformersSampler(*settings.load("float32"))
     sampler.stops = {-1}
     prompts = [chat_tokens(tokenizer, e.prompt) for e in examples]
 

@@ -6,7 +6,6 @@ from benchmarks.speed import peers
 from benchmarks.speed.steps import check_same_work, choose
 from benchmarks.speed.timing import Result, Settings, alternate, faster, probe, stated, timed
 from harness.models.chat import chat_tokens
-from harness.models.load import load_model
 from harness.sampling.settings import version
 from harness.sampling.transformers import TransformersSampler
 from harness.sampling.vllm import Engine, VLLMSampler
@@ -14,7 +13,7 @@ from harness.sampling.vllm import Engine, VLLMSampler
 
 def sampling(settings: Settings) -> list[Result]:
     """Completions of one batch."""
-    sampler = TransformersSampler(*load_model(settings.folder, settings.our_dtype, "cpu"))
+    sampler = TransformersSampler(*settings.load())
     return [beside_generate(settings, sampler, "sampling", 2)]
 
 
@@ -25,7 +24,7 @@ def sampling_vllm(settings: Settings) -> list[Result]:
         return []
     engine = Engine()
     try:
-        sampler = VLLMSampler(engine, *load_model(settings.folder, settings.our_dtype, "cpu"))
+        sampler = VLLMSampler(engine, *settings.load())
         result = beside_generate(settings, sampler, "sampling by vLLM", 1.5)
         engine.rest()
         push, _ = timed(sampler.ready)

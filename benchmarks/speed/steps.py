@@ -10,7 +10,7 @@ from benchmarks.speed.timing import Loop, Result, Settings, alternate, faster, p
 from harness.learning.method import get_method
 from harness.learning.stage import Stage
 from harness.models.chat import chat_tokens
-from harness.models.load import load_model, load_tokenizer
+from harness.models.load import load_tokenizer
 from harness.sampling.sampler import common_prefix
 from harness.sampling.transformers import TransformersSampler
 from harness.skills.registry import get_skill
@@ -78,7 +78,7 @@ def our_steps(
     """
 
     def body(pause: Callable[[Any], None]) -> None:
-        model, tokenizer = load_model(settings.folder, dtype, "cpu")
+        model, tokenizer = settings.load(dtype)
         sampler = RecordingSampler(model, tokenizer)
         if forced:
             sampler.stops = {-1}  # no token ends an answer

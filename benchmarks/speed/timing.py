@@ -24,7 +24,8 @@ from torch.utils.benchmark import Timer
 from harness.base.console import Progress
 from harness.base.errors import UserError
 from harness.models.embedded import EMBEDDED, embedded_checkpoint
-from harness.models.load import resolve_dtype
+from harness.models.load import load_model, resolve_dtype
+from harness.models.products import keep_products, measured_products
 
 ROOT = Path(__file__).resolve().parents[2]
 T = TypeVar("T")
@@ -83,6 +84,15 @@ class Settings:
         slower = product_seconds(1024, torch.bfloat16) / product_seconds(1024, torch.float32)
         self.say(f"matrix products in bfloat16 take {slower:.2g} times as long as in float32")
         return ("float32", "bfloat16") if slower <= 2 else ("float32",)
+
+    def load(self, dtype: str | None = None) -> tuple[Any, Any]:
+        """(our model, its tokenizer), with the products that an order would measure and keep.
+
+        dtype: that of our side if left out.
+        """
+        model, tokenizer = load_model(self.folder, dtype or self.our_dtype, "cpu")
+        keep_products(model, measured_products(model, False).sampling)
+        return model, tokenizer
 
     def say(self, text: str) -> None:
         self.progress.say(text)

@@ -237,7 +237,7 @@ def sampling_products(model: PreTrainedModel) -> Iterator[None]:
     way = products_of(model) if model.device.type == "cpu" else PLAIN
     linears = [] if way == PLAIN else _linears(model)
     for linear in linears:
-        linear.forward = _product(linear, way)  # type: ignore[method-assign]
+        linear.forward = _product(linear, way)  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:

@@ -157,12 +157,13 @@ class Memory:
         length: float,
         cached_tokens: float,
         rows: float = math.inf,
+        packed: bool = False,
     ) -> tuple[float, float]:
         """(GiB on the model's device, GiB in host memory for its masters) of a method.
 
         length: tokens of its rows; cached_tokens: those whose keys and values are in memory while
         answers are sampled, for learning or evaluation; rows: that a step learns from, as many as
-        fill a micro-batch if left out.
+        fill a micro-batch if left out; packed: whether the sampler has the weights a second time.
         """
         masters = self.size < 4 or (self.on_gpu and config.masters == "host")
         # AdamW's moments, gradients, masters, the average
@@ -170,7 +171,8 @@ class Memory:
         micro_batch = self._micro_batch(config, work, length, rows, masters)
         weights = self.parameters * self.size * (1 + work.copies)
         in_host = state if masters and config.masters == "host" else 0
-        on_device = weights + max(micro_batch, cached_tokens * self.cache_token) + state - in_host
+        sampling = cached_tokens * self.cache_token + packed * self.parameters * self.size
+        on_device = weights + max(micro_batch, sampling) + state - in_host
         return on_device / GIB, in_host / GIB
 
     def _micro_batch(

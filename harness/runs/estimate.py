@@ -254,7 +254,8 @@ class _Estimator:
             answer = self.outlooks[skill.name].prompt + order.limit(skill)
             cached_tokens = max(cached_tokens, rows * answer)
         learned_rows = batch_size * max(1, work.answers)
-        return self.memory.of(spec.config, work, length, cached_tokens, learned_rows)
+        packed = not self.memory.on_gpu  # or not, as is measured when the order starts
+        return self.memory.of(spec.config, work, length, cached_tokens, learned_rows, packed)
 
     # ---- measurements --------------------------------------------------------------------------
 
