@@ -1,6 +1,9 @@
 """Which dtype and products a CPU takes: the choice, and that every way is the same product."""
 
 import copy
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -237,3 +240,22 @@ def test_what_the_machine_cannot_compute_is_refused(kept, is_auto, problem, monk
     line = str(refused.value)
     assert problem in line and "go on where it began, or give another folder with --out" in line
     assert "\n" not in line
+
+
+# ---- threads -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("said, kept", [
+    ({}, "passive"),
+    ({"OMP_WAIT_POLICY": "active"}, "active"),
+    ({"GOMP_SPINCOUNT": "9"}, "None"),
+])  # fmt: skip
+def test_threads_that_wait_sleep_unless_the_environment_says_otherwise(said, kept):
+    code = (
+        "import sys, os, harness; print(os.environ.get('OMP_WAIT_POLICY'), 'torch' in sys.modules)"
+    )
+    others = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=others | said, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [kept, "False"]
