@@ -28,6 +28,7 @@ from dataclasses import dataclass
 
 import torch
 
+from harness.base.errors import UserError
 from harness.base.settings import option
 from harness.learning.logprobs import importance_weights, token_logprobs
 from harness.learning.method import Method
@@ -101,13 +102,19 @@ class GRPO(Method):
 def group_rewards(
     stage: Stage, examples: Sequence[Example], groups: Sequence[Sequence[Completion]]
 ) -> torch.Tensor:
-    """Rewards [groups, group_size] of the completions of each example."""
-    return torch.tensor(
+    """Rewards [groups, group_size] of the completions of each example.
+
+    Raises UserError for one that is not finite.
+    """
+    rewards = torch.tensor(
         [
             [float(stage.skill.reward(c.text, e.reference)) for c in group]
             for e, group in zip(examples, groups, strict=True)
         ]
     )
+    if not rewards.isfinite().all():
+        raise UserError(f"skill {stage.skill.name}", "a reward is not finite", "mend reward()")
+    return rewards
 
 
 def alike(rewards: torch.Tensor) -> torch.Tensor:

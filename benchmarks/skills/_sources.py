@@ -17,7 +17,7 @@ from typing import Any
 
 from harness.base.errors import UserError
 from harness.base.files import read_jsonl
-from harness.skills.files import is_chat
+from harness.skills.templates import is_chat
 from harness.skills.graders import check_reference
 from harness.skills.skill import Example, Metric, Skill
 from harness.skills.templates import Message

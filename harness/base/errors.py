@@ -137,6 +137,27 @@ def place_of(error: BaseException) -> str:
     return f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
 
 
+@contextmanager
+def plug_in(place: str, what: str) -> Iterator[None]:
+    """Turn whatever a plug-in raises into a UserError at ``place``, but for Ctrl-C.
+
+    what: is asked of it, as ``phases()``. A UserError passes.
+    """
+    try:
+        yield
+    except (UserError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        reason = called_exit(error) if isinstance(error, SystemExit) else raised(error)
+        raise UserError(place, f"{what} fails", reason) from error
+
+
+def raised(error: BaseException) -> str:
+    """Where an error was raised, and what it says."""
+    text = f"{place_of(error)}: {type(error).__name__}"
+    return f"{text}: {error}" if str(error) else text
+
+
 def called_exit(error: SystemExit) -> str:
     """What is said of a plug-in that ends the process."""
     return f"{place_of(error)}: calls sys.exit({error.code!r}); raise an exception there"

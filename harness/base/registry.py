@@ -5,7 +5,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
-from harness.base.errors import UserError, did_you_mean
+from harness.base.errors import UserError, did_you_mean, plug_in
 
 Base = TypeVar("Base")
 
@@ -22,14 +22,15 @@ def plugin_named(
     names = sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_"))
     if name not in names:
         raise UserError(place, f"unknown {kind} {name!r}", did_you_mean(name, names))
-    try:
-        module = importlib.import_module(f"{package}.{name}")
-    except ModuleNotFoundError as error:
-        raise UserError(
-            place,
-            f"{kind} {name!r} needs the package {error.name}, which is not installed",
-            "pip install -r requirements.txt && pip install --no-deps -r requirements-data.txt",
-        ) from error
+    with plug_in(str(place), f"the import of {folder.name}/{name}.py"):
+        try:
+            module = importlib.import_module(f"{package}.{name}")
+        except ModuleNotFoundError as error:
+            raise UserError(
+                place,
+                f"{kind} {name!r} needs the package {error.name}, which is not installed",
+                "pip install -r requirements.txt && pip install --no-deps -r requirements-data.txt",
+            ) from error
     return only_subclass(module, base, kind, place)
 
 

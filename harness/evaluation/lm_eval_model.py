@@ -23,7 +23,7 @@ from harness.evaluation.loaded_tasks import think_end_token
 from harness.evaluation.scoring_rows import PackedRow, Request, batches, plain_rows, shared_rows
 from harness.models.chat import ChatInputs, declared_ends
 from harness.models.forward import LOCAL, can_share_prompts, has_local_attention
-from harness.models.rope import side_of
+from harness.models.rope import border_of, side_of
 from harness.sampling.transformers import TransformersSampler
 from harness.sampling.vllm import VLLMSampler
 
@@ -162,7 +162,7 @@ class LiveModel(HFLM):
         answers: dict[int, Score] = {}
         # Apart from each other: only shared rows replace the model's own mask.
         for rows in (shared, plain):
-            sides = partial(side_of, self.model)
+            sides = partial(side_of, border_of(self.model.config))
             for batch in batches(rows, self.batch_tokens, sides):
                 for index, scores, greedy in self._forward(batch, requests):
                     answers[index] = (scores.sum().item(), bool(greedy.all()))

@@ -84,11 +84,6 @@ class Method:
                 for example in skill.examples("train"):
                     yield skill.teacher_prompt(example, order.template(skill), context)
 
-    @property
-    def has_teacher(self) -> bool:
-        """Whether a teacher reads a prompt of its own for each training example."""
-        return isinstance(self.config, TeacherOption)
-
     def longest(self, lengths: Lengths) -> int:
         """Tokens of the longest row that the model reads of one training example.
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.models.forward import can_share_prompts, hidden_states, pad_right
-from harness.models.rope import side_of
+from harness.models.rope import border_of, side_of
 from harness.sampling.sampler import common_prefix
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ def micro_batches(model: PreTrainedModel, rows: Sequence[Row], limit: int) -> It
     turn, worked examples) where it is at least a fifth of a row; such a tree ends at TREE tokens.
     Rows on two sides of the length at which rotary positions change go apart.
     """
-    sides = [side_of(model, len(row.prompt) + len(row.completion) - 1) for row in rows]
+    border = border_of(model.config)
+    sides = [side_of(border, len(row.prompt) + len(row.completion) - 1) for row in rows]
     for side in sorted(set(sides)):
         yield from _micro_batches(model, rows, [i for i, s in enumerate(sides) if s == side], limit)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from harness.base.errors import UserError, did_you_mean
+from harness.base.errors import UserError, did_you_mean, shortened
 from harness.base.thoughts import Thoughts, tags_in
 
 if TYPE_CHECKING:
@@ -174,10 +174,20 @@ def stop_tokens(
 
 
 def declared_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """The end tokens of the model's generation config, and the tokenizer's."""
+    """The end tokens of the model's generation config, and the tokenizer's.
+
+    Raises UserError where the config has something else than ids.
+    """
     ids = model.generation_config.eos_token_id if model.generation_config else None
     declared = [*(ids if isinstance(ids, list) else [ids]), tokenizer.eos_token_id]
-    return {token for token in declared if token is not None}
+    found = [token for token in declared if token is not None]
+    if not all(type(token) is int for token in found):
+        raise UserError(
+            "generation_config.json: eos_token_id",
+            f"is {shortened(repr(ids), 80)}",
+            "it is the number of a token, or a list of numbers",
+        )
+    return set(found)
 
 
 def _closing(tokenizer: PreTrainedTokenizerBase, stops: set[int], place: str) -> int:

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from harness.base.errors import NO_MORE_WRITES, UserError
+from harness.base.errors import NO_MORE_WRITES, UserError, one_line
 
 # Keys of a config that no number of the model depends on.
 CIRCUMSTANCES = (
@@ -96,10 +96,12 @@ SAMPLING = (
     *("temperature", "top_p", "top_k", "top_h", "min_p"),
     *("typical_p", "epsilon_cutoff", "eta_cutoff"),
 )
+# And where it searches with one beam.
+BEAMS = ("early_stopping", "length_penalty", "num_return_sequences")
 
 
 def mend_sampling(config: GenerationConfig | None) -> None:
-    """Take keys of sampling out of a config that does not sample.
+    """Take keys of sampling and of beams out of a config that does neither.
 
     transformers loads them and would not save them again. Nothing here reads them.
     """
@@ -108,7 +110,8 @@ def mend_sampling(config: GenerationConfig | None) -> None:
     try:
         config.validate(strict=True)
     except ValueError:
-        for key in SAMPLING:
+        beams = BEAMS if config.num_beams in (None, 1) else ()
+        for key in (*SAMPLING, *beams):
             setattr(config, key, None)
 
 
@@ -130,7 +133,7 @@ def check_saving(
         except Exception as error:
             if isinstance(error, OSError) and error.errno in NO_MORE_WRITES:
                 raise  # The disk is full: no fault of the model's.
-            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            reason = one_line(str(error)) or type(error).__name__
             problem = f"it can be loaded, but not be saved and loaded again ({reason[:200]})"
             raise UserError(place, problem, remedy) from None
     if changed:

@@ -14,6 +14,7 @@ import torch
 import transformers
 
 from harness.base.errors import UserError
+from harness.base.files import read_json
 from harness.models.chat import around_answer, stop_tokens
 from harness.models.checkpoint import mend_sampling
 from harness.models.embedded import EMBEDDED, EMBEDDED_MODELS, embedded_checkpoint
@@ -129,6 +130,9 @@ def load_tokenizer(
 
     check_name(name, place)
     source = _source(name)
+    generation = Path(source) / "generation_config.json"
+    if generation.exists():  # transformers takes a torn one for none, and end tokens are lost
+        read_json(generation, remedy="put back a whole copy, or remove it")
     # A user's files can make transformers raise any exception.
     try:
         # A wrong configuration has a clearer error here than in the loading of the tokenizer.

@@ -6,49 +6,39 @@ not get those of the rows beside it, so rows of both sides are never computed to
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
 from typing import TYPE_CHECKING
 
 from harness.base.errors import UserError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig
+
+# (tokens of the longest row on the short side, whether the long side is one as well). With dynamic
+# NTK it is not: every length beyond has frequencies of its own, and keeps those of longer rows.
+Border = tuple[int, bool]
 
 
-_BORDER = "_rope_border"  # attribute of a model with what rope_border found
+def border_of(config: PretrainedConfig) -> Border | None:
+    """Where a model's frequencies change; None where its positions do not depend on other rows."""
+    text = config.get_text_config()
+    settings = getattr(text, "rope_parameters", None) or {}
+    # Models with several kinds of layers have settings for each kind.
+    kinds = [settings, *(each for each in settings.values() if isinstance(each, dict))]
+    borders = []
+    for kind in kinds:
+        name = kind.get("rope_type")
+        if name == "longrope":
+            borders.append((int(kind["original_max_position_embeddings"]), True))
+        elif isinstance(name, str) and "dynamic" in name:
+            borders.append((int(text.max_position_embeddings), False))
+    return min(borders, default=None)
 
 
-def rope_border(model: PreTrainedModel) -> tuple[int, bool] | None:
-    """(tokens of the longest row on the short side, whether the long side is one as well).
-
-    None for a model whose positions do not depend on other rows. With dynamic NTK every length
-    beyond the border has frequencies of its own, and keeps those of longer rows before it.
-    """
-    if not hasattr(model, _BORDER):
-        setattr(model, _BORDER, min(_borders(model), default=None))
-    border: tuple[int, bool] | None = getattr(model, _BORDER)
-    return border
-
-
-def _borders(model: PreTrainedModel) -> Iterator[tuple[int, bool]]:
-    """Of each rotary embedding whose frequencies change."""
-    for module in model.modules():
-        kinds = getattr(module, "rope_type", None)
-        for layer, kind in kinds.items() if isinstance(kinds, dict) else [(None, kinds)]:
-            if kind == "longrope":
-                settings = module.config.rope_parameters
-                settings = settings if layer is None else settings[layer]
-                yield int(settings["original_max_position_embeddings"]), True
-            elif isinstance(kind, str) and "dynamic" in kind:
-                yield int(module.original_max_seq_len), False
-
-
-def side_of(model: PreTrainedModel, tokens: int, place: str = "model") -> int:
-    """On which side of the model's border a row of so many tokens is: 0 up to it, 1 beyond.
+def side_of(border: Border | None, tokens: int, place: str = "model") -> int:
+    """On which side of ``border`` a row of so many tokens is: 0 up to it, 1 beyond.
 
     Raises UserError at ``place`` beyond the border where rows of another length would matter.
     """
-    border = rope_border(model)
     if border is None or tokens <= border[0]:
         return 0
     if not border[1]:
@@ -62,16 +52,17 @@ def side_of(model: PreTrainedModel, tokens: int, place: str = "model") -> int:
     return 1
 
 
-def answer_side(
-    model: PreTrainedModel, prompt: Sized, max_new_tokens: int, place: str = "model"
-) -> int:
-    """``side_of`` a prompt and its answer. Raises UserError if they may not be on one side."""
-    longest = len(prompt) + max_new_tokens - 1  # The last token is not read.
-    side = side_of(model, len(prompt), place)
-    if side != side_of(model, longest, place):
+def answer_side(border: Border | None, prompt: int, answer: int, place: str = "model") -> int:
+    """``side_of`` a prompt of so many tokens and its answer of at most so many.
+
+    Raises UserError if they may not be on one side.
+    """
+    longest = prompt + answer - 1  # The last token is not read.
+    side = side_of(border, prompt, place)
+    if side != side_of(border, longest, place):
         raise UserError(
             place,
-            f"a prompt of {len(prompt)} tokens with {max_new_tokens} new ones crosses the length "
+            f"a prompt of {prompt} tokens with {answer} new ones crosses the length "
             "at which the model's rotary positions change",
             "lower max_new_tokens, or leave out such prompts (rollout.max_prompt_tokens)",
         )

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from harness.base.errors import UserError
 from harness.evaluation.skills import sample_of
+from harness.learning.options import TeacherOption, TeacherSamplesOptions
 from harness.learning.outlook import Lengths
 from harness.models.chat import ChatInputs, Message, chat_tokens
 from harness.models.context import positions
 from harness.models.demonstration import Demonstrations
+from harness.models.rope import Border, answer_side, border_of
 from harness.runs.methods import MethodSpec
 from harness.runs.order import Order
 from harness.skills.skill import Example, Skill
@@ -29,13 +32,20 @@ REMEDY = (
 class Use:
     """What the model reads at once of each example of a split.
 
-    what: in words; examples: those that are read; length: f(example) -> tokens.
+    what: in words; examples: those that are read; prompt: f(example) -> tokens that are there at
+    first; answer: tokens that are sampled behind them, of which the last one is not read.
     """
 
     split: str
     what: str
     examples: list[Example]
-    length: Callable[[Example], int]
+    prompt: Callable[[Example], int]
+    answer: int = 1
+
+    def length(self, example: Example) -> int:
+        """Tokens that are read in all; 0 for an example that is left out."""
+        prompt = self.prompt(example)
+        return prompt and prompt + self.answer - 1
 
 
 def check_context(order: Order, tokenizer: PreTrainedTokenizerBase, source: str) -> list[str]:
@@ -43,25 +53,31 @@ def check_context(order: Order, tokenizer: PreTrainedTokenizerBase, source: str)
 
     source: folder or hub id of the model. Returns a line for each split of which rows are left out
     (``too_long: leave_out``), which then are no examples of the skill any more. Raises UserError
-    for rows that do not fit elsewhere, and where none would be left.
+    for rows that do not fit elsewhere, and where none would be left; and for rows that cross, or
+    may not reach, the length at which the model's rotary positions change.
     """
     config = AutoConfig.from_pretrained(
         source, revision=order.model.revision, trust_remote_code=False
     )
-    most = positions(config)
-    return [] if most is None else _Context(order, tokenizer, most).check()
+    context = _Context(order, tokenizer)
+    most, border = positions(config), border_of(config)
+    notes = [] if most is None else context.check(most)
+    if border is not None:
+        context.check_sides(border)
+    return notes
 
 
 class _Context:
-    """most: positions of the model."""
+    """most: positions of the model, once ``check`` has been called."""
 
-    def __init__(self, order: Order, tokenizer: PreTrainedTokenizerBase, most: int) -> None:
+    def __init__(self, order: Order, tokenizer: PreTrainedTokenizerBase) -> None:
         self.order = order
         self.tokenizer = tokenizer
-        self.most = most
         self.leaves_out = order.too_long == "leave_out"
 
-    def check(self) -> list[str]:
+    def check(self, most: int) -> list[str]:
+        """The lines of ``check_context`` about rows that are left out."""
+        self.most = most
         for label, spec in self.order.methods.items():
             self._check_conversations(label, spec)
         notes = []
@@ -79,14 +95,29 @@ class _Context:
         """{id: tokens} of the examples that do not fit."""
         longer = {}
         for example in use.examples:
-            if self._surely_fits(skill, example):
+            if self._surely_fits(skill, example, self.most):
                 continue
             length = use.length(example)
             if length > self.most:
                 longer[example.id] = length
         return longer
 
-    def _surely_fits(self, skill: Skill, example: Example) -> bool:
+    def check_sides(self, border: Border) -> None:
+        """Raises UserError for a row that crosses ``border`` while it is sampled."""
+        for skill in self.order.skills:
+            for use in [*self._uses(skill), *self._sampled(skill)]:
+                for example in use.examples:
+                    if self._surely_fits(skill, example, border[0]):
+                        continue
+                    if prompt := use.prompt(example):
+                        place = f"skill {skill.name}, split {use.split} ({use.what})"
+                        answer_side(border, prompt, use.answer, place)
+        for label, spec in self.order.methods.items():
+            for prompt, limit in self._conversations(spec):
+                place = f"{self.order.place}: methods.{label}"
+                answer_side(border, prompt, limit, place)
+
+    def _surely_fits(self, skill: Skill, example: Example, most: int) -> bool:
         """Whether all texts of an example fit together: a token has at least one byte."""
         template = self.order.template(skill) or skill.teacher_template
         turns = TEACHER_TEMPLATES[template] if isinstance(template, str) else template
@@ -95,7 +126,7 @@ class _Context:
         limit = max(self.order.limit(skill), self.order.limit(skill, rollout=True))
         roles = len(example.prompt) + len(turns)
         size = sum(len(text.encode()) for text in texts)
-        return size + limit + MARGIN * (1 + roles // 4) <= self.most
+        return size + limit + MARGIN * (1 + roles // 4) <= most
 
     def _refuse(self, skill: Skill, use: Use, longer: dict[str, int], remedy: str) -> None:
         raise UserError(
@@ -131,23 +162,24 @@ class _Context:
         limit = order.limit(skill)
 
         def asked(example: Example) -> int:
-            return self._tokens(example.prompt, evaluate) + limit - 1
+            return self._tokens(example.prompt, evaluate)
 
         def taught(example: Example) -> int:
-            shown = skill.teacher_prompt(example, order.template(skill))
-            return self._tokens(shown, teacher) + limit - 1
+            return self._tokens(skill.teacher_prompt(example, order.template(skill)), teacher)
 
         def retrieved(example: Example) -> int:
-            shown = skill.teacher_prompt(example, ORACLE_TEMPLATE)
-            return self._tokens(shown, evaluate) + limit - 1
+            return self._tokens(skill.teacher_prompt(example, ORACLE_TEMPLATE), evaluate)
+
+        def use(split: str, what: str, prompt: Callable[[Example], int]) -> Use:
+            return Use(split, what, self._measured(skill, split), prompt, limit)
 
         teachers = [order.teacher_split(skill)] if order.evaluate.teacher else []
         for split in dict.fromkeys([*order.splits(skill), *teachers]):
-            yield Use(split, "a prompt and its answer", self._measured(skill, split), asked)
+            yield use(split, "a prompt and its answer", asked)
         for split in teachers:
-            yield Use(split, "the teacher's prompt", self._measured(skill, split), taught)
+            yield use(split, "the teacher's prompt", taught)
         for split in order.reported(skill) if order.evaluate.oracle else []:
-            yield Use(split, "a prompt with its source", self._measured(skill, split), retrieved)
+            yield use(split, "a prompt with its source", retrieved)
         yield self._training(skill)
 
     def _measured(self, skill: Skill, split: str) -> list[Example]:
@@ -161,38 +193,60 @@ class _Context:
         return sample_of(examples, None if None in counts else max(filter(None, counts)))
 
     def _training(self, skill: Skill) -> Use:
+        # The rows that are left out are the same whatever --method says.
+        specs = self.order.all_methods if self.leaves_out else self.order.methods
+
+        def longest(lengths: Lengths) -> int:
+            return max(spec.ask("longest", lengths) for spec in specs.values())
+
+        return self._of_train(skill, "what a method reads", longest)
+
+    def _sampled(self, skill: Skill) -> Iterator[Use]:
+        """What a method may sample answers to while it learns."""
+        limit = self.order.limit(skill, rollout=True)
+        yield self._of_train(skill, "a prompt and its rollout", lambda it: it.prompt, limit)
+        for spec in self.order.methods.values():
+            if isinstance(spec.config, TeacherSamplesOptions):
+                shown = partial(Lengths.teacher_prompt, context=spec.config.teacher_context)
+                yield self._of_train(skill, "the teacher's prompt and its answer", shown, limit)
+
+    def _of_train(
+        self, skill: Skill, what: str, prompt: Callable[[Lengths], int], answer: int = 1
+    ) -> Use:
+        """What is read of the training examples whose own prompt is not too long."""
         order = self.order
         student, teacher = map(order.chat_template.inputs, ("student", "teacher"))
         rows = Demonstrations(self.tokenizer, self.tokenizer.eos_token_id or 0, student)
-        # The rows that are left out are the same whatever --method says.
-        specs = order.all_methods if self.leaves_out else order.methods
-        methods = [spec.cls(spec.config) for spec in specs.values()]
         longest_prompt = order.rollout.max_prompt_tokens
 
-        def length(example: Example) -> int:
+        def tokens(example: Example) -> int:
             lengths = Lengths(
                 rows, skill, example, order.template(skill), order.limit(skill, True), teacher
             )
             if longest_prompt and lengths.prompt > longest_prompt:
                 return 0  # left out for its prompt
-            return max(method.longest(lengths) for method in methods)
+            return prompt(lengths)
 
-        return Use("train", "what a method reads", skill.examples("train"), length)
+        return Use("train", what, skill.examples("train"), tokens, answer)
+
+    def _conversations(self, spec: MethodSpec) -> list[tuple[int, int]]:
+        """(tokens, tokens of an answer) of each prompt that a method has and no skill."""
+        if isinstance(spec.config, TeacherOption):
+            return []  # its conversations are of training examples
+        order = self.order
+        limit = max(order.limit(skill, rollout=True) for skill in order.skills)
+        chat = order.chat_template.inputs("student")
+        return [
+            (self._tokens(messages, chat), limit) for messages in spec.ask("conversations", order)
+        ]
 
     def _check_conversations(self, label: str, spec: MethodSpec) -> None:
         """Raises UserError where prompts that no skill has do not fit with their answers."""
-        method = spec.cls(spec.config)
-        if method.has_teacher:
-            return  # its conversations are of training examples
-        order = self.order
-        conversations = list(method.conversations(order))
-        limit = max(order.limit(skill, rollout=True) for skill in order.skills)
-        chat = order.chat_template.inputs("student")
-        lengths = [self._tokens(messages, chat) + limit - 1 for messages in conversations]
+        lengths = [prompt + limit - 1 for prompt, limit in self._conversations(spec)]
         longer = [length for length in lengths if length > self.most]
         if longer:
             raise UserError(
-                f"{order.place}: methods.{label}",
+                f"{self.order.place}: methods.{label}",
                 f"{len(longer)} of {len(lengths)} further prompts do not fit the model's "
                 f"{self.most} positions: up to {max(longer)} tokens with an answer",
                 "lower max_new_tokens, or give other prompts",

@@ -11,10 +11,8 @@ from harness.base.console import Progress
 from harness.base.files import read_json
 from harness.evaluation.evaluator import Evaluator
 from harness.evaluation.settings import Evaluate
-from harness.models.chat import chat_tokens
 from harness.models.load import load_model, resolve_device
 from harness.models.products import Products, fixed_products, keep_products, measured_products
-from harness.models.rope import answer_side, rope_border
 from harness.results.formats import PRODUCTS, check_shape
 from harness.results.writer import ResultsWriter
 from harness.runs.order import Order
@@ -114,16 +112,10 @@ def _is_on_gpu(order: Order) -> bool:
     return torch.device(resolve_device(order.model.device)).type != "cpu"
 
 
-def check_sampling(
-    order: Order,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    progress: Progress,
-) -> None:
+def check_sampling(order: Order, model: PreTrainedModel, progress: Progress) -> None:
     """Find the way of sampling of the order's model, and say it where it is the slow one.
 
-    Raises UserError if there is none, or if a prompt and its answer are not on one side of the
-    length at which the model's rotary positions change.
+    Raises UserError if there is none.
     """
     place = f"{order.path}: model"
     way = way_of(model, place)
@@ -132,17 +124,6 @@ def check_sampling(
             f"{type(model).__name__} is sampled by transformers' {way}: the harness's faster "
             "sampler does not give this model's own log-probabilities"
         )
-    if rope_border(model) is None:
-        return
-    for skill in order.skills:
-        for split in dict.fromkeys(["train", *order.splits(skill)]):
-            limit = order.limit(skill, rollout=split == "train")
-            chat = order.chat_template.inputs("student" if split == "train" else "evaluate")
-            for example in skill.examples(split):
-                prompt = chat_tokens(tokenizer, example.prompt, inputs=chat)
-                longest = order.rollout.max_prompt_tokens
-                if split != "train" or not longest or len(prompt) <= longest:
-                    answer_side(model, prompt, limit, f"skill {skill.name}, split {split}")
 
 
 def advice(order: Order, device: str | torch.device) -> str | None:

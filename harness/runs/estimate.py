@@ -186,10 +186,9 @@ class _Estimator:
         """The cost of stage ``number`` of one run of a method."""
         order = self.order
         skill = order.skills[number - 1]
-        method = spec.cls(spec.config)
         prompts = order.prompts(skill, spec.config)
         batch_size = order.batch_size(spec.config)
-        phases = method.phases(prompts)
+        phases = spec.phases(prompts)
         steps = sum(-(-phase // batch_size) for phase in phases)
         every = order.evaluate.every_steps
         inside = (steps - 1) // every if every else 0
@@ -197,7 +196,7 @@ class _Estimator:
         names += [s.name for s in order.evaluated(number, final=False)] * inside
         outlook = copy.copy(self.outlooks[skill.name])
         outlook.prompts = prompts
-        work = method.work(outlook)
+        work = spec.ask("work", outlook)
         seconds_measured = self._measured_seconds(spec.label, number, results)
         seconds_estimated = self._learning_seconds(work, prompts, batch_size)
         seconds_estimated += self._evaluation_seconds(skill, names)

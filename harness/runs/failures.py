@@ -11,7 +11,7 @@ from harness.base.errors import (
     is_full_disk,
     lack_of_memory,
     one_line,
-    place_of,
+    raised,
 )
 from harness.base.files import write_text
 from harness.results.formats import FAILED
@@ -32,7 +32,9 @@ def failing_alone(order: Order, results: ResultsWriter, run: Path) -> Iterator[N
     """
     try:
         yield
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # asyncio's CancelledError and others are no Exceptions
         if _concerns_all(error, order, results):
             raise
         reason = _reason(error)
@@ -55,4 +57,4 @@ def _reason(error: BaseException) -> str:
         return one_line(called_exit(error))
     if memory := lack_of_memory(error):
         return one_line(memory)
-    return one_line(f"{place_of(error)}: {type(error).__name__}: {error}")
+    return one_line(raised(error))

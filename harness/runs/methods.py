@@ -1,12 +1,12 @@
 """The methods of an order: a label and its hyperparameters become a MethodSpec."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from harness.base.errors import UserError
+from harness.base.errors import UserError, plug_in, shortened
 from harness.base.settings import build
 from harness.learning.method import Method, get_method
 from harness.learning.trainer import TrainingConfig
@@ -19,8 +19,8 @@ class MethodSpec:
 
     method: the name of the method, or its file as the order has it; written: {hyperparameter: path
     as the order has it}; files: {what: checksum} of the method's own file and of those that its
-    hyperparameters name. A point of a grid knows the label whose grid it belongs to (``grid_of``)
-    and the ``values`` that are its own.
+    hyperparameters name; place: of the method in the order. A point of a grid knows the label whose
+    grid it belongs to (``grid_of``) and the ``values`` that are its own.
     """
 
     label: str
@@ -29,8 +29,30 @@ class MethodSpec:
     config: TrainingConfig
     written: dict[str, str]
     files: dict[str, str]
+    place: str = "order"
     grid_of: str | None = None
     values: dict[str, Any] | None = None
+
+    def ask(self, hook: str, *arguments: Any) -> Any:
+        """What the method's ``hook`` returns before anything is learned, iterators as a list.
+
+        Raises UserError where the hook raises anything.
+        """
+        with plug_in(self.place, f"{hook}()"):
+            answer = getattr(self.cls(self.config), hook)(*arguments)
+            return list(answer) if isinstance(answer, Iterator) else answer
+
+    def phases(self, prompts: int) -> list[int]:
+        """``Method.phases``. Raises UserError where these are no numbers of prompts."""
+        phases = self.ask("phases", prompts)
+        is_list = isinstance(phases, list | tuple) and len(phases) > 0
+        if not is_list or not all(type(drawn) is int and drawn > 0 for drawn in phases):
+            raise UserError(
+                self.place,
+                f"phases() returns {shortened(repr(phases), 80)}",
+                "it is a list of whole numbers of prompts, each at least 1",
+            )
+        return list(phases)
 
 
 def build_method(
@@ -58,9 +80,12 @@ def build_method(
         config=build(cls.Config, hyperparameters, place),
         written={},
         files={} if code is None else {"file": _checksum(code)},
+        place=place,
     )
     _find_files(spec, place, beside)
-    _check_examples(cls(spec.config), name, skills, place)
+    with plug_in(place, "the method's constructor"):
+        method = cls(spec.config)
+    _check_examples(method, name, skills, place)
     return spec
 
 

@@ -132,14 +132,14 @@ class Order(Sections):
 
     def _method(self, label: str, options: Mapping[str, Any], place: str) -> MethodSpec:
         spec = build_method(label, options, place, self.skills, self.beside)
-        spec.cls(spec.config).check(self, place)
+        spec.ask("check", self, place)
         return spec
 
     def _check_sizes(self) -> None:
         """Raises UserError for more draws or answers than anybody waits for."""
         for label, spec in self.methods.items():
             for skill in self.skills:
-                drawn = sum(spec.cls(spec.config).phases(self.prompts(skill, spec.config)))
+                drawn = sum(spec.phases(self.prompts(skill, spec.config)))
                 place = f"{self.place}: methods.{label}"
                 _check_size(drawn, f"draws {drawn:,} prompts of skill {skill.name}", place)
         if self.pass_at_k is None:
@@ -197,7 +197,7 @@ class Order(Sections):
                 raise no_short_prompt(skill, limit)
             notes += _live_turns(tokenizer, skill, student)
         for label, spec in self.methods.items():
-            messages = list(spec.cls(spec.config).conversations(self))
+            messages = list(spec.ask("conversations", self))
             for chat in (student, teacher):
                 _try_prompts(tokenizer, messages, f"{self.place}: methods.{label}", chat)
         return notes

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from harness.base.console import clock
 from harness.base.power import Variation
+from harness.models.chat import stop_tokens
 from harness.models.checkpoint import check_saving, generation_config
 from harness.models.load import cannot_load, check_tokens, load_tokenizer, resolve_device
 from harness.results.overlap import sentence
@@ -37,6 +38,7 @@ def plan(
     notes = order.check_prompts(tokenizer) + check_context(order, tokenizer, source)
     shape = model_shape(order, source, place)
     check_tokens(order.model.name, shape, tokenizer, place)
+    stop_tokens(shape, tokenizer, place)
     check_saving(shape, tokenizer, place)
     results = ResultsWriter(folder)
     if (results.folder / "results.json").exists():
@@ -60,10 +62,11 @@ def model_shape(order: Order, source: str, place: str) -> PreTrainedModel:
             shape = AutoModelForCausalLM.from_config(
                 config, dtype=order.dtype(), trust_remote_code=False
             )
+        generation = generation_config(source, order.model.revision)
     except Exception as error:  # whatever transformers makes of a user's files
         raise cannot_load(order.model.name, error, place) from None
     shape.tie_weights()
-    if generation := generation_config(source, order.model.revision):
+    if generation:
         shape.generation_config = generation
     return shape
 

@@ -64,7 +64,7 @@ def run_order(
         if order.products and (said := order.products.said()):
             progress.say(said)
         about = order.about()
-        check_sampling(order, *fresh_model, progress)
+        check_sampling(order, fresh_model[0], progress)
         check_saving(*fresh_model, f"{order.path}: model")
         measured = order.products
         take_products(order, results.folder)

@@ -25,6 +25,7 @@ def build_skill(
     """
     files = {split: str(beside(file)) for split in SPLITS if (file := getattr(spec, split))}
     skill = _own_skill(spec, files, place, splits) if files else _project_skill(spec, place, beside)
+    skill.check_grading(place)
     _set_judge(skill, spec, place)
     if spec.overlap:
         skill.overlap_note = " ".join(spec.overlap.split())

@@ -25,7 +25,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from harness.models.chat import stop_tokens
 from harness.models.forward import PAD, can_share_prompts
 from harness.models.products import sampling_products
-from harness.models.rope import answer_side, side_of
+from harness.models.rope import answer_side, border_of, side_of
 from harness.sampling.drawing import Answers, Decoding, Growing
 from harness.sampling.generate import GENERATE_WAYS
 from harness.sampling.sampler import Completion, Texts, common_prefix
@@ -96,8 +96,9 @@ class TransformersSampler:
         The prompts of a batch are on one side of the length at which rotary positions change, and
         of one length where the way takes no padding.
         """
+        border = border_of(self.model.config)
         kinds = [
-            (answer_side(self.model, prompt, max_new_tokens), 0 if way.pads else len(prompt))
+            (answer_side(border, len(prompt), max_new_tokens), 0 if way.pads else len(prompt))
             for prompt in prompts
         ]
         order = sorted(range(len(prompts)), key=lambda i: (kinds[i], len(prompts[i]), i))
@@ -192,7 +193,8 @@ class _Rows:
         longest = max(map(len, prompts))
         shared = 0
         # A beginning that is read by itself has the rotary positions of a short row.
-        if len(prompts) > 1 and not side_of(model, longest) and can_share_prompts(model):
+        border = border_of(model.config)
+        if len(prompts) > 1 and not side_of(border, longest) and can_share_prompts(model):
             # One token of every prompt is left, whose logits begin the answer.
             shared = min(common_prefix(prompts), shortest - 1)
         paddings = [longest - len(prompt) for prompt in prompts]

@@ -8,7 +8,7 @@ from harness.base.errors import UserError, did_you_mean
 from harness.base.files import read_jsonl
 from harness.skills.graders import GRADERS, check_reference
 from harness.skills.skill import Example, Metric, Skill
-from harness.skills.templates import Message
+from harness.skills.templates import Message, is_chat
 
 
 class FileSkill(Skill):
@@ -72,16 +72,6 @@ class FileSkill(Skill):
             reference=self.reference(row, place),
             source=source,
         )
-
-
-def is_chat(messages: Any) -> bool:
-    """Whether ``messages`` is a list of chat messages with text contents."""
-    return isinstance(messages, list) and all(
-        isinstance(message, dict)
-        and isinstance(message.get("role"), str)
-        and isinstance(message.get("content"), str)
-        for message in messages
-    )
 
 
 def chat_prompt(row: Mapping[str, Any], place: str) -> list[Message]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from harness.base.errors import UserError
+from harness.base.errors import UserError, plug_in
 from harness.base.files import ROOT
 from harness.base.registry import plugin_named
 from harness.skills.skill import Skill
@@ -19,4 +19,5 @@ def get_skill(name: str, place: str = "order", **options: Any) -> Skill:
         if option not in cls.options:
             remedy = "it takes " + ", ".join(cls.options) if cls.options else "leave it out"
             raise UserError(place, f"{name} takes no `{option}`", remedy)
-    return cls(**options)
+    with plug_in(place, f"the constructor of {cls.__name__}"):
+        return cls(**options)

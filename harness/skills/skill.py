@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
-from harness.base.errors import UserError, did_you_mean
-from harness.skills.templates import TEACHER_TEMPLATES, Message
+from harness.base.errors import UserError, did_you_mean, one_line, plug_in, shortened
+from harness.skills.templates import TEACHER_TEMPLATES, Message, is_chat
 
 Metric = Callable[[str, Any], float]  # (completion, reference) -> score in [0, 1]
 
@@ -92,15 +92,17 @@ class Skill:
     def examples(self, split: str) -> list[Example]:
         """All examples of ``split``, in the skill's own order.
 
-        Raises UserError for an unknown split and for data that differ from the pinned checksum.
+        Raises UserError for an unknown split, for what is no list of whole examples, and for data
+        that differ from the pinned checksum.
         """
         if split not in self.splits:
             raise UserError(
                 f"skill {self.name}", f"has no split {split!r}", did_you_mean(split, self.splits)
             )
         if split not in self._examples:
-            examples = self.load(split)
-            self._check_ids(examples, split)
+            with plug_in(f"skill {self.name}", f"load({split!r})"):
+                examples = self.load(split)
+            self._check_examples(examples, split)
             checksum = examples_fingerprint(examples)
             pinned = self.checksums.get(split)
             if pinned and checksum != pinned:
@@ -116,17 +118,40 @@ class Skill:
         """Let ``examples`` be all examples of ``split`` from now on."""
         self._examples[split] = examples
 
-    def _check_ids(self, examples: Sequence[Example], split: str) -> None:
-        """Raises UserError if two examples of a split have one id, which tells them apart."""
+    def _check_examples(self, examples: object, split: str) -> None:
+        """Raises UserError if they are no list, if one is not whole, or if two have one id."""
+        place = f"skill {self.name}, split {split}"
+        if not isinstance(examples, list) or not examples:
+            found = "an empty list" if examples == [] else shortened(repr(examples), 80)
+            raise UserError(place, f"load() returns {found}", "it is a list of Example")
         places: dict[str, int] = {}
         for i, example in enumerate(examples, 1):
+            if fault := _fault(example):
+                raise UserError(f"{place}, row {i}", fault)
             first = places.setdefault(example.id, i)
             if first != i:
                 raise UserError(
-                    f"skill {self.name}, split {split}",
+                    place,
                     f"examples {first} and {i} have the id {example.id!r}",
                     "give each an `id` of its own, or leave `id` out of all rows",
                 )
+
+    def check_grading(self, place: str) -> None:
+        """Raises UserError at ``place`` without metrics, or with a limit that is no number."""
+        with plug_in(place, f"`metrics` of {self.name}"):
+            metrics = dict(self.metrics)
+        if not metrics or not all(map(callable, metrics.values())):
+            raise UserError(
+                place,
+                f"`metrics` of {self.name} is {shortened(repr(metrics), 80)}",
+                "it is one function or more by name",
+            )
+        if type(self.max_new_tokens) is not int or self.max_new_tokens < 1:
+            raise UserError(
+                place,
+                f"`max_new_tokens` of {self.name} is {shortened(repr(self.max_new_tokens), 80)}",
+                "it is a whole number of at least 1",
+            )
 
     @property
     def metric(self) -> str:
@@ -138,9 +163,15 @@ class Skill:
         return self.metrics[self.metric](completion, reference)
 
     def score(self, metric: str, answer: AnswerTexts, reference: Any) -> float:
-        """The score of an answer by ``metric``, in [0, 1]."""
+        """The score of an answer by ``metric``, in [0, 1]. Raises UserError for any other."""
         text = answer.whole if metric in self.see_thoughts else answer.text
-        return float(self.metrics[metric](text, reference))
+        with plug_in(f"skill {self.name}", f"metric {metric}"):
+            score = float(self.metrics[metric](text, reference))
+        if not 0 <= score <= 1:
+            raise UserError(
+                f"skill {self.name}", f"metric {metric} gives {score}", "a score is from 0 to 1"
+            )
+        return score
 
     def reference(self, row: Mapping[str, Any], place: str) -> Any:
         """The reference in a row of completions that were made elsewhere.
@@ -214,6 +245,24 @@ class Skill:
             style = template.removesuffix("_source").removesuffix("_both")
             template = style if context == "demonstration" else f"{style}_{context}"
         return TEACHER_TEMPLATES[template] if isinstance(template, str) else template
+
+
+def _fault(example: object) -> str:
+    """What is wrong with an example; empty for one that can be read, asked and recorded."""
+    if not isinstance(example, Example):
+        return f"{shortened(repr(example), 80)} is no Example"
+    if not is_chat(example.prompt) or not example.prompt or example.prompt[-1]["role"] != "user":
+        return "its prompt must be chat messages that end in a user turn"
+    for name in ("demonstration", "source"):
+        if not isinstance(getattr(example, name), str | None):
+            return f"its {name} must be a text"
+    try:
+        json.dumps(asdict(example), ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError as error:
+        return f"it has half a character ({error.object[error.start]!a}), which no file can hold"
+    except (TypeError, ValueError, RecursionError) as error:
+        return f"its reference or id is no JSON value ({one_line(str(error))})"
+    return ""
 
 
 def examples_fingerprint(examples: Iterable[Example]) -> str:

@@ -5,7 +5,20 @@ or ``three_turn``. Its ending says what the teacher sees: the demonstration (no 
 text (``_source``) or both (``_both``), as in figure 7 of arXiv 2601.19897.
 """
 
+from typing import Any
+
 Message = dict[str, str]  # {"role": ..., "content": ...}
+
+
+def is_chat(messages: Any) -> bool:
+    """Whether ``messages`` is a list of chat messages with text contents."""
+    return isinstance(messages, list) and all(
+        isinstance(message, dict)
+        and isinstance(message.get("role"), str)
+        and isinstance(message.get("content"), str)
+        for message in messages
+    )
+
 
 _SOURCE = "This is a text that the answer to the question rests on:\n{source}\n\n"
 _EXAMPLE = "This is an example for a response to the question:\n{demonstration}\n\n"

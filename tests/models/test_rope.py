@@ -1,5 +1,7 @@
 """Rotary positions that depend on the longest row: rows of two sides never meet."""
 
+import copy
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ from benchmarks.families.trial import tiny_model
 from harness.base.errors import UserError
 from harness.evaluation.scoring_rows import PackedRow, batches
 from harness.learning.packing import Row, micro_batches
-from harness.models.rope import answer_side, rope_border, side_of
+from harness.models.rope import answer_side, border_of, side_of
 
 
 @pytest.fixture(scope="module")
@@ -22,26 +24,37 @@ def dynamic():
     return tiny_model("llama dynamic", torch.float32)
 
 
+def border(name):
+    return border_of(tiny_model(name, torch.float32).config)
+
+
 def test_borders(long, dynamic):
-    assert rope_border(long) == (64, True)
-    assert rope_border(dynamic) == (128, False)
-    assert rope_border(tiny_model("llama", torch.float32)) is None
-    assert rope_border(tiny_model("gemma3_text", torch.float32)) is None  # one set for each kind
-    assert rope_border(tiny_model("gpt2", torch.float32)) is None
+    assert border_of(long.config) == (64, True)
+    assert border_of(dynamic.config) == (128, False)
+    assert border("llama") is None
+    assert border("gemma3_text") is None  # one set for each kind of layer
+    assert border("gpt2") is None
+    mixed = copy.deepcopy(long.config)  # settings for each kind of layer, of which one changes
+    mixed.rope_parameters = {
+        "full_attention": mixed.rope_parameters,
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+    }
+    assert border_of(mixed) == (64, True)
 
 
-def test_sides_of_rows(long, dynamic):
-    assert [side_of(long, n) for n in (1, 64, 65, 500)] == [0, 0, 1, 1]
-    assert side_of(dynamic, 128) == 0
+def test_sides_of_rows():
+    assert [side_of((64, True), n) for n in (1, 64, 65, 500)] == [0, 0, 1, 1]
+    assert side_of(None, 500) == 0
+    assert side_of((128, False), 128) == 0
     with pytest.raises(UserError, match=r"order: a row of 129 tokens: beyond 128 .* dynamic"):
-        side_of(dynamic, 129, "order")
+        side_of((128, False), 129, "order")
 
 
-def test_an_answer_may_not_cross(long):
-    assert answer_side(long, [0] * 60, 5) == 0  # the last token is not read
-    assert answer_side(long, [0] * 65, 5) == 1
+def test_an_answer_may_not_cross():
+    assert answer_side((64, True), 60, 5) == 0  # the last token is not read
+    assert answer_side((64, True), 65, 5) == 1
     with pytest.raises(UserError, match="60 tokens with 6 new ones crosses"):
-        answer_side(long, [0] * 60, 6)
+        answer_side((64, True), 60, 6)
 
 
 def test_a_row_does_not_get_the_positions_of_the_row_beside_it(long):
@@ -61,6 +74,6 @@ def test_training_and_scoring_split_rows(long):
     packed = [PackedRow.of([1] * n) for n in (70, 10, 64, 65, 80)]
     lengths = [
         [len(row.tokens) for row in batch]
-        for batch in batches(packed, 10_000, lambda tokens: side_of(long, tokens))
+        for batch in batches(packed, 10_000, lambda tokens: side_of(border_of(long.config), tokens))
     ]
     assert lengths == [[80, 70, 65], [64, 10]]

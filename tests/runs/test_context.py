@@ -188,3 +188,66 @@ def test_the_command_refuses_and_leaves_out(order_with, tmp_path, monkeypatch, c
     assert "skill vowels, split test: 2 of 4 rows are left out" in capsys.readouterr().err
     counts = {r["name"]: r["n"] for r in read_lines(tmp_path / "out/records.jsonl")}
     assert counts == {"vowels": 2, "digits": 4}
+
+
+LONG = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "original_max_position_embeddings": 100,
+    "short_factor": [1.0] * 4,
+    "long_factor": [8.0] * 4,
+}
+SHOWN = [{"role": "user", "content": "{question}{demonstration}"}]
+
+
+@pytest.fixture(scope="module")
+def longrope(tmp_path_factory):
+    """Folder of a tiny model whose rotary positions change behind 100 tokens."""
+    folder = tmp_path_factory.mktemp("longrope")
+    return save_tiny(folder, max_position_embeddings=2000, rope_parameters=LONG)
+
+
+@pytest.mark.parametrize(
+    "file, methods, row, said",
+    [
+        ("test", ("sft",), {"prompt": "x" * 94}, "split test (a prompt and its answer)"),
+        ("train", ("sdft",), {"prompt": "x" * 94}, "split train (a prompt and its rollout)"),
+        ("train", ("sft",), {"demonstration": "y" * 94}, ""),  # read, and not sampled
+        (
+            "train",
+            ("sft_from_teacher",),
+            {"demonstration": "y" * 78},
+            "(the teacher's prompt and its",
+        ),
+        ("test", ("sft",), {"prompt": "x" * 120}, ""),  # beyond the border from its first token
+    ],
+)
+def test_rows_that_cross_a_border_of_rotary_positions(
+    file, methods, row, said, order_with, longrope
+):
+    order = order_with(f"vowels-{file}.jsonl", methods, longrope, **row)
+    for spec in order.specs.values():
+        spec.teacher_template = SHOWN
+    if said:
+        line = refusal(order)
+        assert said in line and "new ones crosses the length at which" in line, line
+    else:
+        assert checked(order) == []
+
+
+def test_the_teachers_prompts_of_an_evaluation_cross_it(order_with, longrope):
+    shown = {"demonstration": "z" * 78, "evaluate": {"teacher": True}}
+    order = order_with("vowels-test.jsonl", model=longrope, **shown)
+    for spec in order.specs.values():
+        spec.teacher_template = SHOWN
+    line = refusal(order)
+    assert "split test (the teacher's prompt): a prompt of 98 tokens with 6 new ones cross" in line
+
+
+def test_dynamic_ntk_has_no_long_side(order_with, tmp_path):
+    model = save_tiny(
+        tmp_path / "dynamic",
+        max_position_embeddings=100,
+        rope_parameters={"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4},
+    )
+    assert "dynamic" in refusal(order_with(model=model, prompt="x" * 150))

@@ -2,6 +2,8 @@
 
 import pytest
 
+from harness.base.errors import UserError
+from harness.runs.plan import plan
 from harness.runs.reading import read_order
 from tests.runs.refusals import refused
 
@@ -46,3 +48,57 @@ def test_a_method_file_is_one_module_for_all_its_labels(order_file, tmp_path):
     )
     made = [spec.cls(spec.config) for spec in order.methods.values()]
     assert len({type(m) for m in made}) == 2 and len(made) == 4
+
+
+HOOKS = """
+from methods.sft import SFT
+import sys
+
+
+class Mine(SFT):
+    {hook}
+        {body}
+"""
+
+
+@pytest.mark.parametrize(
+    "hook, body, said",
+    [
+        (
+            "def __init__(self, config):",
+            "raise OSError('disk')",
+            "constructor fails; mine.py, line",
+        ),
+        ("def __init__(self, config):", "sys.exit()", "calls sys.exit(None)"),
+        (
+            "def check(self, order, place):",
+            "raise KeyError('k')",
+            "check() fails; mine.py, line 8:",
+        ),
+        ("def check(self, order, place):", "sys.exit(3)", "check() fails; mine.py, line 8: calls"),
+        ("def phases(self, prompts):", "return 1 / 0", "phases() fails; mine.py, line 8: Zero"),
+        ("def phases(self, prompts):", "return []", "phases() returns []; it is a list"),
+        ("def phases(self, prompts):", "return [-5]", "phases() returns [-5]"),
+        ("def phases(self, prompts):", "return [1.5]", "phases() returns [1.5]"),
+        ("def phases(self, prompts):", "return 12", "phases() returns 12"),
+        (
+            "def conversations(self, order):",
+            "yield 1 / 0",
+            "conversations() fails; mine.py, line 8",
+        ),
+        ("def work(self, outlook):", "raise GeneratorExit", "work() fails; mine.py, line 8: Gen"),
+    ],
+)
+def test_hooks_are_tried_before_anything_is_learned(hook, body, said, order_file, tmp_path):
+    (tmp_path / "mine.py").write_text(HOOKS.format(hook=hook, body=body))
+    with pytest.raises(UserError) as error:
+        plan(read_order(order_file(methods={"mine": {"file": "mine.py"}})), tmp_path / "out")
+    line = str(error.value)
+    assert "methods.mine: " in line and said in line and "\n" not in line, line
+
+
+def test_ctrl_c_in_a_hook_is_a_stop(order_file, tmp_path):
+    hook = "def check(self, order, place):"
+    (tmp_path / "mine.py").write_text(HOOKS.format(hook=hook, body="raise KeyboardInterrupt"))
+    with pytest.raises(KeyboardInterrupt):
+        read_order(order_file(methods={"mine": {"file": "mine.py"}}))
