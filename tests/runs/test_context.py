@@ -236,12 +236,12 @@ def test_rows_that_cross_a_border_of_rotary_positions(
 
 
 def test_the_teachers_prompts_of_an_evaluation_cross_it(order_with, longrope):
-    shown = {"demonstration": "z" * 78, "evaluate": {"teacher": True}}
-    order = order_with("vowels-test.jsonl", model=longrope, **shown)
+    shown = {"demonstration": "z" * 74, "evaluate": {"teacher": True}}
+    order = order_with("vowels-validation.jsonl", model=longrope, **shown)
     for spec in order.specs.values():
         spec.teacher_template = SHOWN
     line = refusal(order)
-    assert "split test (the teacher's prompt): a prompt of 98 tokens with 6 new ones cross" in line
+    assert "split validation (the teacher's prompt): a prompt of 98 tokens with 6 new ones cross" in line
 
 
 def test_dynamic_ntk_has_no_long_side(order_with, tmp_path):
