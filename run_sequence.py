@@ -83,6 +83,7 @@ def main() -> None:
         from harness.models.load import load_tokenizer
         from harness.runs.context import check_context
 
+        progress.say(f"tries the chat template of {order.model.name} on the prompts")
         place = f"{order.path}: model"
         tokenizer, source = load_tokenizer(order.model.name, order.model.revision, place)
         # Before the minutes that a model and its evaluation take.

@@ -7,17 +7,24 @@ judges see the answer alone. Nobody else does.
 import re
 from dataclasses import dataclass
 
-# <think>, <seed:think>, <thought>; [THINK]; ◁think▷; and what closes them. In square brackets only
-# capitals: message[reasoning] is Jinja's own.
+# <think>, <seed:think>, <longcat_think>, <Thought>; [THINK]; ◁think▷; <|think|>; and what closes
+# them. In square brackets only capitals: message[reasoning] is Jinja's own. <no_think> is a switch.
 WORDS = r"(?:think|thinking|thoughts?|reason|reasoning)"
+NAME = rf"(?!no_)(?:\w+[:_])?(?i:{WORDS})(?:_process)?"
 PAIRED = re.compile(
-    rf"<(?P<slash1>/?)(?P<name1>(?:\w+:)?{WORDS})>"
+    rf"<(?P<slash1>/?)(?P<name1>{NAME})>"
     rf"|\[(?P<slash2>/?)(?P<name2>{WORDS.upper()})\]"
     rf"|◁(?P<slash3>/?)(?P<name3>{WORDS})▷"
+    rf"|<\|(?P<slash4>/?)(?P<name4>{WORDS})\|>"
 )
+FORMS = {
+    **{"1": ("<{}>", "</{}>"), "2": ("[{}]", "[/{}]")},
+    **{"3": ("◁{}▷", "◁/{}▷"), "4": ("<|{}|>", "<|/{}|>")},
+}
 # <|START_THINKING|> ... <|END_THINKING|>, <|begin_of_thought|> ... <|end_of_thought|>
-WORDED = re.compile(rf"<\|(?:START|END|begin|end)(?P<name>_(?:of_)?{WORDS})\|>", re.IGNORECASE)
-FORMS = {"1": ("<{}>", "</{}>"), "2": ("[{}]", "[/{}]"), "3": ("◁{}▷", "◁/{}▷")}
+WORDED = re.compile(rf"<\|(?P<edge>start|end|begin)(?P<name>_(?:of_)?{WORDS})\|>", re.IGNORECASE)
+# <|thought_start|> ... <|thought_end|>
+ENDED = re.compile(rf"<\|(?P<name>{WORDS})_(?P<edge>start|end|begin)\|>", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,11 @@ class Thoughts:
         return self.open in text.rpartition(self.close)[2]
 
 
+# Names of their own: Apertus, Gemma 4.
+OTHERS = (
+    Thoughts("<|inner_prefix|>", "<|inner_suffix|>"),
+    Thoughts("<|channel>thought", "<channel|>"),
+)
 # Of a model of which only answers are known: a judge's server, a file of completions.
 THINK = Thoughts("<think>", "</think>")
 
@@ -54,7 +66,24 @@ def tags_in(template: str) -> Thoughts | None:
         opening, closing = FORMS[form]
         name = match[f"name{form}"]
         return Thoughts(opening.format(name), closing.format(name))
-    if match := WORDED.search(template):
-        first, last = ("START", "END") if match[0][2].isupper() else ("begin", "end")
-        return Thoughts(f"<|{first}{match['name']}|>", f"<|{last}{match['name']}|>")
-    return None
+    for form in (WORDED, ENDED):
+        if match := form.search(template):
+            return Thoughts(*_edges(match, form, template))
+    return next((tags for tags in OTHERS if tags.open in template), None)
+
+
+def _edges(match: re.Match[str], form: re.Pattern[str], template: str) -> tuple[str, str]:
+    """(opening, closing) tag of a pair of which ``match`` is one.
+
+    The other one is looked up in the template, which names the first "start" or "begin".
+    """
+    edges = {found["edge"].lower() for found in form.finditer(template)}
+    first = "start" if "start" in edges or (form is WORDED and match["edge"] == "END") else "begin"
+
+    def tag(edge: str) -> str:
+        edge = edge.upper() if match["edge"].isupper() else edge
+        begin, end = match.span("edge")
+        begin, end = begin - match.start(), end - match.start()
+        return match[0][:begin] + edge + match[0][end:]
+
+    return tag(first), tag("end")

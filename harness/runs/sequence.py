@@ -54,6 +54,7 @@ def run_order(
     results = ResultsWriter(folder)
     progress = progress or Progress()
     take_products(order, results.folder)
+    progress.say("looks for questions of the tests in the training data")
     about = order.about()
     results.check(about)
     fresh_model = None

@@ -241,7 +241,10 @@ def test_the_teachers_prompts_of_an_evaluation_cross_it(order_with, longrope):
     for spec in order.specs.values():
         spec.teacher_template = SHOWN
     line = refusal(order)
-    assert "split validation (the teacher's prompt): a prompt of 98 tokens with 6 new ones cross" in line
+    assert (
+        "split validation (the teacher's prompt): a prompt of 98 tokens with 6 new ones cross"
+        in line
+    )
 
 
 def test_dynamic_ntk_has_no_long_side(order_with, tmp_path):
