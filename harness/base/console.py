@@ -12,6 +12,8 @@ from rich.control import Control
 from rich.segment import ControlType
 from rich.text import Text
 
+from harness.base.streams import fill_streams
+
 START_OF_EMPTY_LINE = ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2)
 
 
@@ -47,6 +49,7 @@ class Steady:
 @contextmanager
 def steady_streams() -> Iterator[None]:
     """Output and errors of this process are Steady meanwhile; a pipe that closed stays silent."""
+    fill_streams()
     streams = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = cast(TextIO, Steady(streams[0])), cast(TextIO, Steady(streams[1]))
     try:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from harness.base.stopping import Stopped, heard
+from harness.base.streams import fill_streams
 
 FULL_DISK = frozenset([errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS])
 NO_MORE_WRITES = FULL_DISK | {errno.EACCES, errno.EPERM}
@@ -72,6 +73,7 @@ def reported(written: object = "disk") -> Iterator[None]:
     written: the folder or file that the command writes. It is named where the error of the disk
     names no file.
     """
+    fill_streams()
     # On a terminal the cursor may be behind the progress line or the terminal's own ^C.
     start = "\n" if sys.stderr.isatty() else ""
     try:

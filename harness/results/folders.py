@@ -26,6 +26,7 @@ from harness.results.formats import (
     RUN,
     SELECTION,
     STAGE,
+    check_place,
     check_shape,
     read_object,
     short_json,
@@ -187,11 +188,16 @@ class ResultsFolder:
     # -- what it cost
 
     def runs(self) -> list[RunFolder]:
-        """Every run on disk, also those of unselected points, in the order of their names."""
+        """Every run on disk, also those of unselected points, in the order of their names.
+
+        Raises UserError for a folder that is a copy of another, or has another's name.
+        """
         place = self.path / "runs"
         runs = []
         for path in sorted(place.iterdir()) if place.is_dir() else ():
             if match := RUN_NAME.fullmatch(path.name):
+                for stage in _stages(path, "records.jsonl"):
+                    check_place(stage / "records.jsonl")
                 runs.append(RunFolder(match[1], int(match[2]), path))
         return runs
 

@@ -36,6 +36,7 @@ LATER = (
 )
 # Name of a file in evaluations/, which a record gives: nothing that leads out of there.
 EVALUATION_KEY = re.compile(r"[\w.+=-]+")
+MOST_OF_A_LINE = 100_000  # letters of a record
 REMEDY = "restore the file, or start the run again where it is lost"
 
 
@@ -190,3 +191,24 @@ def short_json(value: Any) -> str:
     """A value as JSON of at most 60 characters, for a message."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def check_place(path: Path) -> None:
+    """Raises UserError if the records of a stage are of another run or stage than its folders say.
+
+    A folder that was copied or renamed would count as a run of its own. The first record tells.
+    """
+    with open(path, encoding="utf-8", errors="replace") as file:
+        line = file.readline(MOST_OF_A_LINE)
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):  # Whoever reads the records says so.
+        return
+    if not isinstance(row, dict) or "run" not in row or "stage" not in row:
+        return
+    if row["run"] != path.parents[1].name or f"stage-{row['stage']}" != path.parent.name:
+        raise UserError(
+            path,
+            f"is of run {short_json(row['run'])}, stage {short_json(row['stage'])}",
+            "a copied or renamed folder counts as a run of its own: move it out of runs/",
+        )

@@ -33,7 +33,7 @@ from harness.base.files import (
 )
 from harness.base.sums import check_sum, check_sums, has_sums, sum_folder, write_summed
 from harness.results.agreement import continued
-from harness.results.formats import EVALUATION_KEY, Evaluation, GridChoice, Record
+from harness.results.formats import EVALUATION_KEY, Evaluation, GridChoice, Record, check_place
 from harness.results.selection import grid_selection
 
 SMALL = 1_000_000  # bytes of a records.jsonl that is rebuilt at every commit, in some milliseconds
@@ -216,6 +216,7 @@ class ResultsWriter:
     def _text_of_records(path: Path) -> str:
         """The text of a JSONL file of a committed stage. Raises UserError where it is damaged."""
         check_sum(path, BEFORE)
+        check_place(path)
         text = path.read_text(encoding="utf-8", errors="replace")
         if not has_sums(path.parent):
             for _ in read_jsonl(path):  # which names a row that is none

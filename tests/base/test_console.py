@@ -136,3 +136,19 @@ def test_progress_that_cannot_be_written_stops_nothing(target):
         for streams in ({"stdout": out, "stderr": out}, {"stdout": out, "stderr": subprocess.PIPE}):
             found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, **streams)
             assert found.returncode == 0 and b"Error" not in (found.stderr or b"")
+
+
+def test_closed_streams_are_filled():
+    """Else the number of a closed one goes to the next file, which gets what libraries print."""
+    code = (
+        "import os, sys; from harness.base.errors import UserError, reported\n"
+        "from harness.base.console import steady_streams\n"
+        "with steady_streams(), reported():\n"
+        "    assert os.open(sys.argv[1], os.O_RDWR | os.O_CREAT) > 2\n"
+        "    print('x', file=sys.stderr); os.write(2, b'y'); os.write(1, b'z'); sys.stdin.read()\n"
+        "    raise UserError('place', 'problem')\n"
+    )
+    for closed in ("<&-", ">&-", "2>&-", ">&- 2>&-"):
+        line = f'"$0" -c "$1" "$2" {closed}'
+        words = ["bash", "-c", line, sys.executable, code, os.devnull]
+        assert subprocess.run(words, cwd=ROOT, check=False).returncode == 2, closed

@@ -8,6 +8,7 @@ import pytest
 from harness.base.errors import UserError
 from harness.base.files import read_json, write_json, write_jsonl, write_text
 from harness.results import writer
+from harness.results.folders import ResultsFolder
 from harness.results.writer import ResultsWriter
 
 
@@ -197,3 +198,47 @@ def test_what_a_killed_process_left_is_found_by_the_next(out, clock, monkeypatch
     assert lines(out) == naive(out, [("a-seed0", 0)])
     commit(ResultsWriter(out), "a-seed0", 5)  # another process
     assert lines(out) == naive(out, [("a-seed0", k) for k in range(6)])
+
+
+def copied(out):
+    shutil.copytree(out / "runs" / "sft-seed0", out / "runs" / "sft-seed1")
+
+
+def copied_beside(out):
+    shutil.copytree(out / "runs" / "sft-seed0", out / "runs" / "sft-seed0 (copy)")
+
+
+def renamed(out):
+    (out / "runs" / "sft-seed0").rename(out / "runs" / "sft-seed7")
+
+
+def exchanged(out):
+    run = out / "runs" / "sft-seed0"
+    (run / "stage-1").rename(run / "kept")
+    (run / "stage-2").rename(run / "stage-1")
+    (run / "kept").rename(run / "stage-2")
+
+
+@pytest.mark.parametrize(
+    "change, place, of",
+    [
+        (copied, "sft-seed1/stage-0", "stage 0"),
+        (copied_beside, "sft-seed0 (copy)/stage-0", "stage 0"),
+        (renamed, "sft-seed7/stage-0", "stage 0"),
+        (exchanged, "sft-seed0/stage-1", "stage 2"),
+    ],
+)
+def test_a_folder_of_another_run_or_stage_is_refused(change, place, of, out):
+    """Its records would count twice, or as those of a run that never was."""
+    results = ResultsWriter(out)
+    for stage in range(3):
+        commit(results, "sft-seed0", stage)
+    before = (results.folder / "records.jsonl").read_bytes()
+    change(results.folder)
+    with pytest.raises(UserError) as error:
+        results.rebuild()
+    assert f'{place}/records.jsonl: is of run "sft-seed0", {of};' in str(error.value)
+    assert (results.folder / "records.jsonl").read_bytes() == before
+    if change is not copied_beside:  # which is no run's name: a report does not read it
+        with pytest.raises(UserError, match=of):
+            ResultsFolder(results.folder, {}).runs()
