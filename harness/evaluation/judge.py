@@ -41,11 +41,19 @@ ANY_VERDICT = re.compile(r"(?<![A-Za-z])VERDICT[\s*_`]*:", re.IGNORECASE)
 VERDICT_LINE = re.compile(r"[\s*_`#]*VERDICT[\s*`]*:[\s*_`]*([A-Z_]+?)[\s*_`.]*", re.IGNORECASE)
 LONGEST_VERDICT = 200  # letters of its line, whose expression takes long on longer ones
 PLACEHOLDER = re.compile(r"\{(question|reference|completion)\}")
+# Control characters, and those that have no shape: a reader overlooks them.
+UNSEEN = "\x00-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f"
+UNSEEN += "\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\U000e0000-\U000e0fff"
+
+
+def _name(*words: str) -> str:
+    """An expression for a tag's name, whatever stands unseen between its letters."""
+    return rf"[\s_\-{UNSEEN}]*".join(f"[{UNSEEN}]*".join(word) for word in words)
+
+
 # The tags around the texts of a prompt, in any case and with what a reader overlooks in them.
-TAG = re.compile(
-    r"[<＜﹤](?=[\s/\\]*(?:question|reference[\s_-]*answer|answer[\s_-]*to[\s_-]*grade))",
-    re.IGNORECASE,
-)
+NAMES = (_name("question"), _name("reference", "answer"), _name("answer", "to", "grade"))
+TAG = re.compile(rf"[<＜﹤‹〈⟨](?=[\s/\\／{UNSEEN}]*(?:{'|'.join(NAMES)}))", re.IGNORECASE)
 
 
 # --- one answer ---

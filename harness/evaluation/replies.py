@@ -6,6 +6,7 @@ before the key, which it may echo, is blanked.
 
 from __future__ import annotations
 
+import base64
 import email.utils
 import html
 import json
@@ -46,7 +47,8 @@ class Key:
 
     def __init__(self, key: str) -> None:
         quoted = urllib.parse.quote(key, safe="")
-        forms = {key, quoted, html.escape(key), json.dumps(key)[1:-1]}
+        coded = base64.b64encode(key.encode()).decode().rstrip("=")
+        forms = {key, quoted, html.escape(key), json.dumps(key)[1:-1], coded}
         pattern = "|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True))
         if len(key) < SECRET:
             pattern = rf"(?<!\w)(?:{pattern})(?!\w)"
@@ -76,7 +78,7 @@ def parse_reply(body: bytes, key: Key) -> Reply:
             key,
         )
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        beginning = key.blanked(body.decode(errors="replace"))[:200]
+        beginning = shown(body.decode(errors="replace"), key)[:200]
         raise ValueError(f"not a chat completion: {beginning!r}") from None
 
 
@@ -131,13 +133,16 @@ def error_message(response: httpx.Response, deadline: float, key: Key) -> str:
         is_cut = True
     text = body[:LARGEST_ERROR].decode(errors="replace")
     with suppress(ValueError, LookupError, TypeError, RecursionError):
-        text = str(json.loads(text)["error"]["message"])
+        said = json.loads(text)
+        text = json.dumps(said, ensure_ascii=False)  # no letter in a form that hides a key
+        text = str(said["error"]["message"])
     return shown(text, key, is_cut) or shown(response.reason_phrase, key)
 
 
 def shown(text: object, key: Key, is_cut: bool = False) -> str:
-    """The beginning of a text in one line, without the key."""
-    return " ".join(key.blanked(_whole(str(text)), is_cut).split())[:LONGEST_MESSAGE]
+    """The beginning of a text in one line, without the key and what would move a terminal."""
+    seen = "".join(c if c.isprintable() else " " for c in key.blanked(_whole(str(text)), is_cut))
+    return " ".join(seen.split())[:LONGEST_MESSAGE]
 
 
 def retry_after(value: str | None) -> float:

@@ -22,6 +22,7 @@ PROBE = "8q7z8"  # text that no chat template holds
 REMEDY = "mend chat_template.jinja in the model's folder, or use another model"
 DATE = "2024-07-26"  # what Llama's templates write where they know no date
 CLOCK, DATE_STRING = "strftime_now", "date_string"  # how templates ask for the date
+RANDOM = {"random", "lipsum"}  # of Jinja
 OWN = ("messages", "add_generation_prompt", CLOCK, DATE_STRING)  # no arguments of a user
 
 
@@ -69,12 +70,18 @@ class ChatInputs:
 
 @lru_cache(maxsize=16)
 def template_variables(template: str) -> frozenset[str]:
-    """Names that a chat template reads and does not set itself, ``strftime_now`` among them."""
+    """Names that a chat template reads and does not set itself, ``strftime_now`` among them.
+
+    Raises ValueError for a template that draws at random: its prompts would be others at each call.
+    """
     from jinja2 import meta, nodes
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
     tree = _compile_jinja_template(template).environment.parse(template)
-    names = {node.name for node in tree.find_all(nodes.Name)} & {CLOCK}
+    used = {node.name for node in tree.find_all((nodes.Name, nodes.Filter))}
+    if drawn := used & RANDOM:
+        raise ValueError(f"it draws at random by `{min(drawn)}`")
+    names = used & {CLOCK}
     return frozenset(names | meta.find_undeclared_variables(tree))
 
 

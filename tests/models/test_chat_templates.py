@@ -362,6 +362,16 @@ def test_llamas_own_date_is_the_default():
     assert tokenizer.decode(told) == tokenizer.apply_chat_template(QUESTION, tokenize=False)
 
 
+@pytest.mark.parametrize("drawn", ["{{ ['a', 'b'] | random }}", "{{ lipsum(1) }}"])
+def test_a_template_that_draws_at_random_is_refused(drawn, tiny, tmp_path):
+    """Its prompts would be others in every call; no evaluation could be kept or repeated."""
+    folder = shutil.copytree(tiny, tmp_path / "model")
+    path = folder / "chat_template.jinja"
+    path.write_text(drawn + path.read_text())
+    with pytest.raises(UserError, match=r"draws at random by `(random|lipsum)`"):
+        load_tokenizer(str(folder))
+
+
 def test_a_template_without_a_date_has_none_in_its_protocol():
     for name in ("qwen3", "gemma"):
         assert ChatInputs("2025-02-01").protocol(TEMPLATES[name]) == {}
