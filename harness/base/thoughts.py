@@ -66,9 +66,9 @@ def tags_in(template: str) -> Thoughts | None:
         opening, closing = FORMS[form]
         name = match[f"name{form}"]
         return Thoughts(opening.format(name), closing.format(name))
-    for form in (WORDED, ENDED):
-        if match := form.search(template):
-            return Thoughts(*_edges(match, form, template))
+    for pattern in (WORDED, ENDED):
+        if match := pattern.search(template):
+            return Thoughts(*_edges(match, pattern, template))
     return next((tags for tags in OTHERS if tags.open in template), None)
 
 

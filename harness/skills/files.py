@@ -62,6 +62,8 @@ class FileSkill(Skill):
             raise UserError(
                 place, "`demonstration` must be a text", "a train row shows a good response"
             )
+        if isinstance(demonstration, str) and not demonstration.strip():
+            raise UserError(place, "`demonstration` is empty", "it shows a good response")
         source = row.get("source")
         if not isinstance(source, str | None):
             raise UserError(place, "`source` must be a text")

@@ -10,7 +10,7 @@ import torch
 
 from harness.base.errors import UserError
 from harness.models.chat import chat_tokens, stop_tokens
-from harness.models.checkpoint import model_fingerprint, save_checkpoint
+from harness.models.checkpoint import check_saving, model_fingerprint, save_checkpoint
 from harness.models.forward import hidden_states, output_head, pad_right
 from harness.models.load import load_model, resolve_dtype
 from tests.sampling.test_sampler import other_model
@@ -267,3 +267,31 @@ def test_loaded_models_evaluate(tiny):
         resolve_dtype("float32", "cpu") == torch.float32
         and resolve_dtype("bfloat16", "cpu") == torch.bfloat16
     )
+
+
+GENERATION = {
+    "torn": '{"eos_token_id": 25',
+    "a list": "[256]",
+    "empty": "",
+    "an end that is a text": '{"eos_token_id": "256"}',
+    "an end that is true": '{"eos_token_id": [256, true]}',
+}
+
+
+@pytest.mark.parametrize("how", GENERATION)
+def test_a_generation_config_that_would_lose_end_tokens(how, tiny, tmp_path):
+    """transformers takes a torn one for none."""
+    shutil.copytree(tiny, tmp_path / "m")
+    (tmp_path / "m" / "generation_config.json").write_text(GENERATION[how])
+    said = "is not JSON|is not a JSON object|it is the number of a token"
+    with pytest.raises(UserError, match=r"generation_config.json.*(" + said + ")"):
+        load_model(str(tmp_path / "m"), "float32", "cpu")
+
+
+def test_keys_of_beams_mean_nothing_without_beams(tiny, tmp_path):
+    shutil.copytree(tiny, tmp_path / "m")
+    config = {"eos_token_id": 256, "length_penalty": 2.0, "early_stopping": True}
+    (tmp_path / "m" / "generation_config.json").write_text(json.dumps(config))
+    model, tokenizer = load_model(str(tmp_path / "m"), "float32", "cpu")
+    check_saving(model, tokenizer)
+    assert model.generation_config.eos_token_id == 256

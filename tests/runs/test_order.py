@@ -339,6 +339,8 @@ def test_missing_order_file(tmp_path):
             ["row 2: `prompt` must", "end in a user turn"],
         ),
         (json.dumps({**ROW, "demonstration": None}), ["row 2: `demonstration` must be a text"]),
+        (json.dumps({**ROW, "demonstration": " \n"}), ["row 2: `demonstration` is empty"]),
+        (json.dumps({**ROW, "demonstration": ""}), ["row 2: `demonstration` is empty"]),
         (json.dumps({"prompt": "p", "demonstration": "d"}), ["row 2: has no `reference`"]),
         (
             json.dumps({**ROW, "reference": []}),
