@@ -68,7 +68,8 @@ def reported(written: object = "disk") -> Iterator[None]:
     """Wrap the body of a command: print the errors that a user can mend, and exit.
 
     A UserError, a disk that takes no more, a lack of memory and a plug-in that calls sys.exit print
-    one line and exit with 2. Ctrl-C and SIGTERM exit with 130 and 143. All other errors pass.
+    one line and exit with 2. Ctrl-C, SIGTERM and SIGHUP exit with 130, 143 and 129. All other
+    errors pass.
 
     written: the folder or file that the command writes. It is named where the error of the disk
     names no file.

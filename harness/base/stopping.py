@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a command ends at a good moment, and a second signal ends it at once.
+"""Ctrl-C, SIGTERM, a closed terminal: a command ends at a good moment, by a second signal at once.
 
 A signal raises ``Stopped`` where the command is, unless the code there has asked to be let on to
 its next good moment (``SIGNALS.waits``): it then looks at ``SIGNALS.pending`` itself.
@@ -9,10 +9,10 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
-HEARD = (signal.SIGINT, signal.SIGTERM)
+HEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ECHO = 0.1  # seconds in which a signal counts once: a launcher may hand it on beside the terminal
 
 
@@ -66,7 +66,8 @@ SIGNALS = Signals()
 def _say(text: str) -> None:
     """Write a line to stderr by the system's own call: Python's buffer may be in use just now."""
     start = "\n" if os.isatty(2) else ""  # behind the terminal's ^C
-    os.write(2, f"{start}{text}\n".encode())
+    with suppress(OSError):  # The terminal may be gone.
+        os.write(2, f"{start}{text}\n".encode())
 
 
 @contextmanager

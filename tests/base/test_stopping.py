@@ -13,7 +13,9 @@ from harness.base.stopping import ECHO, SIGNALS, Stopped, heard
 from tests.runs.refusals import ROOT
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    "number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_a_signal_raises_where_the_command_is(number, code):
     before = signal.getsignal(number)
     with pytest.raises(Stopped) as caught, heard():
