@@ -148,6 +148,12 @@ def load_tokenizer(
             f"the tokenizer of {name} has no chat template",
             "use an instruction-tuned model, or put a chat_template.jinja into its folder",
         )
+    if str(tokenizer.chat_template).startswith("\ufeff"):
+        raise UserError(
+            place,
+            "its chat template begins with a byte order mark, which every prompt would hold",
+            "save chat_template.jinja in UTF-8 without it",
+        )
     around_answer(tokenizer, place=place)
     return tokenizer, source
 

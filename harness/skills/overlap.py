@@ -71,7 +71,9 @@ def _opening(prompts: Sequence[list[str]]) -> int:
 
 
 def _words(example: Example, opening: int) -> str:
-    return normalise("\n".join(_turns(example)[opening:]))
+    """The normalised words of a question; its signs where it has no words."""
+    text = "\n".join(_turns(example)[opening:])
+    return normalise(text) or " ".join(text.split())
 
 
 def _near(asked: Sequence[str], taught: Sequence[str]) -> dict[str, set[str]]:

@@ -372,6 +372,13 @@ def test_a_template_that_draws_at_random_is_refused(drawn, tiny, tmp_path):
         load_tokenizer(str(folder))
 
 
+def test_a_template_with_a_byte_order_mark_is_refused(tiny, tmp_path):
+    path = shutil.copytree(tiny, tmp_path / "model") / "chat_template.jinja"
+    path.write_text("\ufeff" + path.read_text())
+    with pytest.raises(UserError, match="begins with a byte order mark"):
+        load_tokenizer(str(path.parent))
+
+
 def test_a_template_without_a_date_has_none_in_its_protocol():
     for name in ("qwen3", "gemma"):
         assert ChatInputs("2025-02-01").protocol(TEMPLATES[name]) == {}

@@ -47,6 +47,12 @@ def counts(*skills):
     return {(o["skill"], o["train"]): (o["same"], o["near"]) for o in overlaps(*skills)}
 
 
+def test_questions_without_words_are_compared_as_they_are():
+    """Signs alone: symbols, code, emoji. An empty question is no question."""
+    mine = Questions("mine", ["∑ ∫", "😀", "=>", ""], ["∑  ∫\n", "😁", "=>", "", "a"])
+    assert counts(mine) == {("mine", "mine"): (2, 0)}
+
+
 def texts(rng, count, words, vocabulary=30):
     return [" ".join(f"w{rng.randrange(vocabulary)}" for _ in range(words)) for _ in range(count)]
 
