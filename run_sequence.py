@@ -25,11 +25,17 @@ def arguments() -> argparse.Namespace:
         "--out", metavar="DIR", help="results folder (default: results/<name of the order>)"
     )
     parser.add_argument(
-        "--method", nargs="+", default=[], metavar="NAME", help="only these methods of the order"
+        "--method",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME",
+        help="only these methods of the order",
     )
     parser.add_argument(
         "--seed",
         nargs="+",
+        action="extend",
         type=int,
         default=[],
         metavar="N",
@@ -38,6 +44,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--set",
         nargs="+",
+        action="extend",
         default=[],
         metavar="KEY=VALUE",
         help="change a key of the order, as budget.prompts=80 or methods.sdft.learning_rate=1e-5",

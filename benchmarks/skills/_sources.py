@@ -17,10 +17,9 @@ from typing import Any
 
 from harness.base.errors import UserError
 from harness.base.files import read_jsonl
-from harness.skills.templates import is_chat
 from harness.skills.graders import check_reference
 from harness.skills.skill import Example, Metric, Skill
-from harness.skills.templates import Message
+from harness.skills.templates import Message, is_chat
 
 # The authors' repository has moved. Both names lead to the same commits, of 12 March 2026. Git's
 # blob ids pin the files.

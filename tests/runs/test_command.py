@@ -115,3 +115,13 @@ def test_texts_become_numbers_where_yaml_reads_a_text():
     with pytest.raises(UserError, match="x: kind: unknown value 'c'; known: a, b"):
         build(Choice, {"kind": "c"}, "x")
     assert build(Config, None, "x") == Config()
+
+
+def test_an_option_that_stands_twice_adds_up(monkeypatch):
+    """Else the values of the first one would be lost without a word."""
+    words = ["o.yaml", "--set", "a=1", "b=2", "--set", "c=3", "--seed", "1", "--seed", "2", "3"]
+    monkeypatch.setattr("sys.argv", ["run_sequence.py", *words, "--method", "x", "--method", "y"])
+    for _ in range(2):  # the default is not filled
+        found = run_sequence.arguments()
+        assert (found.set, found.seed) == (["a=1", "b=2", "c=3"], [1, 2, 3])
+        assert found.method == ["x", "y"]
