@@ -4,6 +4,7 @@ verdicts and retention by hand.
 
 import json
 import re
+import shutil
 from itertools import pairwise
 
 import pytest
@@ -278,3 +279,11 @@ def test_an_order_asks_for_power_and_the_plan_proposes_budgets(order_file, tmp_p
 def test_power_that_makes_no_sense_is_refused(power, order_file):
     with pytest.raises(UserError, match="power"):
         read_order(order_file(), [f"power={power}"])
+
+
+def test_a_model_without_an_end_of_turn_is_refused(tiny, order_file, tmp_path):
+    folder = shutil.copytree(tiny, tmp_path / "model")
+    template = "{% for m in messages %}{{ m.content }}[DONE] {% endfor %}"
+    (folder / "chat_template.jinja").write_text(template)
+    with pytest.raises(UserError, match=r"model: no token ends a turn: .* writes '.DONE.'"):
+        plan(read_order(order_file(model=str(folder))), tmp_path / "out")
