@@ -17,8 +17,10 @@ import pytest
 import torch
 import yaml
 
-# A shell starts a job in the background with Ctrl-C ignored, and every process below inherits that.
+# A shell starts a job in the background with Ctrl-C ignored, nohup one with the end of a terminal,
+# and every process below inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"

@@ -30,10 +30,10 @@ def make_order(
 ) -> dict[str, Any]:
     """An order as a mapping.
 
-    documents: limit of each retention task; tasks: names of those of the embedded suite, all if
+    documents: limit of each retention task; tasks: names of those of the suite embedded_1, all if
     left out; changes: further sections.
     """
-    suite = yaml.safe_load((RETENTION / "embedded.yaml").read_text(encoding="utf-8"))["tasks"]
+    suite = yaml.safe_load((RETENTION / "embedded_1.yaml").read_text(encoding="utf-8"))["tasks"]
     limit = {"limit": documents} if documents else {}
     return {
         "model": {"name": settings.model, "dtype": settings.dtype, "device": "cpu"},

@@ -59,13 +59,14 @@ def random_model(vocabulary: int, width: int, layers: int) -> LlamaForCausalLM:
 
 
 class Nothing(Skill):
-    """A skill whose examples have no text."""
+    """A skill whose texts are never read."""
 
     name = "nothing"
     metrics: ClassVar = {"none": lambda completion, reference: 0.0}
 
     def load(self, split: str) -> list[Example]:
-        return [Example(str(i), [], "", i) for i in range(64)]
+        prompt = [{"role": "user", "content": ""}]
+        return [Example(str(i), prompt, "", i) for i in range(64)]
 
 
 class Replayed(Stage):

@@ -38,9 +38,9 @@ def _scores(skill: Skill, row: dict[str, Any], place: str) -> dict[str, float]:
     completion = Completion([], [], True, THINK.answer(text), text)
     try:
         return {metric: skill.score(metric, completion, reference) for metric in skill.metrics}
-    except Exception as error:  # a reference of another skill may break its grader in any way
+    except UserError as error:  # a reference of another skill may break its grader in any way
         raise UserError(
             f"{place}: reference",
-            f"cannot be compared ({type(error).__name__}: {error})",
+            f"cannot be compared ({error})",
             f"it must read as in the skill {skill.name}",
         ) from error

@@ -12,7 +12,6 @@ from harness.base.console import clock
 from harness.base.errors import UserError
 from harness.base.metrics import in_unit_interval
 from harness.base.power import Sizes, Variation, budgets
-from harness.results.reader import read_records
 from harness.results.writer import ResultsWriter
 from harness.runs.estimate import OrderCost, example_count
 from harness.runs.order import Order
@@ -143,6 +142,8 @@ def _tasks(order: Order) -> tuple[dict[str, int], dict[str, int]]:
 
 def _base_accuracies(results: ResultsWriter, order: Order) -> dict[str, float]:
     """{task: the base model's accuracy on record}."""
+    from harness.results.reader import read_records  # by pandas, which a bare image lacks
+
     records, _ = read_records(results.folder / "records.jsonl")
     metrics = {task.task: task.metric for task in (order.suite.tasks if order.suite else ())}
     at_base = records[(records["stage"] == 0) & records["value"].between(0, 1)]

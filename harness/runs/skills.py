@@ -31,7 +31,8 @@ def build_skill(
         skill.overlap_note = " ".join(spec.overlap.split())
     _check_template(spec.teacher_template, f"{place}: teacher_template")
     for split in sorted(splits):
-        skill.examples(split)
+        if not skill.examples(split):
+            raise UserError(f"skill {skill.name}, split {split}", "has no examples")
     return skill
 
 

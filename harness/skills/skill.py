@@ -121,8 +121,8 @@ class Skill:
     def _check_examples(self, examples: object, split: str) -> None:
         """Raises UserError if they are no list, if one is not whole, or if two have one id."""
         place = f"skill {self.name}, split {split}"
-        if not isinstance(examples, list) or not examples:
-            found = "an empty list" if examples == [] else shortened(repr(examples), 80)
+        if not isinstance(examples, list):
+            found = shortened(repr(examples), 80)
             raise UserError(place, f"load() returns {found}", "it is a list of Example")
         places: dict[str, int] = {}
         for i, example in enumerate(examples, 1):

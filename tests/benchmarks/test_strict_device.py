@@ -350,7 +350,9 @@ def test_every_method_gives_the_cpus_numbers(runs):
     assert [row[:-1] for row in records] == [row[:-1] for row in expected_records]
     # Absolute, since the divergences are small differences of numbers near 1.
     for row, expected in zip(records, expected_records, strict=True):
-        assert row[-1] == pytest.approx(expected[-1], rel=1e-6, abs=1e-6), row
+        # A margin is a difference of sums of some hundred nats in float32.
+        rounding = 3e-5 if row[-2] == "margin" else 1e-6
+        assert row[-1] == pytest.approx(expected[-1], rel=1e-6, abs=rounding), row
     for label, steps in logs.items():
         for step, expected in zip(steps, expected_logs[label], strict=True):
             assert step == pytest.approx(expected, rel=1e-6, abs=1e-6), label

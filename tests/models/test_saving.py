@@ -18,10 +18,10 @@ MENDED = [
     {"do_sample": False, "temperature": 0.9, "top_p": 0.6},
     {"temperature": 0.7, "top_k": 20, "min_p": 0.1},
     {"do_sample": False, "typical_p": 0.5, "epsilon_cutoff": 0.1, "eta_cutoff": 0.1, "top_h": 0.4},
-]
-REFUSED = [
     {"do_sample": False, "temperature": 0.9, "length_penalty": 2.0},
     {"early_stopping": True},
+]
+REFUSED = [
     {"pad_token_id": -1},
 ]
 

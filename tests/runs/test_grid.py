@@ -327,9 +327,8 @@ def test_the_report_shows_the_selected_point_alone(searched):
         finals
     )
     estimate = results.estimate("sft", metrics.average_accuracy)
-    # seeds that agree bound nothing
-    wanted = metrics.t_interval(finals) if np.ptp(finals) else (finals[0], np.nan, np.nan)
-    assert (estimate.value, estimate.low, estimate.high) == pytest.approx(wanted, nan_ok=True)
+    assert estimate.value == pytest.approx(np.mean(finals))
+    assert 0 <= estimate.low < estimate.value < estimate.high <= 1
     text, page = write_report([out])
     assert "sft" in text and POINTS[0] not in text and POINTS[1] not in text
     assert "selected among 2 by the highest mean own-stage validation accuracy" in page.read_text()

@@ -323,7 +323,7 @@ def test_processes_share_a_folder(processes, orders, left_alone, tmp_path):
 
 # What refuses: a text, a checkpoint (torch.save) and weights (safetensors) each raise in a way of
 # their own.
-@pytest.mark.parametrize("file_limit, minutes", [(400, 0), (60_000, 0), (60_000, 10)])
+@pytest.mark.parametrize("file_limit, minutes", [(600, 0), (60_000, 0), (60_000, 10)])
 def test_a_disk_that_takes_no_more(file_limit, minutes, processes, orders, left_alone, tmp_path):
     wanted, _ = left_alone("sft")
     order = orders(

@@ -42,7 +42,6 @@ class Answer:
 @pytest.mark.parametrize(
     "examples, said",
     [
-        ([], "returns an empty list"),
         ((example(),), "it is a list of Example"),
         ("text", "load() returns 'text'"),
         ([example(), 7], "row 2: 7 is no Example"),
