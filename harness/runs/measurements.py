@@ -61,13 +61,8 @@ class Measurements:
         base = base_weights(live.results, live.run.name) or self.weights
 
         def load_base() -> Subject:
-            """A second copy for a moment, where a file of the base's answers was removed."""
-            model = live.model
-            if base != self.weights:
-                model, _ = load_order_model(self.order)
-                check_base_model(live.results, model_fingerprint(model))
-                keep_abilities(live.abilities, model)
-            return self._subject(model, base)
+            """A second copy only where a file of the base's answers was removed."""
+            return self._subject(live.model if base == self.weights else self._second_base(), base)
 
         yield Finding(
             live.evaluator.drift(
@@ -144,18 +139,22 @@ class Measurements:
 
     def _kl_to_base(self, skill: Skill) -> Finding:
         live = self.live
-        base, _ = load_order_model(self.order)  # a second copy, for as long as this takes
-        check_base_model(live.results, model_fingerprint(base))
-        keep_abilities(live.abilities, base)
         measurement = live.evaluator.kl(
             live.model,
-            base,
+            self._second_base(),
             live.tokenizer,
             skill,
             self.order.evaluate.split,
             self.progress(f"{skill.name} KL to the base policy"),
         )
         return Finding(measurement)
+
+    def _second_base(self) -> PreTrainedModel:
+        """Another copy of the base model, for as long as a measurement takes."""
+        base, _ = load_order_model(self.order)
+        check_base_model(self.live.results, model_fingerprint(base))
+        keep_abilities(self.live.abilities, base)
+        return base
 
     def _teacher(self, skill: Skill) -> Iterator[Finding]:
         """Accuracy under the teacher's prompt, and what it is to be compared with."""

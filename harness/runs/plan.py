@@ -45,7 +45,10 @@ def plan(
         results.check(order.about())
     cost = estimate_order(order, tokenizer, shape, results)
     lines = [*_head(order, cost), *_table(order, cost), "", *_summary(order, cost)]
-    lines += power_lines(order, cost, results, measured or {})
+    try:
+        lines += power_lines(order, cost, results, measured or {})
+    except ModuleNotFoundError as error:
+        lines.append(f"power: not counted, {error.name} is not installed")
     return "\n".join([*lines, *notes, f"results: {folder}"])
 
 

@@ -1,5 +1,6 @@
 """A bare image: PyTorch, transformers and accelerate alone. What is missing is None on record."""
 
+import re
 import subprocess
 import sys
 
@@ -50,6 +51,13 @@ def bare(code, *arguments):
 def test_modules_import():
     done = bare(EVERY_MODULE)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_plan_of_an_order_leaves_power_out(order_file, tmp_path):
+    done = bare(COMMAND, "run_sequence.py", order_file(), "--plan", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "time: about" in done.stdout
+    assert re.search(r"power: not counted, \w+ is not installed", done.stdout)
 
 
 def test_an_order_runs_and_says_what_the_report_wants(order_file, tmp_path):
