@@ -53,13 +53,15 @@ class Machine:
         """Seconds of a forward pass; a backward pass costs two of them."""
         return 2 * self.parameters * tokens / self.flops
 
-    def sample(self, rows: float, length: float, batch: int) -> float:
+    def sample(self, rows: float, length: float, batch: int, longest: float | None = None) -> float:
         """Seconds to decode ``rows`` answers of ``length`` tokens, ``batch`` at a time.
 
-        A step of decoding reads the weights once, for all rows of the batch.
+        A step of decoding reads the weights once, for all rows of the batch that go on. longest:
+        tokens of a batch's longest answer, where ``length`` is a mean.
         """
         batches = -(-rows // batch) if rows else 0
-        return length * (batches * self.step + 2 * self.parameters * rows / self.flops)
+        steps = batches * (length if longest is None else longest)
+        return steps * self.step + self.forward(rows * length)
 
 
 class _Attention(torch.autograd.Function):

@@ -10,6 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.base.errors import UserError
 from harness.base.files import read_json
+from harness.evaluation.loaded_tasks import think_end_token
+from harness.evaluation.suite import Suite
 from harness.learning.outlook import Outlook, Work
 from harness.models.load import resolve_device
 from harness.results.writer import ResultsWriter
@@ -130,7 +132,7 @@ def estimate_order(
 
     results: the folder whose finished stages give measured times.
     """
-    estimator = _Estimator(order, tokenizer, shape)
+    estimator = _Estimator(order, tokenizer, shape, results)
     stages = [
         estimator.stage(spec, number, results)
         for spec in order.methods.values()
@@ -159,7 +161,11 @@ class _Estimator:
     """Costs of one order: of each skill, of the retention suite, and on request of a stage."""
 
     def __init__(
-        self, order: Order, tokenizer: PreTrainedTokenizerBase, shape: PreTrainedModel
+        self,
+        order: Order,
+        tokenizer: PreTrainedTokenizerBase,
+        shape: PreTrainedModel,
+        results: ResultsWriter,
     ) -> None:
         device, dtype = resolve_device(order.model.device), order.dtype()
         self.order = order
@@ -177,7 +183,7 @@ class _Estimator:
             for skill in order.skills
         }
         self.skills = {skill.name: self._skill(skill) for skill in order.skills}
-        self.retention, self.uncounted = self._retention(tokenizer)
+        self.retention, self.uncounted = self._retention(tokenizer, results)
         self.drift, self.base_answers = self._drift()
 
     # ---- stages --------------------------------------------------------------------------------
@@ -334,7 +340,9 @@ class _Estimator:
             seconds += self._sampling(skill, rows) + self.machine.forward(rows * prompt)
         return seconds
 
-    def _retention(self, tokenizer: PreTrainedTokenizerBase) -> tuple[float, str | None]:
+    def _retention(
+        self, tokenizer: PreTrainedTokenizerBase, results: ResultsWriter
+    ) -> tuple[float, str | None]:
         """(seconds of the suite on one model, why they are unknown or None).
 
         From the suite's own requests, of which a few are made.
@@ -342,13 +350,41 @@ class _Estimator:
         suite, machine = self.order.suite, self.machine
         if suite is None:
             return 0.0, None
+        chat = self.order.chat_template.inputs("evaluate")
+        lengths = answer_lengths(suite, tokenizer, results)
         try:
-            read, generated = suite.work(
-                tokenizer, chat=self.order.chat_template.inputs("evaluate")
-            )
+            read, generated = suite.work(tokenizer, chat=chat, lengths=lengths)
         except UserError as error:
             return 0.0, str(error).partition(";")[0]
         answers = sum(
-            machine.sample(rows, length, RETENTION_BATCH) for length, rows in generated.items()
+            machine.sample(of_task.answers, of_task.tokens, RETENTION_BATCH, of_task.longest)
+            for of_task in generated
         )
         return machine.forward(read) + answers, None
+
+
+def answer_lengths(
+    suite: Suite, tokenizer: PreTrainedTokenizerBase, results: ResultsWriter
+) -> dict[str, list[int]]:
+    """{task: tokens of each answer of the base model, its end included}, where on record.
+
+    Left out are tasks that keep a part of an answer alone, by a filter or behind the model's
+    thoughts.
+    """
+    whole = {entry.task for entry in suite.tasks if entry.metric.rpartition(",")[2] == "none"}
+    if think_end_token(tokenizer) is not None:
+        return {}
+    for stage in sorted(results.folder.glob("runs/*/stage-0")):
+        if not results.committed(stage.parent.name, 0):
+            continue
+        lengths = {}
+        for row in results.rows(stage, "records.jsonl"):
+            if row.get("kind") != "retention" or row.get("name") not in whole:
+                continue
+            evaluation = results.evaluation(str(row.get("evaluation"))) or {"items": []}
+            texts = [item.get("response") for item in evaluation["items"]]
+            if texts and all(isinstance(text, str) for text in texts):
+                ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+                lengths[row["name"]] = [len(of_text) + 1 for of_text in ids]
+        return lengths  # The base model of all runs is the same.
+    return {}

@@ -5,6 +5,7 @@ verdicts and retention by hand.
 import json
 import re
 import shutil
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -13,12 +14,15 @@ from accelerate import init_empty_weights
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
 from harness.base.errors import UserError
+from harness.base.files import write_json, write_jsonl
 from harness.base.power import Variation
 from harness.evaluation.suite import FOLDER, Suite, load_suite
 from harness.learning.outlook import Outlook, Work
 from harness.learning.trainer import TrainingConfig
 from harness.models.forward import hidden_states
-from harness.runs.cost import Memory, activations
+from harness.results.writer import ResultsWriter
+from harness.runs import estimate
+from harness.runs.cost import Machine, Memory, activations
 from harness.runs.plan import plan
 from harness.runs.reading import read_order
 
@@ -147,8 +151,8 @@ def test_retention_is_counted_where_its_data_are(order_file, tiny_model, tmp_pat
         for row in rows
     )
     found, generated = Suite(suite.tasks[:1]).work(tiny_model[1], sample=6)
-    assert (found, generated) == (by_hand, {})
-    assert sum(suite.work(tiny_model[1])[1].values()) == 32
+    assert (found, generated) == (by_hand, [])
+    assert [of_task.answers for of_task in suite.work(tiny_model[1])[1]] == [32]
     order = read_order(order_file(retention=[{"task": "embedded_commonsense"}]))
     text = plan(order, tmp_path / "out")
     assert (
@@ -171,6 +175,54 @@ def test_retention_is_counted_where_its_data_are(order_file, tiny_model, tmp_pat
         "lm-eval cannot load it (no network))" in text
     )
     assert "measured), retention not counted\n" in text
+
+
+def test_answers_are_as_long_as_on_record_or_as_the_task_says_or_as_they_may_be(
+    order_file, tiny_model, tmp_path, monkeypatch
+):
+    tokenizer = tiny_model[1]
+    task = {"task": "embedded_instructions", "chat_template": True}
+
+    def generated(lengths=None, **more):
+        ((answers, tokens, longest),) = load_suite([task | more]).work(tokenizer, lengths=lengths)[
+            1
+        ]
+        return answers, tokens, longest
+
+    assert generated() == (32, 23, 56)
+    assert generated(max_gen_toks=9) == (32, 9, 9)
+    assert generated({"embedded_instructions": [4, 6, 57]}) == (32, 22, 56)
+    assert generated({"another": [4]}) == (32, 23, 56)
+    monkeypatch.setattr("harness.evaluation.suite._USUAL", "none")
+    assert generated() == (32, 56, 56)
+    machine = object.__new__(Machine)
+    machine.parameters, machine.flops, machine.step = 10, 5.0, 3.0
+    # two batches of 16: as many steps as the longest answer has; tokens as the mean answer
+    assert machine.sample(32, 22, 16, 56) == 2 * 56 * 3 + 2 * 10 * 32 * 22 / 5
+    assert machine.sample(32, 22, 16) == machine.sample(32, 22, 16, 22)
+    assert machine.sample(0, 22, 16, 56) == 0
+
+    out, order = tmp_path / "out", read_order(order_file(retention=[task]))
+    results = ResultsWriter(out)
+    results.open(order.about())
+    texts = ["seven b", "", "x" * 80]  # a byte is a token, and there is the end
+    stage = out / "runs/sft-seed0/stage-0.partial"
+    record = {"run": "sft-seed0", "stage": 0, "kind": "retention", "evaluation": "a-b"}
+    write_jsonl(stage / "records.jsonl", [record | {"name": "embedded_instructions"}])
+    write_json(stage / "stage.json", {"seconds": {}})
+    results.commit(stage, "sft-seed0", 0)
+    items = [{"id": str(i), "response": text} for i, text in enumerate(texts)]
+    evaluation = dict.fromkeys(("protocol", "kind", "name", "split", "n", "metrics"), 0)
+    results.save_evaluation("a-b", {**evaluation, "items": items})
+    found = estimate.answer_lengths(order.suite, tokenizer, results)
+    assert found == {"embedded_instructions": [8, 1, 81]}
+    # a filter keeps a part of an answer, likelihoods are no answer, and another model has no record
+    filtered = replace(order.suite.tasks[0], metric="inst_level_loose_acc,last")
+    assert estimate.answer_lengths(Suite([filtered]), tokenizer, results) == {}
+    items[0]["response"] = [-1.0, -2.0]
+    results.save_evaluation("a-b", {**evaluation, "items": items})
+    assert estimate.answer_lengths(order.suite, tokenizer, results) == {}
+    assert estimate.answer_lengths(order.suite, tokenizer, ResultsWriter(tmp_path / "no")) == {}
 
 
 def test_a_folder_of_another_order_gives_no_times(order_file, tmp_path):
