@@ -16,6 +16,7 @@ from harness.report import page, tables
 from harness.report.comparisons import comparison_table
 from harness.report.continuous import continuous_table
 from harness.report.data import ReportData
+from harness.report.every_metric import every_metric
 from harness.report.exports import link, write_csv
 from harness.report.pictures import draw_pictures, source_of
 from harness.report.power import power_note
@@ -126,7 +127,7 @@ def _all_tables(results: ReportData) -> list[Table]:
         all_tables.append(tables.retention_table(results))
     if results.continuous:
         all_tables.append(continuous_table(results))
-    return [*all_tables, tables.cost_table(results), tables.every_metric(results)]
+    return [*all_tables, tables.cost_table(results), every_metric(results)]
 
 
 def _move(partial: Path, out: Path, stale: str | None) -> None:

@@ -35,7 +35,7 @@ class ReportData:
     ``D`` (values [runs, T + 1, columns]); by (kind, label): ``stderr``, ``answers`` and ``keys`` of
     the same shape. ``records`` has one row a record, with ``label`` and ``folder`` added;
     ``skill_records`` and ``retention_records`` are those that count. ``estimate``, ``compare``,
-    ``bases`` and ``base_estimate`` are those of the Estimator. ``missing`` and
+    ``of_records``, ``bases`` and ``base_estimate`` are those of the Estimator. ``missing`` and
     ``overlaps`` are lines for people.
     """
 
@@ -48,6 +48,7 @@ class ReportData:
         estimator = Estimator(pool, measured)
         self.estimate = estimator.estimate
         self.compare = estimator.compare
+        self.of_records = estimator.of_records
         self.bases = estimator.bases
         self.base_estimate = estimator.base_estimate
 

@@ -1,6 +1,6 @@
 """What a number of the report is made of: entries of the runs' arrays, and the items behind."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -69,8 +69,7 @@ class Entries:
             for place, run in enumerate(term.runs):
                 gradient = term.sign * _gradient(term.function, arrays.values[run])
                 folder = self.measurements.runs[term.label][run].folder
-                files = sum(isinstance(key, str) for key in arrays.keys[run].ravel())
-                is_readable = files <= MOST_FILES
+                is_readable = self.is_readable(kind, term.label, run)
                 for stage, column in np.argwhere(gradient):
                     value, stderr, answers, key = arrays.cell(run, stage, column)
                     weight = float(gradient[stage, column])
@@ -79,14 +78,25 @@ class Entries:
                     )
         return entries
 
-    def tests(self, kind: Kind, entries: dict[str, list[Entry]], runs: int) -> list[Test] | None:
-        """The tests of a number over ``runs`` runs.
+    def is_readable(self, kind: Kind, label: str, run: int) -> bool:
+        """Whether the item scores of a label's run are few enough to be read."""
+        keys = self.measurements.arrays[kind, label].keys[run]
+        return sum(isinstance(key, str) for key in keys.ravel()) <= MOST_FILES
+
+    def metric(self, kind: Kind, name: str) -> str:
+        """The metric that counts of a skill or a retention task."""
+        return self.pool.metric[name] if kind == "R" else self.pool.retention[name]["metric"]
+
+    def tests(
+        self, entries: dict[str, list[Entry]], metrics: Mapping[str, str], runs: int
+    ) -> list[Test] | None:
+        """The tests of a number over ``runs`` runs; metrics: of the entries, by their name.
 
         None where item scores are missing, are too many to read, or do not make up the values.
         """
         tests = []
         for name, of_name in entries.items():
-            metric = self.pool.metric[name] if kind == "R" else self.pool.retention[name]["metric"]
+            metric = metrics[name]
             joint = join_items(
                 [
                     (self.items(e.folder, e.key, metric) if e.is_readable else None, e.value)

@@ -6,7 +6,7 @@ share.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
@@ -17,9 +17,11 @@ import pandas as pd
 from harness.base import intervals, metrics
 from harness.base.intervals import Spread
 from harness.report.entries import ArrayFunction, Entries, Entry, Term
-from harness.report.measurements import Arrays, Kind, PooledMeasurements
+from harness.report.measurements import Arrays, Kind, PooledMeasurements, RunId
+from harness.results.formats import ORACLE
 from harness.results.pooling import Pool
 
+TEACHER = "teacher_accuracy"  # the metric of a skill under the teacher's prompt
 LEVELS = ("seeds",)  # of the runs of a label, beside the items of the tests
 
 
@@ -156,15 +158,47 @@ class Estimator:
         """values: of the runs of the terms, one a seed."""
         if not len(values):
             return Estimate(np.nan, detail=detail)
-        mean = float(values.mean())
-        interval, spread = self.interval(kind, terms, values, difference)
         runs = self.measurements.runs[terms[0].label]
-        of_seeds = zip((runs[i].seed for i in terms[0].runs), values, strict=True)
-        each = ", ".join(f"seed {seed}: {value:.4g}" for seed, value in of_seeds)
-        how = ", ".join(filter(None, (each, how_of(interval.source))))
-        if len(values) > 1:
-            how = f"mean of {len(values)} seeds, {how_of(interval.source)} ({each})"
-        return Estimate(mean, interval.low, interval.high, how, detail, interval.source, spread)
+        seeds = [runs[i].seed for i in terms[0].runs]
+        return _with_interval(
+            values, seeds, *self.interval(kind, terms, values, difference), detail
+        )
+
+    def of_records(self, label: str, records: pd.DataFrame) -> Estimate:
+        """The mean of ``records`` of one name, split and metric, one a run of a label.
+
+        Metrics that do not count have their interval as those that do.
+        """
+        records = records[np.isfinite(records["value"])]
+        if records.empty:
+            return Estimate(np.nan)
+        first = records.iloc[0]
+        kind: Kind = "D" if first["kind"] == "retention" else "R"
+        metric = str(first["metric"]).removeprefix(ORACLE)
+        places = {run: place for place, run in enumerate(self.measurements.runs[label])}
+        entries = []
+        columns = records[["value", "stderr", "n", "folder", "seed", "evaluation"]]
+        for place, (value, stderr, n, folder, seed, key) in enumerate(
+            columns.itertuples(index=False)
+        ):
+            run = places[RunId(int(folder), int(seed))]
+            is_readable = self.entries.is_readable(kind, label, run)
+            entries.append(Entry(place, 1.0, value, stderr, n, int(folder), key, is_readable))
+        name, values = str(first["name"]), records["value"].to_numpy(float)
+        is_share = self._is_share(kind, name, metric)
+        found = self._of_entries({name: entries}, {name: metric}, is_share, values)
+        return _with_interval(values, records["seed"].tolist(), *found)
+
+    def _is_share(self, kind: Kind, name: str, metric: str) -> bool:
+        """Whether a metric, of those that count or not, is a mean of scores in [0, 1]."""
+        if kind == "D":
+            entry = self.pool.retention.get(name)
+            return bool(
+                entry and entry["metric"] == metric and self.measurements.tasks_in_mean[name]
+            )
+        graders = self.pool.skills.get(name, {}).get("graders") or ()
+        known = (self.pool.metric.get(name), self.pool.grader.get(name), TEACHER, *graders)
+        return metric in known or metric.startswith("pass@")
 
     def interval(
         self, kind: Kind, terms: Sequence[Term], values: np.ndarray, difference: bool = False
@@ -182,13 +216,28 @@ class Estimator:
         An accuracy, or a mean of accuracies, has the score interval with this variance
         (metrics.score_interval): it lies in [0, 1], and has a width where all answers are wrong.
         """
-        mean, runs = float(values.mean()), len(values)
         entries = self.entries.of(kind, terms)
-        if not entries:  # the base model's change since the base model
-            return Interval.none(IntervalSource.ALIKE), None
         in_mean = self.measurements.tasks_in_mean
         fractions = all(kind == "R" or in_mean[name] for name in entries)
-        tests = self.entries.tests(kind, entries, runs)
+        metric_of = {name: self.entries.metric(kind, name) for name in entries}
+        return self._of_entries(entries, metric_of, fractions, values, difference)
+
+    def _of_entries(
+        self,
+        entries: dict[str, list[Entry]],
+        metric_of: Mapping[str, str],
+        fractions: bool,
+        values: np.ndarray,
+        difference: bool = False,
+    ) -> tuple[Interval, Spread | None]:
+        """``interval`` of a number that is made of ``entries``.
+
+        metric_of: their metrics, by name; fractions: whether all of these are shares.
+        """
+        mean, runs = float(values.mean()), len(values)
+        if not entries:  # the base model's change since the base model
+            return Interval.none(IntervalSource.ALIKE), None
+        tests = self.entries.tests(entries, metric_of, runs)
         if tests is not None:
             source = IntervalSource.BOTH if runs > 1 else IntervalSource.ITEMS
             flips = [test.flip * (fractions and difference) for test in tests]
@@ -243,6 +292,22 @@ class Estimator:
                     low, high, source = interval
                     return Estimate(float(value[0]), low, high, how_of(source), detail, source)
         return Estimate(np.nan, detail=detail)
+
+
+def _with_interval(
+    values: np.ndarray,
+    seeds: Sequence[int],
+    interval: Interval,
+    spread: Spread | None,
+    detail: str = "",
+) -> Estimate:
+    """The mean of ``values``, one a seed, with its interval and how both came about."""
+    low, high, source = interval
+    each = ", ".join(f"seed {seed}: {value:.4g}" for seed, value in zip(seeds, values, strict=True))
+    how = ", ".join(filter(None, (each, how_of(source))))
+    if len(values) > 1:
+        how = f"mean of {len(values)} seeds, {how_of(source)} ({each})"
+    return Estimate(float(values.mean()), low, high, how, detail, source, spread)
 
 
 def _mean_of_base(arrays: Arrays, names: Sequence[str]) -> ArrayFunction:

@@ -1,4 +1,4 @@
-"""The tables of a report: main results, gains, retention, cost, every metric, records used."""
+"""The tables of a report: main results, gains, retention, cost, records used."""
 
 from collections.abc import Iterator
 
@@ -374,56 +374,6 @@ def _run_cost(stages: pd.DataFrame, length: int) -> dict[str, Cell]:
     if "peak_memory_gib" in stages:
         cells["peak_memory_gib"] = float(stages["peak_memory_gib"].max())
     return cells
-
-
-# -- everything on record
-
-
-def every_metric(results: ReportData) -> Table:
-    """Every metric and split on record, base and final, one row each."""
-    records = results.records[results.records["final"] & results.records["label"].notna()]
-    lengths = {label: len(series.order) for label, series in results.series.items()}
-    last_stage = records["label"].astype(object).map(lengths)
-    keys = ["kind", "name", "split", "metric"]
-    cells: dict[tuple[str, ...], dict[str, Cell]] = {}
-    base = records[records["stage"] == 0].groupby(keys, observed=True, sort=False)["value"].mean()
-    one_base = len(results.bases()) == 1
-    for key, mean in zip(base.index, base, strict=True):
-        cells[key] = {"base": Estimate(mean)} if one_base else {}
-    final = records[records["stage"] == last_stage]
-    groups = final.groupby([*keys, "label"], observed=True, sort=False)["value"]
-    statistics = groups.agg(["mean", "std", "count"])
-    for (*key, label), mean, std, count in zip(
-        statistics.index, *statistics.to_numpy().T, strict=True
-    ):
-        cells.setdefault(tuple(key), {})[label] = _over_seeds(mean, std, int(count))
-    columns = [
-        Column("split", "split", unit="text"),
-        Column("metric", "metric", unit="text"),
-        Column("base", "base", unit="own"),
-    ]
-    columns += [Column(label, label, unit="own") for label in results.series]
-    return Table(
-        "every_metric",
-        "Every metric on record",
-        "Base model and after the last stage, in the metric's own unit; ± over seeds where there "
-        "are several that differ.",
-        columns,
-        [
-            (name, {"split": split, "metric": metric, **of_row})
-            for (_, name, split, metric), of_row in cells.items()
-        ],
-        stub="measured",
-    )
-
-
-def _over_seeds(mean: float, std: float, seeds: int) -> Estimate:
-    """A mean over seeds with its t-interval; without one for one seed, or where all are alike."""
-    if seeds < 2 or not std > 0:
-        return Estimate(mean)
-    half = metrics.t_quantile(0.975, seeds - 1) * std / seeds**0.5
-    how = f"mean of {seeds} seeds, 95% t-interval"
-    return Estimate(mean, mean - half, mean + half, how)
 
 
 def records_used(results: ReportData) -> pd.DataFrame:

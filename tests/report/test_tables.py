@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from harness.base import intervals, metrics
 from harness.report import tables
 from harness.report.data import ReportData
+from harness.report.every_metric import every_metric
 from tests.fabricate import SKILLS, fabricate
-from tests.report.folders import TWO, raw, row
+from tests.report.folders import ONE_SKILL, TWO, raw, row
 
 
 def test_the_main_table_is_that_of_the_raw_records(three):
@@ -44,18 +46,73 @@ def test_retention_is_positive_when_better_also_where_lower_is_better(three):
     assert cell.value == pytest.approx(-rise)
 
 
+def named(table, name, metric):
+    return next(c for n, c in table.rows if (n, c["metric"]) == (name, metric))
+
+
+def bounds(cell):
+    return cell.low, cell.value, cell.high
+
+
 def test_every_metric_is_on_record_with_base_and_final(three):
-    table = tables.every_metric(ReportData([three]))
+    """Intervals are over questions and seeds, those of the metric that counts as elsewhere."""
+    results = ReportData([three])
+    table = every_metric(results)
     names = {(name, cells["metric"]) for name, cells in table.rows}
     assert {("science", "exact"), ("science", "lenient"), ("wikitext", "bits_per_byte")} <= names
-    cells = next(c for name, c in table.rows if (name, c["metric"]) == ("science", "lenient"))
+    cells = named(table, "science", "lenient")
     final = {"metric": "lenient", "name": "science", "stage": 3, "final": True}
-    values = [r["value"] for r in raw(three, method="grpo", **final)]
-    half = 4.302653 * np.std(values, ddof=1) / 3**0.5
-    assert cells["grpo"].value == pytest.approx(np.mean(values))
-    assert cells["grpo"].high - cells["grpo"].value == pytest.approx(half, rel=1e-5)
-    base = raw(three, metric="lenient", name="science", stage=0)[0]["value"]
-    assert cells["base"].value == pytest.approx(base)
+    records = raw(three, method="grpo", **final)
+    scores = []
+    for record in records:
+        text = (three / "evaluations" / f"{record['evaluation']}.json").read_text()
+        scores.append([item["scores"]["lenient"] for item in json.loads(text)["items"]])
+    spread = intervals.spread([np.array(scores).T])
+    half = spread.quantile() * spread.stderr
+    assert set(spread.parts) == {"seeds", "items"}
+    assert cells["grpo"].value == pytest.approx(np.mean([r["value"] for r in records]))
+    assert cells["grpo"].high - cells["grpo"].value == pytest.approx(half, rel=1e-9)
+    assert cells["grpo"].by == "both" and "seed 2: " in cells["grpo"].how
+    base = raw(three, metric="lenient", name="science", stage=0)[0]
+    assert cells["base"].value == pytest.approx(base["value"])
+    assert cells["base"].low < base["value"] < cells["base"].high
+    main = row(tables.main_table(results), "grpo")["science/final"]
+    counts = named(table, "science", "exact")["grpo"]
+    assert bounds(counts) == pytest.approx(bounds(main))
+    retention = row(tables.retention_table(results), "sft")
+    for task in results.retention:
+        cell = next(c for n, c in table.rows if n == task)["sft"]
+        assert bounds(cell) == pytest.approx(bounds(retention[f"{task}/final"])), task
+    assert "over questions and seeds together" in table.note and "Student" not in table.note
+
+
+def test_every_metric_falls_back_to_the_errors_on_record(tmp_path):
+    folder = fabricate(tmp_path / "r", methods=TWO, seeds=(0, 1), n=40, items=False, inside=0)
+    table = every_metric(ReportData([folder]))
+    cell = named(table, "science", "lenient")["sft"]
+    records = raw(folder, method="sft", name="science", metric="lenient", stage=3)
+    spread = intervals.of_records(*([r[key] for r in records] for key in ("value", "stderr")))
+    assert cell.by == "errors"
+    assert cell.high - cell.value == pytest.approx(spread.quantile() * spread.stderr)
+    assert "from the standard errors on record" in table.note
+
+
+def test_a_share_of_right_answers_keeps_within_its_bounds_and_a_divergence_does_not(tmp_path):
+    """Graders beside the one that counts, pass@k and the teacher are shares, whatever they say."""
+    folder = fabricate(tmp_path / "r", skills=ONE_SKILL, methods=TWO, n=40, items=False, inside=0)
+    (skill,) = ONE_SKILL
+    lines = (folder / "records.jsonl").read_text().splitlines()
+    for metric in ("pass@4", "teacher_accuracy", "oracle_exact", "kl_forward_token"):
+        record = raw(folder, method="sft", stage=1, metric="exact")[0] | {"metric": metric}
+        lines.append(json.dumps(record | {"value": 0.01, "stderr": 0.01}))
+    (folder / "records.jsonl").write_text("\n".join(lines) + "\n")
+    table = every_metric(ReportData([folder]))
+    low, high = metrics.score_interval(0.01, 0.01, 40)
+    for metric in ("pass@4", "teacher_accuracy", "oracle_exact"):
+        cell = named(table, skill, metric)["sft"]
+        assert (cell.low, cell.high) == pytest.approx((low, high))
+    cell = named(table, skill, "kl_forward_token")["sft"]
+    assert cell.low == pytest.approx(0.01 - 1.959964 * 0.01, rel=1e-4)
 
 
 def test_the_records_used_are_final_ones_of_the_metrics_that_count(three):
