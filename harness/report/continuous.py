@@ -11,7 +11,7 @@ import numpy as np
 from harness.report.comparisons import pairs
 from harness.report.data import ReportData
 from harness.report.estimates import ArrayFunction, Estimate
-from harness.report.power import middle
+from harness.report.power import Told, middle, told_note
 from harness.report.table import Cell, Column, Row, Table
 from harness.report.tables import interval_note, measured
 from harness.results.formats import CONTINUOUS
@@ -58,13 +58,13 @@ def _told(results: ReportData, rows: Sequence[Row]) -> str:
     first: dict[str, Row] = {}
     for row in rows:
         first.setdefault(row[0].partition(",")[0], row)
-    for name, cells in first.values():
+    for metric, (name, cells) in first.items():
         changes = [cells.get(f"{label}/delta") for label in results.series]
         way = middle([change for change in changes if isinstance(change, Estimate)])
         if way is not None:
             variation, seeds = way
-            told.append(f"{name} {variation.detectable(seeds):.3f}")
-    return f"Would be told (80% power, two-sided 5%): {'; '.join(told)}." if told else ""
+            told.append(Told(name, f"{variation.detectable(seeds):.3f}", metric, *way))
+    return told_note(results, told)
 
 
 def _tasks(results: ReportData, metric: str) -> list[str]:

@@ -1,9 +1,10 @@
 """What a table could have told: the smallest differences, and what would halve them."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from harness.base.console import clock
-from harness.base.power import Sizes, Variation, budgets
+from harness.base.power import Variation, budgets
 from harness.report.data import ReportData
 from harness.report.estimates import Estimate, IntervalSource
 from harness.report.table import Column, Row, Table
@@ -12,29 +13,49 @@ MOST_NAMED = 8  # columns in a note
 EVALUATION = ("seconds_evaluation", "seconds_retention")  # columns of stages() that items fill
 
 
-def power_note(results: ReportData, columns: Sequence[Column], rows: Sequence[Row]) -> str:
-    """One sentence on the differences of a table, "" without one that has a spread.
+class Told(NamedTuple):
+    """The smallest change of one number that would be told, as a text.
 
-    Of each column of differences: the median over the methods of the smallest one that would be
-    told, with 80% power at two-sided 5%. Then what would halve it, of the first of these columns,
-    by the spread of the method in the middle.
+    unit: what it is in; variation: of the method in the middle, over so many seeds.
     """
+
+    name: str
+    size: str
+    unit: str
+    variation: Variation
+    seeds: int
+
+
+def power_note(results: ReportData, columns: Sequence[Column], rows: Sequence[Row]) -> str:
+    """``told_note`` of a table's columns of differences."""
     told = []
     for column in columns:
         cells = [of_row.get(column.key) for _, of_row in rows if column.signed]
         way = middle([cell for cell in cells if isinstance(cell, Estimate)])
         if way is not None:
-            told.append((column, way))
+            told.append(Told(column.heading, _size(column, *way), column.unit, *way))
+    return told_note(results, told)
+
+
+def told_note(results: ReportData, told: Sequence[Told]) -> str:
+    """Some sentences on the differences of a table, "" without one that has a spread.
+
+    Of each number: the median over the methods of the smallest difference that would be told, with
+    80% power at two-sided 5%. Then what would halve it, of the first one in each unit, by the
+    spread of the method in the middle.
+    """
     if not told:
         return ""
-    named = [f"{column.heading} {_size(column, *way)}" for column, way in told[:MOST_NAMED]]
+    named = [f"{of_one.name} {of_one.size}" for of_one in told[:MOST_NAMED]]
     more = f" and {len(told) - MOST_NAMED} more" if len(told) > MOST_NAMED else ""
-    note = f"Would be told (80% power, two-sided 5%): {', '.join(named)}{more}."
-    column, (variation, seeds) = told[0]
-    if seeds == 1:
+    comma = "; " if any("," in name for name in named) else ", "
+    note = f"Would be told (80% power, two-sided 5%): {comma.join(named)}{more}."
+    if told[0].seeds == 1:
         note += " With one seed, what another seed changes is not in it."
-    ways = budgets(variation, seeds, variation.detectable(seeds) / 2)
-    return f"{note} {_halving(results, column.heading, ways, seeds)}"
+    first: dict[str, Told] = {}
+    for of_one in told:
+        first.setdefault(of_one.unit, of_one)
+    return " ".join([note, *(_halving(results, of_one) for of_one in first.values())])
 
 
 def middle(estimates: Sequence[Estimate]) -> tuple[Variation, int] | None:
@@ -58,15 +79,17 @@ def _size(column: Column, variation: Variation, seeds: int) -> str:
     )
 
 
-def _halving(results: ReportData, name: str, ways: dict[str, Sizes], seeds: int) -> str:
+def _halving(results: ReportData, told: Told) -> str:
+    variation, seeds = told.variation, told.seeds
+    ways = budgets(variation, seeds, variation.detectable(seeds) / 2)
     if not ways:
-        return f"Half of {name}'s takes more than 40 times the questions or 40 seeds."
+        return f"Half of {told.name}'s takes more than 40 times the questions or 40 seeds."
     of_items, rest = _seconds(results)
     parts = []
     for budget in ways.values():
         total = (of_items * budget.times + rest) * budget.seeds / seeds
         parts.append(budget.text(seeds) + (f" ({clock(total)})" if total else ""))
-    return f"Half of {name}'s takes {' or '.join(parts)}."
+    return f"Half of {told.name}'s takes {' or '.join(parts)}."
 
 
 def _seconds(results: ReportData) -> tuple[float, float]:

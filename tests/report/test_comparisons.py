@@ -54,7 +54,10 @@ def test_the_note_says_what_each_column_could_have_told_in_its_own_unit(three):
         Variation.of(row(table, label)["wikitext/delta"].spread).detectable(3) for label in METHODS
     )
     assert f"wikitext (bits_per_byte, lower is better) Δ {told[1]:.3f}" in table.note
+    assert "Half of wikitext (bits_per_byte, lower is better) Δ's takes " in table.note
+    assert table.note.count("Half of ") == 2  # and of the first accuracy
     main = tables.main_table(results)
+    assert main.note.count("Half of ") == 1
     told = sorted(Variation.of(row(main, label)["bwt"].spread).detectable(3) for label in METHODS)
     assert f"Would be told (80% power, two-sided 5%): BWT {100 * told[1]:.1f}," in main.note
     assert "Half of BWT's takes " in main.note

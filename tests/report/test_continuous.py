@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
+from harness.base.power import Variation
 from harness.report.build import write_report
 from harness.report.continuous import continuous_table
 from harness.report.data import ReportData
@@ -67,7 +68,16 @@ def test_margins_are_in_nats_with_paired_intervals(folder):
     mean = row(table, "margin, mean of 2 tasks (nats)")["sft/delta"]
     pairs = row(table, "margin, pairs (nats)")["sft/delta"]
     assert mean.value == pytest.approx((cell.value + pairs.value) / 2)
-    assert "margin, mean of 2 tasks (nats) 0.0" in table.note.partition("Would be told")[2]
+    told = table.note.partition("Would be told")[2]
+    sizes = {}
+    for name in ("margin, mean of 2 tasks (nats)", "probability, mean of 2 tasks"):
+        ways = [Variation.of(row(table, name)[f"{label}/delta"].spread) for label in results.series]
+        sizes[name] = min(variation.detectable(1) for variation in ways)
+        assert f"{name} {sizes[name]:.3f}" in told
+        # four times the questions halve the error, and know it a little better
+        assert f"Half of {name}'s takes 3.9 times the questions" in told
+    assert "With one seed, what another seed changes is not in it." in told
+    assert told.index("With one seed") < told.index("Half of margin") < told.index("Half of prob")
     # two methods on the same questions, which were drawn alike for both
     pair = row(table, "margin, facts (nats)")["sdft − sft"]
     ends = [
