@@ -4,9 +4,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 import numpy as np
+import pandas as pd
 
 from harness.report.measurements import PooledMeasurements, RunId
-from harness.results.folders import read_failure
+from harness.results.folders import Json, read_failure
+from harness.results.formats import CONTINUOUS
 from harness.results.pooling import Pool, Series
 
 MOST_NAMES = 5  # of methods or protocols in a line
@@ -28,6 +30,7 @@ def missing(pool: Pool, measurements: PooledMeasurements) -> list[str]:
             lines += [f"{label}, seed {run.seed}: {line}"] if line else []
             if finished:
                 lines += _absent_retention(pool, measurements, label, i)
+    lines += _absent_margins(pool, measurements)
     lines += _absent_evaluations(pool)
     lines += _unknown_methods(pool)
     lines += _unknown_protocols(pool)
@@ -142,6 +145,41 @@ def _absent_retention(
         seed = measurements.runs[label][i].seed
         more = " ..." if len(tasks) > MOST_TASKS else ""
         yield f"{label}, seed {seed}: no final retention of {_list(tasks[:MOST_TASKS])}{more}"
+
+
+def _absent_margins(pool: Pool, measurements: PooledMeasurements) -> Iterator[str]:
+    """Folders with measurements of likelihood tasks from before margins were kept."""
+    records = pool.records[pool.records["final"] & (pool.records["kind"] == "retention")]
+    others = {entry["of"] for entry in pool.retention.values() if "of" in entry}
+    for index, (folder, name) in enumerate(zip(pool.folders, pool.names, strict=True)):
+        mine = records[records["folder"] == index]
+        kept = mine["metric"].isin(CONTINUOUS)
+        places = pd.MultiIndex.from_frame(mine[["run", "stage", "name"]])
+        without = mine[~places.isin(places[kept])]
+        tasks = [
+            entry["name"]
+            for entry in folder.retention
+            if (without["name"] == entry["name"]).any()
+            and (entry["name"] in others or _is_before_margins(pool, measurements, entry))
+        ]
+        if tasks:
+            count, of = (int(rows["name"].isin(tasks).sum()) for rows in (without, mine[~kept]))
+            named = _list(tasks[:MOST_TASKS]) + (" ..." if len(tasks) > MOST_TASKS else "")
+            yield (
+                f"{name}: {count:,} of {of:,} measurements of {named} are from before margins were "
+                "kept: changes (Δ) of margin and probability are left out"
+            )
+
+
+def _is_before_margins(pool: Pool, measurements: PooledMeasurements, entry: Json) -> bool:
+    """Whether a task of results.json is an accuracy by likelihoods, of a release without margins.
+
+    Later releases write what they know of a ``reference``.
+    """
+    name = entry["name"]
+    protocol = pool.protocols.get(measurements.protocol_of.get(("retention", name), ""))
+    by_likelihoods = isinstance(protocol, dict) and protocol.get("max_gen_toks", "?") is None
+    return "reference" not in entry and by_likelihoods and measurements.tasks_in_mean[name]
 
 
 def _absent_evaluations(pool: Pool) -> Iterator[str]:

@@ -17,7 +17,7 @@ from harness.report.pictures.retention import retention_curves
 from harness.report.tables import main_table, records_used, retention_table
 from harness.results.formats import CONTINUOUS
 from tests.fabricate import fabricate
-from tests.report.folders import ONE_SKILL, TWO, raw, row
+from tests.report.folders import ONE_SKILL, TWO, raw, rewrite, row
 
 N = 50
 TASKS = {"facts": ("acc", True, 0.25, 0.6), "pairs": ("acc", True, 0.5, 0.8)}
@@ -146,3 +146,44 @@ def test_a_task_that_is_not_there_is_named_once(folder, tmp_path):
     (tmp_path / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in kept))
     missing = [line for line in ReportData([tmp_path]).missing if "retention" in line]
     assert missing == ["sft, seed 0: no final retention of facts"]
+
+
+def test_measurements_from_before_margins_were_kept_are_named(folder, tmp_path):
+    """All of a folder, where its protocols tell likelihoods; or some of them."""
+    words = "measurements of facts, pairs are from before margins were kept"
+
+    def said(name, **changes):
+        copy = shutil.copytree(folder, tmp_path / name)
+        for file, change in changes.items():
+            rewrite(copy / f"{file}.json", change)
+        return copy, lambda: [m for m in ReportData([copy]).missing if "before margins" in m]
+
+    def keep(copy, wanted):
+        records = [r for r in raw(copy) if wanted(r)]
+        (copy / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+
+    def by_likelihoods(protocols):
+        for protocol in protocols.values():
+            protocol["max_gen_toks"] = None
+
+    def has_margin(record):
+        return record["metric"] in CONTINUOUS
+
+    copy, missing = said("whole")
+    assert missing() == []
+    keep(copy, lambda r: not (has_margin(r) and r["stage"] == 0))
+    (line,) = missing()
+    assert f"4 of 8 {words}: changes (Δ) of margin" in line
+    _, page = write_report(copy, tmp_path / "report")
+    assert words in page.read_text()
+
+    old, missing = said("old", protocols=by_likelihoods)
+    keep(old, lambda r: not has_margin(r))
+    (line,) = missing()
+    assert f": 8 of 8 {words}" in line
+    # of a release that keeps margins where it knows what is right, and a task that generates
+    rewrite(old / "results.json", lambda h: [t.update(reference=None) for t in h["retention"]][:0])
+    assert missing() == []
+    generated, missing = said("generated")
+    keep(generated, lambda r: not has_margin(r))
+    assert missing() == []
