@@ -258,7 +258,9 @@ def graders_page() -> str:
         "compared a text without any. Nothing equals nothing.\n",
         "## Words\n",
         markdown(normalise.__doc__) + "\n",
-        "This is `normalise`, by which `normalised_match`, `contains` and `token_f1` compare.\n",
+        "This is `normalise`, by which `normalised_match`, `contains` and `token_f1` compare. "
+        "A character that stands for several words (½, ℃, ㍿) is one word to them, equal to its "
+        "long form.\n",
     ]
     for name, rows in yaml.safe_load(source.read_text(encoding="utf-8")).items():
         lines = [

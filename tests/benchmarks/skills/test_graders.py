@@ -14,6 +14,7 @@ from harness.runs.listing import skills as project_skills
 from harness.skills.files import FileSkill
 from harness.skills.graders import GRADERS
 from harness.skills.registry import get_skill
+from harness.skills.signs import is_sign
 from harness.skills.words import normalise
 from tests.conftest import write_rows
 
@@ -89,6 +90,49 @@ def test_punctuation_of_no_script_is_a_word():
 )
 def test_what_belongs_to_a_number_stays_with_it(text, words):
     assert normalise(text) == words
+
+
+def test_a_character_that_becomes_several_does_not_count_as_its_parts():
+    """Every one of Unicode; those that become one word stay that word."""
+    tried = 0
+    for code in range(0x80, 0x110000):
+        letter = chr(code)
+        long = unicodedata.normalize("NFKC", letter)
+        if len(long) == 1 or not is_sign(letter):
+            continue
+        tried += 1
+        parts = {part for part in long if part.isalnum()} | set(normalise(long).split())
+        for part in parts - {long}:
+            text = f"is {letter} so"
+            assert GRADERS["contains"](text, part) == 0, (letter, part)
+            assert GRADERS["token_f1"](letter, part) == 0, (letter, part)
+            assert GRADERS["normalised_match"](letter, part) == 0, (letter, part)
+        for grader in ("contains", "token_f1", "normalised_match"):
+            for answer, reference in ((letter, letter), (letter, long), (long, letter)):
+                assert GRADERS[grader](answer, reference) == 1, (grader, answer, reference)
+    assert tried > 190
+    for letter, word in (("ﬁ", "fi"), ("㎏", "kg"), ("Ⅳ", "iv"), ("⑫", "12"), ("⑴", "1")):
+        assert normalise(letter) == word and GRADERS["contains"](letter, word) == 1
+    assert not any(is_sign(letter) for letter in "ﬁ㎏Ⅳ⑫⑴²ำé한ﷲ™")
+
+
+@pytest.mark.parametrize(
+    "answer, reference, score",
+    [
+        ("3½", "3 1/2", 1),
+        ("½ and 2", "2", 1),
+        ("11/2", "½", 0),
+        ("0.1/2", "½", 0),
+        ("1½ or 1/3", "⅓", 1),
+        ("25 ℃", "25 °C", 1),
+        ("20 ㎧", "20 m/s", 1),
+        ("東京株式会社", "㍿", 1),
+        ("กำ", "า", 1),  # a letter of a script whose letters are words
+        ("1/2", "2", 1),  # two words as it is written
+    ],
+)
+def test_neighbours_of_such_characters(answer, reference, score):
+    assert GRADERS["contains"](answer, reference) == score
 
 
 @pytest.mark.parametrize(
