@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.base.errors import UserError
-from harness.base.files import read_jsonl
+from harness.base.files import object_of, read_jsonl
 from harness.skills.graders import check_reference
 from harness.skills.skill import Example, Metric, Skill
 from harness.skills.templates import Message, is_chat
@@ -283,7 +283,8 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         elif path.suffix == ".parquet":
             rows = pyarrow.parquet.read_table(path).to_pylist()
         else:
-            rows = json.loads(path.read_text(encoding="utf-8-sig"))
+            text = path.read_text(encoding="utf-8-sig")
+            rows = json.loads(text, object_pairs_hook=object_of)
     except (
         OSError,
         ValueError,

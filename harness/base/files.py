@@ -276,7 +276,8 @@ def read_jsonl(path: StrPath) -> Iterator[tuple[int, dict[str, Any]]]:
 
     A byte order mark, which Windows' programs write, is no part of the text.
 
-    Raises UserError for a file that is not UTF-8 and for a row that is not a JSON object.
+    Raises UserError for a file that is not UTF-8, for a row that is not a JSON object, and for one
+    in which a key stands twice, at any depth.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -293,10 +294,29 @@ def read_jsonl(path: StrPath) -> Iterator[tuple[int, dict[str, Any]]]:
             yield number, _json_object(line, f"{path}, row {number}")
 
 
+class RepeatedKey(ValueError):
+    """A key that stands twice in one JSON object; ``json`` alone would keep the last value."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"key {key[:40]!r} stands twice in one object")
+
+
+def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """``object_pairs_hook`` for ``json.loads``: raises RepeatedKey."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise RepeatedKey(key)
+            seen.add(key)
+    return found
+
+
 def _json_object(line: str, place: str) -> dict[str, Any]:
     """The object of one line. Raises UserError naming ``place`` if the line holds another thing."""
     try:
-        row = json.loads(line)
+        row = json.loads(line, object_pairs_hook=object_of)
         if "\\ud" in line.lower():  # In a UTF-8 file only an escape can be half a character.
             json.dumps(row, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
@@ -305,6 +325,8 @@ def _json_object(line: str, place: str) -> dict[str, Any]:
     except UnicodeEncodeError as error:
         problem = f"holds half a character ({error.object[error.start]!r})"
         raise UserError(place, problem, "write both halves, or the character itself") from None
+    except RepeatedKey as error:
+        raise UserError(place, str(error), "name it once") from None
     except (ValueError, RecursionError) as error:  # A number of thousands of digits, deep lists.
         raise UserError(place, f"cannot be read ({error})") from None
     if not isinstance(row, dict):

@@ -1,8 +1,9 @@
 """Characters that stand for several words, such as ½, ㎧ and ㍿: they count as a whole alone.
 
 Unicode's form NFKC makes a 1, a slash and a 2 of ½, which would be the words 1 and 2, so that ½
-would hold the answer 2. The same holds for a sign that loses a part: ℃ would be C. Other characters of this kind
-stay what NFKC makes of them: ﬁ is fi, ㎏ is kg, Ⅳ is IV, ⑫ is 12, and ⑴, in brackets, is 1.
+would hold the answer 2. The same holds for a sign that loses a part: ℃ would be C. Other characters
+of this kind stay what NFKC makes of them: ﬁ is fi, ㎏ is kg, Ⅳ is IV, ⑫ is 12, and ⑴, in brackets,
+is 1.
 """
 
 import functools

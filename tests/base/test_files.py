@@ -263,6 +263,9 @@ def test_a_folder_that_cannot_be_written_to_is_no_matter_of_locks(tmp_path, monk
         ('{"a": "\\ud800"}', r"row 2: holds half a character \('\\ud800'\); write both halves"),
         ("9" * 5000, r"row 2: cannot be read \("),
         ("[" * 99_999, r"row 2: cannot be read \("),
+        ('{"a": 1, "a": 1}', "row 2: key 'a' stands twice in one object; name it once"),
+        ('{"b": [{"c": {"a": 1, "\\u0061": 2}}]}', "row 2: key 'a' stands twice in one object"),
+        (f'{{"{"x" * 500}": 1, "{"x" * 500}": 2}}', "row 2: key 'x{40}' stands twice"),
     ],
 )
 def test_a_row_that_is_no_object_is_named(text, problem, tmp_path):
@@ -276,6 +279,8 @@ def test_rows_have_the_numbers_of_their_lines(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"a": 1}\n\n{"a": "\\ud83d\\ude00\u2028"}')
     assert list(read_jsonl(path)) == [(1, {"a": 1}), (3, {"a": "\U0001f600\u2028"})]
+    path.write_text('{"a": {"a": 1}, "A": [{"a": 1}, {"a": 2}]}')  # once in each object
+    assert list(read_jsonl(path)) == [(1, {"a": {"a": 1}, "A": [{"a": 1}, {"a": 2}]})]
     path.write_bytes(b"\xff")
     with pytest.raises(UserError, match=r"cannot be read \(UnicodeDecodeError\); give a JSONL"):
         list(read_jsonl(path))

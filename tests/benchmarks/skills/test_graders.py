@@ -193,6 +193,9 @@ def test_other_files_of_rows_may_have_the_mark_too(tmp_path):
     for name, text in (("a.json", '[{"x": 1}]'), ("a.jsonl", '{"x": 1}\n')):
         (tmp_path / name).write_text(text, encoding="utf-8-sig")
         assert list(read_rows(tmp_path / name)) == [(1, {"x": 1})]
+        (tmp_path / name).write_text(text.replace("1}", '1, "x": 2}'))
+        with pytest.raises(UserError, match=rf"{name}.*key 'x' stands twice in one object"):
+            list(read_rows(tmp_path / name))
 
 
 @pytest.mark.parametrize("name", ["elements", "medical", "science"])
