@@ -78,6 +78,9 @@ def _keep_methods(order: "Order", labels: Iterable[str]) -> None:
 class _Loader(yaml.SafeLoader):
     """YAML in which a repeated key is an error, and whole numbers have at most 64 bits.
 
+    Numbers of YAML 1.1 that are others, or texts, in YAML 1.2 and to most readers are errors: octal
+    ones (010 is 8) and those to the base of 60 (1:30 is 90).
+
     Aliases may not make it larger than any order is, nor contain themselves.
     """
 
@@ -99,12 +102,31 @@ class _Loader(yaml.SafeLoader):
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         if len(node.value) < 99:
             value = super().construct_yaml_int(node)
+            _check_base(node, value)
             if abs(value) < BEYOND:
                 return value
         raise _yaml_error(node, "a whole number beyond 64 bits")
 
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        value = super().construct_yaml_float(node)
+        _check_base(node, value)
+        return value
+
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
+
+
+def _check_base(node: yaml.ScalarNode, value: float) -> None:
+    """Raises a YAML error where a number is another than its digits say."""
+    text = node.value[:40]
+    digits = node.value.replace("_", "").lstrip("+")
+    if ":" in node.value:
+        problem = f"{text} is {value:g} in YAML 1.1, to the base of 60: write {value:g} or '{text}'"
+        raise _yaml_error(node, problem)
+    if digits.removeprefix("-").isdecimal() and int(digits) != value:
+        problem = f"{text} is {value} in YAML 1.1, octal: write {value} or {int(digits)}"
+        raise _yaml_error(node, problem)
 
 
 def _check_nodes(root: yaml.Node) -> None:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from harness.runs.reading import read_order
+from harness.base.errors import UserError
+from harness.runs.reading import read_order, read_sections
 from tests.runs.refusals import refused
 
 
@@ -85,6 +86,23 @@ def test_a_change_finds_a_label_with_dots(order_file):
         label: (m.config.learning_rate, m.config.weight_decay) for label, m in order.methods.items()
     }
     assert found == {"a": (1.0, 0.1), "a.b": (0.5, 0.0)}
+
+
+@pytest.mark.parametrize(
+    "text, prompts",
+    [("07", 7), ("0", 0), ("1_000", 1000), ("0x1F", 31), ("0b11", 3), ("+5", 5), ("10", 10)],
+)
+def test_numbers_that_all_readers_of_yaml_take_alike_are_as_written(text, prompts, order_file):
+    read = read_sections(order_file(), [f"seeds=[{text}]"])
+    assert read.seeds == [prompts]
+
+
+def test_numbers_of_other_bases_are_refused_in_a_change(order_file):
+    for text, said in (("010", "octal: write 8 or 10"), ("1:30", "base of 60: write 90")):
+        with pytest.raises(UserError, match=rf"--set budget.prompts: .*{said}"):
+            read_order(order_file(), [f"budget.prompts={text}"])
+    with pytest.raises(UserError, match=r"budget: prompts: must be a whole number, not the text '1:30'"):
+        read_order(order_file(), ["budget.prompts='1:30'"])  # in quotes it is a text
 
 
 def test_changes_take_effect(order_file):
