@@ -128,6 +128,27 @@ class Evaluator:
             meaning["oracle_template"] = ORACLE_TEMPLATE
         return meaning
 
+    def protocol_of(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        skill: Skill,
+        split: str,
+        teacher: bool = False,
+        oracle: bool = False,
+    ) -> dict[str, Any]:
+        """``skill_protocol`` of a model and its tokenizer."""
+        return self.skill_protocol(
+            skill,
+            split,
+            dtype_name(model.dtype),
+            tokenizer.get_chat_template(),
+            reading_and_ending(model, tokenizer),
+            teacher,
+            oracle,
+            thoughts_of(tokenizer),
+        )
+
     def skill(
         self,
         model: PreTrainedModel,
@@ -147,17 +168,7 @@ class Evaluator:
         """
         chat = self.teacher_chat if teacher else self.chat
         subject = Subject(model, tokenizer, sampler, weights, chat)
-        thoughts = thoughts_of(tokenizer)
-        meaning = self.skill_protocol(
-            skill,
-            split,
-            subject.dtype,
-            subject.chat_template,
-            subject.reading,
-            teacher,
-            oracle,
-            thoughts,
-        )
+        meaning = self.protocol_of(model, tokenizer, skill, split, teacher, oracle)
         examples = sample_of(skill.examples(split), self.settings.examples)
 
         def measure() -> dict[str, Any]:
@@ -184,20 +195,12 @@ class Evaluator:
         weights: the model's fingerprint.
         """
         subject = Subject(model, tokenizer, sampler, weights, self.chat)
-        thoughts = thoughts_of(tokenizer)
         settings = cast(PassAtK, self.settings.pass_at_k)  # an order makes it of the mapping
         split = self.settings.split
         seed = self.settings.seed
         examples = sample_of(skill.examples(split), settings.prompts)
         meaning = pass_at_k_protocol(
-            self.skill_protocol(
-                skill,
-                split,
-                subject.dtype,
-                subject.chat_template,
-                subject.reading,
-                thoughts=thoughts,
-            ),
+            self.protocol_of(model, tokenizer, skill, split),
             skill,
             examples,
             settings,

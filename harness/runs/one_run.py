@@ -1,6 +1,7 @@
 """One run while it goes on: a method x seed with its live model."""
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.base.console import Progress
 from harness.base.errors import UserError
-from harness.base.files import read_json, write_sealed
+from harness.base.files import read_json, to_json, write_sealed
 from harness.models.forward import can_share_prompts, keep_sharing
 from harness.results.writer import BEFORE, ResultsWriter
 from harness.runs.checkpoints import check_plain
@@ -16,6 +17,13 @@ from harness.runs.engines import evaluator_for, sampler_for
 from harness.runs.order import Order, Run
 from harness.sampling.transformers import WAYS, keep_way, way_of
 from harness.sampling.vllm import Engine
+
+# Parts of a protocol that can change with a model's folder, and what they are to a reader.
+CHANGEABLE = {
+    "chat_template": "chat template",
+    "tokenizer": "tokenizer",
+    "generation": "set of end tokens or penalties",
+}
 
 
 class OneRun:
@@ -108,6 +116,43 @@ def check_base_model(results: ResultsWriter, weights: str) -> None:
                 "folder with --out",
             )
         return  # All later runs were compared with this one.
+
+
+def check_protocols(live: OneRun) -> None:
+    """Raises UserError if a skill would be measured otherwise than at the folder's base model.
+
+    The chat template, the tokenizer or the end tokens in a model's folder may have changed, or the
+    order's ``chat_template``, while the weights did not. Numbers before and after would be
+    compared.
+    """
+    path = live.results.folder / "protocols.json"
+    protocols = read_json(path) if path.exists() else {}
+    skills = {skill.name: skill for skill in live.order.skills}
+    for stage in sorted(live.results.folder.glob("runs/*/stage-0")):
+        if not live.results.committed(stage.parent.name, 0):
+            continue
+        for row in live.results.rows(stage, "records.jsonl"):
+            skill = skills.get(row.get("name", "")) if row.get("kind") == "skill" else None
+            before = protocols.get(row.get("protocol"))
+            if skill is None or row.get("metric") != skill.metric or before is None:
+                continue
+            now = live.evaluator.protocol_of(live.model, live.tokenizer, skill, row["split"])
+            _check_same(before, json.loads(to_json(now)), skill.name, stage / "records.jsonl")
+        return  # All later runs were compared with this one.
+
+
+def _check_same(before: dict[str, Any], now: dict[str, Any], skill: str, path: Path) -> None:
+    """Raises UserError naming the first key of a protocol that is another now."""
+    for key in dict.fromkeys([*CHANGEABLE, *before, *now]):
+        if before.get(key) != now.get(key):
+            was, is_now = (to_json(of.get(key))[:60] for of in (before, now))
+            raise UserError(
+                path,
+                f"{skill} was measured with another {CHANGEABLE.get(key, f'`{key}`')} ({was}) than "
+                f"it would be now ({is_now})",
+                "put back what was changed, name the model's revision in the order, or give "
+                "another folder with --out",
+            )
 
 
 def check_kept_weights(results: ResultsWriter, stage: Path, weights: str) -> None:

@@ -31,7 +31,7 @@ from harness.runs.engines import (
     take_products,
 )
 from harness.runs.failures import RunFailed, failing_alone
-from harness.runs.one_run import OneRun, check_base_model, check_kept_weights
+from harness.runs.one_run import OneRun, check_base_model, check_kept_weights, check_protocols
 from harness.runs.order import Order, Run
 from harness.runs.provenance import write_provenance
 from harness.runs.stage_run import run_stage
@@ -144,6 +144,7 @@ def _run_stages(
         live = OneRun(order, run, results, model, tokenizer, weights, engine, progress, title)
         if memory is not None:
             live.method.load_state_dict(memory)
+    check_protocols(live)
     write_provenance(live, first)
     for stage in range(first, len(order.skills) + 1):
         with guard():

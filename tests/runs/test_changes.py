@@ -101,7 +101,7 @@ def test_numbers_of_other_bases_are_refused_in_a_change(order_file):
     for text, said in (("010", "octal: write 8 or 10"), ("1:30", "base of 60: write 90")):
         with pytest.raises(UserError, match=rf"--set budget.prompts: .*{said}"):
             read_order(order_file(), [f"budget.prompts={text}"])
-    with pytest.raises(UserError, match=r"budget: prompts: must be a whole number, not the text '1:30'"):
+    with pytest.raises(UserError, match=r"must be a whole number, not the text '1:30'"):
         read_order(order_file(), ["budget.prompts='1:30'"])  # in quotes it is a text
 
 

@@ -1,5 +1,6 @@
 """The section ``chat_template`` of an order, and what a run makes of a model's chat template."""
 
+import json
 import shutil
 
 import pytest
@@ -13,6 +14,7 @@ from harness.runs.engines import evaluator_for
 from harness.runs.plan import plan
 from harness.runs.reading import read_order
 from harness.runs.sequence import run_order
+from harness.runs.stage_run import SkillStage
 from tests.conftest import TEMPLATE, write_rows
 from tests.runs.refusals import refused
 
@@ -26,6 +28,10 @@ STRICT = (
     "{% if messages | length > 2 or messages[0].role == 'system' %}"
     "{{ raise_exception('one question') }}{% endif %}" + TEMPLATE
 )
+
+
+class Killed(Exception):
+    """A process that ends where a stage begins to learn."""
 
 
 @pytest.fixture
@@ -262,3 +268,50 @@ def test_the_plan_leaves_out_a_system_turn_where_the_run_does(ordered, tmp_path,
     task.set_config("description", "Answer.")
     [request, *_] = sample_requests(task, suite.tasks[0], 1, tokenizer)
     assert request.args[0].startswith("<|user|>") and "Answer." not in request.args[0]
+
+
+CHANGES = [
+    ({"template": "x" + DATED}, "another chat template"),
+    ({"tokenizer": {"normalizer": {"type": "Lowercase"}}}, "another tokenizer"),
+    ({"ends": [5]}, r"another set of end tokens or penalties \(.*\{\"ends\": \[5, "),
+    ({"date": "2020-01-01"}, r"another `date` \(\"\d{4}-\d\d-\d\d\"\) than it would be now"),
+]
+
+
+def test_what_reads_and_ends_texts_must_not_change_between_two_starts(
+    ordered, tmp_path, monkeypatch
+):
+    """For the run itself and for a later one, before either learns; what was put back goes on."""
+    learned = []
+
+    def learn(stage):
+        learned.append(stage.live.run.label)
+        raise Killed
+
+    monkeypatch.setattr(SkillStage, "learn", learn)
+
+    def go(label, template=DATED, tokenizer=None, ends=(), date=DATE):
+        path = ordered(template, methods={label: {}}, chat_template={"date": date})
+        for name, more in (("tokenizer.json", tokenizer or {}), ("generation_config.json", {})):
+            file = tmp_path / "model" / name
+            kept = file.with_suffix(".kept")
+            if not kept.exists():
+                shutil.copy(file, kept)
+            value = json.loads(kept.read_text()) | more
+            if name.startswith("generation") and ends:
+                value["eos_token_id"] = [*ends, value["eos_token_id"]]
+            file.write_text(json.dumps(value))
+        run_order(read_order(path), tmp_path / "out")
+
+    with pytest.raises(Killed):
+        go("sft")
+    for change, said in CHANGES:
+        with pytest.raises(UserError, match=rf"sft-seed0/stage-0/records.jsonl: .*{said}"):
+            go("sft", **change)
+    with pytest.raises(UserError, match="another chat template"):
+        go("dft", template="x" + DATED)
+    assert learned == ["sft"]
+    for label in ("sft", "dft"):
+        with pytest.raises(Killed):
+            go(label)
+    assert learned == ["sft", "sft", "dft"]
