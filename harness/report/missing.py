@@ -49,7 +49,9 @@ def _versions(pool: Pool) -> Iterator[str]:
             "and measurements do not mean the same"
         )
     for folder, name in zip(pool.folders, pool.names, strict=True):
-        if not folder.has_sums:
+        if gone := folder.gone_sums:
+            yield f"{name}: {gone}"
+        elif not folder.has_sums:
             yield (
                 f"{name}: results version {folder.version} without SHA-256 of its files: damage to "
                 "them would not be noticed"

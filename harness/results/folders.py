@@ -31,6 +31,7 @@ from harness.results.formats import (
     read_object,
     short_json,
 )
+from harness.results.hashes import gone_sums_line
 from harness.results.reader import json_objects, read_records
 
 Json = dict[str, Any]  # an object of a JSON file; formats.py has the shapes that are checked
@@ -82,6 +83,11 @@ class ResultsFolder:
     def has_sums(self) -> bool:
         """Whether records have a SHA-256 that is checked when they are read."""
         return has_sums(self.path)
+
+    @property
+    def gone_sums(self) -> str | None:
+        """One line on hashes that a folder of this version has, and that are gone."""
+        return gone_sums_line(self.path, self.version)
 
     @property
     def split(self) -> str:

@@ -18,7 +18,8 @@ from harness.base.files import locked
 from harness.evaluation.judge import judge_stage
 from harness.models.checkpoint import check_saving, model_fingerprint
 from harness.models.load import resolve_device
-from harness.results.formats import FAILED
+from harness.results.formats import FAILED, VERSION
+from harness.results.hashes import gone_sums_line
 from harness.results.overlap import sentence
 from harness.results.writer import ResultsWriter
 from harness.runs.checkpoints import load_memory, tidy
@@ -57,6 +58,8 @@ def run_order(
     progress.say("looks for questions of the tests in the training data")
     about = order.about()
     results.check(about)
+    if line := gone_sums_line(results.folder, VERSION):
+        progress.say(line)
     fresh_model = None
     if not (results.folder / "results.json").exists():
         progress.say(f"loads {order.model.name}, and tries to sample from it and to save it")

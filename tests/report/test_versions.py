@@ -5,7 +5,7 @@ import json
 import pytest
 
 from harness.base.errors import UserError
-from harness.base.sums import write_summed
+from harness.base.sums import sum_folder, write_summed
 from harness.report.build import write_report
 from harness.report.data import ReportData
 from tests.fabricate import fabricate
@@ -47,13 +47,27 @@ def test_two_protocols_of_one_version_are_still_refused(folders):
 
 
 def test_files_without_hashes_are_said_and_those_with_are_checked(folders):
+    """The first version has none; of the second each folder that lacks them is named."""
+    alone = "old: results version 1 without SHA-256 of its files: damage to them would not be"
+    assert ReportData([folders[0]]).missing[0].startswith(alone)
     records = folders[1] / "records.jsonl"
-    alone = (
-        "new: results version 2 without SHA-256 of its files: damage to them would not be noticed"
+    stages = sorted(path.parent for path in folders[1].glob("runs/*/stage-*/stage.json"))
+    names = [f"{stage.relative_to(folders[1])}/SHA256SUMS" for stage in stages]
+    words = "which results of version 2 have: damage to the files beside would not be noticed"
+    assert ReportData([folders[1]]).missing[0] == (
+        f"new: SHA256SUMS, {names[0]}, {names[1]} and {len(names) - 2} more are gone, {words}"
     )
-    assert ReportData([folders[1]]).missing[0] == alone
     write_summed(records, records.read_text())
-    assert alone not in ReportData([folders[1]]).missing
+    for stage in stages[1:]:
+        sum_folder(stage)
+    assert ReportData([folders[1]]).missing[0] == f"new: {names[0]} is gone, {words}"
+    sum_folder(stages[0])
+    (stages[0] / "SHA256SUMS").rename(stages[0] / "kept")
+    (stages[0].with_name("stage-9.partial")).mkdir()  # not committed: nothing is promised
+    (stages[0].with_name("stage-9.partial") / "stage.json").touch()
+    assert any("is gone" in line for line in ReportData([folders[1]]).missing)
+    (stages[0] / "kept").rename(stages[0] / "SHA256SUMS")
+    assert not any("gone" in line for line in ReportData([folders[1]]).missing)
     records.write_text(records.read_text().replace("0.5", "0.6", 1))
     with pytest.raises(UserError, match=r"records\.jsonl: is not what was written"):
         ReportData([folders[1]])

@@ -160,8 +160,8 @@ def test_plain_values_come_back_as_they_were(started, tmp_path):
     assert not (run / "stage-2/method.pt").exists()  # no later stage would read it
 
 
-def test_kept_weights_are_those_that_were_measured(copied):
-    """Also where the hashes are gone, as in a folder that somebody copied in part."""
+def test_kept_weights_are_those_that_were_measured(copied, capsys):
+    """Also where the hashes are gone, as in a folder that somebody copied in part: that is told."""
     order, out = copied
     shutil.rmtree(out / "runs/sft-seed0/stage-2")
     stage = out / "runs/sft-seed0/stage-1"
@@ -172,8 +172,11 @@ def test_kept_weights_are_those_that_were_measured(copied):
     with pytest.raises(UserError, match=r"model\.safetensors: is not what was written"):
         run_order(order, out)
     os.unlink(stage / "SHA256SUMS")
+    assert "SHA256SUMS" not in capsys.readouterr().err
     with pytest.raises(UserError, match=r"weights: are not the weights that were measured|NaN"):
         run_order(order, out)
+    told = capsys.readouterr().err
+    assert "runs/sft-seed0/stage-1/SHA256SUMS is gone, which results of version 2 have" in told
 
 
 def test_a_kept_evaluation_is_of_what_is_asked_for(copied):
