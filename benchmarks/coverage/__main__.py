@@ -2,6 +2,7 @@
 
 python -m benchmarks.coverage --draws 2000
 python -m benchmarks.coverage --seeds 2 --items 300 --estimators report
+python -m benchmarks.coverage --measured results/NAME     # what the runs of a folder tell
 """
 
 import zlib
@@ -13,9 +14,11 @@ import numpy as np
 
 from benchmarks.coverage.estimators import ESTIMATORS, report
 from benchmarks.coverage.laws import LAWS, Law
+from benchmarks.coverage.measured import measured_table
 from harness.base.errors import Parser, reported
 from harness.base.intervals import spread
 from harness.base.power import Variation
+from harness.report.data import ReportData
 
 
 class Coverage(NamedTuple):
@@ -102,18 +105,29 @@ def power_table(items: Sequence[int], seeds: int, draws: int) -> Iterator[str]:
                 yield f"| {law.name} | {n} | {smallest * scale:{form}} | {100 * share:.0f}% |"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("--draws", type=int, default=1000, help="of each law (default: 1000)")
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each draw (default: 3)")
+    parser.add_argument(
+        "--seeds", type=int, help="runs of each draw (default: 3), or of the last column (5)"
+    )
     parser.add_argument("--items", type=int, nargs="+", default=[100, 300], help="of each test")
     parser.add_argument("--estimators", nargs="+", default=list(ESTIMATORS), choices=ESTIMATORS)
     parser.add_argument("--power", action="store_true", help="power instead of coverage")
-    args = parser.parse_args()
+    parser.add_argument(
+        "--measured",
+        nargs="+",
+        metavar="FOLDER",
+        help="results folders: the power of their runs, now and with the last of --items",
+    )
+    args = parser.parse_args(arguments)
     with reported(None):
-        found = lines(args.items, args.seeds, args.draws, args.estimators)
-        if args.power:
-            found = power_table(args.items, args.seeds, args.draws)
+        if args.measured:
+            found = measured_table(ReportData(args.measured), args.items[-1], args.seeds or 5)
+        elif args.power:
+            found = power_table(args.items, args.seeds or 3, args.draws)
+        else:
+            found = lines(args.items, args.seeds or 3, args.draws, args.estimators)
         for line in found:
             print(line, flush=True)
 

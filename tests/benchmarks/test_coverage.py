@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 
-from benchmarks.coverage.__main__ import coverage, power
+from benchmarks.coverage.__main__ import coverage, main, power
 from benchmarks.coverage.laws import LAWS
+from harness.base.files import ROOT
+from harness.report.data import ReportData
+from harness.report.power import middle
 
 BY_NAME = {law.name: law for law in LAWS}
 DRAWS = 500
@@ -48,3 +51,38 @@ def test_intervals_over_one_level_leave_the_other_out():
 def test_the_smallest_difference_is_told_as_often_as_foretold(name):
     _, share = power(BY_NAME[name], 100, 3, DRAWS)
     assert share == pytest.approx(0.8, abs=0.08)
+
+
+FIGURE_3 = ROOT / "results/measured/paper_embedded/figure_3"
+
+
+def test_the_power_of_committed_runs_is_the_table_of_the_page(capsys):
+    main(["--measured", str(FIGURE_3)])
+    lines = capsys.readouterr().out.splitlines()
+    page = (ROOT / "docs/explanation/sensitivity.md").read_text(encoding="utf-8")
+    assert len(lines) == 10 and "\n".join(lines) + "\n" in page
+
+
+def test_the_power_of_runs_with_other_sizes(capsys):
+    """The change of one task by hand, and what stays open where nothing is known."""
+    results = ReportData([FIGURE_3])
+    place = list(results.retention).index("embedded_facts")
+    changes = [
+        results.estimate(label, lambda D: D[..., -1, place] - D[..., 0, place], "D", "", True)
+        for label in results.series
+    ]
+    variation, seeds = middle(changes)
+    assert (variation.count, seeds) == (102, 3)
+    main(["--measured", str(FIGURE_3), "--items", "102", "--seeds", "9"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "with 102 questions | with 102, 9 seeds" in lines[0]
+    (line,) = (line for line in lines if "embedded_facts" in line)
+    now, more = (f"{100 * variation.detectable(seeds):.1f}" for seeds in (3, 9))
+    assert line == f"| `embedded_facts` | 102 | {now} | – | {more} |"
+
+
+def test_a_folder_without_scores_is_refused(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--measured", str(ROOT / "results/measured/quickstart")])
+    assert caught.value.code == 2
+    assert "quickstart: holds no scores of items; give a folder" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
+from benchmarks.coverage.measured import measured_table
 from harness.base.power import Variation
 from harness.report.build import write_report
 from harness.report.continuous import continuous_table
@@ -187,3 +188,27 @@ def test_measurements_from_before_margins_were_kept_are_named(folder, tmp_path):
     generated, missing = said("generated")
     keep(generated, lambda r: not has_margin(r))
     assert missing() == []
+
+
+def test_the_power_of_margins_is_printed_in_their_own_unit(folder):
+    results = ReportData([folder])
+    lines = list(measured_table(results, 300, 5))
+    rows = dict(row.removeprefix("| ").split(" | ", 1) for row in lines[2:])
+    assert list(rows) == [
+        "`facts`",
+        "`pairs`",
+        "`facts`, margin (nats)",
+        "`pairs`, margin (nats)",
+        "`facts`, probability",
+        "`pairs`, probability",
+        "mean of 2 accuracies",
+        "mean margin of 2 tasks (nats)",
+        "mean probability of 2 tasks",
+        "accuracy, a pair",
+    ]
+    cells = row(continuous_table(results), "margin, mean of 2 tasks (nats)")
+    ways = [Variation.of(cells[f"{label}/delta"].spread) for label in results.series]
+    middle = min(ways, key=lambda way: way.detectable(1))
+    now, more = middle.detectable(1), middle.detectable(1, 300 * 2 / 100)
+    # one seed does not know what another one changes
+    assert rows["mean margin of 2 tasks (nats)"] == f"100 | {now:.3f} | {more:.3f} | – |"
