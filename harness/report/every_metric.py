@@ -14,12 +14,13 @@ def every_metric(results: ReportData) -> Table:
     cells: dict[tuple[str, ...], dict[str, Cell]] = {}
     one_base = len(results.bases()) == 1
     base = records[(records["stage"] == 0) & records["value"].notna()]
-    for key, of_base in base.groupby(keys, observed=True, sort=False):
+    for _, of_base in base.groupby(keys, observed=True, sort=False):
         first = of_base.iloc[:1]  # one base model, not one a seed
-        label = str(first["label"].iloc[0])
-        cells[key] = {"base": results.of_records(label, first)} if one_base else {}
+        *key, label = map(str, first[[*keys, "label"]].iloc[0])
+        cells[tuple(key)] = {"base": results.of_records(label, first)} if one_base else {}
     final = records[records["stage"] == last_stage]
-    for (*key, label), of_label in final.groupby([*keys, "label"], observed=True, sort=False):
+    for _, of_label in final.groupby([*keys, "label"], observed=True, sort=False):
+        *key, label = map(str, of_label[[*keys, "label"]].iloc[0])
         cells.setdefault(tuple(key), {})[label] = results.of_records(label, of_label)
     columns = [
         Column("split", "split", unit="text"),

@@ -381,8 +381,8 @@ def answer_lengths(
         for row in results.rows(stage, "records.jsonl"):
             if row.get("kind") != "retention" or row.get("name") not in whole:
                 continue
-            evaluation = results.evaluation(str(row.get("evaluation"))) or {"items": []}
-            texts = [item.get("response") for item in evaluation["items"]]
+            evaluation = results.evaluation(str(row.get("evaluation")))
+            texts = [item.get("response") for item in evaluation["items"]] if evaluation else []
             if texts and all(isinstance(text, str) for text in texts):
                 ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
                 lengths[row["name"]] = [len(of_text) + 1 for of_text in ids]

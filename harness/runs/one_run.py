@@ -133,7 +133,7 @@ def check_protocols(live: OneRun) -> None:
             continue
         for row in live.results.rows(stage, "records.jsonl"):
             skill = skills.get(row.get("name", "")) if row.get("kind") == "skill" else None
-            before = protocols.get(row.get("protocol"))
+            before = protocols.get(str(row.get("protocol")))
             if skill is None or row.get("metric") != skill.metric or before is None:
                 continue
             now = live.evaluator.protocol_of(live.model, live.tokenizer, skill, row["split"])
