@@ -9,7 +9,7 @@ from harness.report.data import ReportData
 from harness.report.estimates import Estimate, IntervalSource
 from harness.report.table import Column, Row, Table
 
-MOST_NAMED = 8  # columns in a note
+MOST_NAMED = 8  # columns of one unit in a note
 EVALUATION = ("seconds_evaluation", "seconds_retention")  # columns of stages() that items fill
 
 
@@ -46,16 +46,20 @@ def told_note(results: ReportData, told: Sequence[Told]) -> str:
     """
     if not told:
         return ""
-    named = [f"{of_one.name} {of_one.size}" for of_one in told[:MOST_NAMED]]
-    more = f" and {len(told) - MOST_NAMED} more" if len(told) > MOST_NAMED else ""
+    units: dict[str, list[Told]] = {}
+    for of_one in told:
+        units.setdefault(of_one.unit, []).append(of_one)
+    named = [
+        f"{of_one.name} {of_one.size}"
+        for of_unit in units.values()
+        for of_one in of_unit[:MOST_NAMED]
+    ]
+    more = f" and {len(told) - len(named)} more" if len(told) > len(named) else ""
     comma = "; " if any("," in name for name in named) else ", "
     note = f"Would be told (80% power, two-sided 5%): {comma.join(named)}{more}."
     if told[0].seeds == 1:
         note += " With one seed, what another seed changes is not in it."
-    first: dict[str, Told] = {}
-    for of_one in told:
-        first.setdefault(of_one.unit, of_one)
-    return " ".join([note, *(_halving(results, of_one) for of_one in first.values())])
+    return " ".join([note, *(_halving(results, of_unit[0]) for of_unit in units.values())])
 
 
 def middle(estimates: Sequence[Estimate]) -> tuple[Variation, int] | None:

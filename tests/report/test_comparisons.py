@@ -8,6 +8,7 @@ from harness.report import tables
 from harness.report.build import write_report
 from harness.report.comparisons import MOST_PAIRS, comparison_table, pairs, variations
 from harness.report.data import ReportData
+from harness.report.power import Told, told_note
 from tests.fabricate import METHODS, fabricate
 from tests.report.folders import TWO, raw, row
 
@@ -64,6 +65,17 @@ def test_the_note_says_what_each_column_could_have_told_in_its_own_unit(three):
     assert "seeds (" in main.note  # with the time that it takes
     assert "Would be told" in tables.gain_table(results).note
     assert "Would be told" in comparison_table(results).note
+
+
+def test_a_note_names_the_first_numbers_of_each_unit(three):
+    variation = Variation(0.01, 0.0, 0.0, 100)
+    told = [Told(f"skill{i}", f"{i}.5", "%", variation, 3) for i in range(10)]
+    told += [Told(f"text{i}", f"0.0{i}", "own", variation, 3) for i in range(1, 7)]
+    note = told_note(ReportData([three]), told)
+    assert "skill7 7.5, text1 0.01, " in note and "skill8" not in note
+    assert ", text6 0.06 and 2 more." in note
+    assert note.count("Half of ") == 2 and "Half of skill0's" in note and "Half of text1's" in note
+    assert told_note(ReportData([three]), []) == ""
 
 
 def test_the_note_of_one_seed_says_that_seeds_are_not_in_it(tmp_path):
