@@ -37,7 +37,7 @@ from harness.runs.schema import (
     SkillSpec,
 )
 from harness.sampling.settings import Rollout, VLLMConfig
-from harness.skills.graders import GRADERS
+from harness.skills.signs import GRADERS
 from harness.skills.words import normalise
 
 NOTICE = "<!-- Made by docs/generate.py from the code; change it there. -->\n"

@@ -18,7 +18,7 @@ from benchmarks.skills._sources import (
     text,
 )
 from harness.base.errors import UserError
-from harness.skills.graders import contains, normalised_match, token_f1
+from harness.skills.signs import contains, normalised_match, token_f1
 from harness.skills.skill import Example
 from harness.skills.words import normalise
 

@@ -7,7 +7,7 @@ graders here need none.
 """
 
 from benchmarks.skills._sources import PaperSkill, answer_text, on_answer, text
-from harness.skills.graders import contains, normalised_match, token_f1
+from harness.skills.signs import contains, normalised_match, token_f1
 from harness.skills.skill import Example
 
 

@@ -13,7 +13,7 @@ import yaml
 
 from harness.base.files import ROOT
 from harness.base.registry import only_subclass
-from harness.skills.graders import GRADERS
+from harness.skills.signs import GRADERS
 from harness.skills.skill import Skill
 
 Entries = Iterator[tuple[str, str]]  # (name, what it is)

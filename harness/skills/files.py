@@ -6,7 +6,8 @@ from typing import Any
 
 from harness.base.errors import UserError, did_you_mean
 from harness.base.files import read_jsonl
-from harness.skills.graders import GRADERS, check_reference
+from harness.skills.graders import check_reference
+from harness.skills.signs import GRADERS
 from harness.skills.skill import Example, Metric, Skill
 from harness.skills.templates import Message, is_chat
 

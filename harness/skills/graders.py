@@ -14,7 +14,6 @@ from collections.abc import Callable, Hashable
 from typing import Any, NoReturn
 
 from harness.base.errors import UserError
-from harness.skills.signs import alike
 from harness.skills.words import normalise
 
 
@@ -30,26 +29,20 @@ def exact_match(completion: str, reference: Any) -> float:
 
 def normalised_match(completion: str, reference: Any) -> float:
     """1 if the completion equals a right answer after ``normalise``."""
+    words = normalise(completion)
     return float(
         any(
-            _same_words(completion, _text(answer)) or _equals_json(completion, answer)
+            (bool(words) and words == normalise(_text(answer))) or _equals_json(completion, answer)
             for answer in right_answers(reference)
         )
     )
 
 
-def _same_words(completion: str, answer: str) -> bool:
-    words, wanted = alike(completion, answer)
-    if words == wanted:
-        return bool(words)
-    plain = normalise(completion)
-    return " " in plain and plain == normalise(answer)
-
-
 def contains(completion: str, reference: Any) -> float:
     """1 if a right answer occurs in the completion as whole words, after ``normalise``."""
-    pairs = (alike(completion, _text(answer)) for answer in right_answers(reference))
-    return float(any(bool(wanted) and f" {wanted} " in f" {words} " for words, wanted in pairs))
+    words = f" {normalise(completion)} "
+    wanted = [normalise(_text(answer)) for answer in right_answers(reference)]
+    return float(any(bool(answer) and f" {answer} " in words for answer in wanted))
 
 
 def answer_tag(completion: str, reference: Any) -> float:
@@ -68,7 +61,8 @@ def token_f1(completion: str, reference: Any) -> float:
 
 
 def _word_f1(completion: str, answer: str) -> float:
-    words, wanted = (text.split() for text in alike(completion, answer))
+    words = normalise(completion).split()
+    wanted = normalise(answer).split()
     common = sum((Counter(words) & Counter(wanted)).values())
     return 2 * common / (len(words) + len(wanted)) if common else 0.0
 

@@ -21,9 +21,10 @@ from harness.evaluation.completions_file import grade
 from harness.grade import find_skill
 from harness.runs.reading import read_order
 from harness.runs.sequence import run_order
-from harness.skills.graders import GRADERS, normalise
 from harness.skills.registry import get_skill
+from harness.skills.signs import GRADERS
 from harness.skills.skill import Skill
+from harness.skills.words import normalise
 from tests.conftest import read_lines, write_rows
 
 ROOT = Path(__file__).resolve().parents[2]

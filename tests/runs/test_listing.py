@@ -12,8 +12,8 @@ from harness.evaluation.suite import load_suite
 from harness.learning.method import Method
 from harness.runs.listing import LISTINGS
 from harness.runs.reading import read_sections
-from harness.skills.graders import GRADERS
 from harness.skills.registry import get_skill
+from harness.skills.signs import GRADERS
 
 ROOT = Path(__file__).resolve().parents[2]
 

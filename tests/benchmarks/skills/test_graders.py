@@ -12,9 +12,8 @@ from benchmarks.skills._sources import read_rows
 from harness.base.errors import UserError
 from harness.runs.listing import skills as project_skills
 from harness.skills.files import FileSkill
-from harness.skills.graders import GRADERS
 from harness.skills.registry import get_skill
-from harness.skills.signs import is_sign
+from harness.skills.signs import GRADERS, is_sign
 from harness.skills.words import normalise
 from tests.conftest import write_rows
 
