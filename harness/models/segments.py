@@ -34,7 +34,7 @@ Chain = list[Span]  # of a segment: what it continues, in order, and itself
 
 
 @dataclass(frozen=True)
-class Group:
+class SegmentBatch:
     """Segments that one call of attention computes, padded to the longest.
 
     queries: the span of each; keys: its chain; mask: [segments, 1, queries, keys], added to the
@@ -76,7 +76,7 @@ class Segments:
                 start, end = chain[0]
                 places[start:end] = torch.arange(count, count + end - start)
                 count += longest
-            self.groups.append(Group(queries, keys, _mask(keys, longest, dtype, device)))
+            self.groups.append(SegmentBatch(queries, keys, _mask(keys, longest, dtype, device)))
         self.places = places  # of each token among the groups' outputs
 
     def mask(self) -> torch.Tensor:
