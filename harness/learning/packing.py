@@ -3,7 +3,8 @@
 Vocabulary of this file: a *row* is a prompt and a completion. A *tree* is a list of rows that are
 computed as one sequence, because their prompts begin alike: the common beginning is the trunk, and
 the rest of each prompt and each completion branch off it. A *micro-batch* is a list of trees that
-go through the model together.
+go through the model together: one behind the other in one sequence where the model attends by
+segments (harness/models/segments.py), else padded beside each other under a mask.
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ import torch
 
 from harness.models.forward import can_share_prompts, hidden_states, pad_right
 from harness.models.rope import border_of, side_of
+from harness.models.segments import Chain, Segments, can_take_segments, segment_attention
 from harness.sampling.sampler import common_prefix
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 VOCABULARY_CHUNK = 2**24  # elements of one [tokens, vocabulary] tensor: 64 MiB in float32
-# Longest sequence, in tokens, that rows of different prompts share. Every token of a sequence is
-# compared with all others, also with those that it may not see, so attention grows with it.
+# Longest sequence, in tokens, that rows of different prompts share under a mask. Every token of it
+# is compared with all others, also with those that it may not see, so attention grows with it.
 TREE = 512
 
 Tree = list[int]  # indices of rows
@@ -60,14 +62,14 @@ class Positions:
 
 
 def micro_batches(model: PreTrainedModel, rows: Sequence[Row], limit: int) -> Iterator[list[Tree]]:
-    """Trees of similar length in micro-batches of at most ``limit`` tokens, padding included.
+    """Trees in micro-batches of at most ``limit`` tokens, padding included where there is any.
 
     Yields lists of trees, the longest first; every row is in one tree. A tree that is longer than
     ``limit`` is a micro-batch of its own.
 
     Rows with one prompt always share it. Different prompts share their common beginning (a system
-    turn, worked examples) where it is at least a fifth of a row; such a tree ends at TREE tokens.
-    Rows on two sides of the length at which rotary positions change go apart.
+    turn, worked examples) where it is at least a fifth of a row; under a mask such a tree ends at
+    TREE tokens. Rows on two sides of the length at which rotary positions change go apart.
     """
     border = border_of(model.config)
     sides = [side_of(border, len(row.prompt) + len(row.completion) - 1) for row in rows]
@@ -80,26 +82,37 @@ def _micro_batches(
 ) -> Iterator[list[Tree]]:
     """``micro_batches`` of the rows ``members``."""
     trees = [[i] for i in members]
+    in_line = _in_line(model)
     if can_share_prompts(model):
         chosen = [rows[i] for i in members]
-        trees = [[members[i] for i in tree] for tree in _trees(chosen, limit)]
+        longest = limit if in_line else min(TREE, limit)
+        trees = [[members[i] for i in tree] for tree in _trees(chosen, limit, longest)]
     lengths = [_tree_tokens(rows, tree) for tree in trees]
     longest_first = sorted(range(len(trees)), key=lambda i: (-lengths[i], trees[i][0]))
     batch: list[Tree] = []
-    padded_length = 0
+    filled = 0  # tokens of the batch
     for i in longest_first:
-        if batch and padded_length * (len(batch) + 1) > limit:
+        padded = lengths[i] if in_line or not batch else filled // len(batch)
+        if batch and filled + padded > limit:
             yield batch
             batch = []
-        if not batch:
-            padded_length = lengths[i]
+            filled, padded = 0, lengths[i]
         batch.append(trees[i])
+        filled += padded
     if batch:
         yield batch
 
 
-def _trees(rows: Sequence[Row], limit: int) -> list[Tree]:
-    """The rows in trees of one prompt each, or of several prompts where that saves enough."""
+def _in_line(model: PreTrainedModel) -> bool:
+    """Whether the trees of a micro-batch stand behind each other, without padding."""
+    return can_share_prompts(model) and can_take_segments(model)
+
+
+def _trees(rows: Sequence[Row], limit: int, longest: int) -> list[Tree]:
+    """The rows in trees of one prompt each, or of several prompts where that saves enough.
+
+    limit, longest: tokens of a tree of one prompt, and of several.
+    """
     trees, prompts = _trees_of_one_prompt(rows, limit)
     if len(prompts) < 2:
         return trees
@@ -107,7 +120,7 @@ def _trees(rows: Sequence[Row], limit: int) -> list[Tree]:
     lengths = [_tree_tokens(rows, tree) for tree in trees]
     if 5 * shared * len(trees) < sum(lengths):
         return trees
-    capacity = max(1, min(TREE, limit) - shared)
+    capacity = max(1, longest - shared)
     return _merge_evenly(trees, [length - shared for length in lengths], capacity)
 
 
@@ -208,6 +221,10 @@ def completion_states(
         sequences.append(segments)
         readouts += tree_readouts
     device = model.device
+    sequence, index, row, offset, token = torch.tensor(_columns(readouts), device=device)
+    if _in_line(model):
+        states, starts = _states_in_line(model, sequences)
+        return states[starts[sequence] + index], Positions(row, offset, token)
     input_ids = pad_right([_tokens(segments) for segments in sequences], device)
     if all(len(tree) == 1 for tree in batch):
         states = hidden_states(model, input_ids)
@@ -218,8 +235,36 @@ def completion_states(
             position_ids=pad_right([_position_ids(segments) for segments in sequences], device),
             attention_mask=_attention_mask(sequences, input_ids.shape[1], device),
         )
-    sequence, index, row, offset, token = torch.tensor(_columns(readouts), device=device)
     return states[sequence, index], Positions(row, offset, token)
+
+
+def _states_in_line(
+    model: PreTrainedModel, sequences: list[list[_Segment]]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(Hidden states [tokens, width] of the sequences, one behind the other, where each begins)."""
+    chains: list[Chain] = []
+    starts: list[int] = []
+    length = 0
+    for segments in sequences:
+        starts.append(length)
+        spans: list[tuple[int, int]] = []
+        for k, segment in enumerate(segments):
+            spans.append((length, length + len(segment.tokens)))
+            length = spans[-1][1]
+            # The trunk continues nothing, the rest of a prompt the trunk, a completion both.
+            chains.append([spans[i] for i in sorted({0, segment.parent, k})])
+    device = model.device
+    segmented = Segments(chains, model.dtype, device)
+    with segment_attention(model):
+        states = hidden_states(
+            model,
+            torch.tensor([[t for each in sequences for t in _tokens(each)]], device=device),
+            position_ids=torch.tensor(
+                [[p for each in sequences for p in _position_ids(each)]], device=device
+            ),
+            attention_mask=segmented.mask(),
+        )
+    return states[0], torch.tensor(starts, device=device)
 
 
 def _lay_out(

@@ -101,7 +101,7 @@ def _sees_what_it_may(model: PreTrainedModel) -> bool:
     own first token or its positions are others. All passes have the same shapes, so that they round
     alike, and no tolerance is needed.
     """
-    tokens = _distinct_tokens(model, 10)
+    tokens = distinct_tokens(model, 10)
     if tokens is None:
         return False
     *row, spare, another = tokens
@@ -135,7 +135,7 @@ def _sees_what_it_may(model: PreTrainedModel) -> bool:
     )
 
 
-def _distinct_tokens(model: PreTrainedModel, count: int) -> list[int] | None:
+def distinct_tokens(model: PreTrainedModel, count: int) -> list[int] | None:
     """Ids of ``count`` tokens with different embeddings, from all over the vocabulary.
 
     Some vocabularies begin with special tokens that were never trained and are all alike. None if

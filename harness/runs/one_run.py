@@ -11,6 +11,7 @@ from harness.base.console import Progress
 from harness.base.errors import UserError
 from harness.base.files import read_json, to_json, write_sealed
 from harness.models.forward import can_share_prompts, keep_sharing
+from harness.models.segments import can_take_segments, keep_segments
 from harness.results.writer import BEFORE, ResultsWriter
 from harness.runs.checkpoints import check_plain
 from harness.runs.engines import evaluator_for, sampler_for
@@ -84,14 +85,20 @@ def keep_abilities(path: Path, model: PreTrainedModel) -> None:
     """Ask once a run what the model can do: a resume must not find otherwise.
 
     path: of the run's file with the answers, which its first start writes: whether the model can
-    share prompts, and the way of sampling that gives its log-probabilities.
+    share prompts, whether it attends by segments (in runs from before it does not), and the way of
+    sampling that gives its log-probabilities.
     """
     kept = read_json(path, remedy="remove it: the model is asked again") if path.exists() else {}
     if "shares_prompts" in kept:
         keep_sharing(model, bool(kept["shares_prompts"]))
+        keep_segments(model, bool(kept.get("segments")))
     if kept.get("sampling") in WAYS:
         keep_way(model, kept["sampling"])
-    abilities = {"shares_prompts": can_share_prompts(model), "sampling": way_of(model)}
+    abilities = {
+        "shares_prompts": can_share_prompts(model),
+        "segments": can_take_segments(model),
+        "sampling": way_of(model),
+    }
     if abilities != kept:
         write_sealed(path, abilities)
 

@@ -8,8 +8,8 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, OPTConfi
 from transformers.trainer import Trainer as TransformersTrainer
 
 from harness.learning.trainer import TrainingConfig, cross_entropy, decayed_names, learning
-from harness.models.forward import can_share_prompts
 from harness.models.load import load_model
+from harness.models.segments import can_take_segments
 from methods.grpo import GRPO, GRPOConfig
 from methods.sdft import SDFT, SDFTConfig
 from methods.sft import SFT
@@ -23,7 +23,7 @@ def dropping(tmp_path_factory):
     """(a tiny model with dropout, its tokenizer)."""
     folder = save_tiny(tmp_path_factory.mktemp("dropout"), attention_dropout=0.5)
     model, tokenizer = load_model(str(folder), "float32", "cpu")
-    can_share_prompts(model)  # is asked in eval mode, as at the start of a run
+    can_take_segments(model)  # is asked in eval mode, as at the start of a run
     return model, tokenizer
 
 

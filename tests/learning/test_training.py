@@ -172,10 +172,12 @@ def test_learning_rate(schedule, steps):
 # ---- micro-batches and chunks -------------------------------------------------------------------
 
 
-def test_micro_batches_hold_every_row_once_within_the_limit(fresh):
+@pytest.mark.parametrize("in_line", [True, False])
+def test_micro_batches_hold_every_row_once_within_the_limit(fresh, monkeypatch, in_line):
     """Whether each prompt has a completion or twelve: a row that is longer than the limit stands
-    alone.
+    alone. Padding counts where trees stand beside each other.
     """
+    monkeypatch.setattr(packing, "_in_line", lambda model: in_line)
     for rows in (
         some_rows(40),
         [Row(some_rows()[i % 2].prompt, r.completion) for i, r in enumerate(some_rows(24))],
@@ -186,8 +188,9 @@ def test_micro_batches_hold_every_row_once_within_the_limit(fresh):
                 range(len(rows))
             )
             for group in groups:
-                length = max(naive_length([rows[i] for i in tree]) for tree in group)
-                assert length * len(group) <= limit or (len(group) == 1 and len(group[0]) == 1)
+                lengths = [naive_length([rows[i] for i in tree]) for tree in group]
+                tokens = sum(lengths) if in_line else max(lengths) * len(group)
+                assert tokens <= limit or (len(group) == 1 and len(group[0]) == 1)
         assert len(groups) == 1  # a prompt is computed once
         assert all(
             len({n for n, tree in enumerate(groups[0]) for i in tree if rows[i].prompt == r.prompt})
@@ -205,12 +208,16 @@ def naive_length(rows):
     return shared + sum(len(p) - shared for p in prompts) + sum(len(r.completion) - 1 for r in rows)
 
 
-def test_prompts_that_begin_alike_stand_in_sequences_of_even_length(fresh):
+@pytest.mark.parametrize(("in_line", "longest"), [(True, 1024), (False, TREE)])
+def test_prompts_that_begin_alike_stand_in_sequences_of_even_length(
+    fresh, monkeypatch, in_line, longest
+):
+    monkeypatch.setattr(packing, "_in_line", lambda model: in_line)
     opening = list(range(30, 130))
     rows = [Row(opening + [i] * (5 + i % 7), [3] * (10 + i % 5)) for i in range(64)]
     groups = list(micro_batches(fresh[0], rows, 1024))
     lengths = [naive_length([rows[i] for i in tree]) for group in groups for tree in group]
-    assert max(lengths) <= TREE and max(lengths) - min(lengths) <= 25
+    assert longest / 2 < max(lengths) <= longest and max(lengths) - min(lengths) <= 25
     assert sum(lengths) < 0.4 * sum(naive_length([r]) for r in rows)
     few = [Row(opening[:4] + [i] * 40, [3] * 10) for i in range(8)]  # too little to share
     assert all(len(tree) == 1 for group in micro_batches(fresh[0], few, 1024) for tree in group)

@@ -26,6 +26,7 @@ from harness.models.checkpoint import model_fingerprint
 from harness.models.forward import can_share_prompts
 from harness.models.load import load_model
 from harness.models.memory import peak_memory, reset_peak_memory
+from harness.models.segments import can_take_segments
 from harness.report.build import write_report
 from harness.report.data import ReportData
 from harness.results.writer import ResultsWriter
@@ -172,18 +173,18 @@ def test_what_the_model_can_do_is_asked_once_a_run(order_file, tmp_path):
     order = read_order(order_file(methods={"sft": {}}, evaluate={}, budget=budget))
     run_order(order, tmp_path / "out")
     path = tmp_path / "out/runs/sft-seed0/model.json"
-    assert read_json(path) == {"shares_prompts": True, "sampling": "buffers"}
-    other = {"shares_prompts": False, "sampling": "generate"}
+    assert read_json(path) == {"shares_prompts": True, "segments": True, "sampling": "buffers"}
+    other = {"shares_prompts": False, "segments": False, "sampling": "generate"}
     path.write_text(json.dumps(other))
     model, tokenizer = load_order_model(order)
     results = ResultsWriter(tmp_path / "out")
     OneRun(order, order.runs()[0], results, model, tokenizer, "", None, Progress(), "run")
-    assert not can_share_prompts(model)
+    assert not can_share_prompts(model) and not can_take_segments(model)
     assert way_of(model) == "generate"
     assert read_json(path) == other
     path.write_text('{"shares_prompts": true}')  # by an edition that did not ask for more
     OneRun(order, order.runs()[0], results, model, tokenizer, "", None, Progress(), "run")
-    assert read_json(path) == {"shares_prompts": True, "sampling": "generate"}
+    assert read_json(path) == {"shares_prompts": True, "segments": False, "sampling": "generate"}
 
 
 @pytest.mark.parametrize("name", ["falcon", "granitemoehybrid"])
@@ -197,7 +198,7 @@ def test_a_model_of_another_kind_runs_and_says_how_it_is_sampled(name, tmp_path,
     run_order(order, tmp_path / "out", Progress(stream=said))
     assert said.getvalue().count("is sampled by transformers' generate: ") == 1
     kept = read_json(tmp_path / "out/runs/grpo-seed0/model.json")
-    assert kept == {"shares_prompts": False, "sampling": "generate"}
+    assert kept == {"shares_prompts": False, "segments": False, "sampling": "generate"}
 
 
 def test_answers_that_cross_a_border_of_positions_are_refused_at_once(tmp_path, order_file):

@@ -1,0 +1,292 @@
+"""Attention over a packed sequence, computed for each of its segments apart.
+
+A packed sequence holds rows that begin alike: what they share is a segment, and what follows it in
+each of them is another. Under a mask over the whole sequence every token would be compared with all
+others and most of it thrown away. Here a segment is compared with what it sees alone: the segments
+that it continues, and itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.autograd.function import once_differentiable
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from harness.models.forward import can_share_prompts, distinct_tokens, hidden_states
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+ATTENTION = "segments"  # its name in transformers' registry
+ALIKE = 2  # segments that are computed together differ in length by at most this factor
+
+KEYS = 512  # of a segment, up to which probabilities may be kept for the backward pass
+
+Span = tuple[int, int]  # first token, and the one behind the last
+Chain = list[Span]  # of a segment: what it continues, in order, and itself
+
+
+@dataclass(frozen=True)
+class SegmentBatch:
+    """Segments that one call of attention computes, padded to the longest.
+
+    queries: the span of each; keys: its chain; mask: [segments, 1, queries, keys], added to the
+    scores.
+    """
+
+    queries: list[Chain]
+    keys: list[Chain]
+    mask: torch.Tensor
+
+
+class Segments:
+    """The segments of a packed sequence in groups, for the layers of one pass."""
+
+    def __init__(self, chains: Sequence[Chain], dtype: torch.dtype, device: torch.device) -> None:
+        """chains: of every segment, in the order of the sequence, which they cover.
+
+        dtype: of the model's attention.
+        """
+        self.chains = chains
+        self.device = device
+        self.used = False  # by an attention so far
+        members = [i for i, chain in enumerate(chains) if chain[-1][0] < chain[-1][1]]
+        members.sort(key=lambda i: (-_tokens(chains[i]), -_tokens(chains[i][-1:]), i))
+        groups: list[list[int]] = []
+        for i in members:
+            if groups and _alike(chains[groups[-1][0]], chains[i]):
+                groups[-1].append(i)
+            else:
+                groups.append([i])
+        self.groups = []
+        places = torch.zeros(chains[-1][-1][1], dtype=torch.long, device=device)
+        count = 0  # rows of the groups' outputs so far
+        for group in groups:
+            keys = [chains[i] for i in group]
+            queries = [chain[-1:] for chain in keys]
+            longest = max(map(_tokens, queries))
+            for chain in queries:
+                start, end = chain[0]
+                places[start:end] = torch.arange(count, count + end - start)
+                count += longest
+            self.groups.append(SegmentBatch(queries, keys, _mask(keys, longest, dtype, device)))
+        self.places = places  # of each token among the groups' outputs
+
+    def mask(self) -> torch.Tensor:
+        """Which tokens see which: booleans [1, 1, tokens, tokens], for the model.
+
+        It refers to the segments, so that an attention that knows them finds them.
+        """
+        length = self.chains[-1][-1][1]
+        visible = torch.zeros(length, length, dtype=torch.bool)
+        for chain in self.chains:
+            first, last = chain[-1]
+            for start, end in chain:
+                visible[first:last, start:end] = True
+        mask = visible.tril_().to(self.device)[None, None]
+        mask.segments = self  # type: ignore[attr-defined]
+        return mask
+
+
+def _tokens(chain: Chain) -> int:
+    return sum(end - start for start, end in chain)
+
+
+def _alike(longer: Chain, chain: Chain) -> bool:
+    """Whether padding ``chain`` to ``longer`` wastes little."""
+    queries = _tokens(longer[-1:]), _tokens(chain[-1:])
+    return max(queries) <= ALIKE * min(queries) and _tokens(longer) <= ALIKE * _tokens(chain)
+
+
+def _mask(
+    keys: Sequence[Chain], longest: int, dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    """0 where a segment's token may look, else -inf. Padding is behind every token."""
+    before = torch.tensor([_tokens(chain[:-1]) for chain in keys], device=device)
+    query = before[:, None] + torch.arange(longest, device=device)
+    key = torch.arange(max(map(_tokens, keys)), device=device)
+    hidden = key > query[:, :, None]
+    return torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, -torch.inf)[
+        :, None
+    ]
+
+
+class _Take(torch.autograd.Function):
+    """Tokens [1, heads, tokens, width] as the rows [chains, heads, longest, width], zero-padded.
+
+    A token of several chains gets the sum of their gradients, added in float32.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tokens: torch.Tensor, chains: list[Chain]) -> torch.Tensor:
+        ctx.chains = chains
+        ctx.shape = tokens.shape
+        _, heads, _, width = tokens.shape
+        rows = tokens.new_zeros(len(chains), heads, max(map(_tokens, chains)), width)
+        for row, chain in zip(rows, chains, strict=True):
+            at = 0
+            for start, end in chain:
+                row[:, at : at + end - start] = tokens[0, :, start:end]
+                at += end - start
+        return rows
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        total = grad.new_zeros(ctx.shape, dtype=torch.float32)
+        for row, chain in zip(grad, ctx.chains, strict=True):
+            at = 0
+            for start, end in chain:
+                total[0, :, start:end] += row[:, at : at + end - start]
+                at += end - start
+        return total.to(grad.dtype), None
+
+
+class _ByProducts(torch.autograd.Function):
+    """Attention by matrix products: scores, softmax in float32, mean of the values.
+
+    query [rows, heads, queries, width], key and value [rows, heads, keys, width], mask [rows, 1,
+    queries, keys]. On processors with bfloat16 instructions it takes a third of the time of
+    PyTorch's fused attention with its gradient, and keeps the probabilities.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor,
+        scale: float,
+    ) -> torch.Tensor:
+        scores = (query @ key.mT).mul_(scale).add_(mask)
+        probs = scores.softmax(-1)  # inside in float32
+        ctx.save_for_backward(query, key, value, probs)
+        ctx.scale = scale
+        return probs @ value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        query, key, value, probs = ctx.saved_tensors
+        of_probs = grad @ value.mT
+        of_scores = torch._softmax_backward_data(of_probs, probs, -1, probs.dtype).mul_(ctx.scale)
+        return of_scores @ key, of_scores.mT @ query, probs.mT @ grad, None, None
+
+
+def _by_products(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor,
+    scale: float | None,
+) -> torch.Tensor:
+    """Attention [rows, queries, heads, width]. Query heads that share keys are one long head."""
+    rows, heads, length, width = query.shape
+    shared = key.shape[1]
+    mask = mask.expand(-1, -1, length, -1).repeat(1, 1, heads // shared, 1)
+    query = query.reshape(rows, shared, -1, width)
+    output = _ByProducts.apply(query, key, value, mask, scale or width**-0.5)
+    return output.view(rows, heads, length, -1).transpose(1, 2)
+
+
+def _segment_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """PyTorch's attention, by segments where the mask is that of ``Segments``."""
+    segments: Segments | None = getattr(attention_mask, "segments", None)
+    if segments is None or kwargs.get("position_bias") is not None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
+        )
+    segments.used = True
+    outputs = []
+    for group in segments.groups:
+        q, k, v = (
+            _Take.apply(tokens, chains)
+            for tokens, chains in ((query, group.queries), (key, group.keys), (value, group.keys))
+        )
+        if query.dtype == torch.float32 or dropout or k.shape[2] > KEYS:
+            output, _ = sdpa_attention_forward(
+                module, q, k, v, group.mask, scaling=scaling, dropout=dropout, **kwargs
+            )
+        else:
+            output = _by_products(q, k, v, group.mask, scaling)
+        outputs.append(output.flatten(0, 1))  # [rows x queries, heads, width]
+    return torch.cat(outputs)[segments.places][None], None
+
+
+AttentionInterface.register(ATTENTION, _segment_attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+
+
+@contextmanager
+def segment_attention(model: PreTrainedModel) -> Iterator[None]:
+    """The model attends by segments where its mask says so."""
+    before = model.config._attn_implementation
+    model.config._attn_implementation = ATTENTION
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = before
+
+
+_TAKES = "_takes_segments"  # attribute of a model with what can_take_segments answered
+
+
+def can_take_segments(model: PreTrainedModel) -> bool:
+    """Whether the model, on a CPU, gives the same states by segments as under one mask.
+
+    It is tried on a few tokens, once. The answer stays with it and with its copies, so that it
+    cannot change with the weights.
+    """
+    if not hasattr(model, _TAKES):
+        plain = model.config._attn_implementation == "sdpa" and model.device.type == "cpu"
+        keep_segments(model, plain and can_share_prompts(model) and _agrees(model))
+    return bool(getattr(model, _TAKES))
+
+
+def keep_segments(model: PreTrainedModel, answer: bool) -> None:
+    """Give ``model`` the answer of ``can_take_segments`` that an earlier start of its run got."""
+    setattr(model, _TAKES, answer)
+
+
+@torch.no_grad()
+def _agrees(model: PreTrainedModel) -> bool:
+    """The trial of ``can_take_segments``: a beginning and two rows that follow it."""
+    tokens = distinct_tokens(model, 8)
+    if tokens is None:
+        return False
+    segments = Segments([[(0, 3)], [(0, 3), (3, 6)], [(0, 3), (6, 8)]], model.dtype, model.device)
+    inputs = {
+        "input_ids": torch.tensor([tokens]),
+        "position_ids": torch.tensor([[0, 1, 2, 3, 4, 5, 3, 4]]),
+        "attention_mask": segments.mask(),
+    }
+    was_training = model.training
+    model.eval()  # Dropout would move the states.
+    try:
+        wanted = hidden_states(model, **inputs)
+        with segment_attention(model):
+            states = hidden_states(model, **inputs)
+    except Exception:  # A model that takes no other attention may raise anything.
+        return False
+    finally:
+        model.train(was_training)
+    # Another mask moves the states by about their size, rounding by far less.
+    tolerance = 1e-3 if model.dtype == torch.float32 else 0.1
+    return segments.used and bool((states - wanted).norm() <= tolerance * wanted.norm())
