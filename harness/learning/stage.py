@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -28,6 +29,19 @@ if TYPE_CHECKING:
 IMPORTANCE_CAP = 2.0
 
 TeacherTemplate = str | list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A skill as an order has it.
+
+    max_new_tokens: of a rollout; teacher_template: shows the teacher what it sees, None for the
+    skill's own.
+    """
+
+    skill: Skill
+    max_new_tokens: int
+    teacher_template: TeacherTemplate | None = None
 
 
 class Stateful(Protocol):
@@ -70,6 +84,7 @@ class Stage:
     the model itself samples, so that its distribution differs slightly.
     deterministic: whether training passes repeat to the bit on a GPU, which costs some time.
     teacher_template: shows the teacher what it sees, see Skill.teacher_prompt.
+    earlier: the lessons of the skills that were learned before, in their order.
     chat, teacher_chat: what the chat template is given for the student and the teacher.
     step: optimizer steps done so far; tokens: tokens read in a training or scoring pass or sampled
     so far; seconds: time spent so far, ``training`` and ``sampling``, outside the steps as well;
@@ -108,6 +123,7 @@ class Stage:
         phases: list[int] | None = None,
         sampled_elsewhere: bool = False,
         deterministic: bool = True,
+        earlier: Sequence[Lesson] = (),
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -122,6 +138,9 @@ class Stage:
         self.batch_size = batch_size
         self.phases = phases or [prompts]
         self.max_new_tokens = max_new_tokens
+        self.earlier = list(earlier)
+        lessons = [*self.earlier, Lesson(skill, max_new_tokens, teacher_template)]
+        self._lessons = {lesson.skill.name: lesson for lesson in lessons}
         self.temperature = temperature
         self.top_p = top_p
         self.sampled_elsewhere = sampled_elsewhere
@@ -348,23 +367,32 @@ class Stage:
         *,
         seed: int,
         n: int = 1,
-        max_new_tokens: int | None = None,
+        max_new_tokens: int | Sequence[int] | None = None,
         temperature: float | None = None,
         top_p: float | None = None,
     ) -> list[list[Completion]]:
         """``n`` completions of each prompt from the live weights, in the prompts' order.
 
-        prompts: token ids. Settings that are left out are those of the order's rollouts.
+        prompts: token ids. max_new_tokens: the limit of all, or of each prompt. Settings that are
+        left out are those of the order's rollouts.
         """
         start = time.perf_counter()
-        groups = self.sampler.sample(
-            prompts,
-            n=n,
-            seed=seed,
-            max_new_tokens=self.max_new_tokens if max_new_tokens is None else max_new_tokens,
-            temperature=self.temperature if temperature is None else temperature,
-            top_p=self.top_p if top_p is None else top_p,
-        )
+        limit = self.max_new_tokens if max_new_tokens is None else max_new_tokens
+        limits = [limit] * len(prompts) if isinstance(limit, int) else list(limit)
+        groups: list[list[Completion]] = [[] for _ in prompts]
+        for number, limit in enumerate(sorted(set(limits))):
+            places = [i for i, own in enumerate(limits) if own == limit]
+            sampled_groups = self.sampler.sample(
+                [prompts[i] for i in places],
+                n=n,
+                # A completion's draws depend on its place, which another limit begins anew.
+                seed=seed_for(seed, "limit", limit) if number else seed,
+                max_new_tokens=limit,
+                temperature=self.temperature if temperature is None else temperature,
+                top_p=self.top_p if top_p is None else top_p,
+            )
+            for i, group in zip(places, sampled_groups, strict=True):
+                groups[i] = group
         self.sampler.rest()
         self.has_sampled = True
         seconds = time.perf_counter() - start
@@ -384,6 +412,40 @@ class Stage:
             return IMPORTANCE_CAP if self.sampled_elsewhere else None
         return cap or None
 
+    # ---- what an example's skill says ----------------------------------------------------------
+
+    def lesson(self, example: Example) -> Lesson:
+        """The lesson of the skill that an example belongs to: this stage's, or an earlier one."""
+        return self._lessons[example.skill or self.skill.name]
+
+    def reward(self, example: Example, completion: Completion) -> float:
+        """The reward of a completion of the example's prompt, by its skill."""
+        return float(self.lesson(example).skill.reward(completion.text, example.reference))
+
+    def answers(
+        self, examples: Sequence[Example], *, seed: int, n: int = 1
+    ) -> list[list[Completion]]:
+        """``n`` completions of each example's prompt, each within the limit of its skill."""
+        prompts = [self.prompt_tokens(example) for example in examples]
+        return self.sample(prompts, seed=seed, n=n, max_new_tokens=self._limits(examples))
+
+    def rows(
+        self,
+        examples: Sequence[Example],
+        prompts: Sequence[list[int]],
+        groups: Sequence[Sequence[Completion]],
+    ) -> list[Row]:
+        """A row for each completion of ``groups``, behind its example's prompt of ``prompts``."""
+        limits = self._limits(examples)
+        return [
+            Row(prompt, completion.token_ids, limit)
+            for prompt, limit, group in zip(prompts, limits, groups, strict=True)
+            for completion in group
+        ]
+
+    def _limits(self, examples: Sequence[Example]) -> list[int]:
+        return [self.lesson(example).max_new_tokens for example in examples]
+
     # ---- tokens --------------------------------------------------------------------------------
 
     def prompt_tokens(self, example: Example) -> list[int]:
@@ -399,7 +461,8 @@ class Stage:
 
         context: one of TEACHER_CONTEXTS, instead of what the template shows.
         """
-        messages = self.skill.teacher_prompt(example, self.teacher_template, context)
+        lesson = self.lesson(example)
+        messages = lesson.skill.teacher_prompt(example, lesson.teacher_template, context)
         return chat_tokens(self.tokenizer, messages, inputs=self.teacher_chat)
 
     def demonstration_rows(self, examples: Iterable[Example]) -> list[Row]:

@@ -13,7 +13,7 @@ from harness.base.seeds import seed_for
 from harness.base.stopping import SIGNALS, Stopped
 from harness.learning.checks import check_done
 from harness.learning.draws import seed_all
-from harness.learning.stage import Stage, Step
+from harness.learning.stage import Lesson, Stage, Step
 from harness.models.checkpoint import save_checkpoint
 from harness.models.memory import peak_memory, reset_peak_memory
 from harness.results.writer import BEFORE, ResultsWriter
@@ -274,6 +274,10 @@ class SkillStage(BaseStage):
             phases=live.method.phases(prompts),
             batch_size=order.batch_size(config),
             max_new_tokens=order.limit(self.skill, rollout=True),
+            earlier=[
+                Lesson(skill, order.limit(skill, rollout=True), order.template(skill))
+                for skill in order.skills[: self.number - 1]
+            ],
             temperature=order.rollout.temperature,
             top_p=order.rollout.top_p,
             folder=folder,
