@@ -52,6 +52,14 @@ class Stateful(Protocol):
     def load_state_dict(self, state: Any, /) -> Any: ...
 
 
+class Joined(Protocol):
+    """What a stage asks of a part."""
+
+    def examples(self, stage: Stage, step: Step, /) -> Sequence[Any]: ...
+
+    def loss(self, trainer: Any, /) -> Mapping[str, float]: ...
+
+
 class Step:
     """One optimizer step of a stage.
 
@@ -85,6 +93,7 @@ class Stage:
     deterministic: whether training passes repeat to the bit on a GPU, which costs some time.
     teacher_template: shows the teacher what it sees, see Skill.teacher_prompt.
     earlier: the lessons of the skills that were learned before, in their order.
+    parts: what joins the method (harness/learning/part.py).
     chat, teacher_chat: what the chat template is given for the student and the teacher.
     step: optimizer steps done so far; tokens: tokens read in a training or scoring pass or sampled
     so far; seconds: time spent so far, ``training`` and ``sampling``, outside the steps as well;
@@ -124,6 +133,7 @@ class Stage:
         sampled_elsewhere: bool = False,
         deterministic: bool = True,
         earlier: Sequence[Lesson] = (),
+        parts: Sequence[Joined] = (),
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -139,6 +149,7 @@ class Stage:
         self.phases = phases or [prompts]
         self.max_new_tokens = max_new_tokens
         self.earlier = list(earlier)
+        self.parts = list(parts)
         lessons = [*self.earlier, Lesson(skill, max_new_tokens, teacher_template)]
         self._lessons = {lesson.skill.name: lesson for lesson in lessons}
         self.temperature = temperature
@@ -244,6 +255,8 @@ class Stage:
             first = (self.step - self.begun) * self.batch_size
             batch = [examples[i] for i in indices[first : first + self.batch_size]]
             step = Step(self.step, batch, seed)
+            joined = [example for part in self.parts for example in part.examples(self, step)]
+            batch += joined
             tokens_before = self.tokens
             updates_before = self.updates
             self.read_clock()
@@ -252,6 +265,7 @@ class Stage:
             self.read_clock()
             self.has_sampled = False
             self._check_finite(step)
+            self.further += len(joined)
             self.idle += self.updates is not None and self.updates == updates_before
             self.step += 1
             step.log(seconds=time.perf_counter() - start, tokens=self.tokens - tokens_before)

@@ -233,6 +233,9 @@ class Trainer:
         stage = self.stage
         if 0 < stage.begun == stage.step:
             self.adamw.state.clear()
+        logged: dict[str, float] = {}
+        for part in stage.parts:
+            logged |= part.loss(self)
         masters = list(self.masters.values())
         for master in masters:
             if master.grad is None:
@@ -252,7 +255,7 @@ class Trainer:
         stage.updates += 1
         self.adamw.zero_grad(set_to_none=True)
         self._copy_to_model()
-        return {"grad_norm": norm.item(), "learning_rate": rate}
+        return {**logged, "grad_norm": norm.item(), "learning_rate": rate}
 
     def close(self) -> None:
         """Leave the model as it is, and free masters, moments and hooks.

@@ -197,6 +197,8 @@ class _Estimator:
         outlook = copy.copy(self.outlooks[skill.name])
         outlook.prompts = prompts
         work = spec.ask("work", outlook)
+        for part in spec.parts:
+            work = part.make().work(outlook, work, number)
         seconds_measured = self._measured_seconds(spec.label, number, results)
         seconds_estimated = self._learning_seconds(work, prompts, batch_size)
         seconds_estimated += self._evaluation_seconds(skill, names)

@@ -1,5 +1,6 @@
 """The methods of an order: a label and its hyperparameters become a MethodSpec."""
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -9,8 +10,22 @@ from typing import Any
 from harness.base.errors import UserError, plug_in, shortened
 from harness.base.settings import build
 from harness.learning.method import Method, get_method
+from harness.learning.part import Part, PartConfig, get_part
 from harness.learning.trainer import TrainingConfig
 from harness.skills.skill import Skill
+
+
+@dataclass(frozen=True)
+class PartSpec:
+    """A part that joins a method: its name, class and options."""
+
+    name: str
+    cls: type[Part]
+    config: PartConfig
+
+    def make(self) -> Part:
+        """A new instance."""
+        return self.cls(copy.deepcopy(self.config))
 
 
 @dataclass
@@ -19,8 +34,9 @@ class MethodSpec:
 
     method: the name of the method, or its file as the order has it; written: {hyperparameter: path
     as the order has it}; files: {what: checksum} of the method's own file and of those that its
-    hyperparameters name; place: of the method in the order. A point of a grid knows the label whose
-    grid it belongs to (``grid_of``) and the ``values`` that are its own.
+    hyperparameters name; parts: what joins it, in the order in which they join; place: of the
+    method in the order. A point of a grid knows the label whose grid it belongs to (``grid_of``)
+    and the ``values`` that are its own.
     """
 
     label: str
@@ -29,6 +45,7 @@ class MethodSpec:
     config: TrainingConfig
     written: dict[str, str]
     files: dict[str, str]
+    parts: tuple[PartSpec, ...] = ()
     place: str = "order"
     grid_of: str | None = None
     values: dict[str, Any] | None = None
@@ -70,6 +87,7 @@ def build_method(
     """
     hyperparameters = dict(options)
     file = hyperparameters.pop("file", None)
+    parts = _parts(hyperparameters.pop("with", None), f"{place}: with")
     name = str(hyperparameters.pop("method", None) or label)
     code = None if file is None else beside(str(file))
     cls = get_method(name, code, place)
@@ -80,6 +98,7 @@ def build_method(
         config=build(cls.Config, hyperparameters, place),
         written={},
         files={} if code is None else {"file": _checksum(code)},
+        parts=parts,
         place=place,
     )
     _find_files(spec, place, beside)
@@ -87,6 +106,23 @@ def build_method(
         method = cls(spec.config)
     _check_examples(method, name, skills, place)
     return spec
+
+
+def _parts(section: object, place: str) -> tuple[PartSpec, ...]:
+    """The parts under a method's ``with``."""
+    if section is None:
+        return ()
+    if not isinstance(section, dict):
+        raise UserError(place, "must be a mapping", "as {replay: {ratio: 0.1}}")
+    specs = []
+    for name, options in section.items():
+        cls = get_part(str(name), place)
+        if not isinstance(options, dict | None):
+            raise UserError(
+                f"{place}.{name}", "must be a mapping of options", "{} has the defaults"
+            )
+        specs.append(PartSpec(str(name), cls, build(cls.Config, options or {}, f"{place}.{name}")))
+    return tuple(specs)
 
 
 def _find_files(spec: MethodSpec, place: str, beside: Callable[[str], Path]) -> None:

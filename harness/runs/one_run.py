@@ -22,9 +22,9 @@ class OneRun:
     """One method x seed, with what its stages share.
 
     model, tokenizer: live, and taught in place; weights: the fingerprint that the model had at the
-    end of its last stage; method: remembers what it wants of earlier skills; sampler, evaluator: of
-    the evaluations; engine: vLLM's, if the order asks for it; abilities: file with what the model
-    can do; title: of the run, for the progress line.
+    end of its last stage; method, parts: remember what they want of earlier skills; sampler,
+    evaluator: of the evaluations; engine: vLLM's, if the order asks for it; abilities: file with
+    what the model can do; title: of the run, for the progress line.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class OneRun:
         self.title = title
         self.spec = order.methods[run.label]
         self.method = self.spec.cls(copy.deepcopy(self.spec.config))
+        self.parts = {part.name: part.make() for part in self.spec.parts}
         self._check_memory()
         self.abilities = results.run(run.name) / "model.json"
         keep_abilities(self.abilities, model)
@@ -58,9 +59,20 @@ class OneRun:
 
     def memory(self) -> dict[str, Any]:
         """What the method remembers for later stages. Raises UserError where it is not plain."""
+        place = f"methods.{self.run.label}"
         memory = self.method.state_dict()
-        check_plain(memory, f"methods.{self.run.label}", "state_dict()")
-        return memory
+        check_plain(memory, place, "state_dict()")
+        if not self.parts:
+            return memory
+        of_parts = {name: part.state_dict() for name, part in self.parts.items()}
+        check_plain(of_parts, f"{place}: with", "state_dict()")
+        return {"method": memory, "parts": of_parts}
+
+    def remember(self, memory: dict[str, Any]) -> None:
+        """Restore what ``memory`` returned."""
+        self.method.load_state_dict(memory["method"] if self.parts else memory)
+        for name, part in self.parts.items():
+            part.load_state_dict(memory["parts"][name])
 
     def _check_memory(self) -> None:
         """Refuse a memory that no file can hold before anything is learned, where it shows."""

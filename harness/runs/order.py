@@ -133,6 +133,9 @@ class Order(Sections):
     def _method(self, label: str, options: Mapping[str, Any], place: str) -> MethodSpec:
         spec = build_method(label, options, place, self.skills, self.beside)
         spec.ask("check", self, place)
+        method = spec.cls(spec.config)
+        for part in spec.parts:
+            part.make().check(self, method, f"{place}: with.{part.name}")
         return spec
 
     def _check_sizes(self) -> None:
@@ -420,6 +423,8 @@ def _about_method(spec: MethodSpec) -> dict[str, Any]:
         "method": spec.method,
         "config": {**asdict(spec.config), **spec.written},
     }
+    if spec.parts:
+        about["with"] = {part.name: asdict(part.config) for part in spec.parts}
     if spec.files:
         about["files"] = spec.files
     if spec.grid_of:

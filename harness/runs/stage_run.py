@@ -280,6 +280,7 @@ class SkillStage(BaseStage):
             ],
             temperature=order.rollout.temperature,
             top_p=order.rollout.top_p,
+            parts=list(live.parts.values()),
             folder=folder,
             on_step=self._after_step,
             on_work=self._show_work,
@@ -326,8 +327,13 @@ class SkillStage(BaseStage):
         # So a resumed stage repeats the draws that the method makes before its first step.
         seed_all(seed_for(self.live.run.seed, self.number, "learn"))
         self.stage.start_clock()
+        parts = self.live.parts.values()
         try:
+            for part in parts:
+                part.begin(self.stage)
             self.live.method.learn(self.stage)
+            for part in parts:
+                part.end(self.stage)
         finally:
             SIGNALS.waits = False
         self.stage.read_clock()
