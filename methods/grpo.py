@@ -56,6 +56,7 @@ class GRPO(Method):
     Config = GRPOConfig
     config: GRPOConfig
     needs = ()
+    graded = True
 
     def learn(self, stage: Stage) -> None:
         config = self.config

@@ -9,10 +9,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from harness.base.console import Progress
 from harness.base.errors import UserError
 from harness.base.files import read_json, write_sealed
+from harness.models.checkpoint import model_fingerprint
 from harness.models.forward import can_share_prompts, keep_sharing
 from harness.results.writer import BEFORE, ResultsWriter
 from harness.runs.checkpoints import check_plain
-from harness.runs.engines import evaluator_for, sampler_for
+from harness.runs.engines import evaluator_for, load_order_model, sampler_for
 from harness.runs.order import Order, Run
 from harness.sampling.transformers import WAYS, keep_way, way_of
 from harness.sampling.vllm import Engine
@@ -73,6 +74,26 @@ class OneRun:
         self.method.load_state_dict(memory["method"] if self.parts else memory)
         for name, part in self.parts.items():
             part.load_state_dict(memory["parts"][name])
+
+    def load_start(self, stage: int, of: str) -> PreTrainedModel:
+        """The model at the start of a stage, or of the run, for what the stage learns with it.
+
+        It is read from where it is kept anyway: the order's model, or the stage before.
+        """
+        if of == "run":
+            return self.load_base()
+        before = self.results.stage(self.run.name, stage - 1)
+        model, _ = load_order_model(self.order, before / "weights")
+        check_kept_weights(self.results, before, model_fingerprint(model))
+        keep_abilities(self.abilities, model)
+        return model
+
+    def load_base(self) -> PreTrainedModel:
+        """Another copy of the base model."""
+        base, _ = load_order_model(self.order)
+        check_base_model(self.results, model_fingerprint(base))
+        keep_abilities(self.abilities, base)
+        return base
 
     def _check_memory(self) -> None:
         """Refuse a memory that no file can hold before anything is learned, where it shows."""

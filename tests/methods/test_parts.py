@@ -1,5 +1,6 @@
-"""Parts: what joins every method, resumes to the bit and is on record."""
+"""The frame of parts: hooks, refusals, cost, and a resume to the bit with every method."""
 
+import copy
 import json
 
 import pytest
@@ -7,38 +8,266 @@ import torch
 
 from harness.base.errors import UserError
 from harness.base.files import read_json
-from harness.learning.trainer import Trainer
+from harness.learning.lessons import Lesson
+from harness.learning.part import Part, PartConfig, get_part
+from harness.learning.trainer import Trainer, TrainingConfig
 from harness.models.load import load_model
 from harness.runs.plan import plan
 from harness.runs.reading import read_order
 from harness.runs.sequence import run_order
-from methods.parts.replay import Replay
+from methods.dft import DFT
+from methods.grpo import GRPO, GRPOConfig
+from methods.sdft import SDFT, SDFTConfig
+from methods.sft import SFT
 from tests.conftest import read_lines
+from tests.learning.test_training import Letters, make_stage
 
+RATE = {"learning_rate": 1e-2, "warmup_steps": 1}
 METHODS = {
-    "sft": {"learning_rate": 1e-3},
-    "sdft": {"learning_rate": 1e-3},
-    "grpo": {"learning_rate": 1e-3, "group_size": 2},
-    "dft": {"learning_rate": 1e-3},
+    "sft": lambda: SFT(TrainingConfig(**RATE)),
+    "dft": lambda: DFT(TrainingConfig(**RATE)),
+    "sdft": lambda: SDFT(SDFTConfig(**RATE)),
+    "grpo": lambda: GRPO(GRPOConfig(**RATE, group_size=2)),
+}
+PARTS = {
+    "replay": {"rows": 5},
 }
 
 
-def joined(parts):
-    return {f"{name}_part": {"method": name, **c, "with": parts} for name, c in METHODS.items()}
+class Numbers(Letters):
+    name = "numbers"
 
 
-def weights(out, label, stage=2):
-    folder = out / f"runs/{label}-seed0/stage-{stage}/weights"
-    return load_model(str(folder), "float32", "cpu")[0].state_dict()
+def assert_same(one, other):
+    """Equal to the bit, through dicts and lists."""
+    assert type(one) is type(other)
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_same(one[key], other[key])
+    else:
+        assert one == other
 
 
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+def made(name, **options):
+    cls = get_part(name, None, "test")
+    return cls(cls.Config(**options))
 
 
-def test_a_cut_off_stage_with_a_part_is_the_same_run(order_file, tmp_path, monkeypatch):
+def learned(method, model, tokenizer, parts, folder, **changes):
+    """The stage in which ``method`` teaches ``model`` the second of two skills."""
+    folder.mkdir(exist_ok=True)
+    stage = make_stage(
+        model,
+        tokenizer,
+        **{
+            "skill": Numbers(),
+            "index": 2,
+            "earlier": [Lesson(Letters(), 5)],
+            "later": 1,
+            "parts": parts,
+            "folder": folder,
+            **changes,
+        },
+    )
+    for part in parts:
+        part.begin(stage)
+    method.learn(stage)
+    for part in parts:
+        part.end(stage)
+    return stage
+
+
+def remembering(model, tokenizer, tmp_path, start, options=PARTS):
+    """Parts that have seen the first stage."""
+    parts = [made(name, **chosen) for name, chosen in options.items()]
+    changes = {"skill": Letters(), "index": 1, "earlier": [], "prompts": 4, "load_start": start}
+    learned(METHODS["sft"](), copy.deepcopy(model), tokenizer, parts, tmp_path / "1", **changes)
+    return {name: part.state_dict() for name, part in zip(options, parts, strict=True)}
+
+
+def restored(states, options=PARTS):
+    parts = [made(name, **options[name]) for name in states]
+    for part, state in zip(parts, states.values(), strict=True):
+        part.load_state_dict(copy.deepcopy(state))
+    return parts
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_cut_off_stage_with_all_parts_is_the_same(tiny_model, tmp_path, name):
+    base, tokenizer = tiny_model
+
+    def start(of):
+        return copy.deepcopy(base)
+
+    states = remembering(base, tokenizer, tmp_path, start)
+    whole, logs, saved = copy.deepcopy(base), [], {}
+
+    def on_step(stage, step):
+        logs.append({k: v for k, v in step.logged.items() if k != "seconds"})
+        if stage.step == 2:
+            saved.update(copy.deepcopy(stage.state_dict()))
+            saved["model"] = copy.deepcopy(whole.state_dict())
+
+    changes = {"on_step": on_step, "load_start": start}
+    parts = restored(states)
+    first = learned(METHODS[name](), whole, tokenizer, parts, tmp_path / "2", **changes)
+    complete, resumed = logs[:], copy.deepcopy(base)
+    logs.clear()
+    resumed.load_state_dict(saved.pop("model"))
+    changes |= {"restored": saved, "on_step": lambda s, t: on_step(s, t)}
+    again = restored(states)
+    second = learned(METHODS[name](), resumed, tokenizer, again, tmp_path / "3", **changes)
+    assert logs == complete[2:]
+    for key, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[key]), key
+    assert (first.tokens, first.prompts_drawn) == (second.tokens, second.prompts_drawn)
+    for one, other in zip(parts, again, strict=True):
+        assert_same(one.state_dict(), other.state_dict())
+
+
+# ---- hooks --------------------------------------------------------------------------------------
+
+
+class Every(Part):
+    """Has every hook, and writes down which was called in which order."""
+
+    def __init__(self, config=None):
+        super().__init__(config or PartConfig())
+        self.calls = []
+
+    def examples(self, step):
+        self.calls.append("examples")
+        return step.examples[:3]
+
+    def weights(self, rows, positions, logits):
+        assert not logits.requires_grad and len(logits) == len(positions.tokens)
+        self.calls.append("weights")
+        return 0.5 * torch.ones(len(logits))
+
+    def loss(self, trainer, step):
+        assert any(m.grad is not None for m in trainer.masters.values())
+        self.calls.append("loss")
+        return {"extra": step.index}
+
+    def gradient(self, name, gradient):
+        self.calls.append("gradient")
+        gradient.mul_(2)
+
+    def update(self, name, before, after):
+        self.calls.append("update")
+        return before + (after - before) / 2
+
+    def updated(self, step):
+        self.calls.append("updated")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_hooks_act_where_they_say(tiny_model, tmp_path, dtype, monkeypatch):
+    """Weights of 1/2 and gradients times 2 are plain SFT on three examples; half of each update."""
+    base, tokenizer = copy.deepcopy(tiny_model[0]).to(dtype), tiny_model[1]
+    plain, joined, part, logs = copy.deepcopy(base), copy.deepcopy(base), Every(), []
+    config = TrainingConfig(learning_rate=1e-2, schedule="constant", warmup_steps=0)
+    grads = []
+    step = Trainer._step
+
+    def spied(trainer):
+        grads.append({n: m.grad.clone() for n, m in trainer.masters.items()})
+        step(trainer)
+
+    monkeypatch.setattr(Trainer, "_step", spied)
+    changes = {"prompts": 4, "on_step": lambda s, t: logs.append(t.logged)}
+    stage = learned(SFT(config), joined, tokenizer, [part], tmp_path / "a", **changes)
+    masters = len(dict(base.named_parameters()))
+    others = [call for call in part.calls if call != "weights"]
+    assert others == [
+        "examples", "loss", *["gradient"] * masters, *["update"] * masters, "updated",
+    ]  # fmt: skip
+    assert stage.prompts_drawn == 3 and logs[0]["extra"] == 0
+
+    class Three(Part):
+        def examples(self, step):
+            return step.examples[:3]
+
+    learned(SFT(config), plain, tokenizer, [Three(PartConfig())], tmp_path / "b", **changes)
+    for name, gradient in grads[1].items():
+        torch.testing.assert_close(gradient, grads[0][name], rtol=1e-5, atol=1e-7)
+    for name, start in base.named_parameters():
+        half = (start + dict(plain.named_parameters())[name]) / 2
+        torch.testing.assert_close(
+            dict(joined.named_parameters())[name], half, rtol=2e-2, atol=1e-4
+        ) if dtype == torch.bfloat16 else torch.testing.assert_close(
+            dict(joined.named_parameters())[name], half, rtol=1e-4, atol=2e-6
+        )
+
+
+def test_an_update_of_one_weight_at_a_time_is_adamws(tiny_model, tmp_path):
+    class Same(Part):
+        def update(self, name, before, after):
+            return after
+
+    base, tokenizer = tiny_model
+    plain, joined = copy.deepcopy(base), copy.deepcopy(base)
+    learned(METHODS["sft"](), plain, tokenizer, [], tmp_path / "a")
+    learned(METHODS["sft"](), joined, tokenizer, [Same(PartConfig())], tmp_path / "b")
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, joined.state_dict()[name]), name
+
+
+# ---- in an order --------------------------------------------------------------------------------
+
+MINE = """
+from harness.learning.part import Part
+
+class Mine(Part):
+    apart = {"replay": "they are both mine"}
+    def weights(self, rows, positions, logits):
+        return logits.new_ones(len(logits))
+"""
+
+
+@pytest.mark.parametrize(
+    ("method", "parts", "problem"),
+    [
+        ("sft", {"replays": {}}, "with: unknown part 'replays'; did you mean 'replay'?"),
+        ("sft", {"replay": {"ratios": 1}}, "with.replay: ratios: unknown key"),
+        ("sft", {"replay": {"ratio": 0.1, "rows": 3}}, "with.replay: give ratio or rows"),
+        ("sft", ["replay"], "with: must be a mapping"),
+        ("sft", {"replay": 3}, "with.replay: must be a mapping"),
+        ("cpt", {"replay": {}}, "with.replay: cpt learns from no other examples than its own"),
+        ("sft_from_teacher", {"replay": {}}, "sft_from_teacher learns from no other examples"),
+        ("offline_distillation", {"replay": {}}, "offline_distillation learns from no other"),
+        ("grpo", {"mine": {"file": "mine.py"}}, "mine: grpo has no loss that is a mean over tok"),
+        ("sft", {"replay": {}, "mine": {"file": "mine.py"}}, "beside replay: they are both mine"),
+        ("sft", {"mine": {"file": "mine.py"}, "replay": {}}, "beside mine: they are both mine"),
+        ("sft", {"mine": {"file": "no.py"}}, "no.py is not a file"),
+        ("grpo", {"replay": {"content": "own"}}, "content: own changes nothing"),
+        ("grpo", {"replay": {"general": "general.jsonl"}}, "replay: general: its rows have no rew"),
+        ("sft", {"replay": {"general": "no.jsonl"}}, "general: no.jsonl is not a file"),
+        ("sft", {"replay": {"selection": "reservoir"}}, "reservoir has a fixed size; give rows"),
+        ("sft", {"replay": {"rows": 12, "extra": "inside"}}, "12 replayed examples inside a budg"),
+        ("sft", {"replay": {"share": 1, "extra": "inside"}}, "share must be below 1"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(order_file, tmp_path, method, parts, problem):
+    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "general.jsonl").write_text('{"prompt": "p", "demonstration": "d"}\n')
+    path = order_file(methods={method: {"with": parts}})
+    if method == "cpt":
+        for file in tmp_path.glob("*-train.jsonl"):
+            rows = [{**json.loads(line), "source": "s"} for line in file.read_text().splitlines()]
+            file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError) as error:
+        read_order(path)
+    assert problem in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_killed_run_with_parts_goes_on_and_is_on_record(order_file, tmp_path, monkeypatch):
+    parts = {"replay": {"ratio": 0.5, "content": "own"}}
     path = order_file(
-        methods=joined({"replay": {"rows": 4, "share": 0.5}}),
+        methods={"sft": {"learning_rate": 1e-3, "with": parts}},
         evaluate={},
         checkpoints={"minutes": 0, "keep": "all"},
     )
@@ -48,106 +277,25 @@ def test_a_cut_off_stage_with_a_part_is_the_same_run(order_file, tmp_path, monke
 
     def struck(trainer):
         seen[0] += 1
-        if seen[0] % 3 == 2:
+        if seen[0] == 5:
             raise KeyboardInterrupt
         return real(trainer)
 
-    monkeypatch.setattr(Trainer, "update", struck)
-    while True:
-        try:
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "update", struck)
+        with pytest.raises(KeyboardInterrupt):
             run_order(read_order(path), cut)
-            break
-        except KeyboardInterrupt:
-            continue
-    for label in joined({}):
-        assert same(weights(whole, label), weights(cut, label))
-        rows = [
-            [
-                {k: v for k, v in row.items() if k != "seconds"}
-                for row in read_lines(out / f"runs/{label}-seed0/stage-2/training.jsonl")
-            ]
-            for out in (whole, cut)
-        ]
-        assert rows[0] == rows[1]
-
-
-def test_replay_is_sft_on_both(order_file, tmp_path):
-    """With half the budget's rows replayed, a stage counts them, and learns from both skills."""
-    path = order_file(
-        methods={
-            "sft": METHODS["sft"],
-            "replay": {
-                "method": "sft",
-                **METHODS["sft"],
-                "with": {"replay": {"ratio": 0.5, "share": 0.5}},
-            },
-        },
-        evaluate={},
+        run_order(read_order(path), cut)
+    run = "runs/sft-seed0/stage-2"
+    one, other = (
+        load_model(str(out / run / "weights"), "float32", "cpu")[0].state_dict()
+        for out in (whole, cut)
     )
-    order, out = read_order(path), tmp_path / "out"
-    drawn = []
-    real = Replay.examples
-
-    def watched(part, stage, step):
-        examples = real(part, stage, step)
-        drawn.append((stage.index, [e.skill for e in examples], [e.id for e in examples]))
-        return examples
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Replay, "examples", watched)
-        run_order(order, out)
-    assert [skills for stage, skills, _ in drawn if stage == 1] == [[], [], []]
-    second = [entry for entry in drawn if entry[0] == 2]
-    assert [skills for _, skills, _ in second] == [["vowels"] * 2] * 3
-    ids = [each for _, _, of_step in second for each in of_step]
-    assert len(set(ids)) == 6  # ratio 0.5 of 12: one pass without repetition
-    stage = read_json(out / "runs/replay-seed0/stage-2/stage.json")
-    plain = read_json(out / "runs/sft-seed0/stage-2/stage.json")
-    assert (stage["prompts"], plain["prompts"]) == (18, 12)
-    assert stage["tokens"] > plain["tokens"]
-    assert same(weights(out, "sft", 2), weights(out, "sft", 2))
-    head = read_json(out / "results.json")
-    assert head["methods"]["replay"]["with"] == {
-        "replay": {"ratio": 0.5, "rows": None, "selection": "random", "share": 0.5}
-    }
-    assert "replay" in plan(order, tmp_path / "other")
-
-
-def test_a_replayed_example_is_taught_by_its_own_skill(order_file, tmp_path, monkeypatch):
-    """Reward, teacher template and limit are those of the example's skill."""
-    path = order_file(
-        methods={"g": {"method": "grpo", **METHODS["grpo"], "with": {"replay": {"rows": 2}}}},
-        evaluate={},
-    )
-    text = path.read_text().replace("max_new_tokens: 6", "max_new_tokens: 3", 1)
-    path.write_text(text)
-    order = read_order(path)
-    asked = []
-    for skill in order.skills:
-        monkeypatch.setattr(
-            skill,
-            "reward",
-            lambda text, reference, name=skill.name: asked.append((name, reference)) or 0.5,
-        )
-    run_order(order, tmp_path / "out")
-    digits = [reference for name, reference in asked if name == "digits"]
-    assert all(reference.startswith("d") for reference in digits)
-    assert all(r.startswith("v") for name, r in asked if name == "vowels")
-    assert len(asked) == (12 + 12 + 3) * 2
-
-
-@pytest.mark.parametrize(
-    ("parts", "problem"),
-    [
-        ({"replays": {}}, "with: unknown part 'replays'"),
-        ({"replay": {"ratios": 1}}, "with.replay: ratios: unknown key"),
-        ({"replay": {"ratio": 0.1, "rows": 3}}, "give ratio or rows"),
-        (["replay"], "with: must be a mapping"),
-        ({"replay": 3}, "with.replay: must be a mapping"),
-    ],
-)
-def test_what_is_wrong_is_said(order_file, parts, problem):
-    path = order_file(methods={"sft": {"with": parts}})
-    with pytest.raises(UserError) as error:
-        read_order(path)
-    assert problem in str(error.value) and json.dumps(str(error.value)).count("\\n") == 0
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    stages = [read_json(out / run / "stage.json") for out in (whole, cut)]
+    assert stages[0]["prompts"] == stages[1]["prompts"] == 18
+    assert stages[0]["tokens"] == stages[1]["tokens"]
+    assert [row["replayed"] for row in read_lines(cut / run / "training.jsonl")] == [2, 2, 2]
+    assert read_json(whole / "runs/sft-seed0/stage-1/stage.json")["kept_bytes"] > 0
+    assert read_json(whole / "results.json")["methods"]["sft"]["with"]["replay"]["ratio"] == 0.5
+    assert "sft" in plan(read_order(path), tmp_path / "other")
