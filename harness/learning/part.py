@@ -150,6 +150,15 @@ def having(parts: Iterable[Part], hook: str) -> list[Part]:
     return [part for part in parts if part.has(hook)]
 
 
+def lacking(part: type[Part], method: type[Method]) -> str:
+    """What a method lacks for the part to join it, in words; empty where it can."""
+    for hook, lack in SERVED.items():
+        served = "examples" if hook == "budget" else hook
+        if part.has(hook) and served not in method.joins:
+            return lack
+    return ""
+
+
 def joint_budget(parts: Iterable[Part], prompts: int, earlier: Sequence[int]) -> tuple[int, int]:
     """``Part.budget`` of all ``parts``."""
     behind = 0

@@ -10,7 +10,7 @@ from typing import Any
 from harness.base.errors import UserError, plug_in, shortened
 from harness.base.settings import build
 from harness.learning.method import Method, OrderView, get_method
-from harness.learning.part import SERVED, Part, PartConfig, get_part
+from harness.learning.part import Part, PartConfig, get_part, lacking
 from harness.learning.trainer import TrainingConfig
 from harness.skills.skill import Skill
 from harness.skills.templates import Message
@@ -75,11 +75,8 @@ class MethodSpec:
         method = self.cls(self.config)
         for number, spec in enumerate(self.parts):
             place = f"{self.place}: with.{spec.name}"
-            for hook, lack in SERVED.items():
-                if spec.cls.has(hook) and ("examples" if hook == "budget" else hook) not in (
-                    self.cls.joins
-                ):
-                    raise UserError(place, f"{self.method} {lack}", "leave the part out")
+            if lack := lacking(spec.cls, self.cls):
+                raise UserError(place, f"{self.method} {lack}", "leave the part out")
             for other in self.parts[:number]:
                 if why := _apart(spec, other):
                     raise UserError(place, f"cannot join beside {other.name}: {why}")

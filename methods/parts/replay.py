@@ -33,6 +33,9 @@ When it is replayed.
 in). Its rows are replayed from the first stage on, beside what is kept. They have no reward, so
 methods that want rewards refuse them.
 
+State: the kept examples and own answers, as texts. Cost: what the replayed examples take, and one
+answer for each candidate (``best_scored``) and each kept example (``own``) at a stage's end.
+
 The method's folder holds ``replay.json``: rows of each skill, and how many have own answers.
 """
 

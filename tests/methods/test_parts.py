@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from harness.base.errors import UserError
-from harness.base.files import read_json
+from harness.base.files import ROOT, read_json
 from harness.learning.lessons import Lesson
 from harness.learning.part import Part, PartConfig, get_part
 from harness.learning.trainer import Trainer, TrainingConfig
@@ -31,6 +31,9 @@ METHODS = {
 }
 PARTS = {
     "replay": {"rows": 5},
+    "ewc": {"examples": 3, "strength": 10, "gamma": 0.5},
+    "l2sp": {"of": "run", "coupled": False, "strength": 100},
+    "tether": {"file": ROOT / "docs/examples/my_part.py", "share": 0.01},
 }
 
 
@@ -52,7 +55,7 @@ def assert_same(one, other):
 
 
 def made(name, **options):
-    cls = get_part(name, None, "test")
+    cls = get_part(name, options.pop("file", None), "test")
     return cls(cls.Config(**options))
 
 
@@ -126,6 +129,10 @@ def test_a_cut_off_stage_with_all_parts_is_the_same(tiny_model, tmp_path, name):
     assert (first.tokens, first.prompts_drawn) == (second.tokens, second.prompts_drawn)
     for one, other in zip(parts, again, strict=True):
         assert_same(one.state_dict(), other.state_dict())
+
+
+def test_the_example_of_the_docs_is_short():
+    assert len(PARTS["tether"]["file"].read_text().splitlines()) <= 40
 
 
 # ---- hooks --------------------------------------------------------------------------------------
@@ -265,7 +272,8 @@ def test_what_is_wrong_is_said_in_one_line(order_file, tmp_path, method, parts, 
 
 
 def test_a_killed_run_with_parts_goes_on_and_is_on_record(order_file, tmp_path, monkeypatch):
-    parts = {"replay": {"ratio": 0.5, "content": "own"}}
+    mine = str(ROOT / "docs/examples/my_part.py")
+    parts = {"replay": {"ratio": 0.5, "content": "own"}, "tether": {"file": mine}}
     path = order_file(
         methods={"sft": {"learning_rate": 1e-3, "with": parts}},
         evaluate={},
@@ -297,5 +305,15 @@ def test_a_killed_run_with_parts_goes_on_and_is_on_record(order_file, tmp_path, 
     assert stages[0]["tokens"] == stages[1]["tokens"]
     assert [row["replayed"] for row in read_lines(cut / run / "training.jsonl")] == [2, 2, 2]
     assert read_json(whole / "runs/sft-seed0/stage-1/stage.json")["kept_bytes"] > 0
-    assert read_json(whole / "results.json")["methods"]["sft"]["with"]["replay"]["ratio"] == 0.5
+    about = read_json(whole / "results.json")["methods"]["sft"]
+    assert about["with"]["replay"]["ratio"] == 0.5
+    assert about["with"]["tether"] == {"share": 0.1, "file": mine}
+    assert list(about["files"]) == ["with.tether.file"]
+    start, end = (
+        load_model(str(whole / f"runs/sft-seed0/stage-{k}/weights"), "float32", "cpu")[0]
+        for k in (1, 2)
+    )
+    for name, weight in start.named_parameters():
+        moved = (end.get_parameter(name) - weight).abs().max()
+        assert 0 < moved <= 0.1 * weight.abs().mean() * 1.0001, name
     assert "sft" in plan(read_order(path), tmp_path / "other")
