@@ -32,6 +32,7 @@ METHODS = {
 PARTS = {
     "replay": {"rows": 5},
     "ewc": {"examples": 3, "strength": 10, "gamma": 0.5},
+    "anchor": {"on": "old_prompts", "beta": 1, "divergence": "reverse"},
     "l2sp": {"of": "run", "coupled": False, "strength": 100},
     "tether": {"file": ROOT / "docs/examples/my_part.py", "share": 0.01},
 }
@@ -255,6 +256,8 @@ class Mine(Part):
         ("sft", {"replay": {"general": "no.jsonl"}}, "general: no.jsonl is not a file"),
         ("sft", {"replay": {"selection": "reservoir"}}, "reservoir has a fixed size; give rows"),
         ("sft", {"replay": {"rows": 12, "extra": "inside"}}, "12 replayed examples inside a budg"),
+        ("cpt", {"anchor": {}}, "with.anchor: on: demonstrations wants a method that learns"),
+        ("sft", {"anchor": {"prompts": "general.jsonl"}}, "goes with on: general_prompts"),
         ("sft", {"replay": {"share": 1, "extra": "inside"}}, "share must be below 1"),
     ],
 )
@@ -273,7 +276,12 @@ def test_what_is_wrong_is_said_in_one_line(order_file, tmp_path, method, parts, 
 
 def test_a_killed_run_with_parts_goes_on_and_is_on_record(order_file, tmp_path, monkeypatch):
     mine = str(ROOT / "docs/examples/my_part.py")
-    parts = {"replay": {"ratio": 0.5, "content": "own"}, "tether": {"file": mine}}
+    parts = {
+        "replay": {"ratio": 0.5, "content": "own"},
+        "ewc": {"examples": 2},
+        "anchor": {"on": "own_answers"},
+        "tether": {"file": mine},
+    }
     path = order_file(
         methods={"sft": {"learning_rate": 1e-3, "with": parts}},
         evaluate={},

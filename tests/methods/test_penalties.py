@@ -1,17 +1,20 @@
-"""EWC and L2-SP against loops in float64 over whole trainings of several steps."""
+"""EWC, L2-SP and the anchor against loops in float64 over whole trainings of several steps."""
 
 import copy
+import dataclasses
 import json
 
 import pytest
 import torch
 
+from harness.learning.lessons import Lesson
 from harness.learning.trainer import TrainingConfig, learning_rate
+from methods.parts.anchor import Anchor, AnchorConfig
 from methods.parts.ewc import EWC, EWCConfig
 from methods.parts.l2sp import L2SP, L2SPConfig
 from methods.sft import SFT
 from tests.conftest import save_tiny
-from tests.learning.test_training import make_stage
+from tests.learning.test_training import Letters, make_stage
 
 SETTINGS = {"learning_rate": 3e-3, "warmup_steps": 1}
 
@@ -42,8 +45,10 @@ def row_loss(model, row):
     return -predicted.gather(1, torch.tensor(row.completion)[:, None]).sum()
 
 
-def naive_training(model, stage, config, pull, decoupled):
-    """SFT with a penalty in float64: pull(name, weight) = strength F (theta - theta*)."""
+def naive_training(model, stage, config, pull, decoupled, extra=None):
+    """SFT with a penalty in float64: pull(name, weight) = (strength F (theta - theta*), the
+    penalty); extra(model, step): a further loss.
+    """
     model = copy.deepcopy(model).double()
     weights = dict(model.named_parameters())
     decayed = torch.optim.AdamW(model.parameters(), weight_decay=0.0)
@@ -54,9 +59,12 @@ def naive_training(model, stage, config, pull, decoupled):
         rows = stage.demonstration_rows(examples)
         model.zero_grad()
         loss = sum(row_loss(model, row) for row in rows) / sum(len(r.completion) for r in rows)
+        if extra:
+            loss = loss + extra(model, step)
         loss.backward()
-        penalties.append(sum(pull(n, w.detach())[1].item() for n, w in weights.items()))
-        if not decoupled:
+        if pull:
+            penalties.append(sum(pull(n, w.detach())[1].item() for n, w in weights.items()))
+        if pull and not decoupled:
             for name, weight in weights.items():
                 weight.grad += pull(name, weight.detach())[0]
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
@@ -204,3 +212,96 @@ def test_the_sum_is_online(model, tmp_path):
     _, stage, _ = taught(base, tokenizer, last, {}, config, folder, index=1, later=0)
     last.end(stage)
     assert not last.fisher  # no stage reads it
+
+
+# ---- anchor -------------------------------------------------------------------------------------
+
+
+class Old(Letters):
+    name = "old"
+
+    def load(self, split):
+        return [
+            dataclasses.replace(e, prompt=[{"role": "user", "content": f"old {e.id}"}])
+            for e in super().load(split)
+        ]
+
+
+def naive_divergence(model, reference, row, kind, heat):
+    """Sum over a row's completion tokens of the KL at a temperature, in float64."""
+    ids = torch.tensor([row.prompt + row.completion])
+    where = slice(len(row.prompt) - 1, -1)
+    log_p = (model(ids).logits[0, where] / heat).log_softmax(-1)
+    log_q = (reference(ids).logits[0, where] / heat).log_softmax(-1).detach()
+    one, other = (log_q, log_p) if kind == "forward" else (log_p, log_q)
+    return (one.exp() * (one - other)).sum()
+
+
+@pytest.mark.parametrize("kind", ["forward", "reverse"])
+@pytest.mark.parametrize(
+    ("on", "of", "heat"),
+    [
+        ("demonstrations", "stage", 2.0),
+        ("demonstrations", "run", 1.0),
+        ("own_answers", "run", 1.0),
+        ("old_prompts", "stage", 1.0),
+        ("general_prompts", "run", 1.5),
+    ],
+)
+def test_an_anchored_training_is_that_of_a_loop_in_float64(
+    model, tmp_path, monkeypatch, kind, on, of, heat
+):
+    base, tokenizer = model
+    # At p_ref itself the gradient would be noise, which AdamW blows up to the learning rate.
+    start = {"stage": moved(base, 6, size=0.02), "run": moved(base, size=0.03)}
+    file = tmp_path / "general.jsonl"
+    file.write_text("".join(json.dumps({"prompt": f"general {i}"}) + "\n" for i in range(3)))
+    options = {"prompts": str(file)} if on == "general_prompts" else {}
+    part = Anchor(
+        AnchorConfig(
+            beta=5.0, of=of, divergence=kind, on=on, temperature=heat, share=0.5, **options
+        )
+    )
+    steps, of_step = [], part._rows
+    monkeypatch.setattr(part, "_rows", lambda step: steps.append(of_step(step)) or steps[-1])
+    config = TrainingConfig(**SETTINGS)
+    old = Lesson(Old(), 4)
+    live, stage, logs = taught(base, tokenizer, part, start, config, tmp_path, earlier=[old])
+    reference = copy.deepcopy(start[of]).double()
+    losses = []
+
+    def extra(naive, number):
+        rows = steps[number]
+        total = sum(naive_divergence(naive, reference, row, kind, heat) for row in rows)
+        losses.append(5 * heat**2 * total / sum(len(row.completion) for row in rows))
+        return losses[-1]
+
+    expected, _ = naive_training(base, stage, config, None, None, extra)
+    free, _, _ = taught(base, tokenizer, L2SP(L2SPConfig(strength=0)), start, config, tmp_path)
+    differs = 0.0
+    for key, weight in live.named_parameters():
+        torch.testing.assert_close(weight.double(), expected[key], rtol=0, atol=5e-5)
+        differs = max(differs, (free.get_parameter(key) - weight).abs().max().item())
+    assert differs > 1e-3
+    assert [log["anchor_loss"] for log in logs] == pytest.approx(
+        [loss.item() for loss in losses], rel=1e-3, abs=1e-7
+    )
+    count = 4 if on in ("demonstrations", "own_answers") else 2
+    assert [len(rows) for rows in steps] == [count] * 3
+    prompts = [tokenizer.decode(row.prompt) for rows in steps for row in rows]
+    mark = {"old_prompts": "old", "general_prompts": "general"}.get(on, "q")
+    assert all(mark in prompt for prompt in prompts)
+    if on == "old_prompts":
+        assert all(len(row.completion) <= 4 for rows in steps for row in rows)
+
+
+def test_without_old_prompts_the_first_stage_has_no_anchor(model, tmp_path):
+    base, tokenizer = model
+    part = Anchor(AnchorConfig(on="old_prompts"))
+    start, config = {"run": base}, TrainingConfig(**SETTINGS)
+    live, _, logs = taught(base, tokenizer, part, start, config, tmp_path, index=1)
+    none = L2SP(L2SPConfig(strength=0))
+    free, _, _ = taught(base, tokenizer, none, start, config, tmp_path, index=1)
+    assert "anchor_loss" not in logs[0]
+    for key, weight in live.named_parameters():
+        torch.testing.assert_close(weight, free.get_parameter(key), rtol=0, atol=0)
