@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from harness.learning.packing import Row
 from harness.models.chat import ChatInputs, Message, chat_tokens
 from harness.models.demonstration import Demonstrations
-from harness.sampling.sampler import Completion
+from harness.sampling.sampler import Completion, Sampler
 from harness.skills.skill import Example, Skill
 
 if TYPE_CHECKING:
@@ -35,25 +35,24 @@ class Lesson:
 class Lessons:
     """The lessons of a stage, and its examples as token ids.
 
-    lesson: the stage's own; earlier: those of the skills that were learned before, in their order.
+    own: the stage's own lesson; earlier: those of the skills that were learned before, in their order.
     """
 
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
-        end: int,
+        sampler: Sampler,
         lesson: Lesson,
         earlier: Sequence[Lesson],
         chat: ChatInputs | None,
         teacher_chat: ChatInputs | None,
     ) -> None:
-        """end: the token that ends a turn."""
         self.tokenizer = tokenizer
         self.chat = chat
         self.teacher_chat = teacher_chat
         self.earlier = list(earlier)
         self.own = lesson
-        self._end = end
+        self.sampler = sampler
         self._lessons = {each.skill.name: each for each in [*earlier, lesson]}
 
     # ---- what an example's skill says ----------------------------------------------------------
@@ -125,4 +124,4 @@ class Lessons:
 
     @cached_property
     def _demonstrations(self) -> Demonstrations:
-        return Demonstrations(self.tokenizer, self._end, self.chat)
+        return Demonstrations(self.tokenizer, self.sampler.end, self.chat)

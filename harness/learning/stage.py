@@ -107,9 +107,8 @@ class Stage(Lessons):
         load_start: Callable[[str], PreTrainedModel] | None = None,
     ) -> None:
         lesson = Lesson(skill, max_new_tokens, teacher_template)
-        super().__init__(tokenizer, sampler.end, lesson, earlier, chat, teacher_chat)
+        super().__init__(tokenizer, sampler, lesson, earlier, chat, teacher_chat)
         self.model = model
-        self.sampler = sampler
         self.skill = skill
         self.teacher_template = teacher_template
         self.seed = seed

@@ -1,33 +1,43 @@
-"""The frame of parts: hooks, refusals, cost, and a resume to the bit with every method."""
+"""The frame of parts: hooks, refusals, cost, and a resume to the bit with every method.
+
+    ALL_PARTS=1 python -m pytest tests/methods/test_parts.py
+
+cuts off every method with every single part as well, where otherwise all parts join at once.
+"""
 
 import copy
+import dataclasses
 import json
+import os
 
 import pytest
 import torch
 
+import harness.runs.plan
 from harness.base.errors import UserError
 from harness.base.files import ROOT, read_json
 from harness.learning.lessons import Lesson
-from harness.learning.part import Part, PartConfig, get_part
+from harness.learning.method import get_method
+from harness.learning.part import Part, PartConfig, get_part, lacking
 from harness.learning.trainer import Trainer, TrainingConfig
 from harness.models.load import load_model
 from harness.runs.plan import plan
 from harness.runs.reading import read_order
 from harness.runs.sequence import run_order
-from methods.dft import DFT
-from methods.grpo import GRPO, GRPOConfig
-from methods.sdft import SDFT, SDFTConfig
 from methods.sft import SFT
 from tests.conftest import read_lines
 from tests.learning.test_training import Letters, make_stage
 
 RATE = {"learning_rate": 1e-2, "warmup_steps": 1}
 METHODS = {
-    "sft": lambda: SFT(TrainingConfig(**RATE)),
-    "dft": lambda: DFT(TrainingConfig(**RATE)),
-    "sdft": lambda: SDFT(SDFTConfig(**RATE)),
-    "grpo": lambda: GRPO(GRPOConfig(**RATE, group_size=2)),
+    "sft": {},
+    "dft": {},
+    "sdft": {},
+    "grpo": {"group_size": 2},
+    "cpt": {"chunk_tokens": 8},
+    "offline_distillation": {},
+    "sft_from_teacher": {},
+    "sft_reinvoke": {"reinvoke_prompts": 4},
 }
 PARTS = {
     "replay": {"rows": 5},
@@ -40,6 +50,14 @@ PARTS = {
 
 class Numbers(Letters):
     name = "numbers"
+
+    def load(self, split):
+        return [dataclasses.replace(e, source=f"number {e.id}") for e in super().load(split)]
+
+
+def method(name):
+    cls = get_method(name)
+    return cls(cls.Config(**RATE, **METHODS[name]))
 
 
 def assert_same(one, other):
@@ -71,6 +89,7 @@ def learned(method, model, tokenizer, parts, folder, **changes):
             "index": 2,
             "earlier": [Lesson(Letters(), 5)],
             "later": 1,
+            "phases": method.phases(12),
             "parts": parts,
             "folder": folder,
             **changes,
@@ -87,8 +106,8 @@ def learned(method, model, tokenizer, parts, folder, **changes):
 def remembering(model, tokenizer, tmp_path, start, options=PARTS):
     """Parts that have seen the first stage."""
     parts = [made(name, **chosen) for name, chosen in options.items()]
-    changes = {"skill": Letters(), "index": 1, "earlier": [], "prompts": 4, "load_start": start}
-    learned(METHODS["sft"](), copy.deepcopy(model), tokenizer, parts, tmp_path / "1", **changes)
+    changes = {"skill": Letters(), "index": 1, "earlier": [], "phases": [4], "load_start": start}
+    learned(method("sft"), copy.deepcopy(model), tokenizer, parts, tmp_path / "1", **changes)
     return {name: part.state_dict() for name, part in zip(options, parts, strict=True)}
 
 
@@ -99,32 +118,47 @@ def restored(states, options=PARTS):
     return parts
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_a_cut_off_stage_with_all_parts_is_the_same(tiny_model, tmp_path, name):
+def joining(name):
+    """The parts that can join a method at once, and each of them where all are tried."""
+    able = [
+        part for part in PARTS if not lacking(type(made(part, **PARTS[part])), get_method(name))
+    ]
+    return [able, *([[part] for part in able] if os.environ.get("ALL_PARTS") else [])]
+
+
+@pytest.mark.parametrize("cut", [2, "end"])
+@pytest.mark.parametrize(
+    ("name", "chosen"), [(name, chosen) for name in METHODS for chosen in joining(name)]
+)
+def test_a_cut_off_stage_is_the_same(tiny_model, tmp_path, name, chosen, cut):
+    """Cut off after step 2, or before the parts end."""
     base, tokenizer = tiny_model
 
     def start(of):
         return copy.deepcopy(base)
 
-    states = remembering(base, tokenizer, tmp_path, start)
+    options = {part: PARTS[part] for part in chosen}
+    if name in ("cpt", "offline_distillation", "sft_from_teacher") and "anchor" in options:
+        options["anchor"] = {"on": "general_prompts", "share": 0.25}
+    states = remembering(base, tokenizer, tmp_path, start, options)
     whole, logs, saved = copy.deepcopy(base), [], {}
 
     def on_step(stage, step):
         logs.append({k: v for k, v in step.logged.items() if k != "seconds"})
-        if stage.step == 2:
+        if stage.step == (stage.steps_in_all if cut == "end" else cut) and not saved:
             saved.update(copy.deepcopy(stage.state_dict()))
             saved["model"] = copy.deepcopy(whole.state_dict())
 
     changes = {"on_step": on_step, "load_start": start}
-    parts = restored(states)
-    first = learned(METHODS[name](), whole, tokenizer, parts, tmp_path / "2", **changes)
+    parts = restored(states, options)
+    first = learned(method(name), whole, tokenizer, parts, tmp_path / "2", **changes)
     complete, resumed = logs[:], copy.deepcopy(base)
     logs.clear()
     resumed.load_state_dict(saved.pop("model"))
-    changes |= {"restored": saved, "on_step": lambda s, t: on_step(s, t)}
-    again = restored(states)
-    second = learned(METHODS[name](), resumed, tokenizer, again, tmp_path / "3", **changes)
-    assert logs == complete[2:]
+    again = restored(states, options)
+    changes["restored"] = saved
+    second = learned(method(name), resumed, tokenizer, again, tmp_path / "2", **changes)
+    assert logs == complete[saved["step"] :]
     for key, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[key]), key
     assert (first.tokens, first.prompts_drawn) == (second.tokens, second.prompts_drawn)
@@ -186,7 +220,7 @@ def test_hooks_act_where_they_say(tiny_model, tmp_path, dtype, monkeypatch):
         step(trainer)
 
     monkeypatch.setattr(Trainer, "_step", spied)
-    changes = {"prompts": 4, "on_step": lambda s, t: logs.append(t.logged)}
+    changes = {"phases": [4], "on_step": lambda s, t: logs.append(t.logged)}
     stage = learned(SFT(config), joined, tokenizer, [part], tmp_path / "a", **changes)
     masters = len(dict(base.named_parameters()))
     others = [call for call in part.calls if call != "weights"]
@@ -218,8 +252,8 @@ def test_an_update_of_one_weight_at_a_time_is_adamws(tiny_model, tmp_path):
 
     base, tokenizer = tiny_model
     plain, joined = copy.deepcopy(base), copy.deepcopy(base)
-    learned(METHODS["sft"](), plain, tokenizer, [], tmp_path / "a")
-    learned(METHODS["sft"](), joined, tokenizer, [Same(PartConfig())], tmp_path / "b")
+    learned(method("sft"), plain, tokenizer, [], tmp_path / "a")
+    learned(method("sft"), joined, tokenizer, [Same(PartConfig())], tmp_path / "b")
     for name, value in plain.state_dict().items():
         assert torch.equal(value, joined.state_dict()[name]), name
 
@@ -277,7 +311,7 @@ def test_what_is_wrong_is_said_in_one_line(order_file, tmp_path, method, parts, 
 def test_a_killed_run_with_parts_goes_on_and_is_on_record(order_file, tmp_path, monkeypatch):
     mine = str(ROOT / "docs/examples/my_part.py")
     parts = {
-        "replay": {"ratio": 0.5, "content": "own"},
+        "replay": {"ratio": 0.5, "content": "own", "mix": "after"},
         "ewc": {"examples": 2},
         "anchor": {"on": "own_answers"},
         "tether": {"file": mine},
@@ -311,7 +345,8 @@ def test_a_killed_run_with_parts_goes_on_and_is_on_record(order_file, tmp_path, 
     stages = [read_json(out / run / "stage.json") for out in (whole, cut)]
     assert stages[0]["prompts"] == stages[1]["prompts"] == 18
     assert stages[0]["tokens"] == stages[1]["tokens"]
-    assert [row["replayed"] for row in read_lines(cut / run / "training.jsonl")] == [2, 2, 2]
+    rows = read_lines(cut / run / "training.jsonl")
+    assert len(rows) == 5 and [row["replayed"] for row in rows[3:]] == [4, 2]
     assert read_json(whole / "runs/sft-seed0/stage-1/stage.json")["kept_bytes"] > 0
     about = read_json(whole / "results.json")["methods"]["sft"]
     assert about["with"]["replay"]["ratio"] == 0.5
@@ -324,4 +359,18 @@ def test_a_killed_run_with_parts_goes_on_and_is_on_record(order_file, tmp_path, 
     for name, weight in start.named_parameters():
         moved = (end.get_parameter(name) - weight).abs().max()
         assert 0 < moved <= 0.1 * weight.abs().mean() * 1.0001, name
-    assert "sft" in plan(read_order(path), tmp_path / "other")
+    # What --plan says of it
+    costs = []
+    estimate = harness.runs.plan.estimate_order
+    monkeypatch.setattr(
+        harness.runs.plan, "estimate_order", lambda *a: costs.append(estimate(*a)) or costs[-1]
+    )
+    plan(read_order(path), tmp_path / "other")
+    assert [stage.steps for stage in costs[0].stages] == [3, 5]
+    kept = read_json(whole / "runs/sft-seed0/stage-1/stage.json")["kept_bytes"]
+    assert costs[0].stages[0].kept == pytest.approx(kept, rel=0.25)
+    costs.clear()
+    plain = order_file("plain.yaml", methods={"sft": {"learning_rate": 1e-3}}, evaluate={})
+    plan(read_order(plain), tmp_path / "other")
+    free = costs[0].stages[0]
+    assert (free.steps, free.kept) == (3, 0)
