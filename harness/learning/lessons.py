@@ -35,7 +35,8 @@ class Lesson:
 class Lessons:
     """The lessons of a stage, and its examples as token ids.
 
-    own: the stage's own lesson; earlier: those of the skills that were learned before, in their order.
+    own: the stage's own lesson; earlier: those of the skills that were learned before, in their
+    order.
     """
 
     def __init__(

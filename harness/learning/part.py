@@ -63,6 +63,11 @@ class Part:
         """Whether the part has a hook of its own."""
         return getattr(cls, hook) is not getattr(Part, hook)
 
+    @classmethod
+    def acts(cls) -> bool:
+        """Whether a trainer has to call it."""
+        return any(map(cls.has, ("weights", "loss", "gradient", "update")))
+
     def check(self, order: OrderView, method: Method, place: str) -> None:
         """Raises UserError at ``place`` where the part cannot join ``method`` in ``order``."""
 

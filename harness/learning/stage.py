@@ -14,7 +14,7 @@ from harness.base.errors import UserError
 from harness.base.seeds import seed_for
 from harness.learning.draws import draws, seed_all
 from harness.learning.lessons import Lesson, Lessons, TeacherTemplate
-from harness.learning.part import Part, joint_budget
+from harness.learning.part import Part, having, joint_budget
 from harness.learning.step import Step
 from harness.models.chat import ChatInputs
 from harness.sampling.sampler import Completion, Sampler
@@ -223,6 +223,12 @@ class Stage(Lessons):
         joined = self.parts if examples is None else []
         if examples is None:
             examples = self.examples
+        elif phase == 0 and (having(self.parts, "examples") or self.behind):
+            raise UserError(
+                f"skill {self.skill.name}",
+                "a method that gives stage.steps() examples of its own learns from no others",
+                'leave "examples" out of its `joins`, and such parts out of its `with`',
+            )
         indices = self.draws(phase, len(examples))
         self.begun = sum(map(self._steps_of, range(phase)))
         self.planned = self._steps_of(phase)

@@ -69,6 +69,14 @@ class MethodSpec:
             answer = getattr(self.cls(self.config), hook)(*arguments)
             return list(answer) if isinstance(answer, Iterator) else answer
 
+    def settings(self) -> dict[str, Any]:
+        """The hyperparameters by name, those of parts as ``with.PART.OPTION``."""
+        own = {field.name: getattr(self.config, field.name) for field in fields(self.config)}
+        for part in self.parts:
+            for field in fields(part.config):
+                own[f"with.{part.name}.{field.name}"] = getattr(part.config, field.name)
+        return own
+
     def check(self, order: OrderView) -> None:
         """Raises UserError where method, parts and ``order`` cannot go together."""
         self.ask("check", order, self.place)

@@ -337,13 +337,13 @@ class SkillStage(BaseStage):
             # So a resumed stage repeats the draws that the method makes before its first step.
             self._seed("learn")
             self.live.method.learn(self.stage)
+            check_done(self.stage, f"methods.{self.live.run.label}")
             for name, part in self.live.parts.items():
                 self._seed("end", name)
                 part.end(self.stage)
         finally:
             SIGNALS.waits = False
         self.stage.read_clock()
-        check_done(self.stage, f"methods.{self.live.run.label}")
         if self.number < len(self.live.order.skills):
             self.live.memory()  # Refused before the stage is measured.
         self.stage.close()

@@ -16,6 +16,7 @@ import torch
 import harness.runs.plan
 from harness.base.errors import UserError
 from harness.base.files import ROOT, read_json
+from harness.learning.checks import check_done
 from harness.learning.lessons import Lesson
 from harness.learning.method import get_method
 from harness.learning.part import Part, PartConfig, get_part, lacking
@@ -306,6 +307,46 @@ def test_what_is_wrong_is_said_in_one_line(order_file, tmp_path, method, parts, 
     with pytest.raises(UserError) as error:
         read_order(path)
     assert problem in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_grid_goes_over_options_of_parts(order_file):
+    grid = {"sft": {"with.ewc.strength": [0.5, 2], "learning_rate": [1e-4]}}
+    path = order_file(methods={"sft": {"with": {"ewc": None, "replay": {"rows": 3}}}}, grid=grid)
+    methods = read_order(path).methods
+    assert list(methods) == [
+        "sft.with.ewc.strength-0.5.learning_rate-0.0001",
+        "sft.with.ewc.strength-2.learning_rate-0.0001",
+    ]
+    for spec, strength in zip(methods.values(), (0.5, 2), strict=True):
+        ewc, replay = spec.parts
+        assert (ewc.config.strength, replay.config.rows) == (strength, 3)
+        assert spec.values == {"with.ewc.strength": strength, "learning_rate": 1e-4}
+    grid["sft"] = {"with.l2sp.strength": [1]}
+    path = order_file(methods={"sft": {"with": {"ewc": {}}}}, grid=grid)
+    with pytest.raises(UserError, match=r"with\.l2sp\.strength: unknown key"):
+        read_order(path)
+
+
+def test_parts_that_would_do_nothing_are_refused(tiny_model, tmp_path):
+    """A method without a trainer, and one that draws examples of its own."""
+    model, tokenizer = copy.deepcopy(tiny_model[0]), tiny_model[1]
+
+    class Bare(SFT):
+        def learn(self, stage):
+            for _ in stage.steps():
+                pass
+
+    class Own(SFT):
+        def learn(self, stage):
+            for _ in stage.steps(examples=stage.examples):
+                pass
+
+    config = TrainingConfig()
+    stage = learned(Bare(config), model, tokenizer, [Every()], tmp_path / "a")
+    with pytest.raises(UserError, match="parts act through a Trainer, and learn"):
+        check_done(stage, "methods.bare")
+    with pytest.raises(UserError, match=r"gives stage\.steps\(\) examples of its own"):
+        learned(Own(config), model, tokenizer, [Every()], tmp_path / "b")
 
 
 def test_a_killed_run_with_parts_goes_on_and_is_on_record(order_file, tmp_path, monkeypatch):
