@@ -84,9 +84,9 @@ class Outlook:
     """What is known of a skill before it is learned.
 
     tokenizer; skill; template: shows the teacher what it sees; limit: tokens of a rollout at most;
-    prompts: the budget; parameters: weights of the model. Means over the first 32 training
-    examples, in tokens: prompt; demonstration, 0 where there is none. shared: tokens that all of
-    these prompts begin with.
+    prompts: the budget; later: skills still to come; parameters: weights of the model. Means over
+    the first 32 training examples, in tokens: prompt; demonstration, 0 where there is none. shared:
+    tokens that all of these prompts begin with.
     """
 
     def __init__(
@@ -99,6 +99,7 @@ class Outlook:
         parameters: int = 0,
     ) -> None:
         self.parameters = parameters
+        self.later = 1
         self.tokenizer = tokenizer
         self.skill = skill
         self.template = template

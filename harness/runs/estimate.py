@@ -205,6 +205,7 @@ class _Estimator:
         names += [s.name for s in order.evaluated(number, final=False)] * inside
         outlook = copy.copy(self.outlooks[skill.name])
         outlook.prompts = prompts
+        outlook.later = len(order.skills) - number
         work = spec.ask("work", outlook)
         for part in spec.parts:
             with plug_in(spec.place, f"work() of {part.name}"):

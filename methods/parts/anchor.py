@@ -6,15 +6,15 @@ D is over the whole vocabulary: ``forward`` KL(p_ref || p_theta) or ``reverse`` 
 p_ref), both at ``temperature`` T. The mean is over all completion tokens of the anchor's rows.
 p_ref is the model at the start of the ``stage`` or of the ``run``.
 
-``on`` says along which completions:
+``along`` says along which completions:
 * ``demonstrations`` of the step's examples, replayed ones included;
 * ``own_answers``: the live model answers the prompts of the step's examples;
 * ``old_prompts``: it answers training prompts of earlier skills, from the second stage on;
 * ``general_prompts``: it answers prompts that have nothing to do with a skill.
 
-Settings of the field: LwF (arXiv 1606.09282) is ``on: demonstrations, temperature: 2``; ASFT
+Settings of the field: LwF (arXiv 1606.09282) is ``along: demonstrations, temperature: 2``; ASFT
 (arXiv 2509.23753) is the method ``dft`` with ``of: run, beta: 0.1``; the KL to the base policy of
-RL is ``on: own_answers, of: run, divergence: reverse``. KL on the current skill's data does not
+RL is ``along: own_answers, of: run, divergence: reverse``. KL on the current skill's data does not
 bound the drift on old ones, so the completions are an option. Some codes swap the two models, leave
 T^2 out, or sum over padding.
 
@@ -54,7 +54,7 @@ class AnchorConfig(PartConfig):
     beta: float = option(0.1, "weight of the divergence", min=0)
     of: str = option("stage", "whose start p_ref is", choices=("stage", "run"))
     divergence: str = option("forward", "KL direction", choices=("forward", "reverse"))
-    on: str = option(
+    along: str = option(
         "demonstrations",
         "along which completions",
         choices=("demonstrations", "own_answers", "old_prompts", "general_prompts"),
@@ -68,8 +68,8 @@ class AnchorConfig(PartConfig):
     )
 
     def __post_init__(self) -> None:
-        if self.prompts and self.on != "general_prompts":
-            raise ValueError("prompts, a file, goes with on: general_prompts")
+        if self.prompts and self.along != "general_prompts":
+            raise ValueError("prompts, a file, goes with along: general_prompts")
 
 
 class Anchor(Part):
@@ -77,31 +77,31 @@ class Anchor(Part):
     config: AnchorConfig
 
     def check(self, order: OrderView, method: Method, place: str) -> None:
-        on = self.config.on
-        if on in ("demonstrations", "own_answers") and "examples" not in method.joins:
+        along = self.config.along
+        if along in ("demonstrations", "own_answers") and "examples" not in method.joins:
             raise UserError(
                 place,
-                f"on: {on} wants a method that learns from the examples of its steps",
-                "take on: old_prompts or general_prompts",
+                f"along: {along} wants a method that learns from the examples of its steps",
+                "take along: old_prompts or general_prompts",
             )
-        if on == "old_prompts" and len(order.skills) < 2:
+        if along == "old_prompts" and len(order.skills) < 2:
             raise UserError(place, "an order of one skill has no old prompts")
-        if on == "demonstrations":
+        if along == "demonstrations":
             for skill in order.skills:
                 if any(example.demonstration is None for example in skill.examples("train")):
-                    raise UserError(place, f"on: demonstrations: {skill.name} has none")
+                    raise UserError(place, f"along: demonstrations: {skill.name} has none")
         self.conversations()
 
     def conversations(self) -> Iterable[list[Message]]:
         config = self.config
-        return general_prompts(config.prompts) if config.on == "general_prompts" else []
+        return general_prompts(config.prompts) if config.along == "general_prompts" else []
 
     def begin(self, stage: Stage) -> None:
         on_gpu = stage.model.device.type != "cpu"
         limit = MICRO_BATCH_TOKENS[on_gpu]
         self.reference = Teacher(stage, 0, limit, model=stage.start(self.config.of))
         self.pool: list[Example] = []
-        if self.config.on == "old_prompts":
+        if self.config.along == "old_prompts":
             for lesson in stage.earlier:
                 self.pool += lesson.skill.examples("train")
         for number, messages in enumerate(self.conversations()):
@@ -129,9 +129,9 @@ class Anchor(Part):
         stage, config = self.stage, self.config
         # A phase that draws something else than training examples has none.
         examples = [each for each in step.examples if isinstance(each, Example)]
-        if config.on == "demonstrations":
+        if config.along == "demonstrations":
             return stage.demonstration_rows(examples)
-        if config.on != "own_answers":
+        if config.along != "own_answers":
             count = max(1, round(config.share * stage.batch_size)) if self.pool else 0
             seed = seed_for(stage.seed, stage.index, "anchor prompts")
             drawn = draws(len(self.pool), count * (step.index + 1), seed) if count else []
@@ -144,9 +144,9 @@ class Anchor(Part):
     def work(self, outlook: Outlook, work: Work, earlier: Sequence[Outlook]) -> Work:
         """Old and general prompts as if they were the stage's own."""
         config = self.config
-        sampled = config.on != "demonstrations"
-        share = config.share if config.on in ("old_prompts", "general_prompts") else 1.0
-        if config.on == "old_prompts" and not earlier:
+        sampled = config.along != "demonstrations"
+        share = config.share if config.along in ("old_prompts", "general_prompts") else 1.0
+        if config.along == "old_prompts" and not earlier:
             share = 0.0
         answer = outlook.answer if sampled else outlook.demonstration
         return replace(

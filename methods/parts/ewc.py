@@ -123,9 +123,11 @@ class EWC(Penalty):
         return stage.rows(examples, prompts, groups)
 
     def work(self, outlook: Outlook, work: Work, earlier: Sequence[Outlook]) -> Work:
+        is_last = outlook.later == 0  # which adds nothing to F
         is_true = self.config.fisher == "true"
         answer = outlook.answer if is_true else outlook.demonstration
         each = min(self.config.examples, outlook.prompts) / outlook.prompts
+        each *= not is_last
         return dataclasses.replace(
             work,
             learned=work.learned + each * (outlook.prompt + answer),
@@ -134,7 +136,7 @@ class EWC(Penalty):
             sampled=work.sampled or outlook.answer,
             starts=work.starts | ({"stage"} if earlier else set()),
             held=work.held + 4 * outlook.parameters,
-            kept=work.kept + 4 * outlook.parameters,
+            kept=work.kept + 4 * outlook.parameters * (not is_last),
         )
 
     def state_dict(self) -> dict[str, Any]:

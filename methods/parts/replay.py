@@ -372,6 +372,8 @@ class Replay(Part):
         answered = kept * (config.content == "own")
         if config.selection == "best_scored":
             answered += new + (min(config.rows, sum(drawn)) if config.rows else 0)
+        if not outlook.later:
+            kept = answered = 0
         length = outlook.prompt + outlook.demonstration
         return replace(
             work,

@@ -12,6 +12,7 @@ import os
 
 import pytest
 import torch
+import yaml
 
 import harness.runs.plan
 from harness.base.errors import UserError
@@ -43,7 +44,7 @@ METHODS = {
 PARTS = {
     "replay": {"rows": 5},
     "ewc": {"examples": 3, "strength": 10, "gamma": 0.5},
-    "anchor": {"on": "old_prompts", "beta": 1, "divergence": "reverse"},
+    "anchor": {"along": "old_prompts", "beta": 1, "divergence": "reverse"},
     "l2sp": {"of": "run", "coupled": False, "strength": 100},
     "tether": {"file": ROOT / "docs/examples/my_part.py", "share": 0.01},
 }
@@ -140,7 +141,7 @@ def test_a_cut_off_stage_is_the_same(tiny_model, tmp_path, name, chosen, cut):
 
     options = {part: PARTS[part] for part in chosen}
     if name in ("cpt", "offline_distillation", "sft_from_teacher") and "anchor" in options:
-        options["anchor"] = {"on": "general_prompts", "share": 0.25}
+        options["anchor"] = {"along": "general_prompts", "share": 0.25}
     states = remembering(base, tokenizer, tmp_path, start, options)
     whole, logs, saved = copy.deepcopy(base), [], {}
 
@@ -291,8 +292,8 @@ class Mine(Part):
         ("sft", {"replay": {"general": "no.jsonl"}}, "general: no.jsonl is not a file"),
         ("sft", {"replay": {"selection": "reservoir"}}, "reservoir has a fixed size; give rows"),
         ("sft", {"replay": {"rows": 12, "extra": "inside"}}, "12 replayed examples inside a budg"),
-        ("cpt", {"anchor": {}}, "with.anchor: on: demonstrations wants a method that learns"),
-        ("sft", {"anchor": {"prompts": "general.jsonl"}}, "goes with on: general_prompts"),
+        ("cpt", {"anchor": {}}, "with.anchor: along: demonstrations wants a method that learns"),
+        ("sft", {"anchor": {"prompts": "general.jsonl"}}, "goes with along: general_prompts"),
         ("sft", {"replay": {"share": 1, "extra": "inside"}}, "share must be below 1"),
     ],
 )
@@ -327,6 +328,13 @@ def test_a_grid_goes_over_options_of_parts(order_file):
         read_order(path)
 
 
+def test_no_option_is_a_boolean_of_yaml():
+    for name in [*PARTS, *METHODS]:
+        cls = type(made(name, **PARTS[name])) if name in PARTS else get_method(name)
+        for field in dataclasses.fields(cls.Config):
+            assert yaml.safe_load(field.name) == field.name
+
+
 def test_parts_that_would_do_nothing_are_refused(tiny_model, tmp_path):
     """A method without a trainer, and one that draws examples of its own."""
     model, tokenizer = copy.deepcopy(tiny_model[0]), tiny_model[1]
@@ -354,7 +362,7 @@ def test_a_killed_run_with_parts_goes_on_and_is_on_record(order_file, tmp_path, 
     parts = {
         "replay": {"ratio": 0.5, "content": "own", "mix": "after"},
         "ewc": {"examples": 2},
-        "anchor": {"on": "own_answers"},
+        "anchor": {"along": "own_answers"},
         "tether": {"file": mine},
     }
     path = order_file(
@@ -408,6 +416,7 @@ def test_a_killed_run_with_parts_goes_on_and_is_on_record(order_file, tmp_path, 
     )
     plan(read_order(path), tmp_path / "other")
     assert [stage.steps for stage in costs[0].stages] == [3, 5]
+    assert costs[0].stages[1].kept == 0  # no stage reads it
     kept = read_json(whole / "runs/sft-seed0/stage-1/stage.json")["kept_bytes"]
     assert costs[0].stages[0].kept == pytest.approx(kept, rel=0.25)
     costs.clear()

@@ -259,7 +259,7 @@ def test_an_anchored_training_is_that_of_a_loop_in_float64(
     options = {"prompts": str(file)} if on == "general_prompts" else {}
     part = Anchor(
         AnchorConfig(
-            beta=5.0, of=of, divergence=kind, on=on, temperature=heat, share=0.5, **options
+            beta=5.0, of=of, divergence=kind, along=on, temperature=heat, share=0.5, **options
         )
     )
     steps, of_step = [], part._rows
@@ -297,7 +297,7 @@ def test_an_anchored_training_is_that_of_a_loop_in_float64(
 
 def test_without_old_prompts_the_first_stage_has_no_anchor(model, tmp_path):
     base, tokenizer = model
-    part = Anchor(AnchorConfig(on="old_prompts"))
+    part = Anchor(AnchorConfig(along="old_prompts"))
     start, config = {"run": base}, TrainingConfig(**SETTINGS)
     live, _, logs = taught(base, tokenizer, part, start, config, tmp_path, index=1)
     none = L2SP(L2SPConfig(strength=0))
