@@ -22,10 +22,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from harness.base import metrics
+from harness.base.registry import only_subclass
 from harness.evaluation.endpoint import EndpointConfig
 from harness.evaluation.settings import KL, Drift, Evaluate, PassAtK
 from harness.evaluation.suite import RetentionTask
 from harness.learning.distillation import DistillationConfig
+from harness.learning.method import Method
+from harness.learning.part import Part, lacking
 from harness.learning.trainer import TrainingConfig
 from harness.runs.schema import (
     Budget,
@@ -173,7 +176,8 @@ def order_page() -> str:
     parts += [
         "## methods\n",
         "`label: settings`. The label is the method's name unless `method` names one, or `file` a "
-        "Python file. Settings of every method: [methods](methods.md).\n",
+        "Python file. Settings of every method: [methods](methods.md). `with: {part: options}` "
+        "joins [parts](parts.md), also of a `file` of your own.\n",
         "## retention\n",
         "A suite of benchmarks/retention, or a list of lm-eval tasks "
         "([how to](../how-to/retention.md)).\n",
@@ -227,6 +231,37 @@ def methods_page() -> str:
         if len(same) < len(dataclasses.fields(config)):
             parts.append(table(config, same))
     return "\n".join(parts)
+
+
+def plugins(folder: Path, package: str, base: type) -> typing.Iterator[tuple[str, type]]:
+    """The classes of a folder's plug-ins, by the names of their files."""
+    for path in sorted(folder.glob("*.py")):
+        if not path.stem.startswith("_"):
+            module = importlib.import_module(f"{package}.{path.stem}")
+            yield path.stem, only_subclass(module, base, path.stem, path)
+
+
+def parts_page() -> str:
+    methods = dict(plugins(ROOT / "methods", "methods", Method))
+    joined = dict(plugins(ROOT / "methods" / "parts", "methods.parts", Part))
+    lines = ["| part | " + " | ".join(methods) + " |", "|---" * (len(methods) + 1) + "|"]
+    for name, part in joined.items():
+        cells = ("no" if lacking(part, method) else "yes" for method in methods.values())
+        lines.append(f"| [{name}](#{name}) | " + " | ".join(cells) + " |")
+    pages = [
+        "# Parts\n",
+        NOTICE,
+        "What joins a method under `with` ([how to](../how-to/my-part.md)). Every option has a "
+        "default, so that `{}` runs.\n",
+        "## What joins what\n",
+        "\n".join(lines) + "\n",
+        "No: refused in one line, before anything loads. Single options that a method refuses are "
+        "named with the part. All parts of one method may join together.\n",
+    ]
+    for name, part in joined.items():
+        doc = sys.modules[part.__module__].__doc__
+        pages += [f"## {name}\n", markdown(doc) + "\n", table(part.Config)]
+    return "\n".join(pages)
 
 
 def functions(module: object) -> typing.Iterator[typing.Callable[..., object]]:
@@ -299,6 +334,7 @@ def pages() -> dict[Path, str]:
     return {
         folder / "order.md": order_page(),
         folder / "methods.md": methods_page(),
+        folder / "parts.md": parts_page(),
         folder / "metrics.md": metrics_page(),
         folder / "graders.md": graders_page(),
     }

@@ -63,6 +63,7 @@ class CPT(Method):
     Config = CPTConfig
     config: CPTConfig
     needs = ("source",)
+    joins = ("weights",)
 
     def learn(self, stage: Stage) -> None:
         rows = self._rows(stage.tokenizer, stage.examples, stage.sampler.end)

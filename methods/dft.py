@@ -17,13 +17,18 @@ from harness.learning.stage import Stage
 from harness.learning.trainer import learning
 
 
-def weighted_cross_entropy(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Sum of -p log p over tokens; logits [tokens, vocabulary], tokens [tokens]."""
+def weighted_cross_entropy(
+    logits: torch.Tensor, tokens: torch.Tensor, weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Sum of -p log p over tokens; logits [tokens, vocabulary], tokens and weights [tokens]."""
     logprobs = token_logprobs(logits, tokens)
-    return -(logprobs.detach().exp() * logprobs).sum()
+    losses = logprobs.detach().exp() * logprobs
+    return -(losses if weights is None else losses * weights).sum()
 
 
 class DFT(Method):
+    joins = ("examples", "weights")
+
     def learn(self, stage: Stage) -> None:
         with learning(stage, self.config) as trainer:
             for step in stage.steps():

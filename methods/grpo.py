@@ -56,6 +56,7 @@ class GRPO(Method):
     Config = GRPOConfig
     config: GRPOConfig
     needs = ()
+    graded = True
 
     def learn(self, stage: Stage) -> None:
         config = self.config
@@ -63,12 +64,12 @@ class GRPO(Method):
             reference = Teacher(stage, 0, trainer.limit) if config.kl_beta else None
             for step in stage.steps():
                 prompts = [stage.prompt_tokens(e) for e in step.examples]
-                groups = stage.sample(prompts, n=config.group_size, seed=step.seed)
+                groups = stage.answers(step.examples, n=config.group_size, seed=step.seed)
                 rewards = group_rewards(stage, step.examples, groups)
                 loss = PolicyLoss(
                     stage,
                     config,
-                    [Row(p, c.token_ids) for p, g in zip(prompts, groups, strict=True) for c in g],
+                    stage.rows(step.examples, prompts, groups),
                     advantages(rewards, config.scale_rewards).flatten(),
                     [c.logprobs for group in groups for c in group],
                     reference,
@@ -107,10 +108,7 @@ def group_rewards(
     Raises UserError for one that is not finite.
     """
     rewards = torch.tensor(
-        [
-            [float(stage.skill.reward(c.text, e.reference)) for c in group]
-            for e, group in zip(examples, groups, strict=True)
-        ]
+        [[stage.reward(e, c) for c in group] for e, group in zip(examples, groups, strict=True)]
     )
     if not rewards.isfinite().all():
         raise UserError(f"skill {stage.skill.name}", "a reward is not finite", "mend reward()")
@@ -138,13 +136,14 @@ def advantages(rewards: torch.Tensor, scale: bool = True) -> torch.Tensor:
 def token_shares(rows: Sequence[Row], normalise: str, limit: int) -> torch.Tensor:
     """Share [rows] of each completion's tokens in the loss of a step; see the module's docstring.
 
-    limit: tokens of a rollout at most.
+    limit: tokens of a rollout at most, where a row does not say it.
     """
     lengths = torch.tensor([len(row.completion) for row in rows])
     if normalise == "sequences":
         return 1 / (lengths * len(rows))
-    count = int(lengths.sum()) if normalise == "tokens" else len(rows) * limit
-    return torch.full((len(rows),), 1 / count)
+    if normalise == "constant":
+        return 1 / (torch.tensor([row.limit or limit for row in rows]) * len(rows))
+    return torch.full((len(rows),), 1 / int(lengths.sum()))
 
 
 class PolicyLoss:

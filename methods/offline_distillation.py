@@ -45,6 +45,7 @@ class OfflineDistillation(Method):
     Config = OfflineConfig
     config: OfflineConfig
     needs = ()  # ``check`` asks for what the teacher is shown
+    joins = ()  # Answers are sampled before the first step, to the stage's own draws.
 
     def check(self, order: OrderView, place: str) -> None:
         check_teacher(order, self.config.teacher_context, place)

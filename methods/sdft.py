@@ -24,7 +24,6 @@ from harness.learning.distillation import DistillationConfig, distil
 from harness.learning.method import Method, OrderView
 from harness.learning.options import TeacherOption
 from harness.learning.outlook import Outlook, Work
-from harness.learning.packing import Row
 from harness.learning.stage import Stage
 from harness.learning.teacher import Teacher
 from harness.learning.trainer import learning
@@ -62,17 +61,13 @@ class SDFT(Method):
                 teacher_prompts = [
                     stage.teacher_tokens(e, config.teacher_context) for e in step.examples
                 ]
-                groups = stage.sample(prompts, n=config.rollouts, seed=step.seed)
+                groups = stage.answers(step.examples, n=config.rollouts, seed=step.seed)
                 answers = [c for group in groups for c in group]
                 logged = distil(
                     trainer,
                     teacher,
-                    [Row(p, c.token_ids) for p, g in zip(prompts, groups, strict=True) for c in g],
-                    [
-                        Row(p, c.token_ids)
-                        for p, g in zip(teacher_prompts, groups, strict=True)
-                        for c in g
-                    ],
+                    stage.rows(step.examples, prompts, groups),
+                    stage.rows(step.examples, teacher_prompts, groups),
                     config,
                     [c.logprobs for c in answers],
                 )

@@ -11,6 +11,8 @@ from harness.learning.trainer import cross_entropy, learning
 
 
 class SFT(Method):
+    joins = ("examples", "weights")
+
     def learn(self, stage: Stage) -> None:
         with learning(stage, self.config) as trainer:
             for step in stage.steps():

@@ -27,6 +27,7 @@ class SFTFromTeacher(Method):
     Config = FromTeacherConfig
     config: FromTeacherConfig
     needs = ()  # ``check`` asks for what the teacher is shown
+    joins = ("weights",)  # Answers are sampled before the first step, to the stage's own draws.
 
     def check(self, order: OrderView, place: str) -> None:
         check_teacher(order, self.config.teacher_context, place)

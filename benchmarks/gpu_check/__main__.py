@@ -28,7 +28,7 @@ SLOW = 3  # times longer may a part take without a GPU
 
 
 @dataclass(frozen=True)
-class Part:
+class Chapter:
     """A part: its module, the group that it belongs to, and the seconds that it may take."""
 
     module: str
@@ -37,16 +37,16 @@ class Part:
 
 
 PARTS = {
-    "env": Part("env", "small", 60),
-    "load": Part("load", "small", 60),
-    "exact": Part("exact", "small", 120),
-    "repeat": Part("repeat", "small", 60),
-    "order": Part("order", "small", 240),
-    "7b-body": Part("body", "large", 90),
-    "7b-decode": Part("decode", "large", 90),
-    "7b-step": Part("step", "large", 180),
-    "syncs": Part("syncs", "large", 60),
-    "vllm": Part("engine", "vllm", 300),
+    "env": Chapter("env", "small", 60),
+    "load": Chapter("load", "small", 60),
+    "exact": Chapter("exact", "small", 120),
+    "repeat": Chapter("repeat", "small", 60),
+    "order": Chapter("order", "small", 240),
+    "7b-body": Chapter("body", "large", 90),
+    "7b-decode": Chapter("decode", "large", 90),
+    "7b-step": Chapter("step", "large", 180),
+    "syncs": Chapter("syncs", "large", 60),
+    "vllm": Chapter("engine", "vllm", 300),
 }
 USUAL = ("small", "large")  # groups of a start without --part
 

@@ -1,11 +1,16 @@
 """Plug-ins by name: a file of a folder holds one class, imported only when it is asked for."""
 
+import hashlib
 import importlib
+import importlib.util
+import os
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
 from harness.base.errors import UserError, did_you_mean, plug_in
+from harness.base.moved import CHANGE_IMPORTS, moved_imports
 
 Base = TypeVar("Base")
 
@@ -54,3 +59,45 @@ def only_subclass(module: ModuleType, base: type[Base], kind: str, place: object
             f"one class on top of {base.__name__} is wanted",
         )
     return classes[0]
+
+
+def class_of_file(file: str | Path, base: type[Base], kind: str, place: str) -> type[Base]:
+    """The one class on top of ``base`` that a user's file defines.
+
+    Raises UserError if there is none, and if ``file`` imports names of the first edition.
+    """
+    path = Path(os.path.expanduser(file))  # which leaves the home of an unknown user as it is
+    if not path.is_file() or path.suffix != ".py":
+        raise UserError(
+            place,
+            f"{file} is not a {'Python ' if path.is_file() else ''}file",
+            f"give the path of a Python file with one class on top of {base.__name__}",
+        )
+    return only_subclass(_import_file(path, kind, place), base, kind, place)
+
+
+def _import_file(path: Path, kind: str, place: str) -> ModuleType:
+    """The module of a user's file, imported once for each content of each path.
+
+    A plug-in may be in an order under several labels, whose classes are then the same objects.
+    """
+    source = path.read_bytes()
+    key = hashlib.sha256(str(path.resolve()).encode() + source).hexdigest()[:12]
+    name = f"{kind}_file_{path.stem}_{key}"
+    if name in sys.modules:
+        return sys.modules[name]
+    if moved := moved_imports(source):
+        raise UserError(place, f"{path.name} imports {moved}", CHANGE_IMPORTS)
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UserError(place, f"{path} cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look it up there
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:  # the user's file may raise anything
+        del sys.modules[name]
+        raise UserError(
+            place, f"{path} cannot be imported ({type(error).__name__}: {error})"
+        ) from error
+    return module

@@ -41,6 +41,12 @@ def check_on_policy(order: OrderView, config: DistillationConfig, place: str) ->
 
 def check_done(stage: Stage, place: str) -> None:
     """Raises UserError at ``place`` unless each step of the budget was done, with an update."""
+    if stage.updates is None and any(part.acts() for part in stage.parts):
+        raise UserError(
+            f"{place}: with",
+            "parts act through a Trainer, and learn() makes none",
+            "train by harness.learning.trainer.learning, or leave the parts out",
+        )
     if stage.step < stage.steps_in_all:
         raise UserError(
             place,

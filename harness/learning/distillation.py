@@ -278,7 +278,7 @@ class _DistillationLoss:
         self.sampler_logprobs = logprobs or []
         self.cap = None if logprobs is None else stage.importance_cap(config.importance_cap)
         if config.denominator == "constant":
-            lengths = [stage.max_new_tokens for _ in rows]
+            lengths = [row.limit or stage.max_new_tokens for row in rows]
         else:
             lengths = [max(1, len(row.completion) - config.skip_tokens) for row in rows]
         self.row_weights = 1.0 / (torch.tensor(lengths, device=device) * len(rows))

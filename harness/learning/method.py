@@ -3,22 +3,16 @@
 A method is one file in ``methods/``, or a file of the user's that an order names.
 """
 
-import hashlib
-import importlib.util
-import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, ClassVar, Protocol
 
-from harness.base.errors import UserError
 from harness.base.files import ROOT
-from harness.base.moved import CHANGE_IMPORTS, moved_imports
-from harness.base.registry import only_subclass, plugin_named
+from harness.base.registry import class_of_file, plugin_named
+from harness.learning.lessons import TeacherTemplate
 from harness.learning.options import TeacherOption
 from harness.learning.outlook import Lengths, Outlook, Work
-from harness.learning.stage import Stage, TeacherTemplate
+from harness.learning.stage import Stage
 from harness.learning.trainer import TrainingConfig
 from harness.sampling.settings import Rollout
 from harness.skills.skill import Skill
@@ -36,6 +30,9 @@ class OrderView(Protocol):
     def rollout(self) -> Rollout:
         """How completions are sampled while a method learns."""
 
+    def prompts(self, skill: Skill, config: TrainingConfig | None = None) -> int:
+        """Prompts drawn for ``skill`` by a method with ``config``."""
+
     def template(self, skill: Skill) -> TeacherTemplate | None:
         """What shows the teacher of ``skill`` its prompt; None for the skill's own template."""
 
@@ -44,7 +41,10 @@ class Method:
     """Base of every method. A subclass sets ``Config`` and has ``learn``.
 
     Config: a dataclass on top of TrainingConfig, the hyperparameters in an order; ``self.config``
-    is one. needs: fields of Example that every training example must have.
+    is one. needs: fields of Example that every training example must have. joins: hooks of parts
+    that only some methods serve: ``examples`` where it learns from ``step.examples``, of whatever
+    skill they are, and ``weights`` where the loss is ``trainer.token_mean``. graded: whether it
+    asks for rewards.
 
     One instance lives through all the stages of a run. What it must remember from earlier skills (a
     buffer, a Fisher matrix) goes through ``state_dict`` and ``load_state_dict``, which are called
@@ -54,6 +54,8 @@ class Method:
 
     Config: ClassVar[type[TrainingConfig]] = TrainingConfig
     needs: ClassVar[tuple[str, ...]] = ("demonstration",)
+    joins: ClassVar[tuple[str, ...]] = ("examples",)
+    graded: ClassVar[bool] = False
 
     def __init__(self, config: TrainingConfig) -> None:
         self.config = config
@@ -136,38 +138,4 @@ def get_method(name: str, file: str | Path | None = None, place: str = "order") 
     """
     if file is None:
         return plugin_named(ROOT / "methods", "methods", name, Method, "method", place)
-    path = Path(os.path.expanduser(file))  # which leaves the home of an unknown user as it is
-    if not path.is_file() or path.suffix != ".py":
-        raise UserError(
-            place,
-            f"{file} is not a {'Python ' if path.is_file() else ''}file",
-            "give the path of a Python file with one class on top of Method",
-        )
-    return only_subclass(_import_file(path, place), Method, "method", place)
-
-
-def _import_file(path: Path, place: str) -> ModuleType:
-    """The module of a user's file, imported once for each content of each path.
-
-    A method may be in an order under several labels, whose classes are then the same objects.
-    """
-    source = path.read_bytes()
-    key = hashlib.sha256(str(path.resolve()).encode() + source).hexdigest()[:12]
-    name = f"method_file_{path.stem}_{key}"
-    if name in sys.modules:
-        return sys.modules[name]
-    if moved := moved_imports(source):
-        raise UserError(place, f"{path.name} imports {moved}", CHANGE_IMPORTS)
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise UserError(place, f"{path} cannot be imported")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look it up there
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # the user's file may raise anything
-        del sys.modules[name]
-        raise UserError(
-            place, f"{path} cannot be imported ({type(error).__name__}: {error})"
-        ) from error
-    return module
+    return class_of_file(file, Method, "method", place)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from harness.learning.stage import TeacherTemplate
+from harness.learning.lessons import TeacherTemplate
 from harness.models.chat import ChatInputs, chat_tokens
 from harness.models.demonstration import Demonstrations
 from harness.sampling.sampler import common_prefix
@@ -29,6 +29,8 @@ class Work:
     sampled: float = 0  # tokens of one completion
     copies: int = 0  # copies of the model that stay in memory, beside the one that learns
     averaged: bool = False  # whether one of the copies is a moving average
+    starts: frozenset[str] = frozenset()  # models that parts load again: of the ``stage``, ``run``
+    held: float = 0  # bytes of float32 tensors that parts have in memory beside the masters
     kept: float = 0  # bytes of the method's state_dict() after the stage, on disk for later ones
 
 
@@ -82,9 +84,9 @@ class Outlook:
     """What is known of a skill before it is learned.
 
     tokenizer; skill; template: shows the teacher what it sees; limit: tokens of a rollout at most;
-    prompts: the budget; parameters: weights of the model. Means over the first 32 training
-    examples, in tokens: prompt; demonstration, 0 where there is none. shared: tokens that all of
-    these prompts begin with.
+    prompts: the budget; later: skills still to come; parameters: weights of the model. Means over
+    the first 32 training examples, in tokens: prompt; demonstration, 0 where there is none. shared:
+    tokens that all of these prompts begin with.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class Outlook:
         parameters: int = 0,
     ) -> None:
         self.parameters = parameters
+        self.later = 1
         self.tokenizer = tokenizer
         self.skill = skill
         self.template = template

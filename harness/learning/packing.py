@@ -34,10 +34,14 @@ Tree = list[int]  # indices of rows
 
 @dataclass
 class Row:
-    """One sequence to learn from: the loss is on ``completion``, given ``prompt`` (token ids)."""
+    """One sequence to learn from: the loss is on ``completion``, given ``prompt`` (token ids).
+
+    limit: tokens of a sampled completion at most; the stage's where it is left out.
+    """
 
     prompt: list[int]
     completion: list[int]
+    limit: int | None = None
 
 
 @dataclass

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,20 +13,21 @@ import torch
 from harness.base.errors import UserError
 from harness.base.seeds import seed_for
 from harness.learning.draws import draws, seed_all
-from harness.learning.packing import Row
-from harness.models.chat import ChatInputs, Message, chat_tokens
-from harness.models.demonstration import Demonstrations
+from harness.learning.lessons import Lesson, Lessons, TeacherTemplate
+from harness.learning.part import Part, having, joint_budget
+from harness.learning.step import Step
+from harness.models.chat import ChatInputs
 from harness.sampling.sampler import Completion, Sampler
 from harness.skills.skill import Example, Skill
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from harness.learning.trainer import TrainingConfig
+
 # Cap of the importance weights of rollouts from another engine, unless a method names its own; the
 # same as in the code of arXiv 2601.19897.
 IMPORTANCE_CAP = 2.0
-
-TeacherTemplate = str | list[dict[str, str]]
 
 
 class Stateful(Protocol):
@@ -38,26 +38,7 @@ class Stateful(Protocol):
     def load_state_dict(self, state: Any, /) -> Any: ...
 
 
-class Step:
-    """One optimizer step of a stage.
-
-    index: number of the step in the stage, from 0; examples: what was drawn for it, training
-    examples unless ``Stage.steps`` got others; seed: for the method's own draws; logged: the
-    diagnostics so far.
-    """
-
-    def __init__(self, index: int, examples: list[Any], seed: int) -> None:
-        self.index = index
-        self.examples = examples
-        self.seed = seed
-        self.logged: dict[str, float] = {}
-
-    def log(self, **values: float | torch.Tensor) -> None:
-        """Add numbers to the step's line in training.jsonl."""
-        self.logged.update({name: float(value) for name, value in values.items()})
-
-
-class Stage:
+class Stage(Lessons):
     """One skill's turn, with all that a method needs to learn it.
 
     model, tokenizer, sampler: live; the method trains ``model`` in place.
@@ -70,6 +51,11 @@ class Stage:
     the model itself samples, so that its distribution differs slightly.
     deterministic: whether training passes repeat to the bit on a GPU, which costs some time.
     teacher_template: shows the teacher what it sees, see Skill.teacher_prompt.
+    earlier: the lessons of the skills that were learned before, in their order; later: how many
+    skills are still to come.
+    parts: what joins the method (harness/learning/part.py); behind: examples that parts learn from
+    in steps behind those of the first phase; present: the step that goes on; rate: its learning
+    rate; training: the hyperparameters of the last trainer.
     chat, teacher_chat: what the chat template is given for the student and the teacher.
     step: optimizer steps done so far; tokens: tokens read in a training or scoring pass or sampled
     so far; seconds: time spent so far, ``training`` and ``sampling``, outside the steps as well;
@@ -83,6 +69,13 @@ class Stage:
     (what, done, total) outside the steps, for progress; restored: what ``state_dict`` returned when
     a stage was cut off, to go on from there.
     """
+
+    present: Step | None = None
+    rate = 0.0
+    training: TrainingConfig | None = None
+    begun, tokens, further, idle = 0, 0, 0, 0
+    updates: int | None = None
+    has_sampled = False
 
     def __init__(
         self,
@@ -108,34 +101,34 @@ class Stage:
         phases: list[int] | None = None,
         sampled_elsewhere: bool = False,
         deterministic: bool = True,
+        earlier: Sequence[Lesson] = (),
+        later: int = 0,
+        parts: Sequence[Part] = (),
+        load_start: Callable[[str], PreTrainedModel] | None = None,
     ) -> None:
+        lesson = Lesson(skill, max_new_tokens, teacher_template)
+        super().__init__(tokenizer, sampler, lesson, earlier, chat, teacher_chat)
         self.model = model
-        self.tokenizer = tokenizer
-        self.sampler = sampler
         self.skill = skill
         self.teacher_template = teacher_template
-        self.chat = chat
-        self.teacher_chat = teacher_chat
         self.seed = seed
         self.index = index
         self.prompts = prompts
         self.batch_size = batch_size
-        self.phases = phases or [prompts]
         self.max_new_tokens = max_new_tokens
+        self.later = later
+        self.parts = list(parts)
+        self.phases = self._join(phases or [prompts])
+        self._load_start = load_start
+        self._starts: dict[str, PreTrainedModel] = {}
         self.temperature = temperature
         self.top_p = top_p
         self.sampled_elsewhere = sampled_elsewhere
         self.deterministic = deterministic
         self.examples: list[Example] = skill.examples("train")
-        self.begun = 0
-        self.planned = self._steps_for(self.phases[0])
-        self.has_sampled = False
+        self.planned = self._steps_of(0)
         self.step = 0
-        self.tokens = 0
-        self.further = 0
         self.seconds = {"training": 0.0, "sampling": 0.0}
-        self.updates: int | None = None
-        self.idle = 0
         self._folder = folder
         self._on_step = on_step
         self._on_work = on_work
@@ -149,6 +142,14 @@ class Stage:
         self._restored: dict[str, tuple[int, Any]] = {}
         if restored:
             self._restore(restored)
+
+    def _join(self, phases: list[int]) -> list[int]:
+        """Let the parts know the stage, and divide the budget of its first phase."""
+        for part in self.parts:
+            part.stage = self
+        drawn = [len(lesson.skill.examples("train")) for lesson in self.earlier]
+        own, self.behind = joint_budget(self.parts, phases[0], drawn)
+        return [own, *phases[1:]]
 
     def _restore(self, restored: Mapping[str, Any]) -> None:
         """Take over the counts of a stage that was cut off; ``keep`` restores what it kept."""
@@ -177,20 +178,26 @@ class Stage:
 
         Each phase draws its prompts ``batch_size`` at a time; its last batch may be smaller.
         """
-        return sum(map(self._steps_for, self.phases))
+        return sum(map(self._steps_of, range(len(self.phases))))
 
     @property
     def prompts_drawn(self) -> int:
         """Prompts drawn so far, in all phases and outside the steps."""
         steps_left = self.step
         drawn = self.further
-        for prompts in self.phases:
+        for phase, prompts in enumerate(self.phases):
             drawn += min(steps_left * self.batch_size, prompts)
-            steps_left = max(0, steps_left - self._steps_for(prompts))
+            steps_left = max(0, steps_left - self._steps_of(phase))
         return drawn
 
-    def _steps_for(self, prompts: int) -> int:
+    def steps_for(self, prompts: int) -> int:
+        """Optimizer steps that draw so many prompts."""
         return -(-prompts // self.batch_size)
+
+    def _steps_of(self, phase: int) -> int:
+        """Steps of a phase; those behind the first one belong to it."""
+        behind = self.steps_for(self.behind) if phase == 0 else 0
+        return self.steps_for(self.phases[phase]) + behind
 
     def draws(self, phase: int = 0, count: int | None = None) -> list[int]:
         """Indices of examples in the order in which a phase draws them.
@@ -210,13 +217,21 @@ class Stage:
         The method does a step in the body of its loop. After that come progress, evaluation and
         checkpoints.
 
-        examples: what the phase draws from; the training examples if left out.
+        examples: what the phase draws from; the training examples if left out, and then parts
+        change what a step learns from.
         """
+        joined = self.parts if examples is None else []
         if examples is None:
             examples = self.examples
+        elif phase == 0 and (having(self.parts, "examples") or self.behind):
+            raise UserError(
+                f"skill {self.skill.name}",
+                "a method that gives stage.steps() examples of its own learns from no others",
+                'leave "examples" out of its `joins`, and such parts out of its `with`',
+            )
         indices = self.draws(phase, len(examples))
-        self.begun = sum(map(self._steps_for, self.phases[:phase]))
-        self.planned = self._steps_for(self.phases[phase])
+        self.begun = sum(map(self._steps_of, range(phase)))
+        self.planned = self._steps_of(phase)
         self._go_on_counting()
         while self.step < self.begun + self.planned:
             seed = seed_for(self.seed, self.index, self.step)
@@ -224,15 +239,21 @@ class Stage:
             self.has_sampled = False
             first = (self.step - self.begun) * self.batch_size
             batch = [examples[i] for i in indices[first : first + self.batch_size]]
-            step = Step(self.step, batch, seed)
+            step = self.present = Step(self.step, batch, seed)
+            own = len(batch)
+            for part in joined:
+                step.examples = list(part.examples(step))
             tokens_before = self.tokens
             updates_before = self.updates
             self.read_clock()
             start = time.perf_counter()
             yield step
+            for part in self.parts:
+                part.updated(step)
             self.read_clock()
             self.has_sampled = False
             self._check_finite(step)
+            self.further += len(step.examples) - own
             self.idle += self.updates is not None and self.updates == updates_before
             self.step += 1
             step.log(seconds=time.perf_counter() - start, tokens=self.tokens - tokens_before)
@@ -252,6 +273,22 @@ class Stage:
                     "take a smaller learning_rate, or look at the data and at the method; the last "
                     "checkpoint is whole",
                 )
+
+    # ---- the model as it was -------------------------------------------------------------------
+
+    def start(self, of: str) -> PreTrainedModel:
+        """The frozen model as it was at the start ``of`` the ``stage`` or of the ``run``.
+
+        It is loaded when it is first asked for, once for all parts, and stays until learning is
+        over. At the start of a run the two are one.
+        """
+        of = "run" if self.index == 1 else of
+        if of not in self._starts:
+            if self._load_start is None:
+                raise ValueError("this stage was made without its start")
+            with torch.random.fork_rng():  # a resumed stage may load it in another step
+                self._starts[of] = self._load_start(of).requires_grad_(False).eval()
+        return self._starts[of]
 
     # ---- what is done outside the steps --------------------------------------------------------
 
@@ -324,6 +361,7 @@ class Stage:
 
     def close(self) -> None:
         """Free what checkpoints held (optimizer, teacher): learning is over, evaluation follows."""
+        self._starts = {}
         self._kept = {}
         self._times = {}
         self._restored = {}
@@ -348,23 +386,32 @@ class Stage:
         *,
         seed: int,
         n: int = 1,
-        max_new_tokens: int | None = None,
+        max_new_tokens: int | Sequence[int] | None = None,
         temperature: float | None = None,
         top_p: float | None = None,
     ) -> list[list[Completion]]:
         """``n`` completions of each prompt from the live weights, in the prompts' order.
 
-        prompts: token ids. Settings that are left out are those of the order's rollouts.
+        prompts: token ids. max_new_tokens: the limit of all, or of each prompt. Settings that are
+        left out are those of the order's rollouts.
         """
         start = time.perf_counter()
-        groups = self.sampler.sample(
-            prompts,
-            n=n,
-            seed=seed,
-            max_new_tokens=self.max_new_tokens if max_new_tokens is None else max_new_tokens,
-            temperature=self.temperature if temperature is None else temperature,
-            top_p=self.top_p if top_p is None else top_p,
-        )
+        limit = self.max_new_tokens if max_new_tokens is None else max_new_tokens
+        limits = [limit] * len(prompts) if isinstance(limit, int) else list(limit)
+        groups: list[list[Completion]] = [[] for _ in prompts]
+        for number, limit in enumerate(sorted(set(limits))):
+            places = [i for i, own in enumerate(limits) if own == limit]
+            sampled_groups = self.sampler.sample(
+                [prompts[i] for i in places],
+                n=n,
+                # A completion's draws depend on its place, which another limit begins anew.
+                seed=seed_for(seed, "limit", limit) if number else seed,
+                max_new_tokens=limit,
+                temperature=self.temperature if temperature is None else temperature,
+                top_p=self.top_p if top_p is None else top_p,
+            )
+            for i, group in zip(places, sampled_groups, strict=True):
+                groups[i] = group
         self.sampler.rest()
         self.has_sampled = True
         seconds = time.perf_counter() - start
@@ -384,41 +431,15 @@ class Stage:
             return IMPORTANCE_CAP if self.sampled_elsewhere else None
         return cap or None
 
-    # ---- tokens --------------------------------------------------------------------------------
-
-    def prompt_tokens(self, example: Example) -> list[int]:
-        """Token ids of the example's prompt, up to where the answer begins."""
-        return self.message_tokens(example.prompt)
-
-    def message_tokens(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of chat messages as the student reads them, up to where an answer begins."""
-        return chat_tokens(self.tokenizer, messages, inputs=self.chat)
-
-    def teacher_tokens(self, example: Example, context: str | None = None) -> list[int]:
-        """Token ids of the teacher's prompt. Raises UserError if the example lacks what it shows.
-
-        context: one of TEACHER_CONTEXTS, instead of what the template shows.
-        """
-        messages = self.skill.teacher_prompt(example, self.teacher_template, context)
-        return chat_tokens(self.tokenizer, messages, inputs=self.teacher_chat)
-
-    def demonstration_rows(self, examples: Iterable[Example]) -> list[Row]:
-        """Rows of supervised learning: each example's prompt and its demonstration."""
-        return [
-            Row(self.prompt_tokens(example), self.demonstration_tokens(example))
-            for example in examples
-        ]
-
-    def demonstration_tokens(self, example: Example) -> list[int]:
-        """Token ids of the turn that the demonstration is, to the token that closes it.
-
-        They follow those of the prompt, as the chat template writes them: see
-        harness/models/demonstration.py.
-        """
-        if example.demonstration is None:
-            raise ValueError(f"example {example.id} has no demonstration")
-        return self._demonstrations.tokens(example.prompt, example.demonstration)
-
-    @cached_property
-    def _demonstrations(self) -> Demonstrations:
-        return Demonstrations(self.tokenizer, self.sampler.end, self.chat)
+    def answers(
+        self,
+        examples: Sequence[Example],
+        *,
+        seed: int,
+        n: int = 1,
+        temperature: float | None = None,
+    ) -> list[list[Completion]]:
+        """``n`` completions of each example's prompt, each within the limit of its skill."""
+        prompts = [self.prompt_tokens(example) for example in examples]
+        limits = self.limits(examples)
+        return self.sample(prompts, seed=seed, n=n, max_new_tokens=limits, temperature=temperature)

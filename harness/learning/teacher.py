@@ -1,8 +1,10 @@
 """A second set of weights that follows the model."""
 
+from __future__ import annotations
+
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,6 +19,9 @@ from harness.learning.stage import Stage
 from harness.learning.weights import check_names, float32_weights
 from harness.models.forward import output_head
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 class Teacher:
     """A second set of weights that follows the model as an exponential moving average.
@@ -30,7 +35,8 @@ class Teacher:
 
     micro_batch_tokens: limit of the trainer's micro-batches; the teacher, which has no backward
     pass, takes twice as many tokens at once. place: device of the average, the same as that of the
-    trainer's masters; the model's device if left out.
+    trainer's masters; the model's device if left out. model: a frozen model that is kept elsewhere,
+    with alpha 0: no copy is made, and checkpoints do not hold it.
     """
 
     def __init__(
@@ -39,18 +45,20 @@ class Teacher:
         alpha: float,
         micro_batch_tokens: int,
         place: torch.device | None = None,
+        model: PreTrainedModel | None = None,
     ) -> None:
         self.stage = stage
         self.alpha = alpha
         self.limit = micro_batch_tokens
-        self.model = stage.model
-        if alpha != 1:
+        self.model = model or stage.model
+        if alpha != 1 and model is None:
             self.model = copy.deepcopy(stage.model).requires_grad_(False).eval()
         self.parameters: dict[str, torch.nn.Parameter] = dict(self.model.named_parameters())
         self.average: dict[str, torch.Tensor] = {}  # empty for a frozen or live teacher
         if alpha not in (0, 1):
             self.average = float32_weights(self.parameters, place or self.model.device)
-        stage.keep(teacher=self)
+        if model is None:
+            stage.keep(teacher=self)
         self.head = output_head(self.model)
 
     @torch.no_grad()

@@ -8,7 +8,8 @@ from harness.base.files import jsonl, read_jsonl
 from harness.base.seeds import seed_for
 from harness.base.sums import check_sum, write_summed
 from harness.learning.draws import draws
-from harness.learning.stage import Stage, Step
+from harness.learning.stage import Stage
+from harness.learning.step import Step
 from harness.skills.skill import Example
 
 Pair = tuple[Example, list[int]]  # an example, and the token ids of the teacher's answer

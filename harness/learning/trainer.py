@@ -38,6 +38,7 @@ from harness.learning.packing import (
     computed_tokens,
     micro_batches,
 )
+from harness.learning.part import having
 from harness.learning.stage import Stage
 from harness.learning.weights import check_names, float32_weights
 from harness.models.forward import output_head
@@ -46,7 +47,7 @@ from harness.models.repeatable import repeatable
 MICRO_BATCH_TOKENS = {False: 1024, True: 8192}  # by whether the model is on a GPU
 
 ChunkLoss = Callable[[torch.Tensor, Positions], torch.Tensor]
-TokenLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+TokenLoss = Callable[..., torch.Tensor]  # of (logits, tokens), and weights where parts have some
 
 
 @dataclass
@@ -111,12 +112,16 @@ def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
     return float(config.learning_rate * factor)
 
 
-def cross_entropy(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+def cross_entropy(
+    logits: torch.Tensor, tokens: torch.Tensor, weights: torch.Tensor | None = None
+) -> torch.Tensor:
     """Sum of -log p over tokens: a scalar from logits [tokens, vocabulary] and tokens [tokens].
 
-    A loss for ``Trainer.token_mean``.
+    A loss for ``Trainer.token_mean``; weights [tokens]: of the tokens, 1 if left out.
     """
-    return F.cross_entropy(logits, tokens, reduction="sum")
+    if weights is None:
+        return F.cross_entropy(logits, tokens, reduction="sum")
+    return (weights * F.cross_entropy(logits, tokens, reduction="none")).sum()
 
 
 class Trainer:
@@ -130,6 +135,7 @@ class Trainer:
     def __init__(self, stage: Stage, config: TrainingConfig) -> None:
         self.stage = stage
         self.config = config
+        stage.training = config
         self.model = stage.model
         self.params: dict[str, torch.nn.Parameter] = {
             name: p for name, p in self.model.named_parameters() if p.requires_grad
@@ -215,10 +221,18 @@ class Trainer:
         Returns what a step logs: the loss, and the mean length of a completion in tokens.
 
         total: ``f(logits [tokens, vocabulary], tokens [tokens]) -> scalar``, the sum over a chunk's
-        tokens, as ``cross_entropy``.
+        tokens, as ``cross_entropy``. Where parts weigh tokens it gets their weights [tokens] too.
+        The mean is still over the number of tokens.
         """
         count = sum(len(row.completion) for row in rows)
-        value = self.backward(rows, lambda logits, at: total(logits, at.tokens) / count)
+        weighing = having(self.stage.parts, "weights")
+
+        def mean(logits: torch.Tensor, at: Positions) -> torch.Tensor:
+            weights = [part.weights(rows, at, logits.detach()) for part in weighing]
+            product = [torch.stack(weights).prod(0)] if weights else []
+            return total(logits, at.tokens, *product) / count
+
+        value = self.backward(rows, mean)
         return {"loss": value, "completion_tokens": count / len(rows)}
 
     def update(self) -> dict[str, float]:
@@ -233,11 +247,9 @@ class Trainer:
         stage = self.stage
         if 0 < stage.begun == stage.step:
             self.adamw.state.clear()
+        logged = self._join_gradients()
         masters = list(self.masters.values())
-        for master in masters:
-            if master.grad is None:
-                master.grad = torch.zeros_like(master)
-        rate = learning_rate(self.config, stage.step - stage.begun, stage.planned)
+        stage.rate = rate = learning_rate(self.config, stage.step - stage.begun, stage.planned)
         for group in self.adamw.param_groups:
             group["lr"] = rate
         norm = torch.nn.utils.clip_grad_norm_(masters, self.config.max_grad_norm)
@@ -247,12 +259,44 @@ class Trainer:
                 f"the gradients' norm is {norm.item()}",
                 "take a smaller learning_rate, or float32; the last checkpoint is whole",
             )
-        self.adamw.step()
+        self._step()
         assert stage.updates is not None  # since this trainer was made
         stage.updates += 1
         self.adamw.zero_grad(set_to_none=True)
         self._copy_to_model()
-        return {"grad_norm": norm.item(), "learning_rate": rate}
+        return {**logged, "grad_norm": norm.item(), "learning_rate": rate}
+
+    def _join_gradients(self) -> dict[str, float]:
+        """Let the parts add to the gradients and change them; returns what they log."""
+        stage, logged = self.stage, dict[str, float]()
+        for part in having(stage.parts, "loss"):
+            assert stage.present is not None
+            logged |= part.loss(self, stage.present)
+        for name, master in self.masters.items():
+            if master.grad is None:
+                master.grad = torch.zeros_like(master)
+            for part in stage.parts:
+                part.gradient(name, master.grad)
+        return logged
+
+    @torch.no_grad()
+    def _step(self) -> None:
+        """AdamW's step on all masters, or on one at a time where parts change what it makes."""
+        parts = having(self.stage.parts, "update")
+        if not parts:
+            self.adamw.step()
+            return
+        gradients = {name: master.grad for name, master in self.masters.items()}
+        self.adamw.zero_grad(set_to_none=True)
+        for name, master in self.masters.items():
+            before = master.detach().clone()
+            master.grad = gradients.pop(name)
+            self.adamw.step()  # leaves out masters without a gradient
+            master.grad = None
+            after = master.detach()
+            for part in parts:
+                after = part.update(name, before, after)
+            master.copy_(after)
 
     def close(self) -> None:
         """Leave the model as it is, and free masters, moments and hooks.

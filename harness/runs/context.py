@@ -231,14 +231,14 @@ class _Context:
 
     def _conversations(self, spec: MethodSpec) -> list[tuple[int, int]]:
         """(tokens, tokens of an answer) of each prompt that a method has and no skill."""
-        if isinstance(spec.config, TeacherOption):
-            return []  # its conversations are of training examples
         order = self.order
+        if isinstance(spec.config, TeacherOption):  # its own conversations are training examples
+            messages = [m for part in spec.parts for m in part.conversations(spec.place)]
+        else:
+            messages = spec.conversations(order)
         limit = max(order.limit(skill, rollout=True) for skill in order.skills)
         chat = order.chat_template.inputs("student")
-        return [
-            (self._tokens(messages, chat), limit) for messages in spec.ask("conversations", order)
-        ]
+        return [(self._tokens(each, chat), limit) for each in messages]
 
     def _check_conversations(self, label: str, spec: MethodSpec) -> None:
         """Raises UserError where prompts that no skill has do not fit with their answers."""

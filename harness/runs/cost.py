@@ -170,8 +170,9 @@ class Memory:
         masters = self.size < 4 or (self.on_gpu and config.masters == "host")
         # AdamW's moments, gradients, masters, the average
         state = self.parameters * (8 + 4 + 4 * masters + 4 * (masters and work.averaged))
+        state += work.held
         micro_batch = self._micro_batch(config, work, length, rows, masters)
-        weights = self.parameters * self.size * (1 + work.copies)
+        weights = self.parameters * self.size * (1 + work.copies + len(work.starts))
         in_host = state if masters and config.masters == "host" else 0
         sampling = cached_tokens * self.cache_token + packed * self.parameters * self.size
         on_device = weights + max(micro_batch, sampling) + state - in_host

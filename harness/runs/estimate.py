@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from harness.base.errors import UserError
+from harness.base.errors import UserError, plug_in
 from harness.base.files import read_json
 from harness.evaluation.loaded_tasks import think_end_token
 from harness.evaluation.suite import Suite
 from harness.learning.outlook import Outlook, Work
+from harness.learning.part import joint_budget
 from harness.models.load import resolve_device
 from harness.results.writer import ResultsWriter
 from harness.runs.cost import Machine, Memory
@@ -157,6 +158,13 @@ def example_count(skill: Skill, split: str, most: int | None) -> int:
     return count if most is None else min(count, most)
 
 
+def _with_parts(spec: MethodSpec, phases: list[int], earlier: Sequence[Skill]) -> list[int]:
+    """The phases of a stage, and one more for the steps that parts add behind the first."""
+    drawn = [min(phases[0], len(skill.examples("train"))) for skill in earlier]
+    own, behind = joint_budget([part.make() for part in spec.parts], phases[0], drawn)
+    return [own, *([behind] if behind else []), *phases[1:]]
+
+
 class _Estimator:
     """Costs of one order: of each skill, of the retention suite, and on request of a stage."""
 
@@ -194,7 +202,8 @@ class _Estimator:
         skill = order.skills[number - 1]
         prompts = order.prompts(skill, spec.config)
         batch_size = order.batch_size(spec.config)
-        phases = spec.phases(prompts)
+        earlier = order.skills[: number - 1]
+        phases = _with_parts(spec, spec.phases(prompts), earlier)
         steps = sum(-(-phase // batch_size) for phase in phases)
         every = order.evaluate.every_steps
         inside = (steps - 1) // every if every else 0
@@ -202,7 +211,12 @@ class _Estimator:
         names += [s.name for s in order.evaluated(number, final=False)] * inside
         outlook = copy.copy(self.outlooks[skill.name])
         outlook.prompts = prompts
+        outlook.later = len(order.skills) - number
         work = spec.ask("work", outlook)
+        for part in spec.parts:
+            with plug_in(spec.place, f"work() of {part.name}"):
+                before = [self.outlooks[each.name] for each in earlier]
+                work = part.make().work(outlook, work, before)
         seconds_measured = self._measured_seconds(spec.label, number, results)
         seconds_estimated = self._learning_seconds(work, prompts, batch_size)
         seconds_estimated += self._evaluation_seconds(skill, names)

@@ -1,10 +1,10 @@
 """A grid of an order: a method for every combination of hyperparameters."""
 
+import copy
 import itertools
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from typing import Any
 
 from harness.base.errors import UserError, did_you_mean
@@ -36,9 +36,10 @@ def expand_grid(
     spellings = set(map(spelling, result))
     for combination in itertools.product(*grid.values()):
         point = dict(zip(grid, combination, strict=True))
-        spec = build(label, {**options, **point}, place)
+        spec = build(label, _with_point(options, point), place)
         spec.grid_of = label
-        spec.values = {name: getattr(spec.config, name) for name in grid}
+        settings = spec.settings()
+        spec.values = {name: settings[name] for name in grid}
         spec.label = _point_label(label, spec.values)
         if not names_folder(spec.label):
             raise UserError(
@@ -60,13 +61,26 @@ def _checked(
         raise UserError(place, f"there is no method {label!r}", did_you_mean(label, methods))
     if not isinstance(values, dict) or not values:
         raise UserError(place, "must be a mapping from hyperparameters to lists of values")
-    hyperparameters = [field.name for field in fields(methods[label].config)]
+    hyperparameters = list(methods[label].settings())
     for name, each in values.items():
         if name not in hyperparameters:
             raise UserError(f"{place}: {name}", "unknown key", did_you_mean(name, hyperparameters))
         if not isinstance(each, list) or not each:
             raise UserError(f"{place}: {name}", "must be a list of values", "as [1e-5, 5e-5]")
     return values
+
+
+def _with_point(options: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's options at a point; ``with.PART.OPTION`` goes to the part."""
+    result = copy.deepcopy(dict(options))
+    for name, value in point.items():
+        where, *path = result, *name.split(".")
+        for key in path[:-1]:
+            if where.get(key) is None:  # a part with its defaults
+                where[key] = {}
+            where = where[key]
+        where[path[-1]] = value
+    return result
 
 
 def _point_label(label: str, values: Mapping[str, Any]) -> str:

@@ -26,6 +26,13 @@ def methods() -> Entries:
         yield path.stem, _first_paragraph(ast.get_docstring(source))
 
 
+def parts() -> Entries:
+    """The files of methods/parts, with the first paragraph of their docstring."""
+    for path in _modules(ROOT / "methods" / "parts"):
+        source = ast.parse(path.read_text(encoding="utf-8"))
+        yield path.stem, _first_paragraph(ast.get_docstring(source))
+
+
 def skills() -> Entries:
     """The files of benchmarks/skills, with their description."""
     for path in _modules(ROOT / "benchmarks" / "skills"):
@@ -59,6 +66,7 @@ def orders() -> Entries:
 
 LISTINGS: dict[str, Callable[[], Entries]] = {
     "methods": methods,
+    "parts": parts,
     "skills": skills,
     "graders": graders,
     "suites": suites,

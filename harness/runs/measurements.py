@@ -9,8 +9,7 @@ from harness.evaluation.evaluator import Measurement
 from harness.evaluation.subject import Subject
 from harness.models.checkpoint import model_fingerprint
 from harness.results.formats import ORACLE
-from harness.runs.engines import load_order_model
-from harness.runs.one_run import OneRun, base_weights, check_base_model, keep_abilities
+from harness.runs.one_run import OneRun, base_weights
 from harness.sampling.transformers import TransformersSampler
 from harness.skills.skill import Skill
 
@@ -62,7 +61,9 @@ class Measurements:
 
         def load_base() -> Subject:
             """A second copy only where a file of the base's answers was removed."""
-            return self._subject(live.model if base == self.weights else self._second_base(), base)
+            return self._subject(
+                live.model if base == self.weights else self.live.load_base(), base
+            )
 
         yield Finding(
             live.evaluator.drift(
@@ -141,20 +142,13 @@ class Measurements:
         live = self.live
         measurement = live.evaluator.kl(
             live.model,
-            self._second_base(),
+            self.live.load_base(),
             live.tokenizer,
             skill,
             self.order.evaluate.split,
             self.progress(f"{skill.name} KL to the base policy"),
         )
         return Finding(measurement)
-
-    def _second_base(self) -> PreTrainedModel:
-        """Another copy of the base model, for as long as a measurement takes."""
-        base, _ = load_order_model(self.order)
-        check_base_model(self.live.results, model_fingerprint(base))
-        keep_abilities(self.live.abilities, base)
-        return base
 
     def _teacher(self, skill: Skill) -> Iterator[Finding]:
         """Accuracy under the teacher's prompt, and what it is to be compared with."""

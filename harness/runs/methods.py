@@ -1,5 +1,6 @@
 """The methods of an order: a label and its hyperparameters become a MethodSpec."""
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -8,9 +9,33 @@ from typing import Any
 
 from harness.base.errors import UserError, plug_in, shortened
 from harness.base.settings import build
-from harness.learning.method import Method, get_method
+from harness.learning.method import Method, OrderView, get_method
+from harness.learning.part import Part, PartConfig, get_part, lacking
 from harness.learning.trainer import TrainingConfig
 from harness.skills.skill import Skill
+from harness.skills.templates import Message
+
+
+@dataclass(frozen=True)
+class PartSpec:
+    """A part that joins a method: its name, class and options.
+
+    written: {option: path as the order has it}, and the part's own ``file`` where it has one.
+    """
+
+    name: str
+    cls: type[Part]
+    config: PartConfig
+    written: dict[str, str]
+
+    def make(self) -> Part:
+        """A new instance."""
+        return self.cls(copy.deepcopy(self.config))
+
+    def conversations(self, place: str) -> list[list[Message]]:
+        """``Part.conversations``. Raises UserError at ``place`` where it raises anything."""
+        with plug_in(place, "conversations()"):
+            return list(self.make().conversations())
 
 
 @dataclass
@@ -19,8 +44,9 @@ class MethodSpec:
 
     method: the name of the method, or its file as the order has it; written: {hyperparameter: path
     as the order has it}; files: {what: checksum} of the method's own file and of those that its
-    hyperparameters name; place: of the method in the order. A point of a grid knows the label whose
-    grid it belongs to (``grid_of``) and the ``values`` that are its own.
+    hyperparameters name; parts: what joins it, in the order in which they join; place: of the
+    method in the order. A point of a grid knows the label whose grid it belongs to (``grid_of``)
+    and the ``values`` that are its own.
     """
 
     label: str
@@ -29,6 +55,7 @@ class MethodSpec:
     config: TrainingConfig
     written: dict[str, str]
     files: dict[str, str]
+    parts: tuple[PartSpec, ...] = ()
     place: str = "order"
     grid_of: str | None = None
     values: dict[str, Any] | None = None
@@ -41,6 +68,35 @@ class MethodSpec:
         with plug_in(self.place, f"{hook}()"):
             answer = getattr(self.cls(self.config), hook)(*arguments)
             return list(answer) if isinstance(answer, Iterator) else answer
+
+    def settings(self) -> dict[str, Any]:
+        """The hyperparameters by name, those of parts as ``with.PART.OPTION``."""
+        own = {field.name: getattr(self.config, field.name) for field in fields(self.config)}
+        for part in self.parts:
+            for field in fields(part.config):
+                own[f"with.{part.name}.{field.name}"] = getattr(part.config, field.name)
+        return own
+
+    def check(self, order: OrderView) -> None:
+        """Raises UserError where method, parts and ``order`` cannot go together."""
+        self.ask("check", order, self.place)
+        method = self.cls(self.config)
+        for number, spec in enumerate(self.parts):
+            place = f"{self.place}: with.{spec.name}"
+            if lack := lacking(spec.cls, self.cls):
+                raise UserError(place, f"{self.method} {lack}", "leave the part out")
+            for other in self.parts[:number]:
+                if why := _apart(spec, other):
+                    raise UserError(place, f"cannot join beside {other.name}: {why}")
+            with plug_in(place, "check()"):
+                spec.make().check(order, method, place)
+
+    def conversations(self, order: OrderView) -> list[list[Message]]:
+        """Chat messages of method and parts that no skill has."""
+        messages = list(self.ask("conversations", order))
+        for spec in self.parts:
+            messages += spec.conversations(f"{self.place}: with.{spec.name}")
+        return messages
 
     def phases(self, prompts: int) -> list[int]:
         """``Method.phases``. Raises UserError where these are no numbers of prompts."""
@@ -70,6 +126,7 @@ def build_method(
     """
     hyperparameters = dict(options)
     file = hyperparameters.pop("file", None)
+    parts, files = _parts(hyperparameters.pop("with", None), f"{place}: with", beside)
     name = str(hyperparameters.pop("method", None) or label)
     code = None if file is None else beside(str(file))
     cls = get_method(name, code, place)
@@ -79,20 +136,67 @@ def build_method(
         cls=cls,
         config=build(cls.Config, hyperparameters, place),
         written={},
-        files={} if code is None else {"file": _checksum(code)},
+        files={**({} if code is None else {"file": _checksum(code)}), **files},
+        parts=parts,
         place=place,
     )
-    _find_files(spec, place, beside)
+    spec.written, own = _find_files(spec.config, place, beside)
+    spec.files |= own
     with plug_in(place, "the method's constructor"):
         method = cls(spec.config)
     _check_examples(method, name, skills, place)
     return spec
 
 
-def _find_files(spec: MethodSpec, place: str, beside: Callable[[str], Path]) -> None:
-    """Put the paths of files that hyperparameters name into the config, and their checksums."""
-    for field in fields(spec.config):
-        written = getattr(spec.config, field.name)
+def _parts(
+    section: object, place: str, beside: Callable[[str], Path]
+) -> tuple[tuple[PartSpec, ...], dict[str, str]]:
+    """The parts under a method's ``with``, and the checksums of files that they name."""
+    if section is None:
+        return (), {}
+    if not isinstance(section, dict):
+        raise UserError(place, "must be a mapping", "as {replay: {ratio: 0.1}}")
+    specs: list[PartSpec] = []
+    files: dict[str, str] = {}
+    for name, given in section.items():
+        own = f"{place}.{name}"
+        if not isinstance(given, dict | None):
+            raise UserError(own, "must be a mapping of options", "{} has the defaults")
+        options = dict(given or {})
+        file = options.pop("file", None)
+        code = None if file is None else beside(str(file))
+        cls = get_part(str(name), code, place if code is None else own)
+        config = build(cls.Config, options, own)
+        with plug_in(own, "the part's constructor"):
+            cls(config)
+        written, checksums = _find_files(config, own, beside)
+        if code is not None:
+            written, checksums = (
+                {"file": str(file), **written},
+                {"file": _checksum(code), **checksums},
+            )
+        files |= {f"with.{name}.{what}": checksum for what, checksum in checksums.items()}
+        specs.append(PartSpec(str(name), cls, config, written))
+    return tuple(specs), files
+
+
+def _apart(spec: PartSpec, other: PartSpec) -> str:
+    """Why two parts cannot join one method; empty if they can."""
+    if spec.cls.has("budget") and other.cls.has("budget"):
+        return "both divide the budget"
+    return spec.cls.apart.get(other.name, "") or other.cls.apart.get(spec.name, "")
+
+
+def _find_files(
+    config: Any, place: str, beside: Callable[[str], Path]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Put the paths of files that options name into the config.
+
+    Returns ({option: path as the order has it}, {option: checksum}).
+    """
+    names, checksums = {}, {}
+    for field in fields(config):
+        written = getattr(config, field.name)
         if not field.metadata.get("path") or written is None:
             continue
         path = beside(written)
@@ -100,9 +204,10 @@ def _find_files(spec: MethodSpec, place: str, beside: Callable[[str], Path]) -> 
             raise UserError(
                 f"{place}: {field.name}", f"{written} is not a file", field.metadata["help"]
             )
-        setattr(spec.config, field.name, str(path))
-        spec.written[field.name] = written
-        spec.files[field.name] = _checksum(path)
+        setattr(config, field.name, str(path))
+        names[field.name] = written
+        checksums[field.name] = _checksum(path)
+    return names, checksums
 
 
 def _check_examples(method: Method, name: str, skills: Iterable[Skill], place: str) -> None:

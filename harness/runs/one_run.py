@@ -10,11 +10,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from harness.base.console import Progress
 from harness.base.errors import UserError
 from harness.base.files import read_json, to_json, write_sealed
+from harness.models.checkpoint import model_fingerprint
 from harness.models.forward import can_share_prompts, keep_sharing
 from harness.models.segments import can_take_segments, keep_segments
 from harness.results.writer import BEFORE, ResultsWriter
 from harness.runs.checkpoints import check_plain
-from harness.runs.engines import evaluator_for, sampler_for
+from harness.runs.engines import evaluator_for, load_order_model, sampler_for
 from harness.runs.order import Order, Run
 from harness.sampling.transformers import WAYS, keep_way, way_of
 from harness.sampling.vllm import Engine
@@ -31,9 +32,9 @@ class OneRun:
     """One method x seed, with what its stages share.
 
     model, tokenizer: live, and taught in place; weights: the fingerprint that the model had at the
-    end of its last stage; method: remembers what it wants of earlier skills; sampler, evaluator: of
-    the evaluations; engine: vLLM's, if the order asks for it; abilities: file with what the model
-    can do; title: of the run, for the progress line.
+    end of its last stage; method, parts: remember what they want of earlier skills; sampler,
+    evaluator: of the evaluations; engine: vLLM's, if the order asks for it; abilities: file with
+    what the model can do; title: of the run, for the progress line.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class OneRun:
         self.title = title
         self.spec = order.methods[run.label]
         self.method = self.spec.cls(copy.deepcopy(self.spec.config))
+        self.parts = {part.name: part.make() for part in self.spec.parts}
         self._check_memory()
         self.abilities = results.run(run.name) / "model.json"
         keep_abilities(self.abilities, model)
@@ -67,9 +69,40 @@ class OneRun:
 
     def memory(self) -> dict[str, Any]:
         """What the method remembers for later stages. Raises UserError where it is not plain."""
+        place = f"methods.{self.run.label}"
         memory = self.method.state_dict()
-        check_plain(memory, f"methods.{self.run.label}", "state_dict()")
-        return memory
+        check_plain(memory, place, "state_dict()")
+        if not self.parts:
+            return memory
+        of_parts = {name: part.state_dict() for name, part in self.parts.items()}
+        check_plain(of_parts, f"{place}: with", "state_dict()")
+        return {"method": memory, "parts": of_parts}
+
+    def remember(self, memory: dict[str, Any]) -> None:
+        """Restore what ``memory`` returned."""
+        self.method.load_state_dict(memory["method"] if self.parts else memory)
+        for name, part in self.parts.items():
+            part.load_state_dict(memory["parts"][name])
+
+    def load_start(self, stage: int, of: str) -> PreTrainedModel:
+        """The model at the start of a stage, or of the run, for what the stage learns with it.
+
+        It is read from where it is kept anyway: the order's model, or the stage before.
+        """
+        if of == "run":
+            return self.load_base()
+        before = self.results.stage(self.run.name, stage - 1)
+        model, _ = load_order_model(self.order, before / "weights")
+        check_kept_weights(self.results, before, model_fingerprint(model))
+        keep_abilities(self.abilities, model)
+        return model
+
+    def load_base(self) -> PreTrainedModel:
+        """Another copy of the base model."""
+        base, _ = load_order_model(self.order)
+        check_base_model(self.results, model_fingerprint(base))
+        keep_abilities(self.abilities, base)
+        return base
 
     def _check_memory(self) -> None:
         """Refuse a memory that no file can hold before anything is learned, where it shows."""

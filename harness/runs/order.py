@@ -132,7 +132,7 @@ class Order(Sections):
 
     def _method(self, label: str, options: Mapping[str, Any], place: str) -> MethodSpec:
         spec = build_method(label, options, place, self.skills, self.beside)
-        spec.ask("check", self, place)
+        spec.check(self)
         return spec
 
     def _check_sizes(self) -> None:
@@ -197,7 +197,7 @@ class Order(Sections):
                 raise no_short_prompt(skill, limit)
             notes += _live_turns(tokenizer, skill, student)
         for label, spec in self.methods.items():
-            messages = list(spec.ask("conversations", self))
+            messages = spec.conversations(self)
             for chat in (student, teacher):
                 _try_prompts(tokenizer, messages, f"{self.place}: methods.{label}", chat)
         return notes
@@ -420,6 +420,8 @@ def _about_method(spec: MethodSpec) -> dict[str, Any]:
         "method": spec.method,
         "config": {**asdict(spec.config), **spec.written},
     }
+    if spec.parts:
+        about["with"] = {part.name: {**asdict(part.config), **part.written} for part in spec.parts}
     if spec.files:
         about["files"] = spec.files
     if spec.grid_of:

@@ -146,7 +146,7 @@ def _run_stages(
     with guard():
         live = OneRun(order, run, results, model, tokenizer, weights, engine, progress, title)
         if memory is not None:
-            live.method.load_state_dict(memory)
+            live.remember(memory)
     check_protocols(live)
     write_provenance(live, first)
     for stage in range(first, len(order.skills) + 1):

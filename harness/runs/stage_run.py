@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from harness.base.console import Rate, clock
@@ -13,7 +14,9 @@ from harness.base.seeds import seed_for
 from harness.base.stopping import SIGNALS, Stopped
 from harness.learning.checks import check_done
 from harness.learning.draws import seed_all
-from harness.learning.stage import Stage, Step
+from harness.learning.lessons import Lesson
+from harness.learning.stage import Stage
+from harness.learning.step import Step
 from harness.models.checkpoint import save_checkpoint
 from harness.models.memory import peak_memory, reset_peak_memory
 from harness.results.writer import BEFORE, ResultsWriter
@@ -274,8 +277,15 @@ class SkillStage(BaseStage):
             phases=live.method.phases(prompts),
             batch_size=order.batch_size(config),
             max_new_tokens=order.limit(self.skill, rollout=True),
+            earlier=[
+                Lesson(skill, order.limit(skill, rollout=True), order.template(skill))
+                for skill in order.skills[: self.number - 1]
+            ],
             temperature=order.rollout.temperature,
             top_p=order.rollout.top_p,
+            later=len(order.skills) - self.number,
+            parts=list(live.parts.values()),
+            load_start=partial(live.load_start, self.number),
             folder=folder,
             on_step=self._after_step,
             on_work=self._show_work,
@@ -319,18 +329,27 @@ class SkillStage(BaseStage):
         """Let the method teach the model what is left of the stage."""
         if self.due:
             self._evaluate_inside()
-        # So a resumed stage repeats the draws that the method makes before its first step.
-        seed_all(seed_for(self.live.run.seed, self.number, "learn"))
         self.stage.start_clock()
         try:
+            for name, part in self.live.parts.items():
+                self._seed("begin", name)
+                part.begin(self.stage)
+            # So a resumed stage repeats the draws that the method makes before its first step.
+            self._seed("learn")
             self.live.method.learn(self.stage)
+            check_done(self.stage, f"methods.{self.live.run.label}")
+            for name, part in self.live.parts.items():
+                self._seed("end", name)
+                part.end(self.stage)
         finally:
             SIGNALS.waits = False
         self.stage.read_clock()
-        check_done(self.stage, f"methods.{self.live.run.label}")
         if self.number < len(self.live.order.skills):
             self.live.memory()  # Refused before the stage is measured.
         self.stage.close()
+
+    def _seed(self, *what: str) -> None:
+        seed_all(seed_for(self.live.run.seed, self.number, *what))
 
     def kept(self) -> str:
         """What a stop leaves of this stage, in words."""

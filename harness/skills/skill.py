@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
@@ -29,6 +29,7 @@ class Example:
         demonstration: text of a good response; None where a split has none.
         reference: any JSON value; the grader compares the completion with it.
         source: text that the demonstration rests on (an article), where there is one.
+        skill: name of the skill that it belongs to; ``Skill.examples`` fills it in.
     """
 
     id: str
@@ -36,6 +37,7 @@ class Example:
     demonstration: str | None
     reference: Any
     source: str | None = None
+    skill: str = field(default="", compare=False)
 
 
 class AnswerTexts(Protocol):
@@ -111,7 +113,7 @@ class Skill:
                     f"the data have SHA-256 {checksum[:12]}, not {pinned[:12]}",
                     "install the pinned packages: pip install -r requirements.txt",
                 )
-            self._examples[split] = examples
+            self._examples[split] = [replace(example, skill=self.name) for example in examples]
         return self._examples[split]
 
     def keep(self, split: str, examples: list[Example]) -> None:
@@ -269,6 +271,8 @@ def examples_fingerprint(examples: Iterable[Example]) -> str:
     """SHA-256 of examples, as 64 hexadecimal digits, over canonical JSON."""
     digest = hashlib.sha256()
     for example in examples:
-        line = json.dumps(asdict(example), sort_keys=True, ensure_ascii=False)
+        values = asdict(example)
+        del values["skill"]  # which is where it stands, not what it asks
+        line = json.dumps(values, sort_keys=True, ensure_ascii=False)
         digest.update(line.encode() + b"\n")
     return digest.hexdigest()

@@ -124,7 +124,7 @@ def inside(monkeypatch, tmp_path, run):
     module = types.ModuleType("benchmarks.gpu_check.made_up")
     module.run = run
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setitem(command.PARTS, "made-up", command.Part("made_up", "small", 1))
+    monkeypatch.setitem(command.PARTS, "made-up", command.Chapter("made_up", "small", 1))
     monkeypatch.setattr(
         sys, "argv", ["x", "--inside", "made-up", "--out", str(tmp_path), "--device", "cpu"]
     )

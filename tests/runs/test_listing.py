@@ -56,7 +56,7 @@ def test_a_description_is_no_markup(capsys, monkeypatch):
     assert capsys.readouterr().out.split() == ["[red]", "of", "[bold]", "and", "[/]", "things"]
 
 
-@pytest.mark.parametrize("given", [[], ["list"], ["list", "parts"], ["show", "skills"]])
+@pytest.mark.parametrize("given", [[], ["list"], ["list", "wishes"], ["show", "skills"]])
 def test_wrong_arguments_are_one_line(given, capsys):
     with pytest.raises(SystemExit) as caught:
         command.main(given)
@@ -70,7 +70,7 @@ def test_as_a_command_without_pytorch():
     code = (
         "import sys\n"
         "from harness.__main__ import main\n"
-        "for what in ('methods', 'skills', 'graders', 'suites', 'orders'):\n"
+        "for what in ('methods', 'parts', 'skills', 'graders', 'suites', 'orders'):\n"
         "    main(['list', what])\n"
         "assert 'torch' not in sys.modules\n"
     )
