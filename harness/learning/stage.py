@@ -17,6 +17,7 @@ from harness.learning.lessons import Lesson, Lessons, TeacherTemplate
 from harness.learning.part import Part, having, joint_budget
 from harness.learning.step import Step
 from harness.models.chat import ChatInputs
+from harness.models.memory import return_much_freed_memory
 from harness.sampling.sampler import Completion, Sampler
 from harness.skills.skill import Example, Skill
 
@@ -250,6 +251,7 @@ class Stage(Lessons):
             yield step
             for part in self.parts:
                 part.updated(step)
+            return_much_freed_memory()
             self.read_clock()
             self.has_sampled = False
             self._check_finite(step)
@@ -413,6 +415,7 @@ class Stage(Lessons):
             for i, group in zip(places, sampled_groups, strict=True):
                 groups[i] = group
         self.sampler.rest()
+        return_much_freed_memory()
         self.has_sampled = True
         seconds = time.perf_counter() - start
         self.seconds["sampling"] += seconds

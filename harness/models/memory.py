@@ -6,12 +6,14 @@ import resource
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
 # Parameters of glibc's mallopt, as malloc.h numbers them.
 M_MMAP_MAX = -4
 M_TRIM_THRESHOLD = -1
+MUCH = 3 * 2**29  # bytes, 1.5 GiB
 
 
 def keep_freed_memory() -> None:
@@ -35,6 +37,31 @@ def return_freed_memory() -> None:
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if malloc_trim:
         malloc_trim(ctypes.c_size_t(0))
+
+
+class _Heap(ctypes.Structure):
+    """What glibc's mallinfo2 returns, in bytes. ``fordblks`` are free, but not given back."""
+
+    _fields_: ClassVar = [
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks"),
+            *("uordblks", "fordblks", "keepcost"),
+        )
+    ]
+
+
+def return_much_freed_memory() -> None:
+    """Give back to the kernel what ``keep_freed_memory`` has kept, once it is more than MUCH.
+
+    Sampling and learning, and steps of other lengths, have tensors that do not fit into each
+    other's holes: what is kept grows from step to step. To get a GiB again takes about a second.
+    """
+    mallinfo = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if mallinfo:
+        mallinfo.restype = _Heap
+        if mallinfo().fordblks > MUCH:
+            ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))
 
 
 def reset_peak_memory(device: torch.device) -> None:
