@@ -96,9 +96,19 @@ def test_the_plane_has_a_path_a_method_and_one_star_a_base_model(source):
     assert "wikitext" not in shown.tasks
     path = shown.paths[0]
     assert path.stages.shape == (4, 2)
-    assert path.stages[-1] == pytest.approx([path.retention.value, path.accuracy.value])
+    assert path.stages[-1, 1] == pytest.approx(path.accuracy.value)
+    assert path.stages[-1, 0] - path.stages[0, 0] == pytest.approx(path.change.value)
     assert path.seeds[:, 1] == pytest.approx(results.R["sft"][:, -1].mean(-1))
     assert np.isfinite([path.accuracy.low, path.accuracy.high]).all()
+
+
+def test_a_method_that_has_learned_nothing_yet_is_not_in_the_plane(tmp_path):
+    folder = fabricate(tmp_path / "begun", methods=TWO, n=10)
+    lines = (folder / "records.jsonl").read_text().splitlines(keepends=True)
+    first, second = TWO
+    begun = [r for line in lines if (r := json.loads(line))["method"] == first or not r["stage"]]
+    (folder / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in begun))
+    assert [path.label for path in plane(source_of(ReportData([folder]))).paths] == [first]
 
 
 def test_the_mean_change_of_retention_begins_at_0_without_a_spread(source):

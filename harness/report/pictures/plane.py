@@ -20,14 +20,15 @@ class MethodPath:
     """One method's way through the plane; x: mean retention, y: mean accuracy, both fractions.
 
     stages: mean over seeds [stages, 2], from the base model on; seeds: each seed [seeds, 2] after
-    the last stage that any has finished; retention, accuracy: their mean and its 95% interval;
-    from_base: whether this path draws the star of its base model, as one path of each model does.
+    the last stage that any has finished; change: of the mean retention since the base model, on the
+    same questions, with its 95% interval; accuracy: the mean with its own; from_base: whether this
+    path draws the star of its base model, as one path of each model does.
     """
 
     label: str
     stages: np.ndarray
     seeds: np.ndarray
-    retention: Estimate
+    change: Estimate
     accuracy: Estimate
     from_base: bool
 
@@ -65,12 +66,13 @@ def _path(source: Source, label: str, from_base: bool) -> MethodPath | None:
     points = np.stack([retention, results.R[label].mean(-1)], axis=-1)  # [runs, T + 1, 2]
     measured = np.isfinite(points).all(axis=-1)
     stages = np.flatnonzero(measured.any(axis=0))
-    if not len(stages):
+    if not stages.any():  # nothing behind the base model
         return None
     last = int(stages[-1])
 
-    def last_retention(D: np.ndarray) -> np.ndarray:
-        return results.retention_mean(D)[..., last]
+    def change(D: np.ndarray) -> np.ndarray:
+        mean = results.retention_mean(D)
+        return mean[..., last] - mean[..., 0]
 
     def last_accuracy(R: np.ndarray) -> np.ndarray:
         return R[..., last, :].mean(-1)
@@ -79,7 +81,7 @@ def _path(source: Source, label: str, from_base: bool) -> MethodPath | None:
         label,
         stages=np.array([points[measured[:, k], k].mean(axis=0) for k in stages]),
         seeds=points[measured[:, last], last],
-        retention=results.estimate(label, last_retention, "D"),
+        change=results.estimate(label, change, "D"),
         accuracy=results.estimate(label, last_accuracy),
         from_base=from_base,
     )
@@ -157,9 +159,9 @@ def _draw_end(axes: Axes, path: MethodPath, look: Look) -> None:
         zorder=3,
     )
     axes.errorbar(
-        path.retention.value * 100,
+        path.stages[-1, 0] * 100,
         path.accuracy.value * 100,
-        xerr=_error_bar(path.retention),
+        xerr=_error_bar(path.change),
         yerr=_error_bar(path.accuracy),
         color=look.colour,
         marker=look.marker,
@@ -188,8 +190,9 @@ def caption(shown: Plane) -> str:
         tasks += f" and {len(shown.tasks) - MOST_TASKS} more"
     return (
         "Up is better at the skills, right is more of what the model could do before. Large mark: "
-        "after the last stage with 95% intervals (over questions and seeds); dots: "
-        "its seeds; thin line: the way there from the base model (star), a mark a stage. "
+        "after the last stage with 95% intervals (over questions and seeds; across, of the change "
+        "from the base model on the same questions); dots: its seeds; thin line: the way there "
+        "from the base model (star), a mark a stage. "
         f"x: mean over {tasks}; y: mean over all skills of the order."
     )
 
