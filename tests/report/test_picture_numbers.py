@@ -21,6 +21,7 @@ from harness.report.pictures.picture import Source
 from harness.report.pictures.plane import plane
 from harness.report.pictures.retention import caption, mean_change_table, retention_curves
 from harness.report.pictures.training import diagnostics
+from harness.report.tables import retention_change
 from tests.fabricate import METHODS, SKILLS, fabricate
 
 TWO = {label: METHODS[label] for label in ("sft", "sdft")}
@@ -98,6 +99,8 @@ def test_the_plane_has_a_path_a_method_and_one_star_a_base_model(source):
     assert path.stages.shape == (4, 2)
     assert path.stages[-1, 1] == pytest.approx(path.accuracy.value)
     assert path.stages[-1, 0] - path.stages[0, 0] == pytest.approx(path.change.value)
+    table = results.estimate("sft", retention_change(results), "D", difference=True)
+    assert (path.change.low, path.change.high) == (table.low, table.high)
     assert path.seeds[:, 1] == pytest.approx(results.R["sft"][:, -1].mean(-1))
     assert np.isfinite([path.accuracy.low, path.accuracy.high]).all()
 

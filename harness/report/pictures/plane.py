@@ -81,7 +81,7 @@ def _path(source: Source, label: str, from_base: bool) -> MethodPath | None:
         label,
         stages=np.array([points[measured[:, k], k].mean(axis=0) for k in stages]),
         seeds=points[measured[:, last], last],
-        change=results.estimate(label, change, "D"),
+        change=results.estimate(label, change, "D", difference=True),
         accuracy=results.estimate(label, last_accuracy),
         from_base=from_base,
     )
