@@ -108,7 +108,7 @@ def test_the_plane_has_a_path_a_method_and_one_star_a_base_model(source):
 def test_a_method_that_has_learned_nothing_yet_is_not_in_the_plane(tmp_path):
     folder = fabricate(tmp_path / "begun", methods=TWO, n=10)
     lines = (folder / "records.jsonl").read_text().splitlines(keepends=True)
-    first, second = TWO
+    first = next(iter(TWO))
     begun = [r for line in lines if (r := json.loads(line))["method"] == first or not r["stage"]]
     (folder / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in begun))
     assert [path.label for path in plane(source_of(ReportData([folder]))).paths] == [first]
