@@ -83,6 +83,6 @@ def test_the_power_of_runs_with_other_sizes(capsys):
 
 def test_a_folder_without_scores_is_refused(capsys):
     with pytest.raises(SystemExit) as caught:
-        main(["--measured", str(ROOT / "results/measured/quickstart")])
+        main(["--measured", str(ROOT / "results/measured/search_16")])
     assert caught.value.code == 2
-    assert "quickstart: holds no scores of items; give a folder" in capsys.readouterr().err
+    assert "search_16: holds no scores of items; give a folder" in capsys.readouterr().err

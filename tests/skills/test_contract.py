@@ -1,5 +1,7 @@
 """What a skill's own code may return: whole examples, functions, scores from 0 to 1."""
 
+from dataclasses import replace
+
 import pytest
 
 from harness.base.errors import UserError
@@ -70,10 +72,13 @@ def test_examples(examples, said):
 
 
 def test_whole_examples_pass():
-    rows = [example("1", reference=None), example("2", demonstration=None, reference={"a": [1.5]})]
-    assert Mine(rows).examples("test") is rows
-    rows = [example(3), example("3", [{"role": "system", "content": ""}, *ASKED], source="s 😀")]
-    assert Mine(rows).examples("test") is rows  # an id may be a number
+    """As they are, but that they know their skill."""
+    for rows in (
+        [example("1", reference=None), example("2", demonstration=None, reference={"a": [1.5]})],
+        # an id may be a number
+        [example(3), example("3", [{"role": "system", "content": ""}, *ASKED], source="s 😀")],
+    ):
+        assert Mine(rows).examples("test") == [replace(row, skill="mine") for row in rows]
 
 
 def test_ctrl_c_in_a_skill_is_a_stop():
