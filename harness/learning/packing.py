@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.models.forward import can_share_prompts, hidden_states, pad_right
+from harness.models.forward import attending, can_share_prompts, hidden_states, pad_right
 from harness.models.rope import border_of, side_of
-from harness.models.segments import Chain, Segments, can_take_segments, segment_attention
+from harness.models.segments import ATTENTION, Chain, Segments, can_take_segments
 from harness.sampling.sampler import common_prefix
 
 if TYPE_CHECKING:
@@ -259,7 +259,7 @@ def _states_in_line(
             chains.append([spans[i] for i in sorted({0, segment.parent, k})])
     device = model.device
     segmented = Segments(chains, model.dtype, device)
-    with segment_attention(model):
+    with attending(model, ATTENTION):
         states = hidden_states(
             model,
             torch.tensor([[t for each in sequences for t in _tokens(each)]], device=device),

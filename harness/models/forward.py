@@ -7,7 +7,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,6 +34,18 @@ def hidden_states(
     # Llama 4 names a prefix that it does not have.
     body = getattr(model, model.base_model_prefix or "model", None) or model.model
     return body(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
+
+
+@contextmanager
+def attending(model: PreTrainedModel, name: str) -> Iterator[None]:
+    """The model computes the attention that transformers has registered as ``name``."""
+    config = model.config
+    before = config._attn_implementation
+    config._attn_implementation = name
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
 
 
 def sees_later_tokens(model: PreTrainedModel) -> bool:

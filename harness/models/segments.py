@@ -8,8 +8,7 @@ that it continues, and itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from harness.models.forward import can_share_prompts, distinct_tokens, hidden_states
+from harness.models.forward import attending, can_share_prompts, distinct_tokens, hidden_states
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -153,8 +152,8 @@ class _ByProducts(torch.autograd.Function):
     """Attention by matrix products: scores, softmax in float32, mean of the values.
 
     query [rows, heads, queries, width], key and value [rows, heads, keys, width], mask [rows, 1,
-    queries, keys]. On processors with bfloat16 instructions it takes a third of the time of
-    PyTorch's fused attention with its gradient, and keeps the probabilities.
+    queries, keys]. On processors with bfloat16 instructions it is faster than PyTorch's
+    fused attention with its gradient. It keeps the probabilities.
     """
 
     @staticmethod
@@ -234,17 +233,6 @@ AttentionInterface.register(ATTENTION, _segment_attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
-@contextmanager
-def segment_attention(model: PreTrainedModel) -> Iterator[None]:
-    """The model attends by segments where its mask says so."""
-    before = model.config._attn_implementation
-    model.config._attn_implementation = ATTENTION
-    try:
-        yield
-    finally:
-        model.config._attn_implementation = before
-
-
 _TAKES = "_takes_segments"  # attribute of a model with what can_take_segments answered
 
 
@@ -281,7 +269,7 @@ def _agrees(model: PreTrainedModel) -> bool:
     model.eval()  # Dropout would move the states.
     try:
         wanted = hidden_states(model, **inputs)
-        with segment_attention(model):
+        with attending(model, ATTENTION):
             states = hidden_states(model, **inputs)
     except Exception:  # A model that takes no other attention may raise anything.
         return False

@@ -12,7 +12,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from harness.learning.outlook import Work
 from harness.learning.packing import VOCABULARY_CHUNK
 from harness.learning.trainer import MICRO_BATCH_TOKENS, TrainingConfig
-from harness.models.forward import hidden_states
+from harness.models.forward import attending, hidden_states
 
 GIB = 2**30
 COPIED = 64 * 2**20  # bytes of the block whose copy measures the memory's speed
@@ -109,9 +109,7 @@ def activations(shape: PreTrainedModel, tokens: int = 8) -> float:
 
     ids = torch.zeros(1, tokens, dtype=torch.long, device="meta")
     mask = ids.new_ones(1, 1, tokens, tokens).bool()
-    attention = shape.config._attn_implementation
-    shape.config._attn_implementation = "counted"
-    try:
+    with attending(shape, "counted"):
         for inputs in ({"position_ids": ids, "attention_mask": mask}, {}):
             storages.clear()
             # Families differ in what they take, so they may raise anything.
@@ -121,8 +119,6 @@ def activations(shape: PreTrainedModel, tokens: int = 8) -> float:
             ):
                 hidden_states(shape.train(), ids, **inputs)
                 return sum(tensor.nbytes for tensor in storages.values()) / tokens
-    finally:
-        shape.config._attn_implementation = attention
     config = shape.config.get_text_config()
     return float(17 * config.hidden_size * config.num_hidden_layers * shape.dtype.itemsize)
 

@@ -23,7 +23,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from harness.models.chat import stop_tokens
-from harness.models.forward import PAD, can_share_prompts
+from harness.models.forward import PAD, attending, can_share_prompts
 from harness.models.products import sampling_products
 from harness.models.rope import answer_side, border_of, side_of
 from harness.sampling.drawing import Answers, Decoding, Growing
@@ -314,13 +314,11 @@ def _sampling_mode(model: PreTrainedModel) -> Iterator[None]:
     was_training = model.training
     attention = model.config._attn_implementation
     model.eval()
-    if attention == "sdpa":
-        model.config._attn_implementation = "grouped_sdpa"
     try:
-        yield
+        with attending(model, "grouped_sdpa" if attention == "sdpa" else attention):
+            yield
     finally:
         model.train(was_training)
-        model.config._attn_implementation = attention
 
 
 def _grouped_attention(

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
 from harness.models import segments as module
-from harness.models.forward import hidden_states
-from harness.models.segments import Segments, can_take_segments, segment_attention
+from harness.models.forward import attending, hidden_states
+from harness.models.segments import ATTENTION, Segments, can_take_segments
 
 # A beginning, two rests of prompts, three completions, one of them empty; then a second tree.
 CHAINS = [
@@ -66,7 +66,7 @@ def alone(model, ids, chain):
 
 def by_segments(model, ids):
     segments = Segments(CHAINS, model.dtype, model.device)
-    with segment_attention(model):
+    with attending(model, ATTENTION):
         states = hidden_states(
             model, ids[None], position_ids=positions()[None], attention_mask=segments.mask()
         )[0]
