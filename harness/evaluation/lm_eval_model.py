@@ -24,6 +24,7 @@ from harness.evaluation.scoring_rows import PackedRow, Request, batches, plain_r
 from harness.models.chat import ChatInputs, declared_ends
 from harness.models.forward import LOCAL, can_share_prompts, has_local_attention
 from harness.models.rope import border_of, side_of
+from harness.sampling.sampler import evenly
 from harness.sampling.transformers import TransformersSampler
 from harness.sampling.vllm import VLLMSampler
 
@@ -71,7 +72,7 @@ class LiveModel(HFLM):
         tokenizer: PreTrainedTokenizerBase,
         *,
         batch_tokens: int | None = None,
-        batch_size: int = 32,
+        batch_size: int = 64,
         chat: ChatInputs | None = None,
     ) -> None:
         """batch_tokens: padded tokens in one forward pass, by default 1,024 on a CPU and 16,384
@@ -294,8 +295,7 @@ class LiveModel(HFLM):
             key=lambda i: (str(requests[i].args[1]), -len(requests[i].args[0])),
         )
         answers: dict[int, str] = {}
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
+        for batch in evenly(order, self.batch_size):
             texts = super().generate_until([requests[i] for i in batch], disable_tqdm=True)
             answers |= zip(batch, texts, strict=True)
             self.progress(len(answers), len(requests))

@@ -6,7 +6,7 @@ in memory, and harness.sampling.vllm.VLLMSampler, which hands the weights to vLL
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
@@ -103,6 +103,14 @@ class Texts:
 
 
 Tokens = TypeVar("Tokens", list[int], tuple[int, ...])
+Member = TypeVar("Member")
+
+
+def evenly(members: Sequence[Member], most: int) -> Iterator[list[Member]]:
+    """Parts of ``members`` in their order, as few as ``most`` in each allows and of like size."""
+    count = -(-len(members) // most)
+    for i in range(count):
+        yield list(members[i * len(members) // count : (i + 1) * len(members) // count])
 
 
 def common_prefix(lists: Sequence[Tokens]) -> int:

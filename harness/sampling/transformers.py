@@ -28,7 +28,7 @@ from harness.models.products import sampling_products
 from harness.models.rope import answer_side, border_of, side_of
 from harness.sampling.drawing import Answers, Decoding, Growing
 from harness.sampling.generate import GENERATE_WAYS
-from harness.sampling.sampler import Completion, Texts, common_prefix
+from harness.sampling.sampler import Completion, Texts, common_prefix, evenly
 from harness.sampling.ways import Way, find_way
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class TransformersSampler:
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int = 48
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int = 64
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -94,7 +94,8 @@ class TransformersSampler:
         """Yield (indices of prompts, indices of their completions), short prompts first.
 
         The prompts of a batch are on one side of the length at which rotary positions change, and
-        of one length where the way takes no padding.
+        of one length where the way takes no padding. Batches are of like size: a small one reads
+        all weights for few rows as often as a large one.
         """
         border = border_of(self.model.config)
         kinds = [
@@ -104,12 +105,10 @@ class TransformersSampler:
         order = sorted(range(len(prompts)), key=lambda i: (kinds[i], len(prompts[i]), i))
         per_batch = max(1, self.batch_size // n)
         for _, alike in groupby(order, key=kinds.__getitem__):
-            members = list(alike)
-            for start in range(0, len(members), per_batch):
+            for batch in evenly(list(alike), per_batch):
                 # More completions of one prompt than a batch holds take several turns.
                 for first in range(0, n, self.batch_size):
-                    turn = range(first, min(n, first + self.batch_size))
-                    yield members[start : start + per_batch], turn
+                    yield batch, range(first, min(n, first + self.batch_size))
 
     def _batch(
         self,
