@@ -41,7 +41,7 @@ HOW = {
     IntervalSource.BOTH: "over questions and seeds together",
     IntervalSource.ITEMS: "over questions alone (one run: what another seed changes is not in it)",
     IntervalSource.WILSON: (
-        "over questions alone (one run; Wilson's, for an accuracy or a mean of accuracies)"
+        "by Wilson's formula over the questions of one run, for an accuracy or a mean of accuracies"
     ),
     IntervalSource.SEEDS: (
         "over seeds alone (Student's t), where item scores are missing or do not make up the values"
