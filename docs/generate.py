@@ -256,7 +256,9 @@ def parts_page() -> str:
         "## What joins what\n",
         "\n".join(lines) + "\n",
         "No: refused in one line, before anything loads. Single options that a method refuses are "
-        "named with the part. All parts of one method may join together.\n",
+        "named with the part. Parts may join one method together, but of "
+        + ", ".join(f"`{name}`" for name, part in joined.items() if part.has("merge"))
+        + ", which make the weights with which a stage ends, only one.\n",
     ]
     for name, part in joined.items():
         doc = sys.modules[part.__module__].__doc__

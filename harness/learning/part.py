@@ -66,7 +66,7 @@ class Part:
     @classmethod
     def acts(cls) -> bool:
         """Whether a trainer has to call it."""
-        return any(map(cls.has, ("weights", "loss", "gradient", "update")))
+        return any(map(cls.has, ("weights", "loss", "gradient", "update", "merge")))
 
     def check(self, order: OrderView, method: Method, place: str) -> None:
         """Raises UserError at ``place`` where the part cannot join ``method`` in ``order``."""
@@ -132,6 +132,12 @@ class Part:
 
     def updated(self, step: Step) -> None:
         """Look at the model after the step."""
+
+    def merge(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Change, in place, the float32 weights with which the stage ends, after its last step.
+
+        It comes before every ``end``. Of two parts that have it only one joins a method.
+        """
 
     # ---- between stages, and before everything -------------------------------------------------
 

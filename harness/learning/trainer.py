@@ -298,6 +298,17 @@ class Trainer:
                 after = part.update(name, before, after)
             master.copy_(after)
 
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Let the parts make the weights with which the stage ends, once its last step is done."""
+        stage = self.stage
+        if stage.step < stage.steps_in_all or stage.merged:
+            return
+        for part in having(stage.parts, "merge"):
+            part.merge({name: master.detach() for name, master in self.masters.items()})
+        self._copy_to_model()
+        stage.merged = True
+
     def close(self) -> None:
         """Leave the model as it is, and free masters, moments and hooks.
 
@@ -415,5 +426,6 @@ def learning(stage: Stage, config: TrainingConfig) -> Iterator[Trainer]:
     trainer = Trainer(stage, config)
     try:
         yield trainer
+        trainer.merge()
     finally:
         trainer.close()

@@ -15,6 +15,9 @@ from harness.learning.trainer import TrainingConfig
 from harness.skills.skill import Skill
 from harness.skills.templates import Message
 
+# Hooks of which a method has one part at most, and what two parts would both do.
+ALONE = {"budget": "divide the budget", "merge": "make the weights with which a stage ends"}
+
 
 @dataclass(frozen=True)
 class PartSpec:
@@ -182,8 +185,9 @@ def _parts(
 
 def _apart(spec: PartSpec, other: PartSpec) -> str:
     """Why two parts cannot join one method; empty if they can."""
-    if spec.cls.has("budget") and other.cls.has("budget"):
-        return "both divide the budget"
+    for hook, what in ALONE.items():
+        if spec.cls.has(hook) and other.cls.has(hook):
+            return f"both {what}"
     return spec.cls.apart.get(other.name, "") or other.cls.apart.get(spec.name, "")
 
 

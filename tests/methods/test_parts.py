@@ -21,7 +21,7 @@ from harness.learning.checks import check_done
 from harness.learning.lessons import Lesson
 from harness.learning.method import get_method
 from harness.learning.part import Part, PartConfig, get_part, lacking
-from harness.learning.trainer import Trainer, TrainingConfig
+from harness.learning.trainer import Trainer, TrainingConfig, cross_entropy
 from harness.models.load import load_model
 from harness.runs.plan import plan
 from harness.runs.reading import read_order
@@ -46,6 +46,9 @@ PARTS = {
     "ewc": {"examples": 3, "strength": 10, "gamma": 0.5},
     "anchor": {"along": "old_prompts", "beta": 1, "divergence": "reverse"},
     "l2sp": {"of": "run", "coupled": False, "strength": 100},
+    "sfa": {"beta": 0.1, "period": 0.5},
+    "ema": {"decay": 0.5},
+    "wise_ft": {"alpha": 0.75, "of": "run"},
     "tether": {"file": ROOT / "docs/examples/my_part.py", "share": 0.01},
 }
 
@@ -295,6 +298,10 @@ class Mine(Part):
         ("cpt", {"anchor": {}}, "with.anchor: along: demonstrations wants a method that learns"),
         ("sft", {"anchor": {"prompts": "general.jsonl"}}, "goes with along: general_prompts"),
         ("sft", {"replay": {"share": 1, "extra": "inside"}}, "share must be below 1"),
+        ("sft", {"ema": {}, "wise_ft": {}}, "with.wise_ft: cannot join beside ema: both make the"),
+        ("sft", {"wise_ft": {"alpha": 1.5}}, "with.wise_ft: alpha: must be"),
+        ("sft", {"ema": {"decay": 1}}, "with.ema: decay: must be"),
+        ("sft", {"sfa": {"period": 0}}, "with.sfa: period: must be"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(order_file, tmp_path, method, parts, problem):
@@ -349,7 +356,19 @@ def test_parts_that_would_do_nothing_are_refused(tiny_model, tmp_path):
             for _ in stage.steps(examples=stage.examples):
                 pass
 
+    class Alone(SFT):
+        def learn(self, stage):
+            trainer = Trainer(stage, self.config)
+            for step in stage.steps():
+                rows = stage.demonstration_rows(step.examples)
+                step.log(**trainer.token_mean(rows, cross_entropy), **trainer.update())
+            trainer.close()
+
     config = TrainingConfig()
+    changes = {"load_start": lambda of: tiny_model[0]}
+    stage = learned(Alone(config), model, tokenizer, [made("wise_ft")], tmp_path / "c", **changes)
+    with pytest.raises(UserError, match="parts act through a Trainer, and learn"):
+        check_done(stage, "methods.alone")
     stage = learned(Bare(config), model, tokenizer, [Every()], tmp_path / "a")
     with pytest.raises(UserError, match="parts act through a Trainer, and learn"):
         check_done(stage, "methods.bare")

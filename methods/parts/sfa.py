@@ -1,0 +1,42 @@
+"""SFA, sequential fine-tuning with averaging (arXiv 2501.05559, "Soup to go").
+
+    theta <- (1 - beta) theta + beta theta_0    after every round(period T) steps, and after the last
+
+T are the steps of the stage, theta the float32 weights after a step, theta_0 those at the start of
+the ``stage`` (the paper: the model after the last task) or of the ``run``. With ``period: 1`` it is
+WiSE-FT with alpha = 1 - beta; the paper finds shorter periods better. AdamW's moments go on as
+they are, and so does the schedule.
+
+State: nothing; theta_0 is read from where the run keeps it. Cost: a second copy of the weights.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from harness.base.settings import option
+from harness.learning.outlook import Outlook, Work
+from harness.learning.part import Part, PartConfig
+
+
+@dataclass
+class SFAConfig(PartConfig):
+    beta: float = option(0.5, "share of the start in an average", min=0, max=1)
+    period: float = option(0.25, "steps between averages, as a share of the stage", above=0, max=1)
+    of: str = option("stage", "whose start theta_0 is", choices=("stage", "run"))
+
+
+class SFA(Part):
+    Config = SFAConfig
+    config: SFAConfig
+
+    def update(self, name: str, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+        done, steps = self.stage.step + 1, self.stage.steps_in_all
+        if done % max(1, round(self.config.period * steps)) and done < steps:
+            return after
+        start = self.stage.start(self.config.of).get_parameter(name)
+        return after.lerp(start.to(after), self.config.beta)
+
+    def work(self, outlook: Outlook, work: Work, earlier: Sequence[Outlook]) -> Work:
+        return replace(work, starts=work.starts | {self.config.of if earlier else "run"})
