@@ -44,7 +44,8 @@ class Part:
     """Base of every part. A subclass sets ``Config`` and has some of the hooks below.
 
     stage: the stage that goes on. apart: {name of another part: why the two cannot join one
-    method}.
+    method}. wants: {one of a method's ``joins`` beside those of the hooks: what a method without it
+    lacks}.
 
     Like a method, one instance lives through all the stages of a run. What it must remember goes
     through ``state_dict`` and ``load_state_dict`` between them; what changes within a stage goes
@@ -53,6 +54,7 @@ class Part:
 
     Config: ClassVar[type[PartConfig]] = PartConfig
     apart: ClassVar[Mapping[str, str]] = {}
+    wants: ClassVar[Mapping[str, str]] = {}
     stage: Stage
 
     def __init__(self, config: PartConfig) -> None:
@@ -103,6 +105,9 @@ class Part:
         """
         examples: list[Example] = step.examples
         return examples
+
+    def weigh(self, rows: Sequence[Row]) -> None:
+        """Look at all rows of a loss that is a mean over tokens, before ``weights``."""
 
     def weights(
         self, rows: Sequence[Row], positions: Positions, logits: torch.Tensor
@@ -163,9 +168,10 @@ def having(parts: Iterable[Part], hook: str) -> list[Part]:
 
 def lacking(part: type[Part], method: type[Method]) -> str:
     """What a method lacks for the part to join it, in words; empty where it can."""
-    for hook, lack in SERVED.items():
+    needed = {hook: lack for hook, lack in SERVED.items() if part.has(hook)}
+    for hook, lack in {**needed, **part.wants}.items():
         served = "examples" if hook == "budget" else hook
-        if part.has(hook) and served not in method.joins:
+        if served not in method.joins:
             return lack
     return ""
 

@@ -226,6 +226,8 @@ class Trainer:
         """
         count = sum(len(row.completion) for row in rows)
         weighing = having(self.stage.parts, "weights")
+        for part in weighing:
+            part.weigh(rows)
 
         def mean(logits: torch.Tensor, at: Positions) -> torch.Tensor:
             weights = [part.weights(rows, at, logits.detach()) for part in weighing]

@@ -1,6 +1,6 @@
 """SFA, sequential fine-tuning with averaging (arXiv 2501.05559, "Soup to go").
 
-    theta <- (1 - beta) theta + beta theta_0    after every round(period T) steps, and after the last
+    theta <- (1 - beta) theta + beta theta_0,    every round(period T) steps and after the last one
 
 T are the steps of the stage, theta the float32 weights after a step, theta_0 those at the start of
 the ``stage`` (the paper: the model after the last task) or of the ``run``. With ``period: 1`` it is
