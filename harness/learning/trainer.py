@@ -265,7 +265,7 @@ class Trainer:
         assert stage.updates is not None  # since this trainer was made
         stage.updates += 1
         self.adamw.zero_grad(set_to_none=True)
-        self._copy_to_model()
+        self.copy_to_model()
         return {**logged, "grad_norm": norm.item(), "learning_rate": rate}
 
     def _join_gradients(self) -> dict[str, float]:
@@ -308,7 +308,7 @@ class Trainer:
             return
         for part in having(stage.parts, "merge"):
             part.merge({name: master.detach() for name, master in self.masters.items()})
-        self._copy_to_model()
+        self.copy_to_model()
         stage.merged = True
 
     def close(self) -> None:
@@ -347,7 +347,7 @@ class Trainer:
         numbered = {i: moments[name] for i, name in enumerate(self.numbered) if name in moments}
         groups = self.adamw.state_dict()["param_groups"]
         self.adamw.load_state_dict({"state": numbered, "param_groups": groups})
-        self._copy_to_model()
+        self.copy_to_model()
 
     def _head_gradient(self, weight: torch.Tensor) -> torch.Tensor:
         """The tensor to which a chunk adds the gradient of the head's ``weight``.
@@ -373,7 +373,8 @@ class Trainer:
         self.projected = None
 
     @torch.no_grad()
-    def _copy_to_model(self) -> None:
+    def copy_to_model(self) -> None:
+        """Round the masters into the model; for a part that has changed them by itself."""
         for name, param in self.params.items():
             if self.masters[name] is not param:
                 param.copy_(self.masters[name])

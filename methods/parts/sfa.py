@@ -10,7 +10,7 @@ they are, and so does the schedule.
 State: nothing; theta_0 is read from where the run keeps it. Cost: a second copy of the weights.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,6 +18,9 @@ import torch
 from harness.base.settings import option
 from harness.learning.outlook import Outlook, Work
 from harness.learning.part import Part, PartConfig
+from harness.learning.stage import Stage
+from harness.learning.step import Step
+from harness.learning.trainer import Trainer
 
 
 @dataclass
@@ -31,12 +34,22 @@ class SFA(Part):
     Config = SFAConfig
     config: SFAConfig
 
-    def update(self, name: str, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    def loss(self, trainer: Trainer, step: Step) -> Mapping[str, float]:
+        self.trainer = trainer
+        return {}
+
+    @torch.no_grad()
+    def updated(self, step: Step) -> None:
         done, steps = self.stage.step + 1, self.stage.steps_in_all
         if done % max(1, round(self.config.period * steps)) and done < steps:
-            return after
-        start = self.stage.start(self.config.of).get_parameter(name)
-        return after.lerp(start.to(after), self.config.beta)
+            return
+        start = self.stage.start(self.config.of)
+        for name, master in self.trainer.masters.items():
+            master.lerp_(start.get_parameter(name).to(master), self.config.beta)
+        self.trainer.copy_to_model()
+
+    def end(self, stage: Stage) -> None:
+        self.__dict__.pop("trainer", None)  # it was closed, or never made in a resumed stage
 
     def work(self, outlook: Outlook, work: Work, earlier: Sequence[Outlook]) -> Work:
         return replace(work, starts=work.starts | {self.config.of if earlier else "run"})

@@ -54,6 +54,9 @@ PARTS = {
     "sfa": {"beta": 0.1, "period": 0.5},
     "ema": {"decay": 0.5},
     "wise_ft": {"alpha": 0.75, "of": "run"},
+    "task_arithmetic": {"begin": "merged"},
+    "ties": {"density": 0.5},
+    "dare": {"drop": 0.5, "begin": "merged"},
     "tether": {"file": ROOT / "docs/examples/my_part.py", "share": 0.01},
 }
 
@@ -309,6 +312,9 @@ class Mine(Part):
         ("sft", {"stm": {"threshold": 0.5}}, "with.stm: threshold: must be"),
         ("sft", {"random_mask": {"share": 24}}, "with.random_mask: share: must be"),
         ("sft", {"ema": {}, "wise_ft": {}}, "with.wise_ft: cannot join beside ema: both make the"),
+        ("sft", {"ties": {}, "dare": {}}, "with.dare: cannot join beside ties: both make the wei"),
+        ("sft", {"ties": {"density": 0}}, "with.ties: density: must be"),
+        ("sft", {"dare": {"drop": 1}}, "with.dare: drop: must be"),
         ("sft", {"wise_ft": {"alpha": 1.5}}, "with.wise_ft: alpha: must be"),
         ("sft", {"ema": {"decay": 1}}, "with.ema: decay: must be"),
         ("sft", {"sfa": {"period": 0}}, "with.sfa: period: must be"),
