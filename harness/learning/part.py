@@ -68,7 +68,8 @@ class Part:
     @classmethod
     def acts(cls) -> bool:
         """Whether a trainer has to call it."""
-        return any(map(cls.has, ("weights", "loss", "gradient", "update", "merge")))
+        hooks = ("weights", "loss", "gradient", "update", "project", "merge")
+        return any(map(cls.has, hooks))
 
     def check(self, order: OrderView, method: Method, place: str) -> None:
         """Raises UserError at ``place`` where the part cannot join ``method`` in ``order``."""
@@ -134,6 +135,14 @@ class Part:
         ``stage.rate`` is the step's learning rate.
         """
         return after
+
+    def project(
+        self, before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor]
+    ) -> None:
+        """Change, in place, all float32 weights ``after`` a step, given what they were before.
+
+        The trainer keeps a copy of all of them for it.
+        """
 
     def updated(self, step: Step) -> None:
         """Look at the model after the step."""

@@ -285,9 +285,11 @@ class Trainer:
     def _step(self) -> None:
         """AdamW's step on all masters, or on one at a time where parts change what it makes."""
         parts = having(self.stage.parts, "update")
-        if not parts:
+        projecting = having(self.stage.parts, "project")
+        if not parts and not projecting:
             self.adamw.step()
             return
+        old: dict[str, torch.Tensor] = {}  # for parts that look at all weights at once
         gradients = {name: master.grad for name, master in self.masters.items()}
         self.adamw.zero_grad(set_to_none=True)
         for name, master in self.masters.items():
@@ -299,6 +301,10 @@ class Trainer:
             for part in parts:
                 after = part.update(name, before, after)
             master.copy_(after)
+            if projecting:
+                old[name] = before
+        for part in projecting:
+            part.project(old, {name: master.detach() for name, master in self.masters.items()})
 
     @torch.no_grad()
     def merge(self) -> None:

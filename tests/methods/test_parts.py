@@ -52,6 +52,7 @@ PARTS = {
     "eaft": {"top": 5},
     "flow": {"loss": "sum"},
     "sfa": {"beta": 0.1, "period": 0.5},
+    "agem": {"rows": 3, "share": 0.5},
     "ema": {"decay": 0.5},
     "wise_ft": {"alpha": 0.75, "of": "run"},
     "task_arithmetic": {"begin": "merged"},
@@ -215,6 +216,10 @@ class Every(Part):
         self.calls.append("update")
         return before + (after - before) / 2
 
+    def project(self, before, after):
+        assert before.keys() == after.keys()
+        self.calls.append("project")
+
     def updated(self, step):
         self.calls.append("updated")
 
@@ -238,7 +243,7 @@ def test_hooks_act_where_they_say(tiny_model, tmp_path, dtype, monkeypatch):
     masters = len(dict(base.named_parameters()))
     others = [call for call in part.calls if call != "weights"]
     assert others == [
-        "examples", "loss", *["gradient"] * masters, *["update"] * masters, "updated",
+        "examples", "loss", *["gradient"] * masters, *["update"] * masters, "project", "updated",
     ]  # fmt: skip
     assert stage.prompts_drawn == 3 and logs[0]["extra"] == 0
 
