@@ -27,6 +27,10 @@ class OrderView(Protocol):
         """The skills, in the order in which they are learned."""
 
     @property
+    def method_options(self) -> Mapping[str, Any]:
+        """The options of all methods as the order has them, by label."""
+
+    @property
     def rollout(self) -> Rollout:
         """How completions are sampled while a method learns."""
 
