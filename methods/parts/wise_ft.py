@@ -7,7 +7,8 @@ or of the ``run``. The next stage goes on from theta. With ``of: run`` the weigh
 are mixed in once more after every stage, so that after k stages the first one has alpha^k.
 
 The paper takes alpha 0.5 where no data choose. A choice by scores on retention tasks would be one
-on the test.
+on the test; ``python -m harness.wise_ft`` evaluates several alphas of finished runs and chooses by
+validation.
 
 State: nothing; theta_0 is read from where the run keeps it. Cost: a second copy of the weights, at
 the end of the stage.
