@@ -64,8 +64,7 @@ class Stage(Lessons):
     updates: of trainers since the start of the process, None without a trainer; idle: steps in
     which none of them made an update.
     begun: steps before the present phase; planned: steps of the present phase.
-    has_sampled: whether the present step has sampled from the model, whose dropout is then off;
-    merged: whether the parts have made the weights with which the stage ends.
+    has_sampled: the step has sampled, so dropout is off; merged: parts have made the end's weights.
 
     on_step: called after each step, for evaluation, checkpoints and progress; on_work: called with
     (what, done, total) outside the steps, for progress; restored: what ``state_dict`` returned when

@@ -6,11 +6,7 @@ import pytest
 import torch
 from peft.utils.merge_utils import task_arithmetic, ties
 
-import harness.runs.stage_run
 from harness.learning.trainer import TrainingConfig
-from harness.models.load import load_model
-from harness.runs.reading import read_order
-from harness.runs.sequence import run_order
 from methods.parts.dare import DARE, DAREConfig
 from methods.parts.task_arithmetic import TaskArithmetic
 from methods.parts.ties import TIES, TIESConfig, largest
@@ -165,31 +161,3 @@ def test_dare_drops_and_rescales(tiny_model, tmp_path, begin):
     nothing = sequence(base, tokenizer, DARE(DAREConfig(drop=0.0)), tmp_path, stages=2)
     plain = sequence(base, tokenizer, TaskArithmetic(TaskArithmetic.Config()), tmp_path, stages=2)
     torch.testing.assert_close(nothing[1][0], plain[1][0])
-
-
-def test_a_run_killed_after_a_merger_merges_once(order_file, tmp_path, monkeypatch):
-    path = order_file(
-        methods={"sft": {"learning_rate": 1e-3, "with": {"ties": {}}}},
-        evaluate={},
-        checkpoints={"minutes": 0, "keep": "all"},
-    )
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    run_order(read_order(path), whole)
-    evaluate = harness.runs.stage_run.SkillStage.evaluate
-
-    def struck(stage, final):
-        if stage.number == 2:
-            assert stage.stage.merged
-            raise KeyboardInterrupt
-        evaluate(stage, final)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(harness.runs.stage_run.SkillStage, "evaluate", struck)
-        with pytest.raises(KeyboardInterrupt):
-            run_order(read_order(path), cut)
-    run_order(read_order(path), cut)
-    one, other = (
-        load_model(str(out / "runs/sft-seed0/stage-2/weights"), "float32", "cpu")[0].state_dict()
-        for out in (whole, cut)
-    )
-    assert all(torch.equal(one[name], other[name]) for name in one)

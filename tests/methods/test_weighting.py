@@ -124,8 +124,10 @@ def assert_trained(live, base, steps, logs, weigh, dft=False):
     assert logs == pytest.approx(losses, rel=1e-4)
 
 
-@pytest.mark.parametrize("method", [SFT, DFT])
-@pytest.mark.parametrize("name", ["stage", "run", "talr", "eaft", "eaft renormalised"])
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [("stage", SFT), ("run", DFT), ("talr", SFT), ("eaft", DFT), ("eaft renormalised", SFT)],
+)
 def test_a_weighted_training_is_that_of_a_loop_in_float64(model, name, method):
     base, tokenizer = model
     start = {"stage": base, "run": moved(base, size=0.05)}
@@ -200,8 +202,7 @@ def test_a_random_mask_takes_as_many_tokens_of_each_row_as_stm(model):
     assert seed_for(1, "random mask", "a") != seed_for(1, "random mask", "b")
 
 
-@pytest.mark.parametrize("how", ["mean", "sum"])
-@pytest.mark.parametrize("of", ["stage", "run"])
+@pytest.mark.parametrize(("how", "of"), [("mean", "stage"), ("sum", "run")])
 def test_flow_weighs_samples_as_a_loop_in_float64(model, tmp_path, how, of):
     base, tokenizer = model
     start = {"stage": base, "run": moved(base, size=0.05)}

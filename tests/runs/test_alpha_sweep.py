@@ -51,7 +51,7 @@ def test_validation_over_all_seeds_selects():
 
 
 def test_finished_runs_are_swept(order_file, tmp_path, capsys, monkeypatch):
-    path = order_file(methods={"sft": {"learning_rate": 1e-2}}, evaluate={})
+    path = order_file(methods={"sft": {"learning_rate": 1e-2}}, evaluate={"examples": 2})
     out = tmp_path / "out"
     command = [str(path), "--out", str(out), "--alpha", "0", "0.5", "1"]
 
