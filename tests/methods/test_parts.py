@@ -40,6 +40,7 @@ METHODS = {
     "offline_distillation": {},
     "sft_from_teacher": {},
     "sft_reinvoke": {"reinvoke_prompts": 4},
+    "self_sft": {"answers": 2, "accept": 0.1, "resample": "epoch", "batch_size": 4},
 }
 PARTS = {
     "replay": {"rows": 5},
