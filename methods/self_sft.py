@@ -127,7 +127,7 @@ class OwnAnswers:
         """The token ids of the answers to each example that its skill's reward accepts."""
         stage, config = self.stage, self.config
         groups = stage.answers(examples, n=config.answers, seed=seed)
-        rewards = group_rewards(stage, examples, groups) if groups else []
+        rewards = group_rewards(stage, examples, groups).tolist()
         return [
             [c.token_ids for c, r in zip(group, row, strict=True) if r >= config.accept]
             for group, row in zip(groups, rewards, strict=True)
