@@ -19,8 +19,24 @@ from harness.skills.skill import Skill
 from harness.skills.templates import Message
 
 
+class ModelView(Protocol):
+    """Which model an order names."""
+
+    @property
+    def name(self) -> str:
+        """A hub id, a folder, or a word for an embedded model."""
+
+    @property
+    def revision(self) -> str | None:
+        """Commit of the hub repository."""
+
+
 class OrderView(Protocol):
     """What ``Method.check`` may ask of an order."""
+
+    @property
+    def model(self) -> ModelView:
+        """The model that learns."""
 
     @property
     def skills(self) -> Sequence[Skill]:

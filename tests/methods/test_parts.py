@@ -49,6 +49,11 @@ METHODS = {
         "ratio": "sequence",
         "kl_beta": 0.1,
     },
+    "sdft_run_start": {"method": "sdft", "teacher": "run_start", "entry_clip": 0.05},
+    "sdft_trust_region": {"method": "sdft", "teacher": "trust_region", "ema_alpha": 0.3},
+    "sdpo": {"group_size": 3, "accept": 0.05, "top_k": 20},
+    "gkd": {},
+    "psft": {"inner_batches": 2, "inner_epochs": 2},
     "self_sft": {"answers": 2, "accept": 0.1, "resample": "epoch", "batch_size": 4},
 }
 PARTS = {
