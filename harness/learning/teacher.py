@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -148,7 +148,14 @@ class TrustRegion:
         return fixed.lerp_(live, self.share)
 
 
-AnyTeacher = Teacher | TrustRegion
+class AnyTeacher(Protocol):
+    """What a student is pulled towards: a Teacher or a TrustRegion."""
+
+    def follow(self, masters: Mapping[str, torch.Tensor]) -> None: ...
+
+    def states(self, rows: Sequence[Row]) -> list[Any]: ...
+
+    def logits_at(self, states: Sequence[Any], positions: Positions) -> torch.Tensor: ...
 
 
 @dataclass
