@@ -157,6 +157,8 @@ def having(parts: Iterable[Part], hook: str) -> list[Part]:
 
 def lacking(part: type[Part], method: type[Method]) -> str:
     """What a method lacks for the part to join it, in words; empty where it can."""
+    if method.has_own_loop:
+        return "has a training loop of its own, which calls no part"
     for hook, lack in SERVED.items():
         served = "examples" if hook == "budget" else hook
         if part.has(hook) and served not in method.joins:
