@@ -9,21 +9,25 @@ batches, seeds, learning rate and schedule, limits and temperature of rollouts, 
 What a trainer gets
 * the live model, in place, and the tokenizer with the order's arguments of the chat template;
 * the prompts that every method draws, in their order, once each, and as many optimizer steps;
-* ``SFTTrainer``: prompts and demonstrations. A trainer with rewards (``GRPOTrainer``,
-  ``RLOOTrainer``, ``SDPOTrainer``): prompts, and the reward of the skill. ``SDFTTrainer``: prompts,
-  and demonstrations as what the teacher is shown; its template is in ``args``. One with a teacher
-  (``GKDTrainer``, ``DistillationTrainer``, ``GOLDTrainer``): the model at the start of the run
-  teaches. ``DPOTrainer``, ``CPOTrainer``, ``ORPOTrainer``: pairs of the best and the worst of
-  ``answers`` that the model gives at the start of the stage; a prompt whose answers are all worth
-  the same gives its place to another.
-  Any other trainer that TRL gains gets what the parameters of its constructor ask for.
-* A penalty to a reference model (``beta`` of GRPO, RLOO and DPO) is to the model at the start of
-  the stage, as in methods/grpo.py. TRL alone would load the model that the weights came from.
+* ``SFTTrainer``: prompts and demonstrations;
+* one with rewards (``GRPOTrainer``, ``RLOOTrainer``, ``SDPOTrainer``, ``OnlineDPOTrainer``):
+  prompts, and the reward of the skill;
+* ``SDFTTrainer``: prompts, and demonstrations as what the teacher is shown; its template is in
+  ``args``;
+* one with a teacher (``GKDTrainer``, ``DistillationTrainer``, ``GOLDTrainer``): the model at the
+  start of the run teaches;
+* ``DPOTrainer``, ``CPOTrainer``, ``ORPOTrainer``: pairs of the best and the worst of ``answers``
+  that the model gives at the start of the stage; a prompt whose answers are all worth the same
+  gives its place to another;
+* any other trainer, also one that a later TRL brings: what its constructor's parameters ask for.
+
+A penalty to a reference model (``beta`` of GRPO, RLOO and DPO) is to the model at the start of
+the stage, as in methods/grpo.py. TRL alone would load the model that the weights came from.
 
 How a row of it differs from the other methods
-* AdamW is TRL's, on the weights as they are: a bfloat16 model has no float32 masters, and loses
-  small updates. Set ``model.dtype: float32`` for such rows. ``args: {bf16: true}`` computes in
-  bfloat16 then. ``trl.json`` in the stage's folder records versions, precision and optimizer.
+* A bfloat16 model gets float32 weights while it learns, and TRL's autocast computes in bfloat16.
+  So TRL does it by itself; ours computes with rounded weights. ``args: {bf16: true}`` does so for a
+  float32 model. ``trl.json`` in the stage's folder records versions, precision and optimizer.
 * The warm-up begins at rate 0, and sampling is that of ``generate``. The mean over micro-batches is
   TRL's. ``rows_per_pass`` sets their size. TRL's gradient checkpointing is off.
 * Tokens on record are those that TRL counts. ``dropout``, ``masters`` and ``micro_batch_tokens`` do

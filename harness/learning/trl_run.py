@@ -69,6 +69,7 @@ class TRLRun:
         self.moving: dict[str, dict[str, torch.Tensor]] = {}  # weights beside the model's
         self.texts = Texts(stage.tokenizer)
         self.trainer: Any = None
+        self.views = Views(stage)
         stage.keep(trl=self)
 
     def train(self) -> None:
@@ -78,14 +79,14 @@ class TRLRun:
             self._make_pairs()
         if stage.step == stage.steps_in_all:
             return
-        with as_it_was(stage) as views:
+        with self.views.handed_over():
             if self.resumed:  # TRL copies teachers from the model that it gets, then reads its own
                 stage.model.load_state_dict(stage.start("stage").state_dict())
             self.trainer = self._trainer()
             for name, weights in self.moving.items():
                 getattr(self.trainer, name).load_state_dict(weights)
             self.trainer.remove_callback(PrinterCallback)
-            self.trainer.add_callback(Clock(stage, self.trainer, views))
+            self.trainer.add_callback(Clock(stage, self.trainer, self.views))
             self._record()
             self.trainer.train(resume_from_checkpoint=self._checkpoint())
             # Takes off what mixed precision has put around the model's forward pass
@@ -132,6 +133,7 @@ class TRLRun:
             "logging_steps": 1,
             "logging_nan_inf_filter": False,
             "disable_tqdm": True,
+            "bf16": self.views.dtype == torch.bfloat16 and not config.args.get("fp16"),
             "use_cpu": stage.model.device.type == "cpu",
             "dataloader_pin_memory": stage.model.device.type != "cpu",
             "seed": seed_for(stage.seed, stage.index, "trl") % 2**31,
@@ -177,8 +179,8 @@ class TRLRun:
                 "trl": trl.__version__,
                 "trainer": self.config.trainer,
                 "args": dict(self.config.args),
+                "model": str(self.views.dtype).removeprefix("torch."),
                 "weights": str(stage.model.dtype).removeprefix("torch."),
-                "float32_masters": stage.model.dtype == torch.float32,
                 "autocast": mixed,
                 "optimizer": str(getattr(args.optim, "value", args.optim)),
                 "betas": [args.adam_beta1, args.adam_beta2],
@@ -256,7 +258,8 @@ class TRLRun:
         """The step of TRL's checkpoint, which is written beside, and what that does not hold."""
         trainer = self.trainer
         if trainer is not None and trainer.state.global_step:
-            self._save(trainer.state.global_step)
+            with self.views.theirs():
+                self._save(trainer.state.global_step)
             args = trainer.args
             follows = {
                 "teacher_model": getattr(args, "teacher_model_kind", None) == "ema",
@@ -343,17 +346,20 @@ class Clock(TrainerCallback):
 
 
 class Views:
-    """The model as the harness has it and as TRL has it: settings beside the weights.
+    """The model as the harness has it and as TRL has it.
 
-    TRL writes tokens into the model's configs and turns dropout off. An evaluation inside the stage
-    and the weights that are kept see none of that.
+    TRL writes tokens into the model's configs and turns dropout off, and its weights are float32,
+    whatever the harness computes in. An evaluation inside the stage and the weights that are kept
+    see none of that. dtype: of the model in the harness.
     """
 
     def __init__(self, stage: Stage) -> None:
         self.model = stage.model
-        self.before = self._state()
+        self.dtype = stage.model.dtype
+        self.before = self._settings()
+        self.float32: dict[str, torch.Tensor] = {}  # TRL's weights, while the harness has its own
 
-    def _state(self) -> dict[str, Any]:
+    def _settings(self) -> dict[str, Any]:
         model = self.model
         dropouts = [m for m in model.modules() if isinstance(m, torch.nn.Dropout)]
         return {
@@ -364,39 +370,59 @@ class Views:
             "device": model.device,
         }
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Put back what ``_state`` returned."""
+    def _restore(self, settings: Mapping[str, Any]) -> None:
+        """Put back what ``_settings`` returned."""
         for target, values in (
-            (self.model.config, state["config"]),
-            (self.model.generation_config, state["generation"]),
+            (self.model.config, settings["config"]),
+            (self.model.generation_config, settings["generation"]),
         ):
             target.__dict__.clear()
             target.__dict__.update(copy.deepcopy(values))
-        for module, p in state["dropout"]:
+        for module, p in settings["dropout"]:
             module.p = p
-        self.model.train(state["training"])
-        self.model.to(state["device"])
+        self.model.train(settings["training"])
+        self.model.to(settings["device"])
+
+    def _cast(self, dtype: torch.dtype) -> None:
+        for parameter in self.model.parameters():
+            parameter.data = parameter.data.to(dtype)
+
+    @contextmanager
+    def handed_over(self) -> Iterator[None]:
+        """TRL has the model, which is left as the harness has it but for its weights."""
+        learns = {name: p.requires_grad for name, p in self.model.named_parameters()}
+        self._cast(torch.float32)
+        try:
+            yield
+        finally:
+            self._cast(self.dtype)
+            self._restore(self.before)
+            for name, parameter in self.model.named_parameters():
+                parameter.requires_grad_(learns[name])
+                parameter.grad = None
 
     @contextmanager
     def ours(self) -> Iterator[None]:
         """The model as the harness has it, inside TRL's training."""
-        theirs = self._state()
-        self.restore(self.before)
+        settings = self._settings()
+        self.float32 = {name: p.data for name, p in self.model.named_parameters()}
+        self._restore(self.before)
+        self._cast(self.dtype)
         try:
             yield
         finally:
-            self.restore(theirs)
+            for name, parameter in self.model.named_parameters():
+                parameter.data = self.float32[name]
+            self._restore(settings)
 
-
-@contextmanager
-def as_it_was(stage: Stage) -> Iterator[Views]:
-    """The model is left as the harness has it, but for its weights."""
-    views = Views(stage)
-    learns = {name: p.requires_grad for name, p in stage.model.named_parameters()}
-    try:
-        yield views
-    finally:
-        views.restore(views.before)
-        for name, parameter in stage.model.named_parameters():
-            parameter.requires_grad_(learns[name])
-            parameter.grad = None
+    @contextmanager
+    def theirs(self) -> Iterator[None]:
+        """TRL's weights again, inside ``ours``."""
+        rounded = {name: p.data for name, p in self.model.named_parameters()}
+        for name, parameter in self.model.named_parameters():
+            parameter.data = self.float32[name]
+        try:
+            yield
+        finally:
+            for name, parameter in self.model.named_parameters():
+                parameter.data = rounded[name]
