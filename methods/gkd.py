@@ -6,7 +6,8 @@ teacher, which reads the same prompt and no demonstration.
 
 Conventions
 * ``teacher_model`` is a model with the same tokenizer: a hub id or a folder. If left out it is the
-  model at the start of the run, which takes the student back to what it was.
+  model at the start of the run, which takes the student back to what it was: in the first stage it
+  has nothing to teach.
 * The paper's beta is ``mixture_weight`` under ``divergence: mixture``: beta KL(q || m) + (1 - beta)
   KL(p || m), m = beta q + (1 - beta) p. Its ends are ``forward`` (beta 0) and ``reverse`` (beta 1).
   TRL's GKDTrainer has the same beta, and beta = lambda = 0.5 by default, as here.

@@ -30,8 +30,8 @@ How a row of it differs from the other methods
   float32 model. ``trl.json`` in the stage's folder records versions, precision and optimizer.
 * The warm-up begins at rate 0, and sampling is that of ``generate``. The mean over micro-batches is
   TRL's. ``rows_per_pass`` sets their size. TRL's gradient checkpointing is off.
-* Tokens on record are those that TRL counts. ``dropout``, ``masters`` and ``micro_batch_tokens`` do
-  not reach TRL and are refused.
+* Tokens on record are those that the models read, in every pass and with padding.
+* ``dropout``, ``masters`` and ``micro_batch_tokens`` do not reach TRL and are refused.
 * No part joins: a part acts through the harness's own trainer.
 
 A killed stage goes on from TRL's own checkpoint, which is written whenever the stage's is. On a CPU
@@ -45,6 +45,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import tempfile
 import typing
 from collections.abc import Mapping
@@ -134,6 +135,7 @@ class TRL(Method):
         """(the trainer, its config). Raises ValueError for a name that TRL does not have."""
         import trl
 
+        os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
         name = self.config.trainer
         home = trl
         if name not in trainers():

@@ -12,8 +12,9 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
+import datasets
 import torch
 from transformers import PrinterCallback, TrainerCallback
 
@@ -22,11 +23,9 @@ from harness.base.files import write_json
 from harness.base.seeds import seed_for
 from harness.learning.draws import seed_all
 from harness.learning.stage import Stage
+from harness.learning.trl_model import Views
 from harness.sampling.sampler import Completion, Texts
 from harness.skills.skill import Example
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 LOGGED = {"completions/mean_length": "completion_tokens", "completions/clipped_ratio": "cut_off"}
 NOT_LOGGED = ("epoch", "num_tokens", "step_time", "total_flos")
@@ -86,9 +85,13 @@ class TRLRun:
             for name, weights in self.moving.items():
                 getattr(self.trainer, name).load_state_dict(weights)
             self.trainer.remove_callback(PrinterCallback)
-            self.trainer.add_callback(Clock(stage, self.trainer, self.views))
+            clock = Clock(stage, self.trainer, self.views)
+            self.trainer.add_callback(clock)
             self._record()
-            self.trainer.train(resume_from_checkpoint=self._checkpoint())
+            try:
+                self.trainer.train(resume_from_checkpoint=self._checkpoint())
+            finally:
+                clock.close()
             # Takes off what mixed precision has put around the model's forward pass
             self.trainer.accelerator.unwrap_model(self.trainer.model, keep_fp32_wrapper=False)
         self.trainer = None
@@ -112,7 +115,8 @@ class TRLRun:
         if method.shows == "pairs" and "ref_model" in method.asks:
             arguments["ref_model"] = stage.start("stage")
         try:
-            trainer = method.classes[0](**arguments)
+            with quiet():
+                trainer = method.classes[0](**arguments)
         except (ImportError, TypeError, ValueError) as error:
             raise UserError(f"trainer {self.config.trainer}", one_line(str(error))) from error
         if isinstance(getattr(trainer, "ref_model", None), torch.nn.Module):
@@ -191,10 +195,8 @@ class TRLRun:
 
     # ---- data and rewards ----------------------------------------------------------------------
 
-    def _data(self) -> Dataset:
-        from datasets import Dataset
-
-        return Dataset.from_list([self._row(i, e) for i, e in enumerate(self.examples)])
+    def _data(self) -> datasets.Dataset:
+        return datasets.Dataset.from_list([self._row(i, e) for i, e in enumerate(self.examples)])
 
     def _row(self, number: int, example: Example) -> dict[str, Any]:
         """A row of the trainer's data, in TRL's formats."""
@@ -304,23 +306,43 @@ class TRLRun:
         return str(path)
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the progress lines of data sets."""
+    shown = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not shown:
+            datasets.enable_progress_bars()
+
+
 def answer_turn(text: str) -> list[dict[str, str]]:
     """An answer as chat messages."""
     return [{"role": "assistant", "content": text}]
 
 
 class Clock(TrainerCallback):
-    """Moves the stage on with TRL's optimizer steps."""
+    """Moves the stage on with TRL's optimizer steps, and counts what its models read."""
 
     def __init__(self, stage: Stage, trainer: Any, views: Views) -> None:
-        self.stage, self.trainer, self.views = stage, trainer, views
-        self.tokens = 0.0
+        self.stage, self.views = stage, views
+        self.learns = True  # and not the harness, which evaluates
+        models = (getattr(trainer, name, None) for name in ("model", "teacher_model", "ref_model"))
+        self.hooks = [
+            model.register_forward_pre_hook(self._count, with_kwargs=True)
+            for model in {id(each): each for each in models}.values()
+            if isinstance(model, torch.nn.Module)
+        ]
         self.steps = stage.steps()
         self.step = next(self.steps, None)
 
-    def on_train_begin(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
-        """A trainer that goes on knows the tokens so far, or counts them from 0 again."""
-        self.tokens = float(state.num_input_tokens_seen)
+    def _count(self, _: Any, args: tuple[Any, ...], given: dict[str, Any]) -> None:
+        """Add the tokens that a model reads, padding included."""
+        tokens = given.get("input_ids", args[0] if args else None)
+        if self.learns and isinstance(tokens, torch.Tensor):
+            self.stage.tokens += tokens.numel()
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         """TRL has restored the generators of its own checkpoint by now."""
@@ -331,9 +353,6 @@ class Clock(TrainerCallback):
         """TRL logs each step once, and the whole training at its end."""
         if self.step is None or state.global_step <= self.stage.step:
             return
-        tokens = float(logs.get("num_tokens", self.tokens))
-        self.stage.tokens += round(tokens - self.tokens)
-        self.tokens = tokens
         self.step.log(
             **{
                 LOGGED.get(name, name): value
@@ -341,88 +360,12 @@ class Clock(TrainerCallback):
                 if isinstance(value, int | float) and name not in NOT_LOGGED
             }
         )
+        self.learns = False
         with self.views.ours():
             self.step = next(self.steps, None)
+        self.learns = True
 
-
-class Views:
-    """The model as the harness has it and as TRL has it.
-
-    TRL writes tokens into the model's configs and turns dropout off, and its weights are float32,
-    whatever the harness computes in. An evaluation inside the stage and the weights that are kept
-    see none of that. dtype: of the model in the harness.
-    """
-
-    def __init__(self, stage: Stage) -> None:
-        self.model = stage.model
-        self.dtype = stage.model.dtype
-        self.before = self._settings()
-        self.float32: dict[str, torch.Tensor] = {}  # TRL's weights, while the harness has its own
-
-    def _settings(self) -> dict[str, Any]:
-        model = self.model
-        dropouts = [m for m in model.modules() if isinstance(m, torch.nn.Dropout)]
-        return {
-            "config": copy.deepcopy(model.config.__dict__),
-            "generation": copy.deepcopy(model.generation_config.__dict__),
-            "dropout": [(module, module.p) for module in dropouts],
-            "training": model.training,
-            "device": model.device,
-        }
-
-    def _restore(self, settings: Mapping[str, Any]) -> None:
-        """Put back what ``_settings`` returned."""
-        for target, values in (
-            (self.model.config, settings["config"]),
-            (self.model.generation_config, settings["generation"]),
-        ):
-            target.__dict__.clear()
-            target.__dict__.update(copy.deepcopy(values))
-        for module, p in settings["dropout"]:
-            module.p = p
-        self.model.train(settings["training"])
-        self.model.to(settings["device"])
-
-    def _cast(self, dtype: torch.dtype) -> None:
-        for parameter in self.model.parameters():
-            parameter.data = parameter.data.to(dtype)
-
-    @contextmanager
-    def handed_over(self) -> Iterator[None]:
-        """TRL has the model, which is left as the harness has it but for its weights."""
-        learns = {name: p.requires_grad for name, p in self.model.named_parameters()}
-        self._cast(torch.float32)
-        try:
-            yield
-        finally:
-            self._cast(self.dtype)
-            self._restore(self.before)
-            for name, parameter in self.model.named_parameters():
-                parameter.requires_grad_(learns[name])
-                parameter.grad = None
-
-    @contextmanager
-    def ours(self) -> Iterator[None]:
-        """The model as the harness has it, inside TRL's training."""
-        settings = self._settings()
-        self.float32 = {name: p.data for name, p in self.model.named_parameters()}
-        self._restore(self.before)
-        self._cast(self.dtype)
-        try:
-            yield
-        finally:
-            for name, parameter in self.model.named_parameters():
-                parameter.data = self.float32[name]
-            self._restore(settings)
-
-    @contextmanager
-    def theirs(self) -> Iterator[None]:
-        """TRL's weights again, inside ``ours``."""
-        rounded = {name: p.data for name, p in self.model.named_parameters()}
-        for name, parameter in self.model.named_parameters():
-            parameter.data = self.float32[name]
-        try:
-            yield
-        finally:
-            for name, parameter in self.model.named_parameters():
-                parameter.data = rounded[name]
+    def close(self) -> None:
+        """Count no more."""
+        for hook in self.hooks:
+            hook.remove()

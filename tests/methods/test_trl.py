@@ -156,9 +156,13 @@ def cut_off(tiny_model, tmp_path, name):
 def test_sft_by_trl_is_sft(tiny_model, tmp_path):
     """The same draws, losses and weights as our own, over three steps."""
     options = {**RATE, "max_grad_norm": 1.0}
-    _, theirs, logs = learned(
+    stage, theirs, logs = learned(
         tiny_model, tmp_path / "a", TRL(TRLMethodConfig(**options)), temperature=0.7
     )
+    rows = stage.demonstration_rows([stage.examples[i] for i in stage.draws()])
+    sizes = [len(row.prompt) + len(row.completion) for row in rows]
+    padded = [4 * max(sizes[first : first + 4]) for first in (0, 4, 8)]
+    assert stage.tokens == sum(padded) and logs[0]["tokens"] == padded[0]
     _, ours, own = learned(tiny_model, tmp_path / "b", SFT(TrainingConfig(**options)))
     assert [line["loss"] for line in logs] == pytest.approx(
         [line["loss"] for line in own], rel=1e-4
