@@ -43,6 +43,7 @@ State: nothing between stages. Cost: a second copy of the weights in a stage's c
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
 import os
@@ -174,6 +175,14 @@ class TRL(Method):
             raise UserError(place, f"{self.config.trainer} cannot be imported ({error})") from None
         if why := UNFIT.get(self.config.trainer):
             raise UserError(f"{place}: trainer", f"{self.config.trainer} {why}")
+        names = {field.name for field in fields(self.classes[1])}
+        if order.rollout.engine != "transformers" and "use_vllm" in names:
+            raise UserError(
+                place,
+                f"rollout.engine: {order.rollout.engine} does not reach {self.config.trainer}, "
+                "which samples by itself",
+                "set rollout.engine to transformers, and args: {use_vllm: true} for TRL's own",
+            )
         batch = order.batch_size(self.config)
         self._check_args(f"{place}: args", batch)
         if self.shows in ("turns", "messages", "shown"):
@@ -200,7 +209,15 @@ class TRL(Method):
 
     def _check_args(self, place: str, batch: int) -> None:
         """Raises UserError for arguments that the config does not have or that are the order's."""
-        for name in self.config.args:
+        cls = self.classes[1]
+        known = [field.name for field in fields(cls) if field.init]
+        for name in map(str, self.config.args):
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                remedy = f"did you mean {near[0]!r}? " if near else ""
+                raise UserError(
+                    f"{place}: {name}", "unknown key", f"{remedy}trl.{cls.__name__} lists them all"
+                )
             owner = next((who for who, names in ORDERS.items() if name in names), None)
             owner = owner or next(
                 (w for start, w in STARTS.items() if name.startswith(start)), None
@@ -247,7 +264,8 @@ class TRL(Method):
         if not self.samples:
             return 1
         default = next(f.default for f in fields(self.classes[1]) if f.name == "num_generations")
-        return int(self.config.args.get("num_generations", default))
+        asked = self.config.args.get("num_generations", default)
+        return asked if isinstance(asked, int) else int(default)  # the config refuses any other
 
     # ---- a stage -------------------------------------------------------------------------------
 
