@@ -30,6 +30,7 @@ from harness.learning.distillation import DistillationConfig
 from harness.learning.method import Method
 from harness.learning.part import Part, lacking
 from harness.learning.trainer import TrainingConfig
+from harness.runs.presets import preset_files, read_preset
 from harness.runs.schema import (
     Budget,
     ChatTemplate,
@@ -176,7 +177,8 @@ def order_page() -> str:
     parts += [
         "## methods\n",
         "`label: settings`. The label is the method's name unless `method` names one, or `file` a "
-        "Python file. Settings of every method: [methods](methods.md). `with: {part: options}` "
+        "Python file. Settings of every method: [methods](methods.md). `preset` names those of a "
+        "paper ([presets](methods.md#presets)). `with: {part: options}` "
         "joins [parts](parts.md), also of a `file` of your own.\n",
         "## retention\n",
         "A suite of benchmarks/retention, or a list of lm-eval tasks "
@@ -204,7 +206,8 @@ def methods_page() -> str:
         "## Settings of every method\n",
         table(TrainingConfig),
         "## Settings of distillation\n",
-        "Of `sdft`, `offline_distillation` and `sft_reinvoke`, beside those above. Formulas: "
+        "Of `sdft`, `sdpo`, `gkd`, `offline_distillation` and `sft_reinvoke`, beside those above. "
+        "Formulas: "
         "[numerics](../explanation/numerics.md#estimators-of-the-divergence).\n",
         table(DistillationConfig, shared),
     ]
@@ -230,6 +233,16 @@ def methods_page() -> str:
         parts += [f"## {path.stem}\n", markdown(module.__doc__) + "\n"]
         if len(same) < len(dataclasses.fields(config)):
             parts.append(table(config, same))
+    parts += [
+        "## Presets\n",
+        "`preset: NAME` gives a label the method and settings of a paper or code; single settings "
+        "beside it go over them. Results hold the values. Files: `benchmarks/presets`.\n",
+    ]
+    for name in preset_files():
+        preset = read_preset(name)
+        settings = yaml.safe_dump(preset["settings"], sort_keys=False)
+        parts += [f"### {name}\n", f"Of `{preset['method']}`. {preset['source']}\n"]
+        parts += [f"```yaml\n{settings}```\n"]
     return "\n".join(parts)
 
 

@@ -12,6 +12,7 @@ from harness.base.settings import build
 from harness.learning.method import Method, OrderView, get_method
 from harness.learning.part import Part, PartConfig, get_part, lacking
 from harness.learning.trainer import TrainingConfig
+from harness.runs.presets import expanded
 from harness.skills.skill import Skill
 from harness.skills.templates import Message
 
@@ -48,8 +49,8 @@ class MethodSpec:
     method: the name of the method, or its file as the order has it; written: {hyperparameter: path
     as the order has it}; files: {what: checksum} of the method's own file and of those that its
     hyperparameters name; parts: what joins it, in the order in which they join; place: of the
-    method in the order. A point of a grid knows the label whose grid it belongs to (``grid_of``)
-    and the ``values`` that are its own.
+    method in the order; preset: whose settings lie below its own. A point of a grid knows the label
+    whose grid it belongs to (``grid_of``) and the ``values`` that are its own.
     """
 
     label: str
@@ -60,6 +61,7 @@ class MethodSpec:
     files: dict[str, str]
     parts: tuple[PartSpec, ...] = ()
     place: str = "order"
+    preset: str | None = None
     grid_of: str | None = None
     values: dict[str, Any] | None = None
 
@@ -127,7 +129,7 @@ def build_method(
     hyperparameter, a file that is missing, or a training example of ``skills`` without a field that
     the method needs.
     """
-    hyperparameters = dict(options)
+    hyperparameters = expanded(options, place)
     file = hyperparameters.pop("file", None)
     parts, files = _parts(hyperparameters.pop("with", None), f"{place}: with", beside)
     name = str(hyperparameters.pop("method", None) or label)
@@ -142,6 +144,7 @@ def build_method(
         files={**({} if code is None else {"file": _checksum(code)}), **files},
         parts=parts,
         place=place,
+        preset=options.get("preset"),
     )
     spec.written, own = _find_files(spec.config, place, beside)
     spec.files |= own

@@ -40,6 +40,21 @@ METHODS = {
     "offline_distillation": {},
     "sft_from_teacher": {},
     "sft_reinvoke": {"reinvoke_prompts": 4},
+    "grpo_inner": {
+        "method": "grpo",
+        "group_size": 2,
+        "inner_batches": 2,
+        "inner_epochs": 2,
+        "resample": 1,
+        "ratio": "sequence",
+        "kl_beta": 0.1,
+    },
+    "sdft_run_start": {"method": "sdft", "teacher": "run_start", "entry_clip": 0.05},
+    "sdft_trust_region": {"method": "sdft", "teacher": "trust_region", "ema_alpha": 0.3},
+    "sdpo": {"group_size": 3, "accept": 0.05, "top_k": 20},
+    "gkd": {},
+    "psft": {"inner_batches": 2, "inner_epochs": 2},
+    "self_sft": {"answers": 2, "accept": 0.1, "resample": "epoch", "batch_size": 4},
 }
 PARTS = {
     "replay": {"rows": 5},
@@ -70,9 +85,14 @@ class Numbers(Letters):
         return [dataclasses.replace(e, source=f"number {e.id}") for e in super().load(split)]
 
 
+def class_of(name):
+    return get_method(METHODS[name].get("method", name))
+
+
 def method(name):
-    cls = get_method(name)
-    return cls(cls.Config(**RATE, **METHODS[name]))
+    cls = class_of(name)
+    options = {key: value for key, value in METHODS[name].items() if key != "method"}
+    return cls(cls.Config(**RATE, **options))
 
 
 def assert_same(one, other):
@@ -135,9 +155,7 @@ def restored(states, options=PARTS):
 
 def joining(name):
     """The parts that can join a method at once, and each of them where all are tried."""
-    able = [
-        part for part in PARTS if not lacking(type(made(part, **PARTS[part])), get_method(name))
-    ]
+    able = [part for part in PARTS if not lacking(type(made(part, **PARTS[part])), class_of(name))]
     return [able, *([[part] for part in able] if os.environ.get("ALL_PARTS") else [])]
 
 
@@ -361,7 +379,7 @@ def test_a_grid_goes_over_options_of_parts(order_file):
 
 def test_no_option_is_a_boolean_of_yaml():
     for name in [*PARTS, *METHODS]:
-        cls = type(made(name, **PARTS[name])) if name in PARTS else get_method(name)
+        cls = type(made(name, **PARTS[name])) if name in PARTS else class_of(name)
         for field in dataclasses.fields(cls.Config):
             assert yaml.safe_load(field.name) == field.name
 
