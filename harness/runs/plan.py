@@ -40,6 +40,8 @@ def plan(
     check_tokens(order.model.name, shape, tokenizer, place)
     stop_tokens(shape, tokenizer, place)
     check_saving(shape, tokenizer, place)
+    for spec in order.methods.values():
+        spec.check_model(shape)
     results = ResultsWriter(folder)
     if (results.folder / "results.json").exists():
         results.check(order.about())
