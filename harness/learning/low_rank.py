@@ -56,8 +56,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class LowRankConfig(ParametrisationConfig):
-    """Options of a low rank."""
+    """Options of a low rank; usual: alpha / rank if alpha is left out."""
 
+    usual: ClassVar[float] = 2.0
     rank: int = option(8, "rank of the change of each weight, at most its smaller side", min=1)
     alpha: float | None = option(
         None, "the change is scaled by alpha / rank; twice the rank if left out", above=0
@@ -74,7 +75,7 @@ class LowRankConfig(ParametrisationConfig):
     @property
     def scaling(self) -> float:
         """s."""
-        alpha = 2.0 * self.rank if self.alpha is None else self.alpha
+        alpha = self.usual * self.rank if self.alpha is None else self.alpha
         return float(alpha / (self.rank**0.5 if self.rslora else self.rank))
 
 
@@ -139,7 +140,7 @@ class LowRank(Parametrisation):
 
         By default A is uniform in +-1 / sqrt(inputs), as PEFT and a linear layer have it, B is 0.
         """
-        rank = self._rank(weight)
+        rank = self.rank_of(weight)
         down = torch.empty(rank, weight.shape[1])
         bound = weight.shape[1] ** -0.5
         return {
@@ -164,7 +165,8 @@ class LowRank(Parametrisation):
             "lora_B": s * (gradient @ numbers["lora_A"].T),
         }
 
-    def _rank(self, weight: torch.Tensor) -> int:
+    def rank_of(self, weight: torch.Tensor) -> int:
+        """The rank of a weight's change."""
         return min(self.config.rank, *weight.shape)
 
     # ---- which weights -------------------------------------------------------------------------
@@ -199,7 +201,7 @@ class LowRank(Parametrisation):
 
     def count(self, weight: torch.Tensor) -> int:
         """How many numbers a weight [outputs, inputs] is made of."""
-        return self._rank(weight) * sum(weight.shape)
+        return self.rank_of(weight) * sum(weight.shape)
 
     # ---- a stage -------------------------------------------------------------------------------
 
@@ -223,7 +225,8 @@ class LowRank(Parametrisation):
             self.made[name] = made
             if not goes_on:
                 own = self.initial(made.like(base).float(), generator)
-                fresh |= {made.names[kind]: value for kind, value in own.items()}
+                # AdamW pairs numbers with gradients as they lie in memory.
+                fresh |= {made.names[kind]: value.contiguous() for kind, value in own.items()}
         if not goes_on:
             self.numbers = fresh
             self.origin = {n: v.clone() for n, v in fresh.items()} if self.shifts else {}
@@ -285,7 +288,7 @@ class LowRank(Parametrisation):
         of_weight = made.like(gradient.to(device, torch.float32))
         base = made.like(made.base).float() if self.bends else of_weight
         for kind, value in self.gradients(base, numbers, origin, of_weight).items():
-            add_gradient(masters[made.names[kind]], value)
+            add_gradient(masters[made.names[kind]], value.contiguous())
 
     def decayed(self, names: set[str]) -> set[str]:
         return set(self.numbers)
