@@ -26,8 +26,10 @@ from harness.base.registry import only_subclass
 from harness.evaluation.endpoint import EndpointConfig
 from harness.evaluation.settings import KL, Drift, Evaluate, PassAtK
 from harness.evaluation.suite import RetentionTask
+from harness.learning import low_rank
 from harness.learning.distillation import DistillationConfig
 from harness.learning.method import Method
+from harness.learning.parametrisation import Parametrisation
 from harness.learning.part import Part, lacking
 from harness.learning.trainer import TrainingConfig
 from harness.runs.schema import (
@@ -177,7 +179,8 @@ def order_page() -> str:
         "## methods\n",
         "`label: settings`. The label is the method's name unless `method` names one, or `file` a "
         "Python file. Settings of every method: [methods](methods.md). `with: {part: options}` "
-        "joins [parts](parts.md), also of a `file` of your own.\n",
+        "joins [parts](parts.md), also of a `file` of your own. `parameters: lora` or `parameters: "
+        "{lora: {rank: 8}}` trains [other numbers](parameters.md) than all weights.\n",
         "## retention\n",
         "A suite of benchmarks/retention, or a list of lm-eval tasks "
         "([how to](../how-to/retention.md)).\n",
@@ -264,6 +267,41 @@ def parts_page() -> str:
     return "\n".join(pages)
 
 
+def parameters_page() -> str:
+    trained = dict(plugins(ROOT / "methods" / "parameters", "methods.parameters", Parametrisation))
+    joined = dict(plugins(ROOT / "methods" / "parts", "methods.parts", Part))
+    lines = ["| parametrisation | " + " | ".join(joined) + " |", "|---" * (len(joined) + 1) + "|"]
+    for name, parametrisation in trained.items():
+        whys = [
+            part(part.Config()).wants_weights() if parametrisation.makes else ""
+            for part in joined.values()
+        ]
+        cells = ("no" if why else "yes" for why in whys)
+        lines.append(f"| [{name}](#{name}) | " + " | ".join(cells) + " |")
+    pages = [
+        "# Parametrisations\n",
+        NOTICE,
+        "What a method trains, under `parameters` ([how to](../how-to/adapters.md)): a name, or a "
+        "name with options. All weights learn if it is left out.\n",
+        "## What joins what\n",
+        "Every parametrisation joins every method that learns by the trainer, which all of "
+        "[methods](methods.md) do. With [parts](parts.md) at their defaults:\n",
+        "\n".join(lines) + "\n",
+        "No: refused in one line, before anything loads. So are `coupled: false` of penalties, and "
+        "parts of your own with `gradient` or `update`, beside numbers that are no weights: all "
+        "but `all` and `freeze`. Parts that change weights at the end of a stage go with `adapter: "
+        "merged` alone.\n",
+        "## Low ranks\n",
+        markdown(low_rank.__doc__) + "\n",
+    ]
+    for name, parametrisation in trained.items():
+        doc = sys.modules[parametrisation.__module__].__doc__
+        pages += [f"## {name}\n", markdown(doc) + "\n"]
+        if dataclasses.fields(parametrisation.Config):
+            pages.append(table(parametrisation.Config))
+    return "\n".join(pages)
+
+
 def functions(module: object) -> typing.Iterator[typing.Callable[..., object]]:
     """The public functions that a module defines, in their order in the file."""
     for node in ast.parse(inspect.getsource(module)).body:  # type: ignore[arg-type]
@@ -335,6 +373,7 @@ def pages() -> dict[Path, str]:
         folder / "order.md": order_page(),
         folder / "methods.md": methods_page(),
         folder / "parts.md": parts_page(),
+        folder / "parameters.md": parameters_page(),
         folder / "metrics.md": metrics_page(),
         folder / "graders.md": graders_page(),
     }

@@ -197,7 +197,8 @@ class LowRank(Parametrisation):
             weight = model.get_parameter(name)
             weights += weight.numel()
             numbers += self.count(weight.T if turned[name] else weight)
-        return Size(numbers, weights, again=weights)
+        kept = numbers * (1 + self.shifts) if self.continues else 0
+        return Size(numbers, weights, again=weights, kept=kept)
 
     def count(self, weight: torch.Tensor) -> int:
         """How many numbers a weight [outputs, inputs] is made of."""

@@ -38,12 +38,13 @@ class Size:
     """What a parametrisation trains of a model, for --plan.
 
     numbers: that AdamW moves; weights: of the model, that these change; again: of these, kept a
-    second time as they were.
+    second time as they were; kept: numbers that later stages read.
     """
 
     numbers: int
     weights: int
     again: int = 0
+    kept: int = 0
 
 
 class Parametrisation:

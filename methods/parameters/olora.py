@@ -8,24 +8,28 @@ are frozen and summed, so each is merged at the end of its stage.
 Where codes differ: the sum of absolute entries grows with ranks, stages and layers, so lambda_1
 means something else for another model or ``targets``. It is met by a small A_k as well as by an
 orthogonal one, so ``overlap``, the mean |cosine| of rows of A_k and of earlier ones, and
-``adapter_norm``, the norm of all A_k, are logged. The published script has rank 8, alpha 32,
-``targets: [q_proj, v_proj]``, rate 1e-3, constant, and sets both lambdas by hand for each task:
-lambda_1 0.5 for most tasks and 5 for the others, lambda_2 0, 0.1 or 0.3.
+``adapter_norm``, the norm of all A_k, are logged.
+
+The published script has rank 8, alpha 32, ``targets: [q_proj, v_proj]``, rate 1e-3, constant. It
+sets both lambdas by hand for each task: lambda_1 0.5 for most and 5 for others, lambda_2 0 to 0.3.
 
 State: all A_i, one after another. Other memory and time are those of `lora`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 
 from harness.base.settings import option
 from harness.learning.low_rank import LowRank, LowRankConfig
-from harness.learning.parametrisation import Tensors, add_gradient
+from harness.learning.parametrisation import Size, Tensors, add_gradient
 from harness.learning.stage import Stage
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass
@@ -41,6 +45,10 @@ class OLoRA(LowRank):
     def __init__(self, config: OLoRAConfig | None = None) -> None:
         super().__init__(config)
         self.earlier: Tensors = {}  # rows of all A_i [ranks, inputs], by the name of A
+
+    def size(self, model: "PreTrainedModel") -> Size:
+        size = super().size(model)
+        return replace(size, kept=size.numbers)  # A alone, but of all stages
 
     @torch.no_grad()
     def loss(self, masters: Mapping[str, torch.Tensor]) -> dict[str, float]:

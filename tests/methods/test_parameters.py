@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
+import harness.runs.plan
 from harness.base.errors import UserError
 from harness.base.files import ROOT, read_json
 from harness.learning.lessons import Lesson
@@ -595,3 +596,34 @@ def test_what_an_adapter_saves(tiny_model, tmp_path, dtype):
         )
     assert sizes["all"][0] == 4 * 26912
     assert sizes["lora"] == (4 * 2048, 2048)
+
+
+def test_plan_knows_what_an_adapter_costs(order_file, tiny, tmp_path, monkeypatch):
+    path = order_file(
+        methods={
+            "sdft": {},
+            "lora": {"method": "sdft", "parameters": {"lora": {"adapter": "continued"}}},
+            "fast": {"method": "sdft", "learning_rate": 1e-3, "parameters": "lora"},
+            "freeze": {"method": "sft", "parameters": "freeze"},
+        },
+        model={"name": str(tiny), "dtype": "bfloat16", "device": "cpu"},
+    )
+    costs = []
+    estimate = harness.runs.plan.estimate_order
+    monkeypatch.setattr(
+        harness.runs.plan, "estimate_order", lambda *a: costs.append(estimate(*a)) or costs[-1]
+    )
+    text = plan(read_order(path), tmp_path / "out")
+    assert "parameters: lora trains 8,192 numbers (lora); learning_rate 2e-05 suits all" in text
+    assert "parameters: fast trains 8,192 numbers (lora)\n" in text
+    assert "parameters: freeze trains 18,592 numbers (freeze)\n" in text
+    assert "parameters: sdft" not in text
+    stages = {stage.label: stage for stage in costs[0].stages if stage.skill == "vowels"}
+    every, weights, numbers = 26912, 18432, 8192
+    assert [stages[name].trained for name in ("sdft", "lora", "freeze")] == [every, numbers, 18592]
+    assert (stages["sdft"].state, stages["lora"].state) == (20 * every, 20 * numbers)
+    assert (stages["sdft"].kept, stages["fast"].kept, stages["lora"].kept) == (0, 0, 4 * numbers)
+    # All weights: master, gradient, two moments, average; a teacher in bfloat16; the head's sum
+    saved = 20 * every + 2 * every + 4 * 260 * 32 - 20 * numbers - 2 * weights
+    gib = stages["sdft"].memory[0] - stages["lora"].memory[0]
+    assert gib * 2**30 == pytest.approx(saved, abs=1)
