@@ -26,7 +26,7 @@ from harness.base.registry import only_subclass
 from harness.evaluation.endpoint import EndpointConfig
 from harness.evaluation.settings import KL, Drift, Evaluate, PassAtK
 from harness.evaluation.suite import RetentionTask
-from harness.learning import low_rank
+from harness.learning import low_rank, made_weights
 from harness.learning.distillation import DistillationConfig
 from harness.learning.method import Method
 from harness.learning.parametrisation import Parametrisation
@@ -291,7 +291,9 @@ def parameters_page() -> str:
         "parts of your own with `gradient` or `update`, beside numbers that are no weights: all "
         "but `all` and `freeze`. Parts that change weights at the end of a stage go with `adapter: "
         "merged` alone.\n",
-        "## Low ranks\n",
+        "## Weights made of numbers\n",
+        markdown(made_weights.__doc__) + "\n",
+        "### By a low rank\n",
         markdown(low_rank.__doc__) + "\n",
     ]
     for name, parametrisation in trained.items():

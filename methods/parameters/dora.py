@@ -30,23 +30,24 @@ class DoRA(LowRank):
     kinds = ("lora_A", "lora_B", SIZE)
     bends = True
 
-    def initial(self, weight: torch.Tensor, generator: torch.Generator) -> Tensors:
-        return {**super().initial(weight, generator), SIZE: weight.norm(dim=1).cpu()}
+    def initial(self, weight: torch.Tensor, generator: torch.Generator) -> tuple[Tensors, Tensors]:
+        numbers, fixed = super().initial(weight, generator)
+        return {**numbers, SIZE: weight.norm(dim=1).cpu()}, fixed
 
     def count(self, weight: torch.Tensor) -> int:
         return super().count(weight) + len(weight)
 
-    def weight(self, base: torch.Tensor, numbers: Tensors, origin: Tensors) -> torch.Tensor:
-        direction = super().weight(base, numbers, origin)
+    def weight(self, base: torch.Tensor, numbers: Tensors, fixed: Tensors) -> torch.Tensor:
+        direction = super().weight(base, numbers, fixed)
         return direction * (numbers[SIZE] / _norms(direction))[:, None]
 
     def gradients(
-        self, base: torch.Tensor, numbers: Tensors, origin: Tensors, gradient: torch.Tensor
+        self, base: torch.Tensor, numbers: Tensors, fixed: Tensors, gradient: torch.Tensor
     ) -> Tensors:
-        direction = super().weight(base, numbers, origin)
+        direction = super().weight(base, numbers, fixed)
         norm = _norms(direction)
         of_direction = gradient * (numbers[SIZE] / norm)[:, None]
-        own = super().gradients(base, numbers, origin, of_direction)
+        own = super().gradients(base, numbers, fixed, of_direction)
         return {**own, SIZE: (gradient * direction).sum(1) / norm}
 
 

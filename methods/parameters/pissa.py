@@ -12,14 +12,17 @@ State: A and B where they are continued, with A_0 and B_0, which are in memory a
 singular value decomposition of each weight at the start of a stage.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
 from harness.base.settings import option
 from harness.learning.low_rank import AdapterConfig, LowRank
-from harness.learning.parametrisation import Tensors
+from harness.learning.parametrisation import Size, Tensors
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass
@@ -34,15 +37,17 @@ class PiSSA(LowRank):
     """largest: whether A and B begin with the largest singular values, or the smallest."""
 
     Config = PiSSAConfig
-    shifts = True
     largest: ClassVar[bool] = True
 
-    def initial(self, weight: torch.Tensor, generator: torch.Generator) -> Tensors:
+    def size(self, model: "PreTrainedModel") -> Size:
+        size = super().size(model)
+        return replace(size, kept=2 * size.kept)
+
+    def initial(self, weight: torch.Tensor, generator: torch.Generator) -> tuple[Tensors, Tensors]:
         u, values, v = torch.linalg.svd(weight, full_matrices=False)  # from the largest on
         rank = self.rank_of(weight)
         chosen = slice(rank) if self.largest else slice(len(values) - rank, None)
         roots = (values[chosen] / self.config.scaling).sqrt()
-        return {
-            "lora_A": (roots[:, None] * v[chosen]).cpu(),
-            "lora_B": (u[:, chosen] * roots).cpu(),
-        }
+        down, up = (roots[:, None] * v[chosen]).cpu(), (u[:, chosen] * roots).cpu()
+        begun = {"lora_A": down.contiguous(), "lora_B": up.contiguous()}
+        return begun, {kind: value.clone() for kind, value in begun.items()}
