@@ -117,12 +117,16 @@ class MadeWeights(Parametrisation):
         """The gradients of ``numbers``, given that of W."""
         raise NotImplementedError
 
-    def settle(self, numbers: Tensors, fixed: Tensors) -> None:
+    def bring_back(self, numbers: Tensors, fixed: Tensors) -> None:
         """Bring ``numbers`` back, in place, to where they may be, after a step."""
 
     def count(self, weight: torch.Tensor) -> int:
         """How many numbers a weight is made of."""
         raise NotImplementedError
+
+    def beside(self, weight: torch.Tensor) -> int:
+        """How many float32 numbers stay as they are, beside W_0."""
+        return 0
 
     # ---- which weights -------------------------------------------------------------------------
 
@@ -146,13 +150,16 @@ class MadeWeights(Parametrisation):
         return chosen
 
     def size(self, model: PreTrainedModel) -> Size:
-        numbers = weights = 0
+        numbers = weights = beside = 0
         turned = _linear_weights(model)
         for name in self.trained(model):
             weight = model.get_parameter(name)
             weights += weight.numel()
-            numbers += self.count(weight.T if turned[name] else weight)
-        return Size(numbers, weights, again=weights, kept=numbers * self.continues)
+            weight = weight.T if turned[name] else weight
+            numbers += self.count(weight)
+            beside += self.beside(weight)
+        kept = (numbers + beside) * self.continues
+        return Size(numbers, weights, again=weights, beside=beside, kept=kept)
 
     # ---- a stage -------------------------------------------------------------------------------
 
@@ -176,10 +183,14 @@ class MadeWeights(Parametrisation):
             )
             self.made[name] = made
             if not goes_on:
-                numbers, self.fixed[name] = self.initial(made.like(base).float(), generator)
+                numbers, fixed = self.initial(made.like(base).float(), generator)
+                self.fixed[name] = fixed
                 for kind, value in numbers.items():
                     # AdamW pairs numbers with gradients as they lie in memory.
                     self.numbers[made.names[kind]] = value.contiguous()
+        for name, made in self.made.items():
+            device = made.weight.device
+            self.fixed[name] = {kind: t.to(device) for kind, t in self.fixed[name].items()}
         names_made = [name for made in self.made.values() for name in made.names.values()]
         check_names(self.numbers, names_made, "the adapter of the stage before")
 
@@ -240,10 +251,12 @@ class MadeWeights(Parametrisation):
         return set(self.numbers)
 
     @torch.no_grad()
-    def write(self, weights: Parameters, masters: Mapping[str, torch.Tensor]) -> None:
+    def settle(self, masters: Mapping[str, torch.Tensor]) -> None:
         for name, made in self.made.items():
             own = {kind: masters[number].detach() for kind, number in made.names.items()}
-            self.settle(own, self.fixed[name])
+            self.bring_back(own, self.fixed[name])
+
+    def write(self, weights: Parameters, masters: Mapping[str, torch.Tensor]) -> None:
         self._write(masters)
 
     @torch.no_grad()
@@ -263,7 +276,7 @@ class MadeWeights(Parametrisation):
         made = self.made[name]
         device = made.weight.device
         own = {kind: numbers[number].detach().to(device) for kind, number in made.names.items()}
-        return own, {kind: value.to(device) for kind, value in self.fixed[name].items()}
+        return own, self.fixed[name]
 
     # ---- for a teacher -------------------------------------------------------------------------
 

@@ -38,12 +38,14 @@ class Size:
     """What a parametrisation trains of a model, for --plan.
 
     numbers: that AdamW moves; weights: of the model, that these change; again: of these, kept a
-    second time as they were; kept: numbers that later stages read.
+    second time as they were; beside: float32 numbers in memory that stay; kept: numbers that later
+    stages read.
     """
 
     numbers: int
     weights: int
     again: int = 0
+    beside: int = 0
     kept: int = 0
 
 
@@ -120,6 +122,9 @@ class Parametrisation:
     def loss(self, masters: Mapping[str, torch.Tensor]) -> dict[str, float]:
         """Add a gradient of the parametrisation's own to the masters'; returns what is logged."""
         return {}
+
+    def settle(self, masters: Mapping[str, torch.Tensor]) -> None:
+        """Change the masters in place after a step, before they are written."""
 
     @torch.no_grad()
     def write(self, weights: Parameters, masters: Mapping[str, torch.Tensor]) -> None:

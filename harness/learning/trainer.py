@@ -269,6 +269,7 @@ class Trainer:
         assert stage.updates is not None  # since this trainer was made
         stage.updates += 1
         self.adamw.zero_grad(set_to_none=True)
+        self.parameters.settle(self.masters)
         self.parameters.write(self.params, self.masters)
         return {**logged, "grad_norm": norm.item(), "learning_rate": rate}
 

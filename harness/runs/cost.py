@@ -172,7 +172,7 @@ class Memory:
         # AdamW's moments, gradients, masters, the average
         state = float(trained.numbers * (8 + 4 + 4 * (masters or made)))
         if made:
-            state += 4 * trained.numbers * work.copies
+            state += 4 * trained.numbers * work.copies + 4 * trained.beside
         else:
             state += 4 * self.parameters * (masters and work.averaged)
         state += work.held

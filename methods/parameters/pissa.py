@@ -12,17 +12,14 @@ State: A and B where they are continued, with A_0 and B_0, which are in memory a
 singular value decomposition of each weight at the start of a stage.
 """
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from harness.base.settings import option
 from harness.learning.low_rank import AdapterConfig, LowRank
-from harness.learning.parametrisation import Size, Tensors
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from harness.learning.parametrisation import Tensors
 
 
 @dataclass
@@ -39,9 +36,8 @@ class PiSSA(LowRank):
     Config = PiSSAConfig
     largest: ClassVar[bool] = True
 
-    def size(self, model: "PreTrainedModel") -> Size:
-        size = super().size(model)
-        return replace(size, kept=2 * size.kept)
+    def beside(self, weight: torch.Tensor) -> int:
+        return self.count(weight)
 
     def initial(self, weight: torch.Tensor, generator: torch.Generator) -> tuple[Tensors, Tensors]:
         u, values, v = torch.linalg.svd(weight, full_matrices=False)  # from the largest on

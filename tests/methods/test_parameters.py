@@ -176,6 +176,7 @@ KINDS = {
     "dora": ("dora", {"rank": 2, "adapter": "continued"}),
     "milora": ("milora", {"rank": 2, "adapter": "continued"}),
     "olora": ("olora", {"rank": 2}),
+    "osf": ("osf", {"preserved": 0.25, "growth": 0.25}),
 }
 
 
@@ -255,6 +256,45 @@ def test_a_cut_off_stage_is_the_same(tiny_model, tmp_path, name, kind):
     assert set(frozen) == {n for n, _ in base.named_parameters()} - set(
         made(KINDS[kind][0], **KINDS[kind][1]).trained(base)
     )
+
+
+@pytest.mark.parametrize("project", ["gradient", "update"])
+def test_osf_is_pefts_and_leaves_what_it_preserves(any_model, tiny_model, project):
+    """With gradients projected, steps are PEFT's; with updates, W keeps its large part."""
+    is_gpt2 = isinstance(any_model, GPT2LMHeadModel)
+    if is_gpt2 and project == "gradient":
+        pytest.skip("PEFT's OSF takes no Conv1D")
+    before, parameters = copy.deepcopy(any_model), made("osf", preserved=0.6, project=project)
+    stage = make_stage(any_model, tiny_model[1], parameters=parameters, sampler=None)
+    parameters.begin(stage)
+    rows = some_rows(6)
+    count = sum(len(row.completion) for row in rows)
+    with learning(stage, TrainingConfig(**PLAIN)) as trainer:
+        if project == "gradient":
+            config = peft.OSFConfig(target_modules="all-linear", effective_rank=0.6)
+            oracle = peft.get_peft_model(copy.deepcopy(before), config)
+            own = [weight for weight in oracle.parameters() if weight.requires_grad]
+            assert parameters.size(before).numbers == sum(weight.numel() for weight in own)
+            adamw = torch.optim.AdamW(own, lr=PLAIN["learning_rate"], weight_decay=0)
+        for _ in range(4):
+            loss = trainer.backward(rows, lambda x, at: cross_entropy(x, at.tokens) / count)
+            norm = trainer.update()["grad_norm"]
+            if project == "gradient":
+                expected = loss_of(oracle, rows)
+                expected.backward()
+                assert loss == pytest.approx(expected.item(), rel=1e-4)
+                wanted = torch.nn.utils.clip_grad_norm_(own, 1.0)
+                assert norm == pytest.approx(wanted.item(), rel=1e-3)
+                adamw.step()
+                adamw.zero_grad()
+    parameters.end(stage)
+    for name in parameters.trained(any_model) if project == "update" else ():
+        weight, old = (m.get_parameter(name).detach().double() for m in (any_model, before))
+        u, values, v = torch.linalg.svd(old.T if is_gpt2 else old, full_matrices=False)
+        k = int(0.6 * len(values))
+        kept = u[:, :k].T @ (weight.T if is_gpt2 else weight) @ v[:k].T
+        torch.testing.assert_close(kept, torch.diag(values[:k]), rtol=1e-5, atol=1e-5)
+        assert (weight - old).abs().max() > 1e-3
 
 
 def test_olora_is_its_formula(tiny_model):
