@@ -8,19 +8,26 @@ A_0, B_0 are what these began with.
     dA = s B^T dW,    dB = s dW A^T
 
 These are the gradients of adapters beside the layer, as PEFT computes them, without dropout on an
-adapter's input, which is no function of weights.
+adapter's input, which is no function of weights. Where a linear map is PyTorch's own they come from
+its inputs x and the gradients g of its outputs, and dW, a third of the products, is never computed:
+
+    dA = s (g B)^T x,    dB = s g^T (x A^T)
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 
 from harness.base.settings import option
 from harness.learning.made_weights import MadeConfig, MadeWeights
-from harness.learning.parametrisation import ParametrisationConfig, Tensors
+from harness.learning.parametrisation import ParametrisationConfig, Tensors, add_gradient
 
 
 @dataclass
@@ -58,6 +65,7 @@ class LowRank(MadeWeights):
     Config: ClassVar[type[ParametrisationConfig]] = LowRankConfig
     config: LowRankConfig
     kinds: ClassVar[tuple[str, ...]] = ("lora_A", "lora_B")
+    passes = 2
 
     def initial(self, weight: torch.Tensor, generator: torch.Generator) -> tuple[Tensors, Tensors]:
         """A uniform in +-1 / sqrt(inputs), as PEFT and a linear layer have it, and B of zeros."""
@@ -82,9 +90,73 @@ class LowRank(MadeWeights):
             "lora_B": s * (gradient @ numbers["lora_A"].T),
         }
 
+    @contextmanager
+    def computing(self, masters: Mapping[str, torch.Tensor]) -> Iterator[None]:
+        """PyTorch's linear maps give A and B their gradients by themselves."""
+        changed = []
+        for name, made in {} if self.bends else self.made.items():
+            linear = made.module
+            if type(linear) is torch.nn.Linear and "forward" not in vars(linear):
+                receive = partial(self._receive_product, name, masters)
+                linear.forward = partial(_product, linear, receive)  # type: ignore[method-assign]
+                changed.append(linear)
+        try:
+            yield
+        finally:
+            for linear in changed:
+                del linear.forward
+
+    def _receive_product(
+        self,
+        name: str,
+        masters: Mapping[str, torch.Tensor],
+        inputs: torch.Tensor,
+        gradient: torch.Tensor,
+    ) -> None:
+        """Add the gradients of A and B, from inputs [tokens, inputs] and the outputs' gradient."""
+        numbers, _ = self._of(name, masters)
+        x, g, s = inputs.float(), gradient.float(), self.config.scaling
+        own = {
+            "lora_A": s * ((g @ numbers["lora_B"]).T @ x),
+            "lora_B": s * (g.T @ (x @ numbers["lora_A"].T)),
+        }
+        for kind, value in own.items():
+            add_gradient(masters[self.made[name].names[kind]], value)
+
     def rank_of(self, weight: torch.Tensor) -> int:
         """The rank of a weight's change."""
         return min(self.config.rank, *weight.shape)
 
     def count(self, weight: torch.Tensor) -> int:
         return self.rank_of(weight) * sum(weight.shape)
+
+
+Receive = Callable[[torch.Tensor, torch.Tensor], None]
+
+
+class _Product(torch.autograd.Function):
+    """A linear map that hands on its inputs and its outputs' gradient instead of the weight's."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        receive: Receive,
+    ) -> torch.Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.receive = receive
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, None, None, None]:
+        x, weight = ctx.saved_tensors
+        ctx.receive(x.flatten(0, -2), gradient.flatten(0, -2))
+        return gradient @ weight if ctx.needs_input_grad[0] else None, None, None, None
+
+
+def _product(linear: torch.nn.Linear, receive: Receive, x: torch.Tensor) -> torch.Tensor:
+    """The product of ``linear``, whose bias does not learn."""
+    product: torch.Tensor = _Product.apply(x, linear.weight, linear.bias, receive)
+    return product

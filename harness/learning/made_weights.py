@@ -64,10 +64,11 @@ class MadeConfig(ParametrisationConfig):
 class Made:
     """A weight of the model that is made of numbers.
 
-    base: W_0 in the model's dtype, laid out as ``weight`` is; turned: whether that is [inputs,
-    outputs], as GPT-2 has it; names: of its numbers, by what they are ("lora_A").
+    module: that has it; base: W_0 in the model's dtype, laid out as ``weight`` is; turned: whether
+    that is [inputs, outputs], as GPT-2 has it; names: of its numbers, by what they are ("lora_A").
     """
 
+    module: torch.nn.Module
     weight: torch.nn.Parameter
     base: torch.Tensor
     turned: bool
@@ -176,6 +177,7 @@ class MadeWeights(Parametrisation):
         for name in names:
             base = source.get_parameter(name).detach()
             made = Made(
+                stage.model.get_submodule(name.removesuffix(".weight")),
                 stage.model.get_parameter(name),
                 base if goes_on else base.clone(),
                 turned[name],

@@ -8,7 +8,7 @@ the model's weights, which it writes after every step.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -52,7 +52,8 @@ class Size:
 class Parametrisation:
     """All weights that learn. A subclass chooses among them, or makes them of other numbers.
 
-    makes: whether the trained numbers, the masters, are others than weights of the model.
+    makes: whether the trained numbers, the masters, are others than weights of the model; passes:
+    forward passes that a forward and backward pass costs, in products.
 
     One instance lives through all the stages of a run. ``begin`` comes before the first step, with
     the model as it is at the start of the stage, ``end`` after the last one and after the parts'.
@@ -60,6 +61,7 @@ class Parametrisation:
 
     Config: ClassVar[type[ParametrisationConfig]] = ParametrisationConfig
     makes: ClassVar[bool] = False
+    passes: ClassVar[int] = 3
 
     def __init__(self, config: ParametrisationConfig | None = None) -> None:
         self.config = config or self.Config()
@@ -114,6 +116,10 @@ class Parametrisation:
         """A function that adds the gradient of a weight of the model to those of the masters."""
         master = masters[name]
         return lambda gradient: add_gradient(master, gradient)
+
+    def computing(self, masters: Mapping[str, torch.Tensor]) -> AbstractContextManager[None]:
+        """How the model computes while a loss is differentiated."""
+        return nullcontext()
 
     def decayed(self, names: set[str]) -> set[str]:
         """Names of the masters that weight decay acts on; names: those of weights that it does."""

@@ -192,7 +192,8 @@ class Trainer:
         dropout = self.config.dropout == "keep" and not self.stage.has_sampled
         self.model.train(dropout)
         try:
-            with repeatable(self.model.device, self.stage.deterministic):
+            deterministic = repeatable(self.model.device, self.stage.deterministic)
+            with deterministic, self.parameters.computing(self.masters):
                 return self._backward(rows, loss, last_first)
         finally:
             self.model.eval()

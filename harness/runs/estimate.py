@@ -13,7 +13,7 @@ from harness.base.files import read_json
 from harness.evaluation.loaded_tasks import think_end_token
 from harness.evaluation.suite import Suite
 from harness.learning.outlook import Outlook, Work
-from harness.learning.parametrisation import Size
+from harness.learning.parametrisation import Parametrisation, Size
 from harness.learning.part import joint_budget
 from harness.models.load import resolve_device
 from harness.results.writer import ResultsWriter
@@ -216,7 +216,8 @@ class _Estimator:
         outlook = copy.copy(self.outlooks[skill.name])
         outlook.prompts = prompts
         outlook.later = len(order.skills) - number
-        trained = spec.make_parameters().size(self.shape)
+        parameters = spec.make_parameters()
+        trained = parameters.size(self.shape)
         outlook.parameters = trained.weights
         work = spec.ask("work", outlook)
         for part in spec.parts:
@@ -224,7 +225,7 @@ class _Estimator:
                 before = [self.outlooks[each.name] for each in earlier]
                 work = part.make().work(outlook, work, before)
         seconds_measured = self._measured_seconds(spec.label, number, results)
-        seconds_estimated = self._learning_seconds(work, prompts, batch_size)
+        seconds_estimated = self._learning_seconds(work, prompts, batch_size, type(parameters))
         seconds_estimated += self._evaluation_seconds(skill, names)
         seconds_estimated += (1 + inside) * self.drift
         return StageCost(
@@ -254,9 +255,13 @@ class _Estimator:
                 seconds.append(sum(read_json(path, "seconds")["seconds"].values()))
         return statistics.fmean(seconds) if seconds else None
 
-    def _learning_seconds(self, work: Work, prompts: int, batch_size: int) -> float:
+    def _learning_seconds(
+        self, work: Work, prompts: int, batch_size: int, trained: type[Parametrisation]
+    ) -> float:
         machine, at_once = self.machine, self.order.rollout.batch_size
-        passes = 3 * machine.forward(work.learned) + machine.forward(work.scored + work.read)
+        passes = trained.passes * machine.forward(work.learned) + machine.forward(
+            work.scored + work.read
+        )
         seconds = prompts * passes
         full_batches, rest = divmod(prompts, batch_size)
         for batches, rows in ((full_batches, batch_size), (1, rest)):

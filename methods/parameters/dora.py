@@ -7,7 +7,8 @@ The gradient takes |V| for a constant, as section 4.3 of the paper and PEFT have
 
     dV = (m / |V|) dW,    dm = sum over inputs of dW V / |V|
 
-Options, settings and what they mean are those of `lora`. State and memory: m beside A and B.
+Options, settings and what they mean are those of `lora`. State and memory: m beside A and B. Time:
+that of all weights.
 """
 
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ class DoRA(LowRank):
     Config = DoRAConfig
     kinds = ("lora_A", "lora_B", SIZE)
     bends = True
+    passes = 3
 
     def initial(self, weight: torch.Tensor, generator: torch.Generator) -> tuple[Tensors, Tensors]:
         numbers, fixed = super().initial(weight, generator)

@@ -1,12 +1,14 @@
 """Parametrisations against PEFT's layers under PyTorch's AdamW; resume, refusals, what is saved."""
 
 import copy
+from contextlib import nullcontext
 
 import numpy as np
 import peft
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import harness.runs.plan
@@ -167,6 +169,58 @@ def test_a_new_adapter_begins_as_peft_has_it(tiny_model):
     assert_same(dict(model.named_parameters()), dict(tiny_model[0].named_parameters()))
 
 
+def test_a_pass_computes_no_gradient_of_whole_weights(tiny_model):
+    """A third of the products of the linear maps is saved, but for what A and B take."""
+    flops = {}
+    for name, options in (("all", {}), ("lora", {"rank": 1}), ("dora", {"rank": 1})):
+        model, parameters = copy.deepcopy(tiny_model[0]), made(name, **options)
+        stage = make_stage(model, tiny_model[1], parameters=parameters)
+        parameters.begin(stage)
+        with (
+            learning(stage, TrainingConfig(**PLAIN)) as trainer,
+            FlopCounterMode(display=False) as counter,
+        ):
+            trainer.token_mean(some_rows(6), cross_entropy)
+        flops[name] = counter.get_total_flops()
+        assert not any("forward" in vars(module) for module in model.modules())
+    assert flops["lora"] < 0.8 * flops["all"] and flops["dora"] > 0.9 * flops["all"]
+
+
+@pytest.mark.parametrize("name", ["lora", "dora", "pissa", "olora", "osf"])
+def test_bfloat16_weights_are_the_rounded_ones_of_float32(tiny_model, name):
+    """Numbers of a bfloat16 model in host memory learn as those of a float32 model, nearly."""
+    rows, losses = some_rows(6), {}
+    for dtype in (torch.float32, torch.bfloat16):
+        model = copy.deepcopy(tiny_model[0]).to(torch.bfloat16).to(dtype)
+        parameters = made(name)
+        stage = make_stage(model, tiny_model[1], parameters=parameters)
+        parameters.begin(stage)
+        with learning(stage, TrainingConfig(**PLAIN, masters="host")) as trainer:
+            losses[dtype] = []
+            for _ in range(6):
+                losses[dtype].append(trainer.token_mean(rows, cross_entropy)["loss"])
+                trainer.update()
+            assert all(master.dtype == torch.float32 for master in trainer.masters.values())
+            for weight, effective in trainer.effective():
+                assert torch.equal(model.get_parameter(weight), effective.to(dtype))
+    assert losses[torch.bfloat16] == pytest.approx(losses[torch.float32], rel=0.02)
+    assert losses[torch.float32][-1] < 0.9 * losses[torch.float32][0]
+
+
+def test_a_continued_adapter_wants_weights_that_nobody_changes(tiny_model):
+    for adapter, is_refused in (("merged", False), ("continued", True)):
+        model, parameters = copy.deepcopy(tiny_model[0]), made("lora", adapter=adapter)
+        stage = make_stage(model, tiny_model[1], parameters=parameters)
+        parameters.begin(stage)
+        method("sft").learn(stage)
+        with torch.no_grad():
+            model.get_parameter(parameters.trained(model)[3]).mul_(1.01)
+        with (
+            pytest.raises(UserError, match="take adapter: merged") if is_refused else nullcontext()
+        ):
+            parameters.end(stage)
+
+
 # ---- resume -------------------------------------------------------------------------------------
 
 KINDS = {
@@ -258,41 +312,46 @@ def test_a_cut_off_stage_is_the_same(tiny_model, tmp_path, name, kind):
     )
 
 
-@pytest.mark.parametrize("project", ["gradient", "update"])
-def test_osf_is_pefts_and_leaves_what_it_preserves(any_model, tiny_model, project):
-    """With gradients projected, steps are PEFT's; with updates, W keeps its large part."""
-    is_gpt2 = isinstance(any_model, GPT2LMHeadModel)
-    if is_gpt2 and project == "gradient":
-        pytest.skip("PEFT's OSF takes no Conv1D")
-    before, parameters = copy.deepcopy(any_model), made("osf", preserved=0.6, project=project)
-    stage = make_stage(any_model, tiny_model[1], parameters=parameters, sampler=None)
+def test_osf_with_projected_gradients_is_pefts(tiny_model):
+    model, parameters = copy.deepcopy(tiny_model[0]), made("osf", preserved=0.6, project="gradient")
+    stage = make_stage(model, tiny_model[1], parameters=parameters)
+    config = peft.OSFConfig(target_modules="all-linear", effective_rank=0.6)
+    oracle = peft.get_peft_model(copy.deepcopy(model), config)
+    own = [weight for weight in oracle.parameters() if weight.requires_grad]
+    assert parameters.size(model).numbers == sum(weight.numel() for weight in own)
+    adamw = torch.optim.AdamW(own, lr=PLAIN["learning_rate"], weight_decay=0)
     parameters.begin(stage)
     rows = some_rows(6)
-    count = sum(len(row.completion) for row in rows)
     with learning(stage, TrainingConfig(**PLAIN)) as trainer:
-        if project == "gradient":
-            config = peft.OSFConfig(target_modules="all-linear", effective_rank=0.6)
-            oracle = peft.get_peft_model(copy.deepcopy(before), config)
-            own = [weight for weight in oracle.parameters() if weight.requires_grad]
-            assert parameters.size(before).numbers == sum(weight.numel() for weight in own)
-            adamw = torch.optim.AdamW(own, lr=PLAIN["learning_rate"], weight_decay=0)
         for _ in range(4):
-            loss = trainer.backward(rows, lambda x, at: cross_entropy(x, at.tokens) / count)
+            loss = trainer.token_mean(rows, cross_entropy)["loss"]
             norm = trainer.update()["grad_norm"]
-            if project == "gradient":
-                expected = loss_of(oracle, rows)
-                expected.backward()
-                assert loss == pytest.approx(expected.item(), rel=1e-4)
-                wanted = torch.nn.utils.clip_grad_norm_(own, 1.0)
-                assert norm == pytest.approx(wanted.item(), rel=1e-3)
-                adamw.step()
-                adamw.zero_grad()
+            expected = loss_of(oracle, rows)
+            expected.backward()
+            assert loss == pytest.approx(expected.item(), rel=1e-4)
+            wanted = torch.nn.utils.clip_grad_norm_(own, 1.0)
+            assert norm == pytest.approx(wanted.item(), rel=1e-3)
+            adamw.step()
+            adamw.zero_grad()
+
+
+def test_osf_leaves_what_it_preserves(any_model, tiny_model):
+    """The block of the large singular values is that of the start, and the weight has moved."""
+    before, parameters = copy.deepcopy(any_model), made("osf", preserved=0.6)
+    stage = make_stage(any_model, tiny_model[1], parameters=parameters, sampler=None)
+    parameters.begin(stage)
+    with learning(stage, TrainingConfig(**PLAIN)) as trainer:
+        for _ in range(4):
+            trainer.token_mean(some_rows(6), cross_entropy)
+            trainer.update()
     parameters.end(stage)
-    for name in parameters.trained(any_model) if project == "update" else ():
+    for name in parameters.trained(any_model):
         weight, old = (m.get_parameter(name).detach().double() for m in (any_model, before))
-        u, values, v = torch.linalg.svd(old.T if is_gpt2 else old, full_matrices=False)
+        if isinstance(before, GPT2LMHeadModel):
+            weight, old = weight.T, old.T
+        u, values, v = torch.linalg.svd(old, full_matrices=False)
         k = int(0.6 * len(values))
-        kept = u[:, :k].T @ (weight.T if is_gpt2 else weight) @ v[:k].T
+        kept = u[:, :k].T @ weight @ v[:k].T
         torch.testing.assert_close(kept, torch.diag(values[:k]), rtol=1e-5, atol=1e-5)
         assert (weight - old).abs().max() > 1e-3
 
