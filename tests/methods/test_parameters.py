@@ -25,7 +25,7 @@ from harness.runs.reading import read_order
 from harness.runs.sequence import run_order
 from tests.conftest import read_lines
 from tests.learning.test_training import Letters, make_stage, some_rows
-from tests.methods.test_parts import Numbers, assert_same, method
+from tests.methods.test_parts import METHODS, Numbers, assert_same, method
 
 PLAIN = {"learning_rate": 1e-2, "schedule": "constant", "warmup_steps": 0}
 
@@ -239,7 +239,6 @@ def two_stages(name, kind, base, tokenizer, folder, cut=None, parts=()):
 
     cut: (stage, step) after which everything is made anew, as a resume does.
     """
-    folder.mkdir(exist_ok=True)
     chosen, options = KINDS[kind]
     parameters, model = made(chosen, **options), copy.deepcopy(base)
     logs, starts, kept = [], {"run": base}, {}
@@ -259,7 +258,7 @@ def two_stages(name, kind, base, tokenizer, folder, cut=None, parts=()):
             stage = make_stage(
                 model,
                 tokenizer,
-                skill=[Letters, Numbers][index - 1](),
+                skill=Numbers(),
                 index=index,
                 earlier=[Lesson(Letters(), 5)][: index - 1],
                 phases=method(name).phases(12),
@@ -268,8 +267,9 @@ def two_stages(name, kind, base, tokenizer, folder, cut=None, parts=()):
                 restored=restored,
                 parts=parts,
                 on_step=on_step,
-                folder=folder,
+                folder=folder / str(index),
             )
+            stage.folder.mkdir(parents=True, exist_ok=True)
             parameters.begin(stage)
             if restored:
                 parameters.restore(model, kept["weights"])
@@ -287,20 +287,21 @@ def two_stages(name, kind, base, tokenizer, folder, cut=None, parts=()):
     return model, logs
 
 
-CUT = [
-    *(("sft", kind) for kind in KINDS),
-    *((name, kind) for name in ("sdft", "grpo") for kind in ("merged", "continued")),
-    ("sft_reinvoke", "merged"),
-]
+CUT = dict.fromkeys(METHODS, ("continued",)) | {
+    "sft": tuple(KINDS),
+    "sdft": ("merged", "continued"),
+    "grpo": ("merged", "continued"),
+    "sft_reinvoke": ("merged",),
+}
 
 
-@pytest.mark.parametrize(("name", "kind"), CUT)
+@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name in CUT for kind in CUT[name]])
 def test_a_cut_off_stage_is_the_same(tiny_model, tmp_path, name, kind):
     base, tokenizer = tiny_model
     whole, logs = two_stages(name, kind, base, tokenizer, tmp_path / "a")
     steps = len(logs) // 2
     for cut in [(1, 2), (2, steps - 1)]:
-        model, again = two_stages(name, kind, base, tokenizer, tmp_path / "b", cut)
+        model, again = two_stages(name, kind, base, tokenizer, tmp_path / str(cut), cut)
         assert again == logs
         for key, value in whole.state_dict().items():
             assert torch.equal(value, model.state_dict()[key]), key
