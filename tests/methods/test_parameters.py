@@ -300,7 +300,7 @@ def test_a_cut_off_stage_is_the_same(tiny_model, tmp_path, name, kind):
     base, tokenizer = tiny_model
     whole, logs = two_stages(name, kind, base, tokenizer, tmp_path / "a")
     steps = len(logs) // 2
-    for cut in [(1, 2), (2, steps - 1)]:
+    for cut in [(1, 2), (2, steps - 1)] if name == "sft" else [(2, steps - 1)]:
         model, again = two_stages(name, kind, base, tokenizer, tmp_path / str(cut), cut)
         assert again == logs
         for key, value in whole.state_dict().items():
