@@ -270,14 +270,11 @@ def parts_page() -> str:
 def parameters_page() -> str:
     trained = dict(plugins(ROOT / "methods" / "parameters", "methods.parameters", Parametrisation))
     joined = dict(plugins(ROOT / "methods" / "parts", "methods.parts", Part))
-    lines = ["| parametrisation | " + " | ".join(joined) + " |", "|---" * (len(joined) + 1) + "|"]
-    for name, parametrisation in trained.items():
-        whys = [
-            part(part.Config()).wants_weights() if parametrisation.makes else ""
-            for part in joined.values()
-        ]
-        cells = ("no" if why else "yes" for why in whys)
-        lines.append(f"| [{name}](#{name}) | " + " | ".join(cells) + " |")
+    lines = ["| part | " + " | ".join(trained) + " |", "|---" * (len(trained) + 1) + "|"]
+    for name, part in joined.items():
+        why = part(part.Config()).wants_weights()
+        cells = ("no" if each.makes and why else "yes" for each in trained.values())
+        lines.append(f"| [{name}](parts.md#{name}) | " + " | ".join(cells) + " |")
     pages = [
         "# Parametrisations\n",
         NOTICE,
