@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 import harness.runs.plan
 from harness.base.errors import UserError
@@ -20,6 +20,7 @@ from harness.learning.part import get_part
 from harness.learning.teacher import Teacher
 from harness.learning.trainer import Trainer, TrainingConfig, cross_entropy, learning
 from harness.models.load import load_model
+from harness.runs.listing import LISTINGS
 from harness.runs.plan import plan
 from harness.runs.reading import read_order
 from harness.runs.sequence import run_order
@@ -45,9 +46,24 @@ def gpt2():
     return GPT2LMHeadModel(config).eval()
 
 
+@pytest.fixture(scope="module")
+def biased(tiny_model):
+    """The tiny model with biases in all linear maps, as Qwen2 has some; a head of its own."""
+    config = copy.deepcopy(tiny_model[0].config)
+    config.attention_bias = config.mlp_bias = True
+    config.tie_word_embeddings = False
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith("bias"):
+                weight.normal_(0, 0.1)
+    return model
+
+
 @pytest.fixture(params=["llama", "gpt2"])
-def any_model(request, tiny_model, gpt2):
-    return copy.deepcopy(tiny_model[0] if request.param == "llama" else gpt2)
+def any_model(request, biased, gpt2):
+    return copy.deepcopy(biased if request.param == "llama" else gpt2)
 
 
 def loss_of(model, rows):
@@ -575,6 +591,43 @@ def test_what_the_model_has_not_is_said_before_a_folder_is_begun(
             start(read_order(path), tmp_path / "out")
         assert problem in str(error.value) and "\n" not in str(error.value)
         assert not (tmp_path / "out").exists()
+
+
+MINE = """
+from harness.learning.parametrisation import Parametrisation
+
+class Norms(Parametrisation):
+    def trained(self, model):
+        return [name for name in super().trained(model) if "norm" in name]
+"""
+
+
+def test_names_alone_options_and_a_file_of_the_users(order_file, tmp_path):
+    (tmp_path / "mine.py").write_text(MINE)
+    names = [name for name, _ in LISTINGS["parameters"]()]
+    assert names == ["all", "dora", "freeze", "lora", "milora", "olora", "osf", "pissa"]
+    methods = {name: {"method": "sft", "parameters": name} for name in names}
+    methods |= {f"{name}_0": {"method": "sft", "parameters": {name: {}}} for name in names}
+    mine = {"mine": {"file": "mine.py"}}
+    order = read_order(
+        order_file(methods={**methods, "mine": {"method": "sft", "parameters": mine}, "sft": {}})
+    )
+    about = order.about()["methods"]
+    for name in names:
+        assert about[name].get("parameters") == about[f"{name}_0"].get("parameters")
+    assert about["all"] == about["sft"]
+    assert list(about["mine"]["files"]) == ["parameters.mine.file"]
+    assert about["mine"]["parameters"] == mine
+    run_order(
+        read_order(order_file(methods={"mine": {"method": "sft", "parameters": mine}})),
+        tmp_path / "out",
+    )
+    base, end = (
+        load_model(str(folder), "float32", "cpu")[0]
+        for folder in (order.model.name, tmp_path / "out/runs/mine-seed0/stage-2/weights")
+    )
+    for name, weight in base.named_parameters():
+        assert torch.equal(weight, end.get_parameter(name)) == ("norm" not in name), name
 
 
 def test_freeze_lets_learn_what_it_says(tiny_model, gpt2):
