@@ -32,6 +32,7 @@ from harness.learning.method import Method
 from harness.learning.parametrisation import Parametrisation
 from harness.learning.part import Part, lacking
 from harness.learning.trainer import TrainingConfig
+from harness.runs.presets import preset_files, read_preset
 from harness.runs.schema import (
     Budget,
     ChatTemplate,
@@ -178,7 +179,8 @@ def order_page() -> str:
     parts += [
         "## methods\n",
         "`label: settings`. The label is the method's name unless `method` names one, or `file` a "
-        "Python file. Settings of every method: [methods](methods.md). `with: {part: options}` "
+        "Python file. Settings of every method: [methods](methods.md). `preset` names those of a "
+        "paper ([presets](methods.md#presets)). `with: {part: options}` "
         "joins [parts](parts.md), also of a `file` of your own. `parameters: lora` or `parameters: "
         "{lora: {rank: 8}}` trains [other numbers](parameters.md) than all weights.\n",
         "## retention\n",
@@ -207,7 +209,8 @@ def methods_page() -> str:
         "## Settings of every method\n",
         table(TrainingConfig),
         "## Settings of distillation\n",
-        "Of `sdft`, `offline_distillation` and `sft_reinvoke`, beside those above. Formulas: "
+        "Of `sdft`, `sdpo`, `gkd`, `offline_distillation` and `sft_reinvoke`, beside those above. "
+        "Formulas: "
         "[numerics](../explanation/numerics.md#estimators-of-the-divergence).\n",
         table(DistillationConfig, shared),
     ]
@@ -233,6 +236,16 @@ def methods_page() -> str:
         parts += [f"## {path.stem}\n", markdown(module.__doc__) + "\n"]
         if len(same) < len(dataclasses.fields(config)):
             parts.append(table(config, same))
+    parts += [
+        "## Presets\n",
+        "`preset: NAME` gives a label the method and settings of a paper or code; single settings "
+        "beside it go over them. Results hold the values. Files: `benchmarks/presets`.\n",
+    ]
+    for name in preset_files():
+        preset = read_preset(name)
+        settings = yaml.safe_dump(preset["settings"], sort_keys=False)
+        parts += [f"### {name}\n", f"Of `{preset['method']}`. {preset['source']}\n"]
+        parts += [f"```yaml\n{settings}```\n"]
     return "\n".join(parts)
 
 
@@ -259,7 +272,9 @@ def parts_page() -> str:
         "## What joins what\n",
         "\n".join(lines) + "\n",
         "No: refused in one line, before anything loads. Single options that a method refuses are "
-        "named with the part. All parts of one method may join together.\n",
+        "named with the part. Parts may join one method together, but of "
+        + ", ".join(f"`{name}`" for name, part in joined.items() if part.has("merge"))
+        + ", which make the weights with which a stage ends, only one.\n",
     ]
     for name, part in joined.items():
         doc = sys.modules[part.__module__].__doc__
@@ -281,13 +296,13 @@ def parameters_page() -> str:
         "What a method trains, under `parameters` ([how to](../how-to/adapters.md)): a name, or a "
         "name with options. All weights learn if it is left out.\n",
         "## What joins what\n",
-        "Every parametrisation joins every method that learns by the trainer, which all of "
-        "[methods](methods.md) do. With [parts](parts.md) at their defaults:\n",
+        "Every parametrisation joins every [method](methods.md) but `trl`, which has a training "
+        "loop of its own. With [parts](parts.md) at their defaults:\n",
         "\n".join(lines) + "\n",
         "No: refused in one line, before anything loads. So are `coupled: false` of penalties, and "
-        "parts of your own with `gradient` or `update`, beside numbers that are no weights: all "
-        "but `all` and `freeze`. Parts that change weights at the end of a stage go with `adapter: "
-        "merged` alone.\n",
+        "parts of your own with `gradient`, `update` or `project`, beside numbers that are no "
+        "weights: all but `all` and `freeze`. Parts that make the weights with which a stage ends "
+        "go with `adapter: merged` alone; task vectors with `begin: merged`.\n",
         "## Weights made of numbers\n",
         markdown(made_weights.__doc__) + "\n",
         "### By a low rank\n",

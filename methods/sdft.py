@@ -12,6 +12,9 @@ Conventions
   tokens, without the first three of an answer.
 * Both distributions are taken at the rollout temperature.
 * With ``rollouts`` above 1 every prompt is sampled that often; the paper has one.
+* ``teacher``: the paper's is the average ``ema``. ``run_start``, the model before the first stage,
+  is the one that did best after twenty updates in a row in arXiv 2607.11020, and ``frozen`` the one
+  of OPSD (arXiv 2601.18734; ``preset: opsd``). ``trust_region`` is SDPO's (arXiv 2601.20802).
 * ``teacher_context`` changes what the teacher is shown, in the style of the skill's template; if
   left out, the template decides.
 """
@@ -25,20 +28,12 @@ from harness.learning.method import Method, OrderView
 from harness.learning.options import TeacherOption
 from harness.learning.outlook import Outlook, Work
 from harness.learning.stage import Stage
-from harness.learning.teacher import Teacher
+from harness.learning.teacher import SelfTeacherOption
 from harness.learning.trainer import learning
 
 
 @dataclass
-class SDFTConfig(TeacherOption, DistillationConfig):
-    teacher: str = option(
-        "ema",
-        "teacher weights: average, frozen at the start of the stage, or the live student",
-        choices=("ema", "frozen", "live"),
-    )
-    ema_alpha: float = option(
-        0.01, "share of the student in the average after each optimizer step", above=0, max=1
-    )
+class SDFTConfig(TeacherOption, SelfTeacherOption, DistillationConfig):
     rollouts: int = option(1, "completions sampled for each prompt", min=1, max=10_000)
 
 
@@ -54,8 +49,7 @@ class SDFT(Method):
     def learn(self, stage: Stage) -> None:
         config = self.config
         with learning(stage, config) as trainer:
-            alpha = {"ema": config.ema_alpha, "frozen": 0, "live": 1}[config.teacher]
-            teacher = Teacher(stage, alpha, trainer.limit, trainer.place)
+            teacher = config.make_teacher(stage, trainer.limit, trainer.place)
             for step in stage.steps():
                 prompts = [stage.prompt_tokens(e) for e in step.examples]
                 teacher_prompts = [
@@ -79,14 +73,14 @@ class SDFT(Method):
                 teacher.follow(trainer.masters)
 
     def work(self, outlook: Outlook) -> Work:
-        answers = self.config.rollouts
-        answer_tokens = answers * outlook.answer
+        config = self.config
+        answer_tokens = config.rollouts * outlook.answer
+        shown = outlook.teacher_prompt(config.teacher_context)
         return Work(
             learned=outlook.prompt + answer_tokens,
-            scored=outlook.teacher_prompt(self.config.teacher_context) + answer_tokens,
+            scored=config.passes * (shown + answer_tokens),
             read=outlook.prompt,
-            answers=answers,
+            answers=config.rollouts,
             sampled=outlook.answer,
-            copies=int(self.config.teacher != "live"),
-            averaged=self.config.teacher == "ema",
+            **config.models,
         )

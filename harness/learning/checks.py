@@ -3,6 +3,7 @@
 from harness.base.errors import UserError
 from harness.learning.distillation import DistillationConfig
 from harness.learning.method import OrderView
+from harness.learning.part import having
 from harness.learning.stage import Stage
 
 
@@ -41,7 +42,9 @@ def check_on_policy(order: OrderView, config: DistillationConfig, place: str) ->
 
 def check_done(stage: Stage, place: str) -> None:
     """Raises UserError at ``place`` unless each step of the budget was done, with an update."""
-    if stage.updates is None and any(part.acts() for part in stage.parts):
+    is_over = stage.step >= stage.steps_in_all
+    unmerged = is_over and having(stage.parts, "merge") and not stage.merged
+    if unmerged or (stage.updates is None and any(part.acts() for part in stage.parts)):
         raise UserError(
             f"{place}: with",
             "parts act through a Trainer, and learn() makes none",
@@ -53,7 +56,7 @@ def check_done(stage: Stage, place: str) -> None:
             "they are trained by a Trainer, and learn() makes none",
             "train by harness.learning.trainer.learning, or take parameters: all",
         )
-    if stage.step < stage.steps_in_all:
+    if not is_over:
         raise UserError(
             place,
             f"learn() left {stage.steps_in_all - stage.step} of {stage.steps_in_all} steps of "

@@ -27,9 +27,15 @@ temperature. The estimators are those of arXiv 2601.19897, appendix A.1.
   do elsewhere has no effect. Support and renormalisation are those of TRL's SDFTTrainer.
 
 ``normalise``: ``sequences`` is the mean over a completion's tokens, then over completions (as in
-TRL's SDFTTrainer); ``constant`` divides by completions x the rollout limit. A completion's length
-is random too: with ``sequences`` the mean of ``sampled`` is not exactly that of ``full``, and
-``rao_blackwell`` would be the gradient of nothing. It therefore takes ``constant``.
+TRL's SDFTTrainer); ``tokens`` the mean over all tokens that carry loss (as in TRL's GKDTrainer and
+the codes of OPSD and SDPO); ``constant`` divides by completions x the rollout limit. A completion's
+length is random too: with ``sequences`` and ``tokens`` the mean of ``sampled`` is not exactly that
+of ``full``, and ``rao_blackwell`` would be the gradient of nothing. It therefore takes
+``constant``.
+
+``entry_clip``: each entry of the sum over the vocabulary counts up to this value, and has no
+gradient above it, so that a few words of style do not rule the gradient. OPSD's code (arXiv
+2601.18734) clips at 0.05. Negative entries stay as they are: a clipped divergence may be negative.
 
 The first ``skip_tokens`` tokens of a completion carry no loss; a completion without further tokens
 counts as 0. Under ``rao_blackwell`` they still get credit for the tokens that follow.
@@ -52,7 +58,7 @@ from harness.base.settings import option
 from harness.learning.logprobs import importance_weights, token_logprobs
 from harness.learning.options import ImportanceOption
 from harness.learning.packing import Positions, Row
-from harness.learning.teacher import Teacher
+from harness.learning.teacher import AnyTeacher
 from harness.learning.trainer import Trainer, TrainingConfig
 from harness.models.repeatable import row_cumsum
 
@@ -76,7 +82,10 @@ class DistillationConfig(ImportanceOption, TrainingConfig):
         None,
         "what the loss is averaged over; constant for rao_blackwell, otherwise sequences, if "
         "left out",
-        choices=("sequences", "constant"),
+        choices=("sequences", "tokens", "constant"),
+    )
+    entry_clip: float | None = option(
+        None, "most that one token of the vocabulary adds to a divergence; OPSD's is 0.05", above=0
     )
     skip_tokens: int = option(
         3, "completion tokens without loss, against artifacts like 'Based on the text'", min=0
@@ -88,7 +97,7 @@ class DistillationConfig(ImportanceOption, TrainingConfig):
                 "mixture_weight must be below 1: at 1 the mixture is the teacher and the "
                 "divergence 0; divergence: reverse is the limit that is meant"
             )
-        if self.estimator == "rao_blackwell" and self.normalise == "sequences":
+        if self.estimator == "rao_blackwell" and self.normalise in ("sequences", "tokens"):
             raise ValueError(
                 "estimator: rao_blackwell goes with normalise: constant: a completion's length "
                 "is random too"
@@ -98,6 +107,8 @@ class DistillationConfig(ImportanceOption, TrainingConfig):
                 "estimator: rao_blackwell has no importance_cap: it wants completions of the "
                 "student itself"
             )
+        if self.estimator in ("sampled", "rao_blackwell") and self.entry_clip:
+            raise ValueError(f"estimator: {self.estimator} has no entry_clip; take full or top_k")
         if self.estimator == "top_k" and self.top_k == 1 and not self.tail:
             raise ValueError(
                 "top_k must be at least 2 without a tail: one token, renormalised, has "
@@ -138,29 +149,52 @@ class _ForwardKL(torch.autograd.Function):
 
 
 def divergence(
-    student: torch.Tensor, teacher: torch.Tensor, kind: str, weight: float = 0.5
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    kind: str,
+    weight: float = 0.5,
+    clip: float | None = None,
 ) -> torch.Tensor:
     """Divergence of each token [tokens], in nats, from logits [tokens, vocabulary].
 
-    kind: ``forward``, ``reverse`` or ``mixture``, the last with ``weight`` on the teacher; the
-    module's docstring has the formulas.
+    kind: ``forward``, ``reverse`` or ``mixture``, the last with ``weight`` on the teacher; clip:
+    ``entry_clip``. The module's docstring has the formulas.
     """
-    if kind == "forward" and not teacher.requires_grad:
+    if kind == "forward" and clip is None and not teacher.requires_grad:
         return _ForwardKL.apply(student, teacher)
     log_p = student.log_softmax(-1)
     log_q = teacher.log_softmax(-1)
+    if clip is not None:
+        return _entries(log_p, log_q, kind, weight).clamp(max=clip).sum(-1)
+    if kind == "forward":
+        return _kl(log_q, log_p).sum(-1)
+    if kind == "reverse":
+        return _kl(log_p, log_q).sum(-1)
+    log_m, w = _mixture(log_p, log_q, weight)
+    return w * _kl(log_q, log_m).sum(-1) + (1 - w) * _kl(log_p, log_m).sum(-1)
+
+
+def _entries(log_p: torch.Tensor, log_q: torch.Tensor, kind: str, weight: float) -> torch.Tensor:
+    """What each token of the vocabulary adds to a divergence [tokens, vocabulary]."""
     if kind == "forward":
         return _kl(log_q, log_p)
     if kind == "reverse":
         return _kl(log_p, log_q)
-    w = torch.tensor(weight, dtype=log_p.dtype, device=log_p.device)
-    log_m = torch.logaddexp(log_q + w.log(), log_p + (1 - w).log())
+    log_m, w = _mixture(log_p, log_q, weight)
     return w * _kl(log_q, log_m) + (1 - w) * _kl(log_p, log_m)
 
 
+def _mixture(
+    log_p: torch.Tensor, log_q: torch.Tensor, weight: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(log m, the weight w of q in it) of log-probabilities [tokens, vocabulary]."""
+    w = torch.tensor(weight, dtype=log_p.dtype, device=log_p.device)
+    return torch.logaddexp(log_q + w.log(), log_p + (1 - w).log()), w
+
+
 def _kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
-    """KL(p || q) [tokens] of log-probabilities [tokens, vocabulary]."""
-    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
+    """The entries [tokens, vocabulary] of KL(p || q), from log-probabilities of that shape."""
+    return F.kl_div(log_q, log_p, reduction="none", log_target=True)
 
 
 def on_support(
@@ -227,7 +261,8 @@ def token_losses(
         )
     if config.estimator == "top_k":
         student, teacher = on_support(student, teacher, config.top_k, config.tail)
-    return divergence(student, teacher, config.divergence, config.mixture_weight)
+    kind, weight = config.divergence, config.mixture_weight
+    return divergence(student, teacher, kind, weight, config.entry_clip)
 
 
 # ---- the loss of a step ------------------------------------------------------------------------
@@ -235,7 +270,7 @@ def token_losses(
 
 def distil(
     trainer: Trainer,
-    teacher: Teacher,
+    teacher: AnyTeacher,
     rows: Sequence[Row],
     teacher_rows: Sequence[Row],
     config: DistillationConfig,
@@ -262,7 +297,7 @@ class _DistillationLoss:
     def __init__(
         self,
         trainer: Trainer,
-        teacher: Teacher,
+        teacher: AnyTeacher,
         rows: Sequence[Row],
         teacher_rows: Sequence[Row],
         config: DistillationConfig,
@@ -282,6 +317,9 @@ class _DistillationLoss:
         else:
             lengths = [max(1, len(row.completion) - config.skip_tokens) for row in rows]
         self.row_weights = 1.0 / (torch.tensor(lengths, device=device) * len(rows))
+        if config.denominator == "tokens":
+            carried = sum(max(0, len(row.completion) - config.skip_tokens) for row in rows)
+            self.row_weights = torch.full((len(rows),), 1.0 / max(1, carried), device=device)
         # For rao_blackwell, whose chunks come last first: each row's divergence after the chunk
         self.later = torch.zeros(len(rows), device=device)
         # Sums over chunks stay on the device: a GPU waits at every number that is read.

@@ -12,8 +12,9 @@ Memory: W, and the W_0 that it is made from, both in the model's dtype; for the 
 weights have otherwise: masters, AdamW's moments, gradients, averages. A teacher averages the
 numbers; while it scores, the weights that they make are in the model.
 
-What goes with it: parts that add a loss, join examples or weigh tokens do, and penalties act on W
-through the numbers. Parts with ``gradient`` or ``update`` take weights themselves and are refused.
+What goes with it: parts that add a loss, join examples or weigh tokens do. Penalties act on W
+through the numbers, averages on W. Parts with ``gradient``, ``update`` or ``project`` take weights
+themselves and are refused, but for A-GEM, which projects whatever is trained.
 """
 
 from __future__ import annotations

@@ -19,12 +19,32 @@ from harness.skills.skill import Skill
 from harness.skills.templates import Message
 
 
+class ModelView(Protocol):
+    """Which model an order names."""
+
+    @property
+    def name(self) -> str:
+        """A hub id, a folder, or a word for an embedded model."""
+
+    @property
+    def revision(self) -> str | None:
+        """Commit of the hub repository."""
+
+
 class OrderView(Protocol):
     """What ``Method.check`` may ask of an order."""
 
     @property
+    def model(self) -> ModelView:
+        """The model that learns."""
+
+    @property
     def skills(self) -> Sequence[Skill]:
         """The skills, in the order in which they are learned."""
+
+    @property
+    def method_options(self) -> Mapping[str, Any]:
+        """The options of all methods as the order has them, by label."""
 
     @property
     def rollout(self) -> Rollout:
@@ -32,6 +52,9 @@ class OrderView(Protocol):
 
     def prompts(self, skill: Skill, config: TrainingConfig | None = None) -> int:
         """Prompts drawn for ``skill`` by a method with ``config``."""
+
+    def batch_size(self, config: TrainingConfig) -> int:
+        """Prompts of an optimizer step of a method with ``config``."""
 
     def template(self, skill: Skill) -> TeacherTemplate | None:
         """What shows the teacher of ``skill`` its prompt; None for the skill's own template."""
@@ -44,7 +67,7 @@ class Method:
     is one. needs: fields of Example that every training example must have. joins: hooks of parts
     that only some methods serve: ``examples`` where it learns from ``step.examples``, of whatever
     skill they are, and ``weights`` where the loss is ``trainer.token_mean``. graded: whether it
-    asks for rewards.
+    asks for rewards. has_own_loop: whether it trains without a Trainer, so that no part joins.
 
     One instance lives through all the stages of a run. What it must remember from earlier skills (a
     buffer, a Fisher matrix) goes through ``state_dict`` and ``load_state_dict``, which are called
@@ -56,6 +79,7 @@ class Method:
     needs: ClassVar[tuple[str, ...]] = ("demonstration",)
     joins: ClassVar[tuple[str, ...]] = ("examples",)
     graded: ClassVar[bool] = False
+    has_own_loop: ClassVar[bool] = False
 
     def __init__(self, config: TrainingConfig) -> None:
         self.config = config

@@ -63,6 +63,11 @@ class Parametrisation:
     makes: ClassVar[bool] = False
     passes: ClassVar[int] = 3
 
+    @property
+    def continues(self) -> bool:
+        """Whether the numbers of a stage go on in the next one, whatever weights it ends with."""
+        return False
+
     def __init__(self, config: ParametrisationConfig | None = None) -> None:
         self.config = config or self.Config()
         self._frozen: list[torch.nn.Parameter] = []
@@ -138,6 +143,12 @@ class Parametrisation:
         for name, weight in weights.items():
             if masters[name] is not weight:
                 weight.copy_(masters[name])
+
+    @torch.no_grad()
+    def merge(self, weights: Parameters, merged: Mapping[str, torch.Tensor]) -> None:
+        """Let the model's weights be ``merged``, which a part made of ``effective`` ones."""
+        for name, weight in weights.items():
+            weight.copy_(merged[name])
 
     def effective(self, masters: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
         """(name, float32 weight) of each weight of the model that learns, one at a time."""

@@ -44,7 +44,8 @@ class Part:
     """Base of every part. A subclass sets ``Config`` and has some of the hooks below.
 
     stage: the stage that goes on. apart: {name of another part: why the two cannot join one
-    method}.
+    method}. wants: {one of a method's ``joins`` beside those of the hooks: what a method without it
+    lacks}.
 
     Like a method, one instance lives through all the stages of a run. What it must remember goes
     through ``state_dict`` and ``load_state_dict`` between them; what changes within a stage goes
@@ -53,6 +54,7 @@ class Part:
 
     Config: ClassVar[type[PartConfig]] = PartConfig
     apart: ClassVar[Mapping[str, str]] = {}
+    wants: ClassVar[Mapping[str, str]] = {}
     stage: Stage
 
     def __init__(self, config: PartConfig) -> None:
@@ -66,7 +68,8 @@ class Part:
     @classmethod
     def acts(cls) -> bool:
         """Whether a trainer has to call it."""
-        return any(map(cls.has, ("weights", "loss", "gradient", "update")))
+        hooks = ("weights", "loss", "gradient", "update", "project", "merge")
+        return any(map(cls.has, hooks))
 
     def check(self, order: OrderView, method: Method, place: str) -> None:
         """Raises UserError at ``place`` where the part cannot join ``method`` in ``order``."""
@@ -76,7 +79,7 @@ class Part:
 
         Empty where it is all the same. By default the hooks that change weights one by one.
         """
-        hooks = [hook for hook in ("gradient", "update") if self.has(hook)]
+        hooks = [hook for hook in ("gradient", "update", "project") if self.has(hook)]
         return f"{hooks[0]}() is of weights that are trained themselves" if hooks else ""
 
     def conversations(self) -> Iterable[list[Message]]:
@@ -112,6 +115,9 @@ class Part:
         examples: list[Example] = step.examples
         return examples
 
+    def weigh(self, rows: Sequence[Row]) -> None:
+        """Look at all rows of a loss that is a mean over tokens, before ``weights``."""
+
     def weights(
         self, rows: Sequence[Row], positions: Positions, logits: torch.Tensor
     ) -> torch.Tensor:
@@ -138,8 +144,22 @@ class Part:
         """
         return after
 
+    def project(
+        self, before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor]
+    ) -> None:
+        """Change, in place, all float32 weights ``after`` a step, given what they were before.
+
+        The trainer keeps a copy of all of them for it.
+        """
+
     def updated(self, step: Step) -> None:
         """Look at the model after the step."""
+
+    def merge(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Change, in place, the float32 weights with which the stage ends, after its last step.
+
+        It comes before every ``end``. Of two parts that have it only one joins a method.
+        """
 
     # ---- between stages, and before everything -------------------------------------------------
 
@@ -165,9 +185,12 @@ def having(parts: Iterable[Part], hook: str) -> list[Part]:
 
 def lacking(part: type[Part], method: type[Method]) -> str:
     """What a method lacks for the part to join it, in words; empty where it can."""
-    for hook, lack in SERVED.items():
+    if method.has_own_loop:
+        return "has a training loop of its own, which calls no part"
+    needed = {hook: lack for hook, lack in SERVED.items() if part.has(hook)}
+    for hook, lack in {**needed, **part.wants}.items():
         served = "examples" if hook == "budget" else hook
-        if part.has(hook) and served not in method.joins:
+        if served not in method.joins:
             return lack
     return ""
 

@@ -64,7 +64,7 @@ class Stage(Lessons):
     updates: of trainers since the start of the process, None without a trainer; idle: steps in
     which none of them made an update.
     begun: steps before the present phase; planned: steps of the present phase.
-    has_sampled: whether the present step has sampled from the model, whose dropout is then off.
+    has_sampled: the step has sampled, so dropout is off; merged: parts have made the end's weights.
 
     on_step: called after each step, for evaluation, checkpoints and progress; on_work: called with
     (what, done, total) outside the steps, for progress; restored: what ``state_dict`` returned when
@@ -76,7 +76,7 @@ class Stage(Lessons):
     training: TrainingConfig | None = None
     begun, tokens, further, idle = 0, 0, 0, 0
     updates: int | None = None
-    has_sampled = False
+    has_sampled, merged = False, False
 
     def __init__(
         self,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from harness.base.settings import option
 from harness.learning.packing import (
     Positions,
     Row,
@@ -132,3 +134,86 @@ class Teacher:
         if self.alpha == 1:
             return {}
         return self.average or self.parameters
+
+
+class TrustRegion:
+    """A teacher near a fixed one: its logits are (1 - share) of ``fixed`` and share of ``live``.
+
+    The trust region of SDPO (arXiv 2601.20802): the softmax is the normalised geometric mean of
+    the two distributions. share 0 is the fixed teacher, 1 the live model.
+    """
+
+    def __init__(self, fixed: Teacher, live: Teacher, share: float) -> None:
+        self.fixed, self.live, self.share = fixed, live, share
+
+    def follow(self, masters: Mapping[str, torch.Tensor]) -> None:
+        """Nothing is averaged: the live model is the student."""
+
+    def states(self, rows: Sequence[Row]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Hidden states of both models for each row, as ``Teacher.states``."""
+        return list(zip(self.fixed.states(rows), self.live.states(rows), strict=True))
+
+    @torch.no_grad()
+    def logits_at(
+        self, states: Sequence[tuple[torch.Tensor, torch.Tensor]], positions: Positions
+    ) -> torch.Tensor:
+        """Float32 logits [tokens, vocabulary] at a chunk's positions."""
+        fixed = self.fixed.logits_at([each for each, _ in states], positions)
+        live = self.live.logits_at([each for _, each in states], positions)
+        return fixed.lerp_(live, self.share)
+
+
+class AnyTeacher(Protocol):
+    """What a student is pulled towards: a Teacher or a TrustRegion."""
+
+    def follow(self, masters: Mapping[str, torch.Tensor]) -> None: ...
+
+    def states(self, rows: Sequence[Row]) -> list[Any]: ...
+
+    def logits_at(self, states: Sequence[Any], positions: Positions) -> torch.Tensor: ...
+
+
+@dataclass
+class SelfTeacherOption:
+    """For methods whose teacher has weights of the model itself."""
+
+    teacher: str = option(
+        "ema",
+        "teacher weights: average, start of the stage (frozen) or of the run, live student, or a "
+        "trust region around frozen",
+        choices=("ema", "frozen", "run_start", "live", "trust_region"),
+    )
+    ema_alpha: float = option(
+        0.01,
+        "share of the student in the average after each optimizer step, or in the logits of "
+        "trust_region",
+        above=0,
+        max=1,
+    )
+
+    def make_teacher(
+        self, stage: Stage, micro_batch_tokens: int, place: torch.device
+    ) -> AnyTeacher:
+        """The teacher of a stage; place: of the trainer's masters."""
+        if self.teacher == "run_start":
+            return Teacher(stage, 0, micro_batch_tokens, model=stage.start("run"))
+        if self.teacher == "trust_region":
+            fixed = Teacher(stage, 0, micro_batch_tokens, place)
+            live = Teacher(stage, 1, micro_batch_tokens, model=stage.model)
+            return TrustRegion(fixed, live, self.ema_alpha)
+        alpha = {"ema": self.ema_alpha, "frozen": 0, "live": 1}[self.teacher]
+        return Teacher(stage, alpha, micro_batch_tokens, place)
+
+    @property
+    def models(self) -> dict[str, Any]:
+        """The fields of Work that say which models the teacher keeps in memory."""
+        return {
+            "copies": int(self.teacher in ("ema", "frozen", "trust_region")),
+            "averaged": self.teacher == "ema",
+            "starts": frozenset({"run"} if self.teacher == "run_start" else ()),
+        }
+
+    @property
+    def passes(self) -> int:
+        """Forward passes of the teacher over a completion."""
+        return 1 + (self.teacher == "trust_region")

@@ -233,6 +233,8 @@ class Trainer:
         """
         count = sum(len(row.completion) for row in rows)
         weighing = having(self.stage.parts, "weights")
+        for part in weighing:
+            part.weigh(rows)
 
         def mean(logits: torch.Tensor, at: Positions) -> torch.Tensor:
             weights = [part.weights(rows, at, logits.detach()) for part in weighing]
@@ -271,7 +273,7 @@ class Trainer:
         stage.updates += 1
         self.adamw.zero_grad(set_to_none=True)
         self.parameters.settle(self.masters)
-        self.parameters.write(self.params, self.masters)
+        self.copy_to_model()
         return {**logged, "grad_norm": norm.item(), "learning_rate": rate}
 
     def effective(self) -> Iterator[tuple[str, torch.Tensor]]:
@@ -306,9 +308,11 @@ class Trainer:
     def _step(self) -> None:
         """AdamW's step on all masters, or on one at a time where parts change what it makes."""
         parts = having(self.stage.parts, "update")
-        if not parts:
+        projecting = having(self.stage.parts, "project")
+        if not parts and not projecting:
             self.adamw.step()
             return
+        old: dict[str, torch.Tensor] = {}  # for parts that look at all weights at once
         gradients = {name: master.grad for name, master in self.masters.items()}
         self.adamw.zero_grad(set_to_none=True)
         for name, master in self.masters.items():
@@ -320,6 +324,24 @@ class Trainer:
             for part in parts:
                 after = part.update(name, before, after)
             master.copy_(after)
+            if projecting:
+                old[name] = before
+        for part in projecting:
+            part.project(old, {name: master.detach() for name, master in self.masters.items()})
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Let the parts make the weights with which the stage ends, once its last step is done."""
+        stage = self.stage
+        if stage.step < stage.steps_in_all or stage.merged:
+            return
+        if merging := having(stage.parts, "merge"):
+            # Weights that are made of numbers are now weights like others.
+            weights = dict(self.effective())
+            for part in merging:
+                part.merge(weights)
+            self.parameters.merge(self.params, weights)
+        stage.merged = True
 
     def close(self) -> None:
         """Leave the model as it is, and free masters, moments and hooks.
@@ -358,7 +380,7 @@ class Trainer:
         numbered = {i: moments[name] for i, name in enumerate(self.numbered) if name in moments}
         groups = self.adamw.state_dict()["param_groups"]
         self.adamw.load_state_dict({"state": numbered, "param_groups": groups})
-        self.parameters.write(self.params, self.masters)
+        self.copy_to_model()
 
     def _head_gradient(self, weight: torch.Tensor) -> torch.Tensor:
         """The tensor to which a chunk adds the gradient of the head's ``weight``.
@@ -382,6 +404,10 @@ class Trainer:
         name = next(name for name, param in self.params.items() if param is weight)
         self.receivers[name](self.projected)
         self.projected = None
+
+    def copy_to_model(self) -> None:
+        """Write what the masters say into the model; for a part that has changed them by itself."""
+        self.parameters.write(self.params, self.masters)
 
 
 NOT_DECAYED = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
@@ -412,5 +438,6 @@ def learning(stage: Stage, config: TrainingConfig, of_weights: bool = False) -> 
     trainer = Trainer(stage, config, of_weights)
     try:
         yield trainer
+        trainer.merge()
     finally:
         trainer.close()

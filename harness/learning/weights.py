@@ -34,3 +34,14 @@ def check_names(names: Iterable[str], expected: Iterable[str], owner: str) -> No
     for name in present:
         if name not in wanted:
             raise ValueError(f"{owner} has a weight {name!r}, which is unknown here")
+
+
+class Weights(dict[str, torch.Tensor]):
+    """Tensors by name that ``stage.keep`` can hold; on the CPU after a resume."""
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return dict(self)
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        self.clear()
+        self.update(state)

@@ -17,11 +17,15 @@ from harness.learning.parametrisation import (
 )
 from harness.learning.part import Part, PartConfig, get_part, lacking
 from harness.learning.trainer import TrainingConfig
+from harness.runs.presets import expanded
 from harness.skills.skill import Skill
 from harness.skills.templates import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+# Hooks of which a method has one part at most, and what two parts would both do.
+ALONE = {"budget": "divide the budget", "merge": "make the weights with which a stage ends"}
 
 
 @dataclass(frozen=True)
@@ -79,8 +83,9 @@ class MethodSpec:
     method: the name of the method, or its file as the order has it; written: {hyperparameter: path
     as the order has it}; files: {what: checksum} of the method's own file and of those that its
     hyperparameters name; parts: what joins it, in the order in which they join; parameters: what it
-    trains, None for all weights; place: of the method in the order. A point of a grid knows the
-    label whose grid it belongs to (``grid_of``) and the ``values`` that are its own.
+    trains, None for all weights; place: of the method in the order; preset: whose settings lie
+    below its own. A point of a grid knows the label whose grid it belongs to (``grid_of``) and the
+    ``values`` that are its own.
     """
 
     label: str
@@ -92,6 +97,7 @@ class MethodSpec:
     parts: tuple[PartSpec, ...] = ()
     parameters: ParametersSpec | None = None
     place: str = "order"
+    preset: str | None = None
     grid_of: str | None = None
     values: dict[str, Any] | None = None
 
@@ -131,6 +137,12 @@ class MethodSpec:
         """Raises UserError where method, parts and ``order`` cannot go together."""
         self.ask("check", order, self.place)
         method = self.cls(self.config)
+        if self.parameters and self.cls.has_own_loop:
+            raise UserError(
+                f"{self.place}: parameters",
+                f"{self.method} has a training loop of its own, which trains all weights",
+                "leave them out",
+            )
         for number, spec in enumerate(self.parts):
             place = f"{self.place}: with.{spec.name}"
             if lack := lacking(spec.cls, self.cls):
@@ -138,12 +150,9 @@ class MethodSpec:
             for other in self.parts[:number]:
                 if why := _apart(spec, other):
                     raise UserError(place, f"cannot join beside {other.name}: {why}")
-            if (
-                self.parameters
-                and self.parameters.cls.makes
-                and (why := spec.make().wants_weights())
-            ):
-                raise UserError(place, f"cannot join parameters: {self.parameters.name}: {why}")
+            trained = self.parameters
+            if trained and (why := _beside(spec.make(), trained.make())):
+                raise UserError(place, f"cannot join parameters: {trained.name}: {why}")
             with plug_in(place, "check()"):
                 spec.make().check(order, method, place)
 
@@ -180,7 +189,7 @@ def build_method(
     hyperparameter, a file that is missing, or a training example of ``skills`` without a field that
     the method needs.
     """
-    hyperparameters = dict(options)
+    hyperparameters = expanded(options, place)
     file = hyperparameters.pop("file", None)
     parts, files = _parts(hyperparameters.pop("with", None), f"{place}: with", beside)
     parameters, own = _parameters(
@@ -200,6 +209,7 @@ def build_method(
         parts=parts,
         parameters=parameters,
         place=place,
+        preset=options.get("preset"),
     )
     spec.written, own = _find_files(spec.config, place, beside)
     spec.files |= own
@@ -274,10 +284,18 @@ def _plugged(
     return cls, config, written, files
 
 
+def _beside(part: Part, trained: Parametrisation) -> str:
+    """Why a part cannot act on what a method trains; empty if it can."""
+    if trained.continues and part.has("merge"):
+        return "the stage ends with other weights than its adapter makes; take adapter: merged"
+    return part.wants_weights() if trained.makes else ""
+
+
 def _apart(spec: PartSpec, other: PartSpec) -> str:
     """Why two parts cannot join one method; empty if they can."""
-    if spec.cls.has("budget") and other.cls.has("budget"):
-        return "both divide the budget"
+    for hook, what in ALONE.items():
+        if spec.cls.has(hook) and other.cls.has(hook):
+            return f"both {what}"
     return spec.cls.apart.get(other.name, "") or other.cls.apart.get(spec.name, "")
 
 

@@ -420,6 +420,8 @@ def _about_method(spec: MethodSpec) -> dict[str, Any]:
         "method": spec.method,
         "config": {**asdict(spec.config), **spec.written},
     }
+    if spec.preset:
+        about["preset"] = spec.preset
     if spec.parts:
         about["with"] = {part.name: {**asdict(part.config), **part.written} for part in spec.parts}
     if trained := spec.parameters:

@@ -87,6 +87,13 @@ class Skill:
         """
         return self.grade(completion, reference)
 
+    def feedback(self, completion: str, reference: Any) -> str | None:
+        """What is said of an answer, for methods that show it to a teacher; None for nothing.
+
+        A judge's words or the error of a program, not the reference itself.
+        """
+        return None
+
     @cached_property
     def _examples(self) -> dict[str, list[Example]]:
         return {}

@@ -254,7 +254,7 @@ def test_top_k_is_the_divergence_of_what_is_left(kind, tail):
     torch.manual_seed(1)
     student, teacher = 2 * torch.randn(2, 6, 9, dtype=torch.float64)
     config = SimpleNamespace(
-        estimator="top_k", top_k=4, tail=tail, divergence=kind, mixture_weight=0.3
+        entry_clip=None, estimator="top_k", top_k=4, tail=tail, divergence=kind, mixture_weight=0.3
     )
     found = token_losses(student, teacher, None, config)
     for row in range(6):
@@ -278,7 +278,12 @@ def test_top_k_meets_full_where_nothing_is_lost(kind):
 
     def gradient(k, tail):
         config = SimpleNamespace(
-            estimator="top_k", top_k=k, tail=tail, divergence=kind, mixture_weight=0.3
+            entry_clip=None,
+            estimator="top_k",
+            top_k=k,
+            tail=tail,
+            divergence=kind,
+            mixture_weight=0.3,
         )
         return torch.autograd.grad(token_losses(student, teacher, None, config).sum(), student)[0]
 

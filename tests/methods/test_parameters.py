@@ -308,6 +308,7 @@ CUT = dict.fromkeys(METHODS, ("continued",)) | {
     "sdft": ("merged", "continued"),
     "grpo": ("merged", "continued"),
     "sft_reinvoke": ("merged",),
+    "trl": (),
 }
 
 
@@ -602,6 +603,12 @@ class Norms(Parametrisation):
 """
 
 
+def test_a_loop_of_its_own_trains_no_adapter(order_file):
+    path = order_file(methods={"trl": {"trainer": "SFTTrainer", "parameters": "lora"}})
+    with pytest.raises(UserError, match="parameters: trl has a training loop of its own"):
+        read_order(path)
+
+
 def test_names_alone_options_and_a_file_of_the_users(order_file, tmp_path):
     (tmp_path / "mine.py").write_text(MINE)
     names = [name for name, _ in LISTINGS["parameters"]()]
@@ -780,3 +787,69 @@ def test_plan_knows_what_an_adapter_costs(order_file, tiny, tmp_path, monkeypatc
     saved = 20 * every + 2 * every + 4 * 260 * 32 - 20 * numbers - 2 * weights
     gib = stages["sdft"].memory[0] - stages["lora"].memory[0]
     assert gib * 2**30 == pytest.approx(saved, abs=1)
+
+
+# ---- parts that make the weights with which a stage ends -----------------------------------------
+
+
+@pytest.mark.parametrize("name", ["lora", "dora", "osf"])
+def test_averages_are_of_the_weights_that_numbers_make(tiny_model, tmp_path, name):
+    """WiSE-FT and EMA of adapters, by the weights after each step."""
+    base, tokenizer = tiny_model
+    start = copy.deepcopy(base)
+    ends = {}
+    for chosen in (None, "wise_ft", "ema"):
+        cls = chosen and get_part(chosen, None, "test")
+        parts = (
+            [cls(cls.Config(**{"decay": 0.5} if chosen == "ema" else {"alpha": 0.25}))]
+            if cls
+            else []
+        )
+        model, parameters, seen = copy.deepcopy(base), made(name), []
+        stage = make_stage(
+            model,
+            tokenizer,
+            parts=parts,
+            parameters=parameters,
+            folder=tmp_path,
+            load_start=lambda of: start,
+            on_step=lambda s, t, m=model, seen=seen: seen.append(copy.deepcopy(m.state_dict())),
+        )
+        parameters.begin(stage)
+        for part in parts:
+            part.begin(stage)
+        method("sft").learn(stage)
+        for part in parts:
+            part.end(stage)
+        parameters.end(stage)
+        ends[chosen] = {n: weight.detach() for n, weight in model.named_parameters()}
+    shares = [0.5**2, 0.5, 1.0]
+    for weight, plain in ends[None].items():
+        mixed = 0.75 * base.get_parameter(weight) + 0.25 * plain
+        torch.testing.assert_close(ends["wise_ft"][weight], mixed)
+        average = sum(s * state[weight] for s, state in zip(shares, seen, strict=True)) / sum(
+            shares
+        )
+        torch.testing.assert_close(ends["ema"][weight], average, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "parts", "problem"),
+    [
+        ("lora", {"sfa": {}}, "with.sfa: cannot join parameters: lora: it averages weights"),
+        ("osf", {"matched_norm": {}}, "parameters: osf: project() is of weights that are trained"),
+        ("lora", {"ties": {}}, "parameters: lora: its stages begin at the base model"),
+        ({"lora": {"adapter": "continued"}}, {"wise_ft": {}}, "lora: the stage ends with other w"),
+        ("lora", {"wise_ft": {}, "agem": {}, "stm": {}}, None),
+        ("lora", {"ties": {"begin": "merged"}}, None),
+        ("freeze", {"ties": {}, "sfa": {}, "matched_norm": {}}, None),
+    ],
+)
+def test_averages_join_what_they_can(order_file, parameters, parts, problem):
+    path = order_file(methods={"sft": {"parameters": parameters, "with": parts}})
+    if problem is None:
+        read_order(path)
+        return
+    with pytest.raises(UserError) as error:
+        read_order(path)
+    assert problem in str(error.value)

@@ -21,7 +21,7 @@ from harness.learning.checks import check_done
 from harness.learning.lessons import Lesson
 from harness.learning.method import get_method
 from harness.learning.part import Part, PartConfig, get_part, lacking
-from harness.learning.trainer import Trainer, TrainingConfig
+from harness.learning.trainer import Trainer, TrainingConfig, cross_entropy
 from harness.models.load import load_model
 from harness.runs.plan import plan
 from harness.runs.reading import read_order
@@ -40,12 +40,40 @@ METHODS = {
     "offline_distillation": {},
     "sft_from_teacher": {},
     "sft_reinvoke": {"reinvoke_prompts": 4},
+    "grpo_inner": {
+        "method": "grpo",
+        "group_size": 2,
+        "inner_batches": 2,
+        "inner_epochs": 2,
+        "resample": 1,
+        "ratio": "sequence",
+        "kl_beta": 0.1,
+    },
+    "sdft_run_start": {"method": "sdft", "teacher": "run_start", "entry_clip": 0.05},
+    "sdft_trust_region": {"method": "sdft", "teacher": "trust_region", "ema_alpha": 0.3},
+    "sdpo": {"group_size": 3, "accept": 0.05, "top_k": 20},
+    "gkd": {},
+    "psft": {"inner_batches": 2, "inner_epochs": 2},
+    "self_sft": {"answers": 2, "accept": 0.1, "resample": "epoch", "batch_size": 4},
 }
 PARTS = {
     "replay": {"rows": 5},
     "ewc": {"examples": 3, "strength": 10, "gamma": 0.5},
     "anchor": {"along": "old_prompts", "beta": 1, "divergence": "reverse"},
     "l2sp": {"of": "run", "coupled": False, "strength": 100},
+    "stm": {"threshold": 400},
+    "random_mask": {"threshold": 400, "of": "run"},
+    "talr": {"floor": 0.1},
+    "eaft": {"top": 5},
+    "flow": {"loss": "sum"},
+    "sfa": {"beta": 0.1, "period": 0.5},
+    "matched_norm": {"norm": 0.05},
+    "agem": {"rows": 3, "share": 0.5},
+    "ema": {"decay": 0.5},
+    "wise_ft": {"alpha": 0.75, "of": "run"},
+    "task_arithmetic": {"begin": "merged"},
+    "ties": {"density": 0.5},
+    "dare": {"drop": 0.5, "begin": "merged"},
     "tether": {"file": ROOT / "docs/examples/my_part.py", "share": 0.01},
 }
 
@@ -57,9 +85,14 @@ class Numbers(Letters):
         return [dataclasses.replace(e, source=f"number {e.id}") for e in super().load(split)]
 
 
+def class_of(name):
+    return get_method(METHODS[name].get("method", name))
+
+
 def method(name):
-    cls = get_method(name)
-    return cls(cls.Config(**RATE, **METHODS[name]))
+    cls = class_of(name)
+    options = {key: value for key, value in METHODS[name].items() if key != "method"}
+    return cls(cls.Config(**RATE, **options))
 
 
 def assert_same(one, other):
@@ -122,9 +155,7 @@ def restored(states, options=PARTS):
 
 def joining(name):
     """The parts that can join a method at once, and each of them where all are tried."""
-    able = [
-        part for part in PARTS if not lacking(type(made(part, **PARTS[part])), get_method(name))
-    ]
+    able = [part for part in PARTS if not lacking(type(made(part, **PARTS[part])), class_of(name))]
     return [able, *([[part] for part in able] if os.environ.get("ALL_PARTS") else [])]
 
 
@@ -204,6 +235,10 @@ class Every(Part):
         self.calls.append("update")
         return before + (after - before) / 2
 
+    def project(self, before, after):
+        assert before.keys() == after.keys()
+        self.calls.append("project")
+
     def updated(self, step):
         self.calls.append("updated")
 
@@ -227,7 +262,7 @@ def test_hooks_act_where_they_say(tiny_model, tmp_path, dtype, monkeypatch):
     masters = len(dict(base.named_parameters()))
     others = [call for call in part.calls if call != "weights"]
     assert others == [
-        "examples", "loss", *["gradient"] * masters, *["update"] * masters, "updated",
+        "examples", "loss", *["gradient"] * masters, *["update"] * masters, "project", "updated",
     ]  # fmt: skip
     assert stage.prompts_drawn == 3 and logs[0]["extra"] == 0
 
@@ -295,6 +330,20 @@ class Mine(Part):
         ("cpt", {"anchor": {}}, "with.anchor: along: demonstrations wants a method that learns"),
         ("sft", {"anchor": {"prompts": "general.jsonl"}}, "goes with along: general_prompts"),
         ("sft", {"replay": {"share": 1, "extra": "inside"}}, "share must be below 1"),
+        ("sdft", {"stm": {}}, "with.stm: sdft has no loss that is a mean over tokens"),
+        ("grpo", {"eaft": {}}, "with.eaft: grpo has no loss that is a mean over tokens"),
+        ("cpt", {"flow": {}}, "with.flow: cpt learns from rows that are not known before"),
+        ("sft", {"stm": {"threshold": 0.5}}, "with.stm: threshold: must be"),
+        ("sft", {"random_mask": {"share": 24}}, "with.random_mask: share: must be"),
+        ("sft", {"matched_norm": {"like": "stn"}}, "like: the order has no method 'stn'"),
+        ("sft", {"matched_norm": {"like": "sft", "norm": 1}}, "norm is that of an update; leave"),
+        ("sft", {"ema": {}, "wise_ft": {}}, "with.wise_ft: cannot join beside ema: both make the"),
+        ("sft", {"ties": {}, "dare": {}}, "with.dare: cannot join beside ties: both make the wei"),
+        ("sft", {"ties": {"density": 0}}, "with.ties: density: must be"),
+        ("sft", {"dare": {"drop": 1}}, "with.dare: drop: must be"),
+        ("sft", {"wise_ft": {"alpha": 1.5}}, "with.wise_ft: alpha: must be"),
+        ("sft", {"ema": {"decay": 1}}, "with.ema: decay: must be"),
+        ("sft", {"sfa": {"period": 0}}, "with.sfa: period: must be"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(order_file, tmp_path, method, parts, problem):
@@ -330,7 +379,7 @@ def test_a_grid_goes_over_options_of_parts(order_file):
 
 def test_no_option_is_a_boolean_of_yaml():
     for name in [*PARTS, *METHODS]:
-        cls = type(made(name, **PARTS[name])) if name in PARTS else get_method(name)
+        cls = type(made(name, **PARTS[name])) if name in PARTS else class_of(name)
         for field in dataclasses.fields(cls.Config):
             assert yaml.safe_load(field.name) == field.name
 
@@ -349,7 +398,19 @@ def test_parts_that_would_do_nothing_are_refused(tiny_model, tmp_path):
             for _ in stage.steps(examples=stage.examples):
                 pass
 
+    class Alone(SFT):
+        def learn(self, stage):
+            trainer = Trainer(stage, self.config)
+            for step in stage.steps():
+                rows = stage.demonstration_rows(step.examples)
+                step.log(**trainer.token_mean(rows, cross_entropy), **trainer.update())
+            trainer.close()
+
     config = TrainingConfig()
+    changes = {"load_start": lambda of: tiny_model[0]}
+    stage = learned(Alone(config), model, tokenizer, [made("wise_ft")], tmp_path / "c", **changes)
+    with pytest.raises(UserError, match="parts act through a Trainer, and learn"):
+        check_done(stage, "methods.alone")
     stage = learned(Bare(config), model, tokenizer, [Every()], tmp_path / "a")
     with pytest.raises(UserError, match="parts act through a Trainer, and learn"):
         check_done(stage, "methods.bare")

@@ -1,0 +1,57 @@
+"""Presets of papers: every one builds, single keys go over it, and the record has all values."""
+
+import pytest
+
+from harness.base.errors import UserError
+from harness.runs.presets import expanded, preset_files, read_preset
+from harness.runs.reading import read_order
+
+
+def test_every_preset_is_a_method_of_an_order(order_file):
+    names = list(preset_files())
+    assert {"opsd", "sdpo", "gkd", "psft", "dapo", "rloo", "gspo", "cispo"} <= set(names)
+    order = read_order(order_file(methods={name: {"preset": name} for name in names}))
+    about = order.about()["methods"]
+    for name in names:
+        preset = read_preset(name)
+        assert about[name]["method"] == preset["method"] and about[name]["preset"] == name
+        assert len(preset["source"]) > 5
+        for key, value in preset["settings"].items():
+            if key != "with":
+                wanted = float(value) if isinstance(value, str) and value[0].isdigit() else value
+                assert about[name]["config"][key] == wanted, (name, key)
+
+
+def test_single_keys_go_over_a_preset(order_file):
+    grid = {"mine": {"with.anchor.beta": [0.5, 2]}}
+    methods = {
+        "mine": {"preset": "lwf", "with": {"ewc": None}},
+        "other": {"preset": "opsd", "entry_clip": 0.1},
+    }
+    order = read_order(order_file(methods=methods, grid=grid))
+    found = order.methods["mine.with.anchor.beta-0.5"]
+    parts = {part.name: part.config for part in found.parts}
+    assert (parts["anchor"].beta, parts["anchor"].temperature) == (0.5, 2)
+    assert set(parts) == {"anchor", "ewc"}
+    other = order.methods["other"].config
+    assert (other.entry_clip, other.teacher, other.learning_rate) == (0.1, "frozen", 5e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"preset": "opds"}, "preset: unknown preset 'opds'; did you mean 'opsd'?"),
+        ({"preset": ["opsd"]}, "preset: unknown preset"),
+        ({"preset": "opsd", "method": "grpo"}, "opsd is a preset of sdft, not of grpo"),
+        ({"preset": "opsd", "file": "mine.py"}, "opsd is a preset of sdft, not of mine.py"),
+        ({"preset": "opsd", "learning_rte": 1}, "learning_rte: unknown key"),
+    ],
+)
+def test_what_is_wrong_is_said(order_file, options, said):
+    with pytest.raises(UserError) as error:
+        read_order(order_file(methods={"mine": options}))
+    assert said in str(error.value)
+
+
+def test_without_a_preset_options_are_as_they_are():
+    assert expanded({"learning_rate": 1}, "order") == {"learning_rate": 1}
