@@ -13,6 +13,7 @@ from harness.base.files import read_json
 from harness.evaluation.loaded_tasks import think_end_token
 from harness.evaluation.suite import Suite
 from harness.learning.outlook import Outlook, Work
+from harness.learning.parametrisation import Parametrisation, Size
 from harness.learning.part import joint_budget
 from harness.models.load import resolve_device
 from harness.results.writer import ResultsWriter
@@ -49,7 +50,8 @@ class StageCost:
 
     evaluations: inside the stage and at its end; evaluated_skills: the names of the skills that
     these measure, once each time; seconds: measured in runs of the folder, if there are any, or
-    estimated; memory: GiB at the peak, on the device and in host memory.
+    estimated; memory: GiB at the peak, on the device and in host memory; trained: numbers that
+    learn; state: bytes of a checkpoint beside the weights; kept: bytes for later stages.
     """
 
     label: str
@@ -62,7 +64,8 @@ class StageCost:
     seconds: float
     is_measured: bool
     memory: tuple[float, float]
-    copies: int
+    trained: int
+    state: float
     kept: float
 
 
@@ -177,6 +180,7 @@ class _Estimator:
     ) -> None:
         device, dtype = resolve_device(order.model.device), order.dtype()
         self.order = order
+        self.shape = shape
         self.machine = Machine(sum(p.numel() for p in shape.parameters()), dtype, device)
         self.memory = Memory(shape, dtype, device)
         self.outlooks = {
@@ -212,13 +216,16 @@ class _Estimator:
         outlook = copy.copy(self.outlooks[skill.name])
         outlook.prompts = prompts
         outlook.later = len(order.skills) - number
+        parameters = spec.make_parameters()
+        trained = parameters.size(self.shape)
+        outlook.parameters = trained.weights
         work = spec.ask("work", outlook)
         for part in spec.parts:
             with plug_in(spec.place, f"work() of {part.name}"):
                 before = [self.outlooks[each.name] for each in earlier]
                 work = part.make().work(outlook, work, before)
         seconds_measured = self._measured_seconds(spec.label, number, results)
-        seconds_estimated = self._learning_seconds(work, prompts, batch_size)
+        seconds_estimated = self._learning_seconds(work, prompts, batch_size, type(parameters))
         seconds_estimated += self._evaluation_seconds(skill, names)
         seconds_estimated += (1 + inside) * self.drift
         return StageCost(
@@ -231,9 +238,12 @@ class _Estimator:
             evaluated_skills=tuple(names),
             seconds=seconds_estimated if seconds_measured is None else seconds_measured,
             is_measured=seconds_measured is not None,
-            memory=self._peak(spec, work, outlook, batch_size),
-            copies=work.copies,
-            kept=work.kept,
+            memory=self._peak(spec, work, outlook, batch_size, trained),
+            trained=trained.numbers,
+            # Float32 masters and moments, and copies of what a teacher has
+            state=16 * trained.numbers
+            + 4 * work.copies * (trained.numbers if trained.again else self.machine.parameters),
+            kept=work.kept + 4 * trained.kept * (outlook.later > 0),
         )
 
     def _measured_seconds(self, label: str, number: int, results: ResultsWriter) -> float | None:
@@ -245,9 +255,13 @@ class _Estimator:
                 seconds.append(sum(read_json(path, "seconds")["seconds"].values()))
         return statistics.fmean(seconds) if seconds else None
 
-    def _learning_seconds(self, work: Work, prompts: int, batch_size: int) -> float:
+    def _learning_seconds(
+        self, work: Work, prompts: int, batch_size: int, trained: type[Parametrisation]
+    ) -> float:
         machine, at_once = self.machine, self.order.rollout.batch_size
-        passes = 3 * machine.forward(work.learned) + machine.forward(work.scored + work.read)
+        passes = trained.passes * machine.forward(work.learned) + machine.forward(
+            work.scored + work.read
+        )
         seconds = prompts * passes
         full_batches, rest = divmod(prompts, batch_size)
         for batches, rows in ((full_batches, batch_size), (1, rest)):
@@ -262,7 +276,7 @@ class _Estimator:
         return skills + self.retention + own.pass_at_k + own.kl
 
     def _peak(
-        self, spec: MethodSpec, work: Work, outlook: Outlook, batch_size: int
+        self, spec: MethodSpec, work: Work, outlook: Outlook, batch_size: int, trained: Size
     ) -> tuple[float, float]:
         """GiB (on the device, in host memory), of learning or evaluation, whichever has more."""
         order = self.order
@@ -274,7 +288,9 @@ class _Estimator:
             cached_tokens = max(cached_tokens, rows * answer)
         learned_rows = batch_size * max(1, work.answers)
         packed = not self.memory.on_gpu  # or not, as is measured when the order starts
-        return self.memory.of(spec.config, work, length, cached_tokens, learned_rows, packed)
+        return self.memory.of(
+            spec.config, work, length, cached_tokens, learned_rows, packed, trained
+        )
 
     # ---- measurements --------------------------------------------------------------------------
 

@@ -33,6 +33,13 @@ def parts() -> Entries:
         yield path.stem, _first_paragraph(ast.get_docstring(source))
 
 
+def parameters() -> Entries:
+    """The files of methods/parameters, with the first paragraph of their docstring."""
+    for path in _modules(ROOT / "methods" / "parameters"):
+        source = ast.parse(path.read_text(encoding="utf-8"))
+        yield path.stem, _first_paragraph(ast.get_docstring(source))
+
+
 def skills() -> Entries:
     """The files of benchmarks/skills, with their description."""
     for path in _modules(ROOT / "benchmarks" / "skills"):
@@ -67,6 +74,7 @@ def orders() -> Entries:
 LISTINGS: dict[str, Callable[[], Entries]] = {
     "methods": methods,
     "parts": parts,
+    "parameters": parameters,
     "skills": skills,
     "graders": graders,
     "suites": suites,

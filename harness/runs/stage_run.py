@@ -240,12 +240,15 @@ class SkillStage(BaseStage):
         super().__init__(live, number, self.skill.name)
         state = load_state(self.folder / "checkpoint")
         if state:
-            live.model.load_state_dict(state["model"])
             live.evaluator.seconds = state["evaluation_seconds"]
             self.log = state["log"]
             self.records = state["records"]
         self.due = bool(state and state["due"])
         self.stage = self._new_stage(state["stage"] if state else None)
+        live.parameters.begin(self.stage)
+        self.stage.read_clock()
+        if state:
+            live.parameters.restore(live.model, state["model"])
         self.rate = Rate(self.stage.steps_in_all, self.stage.step)
         self.last_save = time.monotonic()
         self.is_checked = False  # whether a checkpoint can hold what the method keeps
@@ -285,6 +288,7 @@ class SkillStage(BaseStage):
             top_p=order.rollout.top_p,
             later=len(order.skills) - self.number,
             parts=list(live.parts.values()),
+            parameters=live.parameters,
             load_start=partial(live.load_start, self.number),
             folder=folder,
             on_step=self._after_step,
@@ -341,6 +345,7 @@ class SkillStage(BaseStage):
             for name, part in self.live.parts.items():
                 self._seed("end", name)
                 part.end(self.stage)
+            self.live.parameters.end(self.stage)
         finally:
             SIGNALS.waits = False
         self.stage.read_clock()
@@ -403,7 +408,7 @@ class SkillStage(BaseStage):
     def _save_state(self) -> None:
         start = time.monotonic()
         state = {
-            "model": self.live.model.state_dict(),
+            "model": self.live.parameters.checkpoint(self.live.model),
             "stage": self.stage.state_dict(),
             "log": self.log,
             "records": self.records,
