@@ -7,6 +7,7 @@ step, and the stage's loop moves on with it: progress, evaluation and checkpoint
 from __future__ import annotations
 
 import copy
+import gc
 import random
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -96,6 +97,7 @@ class TRLRun:
             self.trainer.accelerator.unwrap_model(self.trainer.model, keep_fp32_wrapper=False)
         self.trainer = None
         stage.let_go(self)
+        gc.collect()  # a trainer refers to itself, and holds its optimizer
         shutil.rmtree(self.folder, ignore_errors=True)
 
     # ---- the trainer ---------------------------------------------------------------------------
