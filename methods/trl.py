@@ -264,7 +264,9 @@ class TRL(Method):
         """Rows of a step for each of its prompts."""
         if not self.samples:
             return 1
-        default = next(f.default for f in fields(self.classes[1]) if f.name == "num_generations")
+        default: Any = next(
+            f.default for f in fields(self.classes[1]) if f.name == "num_generations"
+        )
         asked = self.config.args.get("num_generations", default)
         return asked if isinstance(asked, int) else int(default)  # the config refuses any other
 
