@@ -1,0 +1,267 @@
+"""Demonstrations in the prompt: which are shown, what is measured and kept, and what is refused."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy
+import pytest
+
+from harness.base.errors import UserError
+from harness.base.seeds import seed_for
+from harness.evaluation.own_prompts import own_prompts
+from harness.evaluation.subject import Subject
+from harness.learning.method import Asked
+from harness.models.chat import ChatInputs, chat_tokens
+from harness.models.load import load_model
+from harness.runs import stage_run
+from harness.runs.plan import plan
+from harness.runs.reading import read_order
+from harness.runs.sequence import run_order
+from harness.sampling.transformers import TransformersSampler
+from harness.skills.skill import Example, Skill
+from methods.in_context import BM25, InContext, InContextConfig, conversation, words
+from tests.conftest import read_lines
+from tests.learning.test_training import Letters, make_stage
+
+TEXTS = ["red red apple", "green apple pie", "the sky", "red sky at night", "apple"]
+
+
+def user(text):
+    return [{"role": "user", "content": text}]
+
+
+def kept(texts=TEXTS):
+    return [Example(str(i), user(t), f"answer {i}", None, skill="s") for i, t in enumerate(texts)]
+
+
+def made(selection, count=2, texts=TEXTS, seed=3):
+    method = InContext(InContextConfig(selection=selection, demonstrations=count))
+    method.kept, method.seed = {"s": kept(texts)}, seed
+    return method
+
+
+def shown(method, *questions, fits=lambda messages: True):
+    """For each question the texts of the demonstrations' prompts, in the order of the prompt."""
+    skill = Skill()
+    skill.name = "s"
+    asked = [Example(f"q{i}", user(q), None, None, skill="s") for i, q in enumerate(questions)]
+    answers = method.asks(skill, asked, fits)
+    assert all(a.messages[-1] == e.prompt[-1] for a, e in zip(answers, asked, strict=True))
+    return [[m["content"] for m in a.messages[:-1] if m["role"] == "user"] for a in answers]
+
+
+def naive(texts, query):
+    """The formula, word by word."""
+    docs = [text.split() for text in texts]
+    mean = sum(len(doc) for doc in docs) / len(docs)
+    scores = []
+    for doc in docs:
+        total = 0.0
+        for word in query.split():
+            n = sum(word in other for other in docs)
+            tf = doc.count(word)
+            idf = math.log(1 + (len(docs) - n + 0.5) / (n + 0.5))
+            total += idf * tf * 2.2 / (tf + 1.2 * (0.25 + 0.75 * len(doc) / mean))
+        scores.append(total)
+    return scores
+
+
+def test_bm25_is_its_formula():
+    index = BM25([text.split() for text in TEXTS])
+    for query in ("red apple", "sky sky night", "unknown", "", "apple"):
+        scores = index.scores(query.split())
+        assert scores == pytest.approx(naive(TEXTS, query), rel=1e-14)
+        assert index.nearest(query.split()) == sorted(range(5), key=lambda i: (-scores[i], i))
+    # A word of more than half of the texts still counts; without words all are equal
+    assert index.scores(["apple"])[4] > index.scores(["apple"])[1] > 0
+    assert BM25([[], []]).nearest(["a"]) == [0, 1]
+
+
+def test_words_have_no_case_and_no_system_message():
+    system = {"role": "system", "content": "Be brief"}
+    assert words([system, *user("The Sky-blue ÉTÉ?")]) == ["the", "sky", "blue", "été"]
+
+
+def test_bm25_puts_the_nearest_next_to_the_question():
+    (texts,) = shown(made("bm25"), "A red, red apple!")
+    assert texts == ["red sky at night", "red red apple"]
+    assert shown(made("bm25", 9), "pie")[0][-1] == "green apple pie"
+    assert len(shown(made("bm25", 9), "pie")[0]) == 5
+
+
+def test_random_is_of_the_seed_and_the_question():
+    first, second = shown(made("random"), "one", "two")
+    order = numpy.random.default_rng(seed_for(3, "in context", "s", "q0")).permutation(5)
+    assert first == [TEXTS[i] for i in order[:2]][::-1]
+    assert shown(made("random"), "one", "two") == [first, second]
+    many = ["x"] * 8
+    assert len({tuple(t) for t in shown(made("random"), *many)}) > 1
+    assert shown(made("random"), *many) != shown(made("random", seed=4), *many)
+
+
+def test_fixed_are_the_first_ones_for_all_questions():
+    assert shown(made("fixed"), "one", "sky") == [[TEXTS[1], TEXTS[0]]] * 2
+
+
+@pytest.mark.parametrize("selection", ["bm25", "random", "fixed"])
+def test_a_question_is_never_its_own_demonstration(selection):
+    (texts,) = shown(made(selection, 9), "the sky")
+    assert sorted(texts) == sorted(set(TEXTS) - {"the sky"})
+
+
+def test_the_system_message_of_the_question_comes_first_and_once():
+    system = [{"role": "system", "content": "of the skill"}]
+    example = Example("0", [*system, *user("a")], "b", None)
+    assert conversation([example], [*system, *user("c")]) == [
+        *system,
+        *user("a"),
+        {"role": "assistant", "content": "b"},
+        *user("c"),
+    ]
+
+
+def test_what_finds_no_room_is_dropped_from_the_far_end(tiny_model):
+    model, tokenizer = tiny_model
+    sampler = TransformersSampler(model, tokenizer)
+    subject = Subject(model, tokenizer, sampler, "", ChatInputs())
+    most = model.config.max_position_embeddings
+    long = ["pie " * (most // 5), "pie pie", "pie"]
+    skill = Skill()
+    skill.name = "s"
+    question = [Example("q", user("pie"), None, None, skill="s")]
+    for count, dropped in ((1, 0), (2, 1)):
+        method = made("bm25", count, [*long[:2], "pie " * (most // 10) + "sky"])
+        own = own_prompts(method.asks, subject, skill, question, most // 2)
+        assert own is not None
+        assert (own.asked[0].shown, own.asked[0].dropped) == (1, dropped)
+        tokens = len(chat_tokens(tokenizer, own.asked[0].messages))
+        assert tokens + most // 2 <= most
+    # No room at all: the prompt is the plain one, and so is the evaluation
+    assert own_prompts(method.asks, subject, skill, question, most) is None
+
+
+def test_a_stage_keeps_what_it_draws(tiny_model):
+    for selection, count in (("fixed", 3), ("random", 8), ("bm25", 8)):
+        method = InContext(InContextConfig(selection=selection, demonstrations=3))
+        stage = make_stage(*tiny_model, prompts=8, skill=Letters())
+        drawn = [stage.examples[i].id for i in stage.draws()]
+        method.learn(stage)
+        assert [example.id for example in method.kept["letters"]] == drawn[:count]
+        other = InContext(method.config)
+        other.load_state_dict(json.loads(json.dumps(method.state_dict())))
+        assert other.state_dict() == method.state_dict()
+
+
+def run(path, out):
+    order = read_order(path)
+    run_order(order, out)
+    return read_lines(out / "runs" / "in_context-seed0" / "stage-2" / "records.jsonl")
+
+
+def records(out, stage, run="in_context-seed0"):
+    return [r for r in read_lines(out / "runs" / run / f"stage-{stage}" / "records.jsonl")]
+
+
+def finals(rows, metric):
+    return {(r["name"], r["split"]): r for r in rows if r["final"] and r["metric"] == metric}
+
+
+METHODS = {
+    "in_context": {"demonstrations": 3},
+    "some": {"method": "in_context", "selection": "random", "demonstrations": 3},
+}
+
+
+@pytest.fixture(scope="module")
+def sequence(tmp_path_factory, tiny):
+    """The results folder of two methods on two skills, and a function that writes the order."""
+    return tmp_path_factory.mktemp("sequence")
+
+
+def test_a_sequence(order_file, tmp_path):
+    """Learned skills are asked with their own demonstrations, others as the base is."""
+    path = order_file(methods=METHODS, seeds=[0], evaluate={"every_steps": 2, "kl": {"prompts": 2}})
+    out = tmp_path / "out"
+    run_order(read_order(path), out)
+    base, one, two = (finals(records(out, stage), "token_f1") for stage in (0, 1, 2))
+    vowels, digits = ("vowels", "test"), ("digits", "test")
+    assert one[digits]["evaluation"] == base[digits]["evaluation"]
+    assert one[vowels]["evaluation"] != base[vowels]["evaluation"]
+    assert two[vowels]["evaluation"] == one[vowels]["evaluation"]  # nothing is forgotten
+    assert two[digits]["evaluation"] != base[digits]["evaluation"]
+    assert {r["protocol"] for r in (base[vowels], one[vowels])} == {base[vowels]["protocol"]}
+    other = finals(records(out, 1, "some-seed0"), "token_f1")
+    assert other[vowels]["evaluation"] != one[vowels]["evaluation"]
+    inside = [r for r in records(out, 1) if not r["final"] and r["metric"] == "token_f1"]
+    assert inside and inside[0]["evaluation"] != one[vowels]["evaluation"]  # fewer were kept
+
+    def items(record):
+        return json.loads((out / "evaluations" / f"{record['evaluation']}.json").read_text())
+
+    told, plain = items(one[vowels]), items(base[vowels])
+    assert [i["completion"] for i in told["items"]] != [i["completion"] for i in plain["items"]]
+    _, tokenizer = load_model(read_order(path).model.name, "float32", "cpu")
+    for item in told["items"]:
+        turns = re.findall(r"\[(user|assistant)\] (.*)", item["prompt"])
+        assert len(turns) == 7 and item["demonstrations"] == 3
+        assert "test" not in "".join(text for _, text in turns[:-1])
+        messages = [{"role": role, "content": text} for role, text in turns]
+        assert item["prompt_tokens"] == len(chat_tokens(tokenizer, messages))
+    means = finals(records(out, 1), "prompt_tokens")
+    assert set(means) == {("vowels", "test"), ("vowels", "validation")}
+    tokens = [item["prompt_tokens"] for item in told["items"]]
+    assert means[vowels]["value"] == pytest.approx(numpy.mean(tokens))
+    assert finals(records(out, 1), "demonstrations")[vowels]["value"] == 3
+    kl = finals(records(out, 1), "kl_forward_sequence")
+    assert min(r["value"] for r in kl.values()) > 0  # the weights are the base's, the prompt not
+    assert read_lines(out / "runs" / "in_context-seed0" / "stage-1" / "training.jsonl")[0]["kept"]
+
+
+def test_a_killed_stage_goes_on(order_file, tmp_path, monkeypatch):
+    """Also where the evaluation of the checkpoint's step is still to be made."""
+    path = order_file(methods=METHODS, seeds=[0])
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    expected = run(path, whole)
+    real = stage_run.SkillStage._evaluate_inside
+
+    class Killed(Exception):
+        pass
+
+    def dies(self):
+        if self.live.run.label == "in_context" and self.number == 2:
+            self._save_state()
+            raise Killed
+        real(self)
+
+    monkeypatch.setattr(stage_run.SkillStage, "_evaluate_inside", dies)
+    with pytest.raises(Killed):
+        run(path, cut)
+    monkeypatch.setattr(stage_run.SkillStage, "_evaluate_inside", real)
+    clock = {"seconds": 0}
+    assert [r | clock for r in run(path, cut)] == [r | clock for r in expected]
+
+
+def test_the_plan_counts_what_is_read(order_file, tmp_path):
+    methods = {"in_context": {}, "fixed": {"method": "in_context", "selection": "fixed"}}
+    text = "\n".join(plan(read_order(order_file(methods=methods)), tmp_path / "out"))
+    lines = re.findall(r"(\w+): demonstrations of about (\d+) tokens before each", text)
+    assert {label for label, _ in lines} == {"in_context", "fixed"}
+    assert all(int(tokens) > 40 for _, tokens in lines)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"with": {"replay": {}}}, "with.replay: in_context trains no weights; leave the part out"),
+        ({"parameters": {"lora": {}}}, "parameters: in_context trains no weights; leave it out"),
+        ({"learning_rate": 1e-3}, "learning_rate trains weights, and in_context has none to train"),
+        ({"demonstrations": 0}, "demonstrations"),
+        ({"selection": "best"}, "selection"),
+    ],
+)
+def test_refusals(order_file, options, line):
+    with pytest.raises(UserError) as error:
+        read_order(order_file(methods={"in_context": options}))
+    assert line in str(error.value) and "methods.in_context" in str(error.value)
