@@ -30,8 +30,8 @@ What it is measured by:
   prompts; its items hold them as they were read.
 * Retention and drift are asked without demonstrations, and the weights are the base's: both are the
   base's own numbers. pass@k and the KL to the base are of the prompts with demonstrations.
-* Demonstrations that do not fit the model's positions with an answer are dropped, the farthest from
-  the question first. An example with the question's own prompt is never shown.
+* A demonstration that does not fit the model's positions, beside an answer and the demonstrations
+  nearer to the question, is dropped. An example with the question's own prompt is never shown.
 * A demonstration's system message is left out; that of the question comes first.
 
 Options that train (`learning_rate`, ...), `with` and `parameters` are refused.
@@ -109,7 +109,7 @@ class InContext(Method):
 
     # ---- the prompt ----------------------------------------------------------------------------
 
-    def asks(
+    def questions(
         self,
         skill: Skill,
         examples: Sequence[Example],
@@ -137,11 +137,14 @@ class InContext(Method):
             order = ranked.nearest(words(example.prompt))
         others = [kept[i] for i in order if kept[i].prompt != example.prompt]
         chosen = others[: self.config.demonstrations]
-        shown = len(chosen)
-        while shown and not fits(conversation(chosen[:shown], example.prompt)):
-            shown -= 1
-        messages = conversation(chosen[:shown], example.prompt)
-        return Asked(messages, shown, len(chosen) - shown)
+        shown = list(chosen)
+        if not fits(conversation(chosen, example.prompt)):
+            shown = []
+            for other in chosen:
+                if fits(conversation([*shown, other], example.prompt)):
+                    shown.append(other)
+        messages = conversation(shown, example.prompt)
+        return Asked(messages, len(shown), len(chosen) - len(shown))
 
     # ---- before anything loads -----------------------------------------------------------------
 

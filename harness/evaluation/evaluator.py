@@ -21,7 +21,7 @@ from harness.evaluation.drift import (
 )
 from harness.evaluation.kept import check_kept_evaluation
 from harness.evaluation.kl import Policy, Tokens, evaluate_kl, kl_protocol, sample_answers
-from harness.evaluation.own_prompts import Asks, OwnPrompts, own_prompts
+from harness.evaluation.own_prompts import OwnPrompts, Questions, own_prompts
 from harness.evaluation.pass_at_k import evaluate_pass_at_k, pass_at_k_protocol
 from harness.evaluation.protocol import protocol_hash, scorer_hash
 from harness.evaluation.retention import run_suite
@@ -53,11 +53,11 @@ class Evaluator:
     """Evaluates skills and retention for one order.
 
     It asks the results folder first: what was measured before is not measured again. ``seconds``
-    sums what the measurements took: evaluation, retention, and further ones by name. asks:
-    ``Method.asks`` of the run's method.
+    sums what the measurements took: evaluation, retention, and further ones by name. questions:
+    ``Method.questions`` of the run's method.
     """
 
-    asks: Asks | None = None
+    questions: Questions | None = None
 
     def __init__(
         self,
@@ -403,7 +403,7 @@ class Evaluator:
         self, subject: Subject, skill: Skill, examples: Sequence[Example]
     ) -> OwnPrompts | None:
         """The prompts that the run's method has for ``examples``, None for their own."""
-        return own_prompts(self.asks, subject, skill, examples, self.limits[skill.name])
+        return own_prompts(self.questions, subject, skill, examples, self.limits[skill.name])
 
     def _lookup(
         self,

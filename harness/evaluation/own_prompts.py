@@ -20,7 +20,7 @@ from harness.skills.skill import Example, Skill
 from harness.skills.templates import Message
 
 Fits = Callable[[list[Message]], bool]
-Asks = Callable[[Skill, Sequence[Example], Fits], list[Asked] | None]  # Method.asks
+Questions = Callable[[Skill, Sequence[Example], Fits], list[Asked] | None]  # Method.questions
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class OwnPrompts:
     @cached_property
     def digest(self) -> str:
         """A hash of all that is read, so that other demonstrations are another evaluation."""
-        text = json.dumps([each.messages for each in self.asked], ensure_ascii=False)
+        text = json.dumps(self.asked, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def counted(self, subject: Subject, evaluation: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,13 +59,13 @@ class OwnPrompts:
 
 
 def own_prompts(
-    asks: Asks | None,
+    questions: Questions | None,
     subject: Subject,
     skill: Skill,
     examples: Sequence[Example],
     max_new_tokens: int,
 ) -> OwnPrompts | None:
-    """What ``asks`` makes of the examples; None where they are asked as they are."""
+    """What ``questions`` makes of the examples; None where they are asked as they are."""
     sampler = subject.sampler
     taken = sampler.engine.config.max_model_len if isinstance(sampler, VLLMSampler) else None
     limits = [limit for limit in (positions(subject.model.config), taken) if limit is not None]
@@ -79,8 +79,8 @@ def own_prompts(
             return False
         return all(tokens + max_new_tokens <= limit for limit in limits)
 
-    asked = asks(skill, examples, fits) if asks else None
-    if not asked or all(a.messages == e.prompt for a, e in zip(asked, examples, strict=True)):
+    asked = questions(skill, examples, fits) if questions else None
+    pairs = list(zip(asked, examples, strict=True)) if asked else []
+    if all(a.messages == e.prompt and not a.dropped for a, e in pairs):
         return None
-    shown = [replace(e, prompt=a.messages) for a, e in zip(asked, examples, strict=True)]
-    return OwnPrompts(shown, asked)
+    return OwnPrompts([replace(e, prompt=a.messages) for a, e in pairs], [a for a, _ in pairs])

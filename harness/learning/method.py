@@ -79,7 +79,7 @@ class Method:
     that only some methods serve: ``examples`` where it learns from ``step.examples``, of whatever
     skill they are, and ``weights`` where the loss is ``trainer.token_mean``. graded: whether it
     asks for rewards. has_own_loop: whether it trains without a Trainer, so that no part joins.
-    trains: whether it changes weights; one that does not is measured by the prompts of ``asks``.
+    trains: whether it changes weights; if not, it is measured by what ``questions`` makes.
 
     One instance lives through all the stages of a run. What it must remember from earlier skills (a
     buffer, a Fisher matrix) goes through ``state_dict`` and ``load_state_dict``, which are called
@@ -138,7 +138,7 @@ class Method:
             longest = max(longest, lengths.teacher_prompt(context) + lengths.limit - 1)
         return longest
 
-    def asks(
+    def questions(
         self,
         skill: Skill,
         examples: Sequence[Example],

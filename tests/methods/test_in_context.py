@@ -3,17 +3,17 @@
 import json
 import math
 import re
-from pathlib import Path
 
 import numpy
 import pytest
 
 from harness.base.errors import UserError
 from harness.base.seeds import seed_for
-from harness.evaluation.own_prompts import own_prompts
+from harness.evaluation.own_prompts import OwnPrompts, own_prompts
 from harness.evaluation.subject import Subject
 from harness.learning.method import Asked
 from harness.models.chat import ChatInputs, chat_tokens
+from harness.models.context import positions
 from harness.models.load import load_model
 from harness.runs import stage_run
 from harness.runs.plan import plan
@@ -47,7 +47,7 @@ def shown(method, *questions, fits=lambda messages: True):
     skill = Skill()
     skill.name = "s"
     asked = [Example(f"q{i}", user(q), None, None, skill="s") for i, q in enumerate(questions)]
-    answers = method.asks(skill, asked, fits)
+    answers = method.questions(skill, asked, fits)
     assert all(a.messages[-1] == e.prompt[-1] for a, e in zip(answers, asked, strict=True))
     return [[m["content"] for m in a.messages[:-1] if m["role"] == "user"] for a in answers]
 
@@ -122,24 +122,55 @@ def test_the_system_message_of_the_question_comes_first_and_once():
     ]
 
 
-def test_what_finds_no_room_is_dropped_from_the_far_end(tiny_model):
+@pytest.mark.parametrize(
+    ("question", "count"), [("pie", 1), ("pie", 2), ("pie", 3), ("sky", 1), ("sky", 2)]
+)
+def test_what_finds_no_room_is_dropped(tiny_model, question, count):
+    """It is dropped alone: shorter ones stay, though they are farther from the question."""
     model, tokenizer = tiny_model
-    sampler = TransformersSampler(model, tokenizer)
-    subject = Subject(model, tokenizer, sampler, "", ChatInputs())
-    most = model.config.max_position_embeddings
-    long = ["pie " * (most // 5), "pie pie", "pie"]
+    subject = Subject(model, tokenizer, TransformersSampler(model, tokenizer), "", ChatInputs())
+    most = positions(model.config)
+    texts = ["pie pie", "pie sky sky " + "sky " * (most // 6), "sky pie pie"]
+    skill, limit = Skill(), most // 2
+    skill.name = "s"
+    index = BM25([text.split() for text in texts])
+    order = [texts[i] for i in index.nearest([question])][:count]
+    own = own_prompts(
+        made("bm25", count, texts).questions,
+        subject,
+        skill,
+        [Example("q", user(question), None, None, skill="s")],
+        limit,
+    )
+    (asked,) = own.asked
+    assert [m["content"] for m in asked.messages[:-1] if m["role"] == "user"] == [
+        text for text in reversed(order) if len(text) < 20
+    ]
+    assert asked.shown + asked.dropped == count and asked.dropped == (texts[1] in order)
+    assert len(subject.tokens(asked.messages)) + limit <= most
+    assert own.examples[0].prompt == asked.messages
+
+
+def test_without_any_room_the_prompt_is_the_plain_one(tiny_model):
+    """What was dropped is on record; without any kept, the evaluation is the base's."""
+    model, tokenizer = tiny_model
+    subject = Subject(model, tokenizer, TransformersSampler(model, tokenizer), "", ChatInputs())
     skill = Skill()
     skill.name = "s"
     question = [Example("q", user("pie"), None, None, skill="s")]
-    for count, dropped in ((1, 0), (2, 1)):
-        method = made("bm25", count, [*long[:2], "pie " * (most // 10) + "sky"])
-        own = own_prompts(method.asks, subject, skill, question, most // 2)
-        assert own is not None
-        assert (own.asked[0].shown, own.asked[0].dropped) == (1, dropped)
-        tokens = len(chat_tokens(tokenizer, own.asked[0].messages))
-        assert tokens + most // 2 <= most
-    # No room at all: the prompt is the plain one, and so is the evaluation
-    assert own_prompts(method.asks, subject, skill, question, most) is None
+    questions = made("bm25").questions
+    own = own_prompts(questions, subject, skill, question, 10**9)
+    assert own.examples == question and own.asked == [Asked(user("pie"), 0, 2)]
+    skill.name = "unknown"
+    assert own_prompts(questions, subject, skill, question, 5) is None
+    assert own_prompts(None, subject, skill, question, 5) is None
+
+
+def test_the_key_holds_all_that_is_read():
+    asked = [Asked(user("a"), 1, 0)]
+    others = [[Asked(user("b"), 1, 0)], [Asked(user("a"), 1, 1)], [*asked, *asked]]
+    digests = {OwnPrompts([], each).digest for each in (asked, [*asked], *others)}
+    assert len(digests) == 4
 
 
 def test_a_stage_keeps_what_it_draws(tiny_model):
@@ -154,35 +185,30 @@ def test_a_stage_keeps_what_it_draws(tiny_model):
         assert other.state_dict() == method.state_dict()
 
 
-def run(path, out):
-    order = read_order(path)
-    run_order(order, out)
-    return read_lines(out / "runs" / "in_context-seed0" / "stage-2" / "records.jsonl")
-
-
 def records(out, stage, run="in_context-seed0"):
-    return [r for r in read_lines(out / "runs" / run / f"stage-{stage}" / "records.jsonl")]
+    return read_lines(out / "runs" / run / f"stage-{stage}" / "records.jsonl")
 
 
 def finals(rows, metric):
     return {(r["name"], r["split"]): r for r in rows if r["final"] and r["metric"] == metric}
 
 
+EVALUATE = {
+    "every_steps": 2,
+    "kl": {"prompts": 2},
+    "pass_at_k": {"samples": 2, "prompts": 2},
+}
 METHODS = {
     "in_context": {"demonstrations": 3},
-    "some": {"method": "in_context", "selection": "random", "demonstrations": 3},
 }
 
 
-@pytest.fixture(scope="module")
-def sequence(tmp_path_factory, tiny):
-    """The results folder of two methods on two skills, and a function that writes the order."""
-    return tmp_path_factory.mktemp("sequence")
+def test_a_sequence(order_file, tmp_path, monkeypatch):
+    """Learned skills are asked with their own demonstrations, others as the base is.
 
-
-def test_a_sequence(order_file, tmp_path):
-    """Learned skills are asked with their own demonstrations, others as the base is."""
-    path = order_file(methods=METHODS, seeds=[0], evaluate={"every_steps": 2, "kl": {"prompts": 2}})
+    A killed stage goes on, also where the evaluation of its checkpoint's step was still to be made.
+    """
+    path = order_file(methods=METHODS, seeds=[0], evaluate=EVALUATE)
     out = tmp_path / "out"
     run_order(read_order(path), out)
     base, one, two = (finals(records(out, stage), "token_f1") for stage in (0, 1, 2))
@@ -192,8 +218,6 @@ def test_a_sequence(order_file, tmp_path):
     assert two[vowels]["evaluation"] == one[vowels]["evaluation"]  # nothing is forgotten
     assert two[digits]["evaluation"] != base[digits]["evaluation"]
     assert {r["protocol"] for r in (base[vowels], one[vowels])} == {base[vowels]["protocol"]}
-    other = finals(records(out, 1, "some-seed0"), "token_f1")
-    assert other[vowels]["evaluation"] != one[vowels]["evaluation"]
     inside = [r for r in records(out, 1) if not r["final"] and r["metric"] == "token_f1"]
     assert inside and inside[0]["evaluation"] != one[vowels]["evaluation"]  # fewer were kept
 
@@ -210,42 +234,38 @@ def test_a_sequence(order_file, tmp_path):
         messages = [{"role": role, "content": text} for role, text in turns]
         assert item["prompt_tokens"] == len(chat_tokens(tokenizer, messages))
     means = finals(records(out, 1), "prompt_tokens")
-    assert set(means) == {("vowels", "test"), ("vowels", "validation")}
+    assert set(means) == {vowels}
     tokens = [item["prompt_tokens"] for item in told["items"]]
     assert means[vowels]["value"] == pytest.approx(numpy.mean(tokens))
     assert finals(records(out, 1), "demonstrations")[vowels]["value"] == 3
+    sampled = items(finals(records(out, 1), "pass@2")[vowels])["items"]
+    assert [i["prompt"] for i in sampled] == [i["prompt"] for i in told["items"][:2]]
     kl = finals(records(out, 1), "kl_forward_sequence")
     assert min(r["value"] for r in kl.values()) > 0  # the weights are the base's, the prompt not
     assert read_lines(out / "runs" / "in_context-seed0" / "stage-1" / "training.jsonl")[0]["kept"]
-
-
-def test_a_killed_stage_goes_on(order_file, tmp_path, monkeypatch):
-    """Also where the evaluation of the checkpoint's step is still to be made."""
-    path = order_file(methods=METHODS, seeds=[0])
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    expected = run(path, whole)
-    real = stage_run.SkillStage._evaluate_inside
 
     class Killed(Exception):
         pass
 
     def dies(self):
-        if self.live.run.label == "in_context" and self.number == 2:
-            self._save_state()
-            raise Killed
-        real(self)
+        self._save_state()
+        raise Killed
 
-    monkeypatch.setattr(stage_run.SkillStage, "_evaluate_inside", dies)
-    with pytest.raises(Killed):
-        run(path, cut)
-    monkeypatch.setattr(stage_run.SkillStage, "_evaluate_inside", real)
-    clock = {"seconds": 0}
-    assert [r | clock for r in run(path, cut)] == [r | clock for r in expected]
+    order = read_order(path)
+    order.methods = {"in_context": order.methods["in_context"]}
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(stage_run.SkillStage, "_evaluate_inside", dies)
+        run_order(order, tmp_path / "cut")
+    run_order(order, tmp_path / "cut")
+    for stage in (1, 2):
+        assert [r | {"seconds": 0} for r in records(tmp_path / "cut", stage)] == [
+            r | {"seconds": 0} for r in records(out, stage)
+        ]
 
 
 def test_the_plan_counts_what_is_read(order_file, tmp_path):
     methods = {"in_context": {}, "fixed": {"method": "in_context", "selection": "fixed"}}
-    text = "\n".join(plan(read_order(order_file(methods=methods)), tmp_path / "out"))
+    text = plan(read_order(order_file(methods=methods)), tmp_path / "out")
     lines = re.findall(r"(\w+): demonstrations of about (\d+) tokens before each", text)
     assert {label for label, _ in lines} == {"in_context", "fixed"}
     assert all(int(tokens) > 40 for _, tokens in lines)
