@@ -23,7 +23,7 @@ from harness.evaluation.kept import check_kept_evaluation
 from harness.evaluation.kl import Policy, Tokens, evaluate_kl, kl_protocol, sample_answers
 from harness.evaluation.own_prompts import OwnPrompts, Questions, own_prompts
 from harness.evaluation.pass_at_k import evaluate_pass_at_k, pass_at_k_protocol
-from harness.evaluation.protocol import protocol_hash, scorer_hash
+from harness.evaluation.protocol import evaluation_key, protocol_hash, scorer_hash
 from harness.evaluation.retention import run_suite
 from harness.evaluation.settings import KL, Drift, Evaluate, PassAtK
 from harness.evaluation.skills import Messages, decoding, evaluate_skill, sample_of
@@ -421,7 +421,7 @@ class Evaluator:
         UserError if the evaluation of this key is of something else.
         """
         protocol = protocol_hash(meaning)
-        key = f"{weights[:16]}-{protocol}" + (f"-{own.digest[:12]}" if own else "")
+        key = evaluation_key(weights, protocol, own.digest if own else "")
         self.results.protocol(protocol, meaning)
         evaluation = self.results.evaluation(key)
         if evaluation is not None:

@@ -10,12 +10,14 @@ import pytest
 from harness.base.errors import UserError
 from harness.base.seeds import seed_for
 from harness.evaluation.own_prompts import OwnPrompts, own_prompts
+from harness.evaluation.protocol import evaluation_key, key_under
 from harness.evaluation.subject import Subject
 from harness.learning.method import Asked
 from harness.models.chat import ChatInputs, chat_tokens
 from harness.models.context import positions
 from harness.models.load import load_model
 from harness.runs import stage_run
+from harness.runs.alpha_sweep import sweep
 from harness.runs.plan import plan
 from harness.runs.reading import read_order
 from harness.runs.sequence import run_order
@@ -171,6 +173,12 @@ def test_the_key_holds_all_that_is_read():
     others = [[Asked(user("b"), 1, 0)], [Asked(user("a"), 1, 1)], [*asked, *asked]]
     digests = {OwnPrompts([], each).digest for each in (asked, [*asked], *others)}
     assert len(digests) == 4
+    digest = OwnPrompts([], asked).digest
+    key = evaluation_key("0123456789abcdef" * 4, "feedfeedfeed", digest)
+    assert key == f"0123456789abcdef-feedfeedfeed-{digest[:12]}"
+    # A judge's verdicts on these answers are not those on the base's
+    assert key_under(key, "cafecafecafe") == f"0123456789abcdef-cafecafecafe-{digest[:12]}"
+    assert key_under("0123456789abcdef-feedfeedfeed", "cafecafecafe").count("-") == 1
 
 
 def test_a_stage_keeps_what_it_draws(tiny_model):
@@ -257,6 +265,8 @@ def test_a_sequence(order_file, tmp_path, monkeypatch):
         patch.setattr(stage_run.SkillStage, "_evaluate_inside", dies)
         run_order(order, tmp_path / "cut")
     run_order(order, tmp_path / "cut")
+    with pytest.raises(UserError, match="in_context trains no weights, so there are none to mix"):
+        sweep(order, tmp_path / "cut", [0.5])
     for stage in (1, 2):
         assert [r | {"seconds": 0} for r in records(tmp_path / "cut", stage)] == [
             r | {"seconds": 0} for r in records(out, stage)
