@@ -285,7 +285,7 @@ def test_the_plan_counts_what_is_read(order_file, tmp_path):
     ("options", "line"),
     [
         ({"with": {"replay": {}}}, "with.replay: in_context trains no weights; leave the part out"),
-        ({"parameters": {"lora": {}}}, "parameters: in_context trains no weights; leave it out"),
+        ({"parameters": {"lora": {}}}, "parameters: in_context trains no weights; leave them out"),
         ({"learning_rate": 1e-3}, "learning_rate trains weights, and in_context has none to train"),
         ({"demonstrations": 0}, "demonstrations"),
         ({"selection": "best"}, "selection"),
