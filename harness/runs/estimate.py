@@ -51,7 +51,8 @@ class StageCost:
     evaluations: inside the stage and at its end; evaluated_skills: the names of the skills that
     these measure, once each time; seconds: measured in runs of the folder, if there are any, or
     estimated; memory: GiB at the peak, on the device and in host memory; trained: numbers that
-    learn; state: bytes of a checkpoint beside the weights; kept: bytes for later stages.
+    learn; state: bytes of a checkpoint beside the weights; kept: bytes for later stages;
+    shown: prompt tokens before each question that is evaluated.
     """
 
     label: str
@@ -67,6 +68,7 @@ class StageCost:
     trained: int
     state: float
     kept: float
+    shown: float
 
 
 @dataclass(frozen=True)
@@ -228,6 +230,9 @@ class _Estimator:
         seconds_estimated = self._learning_seconds(work, prompts, batch_size, type(parameters))
         seconds_estimated += self._evaluation_seconds(skill, names)
         seconds_estimated += (1 + inside) * self.drift
+        learned = {each.name for each in order.skills[:number]}
+        answers = sum(self.skills[name].answers for name in names if name in learned)
+        seconds_estimated += self.machine.forward(answers * work.shown)
         return StageCost(
             label=spec.label,
             skill=skill.name,
@@ -241,9 +246,10 @@ class _Estimator:
             memory=self._peak(spec, work, outlook, batch_size, trained),
             trained=trained.numbers,
             # Float32 masters and moments, and copies of what a teacher has
-            state=16 * trained.numbers
+            state=16 * trained.numbers * spec.cls.trains
             + 4 * work.copies * (trained.numbers if trained.again else self.machine.parameters),
             kept=work.kept + 4 * trained.kept * (outlook.later > 0),
+            shown=work.shown,
         )
 
     def _measured_seconds(self, label: str, number: int, results: ResultsWriter) -> float | None:
@@ -284,10 +290,12 @@ class _Estimator:
         cached_tokens = min(order.rollout.batch_size, batch_size * work.answers) * length
         for skill in order.skills:
             rows = min(order.evaluate.batch_size, self.skills[skill.name].answers)
-            answer = self.outlooks[skill.name].prompt + order.limit(skill)
+            answer = work.shown + self.outlooks[skill.name].prompt + order.limit(skill)
             cached_tokens = max(cached_tokens, rows * answer)
         learned_rows = batch_size * max(1, work.answers)
         packed = not self.memory.on_gpu  # or not, as is measured when the order starts
+        if not spec.cls.trains:
+            return self.memory.untrained(cached_tokens, packed), 0.0
         return self.memory.of(
             spec.config, work, length, cached_tokens, learned_rows, packed, trained
         )

@@ -67,6 +67,7 @@ class OneRun:
         self.abilities = results.run(run.name) / "model.json"
         keep_abilities(self.abilities, model)
         self.evaluator = evaluator_for(order, results)
+        self.evaluator.questions = self.method.questions
         self.sampler = sampler_for(order.evaluate, engine, model, tokenizer)
 
     def memory(self) -> dict[str, Any]:

@@ -243,6 +243,8 @@ class SkillStage(BaseStage):
             live.evaluator.seconds = state["evaluation_seconds"]
             self.log = state["log"]
             self.records = state["records"]
+            if "method" in state:
+                live.method.load_state_dict(state["method"])
         self.due = bool(state and state["due"])
         self.stage = self._new_stage(state["stage"] if state else None)
         live.parameters.begin(self.stage)
@@ -415,6 +417,8 @@ class SkillStage(BaseStage):
             "evaluation_seconds": self.live.evaluator.seconds,
             "due": self.due,
         }
+        if not self.live.method.trains:  # What it is asked by is what it has learned.
+            state["method"] = self.live.method.state_dict()
         save_state(self.folder / "checkpoint", state, f"methods.{self.live.run.label}")
         self.last_save = time.monotonic()
         self.writing = self.last_save - start
@@ -423,7 +427,7 @@ class SkillStage(BaseStage):
 
     def _check_learned(self, weights: str) -> None:
         """Raises UserError if nothing made an update; says so if updates changed nothing."""
-        if weights != self.live.weights:
+        if weights != self.live.weights or not self.live.method.trains:
             return
         if self.stage.updates is None:
             raise UserError(
