@@ -65,6 +65,7 @@ class Record(TypedDict):
     prompts: int  # drawn since the start of the run
     tokens: int  # trained on, scored or sampled since the start of the run
     seconds: float  # of training and sampling since the start of the run
+    reference: NotRequired[str]  # of a reference run alone: joint or single
 
 
 class Evaluation(TypedDict):
@@ -130,6 +131,7 @@ HEAD: Shape = {
     "seeds": [int],
     "evaluate?": {"split?": str, "skills?": str},
     "overlap?": [OVERLAP],
+    "references?": [str],
 }
 SELECTION: Shape = {"*": {"selected?": str, "rule": str, "points": list}}
 PRODUCTS: Shape = {"dtype": str, "sampling": str, "bfloat16?": float, "seconds": {"*": float}}

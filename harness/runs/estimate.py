@@ -19,6 +19,7 @@ from harness.results.writer import ResultsWriter
 from harness.runs.cost import Machine, Memory
 from harness.runs.methods import MethodSpec
 from harness.runs.order import Order
+from harness.runs.references import JOINT, Run
 from harness.skills.skill import Skill
 from harness.skills.templates import ORACLE_TEMPLATE
 
@@ -49,7 +50,8 @@ class StageCost:
 
     evaluations: inside the stage and at its end; evaluated_skills: the names of the skills that
     these measure, once each time; seconds: measured in runs of the folder, if there are any, or
-    estimated; memory: GiB at the peak, on the device and in host memory.
+    estimated; memory: GiB at the peak, on the device and in host memory; reference: ``joint`` or
+    ``single``, empty for a stage of the sequence.
     """
 
     label: str
@@ -64,6 +66,7 @@ class StageCost:
     memory: tuple[float, float]
     copies: int
     kept: float
+    reference: str = ""
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,9 @@ def estimate_order(
         for spec in order.methods.values()
         for number in range(1, len(order.skills) + 1)
     ]
+    for run in order.runs():
+        if run.reference and run.seed == order.seeds[0]:
+            stages.append(estimator.reference(order.methods[run.label], run, results))
     return OrderCost(
         parameters=estimator.machine.parameters,
         flops=estimator.machine.flops,
@@ -209,14 +215,7 @@ class _Estimator:
         inside = (steps - 1) // every if every else 0
         names = [s.name for s in order.evaluated(number)]
         names += [s.name for s in order.evaluated(number, final=False)] * inside
-        outlook = copy.copy(self.outlooks[skill.name])
-        outlook.prompts = prompts
-        outlook.later = len(order.skills) - number
-        work = spec.ask("work", outlook)
-        for part in spec.parts:
-            with plug_in(spec.place, f"work() of {part.name}"):
-                before = [self.outlooks[each.name] for each in earlier]
-                work = part.make().work(outlook, work, before)
+        outlook, work = self._work(spec, skill, prompts, len(order.skills) - number, earlier)
         seconds_measured = self._measured_seconds(spec.label, number, results)
         seconds_estimated = self._learning_seconds(work, prompts, batch_size)
         seconds_estimated += self._evaluation_seconds(skill, names)
@@ -235,6 +234,51 @@ class _Estimator:
             copies=work.copies,
             kept=work.kept,
         )
+
+    def reference(self, spec: MethodSpec, run: Run, results: ResultsWriter) -> StageCost:
+        """The cost of a reference: of first stages, measured once, retention for joint alone."""
+        order, (numbers,) = self.order, run.stages
+        skills = [order.skills[number - 1] for number in numbers]
+        prompts = [order.prompts(skill, spec.config) for skill in skills]
+        batch_size = order.batch_size(spec.config)
+        phases = spec.phases(sum(prompts))
+        seconds = self._measured_seconds(run.method, 1, results)
+        estimated = self.retention if run.reference == JOINT else 0.0
+        peaks, copies = [(0.0, 0.0)], 0
+        for skill, own in zip(skills, prompts, strict=True):
+            outlook, work = self._work(spec, skill, own, later=0, earlier=[])
+            estimated += self._learning_seconds(work, own, batch_size)
+            estimated += self.skills[skill.name].evaluation
+            peaks.append(self._peak(spec, work, outlook, batch_size))
+            copies = max(copies, work.copies)
+        return StageCost(
+            label=spec.label,
+            skill=skills[0].name if len(skills) == 1 else f"all {len(skills)}",
+            prompts=sum(phases),
+            batch_size=batch_size,
+            steps=sum(-(-phase // batch_size) for phase in phases),
+            evaluations=1,
+            evaluated_skills=tuple(skill.name for skill in skills),
+            seconds=estimated if seconds is None else seconds,
+            is_measured=seconds is not None,
+            memory=max(peaks),
+            copies=copies,
+            kept=0.0,
+            reference=run.reference,
+        )
+
+    def _work(
+        self, spec: MethodSpec, skill: Skill, prompts: int, later: int, earlier: Sequence[Skill]
+    ) -> tuple[Outlook, Work]:
+        """What is known of a skill before a stage, and what the method does in it."""
+        outlook = copy.copy(self.outlooks[skill.name])
+        outlook.prompts, outlook.later = prompts, later
+        work = spec.ask("work", outlook)
+        for part in spec.parts:
+            with plug_in(spec.place, f"work() of {part.name}"):
+                before = [self.outlooks[each.name] for each in earlier]
+                work = part.make().work(outlook, work, before)
+        return outlook, work
 
     def _measured_seconds(self, label: str, number: int, results: ResultsWriter) -> float | None:
         """Mean seconds of this stage in the folder's runs of all seeds; None if there are none."""

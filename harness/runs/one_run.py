@@ -16,9 +16,11 @@ from harness.models.segments import can_take_segments, keep_segments
 from harness.results.writer import BEFORE, ResultsWriter
 from harness.runs.checkpoints import check_plain
 from harness.runs.engines import evaluator_for, load_order_model, sampler_for
-from harness.runs.order import Order, Run
+from harness.runs.order import Order
+from harness.runs.references import Run
 from harness.sampling.transformers import WAYS, keep_way, way_of
 from harness.sampling.vllm import Engine
+from harness.skills.skill import Skill
 
 # Parts of a protocol that can change with a model's folder, and what they are to a reader.
 CHANGEABLE = {
@@ -67,6 +69,10 @@ class OneRun:
         self.evaluator = evaluator_for(order, results)
         self.sampler = sampler_for(order.evaluate, engine, model, tokenizer)
 
+    def taught(self, stage: int) -> list[Skill]:
+        """The skills that a stage of the run teaches."""
+        return [self.order.skills[number - 1] for number in self.run.stages[stage - 1]]
+
     def memory(self) -> dict[str, Any]:
         """What the method remembers for later stages. Raises UserError where it is not plain."""
         place = f"methods.{self.run.label}"
@@ -89,7 +95,7 @@ class OneRun:
 
         It is read from where it is kept anyway: the order's model, or the stage before.
         """
-        if of == "run":
+        if of == "run" or stage == 1:
             return self.load_base()
         before = self.results.stage(self.run.name, stage - 1)
         model, _ = load_order_model(self.order, before / "weights")

@@ -159,6 +159,10 @@ class Schema:
     retention: str | list | None = option(None, "a suite of benchmarks/retention, or lm-eval tasks")
     power: dict = option({}, "differences that should be told: --plan proposes seeds and questions")
     checkpoints: dict = option({}, "resume and disk")
+    references: list[str] = option(
+        [],
+        "methods that also learn all skills at once (`joint`) and each skill alone (`single`)",
+    )
     grid: dict = option(
         {}, "label: {hyperparameter: [values]}; validation accuracy selects among all combinations"
     )

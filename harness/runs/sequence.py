@@ -33,8 +33,9 @@ from harness.runs.engines import (
 )
 from harness.runs.failures import RunFailed, failing_alone
 from harness.runs.one_run import OneRun, check_base_model, check_kept_weights, check_protocols
-from harness.runs.order import Order, Run
+from harness.runs.order import Order
 from harness.runs.provenance import write_provenance
+from harness.runs.references import Run
 from harness.runs.stage_run import run_stage
 from harness.sampling.vllm import Engine
 
@@ -83,7 +84,7 @@ def run_order(
             with _one_process(results.run(run.name)):
                 (results.run(run.name) / FAILED).unlink(missing_ok=True)
                 tidy(order, results, run)
-                first = _first_open_stage(order, results, run)
+                first = _first_open_stage(results, run)
                 if first is None:  # a kill, or a judge that was down, may have left verdicts open
                     judge_stage(order, results, run.name, progress)
                 else:
@@ -149,16 +150,16 @@ def _run_stages(
             live.remember(memory)
     check_protocols(live)
     write_provenance(live, first)
-    for stage in range(first, len(order.skills) + 1):
+    for stage in range(first, len(run.stages) + 1):
         with guard():
             run_stage(live, stage)
         judge_stage(order, results, run.name, progress)
         tidy(order, results, run)
 
 
-def _first_open_stage(order: Order, results: ResultsWriter, run: Run) -> int | None:
+def _first_open_stage(results: ResultsWriter, run: Run) -> int | None:
     """The first stage of a run that is not committed, None if all are."""
-    for stage in range(len(order.skills) + 1):
+    for stage in range(len(run.stages) + 1):
         if not results.committed(run.name, stage):
             return stage
     return None
