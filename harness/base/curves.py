@@ -53,8 +53,11 @@ def transitions(before: ArrayLike, after: ArrayLike, chance: float = 0.0) -> tup
     the shares are of items known and not known, by the classical correction for guessing (p - g) /
     (1 - g) (Lord & Novick 1968) taken to pairs of answers, in which guesses are independent and
     what is known is right: with n[b, a] the shares of right (1) and wrong (0) before and after,
+
     lost = n[1, 0] / (1 - g) - g n[0, 0] / (1 - g)^2, gained = n[0, 1] / (1 - g) - g n[0, 0] / (1 -
-    g)^2. Greedy answers that are guessed alike at both times make both too small, also below 0.
+    g)^2.
+
+    Greedy answers that are guessed alike at both times make both too small, also below 0.
     """
     b, a = np.asarray(before, np.float64), np.asarray(after, np.float64)
     if not (np.isin(b, (0, 1)).all() and np.isin(a, (0, 1)).all()) or not 0 <= chance < 1:

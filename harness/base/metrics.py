@@ -160,9 +160,10 @@ def plasticity_loss(R: ArrayLike, single: ArrayLike) -> Numbers:
 
     What a skill gains alone from the base model, less what its stage gains after the stages before
     it: the loss of plasticity of Dohare et al. 2024 (Nature 632, 768), who compare a network that
-    has learned tasks before with a new one on the same task, in accuracies. What earlier stages
-    gave or took before the stage began (``forward_transfer``) is in neither gain. The first stage
-    is its own reference, so it is left out. NaN for a single skill.
+    has learned tasks before with a new one on the same task, in accuracies.
+
+    What earlier stages gave or took before the stage began (``forward_transfer``) is in neither
+    gain. The first stage is its own reference, so it is left out. NaN for a single skill.
 
     single: accuracy S on each skill of the model that learned it alone, [..., T].
     """

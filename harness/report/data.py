@@ -33,9 +33,10 @@ class ReportData:
     and after a judge), ``tasks_in_mean``; ``n`` and ``protocol_of`` by ("skill" or "retention",
     name). By label: ``series``, ``runs``, ``R`` and
     ``D`` (values [runs, T + 1, columns]); by (kind, label): ``stderr``, ``answers`` and ``keys`` of
-    the same shape. ``records`` has one row a record, with ``label`` and ``folder`` added;
-    ``skill_records`` and ``retention_records`` are those that count. ``estimate``, ``compare``,
-    ``of_records``, ``bases`` and ``base_estimate`` are those of the Estimator. ``missing`` and
+    the same shape. ``references``: labels with reference runs. ``records`` has one row a record,
+    with ``label`` and ``folder`` added; ``skill_records`` and ``retention_records`` are those that
+    count. ``estimate``, ``compare``, ``of_records``, ``of_items``, ``bases`` and ``base_estimate``
+    are those of the Estimator; ``read_items`` keeps what ``items`` reads. ``missing`` and
     ``overlaps`` are lines for people.
     """
 
@@ -51,6 +52,8 @@ class ReportData:
         self.of_records = estimator.of_records
         self.bases = estimator.bases
         self.base_estimate = estimator.base_estimate
+        self.of_items = estimator.of_items
+        self.read_items = estimator.entries.items
 
         self.heads = pool.heads
         self.names = pool.names
@@ -77,6 +80,7 @@ class ReportData:
         self.answers = {key: of_label.answers for key, of_label in arrays.items()}
         self.keys = {key: of_label.keys for key, of_label in arrays.items()}
 
+        self.references = [label for label in pool.series if ("R+", label) in arrays]
         self.missing = missing(pool, measured)
         overlaps = (overlap for head in pool.heads for overlap in head.get("overlap") or ())
         self.overlaps = list(dict.fromkeys(map(sentence, overlaps)))
@@ -90,6 +94,11 @@ class ReportData:
     def retention_mean(self, array: np.ndarray) -> np.ndarray:
         """Mean over the tasks that may be averaged: array [..., T + 1, tasks] -> [..., T + 1]."""
         return self._measured.retention_mean(array)
+
+    def with_references(self, label: str) -> np.ndarray | None:
+        """R of a label with two rows behind it, joint and single; None without references."""
+        arrays = self._measured.arrays.get(("R+", label))
+        return None if arrays is None else arrays.values
 
     # -- evaluations
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from harness.base import metrics
+from harness.report.continual import NO_REFERENCES, of_joint, of_single
 from harness.report.data import ReportData
 from harness.report.entries import ArrayFunction
 from harness.report.estimates import HOW, NO_INTERVAL, Estimate, IntervalSource
@@ -25,6 +26,10 @@ MEANINGS = {
     "Retention": "mean over the retention tasks whose metric is a fraction of final minus base; "
     "positive = better",
     "own stage": "accuracy right after the stage that taught the skill",
+    "intransigence": "mean over skills of the joint run's accuracy minus own-stage accuracy; "
+    "positive = the sequence learns less (Chaudhry et al. 2018)",
+    "plasticity loss": "mean over all but the first skill of what it gains alone from the base "
+    "minus what its stage gains; positive = the sequence learns less",
 }
 COUNTS = ("steps", "prompts", "tokens")  # columns of ReportData.stages that are summed over stages
 SECONDS = "seconds_"  # begins the columns of ReportData.stages with seconds of one part
@@ -86,13 +91,18 @@ def _labels_with(
 def main_table(results: ReportData) -> Table:
     """ACC, BWT, forgetting, mean retention change, final and own-stage accuracy of each skill."""
     rows = [(row, _main_base(results, row)) for row in results.bases()]
-    rows += [(label, _main_cells(results, label)) for label in results.series]
+    for label in results.series:
+        rows.append((label, _main_cells(results, label)))
+        if label in results.references:
+            rows += _reference_rows(results, label)
     rows.append(_numbers_of_examples(results, "skill", list(results.skills)))
     note = (
         "Accuracies in per cent, differences in points; metric that counts of each skill, "
         f"split {results.split}. {interval_note(rows)} "
         "BWT, forgetting and retention Δ compare with earlier measurements of the same run."
     )
+    if results.references:
+        note += " Joint: all skills learned at once; single: each alone from the base model."
     if in_mean := _in_mean(results):
         others = [task for task in results.retention if task not in in_mean]
         more = f"; {', '.join(others)} in other units: see the retention table." if others else "."
@@ -151,6 +161,27 @@ def _main_cells(results: ReportData, label: str) -> dict[str, Cell]:
     return cells
 
 
+def _reference_rows(results: ReportData, label: str) -> Iterator[Row]:
+    """All skills learned at once, and each alone, by a method that has references."""
+    joint: dict[str, Cell] = {
+        "acc": results.estimate(label, lambda extended: extended[..., -2, :].mean(-1), "R+")
+    }
+    if results.retention:
+
+        def change(D: np.ndarray) -> np.ndarray:
+            mean = results.retention_mean(D)
+            return mean[..., -2] - mean[..., 0]
+
+        joint["retention"] = results.estimate(label, change, "D+", difference=True)
+    single: dict[str, Cell] = {}
+    for i, name in enumerate(results.series[label].order):
+        detail = measured(results, "skill", name)
+        joint[f"{name}/final"] = results.estimate(label, _entry(-2, i), "R+", detail)
+        single[f"{name}/own"] = results.estimate(label, _entry(-1, i), "R+", detail)
+    yield f"{label} joint", joint
+    yield f"{label} single", single
+
+
 def retention_change(results: ReportData) -> ArrayFunction:
     """The function of D that gives the mean change since the base model."""
 
@@ -186,13 +217,17 @@ def gain_table(results: ReportData) -> Table:
         Column("gain", "mean gain", signed=True, note=gain),
         Column("fwt", "FWT", signed=True, note=MEANINGS["FWT"]),
     ]
+    if results.references:
+        for key in ("intransigence", "plasticity loss"):
+            columns.append(Column(key, key, signed=True, note=MEANINGS[key]))
     for name in results.skills:
         how = measured(results, "skill", name)
         columns.append(Column(name, name, "own stage − base", signed=True, note=how))
     rows = [(label, _gain_cells(results, label)) for label in results.series]
+    references = "" if results.references else f"{NO_REFERENCES} "
     note = (
         "Points of accuracy right after the stage that taught the skill, minus the base model's: "
-        f"what earlier stages did to the skill is in it. {interval_note(rows)} "
+        f"what earlier stages did to the skill is in it. {references}{interval_note(rows)} "
         f"{power_note(results, columns, rows)}"
     ).rstrip()
     return Table("own_stage", "Own-stage gains over the base model", note, columns, rows)
@@ -207,6 +242,12 @@ def _gain_cells(results: ReportData, label: str) -> dict[str, Cell]:
         "gain": results.estimate(label, mean_gain, difference=True),
         "fwt": results.estimate(label, metrics.forward_transfer, difference=True),
     }
+    against = {
+        "intransigence": of_joint(metrics.intransigence),
+        "plasticity loss": of_single(metrics.plasticity_loss),
+    }
+    for key, function in against.items() if results.references else ():
+        cells[key] = results.estimate(label, function, "R+", difference=True)
     for i, name in enumerate(results.series[label].order):
         cells[name] = results.estimate(
             label,

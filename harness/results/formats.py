@@ -20,6 +20,8 @@ READABLE = (1, 2)  # versions that a report reads
 FAILED = "failed.txt"  # in a run's folder: why it failed, in its first line, and the traceback
 # Before the name of a metric: of the base model with the question's source in its prompt.
 ORACLE = "oracle_"
+# What a reference run learns, the key `reference` of its records: all skills at once, or one alone.
+JOINT, SINGLE = "joint", "single"
 # Metrics that a retention task has beside the one that counts: harness/evaluation/likelihoods.py.
 CONTINUOUS = ("margin", "probability", "loglikelihood")
 # Keys of a skill or a retention task in results.json that older folders lack. They are compared

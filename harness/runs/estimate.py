@@ -15,11 +15,12 @@ from harness.evaluation.suite import Suite
 from harness.learning.outlook import Outlook, Work
 from harness.learning.part import joint_budget
 from harness.models.load import resolve_device
+from harness.results.formats import JOINT
 from harness.results.writer import ResultsWriter
 from harness.runs.cost import Machine, Memory
 from harness.runs.methods import MethodSpec
 from harness.runs.order import Order
-from harness.runs.references import JOINT, Run
+from harness.runs.references import Run
 from harness.skills.skill import Skill
 from harness.skills.templates import ORACLE_TEMPLATE
 

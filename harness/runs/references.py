@@ -12,14 +12,13 @@ from harness.base.errors import UserError, did_you_mean
 from harness.base.seeds import seed_for
 from harness.learning.draws import draws
 from harness.learning.lessons import Lesson
+from harness.results.formats import JOINT, SINGLE
 from harness.runs.methods import MethodSpec
 from harness.runs.sections import names_folder
 from harness.skills.skill import Example, Skill
 
 if TYPE_CHECKING:
     from harness.runs.order import Order
-
-JOINT, SINGLE = "joint", "single"
 
 
 @dataclass(frozen=True)

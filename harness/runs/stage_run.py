@@ -18,13 +18,14 @@ from harness.learning.step import Step
 from harness.models.chat import chat_tokens
 from harness.models.checkpoint import save_checkpoint
 from harness.models.memory import peak_memory, reset_peak_memory
+from harness.results.formats import JOINT
 from harness.runs.amounts import Amounts, amounts_before
 from harness.runs.checkpoints import check_kept, load_state, save_memory, save_state
 from harness.runs.engines import sampler_for
 from harness.runs.measurements import Finding, Measurements
 from harness.runs.one_run import OneRun
 from harness.runs.order import no_short_prompt
-from harness.runs.references import JOINT, JointSkill, joint_name, lesson_of, union
+from harness.runs.references import JointSkill, joint_name, lesson_of, union
 from harness.skills.skill import Example, Skill
 
 LONGEST_STOP = 10.0  # seconds of a step and of a checkpoint that a stop waits for
