@@ -20,7 +20,7 @@ from harness.report.estimates import Estimate, IntervalSource, how_of
 from harness.report.measurements import Kind
 from harness.report.table import Cell, Row
 
-ALL = "all skills"
+ALL, WEIGHTS = "all skills", "weights"
 SHARE = 0.9  # of the single run's accuracy, which a learning curve is to reach
 NO_REFERENCES = (
     "Intransigence and plasticity loss are left out: they compare with reference runs, which "
@@ -41,12 +41,13 @@ def of_single(function: Callable[[Array, Array], Any]) -> ArrayFunction:
 def continual_rows(results: ReportData) -> list[Row]:
     """All rows, each with its split and metric and a cell a method."""
     rows: dict[tuple[str, str], dict[str, Cell]] = {}
+    splitless = {*results.retention, WEIGHTS}
     for label in results.series:
         for name, measure, estimate in _estimates(results, label):
             if isinstance(estimate, str) or math.isfinite(estimate.value):
                 rows.setdefault((name, measure), {})[label] = estimate
     return [
-        (name, {"split": "" if name in results.retention else results.split, "metric": m, **cells})
+        (name, {"split": "" if name in splitless else results.split, "metric": m, **cells})
         for (name, m), cells in rows.items()
     ]
 
@@ -70,10 +71,29 @@ def _estimates(results: ReportData, label: str) -> Iterator[tuple[str, str, Esti
         yield ALL, measure, estimate(function, "R+", difference=True)
     yield from _curves(results, label)
     yield from _transitions(results, label)
+    yield from _changes(results, label)
 
 
 def _performance(t: int) -> ArrayFunction:
     return lambda R: R[..., t, :t].mean(-1)
+
+
+# -- weights
+
+
+def _changes(results: ReportData, label: str) -> Iterator[tuple[str, str, Estimate | str]]:
+    """How far the weights are from the start of the run, and went in a stage: means over runs."""
+    stages = results.stages()
+    if "change_run_norm" not in stages:
+        return
+    mine = stages[stages["label"] == label].set_index("seed")
+    last = mine[mine["stage"] == len(results.series[label].order)]
+    for of, rows, when in (("run", last, "at the end"), ("stage", mine, "mean of the stages")):
+        for what, words in (("norm", "norm of the change"), ("share", "share of changed entries")):
+            values = rows.loc[rows["stage"] > 0, f"change_{of}_{what}"].groupby("seed").mean()
+            of_seeds = [float(values.get(run.seed, math.nan)) for run in results.runs[label]]
+            since = f"since the start of the {of}, {when}"
+            yield WEIGHTS, f"{words} {since}", _over_seeds(results, label, of_seeds)
 
 
 # -- learning curves

@@ -1,6 +1,6 @@
 """The tables of a report: main results, gains, retention, cost, records used."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 import numpy as np
 import pandas as pd
@@ -31,7 +31,9 @@ MEANINGS = {
     "plasticity loss": "mean over all but the first skill of what it gains alone from the base "
     "minus what its stage gains; positive = the sequence learns less",
 }
-COUNTS = ("steps", "prompts", "tokens")  # columns of ReportData.stages that are summed over stages
+# Columns of ReportData.stages that are summed over stages, and those whose largest counts
+COUNTS = ("steps", "prompts", "tokens", "flops")
+LARGEST = ("peak_memory_gib", "kept_bytes", "gold_rows")
 SECONDS = "seconds_"  # begins the columns of ReportData.stages with seconds of one part
 # Columns of records.jsonl that records_used leaves out: `folder` and `label` say where a record is
 # from, and all records are final.
@@ -346,13 +348,15 @@ def cost_table(results: ReportData) -> Table:
         "Cost of a run",
         "Mean over complete runs, summed over the stages in stage.json (over what is there where "
         "no run is complete). The base model is measured once for all runs of a folder. An "
-        "evaluation found in the cache costs no seconds. Compare seconds only on one device.",
-        _cost_columns(parts),
+        "evaluation found in the cache costs no seconds. Compare seconds only on one device. FLOPs "
+        "of learning: 6 N a token of a training pass, 2 N one that is scored or sampled; N are "
+        "weights that multiply.",
+        _cost_columns(parts, set(stages.columns)),
         rows,
     )
 
 
-def _cost_columns(parts: list[str]) -> list[Column]:
+def _cost_columns(parts: list[str], on_record: Container[str]) -> list[Column]:
     columns = [
         Column("runs", "runs", unit="text"),
         Column("stages", "stages", unit="text"),
@@ -363,11 +367,14 @@ def _cost_columns(parts: list[str]) -> list[Column]:
     columns += [Column(SECONDS + part, part, "seconds", "seconds") for part in parts]
     if parts:
         columns.append(Column("total", "total", "seconds", "seconds"))
-    columns += [
-        Column("peak_memory_gib", "peak GiB", unit="GiB", note="largest of all stages"),
-        Column("device", "device", unit="text"),
-    ]
-    return columns
+    columns.append(Column("peak_memory_gib", "peak GiB", unit="GiB", note="largest of all stages"))
+    further = (
+        Column("flops", "TFLOPs", unit="count", note="6 N a learned token, 2 N any other"),
+        Column("kept_bytes", "kept MiB", unit="MiB", note="between stages, largest of all"),
+        Column("gold_rows", "gold rows kept", unit="count", note="largest of all stages"),
+    )
+    columns += [column for column in further if column.key in on_record]
+    return [*columns, Column("device", "device", unit="text")]
 
 
 def _devices(results: ReportData) -> dict[str, set[str]]:
@@ -412,8 +419,10 @@ def _run_cost(stages: pd.DataFrame, length: int) -> dict[str, Cell]:
         "stages": str(length) if len(complete) else f"{count.max()} of {length}",
         "total": float(sum(seconds)),
     }
-    if "peak_memory_gib" in stages:
-        cells["peak_memory_gib"] = float(stages["peak_memory_gib"].max())
+    cells |= {name: float(stages[name].max()) for name in LARGEST if name in stages}
+    for name, unit in (("flops", 1e12), ("kept_bytes", 2**20)):
+        if isinstance(amount := cells.get(name), float):
+            cells[name] = amount / unit
     return cells
 
 

@@ -101,6 +101,11 @@ class StageSummary(TypedDict):
     tokens: int
     seconds: dict[str, float]  # training, sampling, evaluation, retention, pass_at_k, kl
     peak_memory_gib: float
+    kept_bytes: int  # on disk for later stages, by the method and its parts
+    learned_tokens: NotRequired[int]  # of ``tokens``, those of training passes; a skill's stage
+    flops: NotRequired[float]
+    gold_rows: NotRequired[int]  # training examples with gold answers that parts keep
+    change: NotRequired[dict[str, dict[str, float]]]  # since the starts of stage and run
 
 
 class GridPoint(TypedDict):
@@ -145,6 +150,10 @@ STAGE: Shape = {
     "tokens?": float,
     "peak_memory_gib?": float,
     "seconds?": {"*?": float},
+    "kept_bytes?": float,
+    "flops?": float,
+    "gold_rows?": float,
+    "change?": {"*?": {"*?": float}},
 }
 EVALUATION: Shape = {"items?": [{"scores?": {"*?": float}}]}
 NAMES = {str: "a text", float: "a number", int: "a whole number", list: "a list", dict: "an object"}

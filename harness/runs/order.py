@@ -29,7 +29,7 @@ from harness.results.formats import VERSION
 from harness.results.overlap import Overlap
 from harness.runs.grid import expand_grid
 from harness.runs.methods import MethodSpec, build_method
-from harness.runs.references import Run, check_references, runs
+from harness.runs.references import Run, check_references, no_short_prompt, runs
 from harness.runs.schema import ChatTemplate
 from harness.runs.sections import Sections, check_plain
 from harness.runs.skills import SPLITS, build_skill
@@ -396,15 +396,6 @@ def _live_turns(
 def _check_size(count: int, what: str, place: str) -> None:
     if count > MOST_PROMPTS:
         raise UserError(place, what, f"{MOST_PROMPTS:,} are the most of one stage")
-
-
-def no_short_prompt(skill: Skill, limit: int) -> UserError:
-    """The error for a skill of which ``rollout.max_prompt_tokens`` leaves no training example."""
-    return UserError(
-        f"skill {skill.name}",
-        f"no training example has a prompt of at most {limit} tokens",
-        "raise rollout.max_prompt_tokens",
-    )
 
 
 def _data_hash(skill: Skill, split: str) -> str:

@@ -8,10 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from transformers import PreTrainedTokenizerBase
+
 from harness.base.errors import UserError, did_you_mean
 from harness.base.seeds import seed_for
 from harness.learning.draws import draws
 from harness.learning.lessons import Lesson
+from harness.models.chat import chat_tokens
 from harness.results.formats import JOINT, SINGLE
 from harness.runs.methods import MethodSpec
 from harness.runs.sections import names_folder
@@ -123,6 +126,30 @@ def lesson_of(order: "Order", skill: Skill) -> Lesson:
 def joint_name(skills: Iterable[Skill]) -> str:
     """What is taught at once, in words."""
     return " + ".join(skill.name for skill in skills)
+
+
+def short_enough(order: "Order", tokenizer: PreTrainedTokenizerBase, skill: Skill) -> list[Example]:
+    """The training examples of a skill whose prompts ``rollout.max_prompt_tokens`` lets through.
+
+    Raises UserError where none is left.
+    """
+    examples, limit = skill.examples("train"), order.rollout.max_prompt_tokens
+    if not limit:
+        return examples
+    chat = order.chat_template.inputs("student")
+    short = [e for e in examples if len(chat_tokens(tokenizer, e.prompt, inputs=chat)) <= limit]
+    if not short:
+        raise no_short_prompt(skill, limit)
+    return short
+
+
+def no_short_prompt(skill: Skill, limit: int) -> UserError:
+    """The error of a skill whose prompts are all too long to be learned from."""
+    return UserError(
+        f"skill {skill.name}",
+        f"no training example has a prompt of at most {limit} tokens",
+        "raise rollout.max_prompt_tokens",
+    )
 
 
 def union(

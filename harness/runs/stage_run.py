@@ -15,17 +15,16 @@ from harness.learning.checks import check_done
 from harness.learning.draws import seed_all
 from harness.learning.stage import Stage
 from harness.learning.step import Step
-from harness.models.chat import chat_tokens
 from harness.models.checkpoint import save_checkpoint
 from harness.models.memory import peak_memory, reset_peak_memory
 from harness.results.formats import JOINT
 from harness.runs.amounts import Amounts, amounts_before
+from harness.runs.changes import Changes
 from harness.runs.checkpoints import check_kept, load_state, save_memory, save_state
 from harness.runs.engines import sampler_for
 from harness.runs.measurements import Finding, Measurements
 from harness.runs.one_run import OneRun
-from harness.runs.order import no_short_prompt
-from harness.runs.references import JointSkill, joint_name, lesson_of, union
+from harness.runs.references import JointSkill, joint_name, lesson_of, short_enough, union
 from harness.skills.skill import Example, Skill
 
 LONGEST_STOP = 10.0  # seconds of a step and of a checkpoint that a stop waits for
@@ -175,10 +174,15 @@ class BaseStage:
                 "seconds": {**self.seconds, **live.evaluator.seconds},
                 "peak_memory_gib": peak_memory(live.model.device),
                 "kept_bytes": self._kept_bytes(),
+                **self._sizes(),
             },
         )
         live.results.commit(self.folder, live.run.name, self.number)
         live.progress.say(f"{self.where}: {self._scores()}")
+
+    def _sizes(self) -> dict[str, Any]:
+        """Further entries of stage.json: FLOPs, gold rows, changes of the weights."""
+        return {}
 
     def _save_weights(self) -> None:
         """The base model's weights are where it was loaded from."""
@@ -225,6 +229,7 @@ class SkillStage(BaseStage):
             self.log = state["log"]
             self.records = state["records"]
         self.due = bool(state and state["due"])
+        self.changes = Changes(live, number)
         self.stage = self._new_stage(state["stage"] if state else None)
         self.rate = Rate(self.stage.steps_in_all, self.stage.step)
         self.last_save = time.monotonic()
@@ -291,20 +296,12 @@ class SkillStage(BaseStage):
 
         The others are left out: a prompt that is cut would be another question.
         """
-        live, limit = self.live, self.live.order.rollout.max_prompt_tokens
-        every = skill.examples("train")
-        if not limit:
-            return every
-        chat = live.order.chat_template.inputs("student")
-        examples = [
-            e for e in every if len(chat_tokens(live.tokenizer, e.prompt, inputs=chat)) <= limit
-        ]
-        if not examples:
-            raise no_short_prompt(skill, limit)
+        live, every = self.live, skill.examples("train")
+        examples = short_enough(live.order, live.tokenizer, skill)
         if left_out := len(every) - len(examples):
             live.progress.say(
-                f"{self.where}: {left_out} of {len(every)} training examples are left "
-                f"out, their prompts are longer than {limit} tokens"
+                f"{self.where}: {left_out} of {len(every)} training examples are left out, their "
+                f"prompts are longer than {live.order.rollout.max_prompt_tokens} tokens"
             )
         return examples
 
@@ -337,7 +334,9 @@ class SkillStage(BaseStage):
                 part.begin(self.stage)
             # So a resumed stage repeats the draws that the method makes before its first step.
             self._seed("learn")
+            self.stage.on_learned = self.changes.of_masters
             self.live.method.learn(self.stage)
+            self.stage.on_learned = None
             check_done(self.stage, f"methods.{self.live.run.label}")
             for name, part in self.live.parts.items():
                 self._seed("end", name)
@@ -348,6 +347,7 @@ class SkillStage(BaseStage):
         if self.number < len(self.live.run.stages):
             self.live.memory()  # Refused before the stage is measured.
         self.stage.close()
+        self.changes.settle()
 
     def _seed(self, *what: str) -> None:
         seed_all(seed_for(self.live.run.seed, self.number, *what))
@@ -428,6 +428,9 @@ class SkillStage(BaseStage):
                 "a method updates stage.model in place, by harness.learning.trainer.learning",
             )
         self.live.progress.say(f"{self.where}: the updates did not change the weights")
+
+    def _sizes(self) -> dict[str, Any]:
+        return self.changes.sizes(self.stage)
 
     def _further(self, measurements: Measurements) -> Iterable[Finding]:
         return () if self.live.run.reference else measurements.after_learning(self.skills[0])
