@@ -6,6 +6,7 @@ estimates.py has values and intervals; missing.py and costs.py have the rest.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -40,9 +41,10 @@ class ReportData:
     ``overlaps`` are lines for people.
     """
 
-    def __init__(self, folders: Sequence[str | Path]) -> None:
+    def __init__(self, folders: Sequence[str | Path], every_point: bool = False) -> None:
+        """every_point: let every point of a grid count as a method of its own."""
         self.folders = [Path(folder) for folder in folders]
-        pool = open_pool(self.folders)
+        pool = open_pool(self.folders, every_point)
         measured = measure(pool)
         self._pool = pool
         self._measured = measured
@@ -53,6 +55,7 @@ class ReportData:
         self.bases = estimator.bases
         self.base_estimate = estimator.base_estimate
         self.of_items = estimator.of_items
+        self.combine = estimator.combine
         self.read_items = estimator.entries.items
 
         self.heads = pool.heads
@@ -84,6 +87,14 @@ class ReportData:
         self.missing = missing(pool, measured)
         overlaps = (overlap for head in pool.heads for overlap in head.get("overlap") or ())
         self.overlaps = list(dict.fromkeys(map(sentence, overlaps)))
+
+    @cached_property
+    def with_every_point(self) -> "ReportData":
+        """The same with every point of its grids as a method of its own."""
+        has_grid = any(
+            "grid" in entry for f in self._pool.folders for entry in f.results["methods"].values()
+        )
+        return ReportData(self.folders, every_point=True) if has_grid else self
 
     # -- estimates
 

@@ -100,6 +100,15 @@ def how_of(source: IntervalSource | None) -> str:
     return ("no interval: " if source in NO_INTERVAL else "95% interval ") + HOW[source]
 
 
+class Weighted(NamedTuple):
+    """A number of a label in a sum, with its weight."""
+
+    kind: Kind
+    label: str
+    function: ArrayFunction
+    weight: float
+
+
 class Estimator:
     """Estimates of what was measured."""
 
@@ -151,6 +160,42 @@ class Estimator:
         mine, other = [one for one, _ in shared], [two for _, two in shared]
         terms = [Term(first[0], mine, first[1]), Term(second[0], other, second[1], -1.0)]
         return self._estimate(kind, terms, numbers[0][mine] - numbers[1][other], detail, True)
+
+    def combine(self, parts: Sequence[Weighted], detail: str = "") -> Estimate:
+        """A sum of numbers of several labels and kinds, weighted, paired by seed and by question.
+
+        Its interval is that of a difference. Seeds that only some of the labels have are left out.
+        """
+        numbers = [self._values(kind, label, function) for kind, label, function, _ in parts]
+        places = [
+            {run.seed: i for i, run in enumerate(self.measurements.runs[label])}
+            for _, label, _, _ in parts
+        ]
+        seeds = [
+            seed
+            for seed in places[0]
+            if all(
+                seed in of and np.isfinite(n[of[seed]])
+                for of, n in zip(places, numbers, strict=True)
+            )
+        ]
+        if not seeds:
+            return Estimate(np.nan, detail=detail)
+        values = np.zeros(len(seeds))
+        entries: dict[str, list[Entry]] = {}
+        metric_of: dict[str, str] = {}
+        fractions = True
+        for (kind, label, function, weight), of, n in zip(parts, places, numbers, strict=True):
+            runs = [of[seed] for seed in seeds]
+            values += weight * n[runs]
+            terms = [Term(label, runs, function, weight)]
+            for name, of_name in self.entries.of(kind, terms).items():
+                key = f"{kind}/{name}"
+                entries.setdefault(key, []).extend(of_name)
+                metric_of[key] = self.entries.metric(kind, name)
+                fractions &= kind[0] == "R" or self.measurements.tasks_in_mean[name]
+        found = self._of_entries(entries, metric_of, fractions, values, difference=True)
+        return _with_interval(values, seeds, *found, detail)
 
     def _values(self, kind: Kind, label: str, function: ArrayFunction) -> np.ndarray:
         if (kind, label) not in self.measurements.arrays:  # a method without references

@@ -71,13 +71,13 @@ class Pool:
         return {member: s.label for s in self.series.values() for member in s.members}
 
 
-def open_pool(paths: list[Path]) -> Pool:
-    """Reads and pools results folders.
+def open_pool(paths: list[Path], every_point: bool = False) -> Pool:
+    """Reads and pools results folders; every_point: as for ``open_results``.
 
     Raises UserError for a folder that is no results folder of this version, and where the folders
     (or the records of one) measured the same thing under two protocols, metrics or splits.
     """
-    folders = [open_results(path) for path in paths]
+    folders = [open_results(path, every_point) for path in paths]
     tables, unreadable, heads = [], [], []
     protocols: Json = {}
     for index, folder in enumerate(folders):
