@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -259,7 +258,7 @@ class Stage(Lessons):
             return_much_freed_memory()
             self.read_clock()
             self.has_sampled = False
-            self._check_finite(step)
+            step.check_finite(self.skill.name)
             self.further += len(step.examples) - own
             self.idle += self.updates is not None and self.updates == updates_before
             self.step += 1
@@ -269,17 +268,6 @@ class Stage(Lessons):
                 self.start_clock()
         # For draws of the method between two phases
         seed_all(seed_for(self.seed, self.index, "after", phase))
-
-    def _check_finite(self, step: Step) -> None:
-        """Raises UserError if a loss or a reward that a step has logged is not finite."""
-        for name, value in step.logged.items():
-            if name.endswith(("loss", "reward")) and not math.isfinite(value):
-                raise UserError(
-                    f"skill {self.skill.name}, step {self.step + 1}",
-                    f"the {name} is {value}",
-                    "take a smaller learning_rate, or look at the data and at the method; the last "
-                    "checkpoint is whole",
-                )
 
     # ---- the model as it was -------------------------------------------------------------------
 

@@ -16,8 +16,9 @@ from harness.results.writer import ResultsWriter
 from harness.runs.context import check_context
 from harness.runs.cost import GIB
 from harness.runs.engines import advice, take_products
-from harness.runs.estimate import OrderCost, StageCost, estimate_order, example_count
+from harness.runs.estimate import estimate_order, example_count
 from harness.runs.order import Order
+from harness.runs.order_cost import OrderCost, StageCost
 from harness.runs.power import power_lines
 from harness.sampling.vllm import KV_CACHE_GIB
 

@@ -13,8 +13,9 @@ from harness.base.errors import UserError
 from harness.base.metrics import in_unit_interval
 from harness.base.power import Sizes, Variation, budgets
 from harness.results.writer import ResultsWriter
-from harness.runs.estimate import OrderCost, example_count
+from harness.runs.estimate import example_count
 from harness.runs.order import Order
+from harness.runs.order_cost import OrderCost
 
 WORST = 0.5  # the accuracy at which answers vary most
 WORDS = {"retention": "retention Δ", "skills": "mean accuracy between two methods"}
