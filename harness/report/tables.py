@@ -37,7 +37,7 @@ LARGEST = ("peak_memory_gib", "kept_bytes", "gold_rows")
 SECONDS = "seconds_"  # begins the columns of ReportData.stages with seconds of one part
 # Columns of records.jsonl that records_used leaves out: `folder` and `label` say where a record is
 # from, and all records are final.
-NOT_IN_RECORDS_USED = ("run", "method", "final", "prompts", "tokens", "seconds")
+NOT_IN_RECORDS_USED = ("run", "method", "final", "prompts", "tokens", "seconds", "reference")
 
 
 def measured(results: ReportData, kind: str, name: str) -> str:
