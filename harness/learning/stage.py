@@ -46,7 +46,8 @@ class Stage(Lessons):
 
     model, tokenizer, sampler: live; the method trains ``model`` in place.
     skill: what is learned; examples: its training examples.
-    seed: of the run; index: 1 for the first skill of the order.
+    seed: of the run; index: 1 for the first skill of the order; begins_run: whether the stage
+    begins with the weights of the run's start.
     folder: a folder of the method's own, for files that it wants to write.
     prompts: the budget, in prompts; batch_size: prompts per optimizer step; phases: prompts drawn
     in each phase (Method.phases), the budget in one phase if left out.
@@ -118,6 +119,7 @@ class Stage(Lessons):
         self.teacher_template = teacher_template
         self.seed = seed
         self.index = index
+        self.begins_run = index == 1
         self.prompts = prompts
         self.batch_size = batch_size
         self.max_new_tokens = max_new_tokens
@@ -277,7 +279,7 @@ class Stage(Lessons):
         It is loaded when it is first asked for, once for all parts, and stays until learning is
         over. At the start of a run the two are one.
         """
-        of = "run" if self.index == 1 else of
+        of = "run" if self.begins_run else of
         if of not in self._starts:
             if self._load_start is None:
                 raise ValueError("this stage was made without its start")

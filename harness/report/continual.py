@@ -19,6 +19,7 @@ from harness.report.entries import ArrayFunction
 from harness.report.estimates import Estimate, IntervalSource, how_of
 from harness.report.measurements import Kind
 from harness.report.table import Cell, Row
+from harness.results.formats import RELEARN
 
 ALL, WEIGHTS = "all skills", "weights"
 SHARE = 0.9  # of the single run's accuracy, which a learning curve is to reach
@@ -70,6 +71,7 @@ def _estimates(results: ReportData, label: str) -> Iterator[tuple[str, str, Esti
     for measure, function in against:
         yield ALL, measure, estimate(function, "R+", difference=True)
     yield from _curves(results, label)
+    yield from _relearning(results, label)
     yield from _transitions(results, label)
     yield from _changes(results, label)
 
@@ -120,6 +122,38 @@ def _curves(results: ReportData, label: str) -> Iterator[tuple[str, str, Estimat
             for (x, y), goal in zip(points, goals, strict=True)
         ]
         yield name, target, _over_seeds(results, label, reached)
+
+
+def _relearning(results: ReportData, label: str) -> Iterator[tuple[str, str, Estimate | str]]:
+    """Prompts until a skill that is learned again is within its standard error of its own stage.
+
+    By validation, at the points of the schedule that are on record, 0 prompts among them.
+    """
+    records = results.reference_records
+    again = records[(records["label"] == label) & (records["reference"] == RELEARN)]
+    if again.empty:
+        return
+    every = results.records[(results.records["label"] == label) & results.records["final"]]
+    for place, name in enumerate(results.series[label].order[:-1]):
+        counted = [
+            rows[(rows["name"] == name) & (rows["split"] == "validation")]
+            for rows in (again, every[every["stage"] == place + 1])
+        ]
+        mine, own = (rows[rows["metric"] == results.metric[name]] for rows in counted)
+        prompts = [_regained(mine, own, run) for run in results.runs[label]]
+        yield name, "prompts to relearn it (validation)", _over_seeds(results, label, prompts)
+
+
+def _regained(again: pd.DataFrame, own: pd.DataFrame, run: tuple[int, int]) -> float:
+    """Prompts of the first point within the standard error of ``own``; infinite without one."""
+    mine, goals = (
+        rows[(rows["folder"] == run[0]) & (rows["seed"] == run[1])] for rows in (again, own)
+    )
+    if mine.empty or goals.empty or not mine.loc[mine["stage"] > 0, "final"].any():
+        return math.nan
+    goal = goals.iloc[0]["value"] - np.nan_to_num(goals.iloc[0]["stderr"])
+    reached = mine.loc[mine["value"] >= goal, "prompts"]
+    return float(reached.min()) if len(reached) else math.inf
 
 
 def _points(

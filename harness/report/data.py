@@ -34,7 +34,8 @@ class ReportData:
     and after a judge), ``tasks_in_mean``; ``n`` and ``protocol_of`` by ("skill" or "retention",
     name). By label: ``series``, ``runs``, ``R`` and
     ``D`` (values [runs, T + 1, columns]); by (kind, label): ``stderr``, ``answers`` and ``keys`` of
-    the same shape. ``references``: labels with reference runs. ``records`` has one row a record,
+    the same shape. ``references``: labels with joint or single
+    runs; ``reference_records``: records of all reference runs. ``records`` has one row a record,
     with ``label`` and ``folder`` added; ``skill_records`` and ``retention_records`` are those that
     count. ``estimate``, ``compare``, ``of_records``, ``of_items``, ``bases`` and ``base_estimate``
     are those of the Estimator; ``read_items`` keeps what ``items`` reads. ``missing`` and
@@ -69,6 +70,7 @@ class ReportData:
         self.continuous = {t: e for t, e in pool.retention.items() if "of" in e}
         self.series = pool.series
         self.records = pool.records
+        self.reference_records = pool.references
 
         self.skill_records = measured.skill_records
         self.retention_records = measured.retention_records

@@ -133,7 +133,8 @@ def _references(
 ) -> Iterator[tuple[str, Arrays]]:
     """(label, its references' final records [runs, 2, columns]) where there are any."""
     records = _counting(pool, pool.references)[KINDS.index(kind)]
-    records = records[records["final"] & (records["stage"] > 0)]
+    is_one = records["reference"].isin(list(PLACES))
+    records = records[records["final"] & (records["stage"] > 0) & is_one]
     places = records["reference"].astype(object).map(PLACES)
     for label, of_label in records.assign(stage=places).groupby("label", observed=True):
         name = str(label)

@@ -28,12 +28,15 @@ def continued(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> dic
     methods = old["methods"]
     for label in set(methods) & set(new["methods"]):
         _check_method(methods[label], new["methods"][label], label, path)
-    references = list(dict.fromkeys([*old.get("references", []), *new.get("references", [])]))
+    asked = {
+        key: list(dict.fromkeys([*old.get(key, []), *new.get(key, [])]))
+        for key in ("references", "relearning")
+    }
     return {
         **new,
         "methods": {**methods, **new["methods"]},
         "seeds": sorted({*old["seeds"], *new["seeds"]}),
-        **({"references": references} if references else {}),
+        **{key: labels for key, labels in asked.items() if labels},
     }
 
 

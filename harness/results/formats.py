@@ -20,8 +20,9 @@ READABLE = (1, 2)  # versions that a report reads
 FAILED = "failed.txt"  # in a run's folder: why it failed, in its first line, and the traceback
 # Before the name of a metric: of the base model with the question's source in its prompt.
 ORACLE = "oracle_"
-# What a reference run learns, the key `reference` of its records: all skills at once, or one alone.
-JOINT, SINGLE = "joint", "single"
+# What a reference run learns, the key `reference` of its records: all skills at once, one alone, or
+# one again from the model after the last stage.
+JOINT, SINGLE, RELEARN = "joint", "single", "relearn"
 # Metrics that a retention task has beside the one that counts: harness/evaluation/likelihoods.py.
 CONTINUOUS = ("margin", "probability", "loglikelihood")
 # Keys of a skill or a retention task in results.json that older folders lack. They are compared
@@ -67,7 +68,7 @@ class Record(TypedDict):
     prompts: int  # drawn since the start of the run
     tokens: int  # trained on, scored or sampled since the start of the run
     seconds: float  # of training and sampling since the start of the run
-    reference: NotRequired[str]  # of a reference run alone: joint or single
+    reference: NotRequired[str]  # of a reference run alone: joint, single or relearn
 
 
 class Evaluation(TypedDict):
@@ -139,6 +140,7 @@ HEAD: Shape = {
     "evaluate?": {"split?": str, "skills?": str},
     "overlap?": [OVERLAP],
     "references?": [str],
+    "relearning?": [str],
 }
 SELECTION: Shape = {"*": {"selected?": str, "rule": str, "points": list}}
 PRODUCTS: Shape = {"dtype": str, "sampling": str, "bfloat16?": float, "seconds": {"*": float}}

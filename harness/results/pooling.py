@@ -11,14 +11,14 @@ import pandas as pd
 
 from harness.base.errors import UserError
 from harness.results.folders import Json, ResultsFolder, open_results
-from harness.results.formats import CONTINUOUS, JOINT, SINGLE
+from harness.results.formats import CONTINUOUS, JOINT, RELEARN, SINGLE
 from harness.results.reader import TEXTS
 
 # A record is repeated where all of these are equal; the later one replaces the earlier one.
 RECORD_KEY = ("folder", "run", "stage", "step", "kind", "name", "split", "metric")
 MEASURE_KEY = ["kind", "name", "split", "metric"]  # what may have one protocol alone
 # What the method of a reference run has behind the label
-REFERENCE = rf"\.(?:{JOINT}|{SINGLE}-\d+)$"
+REFERENCE = rf"\.(?:{JOINT}|(?:{SINGLE}|{RELEARN})-\d+)$"
 MOST_DIFFERENCES = 4  # keys of two protocols that an error names
 
 

@@ -10,6 +10,7 @@ from harness.learning.part import having
 from harness.learning.stage import Stage
 from harness.models.checkpoint import model_fingerprint
 from harness.models.size import Change, change, operations, product_weights
+from harness.results.formats import RELEARN
 from harness.runs.one_run import OneRun
 
 
@@ -30,12 +31,13 @@ class Changes:
         """Compare float32 weights by name with the starts of stage and run."""
         start = time.monotonic()
         self.found = {}
-        for of in ("run", "stage") if self.number > 1 else ("run",):
+        is_first = self.number == 1 and self.live.run.reference != RELEARN
+        for of in ("run",) if is_first else ("run", "stage"):
             with torch.random.fork_rng():
                 before = self.live.load_start(self.number, of)
             if (found := change(masters, before)) is not None:
                 self.found[of] = found
-        if self.number == 1 and "run" in self.found:
+        if is_first and "run" in self.found:
             self.found["stage"] = self.found["run"]
         self._weights = self._now()
         self.live.evaluator.seconds["evaluation"] += time.monotonic() - start

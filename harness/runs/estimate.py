@@ -13,7 +13,7 @@ from harness.evaluation.suite import Suite
 from harness.learning.outlook import Outlook, Work
 from harness.learning.part import joint_budget
 from harness.models.load import resolve_device
-from harness.results.formats import JOINT
+from harness.results.formats import JOINT, RELEARN
 from harness.results.writer import ResultsWriter
 from harness.runs.cost import Machine, Memory
 from harness.runs.methods import MethodSpec
@@ -152,14 +152,17 @@ class _Estimator:
             estimated += self.skills[skill.name].evaluation
             peaks.append(self._peak(spec, work, outlook, batch_size))
             copies = max(copies, work.copies)
+        steps = sum(-(-phase // batch_size) for phase in phases)
+        inside = (steps - 1).bit_length() if run.reference == RELEARN else 0
+        estimated += inside * self.skills[skills[0].name].evaluation
         return StageCost(
             label=spec.label,
             skill=skills[0].name if len(skills) == 1 else f"all {len(skills)}",
             prompts=sum(phases),
             batch_size=batch_size,
-            steps=sum(-(-phase // batch_size) for phase in phases),
-            evaluations=1,
-            evaluated_skills=tuple(skill.name for skill in skills),
+            steps=steps,
+            evaluations=1 + inside,
+            evaluated_skills=tuple(skill.name for skill in skills) * (1 + inside),
             seconds=estimated if seconds is None else seconds,
             is_measured=seconds is not None,
             memory=max(peaks),

@@ -13,6 +13,7 @@ from harness.base.files import read_json, to_json, write_sealed
 from harness.models.checkpoint import model_fingerprint
 from harness.models.forward import can_share_prompts, keep_sharing
 from harness.models.segments import can_take_segments, keep_segments
+from harness.results.formats import RELEARN
 from harness.results.writer import BEFORE, ResultsWriter
 from harness.runs.checkpoints import check_plain
 from harness.runs.engines import evaluator_for, load_order_model, sampler_for
@@ -95,9 +96,9 @@ class OneRun:
 
         It is read from where it is kept anyway: the order's model, or the stage before.
         """
-        if of == "run" or stage == 1:
+        before = start_of(self.results, self.order, self.run, stage)
+        if of == "run" or before is None:
             return self.load_base()
-        before = self.results.stage(self.run.name, stage - 1)
         model, _ = load_order_model(self.order, before / "weights")
         check_kept_weights(self.results, before, model_fingerprint(model))
         keep_abilities(self.abilities, model)
@@ -118,6 +119,13 @@ class OneRun:
             raise
         except Exception:  # A method may have its memory only once it has learned.
             pass
+
+
+def start_of(results: ResultsWriter, order: Order, run: Run, stage: int) -> Path | None:
+    """The committed stage whose weights a stage begins with; None for the base model."""
+    if stage > 1:
+        return results.stage(run.name, stage - 1)
+    return results.stage(run.sequence, len(order.skills)) if run.reference == RELEARN else None
 
 
 def keep_abilities(path: Path, model: PreTrainedModel) -> None:

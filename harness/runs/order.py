@@ -45,8 +45,8 @@ class Order(Sections):
 
     skills: Skill instances; specs: their entries by name; methods: MethodSpecs by label; listed:
     the methods of results.json, with --method also the other points of a grid, which selects among
-    them all; all_methods: those of the file, whatever --method says; references: labels of methods
-    that have reference runs; judge, suite: None where the order has none.
+    them all; all_methods: those of the file, whatever --method says; references,
+    relearning: labels of methods that have such runs; judge, suite: None where the order has none.
     """
 
     # How a CPU computes the model, once that is measured or read from the folder.
@@ -64,12 +64,14 @@ class Order(Sections):
         ]
         self.methods = self._methods()
         self.listed = self.all_methods = self.methods
-        self.references = check_references(
-            self.reference_labels,
-            self.methods,
-            self.grid,
-            len(self.skills),
-            f"{self.place}: references",
+        self.references, self.relearning = (
+            check_references(
+                labels, self.methods, self.grid, len(self.skills), f"{self.place}: {key}"
+            )
+            for key, labels in (
+                ("references", self.reference_labels),
+                ("relearning", self.relearning_labels),
+            )
         )
         self._check_sizes()
         self.judge = self._judge()
@@ -94,7 +96,8 @@ class Order(Sections):
             )
 
     def _skill(self, name: str, place: str) -> Skill:
-        needed = {"train", self.evaluate.split} | ({"validation"} if self.selects else set())
+        validation = self.selects or self.relearning_labels
+        needed = {"train", self.evaluate.split} | ({"validation"} if validation else set())
         skill = build_skill(self.specs[name], place, needed, self.beside)
         if self.evaluate.teacher:
             for example in skill.examples(self.teacher_split(skill)):
@@ -254,8 +257,9 @@ class Order(Sections):
         return [self.evaluate.split, *(further if self.evaluate.split == "test" else [])]
 
     def splits(self, skill: Skill) -> list[str]:
-        """The splits that are evaluated: those reported, and validation where a grid selects."""
-        return [*self.reported(skill), *(["validation"] if self.selects else [])]
+        """The splits that are evaluated: those reported, and validation where it decides."""
+        validation = ["validation"] if self.selects or self.relearning_labels else []
+        return list(dict.fromkeys([*self.reported(skill), *validation]))
 
     def evaluated(self, number: int, final: bool = True) -> list[Skill]:
         """The skills that are evaluated in stage ``number`` (0: the base model).
@@ -333,6 +337,7 @@ class Order(Sections):
             **({"chat_template": chat} if chat != asdict(ChatTemplate()) else {}),
             **({"products": asdict(self.products)} if self.products else {}),
             **({"references": self.references} if self.references else {}),
+            **({"relearning": self.relearning} if self.relearning else {}),
         }
 
     def _about_skill(self, skill: Skill) -> dict[str, Any]:

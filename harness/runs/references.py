@@ -1,7 +1,8 @@
 """The runs of an order: each method x seed through the sequence, and the references beside it.
 
 A reference is what a sequence is compared with, made by the same method with the same settings:
-``joint`` learns all skills of the order at once, ``single`` one skill alone from the base model.
+``joint`` learns all skills of the order at once, ``single`` one skill alone from the base model,
+``relearn`` one again from the model after the last stage.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +16,7 @@ from harness.base.seeds import seed_for
 from harness.learning.draws import draws
 from harness.learning.lessons import Lesson
 from harness.models.chat import chat_tokens
-from harness.results.formats import JOINT, SINGLE
+from harness.results.formats import JOINT, RELEARN, SINGLE
 from harness.runs.methods import MethodSpec
 from harness.runs.sections import names_folder
 from harness.skills.skill import Example, Skill
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 class Run:
     """One method x seed: through the whole order, or as a reference.
 
-    stages: for each stage the numbers of the skills that it teaches, from 1; reference: ``joint``
-    or ``single``, empty for a sequence.
+    stages: for each stage the numbers of the skills that it teaches, from 1; reference: ``joint``,
+    ``single`` or ``relearn``, empty for a sequence.
     """
 
     label: str
@@ -43,23 +44,38 @@ class Run:
         if not self.reference:
             return self.label
         ((first, *_),) = self.stages
-        return f"{self.label}.{JOINT if self.reference == JOINT else f'{SINGLE}-{first}'}"
+        number = "" if self.reference == JOINT else f"-{first}"
+        return f"{self.label}.{self.reference}{number}"
 
     @property
     def name(self) -> str:
         """Name of the run's folder."""
         return f"{self.method}-seed{self.seed}"
 
+    @property
+    def sequence(self) -> str:
+        """Name of the folder of the sequence that it stands beside."""
+        return f"{self.label}-seed{self.seed}"
+
 
 def runs(order: "Order") -> list[Run]:
     """Every run of an order, in the order in which they run: the references come last."""
     sequence = tuple((number,) for number in range(1, len(order.skills) + 1))
     found = [Run(label, seed, sequence) for seed in order.seeds for label in order.methods]
-    labels = [label for label in order.references if label in order.methods]
-    for seed in order.seeds:
-        for label in labels:
-            found += reference_runs(label, seed, len(order.skills))
+    for asked, further in (
+        (order.references, reference_runs),
+        (order.relearning, relearning_runs),
+    ):
+        labels = [label for label in asked if label in order.methods]
+        for seed in order.seeds:
+            for label in labels:
+                found += further(label, seed, len(order.skills))
     return found
+
+
+def relearning_runs(label: str, seed: int, skills: int) -> list[Run]:
+    """Each skill but the last one, learned again from the model after the last stage."""
+    return [Run(label, seed, ((number,),), RELEARN) for number in range(1, skills)]
 
 
 def reference_runs(label: str, seed: int, skills: int) -> list[Run]:
@@ -82,7 +98,7 @@ def check_references(
     skills: int,
     place: str,
 ) -> list[str]:
-    """The labels of ``references``. Raises UserError for one that has no runs to compare with."""
+    """The labels of ``references`` or ``relearning``. Raises UserError for one without runs."""
     checked: list[str] = []
     for i, label in enumerate(map(str, labels)):
         own = f"{place}[{i}]"
@@ -97,7 +113,7 @@ def check_references(
             raise UserError(own, f"there is no method {label!r}", did_you_mean(label, methods))
         if label in checked:
             raise UserError(own, f"{label!r} stands twice")
-        for run in reference_runs(label, 0, skills):
+        for run in reference_runs(label, 0, skills) + relearning_runs(label, 0, skills):
             if run.method in methods:
                 raise UserError(
                     own, f"a method is called {run.method!r}, as a reference is", "rename it"

@@ -163,6 +163,11 @@ class Schema:
         [],
         "methods that also learn all skills at once (`joint`) and each skill alone (`single`)",
     )
+    relearning: list[str] = option(
+        [],
+        "methods whose last model learns each earlier skill again, by which validation tells when "
+        "it is regained",
+    )
     grid: dict = option(
         {}, "label: {hyperparameter: [values]}; validation accuracy selects among all combinations"
     )

@@ -17,13 +17,13 @@ from harness.learning.stage import Stage
 from harness.learning.step import Step
 from harness.models.checkpoint import save_checkpoint
 from harness.models.memory import peak_memory, reset_peak_memory
-from harness.results.formats import JOINT
+from harness.results.formats import JOINT, RELEARN
 from harness.runs.amounts import Amounts, amounts_before
 from harness.runs.changes import Changes
 from harness.runs.checkpoints import check_kept, load_state, save_memory, save_state
 from harness.runs.engines import sampler_for
 from harness.runs.measurements import Finding, Measurements
-from harness.runs.one_run import OneRun
+from harness.runs.one_run import OneRun, start_of
 from harness.runs.references import JointSkill, joint_name, lesson_of, short_enough, union
 from harness.skills.skill import Example, Skill
 
@@ -108,6 +108,8 @@ class BaseStage:
 
     def _evaluated(self, final: bool) -> list[Skill]:
         """The skills that are measured, at the end of the stage or inside it."""
+        if self.live.run.reference == RELEARN:
+            return self.live.taught(1)
         return self.live.order.evaluated(self.number, final)
 
     def _check_learned(self, weights: str) -> None:
@@ -245,9 +247,10 @@ class SkillStage(BaseStage):
         live, order, config = self.live, self.live.order, self.live.spec.config
         folder = self.folder / "method"
         folder.mkdir(exist_ok=True)
-        prompts = sum(order.prompts(skill, config) for skill in self.skills)
+        drawn = [order.prompts(skill, config) for skill in self.skills]
+        prompts = sum(drawn)
         lessons = [lesson_of(order, skill) for skill in self.skills]
-        own = self.skills[0] if len(self.skills) == 1 else self._joint_skill()
+        own = self.skills[0] if len(self.skills) == 1 else self._joint_skill(drawn)
         stage = Stage(
             model=live.model,
             tokenizer=live.tokenizer,
@@ -279,16 +282,15 @@ class SkillStage(BaseStage):
             on_work=self._show_work,
             restored=restored,
         )
+        stage.begins_run = start_of(live.results, order, live.run, self.number) is None
         if len(lessons) == 1:
             stage.examples = self._short_enough(self.skills[0])
-        for lesson in lessons if len(lessons) > 1 else ():
+        for lesson in lessons:
             stage.add_lesson(lesson)
         return stage
 
-    def _joint_skill(self) -> JointSkill:
-        order, config = self.live.order, self.live.spec.config
+    def _joint_skill(self, prompts: list[int]) -> JointSkill:
         examples = [self._short_enough(skill) for skill in self.skills]
-        prompts = [order.prompts(skill, config) for skill in self.skills]
         return JointSkill(self.skills, union(examples, prompts, self.live.run.seed))
 
     def _short_enough(self, skill: Skill) -> list[Example]:
@@ -371,8 +373,7 @@ class SkillStage(BaseStage):
         )
         self.live.progress.show(f"{self.where}: {self.rate.text(stage.step)}, {numbers}")
         self.lost += step.logged["seconds"]
-        every = self.live.order.evaluate.every_steps if not self.live.run.reference else None
-        self.due = bool(every and stage.step % every == 0 and stage.step < stage.steps_in_all)
+        self.due = stage.step < stage.steps_in_all and self._is_measured(stage.step)
         if self.due and SIGNALS.pending is None:
             self._evaluate_inside()
         is_time = time.monotonic() - self.last_save >= 60 * self.live.order.checkpoints.minutes
@@ -383,6 +384,13 @@ class SkillStage(BaseStage):
         if SIGNALS.pending is not None:
             raise Stopped(SIGNALS.pending)
         SIGNALS.waits = step.logged["seconds"] + self.writing < LONGEST_STOP
+
+    def _is_measured(self, step: int) -> bool:
+        """Whether a step inside the stage is evaluated; relearning after 1, 2, 4, 8, ... steps."""
+        if self.live.run.reference:
+            return self.live.run.reference == RELEARN and step & (step - 1) == 0
+        every = self.live.order.evaluate.every_steps
+        return bool(every and step % every == 0)
 
     def _evaluate_inside(self) -> None:
         """Evaluate after the present step. A stop loses nothing of the steps before it."""
