@@ -22,6 +22,7 @@ from harness.report.table import Cell, Row
 from harness.results.formats import RELEARN
 
 ALL, WEIGHTS = "all skills", "weights"
+MOST_STAGES = 12  # rows of OP
 SHARE = 0.9  # of the single run's accuracy, which a learning curve is to reach
 NO_REFERENCES = (
     "Intransigence and plasticity loss are left out: they compare with reference runs, which "
@@ -43,8 +44,9 @@ def continual_rows(results: ReportData) -> list[Row]:
     """All rows, each with its split and metric and a cell a method."""
     rows: dict[tuple[str, str], dict[str, Cell]] = {}
     splitless = {*results.retention, WEIGHTS}
+    stages = results.stages()
     for label in results.series:
-        for name, measure, estimate in _estimates(results, label):
+        for name, measure, estimate in _estimates(results, label, stages):
             if isinstance(estimate, str) or math.isfinite(estimate.value):
                 rows.setdefault((name, measure), {})[label] = estimate
     return [
@@ -53,12 +55,13 @@ def continual_rows(results: ReportData) -> list[Row]:
     ]
 
 
-def _estimates(results: ReportData, label: str) -> Iterator[tuple[str, str, Estimate | str]]:
-    """(name of a skill or task, measure, number) of a method."""
+def _estimates(
+    results: ReportData, label: str, stages: pd.DataFrame
+) -> Iterator[tuple[str, str, Estimate | str]]:
+    """(name of a skill or task, measure, number) of a method; stages: ``ReportData.stages``."""
     estimate = partial(results.estimate, label)
     yield ALL, "anytime accuracy", estimate(metrics.anytime_accuracy)
-    stages = len(results.series[label].order)
-    for t in range(1, stages):
+    for t in range(1, min(len(results.series[label].order), MOST_STAGES)):
         yield ALL, f"OP after stage {t}", estimate(_performance(t))
     yield ALL, "OP after the last stage (ACC)", estimate(metrics.average_accuracy)
     yield ALL, "BWT over T - 1", estimate(metrics.backward_transfer, difference=True)
@@ -73,7 +76,7 @@ def _estimates(results: ReportData, label: str) -> Iterator[tuple[str, str, Esti
     yield from _curves(results, label)
     yield from _relearning(results, label)
     yield from _transitions(results, label)
-    yield from _changes(results, label)
+    yield from _changes(results, label, stages)
 
 
 def _performance(t: int) -> ArrayFunction:
@@ -83,9 +86,10 @@ def _performance(t: int) -> ArrayFunction:
 # -- weights
 
 
-def _changes(results: ReportData, label: str) -> Iterator[tuple[str, str, Estimate | str]]:
+def _changes(
+    results: ReportData, label: str, stages: pd.DataFrame
+) -> Iterator[tuple[str, str, Estimate | str]]:
     """How far the weights are from the start of the run, and went in a stage: means over runs."""
-    stages = results.stages()
     if "change_run_norm" not in stages:
         return
     mine = stages[stages["label"] == label].set_index("seed")
@@ -231,6 +235,8 @@ def _pair(
     gained: list[Array] = []
     items: list[str] | None = None
     for run, keys in enumerate(results.keys[kind, label]):
+        if not results.is_readable(kind, label, run):
+            continue
         folder = results.runs[label][run].folder
         before, after = (results.read_items(folder, keys[k, place], metric) for k in (first, -1))
         if not before or not after or set(before) != set(after):

@@ -58,6 +58,7 @@ class ReportData:
         self.of_items = estimator.of_items
         self.combine = estimator.combine
         self.read_items = estimator.entries.items
+        self.is_readable = estimator.entries.is_readable
 
         self.heads = pool.heads
         self.names = pool.names

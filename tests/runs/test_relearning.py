@@ -12,10 +12,10 @@ from harness.base.files import read_json
 from harness.models.load import load_model
 from harness.report.continual import continual_rows
 from harness.report.data import ReportData
-from harness.results.writer import ResultsWriter
 from harness.runs.plan import plan
 from harness.runs.reading import read_order
-from harness.runs.sequence import run_order
+from harness.runs.references import Run
+from harness.runs.sequence import check_sequence, run_order
 from harness.runs.stage_run import SkillStage
 from tests.conftest import read_lines
 
@@ -86,13 +86,16 @@ def test_it_begins_with_the_last_model_and_measures_validation_on_a_fixed_schedu
 
 
 def test_the_report_says_after_how_many_prompts_a_skill_is_regained(order_file, tmp_path):
-    order = read_order(order_file(**ASKED, seeds=[0, 1], budget={"prompts": 16, "batch_size": 4}))
-    run_order(order, tmp_path / "out")
+    asked = ASKED | {"evaluate": {}, "budget": {"prompts": 16, "batch_size": 4}}
+    run_order(read_order(order_file(**asked)), tmp_path / "out")
+    measured = read_lines(tmp_path / "out/records.jsonl")
+    of_seed_1 = ({"seed": 1, "run": r["run"].replace("seed0", "seed1")} for r in list(measured))
+    measured += [record | other for record, other in zip(measured, of_seed_1, strict=True)]
 
     def reported(of_seeds, own, stderr):
         """With such validation scores after 0, 4, 8 and 16 prompts."""
         lines = []
-        for record in read_lines(tmp_path / "out/records.jsonl"):
+        for record in map(dict, measured):
             is_f1 = record["metric"] == "token_f1" and record["split"] == "validation"
             if is_f1 and record.get("reference"):
                 place = [0, 4, 8, 16].index(record["prompts"])
@@ -132,19 +135,14 @@ def test_what_it_needs_is_told(order_file, tmp_path):
         read_order(order_file(**ASKED, skills=skills))
 
 
-def test_a_sequence_without_its_last_weights_fails_its_relearning_alone(order_file, tmp_path):
-    run_order(read_order(order_file(**ASKED)), tmp_path / "out")
-    results = ResultsWriter(tmp_path / "out")
-    before = read_lines(tmp_path / "out/records.jsonl")
-    for folder in (results.stage("sft-seed0", 2) / "weights", results.run(NAME)):
-        for path in sorted(folder.rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() else path.unlink()
-        folder.rmdir()
-    failed = {}
-    run_order(read_order(order_file(**ASKED)), tmp_path / "out", None, failed.__setitem__)
-    assert list(failed) == [NAME] and "sft-seed0 has not kept its last weights" in failed[NAME]
-    kept = [r for r in before if not r.get("reference")]
-    assert read_lines(tmp_path / "out/records.jsonl") == kept
+def test_a_sequence_without_its_last_weights_is_told(tmp_path):
+    run = Run("sft", 3, ((1,),), "relearn")
+    with pytest.raises(UserError) as error:
+        check_sequence(run, tmp_path / "stage-2")
+    assert str(error.value) == "relearning of sft: sft-seed3 is not finished; run it first"
+    (tmp_path / "stage-2").mkdir()
+    with pytest.raises(UserError, match="sft-seed3 has not kept its last weights; run it first"):
+        check_sequence(run, tmp_path / "stage-2")
 
 
 def test_plan_counts_relearning(order_file, tmp_path):
