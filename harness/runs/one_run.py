@@ -63,7 +63,9 @@ class OneRun:
         self.title = title
         self.spec = order.methods[run.label]
         self.method = self.spec.cls(copy.deepcopy(self.spec.config))
-        self.parts = {part.name: part.make() for part in self.spec.parts}
+        # What a skill is learned again with is the method alone: parts guard earlier skills.
+        parts = () if run.reference == RELEARN else self.spec.parts
+        self.parts = {part.name: part.make() for part in parts}
         self._check_memory()
         self.abilities = results.run(run.name) / "model.json"
         keep_abilities(self.abilities, model)

@@ -6,7 +6,7 @@ A reference is what a sequence is compared with, made by the same method with th
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerBase
@@ -175,9 +175,10 @@ def union(
 
     examples, prompts: the training examples and the budget of each skill; seed: of the run. The
     stage shuffles them, so that a joint run has the examples and the budget of the whole sequence.
+    An id has its skill in front: those of two skills may be the same.
     """
     drawn: list[Example] = []
     for number, (of_skill, count) in enumerate(zip(examples, prompts, strict=True), 1):
         order = draws(len(of_skill), count, seed_for(seed, number, "data"))
-        drawn += [of_skill[i] for i in order]
+        drawn += [replace(of_skill[i], id=f"{of_skill[i].skill}/{of_skill[i].id}") for i in order]
     return drawn

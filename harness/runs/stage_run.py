@@ -286,7 +286,7 @@ class SkillStage(BaseStage):
         if len(lessons) == 1:
             stage.examples = self._short_enough(self.skills[0])
         for lesson in lessons:
-            stage.add_lesson(lesson)
+            stage.add_lesson(lesson, own=True)
         return stage
 
     def _joint_skill(self, prompts: list[int]) -> JointSkill:

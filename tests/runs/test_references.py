@@ -43,7 +43,8 @@ def test_a_joint_run_learns_what_the_sequence_learns_and_a_single_one_what_its_s
     run_order(order, tmp_path / "out")
     of_stages = [list(chain(*drawn["sft-seed0", k])) for k in (1, 2)]
     joint = drawn["sft.joint-seed0", 1]
-    assert sorted(chain(*joint)) == sorted(of_stages[0] + of_stages[1])
+    of_both = [(skill, f"{skill}/{id}") for skill, id in of_stages[0] + of_stages[1]]
+    assert sorted(chain(*joint)) == sorted(of_both)
     assert len(joint) == len(drawn["sft-seed0", 1]) + len(drawn["sft-seed0", 2])
     assert {skill for skill, _ in joint[0] + joint[1]} == {"vowels", "digits"}  # shuffled
     assert drawn["sft.single-2-seed0", 1] == drawn["sft-seed0", 2]  # the same draws, another start
