@@ -14,6 +14,7 @@ from harness.report.power import middle, power_note
 from harness.report.table import Cell, Column, Row, Table, Unit
 from harness.report.tables import interval_note, measured, retention_change
 
+MEANS = ("acc", "bwt", "retention")  # columns of means over skills and tasks
 LEVEL = 0.05  # of tests of all pairs together
 MOST_PAIRS = 10  # of more methods each is compared with the first alone
 
@@ -77,16 +78,18 @@ def _p_value(cell: Cell) -> float:
 
 
 def _told_apart(columns: list[Column], rows: list[Row]) -> str:
-    """What is told apart also after Holm's correction, in a sentence; "" for one pair alone."""
+    """What means tell apart also after Holm's correction, in a sentence; "" for one pair alone."""
     if len(rows) < 2:
         return ""
     told = []
     for column in columns:
+        if column.key not in MEANS:
+            continue
         pairs_told = [label for label, cells in rows if _below(cells[column.key])]
         if pairs_told:
             told.append(f"{column.heading}: {', '.join(pairs_told)}")
     found = "; ".join(told) or "nothing"
-    return f"Told apart also by Holm over the {len(rows)} pairs of a column: {found}. "
+    return f"Means told apart also by Holm over the {len(rows)} pairs of a column: {found}. "
 
 
 def _below(cell: Cell) -> bool:
