@@ -17,8 +17,8 @@ def arguments() -> argparse.Namespace:
     """The command's options."""
     parser = Parser(
         description=__doc__,
-        epilog="python -m harness list methods|parts|skills|graders|suites|orders prints what an "
-        "order can name.",
+        epilog="python -m harness list methods|parts|parameters|presets|skills|graders|suites|"
+        "orders prints what an order can name.",
     )
     parser.add_argument("order", help="task-order file, as benchmarks/orders/quickstart.yaml")
     parser.add_argument(

@@ -26,8 +26,10 @@ from harness.base.registry import only_subclass
 from harness.evaluation.endpoint import EndpointConfig
 from harness.evaluation.settings import KL, Drift, Evaluate, PassAtK
 from harness.evaluation.suite import RetentionTask
+from harness.learning import low_rank, made_weights
 from harness.learning.distillation import DistillationConfig
 from harness.learning.method import Method
+from harness.learning.parametrisation import Parametrisation
 from harness.learning.part import Part, lacking
 from harness.learning.trainer import TrainingConfig
 from harness.runs.presets import preset_files, read_preset
@@ -179,7 +181,8 @@ def order_page() -> str:
         "`label: settings`. The label is the method's name unless `method` names one, or `file` a "
         "Python file. Settings of every method: [methods](methods.md). `preset` names those of a "
         "paper ([presets](methods.md#presets)). `with: {part: options}` "
-        "joins [parts](parts.md), also of a `file` of your own.\n",
+        "joins [parts](parts.md), also of a `file` of your own. `parameters: lora` or `parameters: "
+        "{lora: {rank: 8}}` trains [other numbers](parameters.md) than all weights.\n",
         "## retention\n",
         "A suite of benchmarks/retention, or a list of lm-eval tasks "
         "([how to](../how-to/retention.md)).\n",
@@ -279,6 +282,40 @@ def parts_page() -> str:
     return "\n".join(pages)
 
 
+def parameters_page() -> str:
+    trained = dict(plugins(ROOT / "methods" / "parameters", "methods.parameters", Parametrisation))
+    joined = dict(plugins(ROOT / "methods" / "parts", "methods.parts", Part))
+    lines = ["| part | " + " | ".join(trained) + " |", "|---" * (len(trained) + 1) + "|"]
+    for name, part in joined.items():
+        why = part(part.Config()).wants_weights()
+        cells = ("no" if each.makes and why else "yes" for each in trained.values())
+        lines.append(f"| [{name}](parts.md#{name}) | " + " | ".join(cells) + " |")
+    pages = [
+        "# Parametrisations\n",
+        NOTICE,
+        "What a method trains, under `parameters` ([how to](../how-to/adapters.md)): a name, or a "
+        "name with options. All weights learn if it is left out.\n",
+        "## What joins what\n",
+        "Every parametrisation joins every [method](methods.md) but `trl`, which has a training "
+        "loop of its own. With [parts](parts.md) at their defaults:\n",
+        "\n".join(lines) + "\n",
+        "No: refused in one line, before anything loads. So are `coupled: false` of penalties, and "
+        "parts of your own with `gradient`, `update` or `project`, beside numbers that are no "
+        "weights: all but `all` and `freeze`. Parts that make the weights with which a stage ends "
+        "go with `adapter: merged` alone; task vectors with `begin: merged`.\n",
+        "## Weights made of numbers\n",
+        markdown(made_weights.__doc__) + "\n",
+        "### By a low rank\n",
+        markdown(low_rank.__doc__) + "\n",
+    ]
+    for name, parametrisation in trained.items():
+        doc = sys.modules[parametrisation.__module__].__doc__
+        pages += [f"## {name}\n", markdown(doc) + "\n"]
+        if dataclasses.fields(parametrisation.Config):
+            pages.append(table(parametrisation.Config))
+    return "\n".join(pages)
+
+
 def functions(module: object) -> typing.Iterator[typing.Callable[..., object]]:
     """The public functions that a module defines, in their order in the file."""
     for node in ast.parse(inspect.getsource(module)).body:  # type: ignore[arg-type]
@@ -351,6 +388,7 @@ def pages() -> dict[Path, str]:
         folder / "order.md": order_page(),
         folder / "methods.md": methods_page(),
         folder / "parts.md": parts_page(),
+        folder / "parameters.md": parameters_page(),
         folder / "metrics.md": metrics_page(),
         folder / "graders.md": graders_page(),
     }

@@ -1,6 +1,6 @@
 """Lists what a task-order file can name.
 
-    python -m harness list methods|parts|skills|graders|suites|orders
+    python -m harness list methods|parts|parameters|presets|skills|graders|suites|orders
 
 Orders are listed by their path in benchmarks/orders.
 """

@@ -44,8 +44,11 @@ With one update for each batch (``inner_batches`` and ``inner_epochs`` 1) r is 1
 is the same whatever ``clip``, ``clip_low``, ``clip_high`` and ``ratio`` say: GSPO is GRPO with
 ``normalise: sequences``, CISPO and DAPO without resampling are GRPO with ``normalise: tokens``.
 
+The ratio of a step's first update is 1 exactly. In bfloat16 those of later ones carry the rounding
+of two passes, which for short answers may be more than GSPO's 3e-4.
+
 Cost of several updates: a scoring pass over the rollouts; with ``ratio: sequence`` one for each
-update. State: nothing between stages.
+further update. State: nothing between stages.
 """
 
 from collections.abc import Sequence
@@ -202,7 +205,7 @@ class GRPO(Method):
         gains = advantages(learned.rewards, config.scale_rewards, config.baseline).flatten()
         sampler = [completion.logprobs for completion in learned.answers]
         old = completion_logprobs(policy, rows, stage.temperature) if policy else None
-        updates = []
+        updates: list[dict[str, float]] = []
         for prompts_of in config.cut(len(prompts)):
             places = slice(prompts_of.start * size, prompts_of.stop * size)
             loss = PolicyLoss(
@@ -212,7 +215,7 @@ class GRPO(Method):
                 gains[places],
                 sampler[places],
                 reference,
-                None if old is None else old[places],
+                old[places] if old and updates else None,  # at first p is p_old, to the bit
                 policy,
             )
             value = trainer.backward(loss.rows, loss)
@@ -346,16 +349,17 @@ class PolicyLoss:
         """The policy loss [tokens]; logprobs, old: of the sampled tokens."""
         config, gains = self.config, self.advantages[positions.rows]
         ratio = (logprobs - old).exp()  # 1, with the gradient of log p, where p_old is p
-        if self.old is None:
-            return -gains * ratio
-        if config.ratio == "sequence":
-            # Its value, with the gradient r grad log p: each token has 1/|y| of the completion's
-            # loss, and the ratio's gradient is r/|y| at each of its |y| tokens.
-            ratio = self.ratios[positions.rows] * (logprobs - logprobs.detach()).exp()
-        above, below = ratio > 1 + config.clip_high, ratio < 1 - config.clip_low
-        self.outside.append(above if config.clip == "cispo" else above | below)
+        if self.old is not None:
+            if config.ratio == "sequence":
+                # Its value, with the gradient r grad log p: each token has 1/|y| of the
+                # completion's loss, and the ratio's gradient is r/|y| at each of its |y| tokens.
+                ratio = self.ratios[positions.rows] * (logprobs - logprobs.detach()).exp()
+            above, below = ratio > 1 + config.clip_high, ratio < 1 - config.clip_low
+            self.outside.append(above if config.clip == "cispo" else above | below)
         if config.clip == "cispo":
             return -ratio.detach().clamp(max=1 + config.clip_high) * gains * logprobs
+        if self.old is None:
+            return -gains * ratio
         return clipped(ratio, gains, config.clip_low, config.clip_high)
 
     def _k3(self, reference: Teacher, logprobs: torch.Tensor, positions: Positions) -> torch.Tensor:

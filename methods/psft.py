@@ -18,6 +18,7 @@ Dropout is off by default: a ratio of two passes under different dropout would b
 State: nothing. Cost: a scoring pass over the demonstrations.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,11 +53,16 @@ class PSFT(Method):
             policy = Teacher(stage, 1, trainer.limit, model=stage.model)
             for step in stage.steps():
                 rows = stage.demonstration_rows(step.examples)
-                old = completion_logprobs(policy, rows, 1.0)
-                updates = []
+                old = completion_logprobs(policy, rows, 1.0) if config.several else []
+                updates: list[dict[str, float]] = []
                 for part in config.cut(len(rows)):
-                    loss = ProximalLoss(config, old[part.start : part.stop])
-                    value = trainer.backward(rows[part.start : part.stop], loss)
+                    learned = rows[part.start : part.stop]
+                    loss = ProximalLoss(
+                        config,
+                        sum(len(row.completion) for row in learned),
+                        old[part.start : part.stop] if updates else None,
+                    )
+                    value = trainer.backward(learned, loss)
                     outside = float(loss.outside) / loss.count
                     updates.append({"loss": value, "outside_clip": outside, **trainer.update()})
                 tokens = sum(len(row.completion) for row in rows)
@@ -64,24 +70,25 @@ class PSFT(Method):
 
     def work(self, outlook: Outlook) -> Work:
         tokens = outlook.prompt + outlook.demonstration
-        return Work(learned=tokens * self.config.inner_epochs, scored=tokens)
+        return Work(learned=tokens * self.config.inner_epochs, scored=tokens * self.config.several)
 
 
 class ProximalLoss:
     """The loss of one update, called chunk by chunk.
 
-    old: log p_old of each row's completion tokens; count: of these tokens; outside: how many have
-    become likelier than the clip lets them.
+    count: completion tokens in all; old: log p_old of each row's, None where p is p_old itself;
+    outside: how many have become likelier than the clip lets them.
     """
 
-    def __init__(self, config: PSFTConfig, old: list[torch.Tensor]) -> None:
-        self.config, self.old = config, old
-        self.count = sum(map(len, old))
+    def __init__(self, config: PSFTConfig, count: int, old: Sequence[torch.Tensor] | None) -> None:
+        self.config, self.count, self.old = config, count, old
         self.outside = torch.zeros(())
 
     def __call__(self, logits: torch.Tensor, positions: Positions) -> torch.Tensor:
         """The chunk's loss, a scalar, from logits [tokens, vocabulary]."""
         config = self.config
-        ratio = (token_logprobs(logits, positions.tokens) - at(self.old, positions)).exp()
+        logprobs = token_logprobs(logits, positions.tokens)
+        old = logprobs.detach() if self.old is None else at(self.old, positions)
+        ratio = (logprobs - old).exp()
         self.outside = self.outside.to(ratio) + (ratio.detach() > 1 + config.clip_high).sum()
         return clipped(ratio, 1.0, config.clip_low, config.clip_high).sum() / self.count

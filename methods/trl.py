@@ -21,8 +21,9 @@ What a trainer gets
   gives its place to another;
 * any other trainer, also one that a later TRL brings: what its constructor's parameters ask for.
 
-A penalty to a reference model (``beta`` of GRPO, RLOO and DPO) is to the model at the start of
-the stage, as in methods/grpo.py. TRL alone would load the model that the weights came from.
+A reference model (``beta`` of GRPO, RLOO and DPO), and a teacher that begins as the student (of
+SDFTTrainer and SDPOTrainer), is the model at the start of the stage, as in our own methods. TRL
+alone would load the model that the weights came from.
 
 How a row of it differs from the other methods
 * A bfloat16 model gets float32 weights while it learns, and TRL's autocast computes in bfloat16.
@@ -263,7 +264,9 @@ class TRL(Method):
         """Rows of a step for each of its prompts."""
         if not self.samples:
             return 1
-        default = next(f.default for f in fields(self.classes[1]) if f.name == "num_generations")
+        default: Any = next(
+            f.default for f in fields(self.classes[1]) if f.name == "num_generations"
+        )
         asked = self.config.args.get("num_generations", default)
         return asked if isinstance(asked, int) else int(default)  # the config refuses any other
 

@@ -19,7 +19,7 @@ from benchmarks.gpu_check.material import (
     make_stage,
     make_tokenizer,
 )
-from harness.learning import trainer as trainer_module
+from harness.learning import parametrisation
 from harness.learning.distillation import distil
 from harness.learning.outlook import Work
 from harness.learning.packing import Row
@@ -101,8 +101,8 @@ def _step(
         return run
 
     def learn() -> None:
-        transfer = clocked("transfer", trainer_module._add_gradient)
-        with patch.object(trainer_module, "_add_gradient", transfer):
+        transfer = clocked("transfer", parametrisation.add_gradient)
+        with patch.object(parametrisation, "add_gradient", transfer):
             distil(trainer, teacher, rows, teacher_rows, config)
         clocked("update", trainer.update)()
         clocked("average", teacher.follow)(trainer.masters)

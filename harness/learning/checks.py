@@ -50,6 +50,12 @@ def check_done(stage: Stage, place: str) -> None:
             "parts act through a Trainer, and learn() makes none",
             "train by harness.learning.trainer.learning, or leave the parts out",
         )
+    if stage.updates is None and stage.parameters.makes:
+        raise UserError(
+            f"{place}: parameters",
+            "they are trained by a Trainer, and learn() makes none",
+            "train by harness.learning.trainer.learning, or take parameters: all",
+        )
     if not is_over:
         raise UserError(
             place,

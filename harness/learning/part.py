@@ -74,6 +74,14 @@ class Part:
     def check(self, order: OrderView, method: Method, place: str) -> None:
         """Raises UserError at ``place`` where the part cannot join ``method`` in ``order``."""
 
+    def wants_weights(self) -> str:
+        """Why weights themselves have to be trained, no numbers that they are made of.
+
+        Empty where it is all the same. By default the hooks that change weights one by one.
+        """
+        hooks = [hook for hook in ("gradient", "update", "project") if self.has(hook)]
+        return f"{hooks[0]}() is of weights that are trained themselves" if hooks else ""
+
     def conversations(self) -> Iterable[list[Message]]:
         """Chat messages that the model reads beside the prompts of the skills."""
         return ()

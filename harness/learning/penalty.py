@@ -35,6 +35,9 @@ class Penalty(Part):
     proximal step with the learning rate eta of the step, stable at any strength:
 
         theta <- (theta + eta strength F theta*) / (1 + eta strength F)
+
+    theta are weights of the model, whatever they are made of. The step beside AdamW is of weights
+    that are trained themselves.
     """
 
     Config = PenaltyConfig
@@ -57,15 +60,18 @@ class Penalty(Part):
         if origin is None:
             return {}
         total = torch.zeros((), dtype=torch.float64, device=trainer.place)
-        for name, master in trainer.masters.items():
-            distance = self._distance(name, master.detach(), origin)
-            pull = self.importance(name, master) * distance
+        for name, weight in trainer.effective():
+            distance = self._distance(name, weight, origin)
+            pull = self.importance(name, weight) * distance
             total += (pull * distance).sum(dtype=torch.float64)
             if config.coupled:
-                if master.grad is None:
-                    master.grad = torch.zeros_like(master)
-                master.grad.add_(pull, alpha=config.strength)
+                trainer.add_gradient(name, pull, config.strength)
         return {f"{type(self).__name__.lower()}_loss": config.strength / 2 * total.item()}
+
+    def wants_weights(self) -> str:
+        if self.config.coupled:
+            return ""
+        return "coupled: false moves weights beside AdamW; take coupled: true"
 
     def update(self, name: str, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
         origin = self.origin()

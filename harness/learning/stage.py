@@ -13,6 +13,7 @@ from harness.base.errors import UserError
 from harness.base.seeds import seed_for
 from harness.learning.draws import draws, seed_all
 from harness.learning.lessons import Lesson, Lessons, TeacherTemplate
+from harness.learning.parametrisation import Parametrisation
 from harness.learning.part import Part, having, joint_budget
 from harness.learning.step import Step
 from harness.models.chat import ChatInputs
@@ -44,22 +45,21 @@ class Stateful(Protocol):
 class Stage(Lessons):
     """One skill's turn, with all that a method needs to learn it.
 
-    model, tokenizer, sampler: live; the method trains ``model`` in place.
-    skill: what is learned; examples: its training examples.
-    seed: of the run; index: 1 for the first skill of the order; begins_run: whether the stage
-    begins with the weights of the run's start.
+    model, tokenizer, sampler: live; the method trains ``model`` in place. skill: what is learned;
+    examples: its training examples. seed: of the run; index: 1 for the first skill of the order;
+    begins_run: whether the stage begins with the weights of the run's start.
     folder: a folder of the method's own, for files that it wants to write.
     prompts: the budget, in prompts; batch_size: prompts per optimizer step; phases: prompts drawn
     in each phase (Method.phases), the budget in one phase if left out.
     max_new_tokens, temperature, top_p: of rollouts; sampled_elsewhere: whether another engine than
     the model itself samples, so that its distribution differs slightly.
     deterministic: whether training passes repeat to the bit on a GPU, which costs some time.
-    teacher_template: shows the teacher what it sees, see Skill.teacher_prompt.
-    earlier: the lessons of the skills that were learned before, in their order; later: how many
-    skills are still to come.
+    teacher_template: see Skill.teacher_prompt. earlier: the lessons of the skills that were learned
+    before, in their order; later: how many skills are still to come.
     parts: what joins the method (harness/learning/part.py); behind: examples that parts learn from
     in steps behind those of the first phase; present: the step that goes on; rate: its learning
     rate; training: the hyperparameters of the last trainer.
+    parameters: which numbers are trained (harness/learning/parametrisation.py).
     chat, teacher_chat: what the chat template is given for the student and the teacher.
     step: optimizer steps done so far; tokens: tokens read in a training or scoring pass or sampled
     so far; learned: those of training passes; seconds: time spent so far, ``training`` and
@@ -111,6 +111,7 @@ class Stage(Lessons):
         later: int = 0,
         parts: Sequence[Part] = (),
         load_start: Callable[[str], PreTrainedModel] | None = None,
+        parameters: Parametrisation | None = None,
     ) -> None:
         lesson = Lesson(skill, max_new_tokens, teacher_template)
         super().__init__(tokenizer, sampler, lesson, earlier, chat, teacher_chat)
@@ -126,6 +127,7 @@ class Stage(Lessons):
         self.later = later
         self.parts = list(parts)
         self.phases = self._join(phases or [prompts])
+        self.parameters = parameters or Parametrisation()
         self._load_start = load_start
         self._starts: dict[str, PreTrainedModel] = {}
         self.temperature = temperature

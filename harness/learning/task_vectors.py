@@ -42,6 +42,10 @@ class TaskVectors(Part):
         super().__init__(config)
         self.kept: dict[str, Weights] = {}
 
+    def wants_weights(self) -> str:
+        is_base = self.config.begin == "base"
+        return "its stages begin at the base model; take begin: merged" if is_base else ""
+
     def read(self, vectors: Mapping[str, torch.Tensor]) -> None:
         """Look at all of a stage's task vector before ``add``."""
 

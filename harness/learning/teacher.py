@@ -39,6 +39,9 @@ class Teacher:
     pass, takes twice as many tokens at once. place: device of the average, the same as that of the
     trainer's masters; the model's device if left out. model: a frozen model that is kept elsewhere,
     with alpha 0: no copy is made, and checkpoints do not hold it.
+
+    Where weights are made of other numbers (``stage.parameters.makes``) the average is of these,
+    and the live model has the weights that they make while the teacher scores: no copy either.
     """
 
     def __init__(
@@ -53,12 +56,18 @@ class Teacher:
         self.alpha = alpha
         self.limit = micro_batch_tokens
         self.model = model or stage.model
-        if alpha != 1 and model is None:
-            self.model = copy.deepcopy(stage.model).requires_grad_(False).eval()
-        self.parameters: dict[str, torch.nn.Parameter] = dict(self.model.named_parameters())
-        self.average: dict[str, torch.Tensor] = {}  # empty for a frozen or live teacher
-        if alpha not in (0, 1):
-            self.average = float32_weights(self.parameters, place or self.model.device)
+        self.parameters: dict[str, torch.nn.Parameter] = {}
+        # Empty for a live teacher, and for a frozen model
+        self.average: dict[str, torch.Tensor] = {}
+        self.is_worn = alpha != 1 and model is None and stage.parameters.makes
+        if self.is_worn:
+            self.average = stage.parameters.copies(place or self.model.device)
+        else:
+            if alpha != 1 and model is None:
+                self.model = copy.deepcopy(stage.model).requires_grad_(False).eval()
+            self.parameters = dict(self.model.named_parameters())
+            if alpha not in (0, 1):
+                self.average = float32_weights(self.parameters, place or self.model.device)
         if model is None:
             stage.keep(teacher=self)
         self.head = output_head(self.model)
@@ -70,14 +79,14 @@ class Teacher:
         A weight without a master is frozen: its average stays what it is. Raises ValueError for a
         master that the teacher has no weight for.
         """
-        if not self.average:
+        if not self.average or not self.alpha:
             return
         trained = [name for name in self.average if name in masters]
         check_names(trained, masters, "the teacher's average")
         for name in trained:
             average = self.average[name]
             average.lerp_(masters[name], self.alpha)
-            if average is not self.parameters[name]:
+            if self.parameters.get(name, average) is not average:
                 self.parameters[name].copy_(average)
 
     @torch.no_grad()
@@ -86,6 +95,12 @@ class Teacher:
 
         Returns a tensor [completion tokens, width] for each row.
         """
+        if self.is_worn:
+            with self.stage.parameters.wearing(self.average):
+                return self._states(rows)
+        return self._states(rows)
+
+    def _states(self, rows: Sequence[Row]) -> list[torch.Tensor]:
         by_row: dict[int, torch.Tensor] = {}
         for batch in micro_batches(self.model, rows, 2 * self.limit):
             self.stage.tokens += computed_tokens(rows, batch)
@@ -112,7 +127,7 @@ class Teacher:
         check_names(state["weights"], weights, "the checkpoint of the teacher")
         for name, weight in weights.items():
             weight.copy_(state["weights"][name])
-            if weight is not self.parameters[name]:
+            if self.parameters.get(name, weight) is not weight:
                 self.parameters[name].copy_(weight)
 
     def _own_weights(self) -> Mapping[str, torch.Tensor]:

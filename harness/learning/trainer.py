@@ -38,9 +38,10 @@ from harness.learning.packing import (
     computed_tokens,
     micro_batches,
 )
+from harness.learning.parametrisation import Parametrisation, mover
 from harness.learning.part import having
 from harness.learning.stage import Stage
-from harness.learning.weights import check_names, float32_weights
+from harness.learning.weights import check_names
 from harness.models.forward import output_head
 from harness.models.repeatable import repeatable
 
@@ -127,13 +128,18 @@ def cross_entropy(
 class Trainer:
     """AdamW on float32 masters of ``stage.model``: ``backward`` once or more, then ``update``.
 
-    params: the model's trainable parameters by name. masters: float32 weights by the same names,
-    with the gradients in ``.grad``; a master is the parameter itself where that is float32 on
-    ``place``. place: device of masters and AdamW's moments. limit: tokens of a micro-batch.
+    params: the model's parameters that learn, by name. masters: what ``stage.parameters`` trains,
+    float32 tensors by name with the gradients in ``.grad``: weights of the model, the parameter
+    itself where that is float32 on ``place``, or the numbers that weights are made of. place:
+    device of masters and AdamW's moments. limit: tokens of a micro-batch.
+
+    of_weights: for gradients of the weights that learn themselves, whatever they are made of;
+    without ``update``.
     """
 
-    def __init__(self, stage: Stage, config: TrainingConfig) -> None:
+    def __init__(self, stage: Stage, config: TrainingConfig, of_weights: bool = False) -> None:
         self.stage = stage
+        self.parameters = Parametrisation() if of_weights else stage.parameters
         self.config = config
         stage.training = config
         self.model = stage.model
@@ -141,16 +147,16 @@ class Trainer:
             name: p for name, p in self.model.named_parameters() if p.requires_grad
         }
         self.place = torch.device("cpu") if config.masters == "host" else self.model.device
-        self.masters = {
-            name: weight.requires_grad_()
-            for name, weight in float32_weights(self.params, self.place).items()
+        self.masters = self.parameters.masters(self.params, self.place)
+        self.receivers = {
+            name: self.parameters.receiver(name, self.masters) for name in self.params
         }
         self.hooks = [
-            param.register_post_accumulate_grad_hook(_gradient_adder(self.masters[name]))
+            param.register_post_accumulate_grad_hook(mover(self.receivers[name]))
             for name, param in self.params.items()
-            if self.masters[name] is not param
+            if self.masters.get(name) is not param
         ]
-        decayed = decayed_names(self.model)
+        decayed = self.parameters.decayed(decayed_names(self.model))
         groups = [
             [name for name in self.masters if (name in decayed) == decays]
             for decays in (True, False)
@@ -186,7 +192,8 @@ class Trainer:
         dropout = self.config.dropout == "keep" and not self.stage.has_sampled
         self.model.train(dropout)
         try:
-            with repeatable(self.model.device, self.stage.deterministic):
+            deterministic = repeatable(self.model.device, self.stage.deterministic)
+            with deterministic, self.parameters.computing(self.masters):
                 return self._backward(rows, loss, last_first)
         finally:
             self.model.eval()
@@ -212,7 +219,7 @@ class Trainer:
                 if value.requires_grad:
                     value.backward()
                 total += value.detach()
-            if leaf.grad is not None:
+            if leaf.grad is not None and states.requires_grad:
                 states.backward(leaf.grad)
             self._add_head_gradient()
         return total.item()
@@ -267,12 +274,28 @@ class Trainer:
         assert stage.updates is not None  # since this trainer was made
         stage.updates += 1
         self.adamw.zero_grad(set_to_none=True)
+        self.parameters.settle(self.masters)
         self.copy_to_model()
         return {**logged, "grad_norm": norm.item(), "learning_rate": rate}
 
+    def effective(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """(name, float32 weight on ``place``) of each weight of the model that learns."""
+        for name, weight in self.parameters.effective(self.masters):
+            yield name, weight.to(self.place)
+
+    def add_gradient(self, name: str, gradient: torch.Tensor, factor: float) -> None:
+        """Add ``factor`` times a float32 gradient of a weight of the model to the masters'."""
+        master = self.masters.get(name)
+        if master is None:
+            self.receivers[name](factor * gradient)
+            return
+        if master.grad is None:
+            master.grad = torch.zeros_like(master)
+        master.grad.add_(gradient, alpha=factor)
+
     def _join_gradients(self) -> dict[str, float]:
         """Let the parts add to the gradients and change them; returns what they log."""
-        stage, logged = self.stage, dict[str, float]()
+        stage, logged = self.stage, self.parameters.loss(self.masters)
         for part in having(stage.parts, "loss"):
             assert stage.present is not None
             logged |= part.loss(self, stage.present)
@@ -314,9 +337,12 @@ class Trainer:
         stage = self.stage
         if stage.step < stage.steps_in_all or stage.merged:
             return
-        for part in having(stage.parts, "merge"):
-            part.merge({name: master.detach() for name, master in self.masters.items()})
-        self.copy_to_model()
+        if merging := having(stage.parts, "merge"):
+            # Weights that are made of numbers are now weights like others.
+            weights = dict(self.effective())
+            for part in merging:
+                part.merge(weights)
+            self.parameters.merge(self.params, weights)
         stage.merged = True
 
     def close(self) -> None:
@@ -329,7 +355,8 @@ class Trainer:
         for hook in self.hooks:
             hook.remove()
         self.stage.let_go(self)
-        del self.head, self.adamw, self.projected, self.params, self.masters, self.hooks
+        del self.head, self.adamw, self.projected, self.params, self.masters
+        del self.hooks, self.receivers
 
     def state_dict(self) -> dict[str, Any]:
         """Masters and AdamW's moments, each by the parameter's name."""
@@ -377,36 +404,12 @@ class Trainer:
             return
         weight = self.model.get_output_embeddings().weight
         name = next(name for name, param in self.params.items() if param is weight)
-        _add_gradient(self.masters[name], self.projected)
+        self.receivers[name](self.projected)
         self.projected = None
 
-    @torch.no_grad()
     def copy_to_model(self) -> None:
-        """Round the masters into the model; for a part that has changed them by itself."""
-        for name, param in self.params.items():
-            if self.masters[name] is not param:
-                param.copy_(self.masters[name])
-
-
-def _add_gradient(master: torch.Tensor, gradient: torch.Tensor) -> None:
-    """Add ``gradient`` to the master's, in float32 and on the master's device."""
-    gradient = gradient.to(master.device, torch.float32)
-    master.grad = gradient if master.grad is None else master.grad.add_(gradient)
-
-
-def _gradient_adder(master: torch.Tensor) -> Callable[[torch.Tensor], None]:
-    """A hook that moves a parameter's gradient to ``master``, so that micro-batches add up there.
-
-    It holds the master alone: a hook that held the trainer would keep it alive with the model.
-    """
-
-    def move(param: torch.Tensor) -> None:
-        if param.grad is None:  # the head's weight, whose gradient goes through ``projected``
-            return
-        _add_gradient(master, param.grad)
-        param.grad = None
-
-    return move
+        """Write what the masters say into the model; for a part that has changed them by itself."""
+        self.parameters.write(self.params, self.masters)
 
 
 NOT_DECAYED = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
@@ -429,12 +432,12 @@ def decayed_names(model: torch.nn.Module) -> set[str]:
 
 
 @contextmanager
-def learning(stage: Stage, config: TrainingConfig) -> Iterator[Trainer]:
-    """A Trainer for the length of a stage.
+def learning(stage: Stage, config: TrainingConfig, of_weights: bool = False) -> Iterator[Trainer]:
+    """A Trainer for the length of a stage; of_weights: see there.
 
     The model is in training mode within the trainer's passes alone, where its dropout acts.
     """
-    trainer = Trainer(stage, config)
+    trainer = Trainer(stage, config, of_weights)
     try:
         yield trainer
         trainer.merge()

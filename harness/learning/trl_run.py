@@ -7,6 +7,7 @@ step, and the stage's loop moves on with it: progress, evaluation and checkpoint
 from __future__ import annotations
 
 import copy
+import gc
 import random
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ from harness.skills.skill import Example
 
 LOGGED = {"completions/mean_length": "completion_tokens", "completions/clipped_ratio": "cut_off"}
 NOT_LOGGED = ("epoch", "num_tokens", "step_time", "total_flos")
+BESIDE = ("teacher_model", "ref_model")  # what trainers call the models beside the one that learns
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
 
@@ -96,6 +98,7 @@ class TRLRun:
             self.trainer.accelerator.unwrap_model(self.trainer.model, keep_fp32_wrapper=False)
         self.trainer = None
         stage.let_go(self)
+        gc.collect()  # a trainer refers to itself, and holds its optimizer
         shutil.rmtree(self.folder, ignore_errors=True)
 
     # ---- the trainer ---------------------------------------------------------------------------
@@ -119,9 +122,14 @@ class TRLRun:
                 trainer = method.classes[0](**arguments)
         except (ImportError, TypeError, ValueError) as error:
             raise UserError(f"trainer {self.config.trainer}", one_line(str(error))) from error
-        if isinstance(getattr(trainer, "ref_model", None), torch.nn.Module):
-            # TRL has read it from where the live model was loaded, which a resume changes.
-            trainer.ref_model.load_state_dict(stage.start("stage").state_dict())
+        for name in BESIDE:
+            other = getattr(trainer, name, None)
+            if isinstance(other, torch.nn.Module) and other not in (
+                trainer.model,
+                arguments.get(name),
+            ):
+                # TRL has read it from where the live model was loaded: it knows no other start.
+                other.load_state_dict(stage.start("stage").state_dict())
         return trainer
 
     def _arguments(self) -> dict[str, Any]:
@@ -329,7 +337,7 @@ class Clock(TrainerCallback):
     def __init__(self, stage: Stage, trainer: Any, views: Views) -> None:
         self.stage, self.views = stage, views
         self.learns = True  # and not the harness, which evaluates
-        models = (getattr(trainer, name, None) for name in ("model", "teacher_model", "ref_model"))
+        models = (getattr(trainer, name, None) for name in ("model", *BESIDE))
         self.hooks = [
             model.register_forward_pre_hook(self._count, with_kwargs=True)
             for model in {id(each): each for each in models}.values()

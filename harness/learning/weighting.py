@@ -11,9 +11,9 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from harness.base.settings import option
-from harness.learning.logprobs import token_logprobs
+from harness.learning.inner import completion_logprobs
 from harness.learning.outlook import Outlook, Work
-from harness.learning.packing import Positions, Row, chunks
+from harness.learning.packing import Positions, Row
 from harness.learning.part import Part, PartConfig
 from harness.learning.stage import Stage
 from harness.learning.teacher import Teacher
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-@torch.no_grad()
 def row_logprobs(stage: Stage, model: PreTrainedModel, rows: Sequence[Row]) -> list[torch.Tensor]:
     """Log-probabilities [completion tokens], in nats, of each row's completion under ``model``.
 
@@ -32,16 +31,7 @@ def row_logprobs(stage: Stage, model: PreTrainedModel, rows: Sequence[Row]) -> l
     given = stage.training.micro_batch_tokens if stage.training else None
     limit = given or MICRO_BATCH_TOKENS[model.device.type != "cpu"]
     scorer = Teacher(stage, 0, limit, model=model)
-    vocabulary = model.config.get_text_config().vocab_size
-    found: list[torch.Tensor] = []
-    for row, states in zip(rows, scorer.states(rows), strict=True):
-        tokens = torch.tensor(row.completion, device=states.device)
-        pieces = [
-            token_logprobs(scorer.head(states[part]).float(), tokens[part])
-            for part in chunks(len(tokens), vocabulary)
-        ]
-        found.append(torch.cat(pieces).cpu())
-    return found
+    return [scores.cpu() for scores in completion_logprobs(scorer, rows, temperature=1.0)]
 
 
 def row_key(row: Row) -> str:

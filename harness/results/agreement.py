@@ -64,6 +64,8 @@ def _check_method(old: Mapping[str, Any], new: Mapping[str, Any], label: str, pa
     key = f"methods.{label}"
     _check_equal(old.get("method"), new.get("method"), f"{key}.method", path, OTHER_LABEL)
     _check_equal(old.get("config"), new.get("config"), key, path, OTHER_LABEL)
+    for section in ("with", "parameters"):
+        _check_equal(old.get(section), new.get(section), f"{key}.{section}", path, OTHER_LABEL)
     _check_equal(old.get("files"), new.get("files"), f"{key}.files", path, OTHER_LABEL)
 
 

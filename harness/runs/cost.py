@@ -11,6 +11,7 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from harness.learning.outlook import Work
 from harness.learning.packing import VOCABULARY_CHUNK
+from harness.learning.parametrisation import Size
 from harness.learning.trainer import MICRO_BATCH_TOKENS, TrainingConfig
 from harness.models.forward import attending, hidden_states
 
@@ -156,19 +157,28 @@ class Memory:
         cached_tokens: float,
         rows: float = math.inf,
         packed: bool = False,
+        trained: Size | None = None,
     ) -> tuple[float, float]:
         """(GiB on the model's device, GiB in host memory for its masters) of a method.
 
         length: tokens of its rows; cached_tokens: those whose keys and values are in memory while
         answers are sampled, for learning or evaluation; rows: that a step learns from, as many as
-        fill a micro-batch if left out; packed: whether the sampler has the weights a second time.
+        fill a micro-batch if left out; packed: whether the sampler has the weights a second time;
+        trained: all weights if left out.
         """
+        trained = trained or Size(self.parameters, self.parameters)
+        made = bool(trained.again)  # of other numbers, which are what teachers average
         masters = self.size < 4 or (self.on_gpu and config.masters == "host")
         # AdamW's moments, gradients, masters, the average
-        state = self.parameters * (8 + 4 + 4 * masters + 4 * (masters and work.averaged))
+        state = float(trained.numbers * (8 + 4 + 4 * (masters or made)))
+        if made:
+            state += 4 * trained.numbers * work.copies + 4 * trained.beside
+        else:
+            state += 4 * self.parameters * (masters and work.averaged)
         state += work.held
-        micro_batch = self._micro_batch(config, work, length, rows, masters)
-        weights = self.parameters * self.size * (1 + work.copies + len(work.starts))
+        micro_batch = self._micro_batch(config, work, length, rows, masters and not made)
+        copies = len(work.starts) + (0 if made else work.copies)
+        weights = self.size * (self.parameters * (1 + copies) + trained.again)
         in_host = state if masters and config.masters == "host" else 0
         sampling = cached_tokens * self.cache_token + packed * self.parameters * self.size
         on_device = weights + max(micro_batch, sampling) + state - in_host
@@ -179,7 +189,7 @@ class Memory:
     ) -> float:
         """Bytes of a micro-batch: activations, one chunk of logits, the head's gradient.
 
-        masters: whether these are tensors of their own.
+        masters: whether the head has one, a tensor of its own.
         """
         limit = config.micro_batch_tokens or MICRO_BATCH_TOKENS[self.on_gpu]
         tokens = max(length, min(limit, rows * length))

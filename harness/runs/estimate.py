@@ -11,6 +11,7 @@ from harness.base.files import read_json
 from harness.evaluation.loaded_tasks import think_end_token
 from harness.evaluation.suite import Suite
 from harness.learning.outlook import Outlook, Work
+from harness.learning.parametrisation import Parametrisation, Size
 from harness.learning.part import joint_budget
 from harness.models.load import resolve_device
 from harness.results.formats import JOINT, RELEARN
@@ -84,6 +85,7 @@ class _Estimator:
     ) -> None:
         device, dtype = resolve_device(order.model.device), order.dtype()
         self.order = order
+        self.shape = shape
         self.machine = Machine(sum(p.numel() for p in shape.parameters()), dtype, device)
         self.memory = Memory(shape, dtype, device)
         self.outlooks = {
@@ -116,9 +118,12 @@ class _Estimator:
         inside = (steps - 1) // every if every else 0
         names = [s.name for s in order.evaluated(number)]
         names += [s.name for s in order.evaluated(number, final=False)] * inside
-        outlook, work = self._work(spec, skill, prompts, len(order.skills) - number, earlier)
+        outlook, work, trained = self._work(
+            spec, skill, prompts, len(order.skills) - number, earlier
+        )
+        parameters = spec.make_parameters()
         seconds_measured = self._measured_seconds(spec.label, number, results)
-        seconds_estimated = self._learning_seconds(work, prompts, batch_size)
+        seconds_estimated = self._learning_seconds(work, prompts, batch_size, type(parameters))
         seconds_estimated += self._evaluation_seconds(skill, names)
         seconds_estimated += (1 + inside) * self.drift
         return StageCost(
@@ -131,9 +136,10 @@ class _Estimator:
             evaluated_skills=tuple(names),
             seconds=seconds_estimated if seconds_measured is None else seconds_measured,
             is_measured=seconds_measured is not None,
-            memory=self._peak(spec, work, outlook, batch_size),
-            copies=work.copies,
-            kept=work.kept,
+            memory=self._peak(spec, work, outlook, batch_size, trained),
+            trained=trained.numbers,
+            state=self._state(work, trained),
+            kept=work.kept + 4 * trained.kept * (outlook.later > 0),
         )
 
     def reference(self, spec: MethodSpec, run: Run, results: ResultsWriter) -> StageCost:
@@ -145,13 +151,14 @@ class _Estimator:
         phases = spec.phases(sum(prompts))
         seconds = self._measured_seconds(run.method, 1, results)
         estimated = self.retention if run.reference == JOINT else 0.0
-        peaks, copies = [(0.0, 0.0)], 0
+        peaks, states = [(0.0, 0.0)], [0.0]
+        parameters = type(spec.make_parameters())
         for skill, own in zip(skills, prompts, strict=True):
-            outlook, work = self._work(spec, skill, own, later=0, earlier=[])
-            estimated += self._learning_seconds(work, own, batch_size)
+            outlook, work, trained = self._work(spec, skill, own, later=0, earlier=[])
+            estimated += self._learning_seconds(work, own, batch_size, parameters)
             estimated += self.skills[skill.name].evaluation
-            peaks.append(self._peak(spec, work, outlook, batch_size))
-            copies = max(copies, work.copies)
+            peaks.append(self._peak(spec, work, outlook, batch_size, trained))
+            states.append(self._state(work, trained))
         steps = sum(-(-phase // batch_size) for phase in phases)
         inside = (steps - 1).bit_length() if run.reference == RELEARN else 0
         estimated += inside * self.skills[skills[0].name].evaluation
@@ -166,23 +173,31 @@ class _Estimator:
             seconds=estimated if seconds is None else seconds,
             is_measured=seconds is not None,
             memory=max(peaks),
-            copies=copies,
+            trained=trained.numbers,
+            state=max(states),
             kept=0.0,
             reference=run.reference,
         )
 
     def _work(
         self, spec: MethodSpec, skill: Skill, prompts: int, later: int, earlier: Sequence[Skill]
-    ) -> tuple[Outlook, Work]:
-        """What is known of a skill before a stage, and what the method does in it."""
+    ) -> tuple[Outlook, Work, Size]:
+        """What is known of a skill before a stage, what the method does in it, what it trains."""
         outlook = copy.copy(self.outlooks[skill.name])
         outlook.prompts, outlook.later = prompts, later
+        trained = spec.make_parameters().size(self.shape)
+        outlook.parameters = trained.weights
         work = spec.ask("work", outlook)
         for part in spec.parts:
             with plug_in(spec.place, f"work() of {part.name}"):
                 before = [self.outlooks[each.name] for each in earlier]
                 work = part.make().work(outlook, work, before)
-        return outlook, work
+        return outlook, work, trained
+
+    def _state(self, work: Work, trained: Size) -> float:
+        """Bytes of float32 masters and moments, and of copies of what a teacher has."""
+        copied = trained.numbers if trained.again else self.machine.parameters
+        return float(16 * trained.numbers + 4 * work.copies * copied)
 
     def _measured_seconds(self, label: str, number: int, results: ResultsWriter) -> float | None:
         """Mean seconds of this stage in the folder's runs of all seeds; None if there are none."""
@@ -193,9 +208,13 @@ class _Estimator:
                 seconds.append(sum(read_json(path, "seconds")["seconds"].values()))
         return statistics.fmean(seconds) if seconds else None
 
-    def _learning_seconds(self, work: Work, prompts: int, batch_size: int) -> float:
+    def _learning_seconds(
+        self, work: Work, prompts: int, batch_size: int, trained: type[Parametrisation]
+    ) -> float:
         machine, at_once = self.machine, self.order.rollout.batch_size
-        passes = 3 * machine.forward(work.learned) + machine.forward(work.scored + work.read)
+        passes = trained.passes * machine.forward(work.learned) + machine.forward(
+            work.scored + work.read
+        )
         seconds = prompts * passes
         full_batches, rest = divmod(prompts, batch_size)
         for batches, rows in ((full_batches, batch_size), (1, rest)):
@@ -210,7 +229,7 @@ class _Estimator:
         return skills + self.retention + own.pass_at_k + own.kl
 
     def _peak(
-        self, spec: MethodSpec, work: Work, outlook: Outlook, batch_size: int
+        self, spec: MethodSpec, work: Work, outlook: Outlook, batch_size: int, trained: Size
     ) -> tuple[float, float]:
         """GiB (on the device, in host memory), of learning or evaluation, whichever has more."""
         order = self.order
@@ -222,7 +241,9 @@ class _Estimator:
             cached_tokens = max(cached_tokens, rows * answer)
         learned_rows = batch_size * max(1, work.answers)
         packed = not self.memory.on_gpu  # or not, as is measured when the order starts
-        return self.memory.of(spec.config, work, length, cached_tokens, learned_rows, packed)
+        return self.memory.of(
+            spec.config, work, length, cached_tokens, learned_rows, packed, trained
+        )
 
     # ---- measurements --------------------------------------------------------------------------
 

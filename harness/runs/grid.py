@@ -71,13 +71,14 @@ def _checked(
 
 
 def _with_point(options: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
-    """A method's options at a point; ``with.PART.OPTION`` goes to the part."""
+    """A method's options at a point; ``with.PART.OPTION`` and the like go down."""
     result = copy.deepcopy(dict(options))
     for name, value in point.items():
         where, *path = result, *name.split(".")
         for key in path[:-1]:
-            if where.get(key) is None:  # a part with its defaults
-                where[key] = {}
+            inner = where.get(key)
+            if not isinstance(inner, dict):  # a part with its defaults, or `parameters: lora`
+                where[key] = {} if inner is None else {inner: {}}
             where = where[key]
         where[path[-1]] = value
     return result

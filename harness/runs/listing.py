@@ -1,4 +1,4 @@
-"""What an order can name: methods, skills, graders, retention suites, and the orders themselves.
+"""What an order can name: methods, parts, presets, skills, graders, retention suites, orders.
 
 Reads source and YAML as text where it can: nothing here imports PyTorch.
 """
@@ -13,6 +13,7 @@ import yaml
 
 from harness.base.files import ROOT
 from harness.base.registry import only_subclass
+from harness.runs.presets import preset_files, read_preset
 from harness.skills.signs import GRADERS
 from harness.skills.skill import Skill
 
@@ -31,6 +32,20 @@ def parts() -> Entries:
     for path in _modules(ROOT / "methods" / "parts"):
         source = ast.parse(path.read_text(encoding="utf-8"))
         yield path.stem, _first_paragraph(ast.get_docstring(source))
+
+
+def parameters() -> Entries:
+    """The files of methods/parameters, with the first paragraph of their docstring."""
+    for path in _modules(ROOT / "methods" / "parameters"):
+        source = ast.parse(path.read_text(encoding="utf-8"))
+        yield path.stem, _first_paragraph(ast.get_docstring(source))
+
+
+def presets() -> Entries:
+    """The files of benchmarks/presets, with their method and source."""
+    for name in preset_files():
+        preset = read_preset(name)
+        yield name, " ".join(f"{preset['method']}: {preset['source']}".split())
 
 
 def skills() -> Entries:
@@ -67,6 +82,8 @@ def orders() -> Entries:
 LISTINGS: dict[str, Callable[[], Entries]] = {
     "methods": methods,
     "parts": parts,
+    "parameters": parameters,
+    "presets": presets,
     "skills": skills,
     "graders": graders,
     "suites": suites,

@@ -5,16 +5,24 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.base.errors import UserError, plug_in, shortened
 from harness.base.settings import build
 from harness.learning.method import Method, OrderView, get_method
+from harness.learning.parametrisation import (
+    Parametrisation,
+    ParametrisationConfig,
+    get_parametrisation,
+)
 from harness.learning.part import Part, PartConfig, get_part, lacking
 from harness.learning.trainer import TrainingConfig
 from harness.runs.presets import expanded
 from harness.skills.skill import Skill
 from harness.skills.templates import Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Hooks of which a method has one part at most, and what two parts would both do.
 ALONE = {"budget": "divide the budget", "merge": "make the weights with which a stage ends"}
@@ -42,15 +50,42 @@ class PartSpec:
             return list(self.make().conversations())
 
 
+@dataclass(frozen=True)
+class ParametersSpec:
+    """What a method trains: the name, class and options of a parametrisation.
+
+    written: as in PartSpec.
+    """
+
+    name: str
+    cls: type[Parametrisation]
+    config: ParametrisationConfig
+    written: dict[str, str]
+    place: str
+
+    def make(self) -> Parametrisation:
+        """A new instance."""
+        return self.cls(copy.deepcopy(self.config))
+
+    def check(self, model: "PreTrainedModel") -> None:
+        """Raises UserError where it trains nothing of ``model``."""
+        with plug_in(self.place, "trained()"):
+            try:
+                self.make().trained(model)
+            except UserError as error:
+                raise UserError(self.place, str(error)) from None
+
+
 @dataclass
 class MethodSpec:
     """One label of the order: which method, with which hyperparameters.
 
     method: the name of the method, or its file as the order has it; written: {hyperparameter: path
     as the order has it}; files: {what: checksum} of the method's own file and of those that its
-    hyperparameters name; parts: what joins it, in the order in which they join; place: of the
-    method in the order; preset: whose settings lie below its own. A point of a grid knows the label
-    whose grid it belongs to (``grid_of``) and the ``values`` that are its own.
+    hyperparameters name; parts: what joins it, in the order in which they join; parameters: what it
+    trains, None for all weights; place: of the method in the order; preset: whose settings lie
+    below its own. A point of a grid knows the label whose grid it belongs to (``grid_of``) and the
+    ``values`` that are its own.
     """
 
     label: str
@@ -60,6 +95,7 @@ class MethodSpec:
     written: dict[str, str]
     files: dict[str, str]
     parts: tuple[PartSpec, ...] = ()
+    parameters: ParametersSpec | None = None
     place: str = "order"
     preset: str | None = None
     grid_of: str | None = None
@@ -75,17 +111,38 @@ class MethodSpec:
             return list(answer) if isinstance(answer, Iterator) else answer
 
     def settings(self) -> dict[str, Any]:
-        """The hyperparameters by name, those of parts as ``with.PART.OPTION``."""
+        """The hyperparameters by name, those of parts as ``with.PART.OPTION``.
+
+        Those of a parametrisation are ``parameters.NAME.OPTION``.
+        """
         own = {field.name: getattr(self.config, field.name) for field in fields(self.config)}
         for part in self.parts:
             for field in fields(part.config):
                 own[f"with.{part.name}.{field.name}"] = getattr(part.config, field.name)
+        if spec := self.parameters:
+            for field in fields(spec.config):
+                own[f"parameters.{spec.name}.{field.name}"] = getattr(spec.config, field.name)
         return own
+
+    def make_parameters(self) -> Parametrisation:
+        """A new instance of what is trained."""
+        return self.parameters.make() if self.parameters else Parametrisation()
+
+    def check_model(self, model: "PreTrainedModel") -> None:
+        """Raises UserError where nothing of ``model``, which may be on the meta device, learns."""
+        if self.parameters:
+            self.parameters.check(model)
 
     def check(self, order: OrderView) -> None:
         """Raises UserError where method, parts and ``order`` cannot go together."""
         self.ask("check", order, self.place)
         method = self.cls(self.config)
+        if self.parameters and self.cls.has_own_loop:
+            raise UserError(
+                f"{self.place}: parameters",
+                f"{self.method} has a training loop of its own, which trains all weights",
+                "leave them out",
+            )
         for number, spec in enumerate(self.parts):
             place = f"{self.place}: with.{spec.name}"
             if lack := lacking(spec.cls, self.cls):
@@ -93,6 +150,9 @@ class MethodSpec:
             for other in self.parts[:number]:
                 if why := _apart(spec, other):
                     raise UserError(place, f"cannot join beside {other.name}: {why}")
+            trained = self.parameters
+            if trained and (why := _beside(spec.make(), trained.make())):
+                raise UserError(place, f"cannot join parameters: {trained.name}: {why}")
             with plug_in(place, "check()"):
                 spec.make().check(order, method, place)
 
@@ -132,6 +192,10 @@ def build_method(
     hyperparameters = expanded(options, place)
     file = hyperparameters.pop("file", None)
     parts, files = _parts(hyperparameters.pop("with", None), f"{place}: with", beside)
+    parameters, own = _parameters(
+        hyperparameters.pop("parameters", None), f"{place}: parameters", beside
+    )
+    files |= own
     name = str(hyperparameters.pop("method", None) or label)
     code = None if file is None else beside(str(file))
     cls = get_method(name, code, place)
@@ -143,6 +207,7 @@ def build_method(
         written={},
         files={**({} if code is None else {"file": _checksum(code)}), **files},
         parts=parts,
+        parameters=parameters,
         place=place,
         preset=options.get("preset"),
     )
@@ -165,25 +230,65 @@ def _parts(
     specs: list[PartSpec] = []
     files: dict[str, str] = {}
     for name, given in section.items():
-        own = f"{place}.{name}"
-        if not isinstance(given, dict | None):
-            raise UserError(own, "must be a mapping of options", "{} has the defaults")
-        options = dict(given or {})
-        file = options.pop("file", None)
-        code = None if file is None else beside(str(file))
-        cls = get_part(str(name), code, place if code is None else own)
-        config = build(cls.Config, options, own)
-        with plug_in(own, "the part's constructor"):
-            cls(config)
-        written, checksums = _find_files(config, own, beside)
-        if code is not None:
-            written, checksums = (
-                {"file": str(file), **written},
-                {"file": _checksum(code), **checksums},
-            )
-        files |= {f"with.{name}.{what}": checksum for what, checksum in checksums.items()}
+        plugged = _plugged(str(name), given, "with", get_part, place, beside)
+        cls, config, written, checksums = plugged
+        files |= checksums
         specs.append(PartSpec(str(name), cls, config, written))
     return tuple(specs), files
+
+
+def _parameters(
+    section: object, place: str, beside: Callable[[str], Path]
+) -> tuple[ParametersSpec | None, dict[str, str]]:
+    """What a method trains, None for all weights, and the checksums of files that it names."""
+    if isinstance(section, dict) and len(section) == 1:
+        ((name, given),) = section.items()
+    elif section is None or isinstance(section, str):
+        name, given = section or "all", None
+    else:
+        raise UserError(place, "must name one parametrisation", "as lora, or {lora: {rank: 8}}")
+    plugged = _plugged(str(name), given, "parameters", get_parametrisation, place, beside)
+    cls, config, written, checksums = plugged
+    if name == "all" and not checksums:
+        return None, {}
+    return ParametersSpec(str(name), cls, config, written, f"{place}.{name}"), checksums
+
+
+def _plugged(
+    name: str,
+    given: object,
+    section: str,
+    get: Callable[[str, Path | None, str], type[Any]],
+    place: str,
+    beside: Callable[[str], Path],
+) -> tuple[type[Any], Any, dict[str, str], dict[str, str]]:
+    """(class, options, paths as written, checksums) of a plug-in under a method's ``section``.
+
+    given: its options; get: finds its class by name or file.
+    """
+    own = f"{place}.{name}"
+    if not isinstance(given, dict | None):
+        raise UserError(own, "must be a mapping of options", "{} has the defaults")
+    options = dict(given or {})
+    file = options.pop("file", None)
+    code = None if file is None else beside(str(file))
+    cls = get(name, code, place if code is None else own)
+    config = build(cls.Config, options, own)
+    with plug_in(own, "the constructor"):
+        cls(config)
+    written, checksums = _find_files(config, own, beside)
+    if code is not None:
+        written = {"file": str(file), **written}
+        checksums = {"file": _checksum(code), **checksums}
+    files = {f"{section}.{name}.{what}": checksum for what, checksum in checksums.items()}
+    return cls, config, written, files
+
+
+def _beside(part: Part, trained: Parametrisation) -> str:
+    """Why a part cannot act on what a method trains; empty if it can."""
+    if trained.continues and part.has("merge"):
+        return "the stage ends with other weights than its adapter makes; take adapter: merged"
+    return part.wants_weights() if trained.makes else ""
 
 
 def _apart(spec: PartSpec, other: PartSpec) -> str:

@@ -35,7 +35,8 @@ class OneRun:
     """One method x seed, with what its stages share.
 
     model, tokenizer: live, and taught in place; weights: the fingerprint that the model had at the
-    end of its last stage; method, parts: remember what they want of earlier skills; sampler,
+    end of its last stage; method, parts, parameters (what is trained): remember what they want of
+    earlier skills; sampler,
     evaluator: of the evaluations; engine: vLLM's, if the order asks for it; abilities: file with
     what the model can do; title: of the run, for the progress line.
     """
@@ -66,6 +67,7 @@ class OneRun:
         # What a skill is learned again with is the method alone: parts guard earlier skills.
         parts = () if run.reference == RELEARN else self.spec.parts
         self.parts = {part.name: part.make() for part in parts}
+        self.parameters = self.spec.make_parameters()
         self._check_memory()
         self.abilities = results.run(run.name) / "model.json"
         keep_abilities(self.abilities, model)
@@ -81,17 +83,28 @@ class OneRun:
         place = f"methods.{self.run.label}"
         memory = self.method.state_dict()
         check_plain(memory, place, "state_dict()")
-        if not self.parts:
+        if not self._is_joined:
             return memory
         of_parts = {name: part.state_dict() for name, part in self.parts.items()}
         check_plain(of_parts, f"{place}: with", "state_dict()")
-        return {"method": memory, "parts": of_parts}
+        joined = {"method": memory, "parts": of_parts}
+        if self.spec.parameters:
+            joined["parameters"] = self.parameters.state_dict()
+            check_plain(joined["parameters"], f"{place}: parameters", "state_dict()")
+        return joined
+
+    @property
+    def _is_joined(self) -> bool:
+        """Whether a memory holds more than the method's own."""
+        return bool(self.parts or self.spec.parameters)
 
     def remember(self, memory: dict[str, Any]) -> None:
         """Restore what ``memory`` returned."""
-        self.method.load_state_dict(memory["method"] if self.parts else memory)
+        self.method.load_state_dict(memory["method"] if self._is_joined else memory)
         for name, part in self.parts.items():
             part.load_state_dict(memory["parts"][name])
+        if self.spec.parameters:
+            self.parameters.load_state_dict(memory["parameters"])
 
     def load_start(self, stage: int, of: str) -> PreTrainedModel:
         """The model at the start of a stage, or of the run, for what the stage learns with it.

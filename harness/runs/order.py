@@ -416,6 +416,8 @@ def _about_method(spec: MethodSpec) -> dict[str, Any]:
         about["preset"] = spec.preset
     if spec.parts:
         about["with"] = {part.name: {**asdict(part.config), **part.written} for part in spec.parts}
+    if trained := spec.parameters:
+        about["parameters"] = {trained.name: {**asdict(trained.config), **trained.written}}
     if spec.files:
         about["files"] = spec.files
     if spec.grid_of:

@@ -27,8 +27,9 @@ class StageCost:
 
     evaluations: inside the stage and at its end; evaluated_skills: the names of the skills that
     these measure, once each time; seconds: measured in runs of the folder, if there are any, or
-    estimated; memory: GiB at the peak, on the device and in host memory; reference: ``joint`` or
-    ``single``, empty for a stage of the sequence.
+    estimated; memory: GiB at the peak, on the device and in host memory; trained: numbers that
+    learn; state: bytes of a checkpoint beside the weights; kept: bytes for later stages; reference:
+    ``joint``, ``single`` or ``relearn``, empty for a stage of the sequence.
     """
 
     label: str
@@ -41,7 +42,8 @@ class StageCost:
     seconds: float
     is_measured: bool
     memory: tuple[float, float]
-    copies: int
+    trained: int
+    state: float
     kept: float
     reference: str = ""
 

@@ -41,6 +41,8 @@ def plan(
     check_tokens(order.model.name, shape, tokenizer, place)
     stop_tokens(shape, tokenizer, place)
     check_saving(shape, tokenizer, place)
+    for spec in order.methods.values():
+        spec.check_model(shape)
     results = ResultsWriter(folder)
     if (results.folder / "results.json").exists():
         results.check(order.about())
@@ -115,6 +117,7 @@ def _summary(order: Order, cost: OrderCost) -> Iterator[str]:
     """The lines below the table."""
     yield _evaluations_line(order, cost)
     yield from _further_lines(order, cost)
+    yield from _trained_lines(order, cost)
     yield from _grid_lines(order)
     for overlap in order.overlaps:
         yield f"overlap of test and train: {sentence(overlap)}"
@@ -174,6 +177,22 @@ def _further_lines(order: Order, cost: OrderCost) -> Iterator[str]:
         answers = sum(skill.oracle_answers for skill in skills)
         text = f"oracle retrieval: once, at the base, {answers:,} answers"
         yield line(text, sum(skill.oracle for skill in skills))
+
+
+LOW_RATE = 5e-5  # up to which a learning rate is one for all weights
+
+
+def _trained_lines(order: Order, cost: OrderCost) -> Iterator[str]:
+    """What methods train that do not train all weights."""
+    counts = {stage.label: stage.trained for stage in cost.stages}
+    for label, spec in order.methods.items():
+        if spec.parameters is None:
+            continue
+        line = f"parameters: {label} trains {counts[label]:,} numbers ({spec.parameters.name})"
+        rate = spec.config.learning_rate
+        if spec.parameters.cls.makes and rate <= LOW_RATE:
+            line += f"; learning_rate {rate:g} suits all weights, adapters want about 10 times it"
+        yield line
 
 
 def _grid_lines(order: Order) -> Iterator[str]:
@@ -239,12 +258,9 @@ def _disk_line(order: Order, cost: OrderCost, weights: int) -> str:
     kept = 0.0  # The last stage of a run keeps nothing for a later one.
     if keep == "all":
         last = order.skills[-1].name
-        stages = [
-            stage for stage in cost.stages if stage.skill != last
-        ]  # a reference keeps nothing
-        kept = sum(stage.kept for stage in stages) * len(order.seeds)
+        stages = [stage for stage in cost.stages if stage.skill != last]
+        kept = sum(stage.kept for stage in stages) * len(order.seeds)  # of a reference it is 0
     at_end = weights_kept * weights + kept
-    own = max(4 * stage.copies * cost.parameters + 2 * stage.kept for stage in cost.stages)
-    at_most = at_end + 2 * weights + 16 * cost.parameters + own
+    at_most = at_end + 2 * weights + max(stage.state + 2 * stage.kept for stage in cost.stages)
     what = "weights and of what methods keep" if kept else "weights"
     return f"disk: {at_end / GIB:.1f} GiB of {what} when done, {at_most / GIB:.1f} GiB at most"

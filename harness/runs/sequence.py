@@ -77,6 +77,8 @@ def run_order(
         about = order.about()
         check_sampling(order, fresh_model[0], progress)
         check_saving(*fresh_model, f"{order.path}: model")
+        for spec in order.methods.values():
+            spec.check_model(fresh_model[0])
         measured = order.products
         take_products(order, results.folder)
         if order.products != measured:  # another process has begun the folder meanwhile

@@ -226,13 +226,16 @@ class SkillStage(BaseStage):
         super().__init__(live, number, joint_name(self.skills))
         state = load_state(self.folder / "checkpoint")
         if state:
-            live.model.load_state_dict(state["model"])
             live.evaluator.seconds = state["evaluation_seconds"]
             self.log = state["log"]
             self.records = state["records"]
         self.due = bool(state and state["due"])
         self.changes = Changes(live, number)
         self.stage = self._new_stage(state["stage"] if state else None)
+        live.parameters.begin(self.stage)
+        self.stage.read_clock()
+        if state:
+            live.parameters.restore(live.model, state["model"])
         self.rate = Rate(self.stage.steps_in_all, self.stage.step)
         self.last_save = time.monotonic()
         self.is_checked = False  # whether a checkpoint can hold what the method keeps
@@ -248,9 +251,12 @@ class SkillStage(BaseStage):
         folder = self.folder / "method"
         folder.mkdir(exist_ok=True)
         drawn = [order.prompts(skill, config) for skill in self.skills]
-        prompts = sum(drawn)
         lessons = [lesson_of(order, skill) for skill in self.skills]
-        own = self.skills[0] if len(self.skills) == 1 else self._joint_skill(drawn)
+        before = [skill for k in range(1, self.number) for skill in live.taught(k)]
+        examples = [self._short_enough(skill) for skill in self.skills]
+        own = self.skills[0]
+        if len(self.skills) > 1:
+            own = JointSkill(self.skills, union(examples, drawn, live.run.seed))
         stage = Stage(
             model=live.model,
             tokenizer=live.tokenizer,
@@ -262,20 +268,17 @@ class SkillStage(BaseStage):
             chat=order.chat_template.inputs("student"),
             teacher_chat=order.chat_template.inputs("teacher"),
             seed=live.run.seed,
-            index=live.run.stages[self.number - 1][
-                0
-            ],  # so a skill's draws are the same in all runs
-            prompts=prompts,
-            phases=live.method.phases(prompts),
+            index=live.run.stages[self.number - 1][0],  # the same draws in all runs
+            prompts=sum(drawn),
+            phases=live.method.phases(sum(drawn)),
             batch_size=order.batch_size(config),
             max_new_tokens=max(lesson.max_new_tokens for lesson in lessons),
-            earlier=[
-                lesson_of(order, skill) for k in range(1, self.number) for skill in live.taught(k)
-            ],
+            earlier=[lesson_of(order, skill) for skill in before],
             temperature=order.rollout.temperature,
             top_p=order.rollout.top_p,
             later=len(live.run.stages) - self.number,
             parts=list(live.parts.values()),
+            parameters=live.parameters,
             load_start=partial(live.load_start, self.number),
             folder=folder,
             on_step=self._after_step,
@@ -284,14 +287,10 @@ class SkillStage(BaseStage):
         )
         stage.begins_run = start_of(live.results, order, live.run, self.number) is None
         if len(lessons) == 1:
-            stage.examples = self._short_enough(self.skills[0])
+            stage.examples = examples[0]
         for lesson in lessons:
             stage.add_lesson(lesson, own=True)
         return stage
-
-    def _joint_skill(self, prompts: list[int]) -> JointSkill:
-        examples = [self._short_enough(skill) for skill in self.skills]
-        return JointSkill(self.skills, union(examples, prompts, self.live.run.seed))
 
     def _short_enough(self, skill: Skill) -> list[Example]:
         """The training examples whose prompt has at most ``rollout.max_prompt_tokens`` tokens.
@@ -343,6 +342,7 @@ class SkillStage(BaseStage):
             for name, part in self.live.parts.items():
                 self._seed("end", name)
                 part.end(self.stage)
+            self.live.parameters.end(self.stage)
         finally:
             SIGNALS.waits = False
         self.stage.read_clock()
@@ -412,7 +412,7 @@ class SkillStage(BaseStage):
     def _save_state(self) -> None:
         start = time.monotonic()
         state = {
-            "model": self.live.model.state_dict(),
+            "model": self.live.parameters.checkpoint(self.live.model),
             "stage": self.stage.state_dict(),
             "log": self.log,
             "records": self.records,

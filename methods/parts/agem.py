@@ -67,6 +67,9 @@ class AGEM(Part):
             if any(example.demonstration is None for example in skill.examples("train")):
                 raise UserError(place, f"its memory wants demonstrations; {skill.name} has none")
 
+    def wants_weights(self) -> str:
+        return ""  # To first order the loss changes by u . g of whatever is trained.
+
     def loss(self, trainer: Trainer, step: Step) -> Mapping[str, float]:
         if not self.memory:
             return {}

@@ -43,16 +43,16 @@ class EMA(Part):
 
     def begin(self, stage: Stage) -> None:
         self.average = Weights()
-        self.masters: Mapping[str, torch.Tensor] = {}
+        self.trainer: Trainer | None = None
         stage.keep(ema=self.average)
 
     @torch.no_grad()
     def loss(self, trainer: Trainer, step: Step) -> Mapping[str, float]:
         """Take hold of the weights before the step."""
-        self.masters = trainer.masters
+        self.trainer = trainer
         if not self.average:
-            for name, master in trainer.masters.items():
-                self.average[name] = master.detach().clone()
+            for name, weight in trainer.effective():
+                self.average[name] = weight.clone()
         return {}
 
     @torch.no_grad()
@@ -61,8 +61,9 @@ class EMA(Part):
         share = 1 - decay  # of this step's weights
         if not self.config.start:
             share /= 1 - decay ** (self.stage.step + 1)  # 1 in the first step
-        for name, master in self.masters.items():
-            self.average[name] = self.average[name].to(master.device).lerp_(master, share)
+        assert self.trainer is not None  # since the step's ``loss``
+        for name, weight in self.trainer.effective():
+            self.average[name] = self.average[name].to(weight.device).lerp_(weight, share)
 
     def merge(self, weights: Mapping[str, torch.Tensor]) -> None:
         for name, weight in weights.items():
@@ -70,7 +71,7 @@ class EMA(Part):
 
     def end(self, stage: Stage) -> None:
         stage.let_go(self.average)
-        self.average, self.masters = Weights(), {}
+        self.average, self.trainer = Weights(), None
 
     def work(self, outlook: Outlook, work: Work, earlier: Sequence[Outlook]) -> Work:
         return replace(work, held=work.held + 4 * outlook.parameters)

@@ -95,7 +95,8 @@ class EWC(Penalty):
         """Sums of squared gradients by name, and of how many sequences."""
         assert stage.training is not None  # of the method's trainer
         count = 0
-        with learning(stage, dataclasses.replace(stage.training, dropout="off")) as trainer:
+        config = dataclasses.replace(stage.training, dropout="off")
+        with learning(stage, config, of_weights=True) as trainer:
             squares = {name: torch.zeros_like(m) for name, m in trainer.masters.items()}
             for batch in stage.over(examples, "Fisher information"):
                 for row in self._rows(stage, batch, count):

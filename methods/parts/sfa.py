@@ -34,6 +34,9 @@ class SFA(Part):
     Config = SFAConfig
     config: SFAConfig
 
+    def wants_weights(self) -> str:
+        return "it averages weights that are trained themselves"
+
     def loss(self, trainer: Trainer, step: Step) -> Mapping[str, float]:
         self.trainer = trainer
         return {}

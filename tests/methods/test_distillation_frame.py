@@ -30,6 +30,36 @@ def fresh(tiny_model):
     return copy.deepcopy(tiny_model[0]), tiny_model[1]
 
 
+@pytest.fixture(params=["llama", "qwen3"])
+def either(request, tiny_model):
+    """A copy of a tiny model of one of two architectures, the second with a head of its own."""
+    if request.param == "llama":
+        return copy.deepcopy(tiny_model[0]), tiny_model[1]
+    return qwen3(tiny_model[1]), tiny_model[1]
+
+
+def qwen3(tokenizer):
+    """A Qwen3 of 2 layers and width 32."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(2)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=1024,
+        initializer_range=0.2,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        tie_word_embeddings=False,
+    )
+    return Qwen3ForCausalLM(config).eval()
+
+
 def logits_of(model, prompt, completion):
     """Logits [tokens, vocabulary] that predict a completion, in float64 and without a gradient."""
     with torch.no_grad():
@@ -86,9 +116,9 @@ def teacher_logits(kind, student, start, run, prompt, completion):
 
 
 @pytest.mark.parametrize("kind", ["run_start", "trust_region"])
-def test_the_teacher_of_the_second_step(fresh, monkeypatch, kind):
+def test_the_teacher_of_the_second_step(either, monkeypatch, kind):
     """SDFT with clips and the mean over tokens, in a stage that is not the first of the run."""
-    run = moved(fresh[0], 7, 0.05)
+    run = moved(either[0], 7, 0.05)
     config = SDFTConfig(
         **{**PLAIN, "learning_rate": 1e-3},
         teacher=kind,
@@ -100,7 +130,7 @@ def test_the_teacher_of_the_second_step(fresh, monkeypatch, kind):
     )
     found = Learned(
         SDFT(config),
-        *fresh,
+        *either,
         monkeypatch,
         steps=2,
         index=2,
@@ -229,11 +259,11 @@ def test_sdpo_without_a_right_answer_learns_nothing(fresh, monkeypatch):
     ("kind", "beta"), [("forward", 0.0), ("reverse", 1.0), ("mixture", 0.5), ("mixture", 0.1)]
 )
 @pytest.mark.parametrize("share", [0.0, 1.0])
-def test_gkd_is_trl_gkd(fresh, monkeypatch, kind, beta, share):
+def test_gkd_is_trl_gkd(either, monkeypatch, kind, beta, share):
     """TRL's loss on the batch, of demonstrations or of own answers, with its gradient."""
     from trl.experimental.gkd import GKDTrainer
 
-    run = moved(fresh[0], 7, 0.05)
+    run = moved(either[0], 7, 0.05)
     config = GKDConfig(
         **PLAIN,
         divergence=kind,
@@ -242,7 +272,7 @@ def test_gkd_is_trl_gkd(fresh, monkeypatch, kind, beta, share):
         micro_batch_tokens=100,
     )
     found = Learned(
-        GKD(config), *fresh, monkeypatch, temperature=0.8, index=2, load_start=lambda of: run
+        GKD(config), *either, monkeypatch, temperature=0.8, index=2, load_start=lambda of: run
     )
     stage, examples = found.stage, found.examples[0]
     rows = stage.demonstration_rows(examples)
@@ -314,11 +344,11 @@ def test_a_teacher_with_another_tokenizer_is_refused(order_file, tmp_path):
 # ---- PSFT ---------------------------------------------------------------------------------------
 
 
-def test_psft_is_the_clipped_ratio(fresh, monkeypatch):
+def test_psft_is_the_clipped_ratio(either, monkeypatch):
     """The fourth update of a step, in float64; some tokens are outside the clip."""
     weights, gradients = [], []
     update = Trainer.update
-    model = fresh[0]
+    model = either[0]
 
     def spied(trainer):
         weights.append(copy.deepcopy(model.state_dict()))
@@ -333,7 +363,7 @@ def test_psft_is_the_clipped_ratio(fresh, monkeypatch):
         micro_batch_tokens=60,
     )
     start, logs = copy.deepcopy(model), []
-    stage = make_stage(*fresh, prompts=8, batch_size=8, on_step=lambda s, t: logs.append(t.logged))
+    stage = make_stage(*either, prompts=8, batch_size=8, on_step=lambda s, t: logs.append(t.logged))
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "update", spied)
         PSFT(config).learn(stage)

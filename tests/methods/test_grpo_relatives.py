@@ -10,6 +10,7 @@ from datasets import Dataset
 from harness.learning.trainer import Trainer
 from methods.grpo import GRPO, GRPOConfig, advantages
 from tests.learning.test_training import assert_close, make_stage
+from tests.methods.test_distillation_frame import qwen3
 from tests.methods.test_methods import PLAIN, Recorder, Signal, padded, quiet
 
 SETTINGS = {**PLAIN, "learning_rate": 2e-4, "group_size": 4, "micro_batch_tokens": 100}
@@ -154,11 +155,16 @@ def loss_of(trainer, batch):
         ({"clip": "cispo", "clip_high": 0.05}, {"loss_type": "cispo", "epsilon_high": 1.05}),
     ],
 )
-def test_the_last_inner_update_is_trls(tiny_model, monkeypatch, tmp_path, ours, theirs):
+@pytest.mark.parametrize("architecture", ["llama", "qwen3"])
+def test_the_last_inner_update_is_trls(
+    tiny_model, monkeypatch, tmp_path, ours, theirs, architecture
+):
     """Two batches of three groups, twice: four updates; the last one off the policy, some clipped.
 
     The first inner batch has the plain policy gradient.
     """
+    if architecture == "qwen3":
+        tiny_model = qwen3(tiny_model[1]), tiny_model[1]
     found = Updates(tiny_model, monkeypatch, inner_batches=2, inner_epochs=2, **ours)
     assert len(found.weights) == 4 and len(found.logs) == 1
     old = copy.deepcopy(tiny_model[0])

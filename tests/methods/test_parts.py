@@ -217,6 +217,10 @@ class Every(Part):
         self.calls.append("examples")
         return step.examples[:3]
 
+    def weigh(self, rows):
+        assert len(rows) == 3
+        self.calls.append("weigh")
+
     def weights(self, rows, positions, logits):
         assert not logits.requires_grad and len(logits) == len(positions.tokens)
         self.calls.append("weights")
@@ -242,6 +246,13 @@ class Every(Part):
     def updated(self, step):
         self.calls.append("updated")
 
+    def merge(self, weights):
+        assert all(weight.dtype == torch.float32 for weight in weights.values())
+        self.calls.append("merge")
+
+    def end(self, stage):
+        self.calls.append("end")
+
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_hooks_act_where_they_say(tiny_model, tmp_path, dtype, monkeypatch):
@@ -262,7 +273,8 @@ def test_hooks_act_where_they_say(tiny_model, tmp_path, dtype, monkeypatch):
     masters = len(dict(base.named_parameters()))
     others = [call for call in part.calls if call != "weights"]
     assert others == [
-        "examples", "loss", *["gradient"] * masters, *["update"] * masters, "project", "updated",
+        "examples", "weigh", "loss", *["gradient"] * masters, *["update"] * masters,
+        "project", "updated", "merge", "end",
     ]  # fmt: skip
     assert stage.prompts_drawn == 3 and logs[0]["extra"] == 0
 

@@ -81,6 +81,35 @@ def test_a_trainer_learns_and_goes_on(tiny_model, tmp_path, name):
     cut_off(tiny_model, tmp_path, name)
 
 
+@pytest.mark.parametrize(
+    ("name", "other", "of"),
+    [
+        ("GRPOTrainer", "ref_model", "stage"),
+        ("RLOOTrainer", "ref_model", "stage"),
+        ("DPOTrainer", "ref_model", "stage"),
+        ("SDFTTrainer", "teacher_model", "stage"),
+        ("SDPOTrainer", "teacher_model", "stage"),
+        ("GKDTrainer", "teacher_model", "run"),
+    ],
+)
+def test_teachers_and_references_are_the_start(tiny_model, tmp_path, name, other, of):
+    """Neither where the live model was loaded from, nor what a resumed stage has become."""
+    starts = {of: moved(tiny_model[0], seed, 0.05) for seed, of in enumerate(("stage", "run"))}
+    model = moved(tiny_model[0], 9, 0.05)
+    chosen = method(name)
+    if name == "GRPOTrainer":
+        chosen.config.args = {"num_generations": 2, "beta": 0.1}
+    stage = make_stage(
+        model, tiny_model[1], skill=Signal(), folder=tmp_path, index=2, load_start=starts.get
+    )
+    run = trl_run.TRLRun(stage, chosen)
+    if chosen.shows == "pairs":
+        run.pairs = {e.id: ["a", "b"] for e in stage.examples}
+    beside = getattr(run._trainer(), other)
+    for one, wanted in zip(beside.parameters(), starts[of].parameters(), strict=True):
+        assert torch.equal(one, wanted)
+
+
 def test_a_bfloat16_model_learns_in_float32(tiny_model, tmp_path):
     """It goes on to the bit, and makes updates that bfloat16 weights would lose."""
     model = copy.deepcopy(tiny_model[0]).bfloat16()

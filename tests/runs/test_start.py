@@ -73,7 +73,8 @@ def test_help_is_help_alone():
     out, err = process.communicate()
     assert (process.returncode, err) == (0, "")
     said = " ".join(out.split())
-    assert "python -m harness list methods|parts|skills|graders|suites|orders" in said
+    listing = "methods|parts|parameters|presets|skills|graders|suites|orders"
+    assert f"python -m harness list {listing}" in said
 
 
 def test_sections_are_read_without_anything_heavy(order_file):
