@@ -21,8 +21,9 @@ from harness.evaluation.drift import (
 )
 from harness.evaluation.kept import check_kept_evaluation
 from harness.evaluation.kl import Policy, Tokens, evaluate_kl, kl_protocol, sample_answers
+from harness.evaluation.own_prompts import OwnPrompts, Questions, own_prompts
 from harness.evaluation.pass_at_k import evaluate_pass_at_k, pass_at_k_protocol
-from harness.evaluation.protocol import protocol_hash, scorer_hash
+from harness.evaluation.protocol import evaluation_key, protocol_hash, scorer_hash
 from harness.evaluation.retention import run_suite
 from harness.evaluation.settings import KL, Drift, Evaluate, PassAtK
 from harness.evaluation.skills import Messages, decoding, evaluate_skill, sample_of
@@ -32,6 +33,7 @@ from harness.models.chat import ChatInputs, chat_tokens, thoughts_of
 from harness.models.checkpoint import model_fingerprint, reading_and_ending
 from harness.results.formats import Evaluation
 from harness.results.writer import ResultsWriter
+from harness.sampling.transformers import TransformersSampler
 from harness.sampling.vllm import VLLMSampler
 from harness.skills.skill import Example, Skill, examples_fingerprint
 from harness.skills.templates import ORACLE_TEMPLATE, TEACHER_TEMPLATES
@@ -51,8 +53,11 @@ class Evaluator:
     """Evaluates skills and retention for one order.
 
     It asks the results folder first: what was measured before is not measured again. ``seconds``
-    sums what the measurements took: evaluation, retention, and further ones by name.
+    sums what the measurements took: evaluation, retention, and further ones by name. questions:
+    ``Method.questions`` of the run's method.
     """
+
+    questions: Questions | None = None
 
     def __init__(
         self,
@@ -171,15 +176,20 @@ class Evaluator:
         meaning = self.protocol_of(model, tokenizer, skill, split, teacher, oracle)
         examples = sample_of(skill.examples(split), self.settings.examples)
 
+        limit = self.limits[skill.name]
+        own = None if teacher or oracle else self._own(subject, skill, examples)
+
         def measure() -> dict[str, Any]:
-            prompts = [example.prompt for example in examples]
+            prompts = [example.prompt for example in (own.examples if own else examples)]
             if teacher or oracle:
                 template = ORACLE_TEMPLATE if oracle else self.templates[skill.name]
                 prompts = [skill.teacher_prompt(example, template) for example in examples]
-            limit = self.limits[skill.name]
-            return evaluate_skill(subject, skill, examples, prompts, self.settings, limit, progress)
+            evaluation = evaluate_skill(
+                subject, skill, examples, prompts, self.settings, limit, progress
+            )
+            return own.counted(subject, evaluation) if own else evaluation
 
-        return self._measure_once(weights, meaning, examples, measure, "evaluation")
+        return self._measure_once(weights, meaning, examples, measure, "evaluation", own)
 
     def pass_at_k(
         self,
@@ -206,12 +216,14 @@ class Evaluator:
             settings,
             seed,
         )
+        own = self._own(subject, skill, examples)
 
         def measure() -> dict[str, Any]:
             limit = self.limits[skill.name]
-            return evaluate_pass_at_k(subject, skill, examples, settings, seed, limit, progress)
+            shown = own.examples if own else examples
+            return evaluate_pass_at_k(subject, skill, shown, settings, seed, limit, progress)
 
-        return self._measure_once(weights, meaning, examples, measure, "pass_at_k")
+        return self._measure_once(weights, meaning, examples, measure, "pass_at_k", own)
 
     def kl(
         self,
@@ -241,11 +253,13 @@ class Evaluator:
             for shown in (teacher, False)
         )
         questions = [chat_tokens(tokenizer, e.prompt, inputs=self.chat) for e in examples]
-        prompts = questions
+        prompts, own = questions, None
         if teacher:
             template = self.templates[skill.name]
             shown = [skill.teacher_prompt(example, template) for example in examples]
             prompts = [chat_tokens(tokenizer, m, inputs=self.teacher_chat) for m in shown]
+        elif own := self._own(self._subject(model, tokenizer), skill, examples):
+            prompts = [chat_tokens(tokenizer, e.prompt, inputs=self.chat) for e in own.examples]
         policy = Policy(model, model_fingerprint(model), prompts, meaning)
         base_policy = Policy(base, model_fingerprint(base), questions, without_teacher)
 
@@ -257,6 +271,7 @@ class Evaluator:
                 {**sampled.protocol, "measure": "samples"},
                 examples,
                 lambda: sample_answers(sampled, tokenizer, examples, settings, limit, progress),
+                own=own if sampled is policy else None,
             )
             return [item["token_ids"] for item in kept.evaluation["items"]]
 
@@ -265,7 +280,7 @@ class Evaluator:
             return evaluate_kl(base_policy, policy, examples, answers_of, prefix)
 
         meaning = {**meaning, "measure": "KL to the base policy"}
-        return self._measure_once(policy.fingerprint, meaning, examples, measure, "kl")
+        return self._measure_once(policy.fingerprint, meaning, examples, measure, "kl", own)
 
     def drift(
         self,
@@ -362,10 +377,11 @@ class Evaluator:
         examples: Sequence[Example],
         measure: Callable[[], dict[str, Any]],
         clock: str | None = None,
+        own: OwnPrompts | None = None,
     ) -> Measurement:
         """What ``measure()`` returns, now or before; its seconds go to ``clock``."""
         key, protocol, evaluation = self._lookup(
-            weights, meaning, meaning["kind"], meaning["name"], meaning["split"], examples
+            weights, meaning, meaning["kind"], meaning["name"], meaning["split"], examples, own
         )
         if evaluation is not None:
             return Measurement(key, protocol, evaluation)
@@ -378,6 +394,17 @@ class Evaluator:
             self.seconds[clock] = self.seconds.get(clock, 0.0) + seconds
         return measurement
 
+    def _subject(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Subject:
+        """A model that transformers samples, of no name."""
+        sampler = TransformersSampler(model, tokenizer, self.settings.batch_size)
+        return Subject(model, tokenizer, sampler, "", self.chat)
+
+    def _own(
+        self, subject: Subject, skill: Skill, examples: Sequence[Example]
+    ) -> OwnPrompts | None:
+        """The prompts that the run's method has for ``examples``, None for their own."""
+        return own_prompts(self.questions, subject, skill, examples, self.limits[skill.name])
+
     def _lookup(
         self,
         weights: str,
@@ -386,13 +413,15 @@ class Evaluator:
         name: str,
         split: str,
         examples: Sequence[Example] | None = None,
+        own: OwnPrompts | None = None,
     ) -> tuple[str, str, Mapping[str, Any] | None]:
         """(key, protocol, the evaluation or None); the protocol is put on record.
 
-        Raises UserError if the evaluation of this key is of something else.
+        A method's own prompts are in the key alone: rows of one protocol are compared. Raises
+        UserError if the evaluation of this key is of something else.
         """
         protocol = protocol_hash(meaning)
-        key = f"{weights[:16]}-{protocol}"
+        key = evaluation_key(weights, protocol, own.digest if own else "")
         self.results.protocol(protocol, meaning)
         evaluation = self.results.evaluation(key)
         if evaluation is not None:

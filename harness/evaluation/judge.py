@@ -28,7 +28,7 @@ from harness.evaluation.endpoint import (
     Reply,
     without_secrets,
 )
-from harness.evaluation.protocol import protocol_hash
+from harness.evaluation.protocol import key_under, protocol_hash
 from harness.results.formats import ORACLE, Evaluation
 from harness.results.writer import ResultsWriter
 from harness.skills.rubrics import JUDGES, Rubric
@@ -314,8 +314,7 @@ class _Pass:
             )
         meaning = judged_protocol(self.protocols[record["protocol"]], rubric, self.endpoint.config)
         protocol = protocol_hash(meaning)
-        weights = record["evaluation"].partition("-")[0]
-        key = f"{weights}-{protocol}"
+        key = key_under(record["evaluation"], protocol)
         evaluation: Mapping[str, Any] | None = self.results.evaluation(key)
         # Where some have no verdict the others' replies are on disk: only those are asked about.
         again = evaluation is not None and evaluation["unjudged"] and key not in self.results.asked

@@ -18,6 +18,21 @@ def protocol_hash(meaning: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def evaluation_key(weights: str, protocol: str, prompts: str = "") -> str:
+    """The key of an evaluation.
+
+    weights: the model's fingerprint; prompts: hash of those that a method has of its own.
+    """
+    own = [prompts[:12]] if prompts else []
+    return "-".join([weights[:16], protocol, *own])
+
+
+def key_under(key: str, protocol: str) -> str:
+    """The key of what ``key`` is of, the same answers, measured by another protocol."""
+    weights, _, *own = key.split("-")
+    return evaluation_key(weights, protocol, *own)
+
+
 def scorer_hash(function: Callable[..., Any]) -> str:
     """Eight digits of the source that scores, so that a changed grader is another protocol.
 

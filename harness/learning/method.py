@@ -3,9 +3,9 @@
 A method is one file in ``methods/``, or a file of the user's that an order names.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from harness.base.files import ROOT
 from harness.base.registry import class_of_file, plugin_named
@@ -15,7 +15,7 @@ from harness.learning.outlook import Lengths, Outlook, Work
 from harness.learning.stage import Stage
 from harness.learning.trainer import TrainingConfig
 from harness.sampling.settings import Rollout
-from harness.skills.skill import Skill
+from harness.skills.skill import Example, Skill
 from harness.skills.templates import Message
 
 
@@ -60,6 +60,17 @@ class OrderView(Protocol):
         """What shows the teacher of ``skill`` its prompt; None for the skill's own template."""
 
 
+class Asked(NamedTuple):
+    """What the model reads of an example when it is evaluated.
+
+    shown: demonstrations in it; dropped: those that found no place.
+    """
+
+    messages: list[Message]
+    shown: int = 0
+    dropped: int = 0
+
+
 class Method:
     """Base of every method. A subclass sets ``Config`` and has ``learn``.
 
@@ -68,6 +79,7 @@ class Method:
     that only some methods serve: ``examples`` where it learns from ``step.examples``, of whatever
     skill they are, and ``weights`` where the loss is ``trainer.token_mean``. graded: whether it
     asks for rewards. has_own_loop: whether it trains without a Trainer, so that no part joins.
+    trains: whether it changes weights; if not, it is measured by what ``questions`` makes.
 
     One instance lives through all the stages of a run. What it must remember from earlier skills (a
     buffer, a Fisher matrix) goes through ``state_dict`` and ``load_state_dict``, which are called
@@ -80,6 +92,7 @@ class Method:
     joins: ClassVar[tuple[str, ...]] = ("examples",)
     graded: ClassVar[bool] = False
     has_own_loop: ClassVar[bool] = False
+    trains: ClassVar[bool] = True
 
     def __init__(self, config: TrainingConfig) -> None:
         self.config = config
@@ -124,6 +137,19 @@ class Method:
             context = self.config.teacher_context
             longest = max(longest, lengths.teacher_prompt(context) + lengths.limit - 1)
         return longest
+
+    def questions(
+        self,
+        skill: Skill,
+        examples: Sequence[Example],
+        fits: Callable[[list[Message]], bool],
+    ) -> list[Asked] | None:
+        """What the model reads of each example when ``skill`` is evaluated; None: as it is.
+
+        fits: whether the model has room for messages and an answer. It follows from what
+        ``state_dict`` returns, so that a resumed run asks the same.
+        """
+        return None
 
     def phases(self, prompts: int) -> list[int]:
         """Prompts drawn in each phase of a stage whose budget is ``prompts``.

@@ -31,6 +31,7 @@ class Work:
     averaged: bool = False  # whether one of the copies is a moving average
     starts: frozenset[str] = frozenset()  # models that parts load again: of the ``stage``, ``run``
     held: float = 0  # bytes of float32 tensors that parts have in memory beside the masters
+    shown: float = 0  # prompt tokens before each question that is evaluated
     kept: float = 0  # bytes of the method's state_dict() after the stage, on disk for later ones
 
 

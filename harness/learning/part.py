@@ -189,6 +189,8 @@ def having(parts: Iterable[Part], hook: str) -> list[Part]:
 
 def lacking(part: type[Part], method: type[Method]) -> str:
     """What a method lacks for the part to join it, in words; empty where it can."""
+    if not method.trains:
+        return "trains no weights"
     if method.has_own_loop:
         return "has a training loop of its own, which calls no part"
     needed = {hook: lack for hook, lack in SERVED.items() if part.has(hook)}

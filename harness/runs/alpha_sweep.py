@@ -90,6 +90,13 @@ def _check(order: Order, results: ResultsWriter) -> None:
     for skill in order.skills:
         if "validation" not in skill.splits:
             raise UserError(f"skill {skill.name}", "has no validation data, which select an alpha")
+    for spec in order.methods.values():
+        if not spec.cls.trains:
+            raise UserError(
+                spec.place,
+                f"{spec.method} trains no weights, so there are none to mix",
+                "name others with --method",
+            )
     for run in order.runs():
         stage = results.stage(run.name, len(order.skills))
         if not (stage / "weights").is_dir():

@@ -184,6 +184,11 @@ class Memory:
         on_device = weights + max(micro_batch, sampling) + state - in_host
         return on_device / GIB, in_host / GIB
 
+    def untrained(self, cached_tokens: float, packed: bool) -> float:
+        """GiB of a method that trains nothing: weights and the sampler's, as in ``of``."""
+        weights = self.parameters * self.size * (1 + packed)
+        return (weights + cached_tokens * self.cache_token) / GIB
+
     def _micro_batch(
         self, config: TrainingConfig, work: Work, length: float, rows: float, masters: bool
     ) -> float:

@@ -126,6 +126,9 @@ class _Estimator:
         seconds_estimated = self._learning_seconds(work, prompts, batch_size, type(parameters))
         seconds_estimated += self._evaluation_seconds(skill, names)
         seconds_estimated += (1 + inside) * self.drift
+        learned = {each.name for each in order.skills[:number]}
+        answers = sum(self.skills[name].answers for name in names if name in learned)
+        seconds_estimated += self.machine.forward(answers * work.shown)
         return StageCost(
             label=spec.label,
             skill=skill.name,
@@ -138,8 +141,9 @@ class _Estimator:
             is_measured=seconds_measured is not None,
             memory=self._peak(spec, work, outlook, batch_size, trained),
             trained=trained.numbers,
-            state=self._state(work, trained),
+            state=self._state(spec, work, trained),
             kept=work.kept + 4 * trained.kept * (outlook.later > 0),
+            shown=work.shown,
         )
 
     def reference(self, spec: MethodSpec, run: Run, results: ResultsWriter) -> StageCost:
@@ -158,7 +162,7 @@ class _Estimator:
             estimated += self._learning_seconds(work, own, batch_size, parameters)
             estimated += self.skills[skill.name].evaluation
             peaks.append(self._peak(spec, work, outlook, batch_size, trained))
-            states.append(self._state(work, trained))
+            states.append(self._state(spec, work, trained))
         steps = sum(-(-phase // batch_size) for phase in phases)
         inside = (steps - 1).bit_length() if run.reference == RELEARN else 0
         estimated += inside * self.skills[skills[0].name].evaluation
@@ -176,6 +180,7 @@ class _Estimator:
             trained=trained.numbers,
             state=max(states),
             kept=0.0,
+            shown=work.shown,
             reference=run.reference,
         )
 
@@ -194,10 +199,10 @@ class _Estimator:
                 work = part.make().work(outlook, work, before)
         return outlook, work, trained
 
-    def _state(self, work: Work, trained: Size) -> float:
+    def _state(self, spec: MethodSpec, work: Work, trained: Size) -> float:
         """Bytes of float32 masters and moments, and of copies of what a teacher has."""
         copied = trained.numbers if trained.again else self.machine.parameters
-        return float(16 * trained.numbers + 4 * work.copies * copied)
+        return float(16 * trained.numbers * spec.cls.trains + 4 * work.copies * copied)
 
     def _measured_seconds(self, label: str, number: int, results: ResultsWriter) -> float | None:
         """Mean seconds of this stage in the folder's runs of all seeds; None if there are none."""
@@ -237,10 +242,12 @@ class _Estimator:
         cached_tokens = min(order.rollout.batch_size, batch_size * work.answers) * length
         for skill in order.skills:
             rows = min(order.evaluate.batch_size, self.skills[skill.name].answers)
-            answer = self.outlooks[skill.name].prompt + order.limit(skill)
+            answer = work.shown + self.outlooks[skill.name].prompt + order.limit(skill)
             cached_tokens = max(cached_tokens, rows * answer)
         learned_rows = batch_size * max(1, work.answers)
         packed = not self.memory.on_gpu  # or not, as is measured when the order starts
+        if not spec.cls.trains:
+            return self.memory.untrained(cached_tokens, packed), 0.0
         return self.memory.of(
             spec.config, work, length, cached_tokens, learned_rows, packed, trained
         )

@@ -51,7 +51,18 @@ class Measurements:
         relearns = self.live.run.reference == RELEARN
         for skill in skills:
             for split in ["validation"] if relearns else self.order.splits(skill):
-                yield Finding(self._skill(skill, split, f"{skill.name} {split}"))
+                measurement = self._skill(skill, split, f"{skill.name} {split}")
+                self._say_dropped(measurement, f"{skill.name} {split}")
+                yield Finding(measurement)
+
+    def _say_dropped(self, measurement: Measurement, what: str) -> None:
+        """Say how many demonstrations a method's prompts had no room for."""
+        items = measurement.evaluation["items"]
+        if dropped := sum(item.get("demonstrations_dropped", 0) for item in items):
+            self.live.progress.say(
+                f"{self.live.title}: {what}: {dropped} demonstrations found no room in the "
+                f"prompts of {len(items)} questions and are left out"
+            )
 
     def of_drift(self) -> Iterator[Finding]:
         """How far the model has gone from the base policy, where the order asks for it."""

@@ -138,11 +138,9 @@ class MethodSpec:
         self.ask("check", order, self.place)
         method = self.cls(self.config)
         if self.parameters and self.cls.has_own_loop:
-            raise UserError(
-                f"{self.place}: parameters",
-                f"{self.method} has a training loop of its own, which trains all weights",
-                "leave them out",
-            )
+            own = "has a training loop of its own, which trains all weights"
+            why = own if self.cls.trains else "trains no weights"
+            raise UserError(f"{self.place}: parameters", f"{self.method} {why}", "leave them out")
         for number, spec in enumerate(self.parts):
             place = f"{self.place}: with.{spec.name}"
             if lack := lacking(spec.cls, self.cls):

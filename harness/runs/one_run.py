@@ -72,6 +72,7 @@ class OneRun:
         self.abilities = results.run(run.name) / "model.json"
         keep_abilities(self.abilities, model)
         self.evaluator = evaluator_for(order, results)
+        self.evaluator.questions = self.method.questions
         self.sampler = sampler_for(order.evaluate, engine, model, tokenizer)
 
     def taught(self, stage: int) -> list[Skill]:

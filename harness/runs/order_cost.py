@@ -29,7 +29,8 @@ class StageCost:
     these measure, once each time; seconds: measured in runs of the folder, if there are any, or
     estimated; memory: GiB at the peak, on the device and in host memory; trained: numbers that
     learn; state: bytes of a checkpoint beside the weights; kept: bytes for later stages; reference:
-    ``joint``, ``single`` or ``relearn``, empty for a stage of the sequence.
+    ``joint``, ``single`` or ``relearn``, empty for a stage of the sequence; shown: prompt tokens
+    before each question that is evaluated.
     """
 
     label: str
@@ -45,6 +46,7 @@ class StageCost:
     trained: int
     state: float
     kept: float
+    shown: float
     reference: str = ""
 
 

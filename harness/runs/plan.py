@@ -118,6 +118,7 @@ def _summary(order: Order, cost: OrderCost) -> Iterator[str]:
     yield _evaluations_line(order, cost)
     yield from _further_lines(order, cost)
     yield from _trained_lines(order, cost)
+    yield from _shown_lines(cost)
     yield from _grid_lines(order)
     for overlap in order.overlaps:
         yield f"overlap of test and train: {sentence(overlap)}"
@@ -193,6 +194,16 @@ def _trained_lines(order: Order, cost: OrderCost) -> Iterator[str]:
         if spec.parameters.cls.makes and rate <= LOW_RATE:
             line += f"; learning_rate {rate:g} suits all weights, adapters want about 10 times it"
         yield line
+
+
+def _shown_lines(cost: OrderCost) -> Iterator[str]:
+    """What methods read before each question that is evaluated."""
+    for stage in cost.stages:
+        if stage.shown:
+            yield (
+                f"{stage.label}: demonstrations of about {stage.shown:.0f} tokens before each "
+                f"question of {stage.skill}"
+            )
 
 
 def _grid_lines(order: Order) -> Iterator[str]:

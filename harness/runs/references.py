@@ -145,9 +145,10 @@ def joint_name(skills: Iterable[Skill]) -> str:
 
 
 def short_enough(order: "Order", tokenizer: PreTrainedTokenizerBase, skill: Skill) -> list[Example]:
-    """The training examples of a skill whose prompts ``rollout.max_prompt_tokens`` lets through.
+    """The training examples whose prompt has at most ``rollout.max_prompt_tokens`` tokens.
 
-    Raises UserError where none is left.
+    The others are left out: a prompt that is cut would be another question. Raises UserError where
+    none is left.
     """
     examples, limit = skill.examples("train"), order.rollout.max_prompt_tokens
     if not limit:

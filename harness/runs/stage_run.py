@@ -229,6 +229,8 @@ class SkillStage(BaseStage):
             live.evaluator.seconds = state["evaluation_seconds"]
             self.log = state["log"]
             self.records = state["records"]
+            if "method" in state:
+                live.method.load_state_dict(state["method"])
         self.due = bool(state and state["due"])
         self.changes = Changes(live, number)
         self.stage = self._new_stage(state["stage"] if state else None)
@@ -293,10 +295,7 @@ class SkillStage(BaseStage):
         return stage
 
     def _short_enough(self, skill: Skill) -> list[Example]:
-        """The training examples whose prompt has at most ``rollout.max_prompt_tokens`` tokens.
-
-        The others are left out: a prompt that is cut would be another question.
-        """
+        """``short_enough``, and a line on the others."""
         live, every = self.live, skill.examples("train")
         examples = short_enough(live.order, live.tokenizer, skill)
         if left_out := len(every) - len(examples):
@@ -387,8 +386,8 @@ class SkillStage(BaseStage):
 
     def _is_measured(self, step: int) -> bool:
         """Whether a step inside the stage is evaluated; relearning after 1, 2, 4, 8, ... steps."""
-        if self.live.run.reference:
-            return self.live.run.reference == RELEARN and step & (step - 1) == 0
+        if reference := self.live.run.reference:
+            return reference == RELEARN and step & (step - 1) == 0
         every = self.live.order.evaluate.every_steps
         return bool(every and step % every == 0)
 
@@ -419,6 +418,8 @@ class SkillStage(BaseStage):
             "evaluation_seconds": self.live.evaluator.seconds,
             "due": self.due,
         }
+        if not self.live.method.trains:  # What it is asked by is what it has learned.
+            state["method"] = self.live.method.state_dict()
         save_state(self.folder / "checkpoint", state, f"methods.{self.live.run.label}")
         self.last_save = time.monotonic()
         self.writing = self.last_save - start
@@ -427,7 +428,7 @@ class SkillStage(BaseStage):
 
     def _check_learned(self, weights: str) -> None:
         """Raises UserError if nothing made an update; says so if updates changed nothing."""
-        if weights != self.live.weights:
+        if weights != self.live.weights or not self.live.method.trains:
             return
         if self.stage.updates is None:
             raise UserError(
