@@ -21,7 +21,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from harness.base import metrics
+from harness.base import curves, metrics
 from harness.base.registry import only_subclass
 from harness.evaluation.endpoint import EndpointConfig
 from harness.evaluation.settings import KL, Drift, Evaluate, PassAtK
@@ -363,8 +363,9 @@ def graders_page() -> str:
 
 def metrics_page() -> str:
     parts = ["# Metrics\n", NOTICE, markdown(metrics.__doc__) + "\n"]
-    for function in functions(metrics):
-        parts += [f"## {function.__name__}\n", markdown(function.__doc__) + "\n"]
+    for module in (metrics, curves):
+        for function in functions(module):
+            parts += [f"## {function.__name__}\n", markdown(function.__doc__) + "\n"]
     parts += [
         "## Graders\n",
         "For skills from JSONL files ([how to](../how-to/my-data.md)). "

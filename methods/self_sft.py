@@ -147,7 +147,7 @@ class OwnAnswers:
         passes = step.index * stage.batch_size // len(stage.examples)
         rows, others = [], []
         for example in step.examples:
-            if stage.lesson(example) is not stage.own:
+            if not stage.is_own(example):
                 others.append(example)
             elif chosen := self._answer(example.id, passes):
                 rows.append(chosen)

@@ -20,7 +20,8 @@ from benchmarks.gpu_check.material import small_checkpoint, write_skill
 from harness.base.files import ROOT, read_json, read_jsonl
 from harness.models.load import load_tokenizer
 from harness.results.writer import ResultsWriter
-from harness.runs.estimate import OrderCost, estimate_order
+from harness.runs.estimate import estimate_order
+from harness.runs.order_cost import OrderCost
 from harness.runs.plan import model_shape
 from harness.runs.provenance import package_version
 from harness.runs.reading import read_order

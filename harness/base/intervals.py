@@ -67,6 +67,18 @@ class Spread:
         """Half of the interval, in standard errors."""
         return self.average(lambda df: t_quantile((1 + level) / 2, df))
 
+    def p_value(self, value: float) -> float:
+        """Two-sided p of a mean that is ``value`` from 0: that of the interval that ends at 0.
+
+        So p is below 0.05 where the 95% interval leaves 0 out. Found by halving, to 1e-12.
+        """
+        distance = abs(value) / self.stderr
+        low, high = 0.0, 1.0
+        while high - low > 1e-12:
+            p = (low + high) / 2
+            low, high = (low, p) if self.quantile(1 - p) < distance else (p, high)
+        return high
+
     def average(self, of_df: Callable[[float], float]) -> float:
         """A function of degrees of freedom, averaged over the levels.
 

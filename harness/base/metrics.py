@@ -116,6 +116,92 @@ def forgetting(R: ArrayLike) -> Numbers:
     return (R[..., 1:-1, :-1].max(-2) - R[..., -1, :-1]).mean(-1)
 
 
+def overall_performance(R: ArrayLike) -> Array:
+    """OP_t = 1/t sum_{i<=t} R[t, i]: over the skills learned so far, after each stage, [..., T].
+
+    TRACE (Wang et al. 2023, arXiv 2310.06762). OP_T is ACC.
+    """
+    R = _floats(R)
+    places = range(1, R.shape[-1] + 1)
+    return np.stack([R[..., t, :t].mean(-1) for t in places], axis=-1)
+
+
+def anytime_accuracy(R: ArrayLike) -> Numbers:
+    """A = 1/T sum_t OP_t = 1/T sum_t 1/t sum_{i<=t} R[t, i]: over the whole way, not its end alone.
+
+    The average incremental accuracy of Rebuffi et al. 2017 (iCaRL), with the first stage in it.
+    """
+    return overall_performance(R).mean(-1)
+
+
+def backward_transfer_trace(R: ArrayLike) -> Numbers:
+    """BWT_T = 1/T sum_{i<=T} (R[T, i] - R[i, i]): the last skill, whose term is 0, counts.
+
+    TRACE (Wang et al. 2023, arXiv 2310.06762) and the code of SAPT divide by T, Lopez-Paz & Ranzato
+    by T - 1 (``backward_transfer``): this one is smaller by (T - 1) / T. NaN for a single skill.
+    """
+    share = (_floats(R).shape[-1] - 1) / _floats(R).shape[-1]
+    return backward_transfer(R) * share
+
+
+def intransigence(R: ArrayLike, joint: ArrayLike) -> Numbers:
+    """I = 1/T sum_i (J[i] - R[i, i]); positive: the sequence learns less than all skills at once.
+
+    Chaudhry et al. 2018 (RWalk), whose reference for skill i has learned skills 1 to i at
+    once; here one reference has learned all T, as where papers report a joint or multi-task row.
+
+    joint: accuracy J on each skill of the model that learned all at once, [..., T].
+    """
+    return (_floats(joint) - own_stage_accuracy(R)).mean(-1)
+
+
+def plasticity_loss(R: ArrayLike, single: ArrayLike) -> Numbers:
+    """P = 1/(T-1) sum_{i>1} ((S[i] - R[0, i]) - (R[i, i] - R[i-1, i])); positive: less is learned.
+
+    What a skill gains alone from the base model, less what its stage gains after the stages before
+    it: the loss of plasticity of Dohare et al. 2024 (Nature 632, 768), who compare a network that
+    has learned tasks before with a new one on the same task, in accuracies.
+
+    What earlier stages gave or took before the stage began (``forward_transfer``) is in neither
+    gain. The first stage is its own reference, so it is left out. NaN for a single skill.
+
+    single: accuracy S on each skill of the model that learned it alone, [..., T].
+    """
+    R, single = _floats(R), _floats(single)
+    if R.shape[-1] < 2:
+        return _not_defined(R)
+    before = np.diagonal(R[..., 1:-1, 1:], axis1=-2, axis2=-1)
+    in_sequence = own_stage_accuracy(R)[..., 1:] - before
+    return (single[..., 1:] - R[..., 0, 1:] - in_sequence).mean(-1)
+
+
+def forward_transfer_single(R: ArrayLike, single: ArrayLike) -> Numbers:
+    """FWT_S = 1/(T-1) sum_{i>1} (R[i, i] - S[i]): what earlier skills did to learning later ones.
+
+    The meaning of FWT in SAPT (Zhao et al. 2024, arXiv 2401.08295), whose first term, of the first
+    skill, is 0 and counts there. NaN for a single skill. single: as for ``plasticity_loss``.
+    """
+    R, single = _floats(R), _floats(single)
+    if R.shape[-1] < 2:
+        return _not_defined(R)
+    return (own_stage_accuracy(R) - single)[..., 1:].mean(-1)
+
+
+def holm(p: Sequence[float]) -> Array:
+    """p-values adjusted for their number: Holm 1979, which needs no independence.
+
+    The k-th smallest of m is taken m - k + 1 times, and is no less than the one before it, nor more
+    than 1. NaN values are no tests and stay NaN.
+    """
+    values = _floats(p)
+    adjusted = np.full(values.shape, np.nan)
+    tests = np.flatnonzero(np.isfinite(values))
+    order = tests[np.argsort(values[tests], kind="stable")]
+    steps = values[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(steps)) if len(order) else steps
+    return adjusted
+
+
 def _floats(numbers: ArrayLike) -> Array:
     return np.asarray(numbers, dtype=np.float64)
 

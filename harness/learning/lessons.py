@@ -55,12 +55,22 @@ class Lessons:
         self.own = lesson
         self.sampler = sampler
         self._lessons = {each.skill.name: each for each in [*earlier, lesson]}
+        self._own = {lesson.skill.name}
 
     # ---- what an example's skill says ----------------------------------------------------------
 
-    def add_lesson(self, lesson: Lesson) -> None:
-        """Let examples of a further skill be learned, one that the order does not teach."""
+    def add_lesson(self, lesson: Lesson, own: bool = False) -> None:
+        """Let examples of a further skill be learned, one that the order does not teach.
+
+        own: of a skill that the stage itself teaches, where it teaches several at once.
+        """
         self._lessons[lesson.skill.name] = lesson
+        if own:
+            self._own.add(lesson.skill.name)
+
+    def is_own(self, example: Example) -> bool:
+        """Whether an example is of what the stage teaches, and not replayed."""
+        return self.lesson(example).skill.name in self._own
 
     def lesson(self, example: Example) -> Lesson:
         """The lesson of the skill that an example belongs to."""

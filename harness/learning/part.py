@@ -170,6 +170,10 @@ class Part:
         """
         return work
 
+    def gold_rows(self) -> int:
+        """Training examples with their gold answers that the part keeps for later stages."""
+        return 0
+
     def state_dict(self) -> dict[str, Any]:
         """What the part remembers from stage to stage; see Method.state_dict."""
         return {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,6 +31,9 @@ if TYPE_CHECKING:
 IMPORTANCE_CAP = 2.0
 
 
+COUNTS = ("step", "tokens", "learned", "idle", "further")  # of a stage, in its checkpoints
+
+
 class Stateful(Protocol):
     """An object that a checkpoint can hold: an optimizer, a module, a method's own memory."""
 
@@ -44,7 +46,8 @@ class Stage(Lessons):
     """One skill's turn, with all that a method needs to learn it.
 
     model, tokenizer, sampler: live; the method trains ``model`` in place. skill: what is learned;
-    examples: its training examples. seed: of the run; index: 1 for the first skill of the order.
+    examples: its training examples. seed: of the run; index: 1 for the first skill of the order;
+    begins_run: whether the stage begins with the weights of the run's start.
     folder: a folder of the method's own, for files that it wants to write.
     prompts: the budget, in prompts; batch_size: prompts per optimizer step; phases: prompts drawn
     in each phase (Method.phases), the budget in one phase if left out.
@@ -59,13 +62,14 @@ class Stage(Lessons):
     parameters: which numbers are trained (harness/learning/parametrisation.py).
     chat, teacher_chat: what the chat template is given for the student and the teacher.
     step: optimizer steps done so far; tokens: tokens read in a training or scoring pass or sampled
-    so far; seconds: time spent so far, ``training`` and ``sampling``, outside the steps as well;
-    further: prompts drawn outside the steps (``over``).
+    so far; learned: those of training passes; seconds: time spent so far, ``training`` and
+    ``sampling``, outside the steps as well; further: prompts drawn outside the steps (``over``).
     updates: of trainers since the start of the process, None without a trainer; idle: steps in
     which none of them made an update.
     begun: steps before the present phase; planned: steps of the present phase.
     has_sampled: the step has sampled, so dropout is off; merged: parts have made the end's weights.
 
+    on_learned: called with the float32 masters by the trainer that made the last step.
     on_step: called after each step, for evaluation, checkpoints and progress; on_work: called with
     (what, done, total) outside the steps, for progress; restored: what ``state_dict`` returned when
     a stage was cut off, to go on from there.
@@ -74,7 +78,8 @@ class Stage(Lessons):
     present: Step | None = None
     rate = 0.0
     training: TrainingConfig | None = None
-    begun, tokens, further, idle = 0, 0, 0, 0
+    begun, tokens, learned, further, idle = 0, 0, 0, 0, 0
+    on_learned: Callable[[Mapping[str, torch.Tensor]], None] | None = None
     updates: int | None = None
     has_sampled, merged = False, False
 
@@ -115,6 +120,7 @@ class Stage(Lessons):
         self.teacher_template = teacher_template
         self.seed = seed
         self.index = index
+        self.begins_run = index == 1
         self.prompts = prompts
         self.batch_size = batch_size
         self.max_new_tokens = max_new_tokens
@@ -137,7 +143,7 @@ class Stage(Lessons):
         self._on_work = on_work
         self._read = time.perf_counter()  # when the clock of training was read last
         # Counts to go on from at the first step; what is done before it has been counted already.
-        self._counts: tuple[int, int, dict[str, float]] | None = None
+        self._counts: tuple[int, int, int, dict[str, float]] | None = None
         # What checkpoints hold: objects by name, and how often each name has been kept
         self._kept: dict[str, Stateful] = {}
         self._times: dict[str, int] = {}
@@ -156,12 +162,12 @@ class Stage(Lessons):
 
     def _restore(self, restored: Mapping[str, Any]) -> None:
         """Take over the counts of a stage that was cut off; ``keep`` restores what it kept."""
-        self.step = restored["step"]
-        self.tokens = restored["tokens"]
-        self.idle = restored["idle"]
-        self.further = restored["further"]
+        for name in COUNTS:
+            setattr(
+                self, name, restored.get(name, 0)
+            )  # a checkpoint from before has no ``learned``
         self.seconds = dict(restored["seconds"])
-        self._counts = self.tokens, self.further, dict(self.seconds)
+        self._counts = self.tokens, self.learned, self.further, dict(self.seconds)
         self._restored = {
             name: (restored["times"][name], state) for name, state in restored["kept"].items()
         }
@@ -256,7 +262,7 @@ class Stage(Lessons):
             return_much_freed_memory()
             self.read_clock()
             self.has_sampled = False
-            self._check_finite(step)
+            step.check_finite(self.skill.name)
             self.further += len(step.examples) - own
             self.idle += self.updates is not None and self.updates == updates_before
             self.step += 1
@@ -267,17 +273,6 @@ class Stage(Lessons):
         # For draws of the method between two phases
         seed_all(seed_for(self.seed, self.index, "after", phase))
 
-    def _check_finite(self, step: Step) -> None:
-        """Raises UserError if a loss or a reward that a step has logged is not finite."""
-        for name, value in step.logged.items():
-            if name.endswith(("loss", "reward")) and not math.isfinite(value):
-                raise UserError(
-                    f"skill {self.skill.name}, step {self.step + 1}",
-                    f"the {name} is {value}",
-                    "take a smaller learning_rate, or look at the data and at the method; the last "
-                    "checkpoint is whole",
-                )
-
     # ---- the model as it was -------------------------------------------------------------------
 
     def start(self, of: str) -> PreTrainedModel:
@@ -286,7 +281,7 @@ class Stage(Lessons):
         It is loaded when it is first asked for, once for all parts, and stays until learning is
         over. At the start of a run the two are one.
         """
-        of = "run" if self.index == 1 else of
+        of = "run" if self.begins_run else of
         if of not in self._starts:
             if self._load_start is None:
                 raise ValueError("this stage was made without its start")
@@ -330,7 +325,7 @@ class Stage(Lessons):
     def _go_on_counting(self) -> None:
         """Leave out what a resumed stage repeats before the phase in which it was cut off."""
         if self._counts and self.begun <= self.step <= self.begun + self.planned:
-            self.tokens, self.further, seconds = self._counts
+            self.tokens, self.learned, self.further, seconds = self._counts
             self.seconds.update(seconds)
             self._counts = None
             self.start_clock()
@@ -373,10 +368,7 @@ class Stage(Lessons):
     def state_dict(self) -> dict[str, Any]:
         """What a new stage needs as ``restored`` to go on after the present step."""
         return {
-            "step": self.step,
-            "tokens": self.tokens,
-            "idle": self.idle,
-            "further": self.further,
+            **{name: getattr(self, name) for name in COUNTS},
             "seconds": dict(self.seconds),
             "times": dict(self._times),
             "kept": {name: part.state_dict() for name, part in self._kept.items()},

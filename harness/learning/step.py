@@ -1,8 +1,11 @@
 """One optimizer step of a stage."""
 
+import math
 from typing import Any
 
 import torch
+
+from harness.base.errors import UserError
 
 
 class Step:
@@ -22,3 +25,14 @@ class Step:
     def log(self, **values: float | torch.Tensor) -> None:
         """Add numbers to the step's line in training.jsonl."""
         self.logged.update({name: float(value) for name, value in values.items()})
+
+    def check_finite(self, skill: str) -> None:
+        """Raises UserError if a loss or a reward that was logged is not finite."""
+        for name, value in self.logged.items():
+            if name.endswith(("loss", "reward")) and not math.isfinite(value):
+                raise UserError(
+                    f"skill {skill}, step {self.index + 1}",
+                    f"the {name} is {value}",
+                    "take a smaller learning_rate, or look at the data and at the method; the last "
+                    "checkpoint is whole",
+                )

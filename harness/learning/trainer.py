@@ -203,7 +203,9 @@ class Trainer:
         total = torch.zeros((), dtype=torch.float64, device=self.model.device)
         vocabulary = self.model.config.get_text_config().vocab_size
         for batch in micro_batches(self.model, rows, self.limit):
-            self.stage.tokens += computed_tokens(rows, batch)
+            tokens = computed_tokens(rows, batch)
+            self.stage.tokens += tokens
+            self.stage.learned += tokens
             states, positions = completion_states(self.model, rows, batch)
             leaf = states.detach().requires_grad_()
             parts = chunks(len(leaf), vocabulary)
@@ -439,5 +441,10 @@ def learning(stage: Stage, config: TrainingConfig, of_weights: bool = False) -> 
     try:
         yield trainer
         trainer.merge()
+        if stage.on_learned and stage.step == stage.steps_in_all:
+            trainer.adamw.state.clear()  # makes room for what the masters are compared with
+            stage.read_clock()
+            stage.on_learned(trainer.masters)
+            stage.start_clock()
     finally:
         trainer.close()

@@ -351,6 +351,7 @@ class Clock(TrainerCallback):
         tokens = given.get("input_ids", args[0] if args else None)
         if self.learns and isinstance(tokens, torch.Tensor):
             self.stage.tokens += tokens.numel()
+            self.stage.learned += tokens.numel() * torch.is_grad_enabled()
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         """TRL has restored the generators of its own checkpoint by now."""

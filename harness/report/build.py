@@ -13,11 +13,12 @@ from pathlib import Path
 from harness.base.errors import UserError
 from harness.base.files import locked
 from harness.report import page, tables
-from harness.report.comparisons import comparison_table
+from harness.report.comparisons import comparison_table, holm_table
 from harness.report.continuous import continuous_table
 from harness.report.data import ReportData
 from harness.report.every_metric import every_metric
 from harness.report.exports import link, write_csv
+from harness.report.frontier import frontier, frontier_table
 from harness.report.pictures import draw_pictures, source_of
 from harness.report.power import power_note
 from harness.report.table import Table
@@ -122,6 +123,10 @@ def _all_tables(results: ReportData) -> list[Table]:
     all_tables = [tables.main_table(results)]
     if len(results.series) > 1:
         all_tables.append(comparison_table(results))
+    if len(results.series) > 2:
+        all_tables.append(holm_table(all_tables[-1]))
+    if shown := frontier(results):
+        all_tables.append(frontier_table(shown))
     all_tables.append(tables.gain_table(results))
     if results.retention:
         all_tables.append(tables.retention_table(results))

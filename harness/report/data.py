@@ -6,6 +6,7 @@ estimates.py has values and intervals; missing.py and costs.py have the rest.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -33,15 +34,18 @@ class ReportData:
     and after a judge), ``tasks_in_mean``; ``n`` and ``protocol_of`` by ("skill" or "retention",
     name). By label: ``series``, ``runs``, ``R`` and
     ``D`` (values [runs, T + 1, columns]); by (kind, label): ``stderr``, ``answers`` and ``keys`` of
-    the same shape. ``records`` has one row a record, with ``label`` and ``folder`` added;
-    ``skill_records`` and ``retention_records`` are those that count. ``estimate``, ``compare``,
-    ``of_records``, ``bases`` and ``base_estimate`` are those of the Estimator. ``missing`` and
+    the same shape. ``references``: labels with joint or single
+    runs; ``reference_records``: records of all reference runs. ``records`` has one row a record,
+    with ``label`` and ``folder`` added; ``skill_records`` and ``retention_records`` are those that
+    count. ``estimate``, ``compare``, ``of_records``, ``of_items``, ``bases`` and ``base_estimate``
+    are those of the Estimator; ``read_items`` keeps what ``items`` reads. ``missing`` and
     ``overlaps`` are lines for people.
     """
 
-    def __init__(self, folders: Sequence[str | Path]) -> None:
+    def __init__(self, folders: Sequence[str | Path], every_point: bool = False) -> None:
+        """every_point: let every point of a grid count as a method of its own."""
         self.folders = [Path(folder) for folder in folders]
-        pool = open_pool(self.folders)
+        pool = open_pool(self.folders, every_point)
         measured = measure(pool)
         self._pool = pool
         self._measured = measured
@@ -51,6 +55,10 @@ class ReportData:
         self.of_records = estimator.of_records
         self.bases = estimator.bases
         self.base_estimate = estimator.base_estimate
+        self.of_items = estimator.of_items
+        self.combine = estimator.combine
+        self.read_items = estimator.entries.items
+        self.is_readable = estimator.entries.is_readable
 
         self.heads = pool.heads
         self.names = pool.names
@@ -63,6 +71,7 @@ class ReportData:
         self.continuous = {t: e for t, e in pool.retention.items() if "of" in e}
         self.series = pool.series
         self.records = pool.records
+        self.reference_records = pool.references
 
         self.skill_records = measured.skill_records
         self.retention_records = measured.retention_records
@@ -77,9 +86,18 @@ class ReportData:
         self.answers = {key: of_label.answers for key, of_label in arrays.items()}
         self.keys = {key: of_label.keys for key, of_label in arrays.items()}
 
+        self.references = [label for label in pool.series if ("R+", label) in arrays]
         self.missing = missing(pool, measured)
         overlaps = (overlap for head in pool.heads for overlap in head.get("overlap") or ())
         self.overlaps = list(dict.fromkeys(map(sentence, overlaps)))
+
+    @cached_property
+    def with_every_point(self) -> "ReportData":
+        """The same with every point of its grids as a method of its own."""
+        has_grid = any(
+            "grid" in entry for f in self._pool.folders for entry in f.results["methods"].values()
+        )
+        return ReportData(self.folders, every_point=True) if has_grid else self
 
     # -- estimates
 
@@ -90,6 +108,11 @@ class ReportData:
     def retention_mean(self, array: np.ndarray) -> np.ndarray:
         """Mean over the tasks that may be averaged: array [..., T + 1, tasks] -> [..., T + 1]."""
         return self._measured.retention_mean(array)
+
+    def with_references(self, label: str) -> np.ndarray | None:
+        """R of a label with two rows behind it, joint and single; None without references."""
+        arrays = self._measured.arrays.get(("R+", label))
+        return None if arrays is None else arrays.values
 
     # -- evaluations
 

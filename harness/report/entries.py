@@ -85,7 +85,7 @@ class Entries:
 
     def metric(self, kind: Kind, name: str) -> str:
         """The metric that counts of a skill or a retention task."""
-        return self.pool.metric[name] if kind == "R" else self.pool.retention[name]["metric"]
+        return self.pool.metric[name] if kind[0] == "R" else self.pool.retention[name]["metric"]
 
     def tests(
         self, entries: dict[str, list[Entry]], metrics: Mapping[str, str], runs: int

@@ -35,6 +35,8 @@ class IntervalSource(StrEnum):
     ERRORS = "errors"
     APART = "apart"
     ALIKE = "alike"
+    RUNS = "runs"
+    RUN = "run"
 
 
 HOW = {
@@ -54,8 +56,10 @@ HOW = {
         "differences of one run whose item scores are missing or do not make up the values"
     ),
     IntervalSource.ALIKE: "where all questions, or all seeds, give the same number",
+    IntervalSource.RUNS: "over seeds alone (Student's t) for numbers of whole runs, as of curves",
+    IntervalSource.RUN: "numbers of one whole run, as of its curves",
 }
-NO_INTERVAL = (IntervalSource.APART, IntervalSource.ALIKE)
+NO_INTERVAL = (IntervalSource.APART, IntervalSource.ALIKE, IntervalSource.RUN)
 
 
 class Interval(NamedTuple):
@@ -94,6 +98,15 @@ def how_of(source: IntervalSource | None) -> str:
     if source is None:
         return ""
     return ("no interval: " if source in NO_INTERVAL else "95% interval ") + HOW[source]
+
+
+class Weighted(NamedTuple):
+    """A number of a label in a sum, with its weight."""
+
+    kind: Kind
+    label: str
+    function: ArrayFunction
+    weight: float
 
 
 class Estimator:
@@ -148,7 +161,45 @@ class Estimator:
         terms = [Term(first[0], mine, first[1]), Term(second[0], other, second[1], -1.0)]
         return self._estimate(kind, terms, numbers[0][mine] - numbers[1][other], detail, True)
 
+    def combine(self, parts: Sequence[Weighted], detail: str = "") -> Estimate:
+        """A sum of numbers of several labels and kinds, weighted, paired by seed and by question.
+
+        Its interval is that of a difference. Seeds that only some of the labels have are left out.
+        """
+        numbers = [self._values(kind, label, function) for kind, label, function, _ in parts]
+        places = [
+            {run.seed: i for i, run in enumerate(self.measurements.runs[label])}
+            for _, label, _, _ in parts
+        ]
+        seeds = [
+            seed
+            for seed in places[0]
+            if all(
+                seed in of and np.isfinite(n[of[seed]])
+                for of, n in zip(places, numbers, strict=True)
+            )
+        ]
+        if not seeds:
+            return Estimate(np.nan, detail=detail)
+        values = np.zeros(len(seeds))
+        entries: dict[str, list[Entry]] = {}
+        metric_of: dict[str, str] = {}
+        fractions = True
+        for (kind, label, function, weight), of, n in zip(parts, places, numbers, strict=True):
+            runs = [of[seed] for seed in seeds]
+            values += weight * n[runs]
+            terms = [Term(label, runs, function, weight)]
+            for name, of_name in self.entries.of(kind, terms).items():
+                key = f"{kind}/{name}"
+                entries.setdefault(key, []).extend(of_name)
+                metric_of[key] = self.entries.metric(kind, name)
+                fractions &= kind[0] == "R" or self.measurements.tasks_in_mean[name]
+        found = self._of_entries(entries, metric_of, fractions, values, difference=True)
+        return _with_interval(values, seeds, *found, detail)
+
     def _values(self, kind: Kind, label: str, function: ArrayFunction) -> np.ndarray:
+        if (kind, label) not in self.measurements.arrays:  # a method without references
+            return np.array([])
         array = self.measurements.arrays[kind, label].values
         return np.asarray(function(array), float) if array.size else np.array([])
 
@@ -189,6 +240,24 @@ class Estimator:
         found = self._of_entries({name: entries}, {name: metric}, is_share, values)
         return _with_interval(values, records["seed"].tolist(), *found)
 
+    def of_items(
+        self, label: str, runs: Sequence[int], parts: np.ndarray, detail: str = ""
+    ) -> Estimate:
+        """The mean of what each item adds to a number in each run of a label: [items, runs].
+
+        runs: places of the runs among the label's. One answer more or less changes an item's part
+        by 1, as in shares of items.
+        """
+        spread = intervals.spread([parts], LEVELS, [1 / len(runs)])
+        values = parts.mean(axis=0)
+        interval = Interval.none(IntervalSource.ALIKE)
+        if spread is not None:
+            half, mean = spread.quantile() * spread.stderr, float(values.mean())
+            source = IntervalSource.BOTH if len(runs) > 1 else IntervalSource.ITEMS
+            interval = Interval(mean - half, mean + half, source)
+        seeds = [self.measurements.runs[label][run].seed for run in runs]
+        return _with_interval(values, seeds, interval, spread, detail)
+
     def _is_share(self, kind: Kind, name: str, metric: str) -> bool:
         """Whether a metric, of those that count or not, is a mean of scores in [0, 1]."""
         if kind == "D":
@@ -218,7 +287,7 @@ class Estimator:
         """
         entries = self.entries.of(kind, terms)
         in_mean = self.measurements.tasks_in_mean
-        fractions = all(kind == "R" or in_mean[name] for name in entries)
+        fractions = all(kind[0] == "R" or in_mean[name] for name in entries)
         metric_of = {name: self.entries.metric(kind, name) for name in entries}
         return self._of_entries(entries, metric_of, fractions, values, difference)
 

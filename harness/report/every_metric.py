@@ -1,5 +1,6 @@
 """The table of every metric on record, also of those that do not count."""
 
+from harness.report.continual import NO_REFERENCES, continual_rows
 from harness.report.data import ReportData
 from harness.report.table import Cell, Column, Row, Table
 from harness.report.tables import interval_note
@@ -32,8 +33,11 @@ def every_metric(results: ReportData) -> Table:
         (name, {"split": split, "metric": metric, **of_row})
         for (_, name, split, metric), of_row in cells.items()
     ]
+    rows += continual_rows(results)
+    references = "" if results.references else f"{NO_REFERENCES} "
     note = (
-        "Base model and after the last stage, in the metric's own unit. "
+        "Base model and after the last stage, in the metric's own unit; then measures of the whole "
+        f"run, by the formulas of docs/reference/metrics.md. {references}"
         f"{interval_note([(label, _of_label(rows, label)) for label in ('base', *lengths)])}"
     )
     return Table("every_metric", "Every metric on record", note, columns, rows, stub="measured")

@@ -1,9 +1,12 @@
 """The pooled records that count, as arrays of runs, stages and columns.
 
 Two kinds of arrays, named as in harness/base/metrics.py and in the papers: R has the accuracy of
-every skill, D the value of every retention task, both at the ends of all stages.
+every skill, D the value of every retention task, both at the ends of all stages. Where a method has
+references, "R+" and "D+" are the same with two rows behind the last stage: of the joint run, and of
+the single runs, each of its own skill.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -11,10 +14,13 @@ import numpy as np
 import pandas as pd
 
 from harness.base import metrics
+from harness.results.formats import JOINT, SINGLE
 from harness.results.pooling import Pool
 
-Kind = Literal["R", "D"]
-KINDS: tuple[Kind, ...] = ("R", "D")
+Kind = Literal["R", "D", "R+", "D+"]
+KINDS: tuple[Literal["R", "D"], ...] = ("R", "D")
+WITH_REFERENCES: dict[str, Kind] = {"R": "R+", "D": "D+"}
+PLACES = {JOINT: 0, SINGLE: 1}  # of a reference behind the last stage
 
 
 class RunId(NamedTuple):
@@ -41,13 +47,14 @@ class Arrays:
 
     def cell(self, run: int, stage: int, column: int) -> list[Any]:
         """Value, standard error, answers and key of one measurement."""
-        return [array[run, stage, column] for array in self._all()]
+        return [array[run, stage, column] for array in self.all()]
 
     def set_cell(self, run: int, stage: int, column: int, cell: list[Any]) -> None:
-        for array, value in zip(self._all(), cell, strict=True):
+        for array, value in zip(self.all(), cell, strict=True):
             array[run, stage, column] = value
 
-    def _all(self) -> tuple[np.ndarray, ...]:
+    def all(self) -> tuple[np.ndarray, ...]:
+        """The four arrays."""
         return self.values, self.stderr, self.answers, self.keys
 
 
@@ -82,7 +89,7 @@ class PooledMeasurements:
 
 def measure(pool: Pool) -> PooledMeasurements:
     """Sorts the records of a pool."""
-    skill_records, retention_records = _counting(pool)
+    skill_records, retention_records = _counting(pool, pool.records)
     finals = {
         "R": skill_records[skill_records["final"]],
         "D": retention_records[retention_records["final"]],
@@ -96,6 +103,8 @@ def measure(pool: Pool) -> PooledMeasurements:
             shape = (len(runs[label]), len(series.order) + 1, len(columns))
             arrays[kind, label] = _arrays(by_label.get(label), runs[label], shape, columns)
         _share_the_base(runs, {label: arrays[kind, label] for label in pool.series})
+        for label, of_label in _references(pool, kind, runs):
+            arrays[WITH_REFERENCES[kind], label] = _joined(arrays[kind, label], of_label)
     of_tasks = retention_records["name"]
     tasks_in_mean = {
         task: metrics.in_unit_interval(
@@ -119,12 +128,42 @@ def measure(pool: Pool) -> PooledMeasurements:
     )
 
 
-def _counting(pool: Pool) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The records of skills and of retention tasks that have a label and the metric that counts.
+def _references(
+    pool: Pool, kind: Literal["R", "D"], runs: dict[str, list[RunId]]
+) -> Iterator[tuple[str, Arrays]]:
+    """(label, its references' final records [runs, 2, columns]) where there are any."""
+    records = _counting(pool, pool.references)[KINDS.index(kind)]
+    is_one = records["reference"].isin(list(PLACES))
+    records = records[records["final"] & (records["stage"] > 0) & is_one]
+    places = records["reference"].astype(object).map(PLACES)
+    for label, of_label in records.assign(stage=places).groupby("label", observed=True):
+        name = str(label)
+        of_runs = [RunId(*run) for run in zip(of_label["folder"], of_label["seed"], strict=True)]
+        of_label = of_label[[run in runs[name] for run in of_runs]]
+        if not of_label.empty:
+            columns = pool.series[name].order if kind == "R" else tuple(pool.retention)
+            shape = (len(runs[name]), len(PLACES), len(columns))
+            yield name, _arrays(of_label, runs[name], shape, columns)
+
+
+def _joined(stages: Arrays, references: Arrays) -> Arrays:
+    """Stages and references as one, [runs, T + 3, columns].
+
+    The first skill alone is stage 1 of the sequence. Retention has no single runs.
+    """
+    parts = zip(stages.all(), references.all(), strict=True)
+    values, stderr, answers, keys = (np.concatenate(pair, axis=1) for pair in parts)
+    joined = Arrays(stages.columns, values, stderr, answers, keys)
+    for run in np.flatnonzero(np.isfinite(values[:, -1]).any(axis=1)):
+        joined.set_cell(int(run), -1, 0, joined.cell(int(run), 1, 0))
+    return joined
+
+
+def _counting(pool: Pool, records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Those of skills and of retention tasks that have a label and the metric that counts.
 
     Those of a task's continuous metrics have the name of their entry, "TASK METRIC".
     """
-    records = pool.records
     metric = records["metric"].astype(object)
     labelled = records["label"].notna()
     # A column of texts is categorical: map looks each different name up once.

@@ -8,7 +8,7 @@ import pandas as pd
 
 from harness.report.measurements import PooledMeasurements, RunId
 from harness.results.folders import Json, read_failure
-from harness.results.formats import CONTINUOUS
+from harness.results.formats import CONTINUOUS, JOINT, SINGLE
 from harness.results.pooling import Pool, Series
 
 MOST_NAMES = 5  # of methods or protocols in a line
@@ -30,6 +30,7 @@ def missing(pool: Pool, measurements: PooledMeasurements) -> list[str]:
             lines += [f"{label}, seed {run.seed}: {line}"] if line else []
             if finished:
                 lines += _absent_retention(pool, measurements, label, i)
+    lines += _absent_references(pool, measurements)
     lines += _absent_margins(pool, measurements)
     lines += _absent_evaluations(pool)
     lines += _unknown_methods(pool)
@@ -147,6 +148,25 @@ def _absent_retention(
         seed = measurements.runs[label][i].seed
         more = " ..." if len(tasks) > MOST_TASKS else ""
         yield f"{label}, seed {seed}: no final retention of {_list(tasks[:MOST_TASKS])}{more}"
+
+
+def _absent_references(pool: Pool, measurements: PooledMeasurements) -> Iterator[str]:
+    """Runs whose order asks for references that are not on record."""
+    labels = pool.labels()
+    asked = {
+        (index, labels.get((index, label)))
+        for index, head in enumerate(pool.heads)
+        for label in head.get("references") or ()
+    }
+    for label, series in pool.series.items():
+        arrays = measurements.arrays.get(("R+", label))
+        for i, run in enumerate(measurements.runs[label]):
+            if (run.folder, label) not in asked or len(series.order) < 2:
+                continue
+            rows = np.full((2, 1), np.nan) if arrays is None else arrays.values[i, -2:]
+            names = zip((JOINT, SINGLE), np.isfinite(rows).all(axis=1), strict=True)
+            if absent := [name for name, is_there in names if not is_there]:
+                yield f"{label}, seed {run.seed}: reference not finished: {_list(absent)}"
 
 
 def _absent_margins(pool: Pool, measurements: PooledMeasurements) -> Iterator[str]:

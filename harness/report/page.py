@@ -43,6 +43,8 @@ SECTIONS = {
 TABLE_SECTIONS = {
     "main": "results",
     "comparisons": "results",
+    "comparisons_holm": "results",
+    "frontier": "results",
     "own_stage": "skills",
     "retention": "retention-section",
     "retention_continuous": "retention-section",
@@ -50,7 +52,10 @@ TABLE_SECTIONS = {
     "every_metric": "measured",
 }
 # Tables that are folded away, with the text of the fold.
-FOLDED = {"every_metric": "Every metric on record, base and final"}
+FOLDED = {
+    "comparisons_holm": "Methods in pairs: p-values by Holm",
+    "every_metric": "Every metric on record, base and final",
+}
 
 Dot = Callable[[str], Markup]
 

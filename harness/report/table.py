@@ -23,7 +23,7 @@ from harness.report.exports import csv_cell, markdown_text, one_line
 from harness.report.html import environment
 
 # "%": a fraction, written times 100; "own": the metric's own unit.
-Unit = Literal["%", "own", "text", "count", "seconds", "GiB"]
+Unit = Literal["%", "own", "text", "count", "seconds", "GiB", "MiB"]
 Cell = Estimate | str | float | None
 Row = tuple[str, dict[str, Cell]]  # the label, {column key: cell}
 
@@ -32,6 +32,7 @@ FORMATS: dict[Unit, tuple[int, str]] = {
     "%": (100, ".1f"),
     "own": (1, ".3f"),
     "GiB": (1, ".2f"),
+    "MiB": (1, ",.2f"),
     "text": (1, ",.0f"),
     "count": (1, ",.0f"),
     "seconds": (1, ",.0f"),

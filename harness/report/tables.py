@@ -1,11 +1,12 @@
 """The tables of a report: main results, gains, retention, cost, records used."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 import numpy as np
 import pandas as pd
 
 from harness.base import metrics
+from harness.report.continual import NO_REFERENCES, of_joint, of_single
 from harness.report.data import ReportData
 from harness.report.entries import ArrayFunction
 from harness.report.estimates import HOW, NO_INTERVAL, Estimate, IntervalSource
@@ -25,12 +26,18 @@ MEANINGS = {
     "Retention": "mean over the retention tasks whose metric is a fraction of final minus base; "
     "positive = better",
     "own stage": "accuracy right after the stage that taught the skill",
+    "intransigence": "mean over skills of the joint run's accuracy minus own-stage accuracy; "
+    "positive = the sequence learns less (Chaudhry et al. 2018)",
+    "plasticity loss": "mean over all but the first skill of what it gains alone from the base "
+    "minus what its stage gains; positive = the sequence learns less",
 }
-COUNTS = ("steps", "prompts", "tokens")  # columns of ReportData.stages that are summed over stages
+# Columns of ReportData.stages that are summed over stages, and those whose largest counts
+COUNTS = ("steps", "prompts", "tokens", "flops")
+LARGEST = ("peak_memory_gib", "kept_bytes", "gold_rows")
 SECONDS = "seconds_"  # begins the columns of ReportData.stages with seconds of one part
 # Columns of records.jsonl that records_used leaves out: `folder` and `label` say where a record is
 # from, and all records are final.
-NOT_IN_RECORDS_USED = ("run", "method", "final", "prompts", "tokens", "seconds")
+NOT_IN_RECORDS_USED = ("run", "method", "final", "prompts", "tokens", "seconds", "reference")
 
 
 def measured(results: ReportData, kind: str, name: str) -> str:
@@ -86,13 +93,18 @@ def _labels_with(
 def main_table(results: ReportData) -> Table:
     """ACC, BWT, forgetting, mean retention change, final and own-stage accuracy of each skill."""
     rows = [(row, _main_base(results, row)) for row in results.bases()]
-    rows += [(label, _main_cells(results, label)) for label in results.series]
+    for label in results.series:
+        rows.append((label, _main_cells(results, label)))
+        if label in results.references:
+            rows += _reference_rows(results, label)
     rows.append(_numbers_of_examples(results, "skill", list(results.skills)))
     note = (
         "Accuracies in per cent, differences in points; metric that counts of each skill, "
         f"split {results.split}. {interval_note(rows)} "
         "BWT, forgetting and retention Δ compare with earlier measurements of the same run."
     )
+    if results.references:
+        note += " Joint: all skills learned at once; single: each alone from the base model."
     if in_mean := _in_mean(results):
         others = [task for task in results.retention if task not in in_mean]
         more = f"; {', '.join(others)} in other units: see the retention table." if others else "."
@@ -151,6 +163,27 @@ def _main_cells(results: ReportData, label: str) -> dict[str, Cell]:
     return cells
 
 
+def _reference_rows(results: ReportData, label: str) -> Iterator[Row]:
+    """All skills learned at once, and each alone, by a method that has references."""
+    joint: dict[str, Cell] = {
+        "acc": results.estimate(label, lambda extended: extended[..., -2, :].mean(-1), "R+")
+    }
+    if results.retention:
+
+        def change(D: np.ndarray) -> np.ndarray:
+            mean = results.retention_mean(D)
+            return mean[..., -2] - mean[..., 0]
+
+        joint["retention"] = results.estimate(label, change, "D+", difference=True)
+    single: dict[str, Cell] = {}
+    for i, name in enumerate(results.series[label].order):
+        detail = measured(results, "skill", name)
+        joint[f"{name}/final"] = results.estimate(label, _entry(-2, i), "R+", detail)
+        single[f"{name}/own"] = results.estimate(label, _entry(-1, i), "R+", detail)
+    yield f"{label} joint", joint
+    yield f"{label} single", single
+
+
 def retention_change(results: ReportData) -> ArrayFunction:
     """The function of D that gives the mean change since the base model."""
 
@@ -186,13 +219,17 @@ def gain_table(results: ReportData) -> Table:
         Column("gain", "mean gain", signed=True, note=gain),
         Column("fwt", "FWT", signed=True, note=MEANINGS["FWT"]),
     ]
+    if results.references:
+        for key in ("intransigence", "plasticity loss"):
+            columns.append(Column(key, key, signed=True, note=MEANINGS[key]))
     for name in results.skills:
         how = measured(results, "skill", name)
         columns.append(Column(name, name, "own stage − base", signed=True, note=how))
     rows = [(label, _gain_cells(results, label)) for label in results.series]
+    references = "" if results.references else f"{NO_REFERENCES} "
     note = (
         "Points of accuracy right after the stage that taught the skill, minus the base model's: "
-        f"what earlier stages did to the skill is in it. {interval_note(rows)} "
+        f"what earlier stages did to the skill is in it. {references}{interval_note(rows)} "
         f"{power_note(results, columns, rows)}"
     ).rstrip()
     return Table("own_stage", "Own-stage gains over the base model", note, columns, rows)
@@ -207,6 +244,12 @@ def _gain_cells(results: ReportData, label: str) -> dict[str, Cell]:
         "gain": results.estimate(label, mean_gain, difference=True),
         "fwt": results.estimate(label, metrics.forward_transfer, difference=True),
     }
+    against = {
+        "intransigence": of_joint(metrics.intransigence),
+        "plasticity loss": of_single(metrics.plasticity_loss),
+    }
+    for key, function in against.items() if results.references else ():
+        cells[key] = results.estimate(label, function, "R+", difference=True)
     for i, name in enumerate(results.series[label].order):
         cells[name] = results.estimate(
             label,
@@ -305,13 +348,15 @@ def cost_table(results: ReportData) -> Table:
         "Cost of a run",
         "Mean over complete runs, summed over the stages in stage.json (over what is there where "
         "no run is complete). The base model is measured once for all runs of a folder. An "
-        "evaluation found in the cache costs no seconds. Compare seconds only on one device.",
-        _cost_columns(parts),
+        "evaluation found in the cache costs no seconds. Compare seconds only on one device. FLOPs "
+        "of learning: 6 N a token of a training pass, 2 N one that is scored or sampled; N are "
+        "weights that multiply.",
+        _cost_columns(parts, set(stages.columns)),
         rows,
     )
 
 
-def _cost_columns(parts: list[str]) -> list[Column]:
+def _cost_columns(parts: list[str], on_record: Container[str]) -> list[Column]:
     columns = [
         Column("runs", "runs", unit="text"),
         Column("stages", "stages", unit="text"),
@@ -322,11 +367,14 @@ def _cost_columns(parts: list[str]) -> list[Column]:
     columns += [Column(SECONDS + part, part, "seconds", "seconds") for part in parts]
     if parts:
         columns.append(Column("total", "total", "seconds", "seconds"))
-    columns += [
-        Column("peak_memory_gib", "peak GiB", unit="GiB", note="largest of all stages"),
-        Column("device", "device", unit="text"),
-    ]
-    return columns
+    columns.append(Column("peak_memory_gib", "peak GiB", unit="GiB", note="largest of all stages"))
+    further = (
+        Column("flops", "TFLOPs", unit="count", note="6 N a learned token, 2 N any other"),
+        Column("kept_bytes", "kept MiB", unit="MiB", note="between stages, largest of all"),
+        Column("gold_rows", "gold rows kept", unit="count", note="largest of all stages"),
+    )
+    columns += [column for column in further if column.key in on_record]
+    return [*columns, Column("device", "device", unit="text")]
 
 
 def _devices(results: ReportData) -> dict[str, set[str]]:
@@ -371,8 +419,10 @@ def _run_cost(stages: pd.DataFrame, length: int) -> dict[str, Cell]:
         "stages": str(length) if len(complete) else f"{count.max()} of {length}",
         "total": float(sum(seconds)),
     }
-    if "peak_memory_gib" in stages:
-        cells["peak_memory_gib"] = float(stages["peak_memory_gib"].max())
+    cells |= {name: float(stages[name].max()) for name in LARGEST if name in stages}
+    for name, unit in (("flops", 1e12), ("kept_bytes", 2**20)):
+        if isinstance(amount := cells.get(name), float):
+            cells[name] = amount / unit
     return cells
 
 

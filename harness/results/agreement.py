@@ -8,7 +8,7 @@ from typing import Any
 from harness.base.errors import UserError
 from harness.results.formats import LATER, VERSION
 
-# What all runs of a folder share. Methods and seeds may be added.
+# What all runs of a folder share. Methods, seeds and references may be added.
 SHARED = ("model", "budget", "rollout", "evaluate", "skills", "retention")
 OTHER_FOLDER = "give another folder with --out, or move this one away"
 OTHER_LABEL = "give the changed method another label, or another folder with --out"
@@ -28,10 +28,15 @@ def continued(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> dic
     methods = old["methods"]
     for label in set(methods) & set(new["methods"]):
         _check_method(methods[label], new["methods"][label], label, path)
+    asked = {
+        key: list(dict.fromkeys([*old.get(key, []), *new.get(key, [])]))
+        for key in ("references", "relearning")
+    }
     return {
         **new,
         "methods": {**methods, **new["methods"]},
         "seeds": sorted({*old["seeds"], *new["seeds"]}),
+        **{key: labels for key, labels in asked.items() if labels},
     }
 
 

@@ -55,17 +55,21 @@ class RecordTable(NamedTuple):
     unreadable: int
 
 
-def open_results(path: str | Path) -> "ResultsFolder":
-    """The results folder at ``path``; raises UserError where it is none of this version."""
-    return ResultsFolder(Path(path), _read_results(Path(path)))
+def open_results(path: str | Path, every_point: bool = False) -> "ResultsFolder":
+    """The results folder at ``path``; raises UserError where it is none of this version.
+
+    every_point: let every point of a grid count as a method of its own, selected or not.
+    """
+    return ResultsFolder(Path(path), _read_results(Path(path)), every_point)
 
 
 class ResultsFolder:
     """A results folder; ``results`` is the content of results.json."""
 
-    def __init__(self, path: Path, results: Json) -> None:
+    def __init__(self, path: Path, results: Json, every_point: bool = False) -> None:
         self.path = path
         self.results = results
+        self.every_point = every_point
 
     # -- what was run
 
@@ -113,6 +117,8 @@ class ResultsFolder:
     def unselected(self) -> list[str]:
         """Labels of the points of grids that are not selected, or not yet."""
         selection = self.selection  # Read also where there is no grid, so that its form is checked.
+        if self.every_point:
+            return []
         return [
             label
             for label, entry in self.results["methods"].items()
@@ -130,7 +136,9 @@ class ResultsFolder:
         for label, entry in self.results["methods"].items():
             if label in self.unselected:
                 continue
-            if grid := entry.get("grid"):
+            if self.every_point:
+                entry = {key: value for key, value in entry.items() if key != "grid"}
+            elif grid := entry.get("grid"):
                 choice = self.selection[grid["of"]]
                 grid = {**grid, "points": len(choice["points"]), "rule": choice["rule"]}
                 entry = {**entry, "grid": grid}

@@ -20,6 +20,9 @@ READABLE = (1, 2)  # versions that a report reads
 FAILED = "failed.txt"  # in a run's folder: why it failed, in its first line, and the traceback
 # Before the name of a metric: of the base model with the question's source in its prompt.
 ORACLE = "oracle_"
+# What a reference run learns, the key `reference` of its records: all skills at once, one alone, or
+# one again from the model after the last stage.
+JOINT, SINGLE, RELEARN = "joint", "single", "relearn"
 # Metrics that a retention task has beside the one that counts: harness/evaluation/likelihoods.py.
 CONTINUOUS = ("margin", "probability", "loglikelihood")
 # Keys of a skill or a retention task in results.json that older folders lack. They are compared
@@ -65,6 +68,7 @@ class Record(TypedDict):
     prompts: int  # drawn since the start of the run
     tokens: int  # trained on, scored or sampled since the start of the run
     seconds: float  # of training and sampling since the start of the run
+    reference: NotRequired[str]  # of a reference run alone: joint, single or relearn
 
 
 class Evaluation(TypedDict):
@@ -98,6 +102,11 @@ class StageSummary(TypedDict):
     tokens: int
     seconds: dict[str, float]  # training, sampling, evaluation, retention, pass_at_k, kl
     peak_memory_gib: float
+    kept_bytes: int  # on disk for later stages, by the method and its parts
+    learned_tokens: NotRequired[int]  # of ``tokens``, those of training passes; a skill's stage
+    flops: NotRequired[float]
+    gold_rows: NotRequired[int]  # training examples with gold answers that parts keep
+    change: NotRequired[dict[str, dict[str, float]]]  # since the starts of stage and run
 
 
 class GridPoint(TypedDict):
@@ -130,6 +139,8 @@ HEAD: Shape = {
     "seeds": [int],
     "evaluate?": {"split?": str, "skills?": str},
     "overlap?": [OVERLAP],
+    "references?": [str],
+    "relearning?": [str],
 }
 SELECTION: Shape = {"*": {"selected?": str, "rule": str, "points": list}}
 PRODUCTS: Shape = {"dtype": str, "sampling": str, "bfloat16?": float, "seconds": {"*": float}}
@@ -141,6 +152,10 @@ STAGE: Shape = {
     "tokens?": float,
     "peak_memory_gib?": float,
     "seconds?": {"*?": float},
+    "kept_bytes?": float,
+    "flops?": float,
+    "gold_rows?": float,
+    "change?": {"*?": {"*?": float}},
 }
 EVALUATION: Shape = {"items?": [{"scores?": {"*?": float}}]}
 NAMES = {str: "a text", float: "a number", int: "a whole number", list: "a list", dict: "an object"}

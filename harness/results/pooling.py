@@ -11,12 +11,14 @@ import pandas as pd
 
 from harness.base.errors import UserError
 from harness.results.folders import Json, ResultsFolder, open_results
-from harness.results.formats import CONTINUOUS
+from harness.results.formats import CONTINUOUS, JOINT, RELEARN, SINGLE
 from harness.results.reader import TEXTS
 
 # A record is repeated where all of these are equal; the later one replaces the earlier one.
 RECORD_KEY = ("folder", "run", "stage", "step", "kind", "name", "split", "metric")
 MEASURE_KEY = ["kind", "name", "split", "metric"]  # what may have one protocol alone
+# What the method of a reference run has behind the label
+REFERENCE = rf"\.(?:{JOINT}|(?:{SINGLE}|{RELEARN})-\d+)$"
 MOST_DIFFERENCES = 4  # keys of two protocols that an error names
 
 
@@ -46,7 +48,8 @@ class Pool:
     metric; unreadable: lines of each records.jsonl; grader: each skill's metric before any judge;
     metric: the metric that counts; skills, retention: their entries in results.json by name, and
     one more for each continuous metric of a task (see ``_continuous``); records: one row a record,
-    with ``label`` (NaN where no head lists the method) and ``folder``.
+    with ``label`` (NaN where no head lists the method) and ``folder``; references: the same of
+    reference runs, with the label of the series that they are references of.
     """
 
     folders: list[ResultsFolder]
@@ -61,19 +64,20 @@ class Pool:
     retention: dict[str, Json]
     series: dict[str, Series]
     records: pd.DataFrame
+    references: pd.DataFrame
 
     def labels(self) -> dict[tuple[int, str], str]:
         """{(folder index, label there): label of the series}."""
         return {member: s.label for s in self.series.values() for member in s.members}
 
 
-def open_pool(paths: list[Path]) -> Pool:
-    """Reads and pools results folders.
+def open_pool(paths: list[Path], every_point: bool = False) -> Pool:
+    """Reads and pools results folders; every_point: as for ``open_results``.
 
     Raises UserError for a folder that is no results folder of this version, and where the folders
     (or the records of one) measured the same thing under two protocols, metrics or splits.
     """
-    folders = [open_results(path) for path in paths]
+    folders = [open_results(path, every_point) for path in paths]
     tables, unreadable, heads = [], [], []
     protocols: Json = {}
     for index, folder in enumerate(folders):
@@ -89,6 +93,9 @@ def open_pool(paths: list[Path]) -> Pool:
     names = distinct([folder.name for folder in folders], paths)
     series = _pool_series(heads, tables, names)
     records = _pool_records(tables, series)
+    is_reference = records["reference"].notna()
+    references = _labelled_references(records[is_reference], series)
+    records = records[~is_reference].reset_index(drop=True)
     retention = {task["name"]: task for folder in folders for task in folder.retention}
     pool = Pool(
         folders=folders,
@@ -103,6 +110,7 @@ def open_pool(paths: list[Path]) -> Pool:
         retention=retention | _continuous(retention, records),
         series=series,
         records=records,
+        references=references,
     )
     _refuse_two_protocols(pool)
     return pool
@@ -290,6 +298,15 @@ def _pool_records(tables: list[pd.DataFrame], series: dict[str, Series]) -> pd.D
     return records[~codes.duplicated(keep="last")].reset_index(drop=True)
 
 
+def _labelled_references(records: pd.DataFrame, series: dict[str, Series]) -> pd.DataFrame:
+    """Records of reference runs with the label of their series; without those that have none."""
+    labels = {member: s.label for s in series.values() for member in s.members}
+    methods = records["method"].astype(str).str.replace(REFERENCE, "", regex=True)
+    pairs = zip(records["folder"], methods, strict=True)
+    found = pd.Series([labels.get(pair) for pair in pairs], records.index, dtype=object)
+    return records.assign(label=found)[found.notna()].reset_index(drop=True)
+
+
 def _codes(column: pd.Series) -> pd.Series:
     """A column as numbers, which are compared faster than texts."""
     return column.cat.codes if isinstance(column.dtype, pd.CategoricalDtype) else column
@@ -297,8 +314,9 @@ def _codes(column: pd.Series) -> pd.Series:
 
 def _refuse_two_protocols(pool: Pool) -> None:
     """Raises UserError naming both protocols of the first thing that was measured under two."""
-    versions = pool.records["folder"].map(lambda index: pool.folders[index].version)
-    final = pool.records.assign(version=versions)[pool.records["final"]]
+    records = pd.concat([pool.records, pool.references]) if len(pool.references) else pool.records
+    versions = records["folder"].map(lambda index: pool.folders[index].version)
+    final = records.assign(version=versions)[records["final"]]
     measured = [*MEASURE_KEY, "version"]
     pairs = final.drop_duplicates([*measured, "protocol"])
     twice = pairs[pairs.duplicated(measured, keep=False)]

@@ -13,7 +13,18 @@ from harness.results.formats import REMEDY, Record, short_json
 
 CHUNK = 16_000_000  # bytes of records.jsonl read at a time
 COLUMNS = tuple(Record.__annotations__)
-TEXTS = ("run", "method", "skill", "kind", "name", "split", "metric", "protocol", "evaluation")
+TEXTS = (
+    "run",
+    "method",
+    "skill",
+    "kind",
+    "name",
+    "split",
+    "metric",
+    "protocol",
+    "evaluation",
+    "reference",
+)
 WHOLE_NUMBERS = ("seed", "stage", "step")
 NUMBERS = (*WHOLE_NUMBERS, "value", "stderr", "n", "prompts", "tokens", "seconds")
 

@@ -12,7 +12,8 @@ from harness.base.errors import UserError
 from harness.base.files import write_file
 from harness.base.sums import check_sum, write_summed
 from harness.results.writer import BEFORE, ResultsWriter
-from harness.runs.order import Order, Run
+from harness.runs.order import Order
+from harness.runs.references import Run
 
 # Edition of the harness that wrote a checkpoint. The first one wrote none, and its state is not
 # read: what it holds has moved since.
@@ -105,22 +106,23 @@ def _load(path: Path, problem: str, remedy: str) -> Any:
 
 def tidy(order: Order, results: ResultsWriter, run: Run) -> None:
     """Remove the checkpoints and weights of a run that nothing reads any more."""
-    committed = [k for k in range(len(order.skills) + 1) if results.committed(run.name, k)]
+    committed = [k for k in range(len(run.stages) + 1) if results.committed(run.name, k)]
     for stage in committed:
         folder = results.stage(run.name, stage)
         shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-        if not _is_read_again(order, stage, is_last=stage == committed[-1]):
+        if not _is_read_again(order, run, stage, is_last=stage == committed[-1]):
             shutil.rmtree(folder / "weights", ignore_errors=True)
             (folder / "method.pt").unlink(missing_ok=True)
 
 
-def _is_read_again(order: Order, stage: int, is_last: bool) -> bool:
+def _is_read_again(order: Order, run: Run, stage: int, is_last: bool) -> bool:
     """Whether a user, or the next stage, wants the weights of a committed stage.
 
-    is_last: whether it is the last one that the run has committed.
+    is_last: whether it is the last one that the run has committed. A reference is there to be
+    measured, so it leaves weights only where all stages do.
     """
     keep = order.checkpoints.keep
     if keep == "all":
         return True
-    is_end = stage == len(order.skills)
-    return is_last and not (keep == "none" and is_end)
+    is_end = stage == len(run.stages)
+    return is_last and not (is_end and (keep == "none" or run.reference))

@@ -2,9 +2,7 @@
 
 import copy
 import statistics
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -16,116 +14,18 @@ from harness.learning.outlook import Outlook, Work
 from harness.learning.parametrisation import Parametrisation, Size
 from harness.learning.part import joint_budget
 from harness.models.load import resolve_device
+from harness.results.formats import JOINT, RELEARN
 from harness.results.writer import ResultsWriter
 from harness.runs.cost import Machine, Memory
 from harness.runs.methods import MethodSpec
 from harness.runs.order import Order
+from harness.runs.order_cost import OrderCost, SkillCost, StageCost
+from harness.runs.references import Run
 from harness.skills.skill import Skill
 from harness.skills.templates import ORACLE_TEMPLATE
 
 GENERAL_PROMPT = 40  # tokens of a prompt of the drift with its chat template
 RETENTION_BATCH = 32  # answers that the retention suite samples at once
-
-
-@dataclass(frozen=True)
-class SkillCost:
-    """What it costs to measure one skill on one model: answers, and seconds of each measurement.
-
-    answers, evaluation: of all evaluated splits; oracle_answers: of the oracle's. The base alone
-    has ``teacher`` and ``oracle``; pass_at_k and kl belong to the skill's own stage.
-    """
-
-    answers: int
-    evaluation: float
-    pass_at_k: float
-    kl: float
-    teacher: float
-    oracle: float
-    oracle_answers: int
-
-
-@dataclass(frozen=True)
-class StageCost:
-    """One stage of one run of a method.
-
-    evaluations: inside the stage and at its end; evaluated_skills: the names of the skills that
-    these measure, once each time; seconds: measured in runs of the folder, if there are any, or
-    estimated; memory: GiB at the peak, on the device and in host memory; trained: numbers that
-    learn; state: bytes of a checkpoint beside the weights; kept: bytes for later stages;
-    shown: prompt tokens before each question that is evaluated.
-    """
-
-    label: str
-    skill: str
-    prompts: int
-    batch_size: int
-    steps: int
-    evaluations: int
-    evaluated_skills: tuple[str, ...]
-    seconds: float
-    is_measured: bool
-    memory: tuple[float, float]
-    trained: int
-    state: float
-    kept: float
-    shown: float
-
-
-@dataclass(frozen=True)
-class OrderCost:
-    """What all runs of an order cost.
-
-    parameters: weights of the model; flops: operations a second of this machine; retention: seconds
-    of the suite on one model, drift: of one measurement of the drift, base_answers: of the answers
-    that it needs once; uncounted: why those of the suite are unknown, or None.
-    """
-
-    parameters: int
-    flops: float
-    seeds: int
-    skills: dict[str, SkillCost]
-    stages: list[StageCost]
-    retention: float
-    drift: float
-    base_answers: float
-    uncounted: str | None
-
-    @property
-    def evaluations(self) -> int:
-        """Of all runs, and of the base once."""
-        return 1 + sum(stage.evaluations for stage in self.stages) * self.seeds
-
-    @property
-    def times(self) -> Counter[str]:
-        """How often each skill is measured, the base included."""
-        times = Counter(list(self.skills))
-        for stage in self.stages:
-            times.update(stage.evaluated_skills * self.seeds)
-        return times
-
-    @property
-    def answers(self) -> int:
-        """Answers of all evaluations."""
-        return sum(self.skills[name].answers * count for name, count in self.times.items())
-
-    @property
-    def seconds(self) -> float:
-        """Of all runs, and of everything that is measured at the base."""
-        stages = 0.0
-        for stage in self.stages:
-            stages += stage.seconds * self.seeds
-        skills = self.skills.values()
-        base = sum(skill.evaluation for skill in skills)
-        further = sum(skill.pass_at_k + skill.teacher + skill.oracle for skill in skills)
-        return stages + base + further + self.retention + self.base_answers
-
-    @property
-    def memory(self) -> dict[str, tuple[float, float]]:
-        """{label: GiB at the peak of all stages, on the device and in host memory}."""
-        peaks: dict[str, tuple[float, float]] = {}
-        for stage in self.stages:
-            peaks[stage.label] = max(peaks.get(stage.label, (0.0, 0.0)), stage.memory)
-        return peaks
 
 
 def estimate_order(
@@ -144,6 +44,9 @@ def estimate_order(
         for spec in order.methods.values()
         for number in range(1, len(order.skills) + 1)
     ]
+    for run in order.runs():
+        if run.reference and run.seed == order.seeds[0]:
+            stages.append(estimator.reference(order.methods[run.label], run, results))
     return OrderCost(
         parameters=estimator.machine.parameters,
         flops=estimator.machine.flops,
@@ -215,17 +118,10 @@ class _Estimator:
         inside = (steps - 1) // every if every else 0
         names = [s.name for s in order.evaluated(number)]
         names += [s.name for s in order.evaluated(number, final=False)] * inside
-        outlook = copy.copy(self.outlooks[skill.name])
-        outlook.prompts = prompts
-        outlook.later = len(order.skills) - number
+        outlook, work, trained = self._work(
+            spec, skill, prompts, len(order.skills) - number, earlier
+        )
         parameters = spec.make_parameters()
-        trained = parameters.size(self.shape)
-        outlook.parameters = trained.weights
-        work = spec.ask("work", outlook)
-        for part in spec.parts:
-            with plug_in(spec.place, f"work() of {part.name}"):
-                before = [self.outlooks[each.name] for each in earlier]
-                work = part.make().work(outlook, work, before)
         seconds_measured = self._measured_seconds(spec.label, number, results)
         seconds_estimated = self._learning_seconds(work, prompts, batch_size, type(parameters))
         seconds_estimated += self._evaluation_seconds(skill, names)
@@ -245,12 +141,68 @@ class _Estimator:
             is_measured=seconds_measured is not None,
             memory=self._peak(spec, work, outlook, batch_size, trained),
             trained=trained.numbers,
-            # Float32 masters and moments, and copies of what a teacher has
-            state=16 * trained.numbers * spec.cls.trains
-            + 4 * work.copies * (trained.numbers if trained.again else self.machine.parameters),
+            state=self._state(spec, work, trained),
             kept=work.kept + 4 * trained.kept * (outlook.later > 0),
             shown=work.shown,
         )
+
+    def reference(self, spec: MethodSpec, run: Run, results: ResultsWriter) -> StageCost:
+        """The cost of a reference: of first stages, measured once, retention for joint alone."""
+        order, (numbers,) = self.order, run.stages
+        skills = [order.skills[number - 1] for number in numbers]
+        prompts = [order.prompts(skill, spec.config) for skill in skills]
+        batch_size = order.batch_size(spec.config)
+        phases = spec.phases(sum(prompts))
+        seconds = self._measured_seconds(run.method, 1, results)
+        estimated = self.retention if run.reference == JOINT else 0.0
+        peaks, states = [(0.0, 0.0)], [0.0]
+        parameters = type(spec.make_parameters())
+        for skill, own in zip(skills, prompts, strict=True):
+            outlook, work, trained = self._work(spec, skill, own, later=0, earlier=[])
+            estimated += self._learning_seconds(work, own, batch_size, parameters)
+            estimated += self.skills[skill.name].evaluation
+            peaks.append(self._peak(spec, work, outlook, batch_size, trained))
+            states.append(self._state(spec, work, trained))
+        steps = sum(-(-phase // batch_size) for phase in phases)
+        inside = (steps - 1).bit_length() if run.reference == RELEARN else 0
+        estimated += inside * self.skills[skills[0].name].evaluation
+        return StageCost(
+            label=spec.label,
+            skill=skills[0].name if len(skills) == 1 else f"all {len(skills)}",
+            prompts=sum(phases),
+            batch_size=batch_size,
+            steps=steps,
+            evaluations=1 + inside,
+            evaluated_skills=tuple(skill.name for skill in skills) * (1 + inside),
+            seconds=estimated if seconds is None else seconds,
+            is_measured=seconds is not None,
+            memory=max(peaks),
+            trained=trained.numbers,
+            state=max(states),
+            kept=0.0,
+            shown=work.shown,
+            reference=run.reference,
+        )
+
+    def _work(
+        self, spec: MethodSpec, skill: Skill, prompts: int, later: int, earlier: Sequence[Skill]
+    ) -> tuple[Outlook, Work, Size]:
+        """What is known of a skill before a stage, what the method does in it, what it trains."""
+        outlook = copy.copy(self.outlooks[skill.name])
+        outlook.prompts, outlook.later = prompts, later
+        trained = spec.make_parameters().size(self.shape)
+        outlook.parameters = trained.weights
+        work = spec.ask("work", outlook)
+        for part in spec.parts:
+            with plug_in(spec.place, f"work() of {part.name}"):
+                before = [self.outlooks[each.name] for each in earlier]
+                work = part.make().work(outlook, work, before)
+        return outlook, work, trained
+
+    def _state(self, spec: MethodSpec, work: Work, trained: Size) -> float:
+        """Bytes of float32 masters and moments, and of copies of what a teacher has."""
+        copied = trained.numbers if trained.again else self.machine.parameters
+        return float(16 * trained.numbers * spec.cls.trains + 4 * work.copies * copied)
 
     def _measured_seconds(self, label: str, number: int, results: ResultsWriter) -> float | None:
         """Mean seconds of this stage in the folder's runs of all seeds; None if there are none."""

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from harness.evaluation.evaluator import Measurement
 from harness.evaluation.subject import Subject
 from harness.models.checkpoint import model_fingerprint
-from harness.results.formats import ORACLE
+from harness.results.formats import ORACLE, RELEARN
 from harness.runs.one_run import OneRun, base_weights
 from harness.sampling.transformers import TransformersSampler
 from harness.skills.skill import Skill
@@ -47,9 +47,10 @@ class Measurements:
         self.weights = model_fingerprint(live.model)
 
     def of_skills(self, skills: Iterable[Skill]) -> Iterator[Finding]:
-        """Every evaluated split of the skills."""
+        """Every evaluated split of the skills; validation alone where one is learned again."""
+        relearns = self.live.run.reference == RELEARN
         for skill in skills:
-            for split in self.order.splits(skill):
+            for split in ["validation"] if relearns else self.order.splits(skill):
                 measurement = self._skill(skill, split, f"{skill.name} {split}")
                 self._say_dropped(measurement, f"{skill.name} {split}")
                 yield Finding(measurement)

@@ -13,12 +13,15 @@ from harness.base.files import read_json, to_json, write_sealed
 from harness.models.checkpoint import model_fingerprint
 from harness.models.forward import can_share_prompts, keep_sharing
 from harness.models.segments import can_take_segments, keep_segments
+from harness.results.formats import RELEARN
 from harness.results.writer import BEFORE, ResultsWriter
 from harness.runs.checkpoints import check_plain
 from harness.runs.engines import evaluator_for, load_order_model, sampler_for
-from harness.runs.order import Order, Run
+from harness.runs.order import Order
+from harness.runs.references import Run
 from harness.sampling.transformers import WAYS, keep_way, way_of
 from harness.sampling.vllm import Engine
+from harness.skills.skill import Skill
 
 # Parts of a protocol that can change with a model's folder, and what they are to a reader.
 CHANGEABLE = {
@@ -61,7 +64,9 @@ class OneRun:
         self.title = title
         self.spec = order.methods[run.label]
         self.method = self.spec.cls(copy.deepcopy(self.spec.config))
-        self.parts = {part.name: part.make() for part in self.spec.parts}
+        # What a skill is learned again with is the method alone: parts guard earlier skills.
+        parts = () if run.reference == RELEARN else self.spec.parts
+        self.parts = {part.name: part.make() for part in parts}
         self.parameters = self.spec.make_parameters()
         self._check_memory()
         self.abilities = results.run(run.name) / "model.json"
@@ -69,6 +74,10 @@ class OneRun:
         self.evaluator = evaluator_for(order, results)
         self.evaluator.questions = self.method.questions
         self.sampler = sampler_for(order.evaluate, engine, model, tokenizer)
+
+    def taught(self, stage: int) -> list[Skill]:
+        """The skills that a stage of the run teaches."""
+        return [self.order.skills[number - 1] for number in self.run.stages[stage - 1]]
 
     def memory(self) -> dict[str, Any]:
         """What the method remembers for later stages. Raises UserError where it is not plain."""
@@ -103,9 +112,9 @@ class OneRun:
 
         It is read from where it is kept anyway: the order's model, or the stage before.
         """
-        if of == "run":
+        before = start_of(self.results, self.order, self.run, stage)
+        if of == "run" or before is None:
             return self.load_base()
-        before = self.results.stage(self.run.name, stage - 1)
         model, _ = load_order_model(self.order, before / "weights")
         check_kept_weights(self.results, before, model_fingerprint(model))
         keep_abilities(self.abilities, model)
@@ -126,6 +135,13 @@ class OneRun:
             raise
         except Exception:  # A method may have its memory only once it has learned.
             pass
+
+
+def start_of(results: ResultsWriter, order: Order, run: Run, stage: int) -> Path | None:
+    """The committed stage whose weights a stage begins with; None for the base model."""
+    if stage > 1:
+        return results.stage(run.name, stage - 1)
+    return results.stage(run.sequence, len(order.skills)) if run.reference == RELEARN else None
 
 
 def keep_abilities(path: Path, model: PreTrainedModel) -> None:

@@ -5,7 +5,7 @@ PyTorch; here their names become skills, methods and a retention suite.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from harness.results.formats import VERSION
 from harness.results.overlap import Overlap
 from harness.runs.grid import expand_grid
 from harness.runs.methods import MethodSpec, build_method
+from harness.runs.references import Run, check_references, no_short_prompt, runs
 from harness.runs.schema import ChatTemplate
 from harness.runs.sections import Sections, check_plain
 from harness.runs.skills import SPLITS, build_skill
@@ -39,26 +40,13 @@ from harness.skills.skill import Skill, examples_fingerprint
 from harness.skills.templates import ORACLE_TEMPLATE
 
 
-@dataclass(frozen=True)
-class Run:
-    """One method x seed through the whole order."""
-
-    label: str
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """Name of the run's folder."""
-        return f"{self.label}-seed{self.seed}"
-
-
 class Order(Sections):
     """A validated order: the sections, and the skills and methods that they name.
 
     skills: Skill instances; specs: their entries by name; methods: MethodSpecs by label; listed:
     the methods of results.json, with --method also the other points of a grid, which selects among
-    them all; all_methods: those of the file, whatever --method says; judge, suite: None where the
-    order has none.
+    them all; all_methods: those of the file, whatever --method says; references,
+    relearning: labels of methods that have such runs; judge, suite: None where the order has none.
     """
 
     # How a CPU computes the model, once that is measured or read from the folder.
@@ -76,6 +64,15 @@ class Order(Sections):
         ]
         self.methods = self._methods()
         self.listed = self.all_methods = self.methods
+        self.references, self.relearning = (
+            check_references(
+                labels, self.methods, self.grid, len(self.skills), f"{self.place}: {key}"
+            )
+            for key, labels in (
+                ("references", self.reference_labels),
+                ("relearning", self.relearning_labels),
+            )
+        )
         self._check_sizes()
         self.judge = self._judge()
         self.suite = self._suite()
@@ -99,7 +96,8 @@ class Order(Sections):
             )
 
     def _skill(self, name: str, place: str) -> Skill:
-        needed = {"train", self.evaluate.split} | ({"validation"} if self.selects else set())
+        validation = self.selects or self.relearning_labels
+        needed = {"train", self.evaluate.split} | ({"validation"} if validation else set())
         skill = build_skill(self.specs[name], place, needed, self.beside)
         if self.evaluate.teacher:
             for example in skill.examples(self.teacher_split(skill)):
@@ -219,8 +217,8 @@ class Order(Sections):
     # ---- what follows from it ------------------------------------------------------------------
 
     def runs(self) -> list[Run]:
-        """Every method x seed, in the order in which they run."""
-        return [Run(label, seed) for seed in self.seeds for label in self.methods]
+        """Every method x seed, in the order in which they run; references come last."""
+        return runs(self)
 
     def prompts(self, skill: Skill, config: TrainingConfig | None = None) -> int:
         """Prompts drawn for ``skill`` by a method with ``config``.
@@ -259,8 +257,9 @@ class Order(Sections):
         return [self.evaluate.split, *(further if self.evaluate.split == "test" else [])]
 
     def splits(self, skill: Skill) -> list[str]:
-        """The splits that are evaluated: those reported, and validation where a grid selects."""
-        return [*self.reported(skill), *(["validation"] if self.selects else [])]
+        """The splits that are evaluated: those reported, and validation where it decides."""
+        validation = ["validation"] if self.selects or self.relearning_labels else []
+        return list(dict.fromkeys([*self.reported(skill), *validation]))
 
     def evaluated(self, number: int, final: bool = True) -> list[Skill]:
         """The skills that are evaluated in stage ``number`` (0: the base model).
@@ -337,6 +336,8 @@ class Order(Sections):
             # Folders from before the section have none.
             **({"chat_template": chat} if chat != asdict(ChatTemplate()) else {}),
             **({"products": asdict(self.products)} if self.products else {}),
+            **({"references": self.references} if self.references else {}),
+            **({"relearning": self.relearning} if self.relearning else {}),
         }
 
     def _about_skill(self, skill: Skill) -> dict[str, Any]:
@@ -400,15 +401,6 @@ def _live_turns(
 def _check_size(count: int, what: str, place: str) -> None:
     if count > MOST_PROMPTS:
         raise UserError(place, what, f"{MOST_PROMPTS:,} are the most of one stage")
-
-
-def no_short_prompt(skill: Skill, limit: int) -> UserError:
-    """The error for a skill of which ``rollout.max_prompt_tokens`` leaves no training example."""
-    return UserError(
-        f"skill {skill.name}",
-        f"no training example has a prompt of at most {limit} tokens",
-        "raise rollout.max_prompt_tokens",
-    )
 
 
 def _data_hash(skill: Skill, split: str) -> str:

@@ -16,8 +16,9 @@ from harness.results.writer import ResultsWriter
 from harness.runs.context import check_context
 from harness.runs.cost import GIB
 from harness.runs.engines import advice, take_products
-from harness.runs.estimate import OrderCost, StageCost, estimate_order, example_count
+from harness.runs.estimate import estimate_order, example_count
 from harness.runs.order import Order
+from harness.runs.order_cost import OrderCost, StageCost
 from harness.runs.power import power_lines
 from harness.sampling.vllm import KV_CACHE_GIB
 
@@ -78,9 +79,12 @@ def model_shape(order: Order, source: str, place: str) -> PreTrainedModel:
 
 def _head(order: Order, cost: OrderCost) -> Iterator[str]:
     dtype = str(order.dtype()).removeprefix("torch.")
+    runs = order.runs()
+    references = sum(bool(run.reference) for run in runs)
     yield (
-        f"{order.name}: {len(order.runs())} runs "
-        f"({len(order.methods)} methods x {len(order.seeds)} seeds), "
+        f"{order.name}: {len(runs)} runs "
+        f"({len(order.methods)} methods x {len(order.seeds)} seeds"
+        f"{f', {references} references of one stage' if references else ''}), "
         f"{len(order.skills)} stages each, "
         f"model {order.model.name} ({cost.parameters / 1e6:.0f}M parameters, {dtype})"
     )
@@ -88,7 +92,7 @@ def _head(order: Order, cost: OrderCost) -> Iterator[str]:
 
 
 def _table(order: Order, cost: OrderCost) -> Iterator[str]:
-    width = max(16, *(len(label) + 2 for label in order.methods))
+    width = max(16, *(len(_name(stage)) + 2 for stage in cost.stages))
     yield (
         f"{'method':<{width}}{'skill':<18}{'prompts':>8}{'batch':>7}{'steps':>7}"
         f"{'evaluations':>13}{'about':>10}"
@@ -97,9 +101,13 @@ def _table(order: Order, cost: OrderCost) -> Iterator[str]:
         yield _row(stage, width)
 
 
+def _name(stage: StageCost) -> str:
+    return f"{stage.label} {stage.reference}".rstrip()
+
+
 def _row(stage: StageCost, width: int) -> str:
     return (
-        f"{stage.label:<{width}}{stage.skill:<18}{stage.prompts:>8}{stage.batch_size:>7}"
+        f"{_name(stage):<{width}}{stage.skill:<18}{stage.prompts:>8}{stage.batch_size:>7}"
         f"{stage.steps:>7}{stage.evaluations:>13}{clock(stage.seconds):>10}"
         + ("  measured" if stage.is_measured else "")
     )
@@ -255,12 +263,15 @@ def _disk_line(order: Order, cost: OrderCost, weights: int) -> str:
     of the model in float32, and what the method remembers.
     """
     keep = order.checkpoints.keep
-    stages = {"last": 1, "all": len(order.skills), "none": 0}[keep]
+    runs = order.runs()
+    sequences = sum(not run.reference for run in runs)
+    weights_kept = {"last": sequences, "all": sum(len(run.stages) for run in runs), "none": 0}[keep]
     kept = 0.0  # The last stage of a run keeps nothing for a later one.
     if keep == "all":
         last = order.skills[-1].name
-        kept = sum(stage.kept for stage in cost.stages if stage.skill != last) * len(order.seeds)
-    at_end = stages * len(order.runs()) * weights + kept
+        stages = [stage for stage in cost.stages if stage.skill != last]
+        kept = sum(stage.kept for stage in stages) * len(order.seeds)  # of a reference it is 0
+    at_end = weights_kept * weights + kept
     at_most = at_end + 2 * weights + max(stage.state + 2 * stage.kept for stage in cost.stages)
     what = "weights and of what methods keep" if kept else "weights"
     return f"disk: {at_end / GIB:.1f} GiB of {what} when done, {at_most / GIB:.1f} GiB at most"

@@ -12,9 +12,11 @@ from harness.base.console import clock
 from harness.base.errors import UserError
 from harness.base.metrics import in_unit_interval
 from harness.base.power import Sizes, Variation, budgets
+from harness.results.formats import SINGLE
 from harness.results.writer import ResultsWriter
-from harness.runs.estimate import OrderCost, example_count
+from harness.runs.estimate import example_count
 from harness.runs.order import Order
+from harness.runs.order_cost import OrderCost
 
 WORST = 0.5  # the accuracy at which answers vary most
 WORDS = {"retention": "retention Δ", "skills": "mean accuracy between two methods"}
@@ -98,7 +100,7 @@ def _ways(ways: Sequence[Sizes], seeds: int, cost: OrderCost, measure: Measure) 
     texts = []
     for budget in ways:
         times = cost.seconds * budget.seeds / seeds
-        stages = len(cost.stages) * budget.seeds
+        stages = sum(stage.reference != SINGLE for stage in cost.stages) * budget.seeds
         times += (budget.times - 1) * measure.seconds * (1 + stages)
         text = f"{budget.text(seeds)} ({clock(times)}"
         if budget.times > measure.most:

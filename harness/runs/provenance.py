@@ -71,7 +71,7 @@ def _provenance(live: OneRun, first: int) -> dict[str, Any]:
     return {
         "run": live.run.name,
         "method": spec.method,
-        "label": live.run.label,
+        "label": live.run.method,
         "seed": live.run.seed,
         "config": asdict(spec.config),
         "batch_size": order.batch_size(spec.config),

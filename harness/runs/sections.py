@@ -42,7 +42,8 @@ class Sections:
 
     skill_specs: the entries of ``skills``; method_options: the hyperparameters that the file gives
     each label; grid: {label: {hyperparameter: values}}; judge_section, retention_section: as in the
-    file. ``selects``: whether a grid selects among its points, by validation scores.
+    file; reference_labels, relearning_labels: of ``references``, ``relearning``. ``selects``:
+    whether a grid selects among its points, by validation scores.
     """
 
     def __init__(self, mapping: object, path: str | Path) -> None:
@@ -73,6 +74,14 @@ class Sections:
         self.seeds = _seeds(schema.seeds, f"{place}: seeds")
         self.skill_specs = _skill_specs(schema.skills, f"{place}: skills")
         self.method_options = _method_options(schema.methods, f"{place}: methods")
+        self.reference_labels = schema.references
+        self.relearning_labels = schema.relearning
+        if schema.relearning and self.checkpoints.keep == "none":
+            raise UserError(
+                f"{place}: relearning",
+                "goes on from the last weights, and checkpoints.keep is none",
+                "keep the `last`",
+            )
         self.judge_section: dict[str, Any] = schema.judge
         self.retention_section: str | list[Any] | None = schema.retention
 

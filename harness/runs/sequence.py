@@ -32,9 +32,16 @@ from harness.runs.engines import (
     take_products,
 )
 from harness.runs.failures import RunFailed, failing_alone
-from harness.runs.one_run import OneRun, check_base_model, check_kept_weights, check_protocols
-from harness.runs.order import Order, Run
+from harness.runs.one_run import (
+    OneRun,
+    check_base_model,
+    check_kept_weights,
+    check_protocols,
+    start_of,
+)
+from harness.runs.order import Order
 from harness.runs.provenance import write_provenance
+from harness.runs.references import Run
 from harness.runs.stage_run import run_stage
 from harness.sampling.vllm import Engine
 
@@ -85,7 +92,7 @@ def run_order(
             with _one_process(results.run(run.name)):
                 (results.run(run.name) / FAILED).unlink(missing_ok=True)
                 tidy(order, results, run)
-                first = _first_open_stage(order, results, run)
+                first = _first_open_stage(results, run)
                 if first is None:  # a kill, or a judge that was down, may have left verdicts open
                     judge_stage(order, results, run.name, progress)
                 else:
@@ -129,9 +136,17 @@ def _run_stages(
     outside refers to the run's model once this function returns: there may be room for one alone.
     """
     gc.collect()  # the model of the run before may be part of a cycle
-    before = results.stage(run.name, first - 1) if first > 1 else None
+    before = start_of(results, order, run, max(first, 1))
+
+    def guard() -> AbstractContextManager[None]:
+        alone = failing_alone(order, results, results.run(run.name))
+        return alone if fails_alone else nullcontext()
+
     if before:  # another process may have begun the run while this one loaded the base model
-        results.check_kept(before)
+        if first <= 1:
+            with guard():
+                check_sequence(run, before)
+        results.check_kept(before, memory=first > 1)
         model, tokenizer = load_order_model(order, before / "weights")
         weights = model_fingerprint(model)
         check_kept_weights(results, before, weights)
@@ -139,28 +154,30 @@ def _run_stages(
         model, tokenizer = fresh_model or load_order_model(order)
         weights = model_fingerprint(model)
         check_base_model(results, weights)
-    memory = load_memory(before / "method.pt") if before else None
-
-    def guard() -> AbstractContextManager[None]:
-        alone = failing_alone(order, results, results.run(run.name))
-        return alone if fails_alone else nullcontext()
-
+    memory = load_memory(before / "method.pt") if first > 1 and before else None
     with guard():
         live = OneRun(order, run, results, model, tokenizer, weights, engine, progress, title)
         if memory is not None:
             live.remember(memory)
     check_protocols(live)
     write_provenance(live, first)
-    for stage in range(first, len(order.skills) + 1):
+    for stage in range(first, len(run.stages) + 1):
         with guard():
             run_stage(live, stage)
         judge_stage(order, results, run.name, progress)
         tidy(order, results, run)
 
 
-def _first_open_stage(order: Order, results: ResultsWriter, run: Run) -> int | None:
+def check_sequence(run: Run, last: Path) -> None:
+    """Raises UserError where the sequence whose skills are learned again has no last weights."""
+    if not (last / "weights").is_dir():
+        state = "has not kept its last weights" if last.is_dir() else "is not finished"
+        raise UserError(f"relearning of {run.label}", f"{run.sequence} {state}", "run it first")
+
+
+def _first_open_stage(results: ResultsWriter, run: Run) -> int | None:
     """The first stage of a run that is not committed, None if all are."""
-    for stage in range(len(order.skills) + 1):
+    for stage in range(len(run.stages) + 1):
         if not results.committed(run.name, stage):
             return stage
     return None

@@ -3,29 +3,29 @@
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from harness.base.console import Rate, clock
 from harness.base.errors import UserError
-from harness.base.files import read_json, write_jsonl, write_sealed
+from harness.base.files import write_jsonl, write_sealed
 from harness.base.seeds import seed_for
 from harness.base.stopping import SIGNALS, Stopped
 from harness.learning.checks import check_done
 from harness.learning.draws import seed_all
-from harness.learning.lessons import Lesson
 from harness.learning.stage import Stage
 from harness.learning.step import Step
 from harness.models.checkpoint import save_checkpoint
 from harness.models.memory import peak_memory, reset_peak_memory
-from harness.results.writer import BEFORE, ResultsWriter
+from harness.results.formats import JOINT, RELEARN
+from harness.runs.amounts import Amounts, amounts_before
+from harness.runs.changes import Changes
 from harness.runs.checkpoints import check_kept, load_state, save_memory, save_state
 from harness.runs.engines import sampler_for
 from harness.runs.measurements import Finding, Measurements
-from harness.runs.one_run import OneRun
-from harness.runs.order import no_short_prompt
-from harness.skills.skill import Example
+from harness.runs.one_run import OneRun, start_of
+from harness.runs.references import JointSkill, joint_name, lesson_of, short_enough, union
+from harness.skills.skill import Example, Skill
 
 LONGEST_STOP = 10.0  # seconds of a step and of a checkpoint that a stop waits for
 # The steps since the last checkpoint are kept before a stage is measured, which may take long, if
@@ -45,35 +45,6 @@ def run_stage(live: OneRun, number: int) -> None:
         raise
 
 
-@dataclass(frozen=True)
-class Amounts:
-    """What learning took: optimizer steps, prompts drawn, tokens, seconds."""
-
-    steps: int = 0
-    prompts: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-
-    def __add__(self, other: "Amounts") -> "Amounts":
-        return Amounts(
-            self.steps + other.steps,
-            self.prompts + other.prompts,
-            self.tokens + other.tokens,
-            self.seconds + other.seconds,
-        )
-
-
-def _amounts_before(results: ResultsWriter, run: str, number: int) -> Amounts:
-    """What the stages of a run before stage ``number`` took."""
-    total = Amounts()
-    for k in range(number):
-        path = results.stage(run, k) / "stage.json"
-        stage = read_json(path, "steps", "prompts", "tokens", "seconds", remedy=BEFORE)
-        seconds = stage["seconds"]["training"] + stage["seconds"]["sampling"]
-        total += Amounts(stage["steps"], stage["prompts"], stage["tokens"], seconds)
-    return total
-
-
 def _finite(value: float | None) -> float | None:
     """A number as a record holds it: None where it is not finite."""
     return None if value is None or not math.isfinite(value) else float(value)
@@ -89,9 +60,9 @@ class BaseStage:
     def __init__(self, live: OneRun, number: int = 0, name: str = "base model") -> None:
         self.live = live
         self.number = number
-        self.where = f"{live.title}, stage {number}/{len(live.order.skills)} {name}"
+        self.where = f"{live.title}, stage {number}/{len(live.run.stages)} {name}"
         self.folder = live.results.run(live.run.name) / f"stage-{number}.partial"
-        self.before = _amounts_before(live.results, live.run.name, number)
+        self.before = amounts_before(live.results, live.run.name, number)
         self.log: list[dict[str, Any]] = []
         self.records: list[dict[str, Any]] = []
         live.evaluator.seconds = {"evaluation": 0.0, "retention": 0.0}
@@ -126,20 +97,27 @@ class BaseStage:
         if final:
             self._check_learned(measurements.weights)
             self.live.weights = measurements.weights
-        skills = self.live.order.evaluated(self.number, final)
-        self._record(measurements.of_skills(skills), final)
-        self._record(measurements.of_drift(), final)
+        self._record(measurements.of_skills(self._evaluated(final)), final)
+        if not self.live.run.reference:
+            self._record(measurements.of_drift(), final)
         if final:
             self._record(self._further(measurements), final)
+        if final and self.live.run.reference in ("", JOINT):
             self._record(measurements.of_retention(), final)
         self.live.sampler.rest()
+
+    def _evaluated(self, final: bool) -> list[Skill]:
+        """The skills that are measured, at the end of the stage or inside it."""
+        if self.live.run.reference == RELEARN:
+            return self.live.taught(1)
+        return self.live.order.evaluated(self.number, final)
 
     def _check_learned(self, weights: str) -> None:
         """Whether the weights, by their fingerprint, may be those at the end of the stage."""
 
     def _further(self, measurements: Measurements) -> Iterable[Finding]:
         """Further measures at the end of the stage: pass@k, KL, teacher, oracle."""
-        return measurements.of_base()
+        return () if self.live.run.reference else measurements.of_base()
 
     def _progress(self, what: str) -> Callable[..., None]:
         def show(*counts: object) -> None:
@@ -150,6 +128,8 @@ class BaseStage:
 
     def _record(self, findings: Iterable[Finding], final: bool) -> None:
         """One record for every metric of an evaluation."""
+        reference = self.live.run.reference
+        mark = {"reference": reference} if reference else {}
         for finding in findings:
             total = self.before + self.amounts
             evaluation = finding.measurement.evaluation
@@ -157,7 +137,7 @@ class BaseStage:
                 self.records.append(
                     {
                         "run": self.live.run.name,
-                        "method": self.live.run.label,
+                        "method": self.live.run.method,
                         "seed": self.live.run.seed,
                         "stage": self.number,
                         "skill": self.skill_name,
@@ -175,6 +155,7 @@ class BaseStage:
                         "prompts": total.prompts,
                         "tokens": total.tokens,
                         "seconds": round(total.seconds, 3),
+                        **mark,
                     }
                 )
 
@@ -195,10 +176,15 @@ class BaseStage:
                 "seconds": {**self.seconds, **live.evaluator.seconds},
                 "peak_memory_gib": peak_memory(live.model.device),
                 "kept_bytes": self._kept_bytes(),
+                **self._sizes(),
             },
         )
         live.results.commit(self.folder, live.run.name, self.number)
         live.progress.say(f"{self.where}: {self._scores()}")
+
+    def _sizes(self) -> dict[str, Any]:
+        """Further entries of stage.json: FLOPs, gold rows, changes of the weights."""
+        return {}
 
     def _save_weights(self) -> None:
         """The base model's weights are where it was loaded from."""
@@ -236,8 +222,8 @@ class SkillStage(BaseStage):
     """
 
     def __init__(self, live: OneRun, number: int) -> None:
-        self.skill = live.order.skills[number - 1]
-        super().__init__(live, number, self.skill.name)
+        self.skills = live.taught(number)
+        super().__init__(live, number, joint_name(self.skills))
         state = load_state(self.folder / "checkpoint")
         if state:
             live.evaluator.seconds = state["evaluation_seconds"]
@@ -246,6 +232,7 @@ class SkillStage(BaseStage):
             if "method" in state:
                 live.method.load_state_dict(state["method"])
         self.due = bool(state and state["due"])
+        self.changes = Changes(live, number)
         self.stage = self._new_stage(state["stage"] if state else None)
         live.parameters.begin(self.stage)
         self.stage.read_clock()
@@ -265,30 +252,33 @@ class SkillStage(BaseStage):
         live, order, config = self.live, self.live.order, self.live.spec.config
         folder = self.folder / "method"
         folder.mkdir(exist_ok=True)
-        prompts = order.prompts(self.skill, config)
+        drawn = [order.prompts(skill, config) for skill in self.skills]
+        lessons = [lesson_of(order, skill) for skill in self.skills]
+        before = [skill for k in range(1, self.number) for skill in live.taught(k)]
+        examples = [self._short_enough(skill) for skill in self.skills]
+        own = self.skills[0]
+        if len(self.skills) > 1:
+            own = JointSkill(self.skills, union(examples, drawn, live.run.seed))
         stage = Stage(
             model=live.model,
             tokenizer=live.tokenizer,
             sampler=sampler_for(order.rollout, live.engine, live.model, live.tokenizer),
             sampled_elsewhere=order.rollout.engine != "transformers",
             deterministic=order.model.deterministic,
-            skill=self.skill,
-            teacher_template=order.template(self.skill),
+            skill=own,
+            teacher_template=lessons[0].teacher_template,
             chat=order.chat_template.inputs("student"),
             teacher_chat=order.chat_template.inputs("teacher"),
             seed=live.run.seed,
-            index=self.number,
-            prompts=prompts,
-            phases=live.method.phases(prompts),
+            index=live.run.stages[self.number - 1][0],  # the same draws in all runs
+            prompts=sum(drawn),
+            phases=live.method.phases(sum(drawn)),
             batch_size=order.batch_size(config),
-            max_new_tokens=order.limit(self.skill, rollout=True),
-            earlier=[
-                Lesson(skill, order.limit(skill, rollout=True), order.template(skill))
-                for skill in order.skills[: self.number - 1]
-            ],
+            max_new_tokens=max(lesson.max_new_tokens for lesson in lessons),
+            earlier=[lesson_of(order, skill) for skill in before],
             temperature=order.rollout.temperature,
             top_p=order.rollout.top_p,
-            later=len(order.skills) - self.number,
+            later=len(live.run.stages) - self.number,
             parts=list(live.parts.values()),
             parameters=live.parameters,
             load_start=partial(live.load_start, self.number),
@@ -297,29 +287,31 @@ class SkillStage(BaseStage):
             on_work=self._show_work,
             restored=restored,
         )
-        if order.rollout.max_prompt_tokens:
-            stage.examples = self._short_enough(stage, order.rollout.max_prompt_tokens)
+        stage.begins_run = start_of(live.results, order, live.run, self.number) is None
+        if len(lessons) == 1:
+            stage.examples = examples[0]
+        for lesson in lessons:
+            stage.add_lesson(lesson, own=True)
         return stage
 
-    def _short_enough(self, stage: Stage, limit: int) -> list[Example]:
-        """The training examples whose prompt has at most ``limit`` tokens.
-
-        The others are left out: a prompt that is cut would be another question.
-        """
-        examples = [e for e in stage.examples if len(stage.prompt_tokens(e)) <= limit]
-        if not examples:
-            raise no_short_prompt(self.skill, limit)
-        left_out = len(stage.examples) - len(examples)
-        if left_out:
-            self.live.progress.say(
-                f"{self.where}: {left_out} of {len(stage.examples)} training examples are left "
-                f"out, their prompts are longer than {limit} tokens"
+    def _short_enough(self, skill: Skill) -> list[Example]:
+        """``short_enough``, and a line on the others."""
+        live, every = self.live, skill.examples("train")
+        examples = short_enough(live.order, live.tokenizer, skill)
+        if left_out := len(every) - len(examples):
+            live.progress.say(
+                f"{self.where}: {left_out} of {len(every)} training examples are left out, their "
+                f"prompts are longer than {live.order.rollout.max_prompt_tokens} tokens"
             )
         return examples
 
     @property
     def skill_name(self) -> str | None:
-        return self.skill.name
+        return joint_name(self.skills)
+
+    def _evaluated(self, final: bool) -> list[Skill]:
+        reference = self.live.run.reference
+        return self.skills if reference else super()._evaluated(final)
 
     @property
     def amounts(self) -> Amounts:
@@ -342,7 +334,9 @@ class SkillStage(BaseStage):
                 part.begin(self.stage)
             # So a resumed stage repeats the draws that the method makes before its first step.
             self._seed("learn")
+            self.stage.on_learned = self.changes.of_masters
             self.live.method.learn(self.stage)
+            self.stage.on_learned = None
             check_done(self.stage, f"methods.{self.live.run.label}")
             for name, part in self.live.parts.items():
                 self._seed("end", name)
@@ -351,9 +345,10 @@ class SkillStage(BaseStage):
         finally:
             SIGNALS.waits = False
         self.stage.read_clock()
-        if self.number < len(self.live.order.skills):
+        if self.number < len(self.live.run.stages):
             self.live.memory()  # Refused before the stage is measured.
         self.stage.close()
+        self.changes.settle()
 
     def _seed(self, *what: str) -> None:
         seed_all(seed_for(self.live.run.seed, self.number, *what))
@@ -377,8 +372,7 @@ class SkillStage(BaseStage):
         )
         self.live.progress.show(f"{self.where}: {self.rate.text(stage.step)}, {numbers}")
         self.lost += step.logged["seconds"]
-        every = self.live.order.evaluate.every_steps
-        self.due = bool(every and stage.step % every == 0 and stage.step < stage.steps_in_all)
+        self.due = stage.step < stage.steps_in_all and self._is_measured(stage.step)
         if self.due and SIGNALS.pending is None:
             self._evaluate_inside()
         is_time = time.monotonic() - self.last_save >= 60 * self.live.order.checkpoints.minutes
@@ -389,6 +383,13 @@ class SkillStage(BaseStage):
         if SIGNALS.pending is not None:
             raise Stopped(SIGNALS.pending)
         SIGNALS.waits = step.logged["seconds"] + self.writing < LONGEST_STOP
+
+    def _is_measured(self, step: int) -> bool:
+        """Whether a step inside the stage is evaluated; relearning after 1, 2, 4, 8, ... steps."""
+        if reference := self.live.run.reference:
+            return reference == RELEARN and step & (step - 1) == 0
+        every = self.live.order.evaluate.every_steps
+        return bool(every and step % every == 0)
 
     def _evaluate_inside(self) -> None:
         """Evaluate after the present step. A stop loses nothing of the steps before it."""
@@ -437,11 +438,14 @@ class SkillStage(BaseStage):
             )
         self.live.progress.say(f"{self.where}: the updates did not change the weights")
 
+    def _sizes(self) -> dict[str, Any]:
+        return self.changes.sizes(self.stage)
+
     def _further(self, measurements: Measurements) -> Iterable[Finding]:
-        return measurements.after_learning(self.skill)
+        return () if self.live.run.reference else measurements.after_learning(self.skills[0])
 
     def _save_weights(self) -> None:
         live = self.live
         save_checkpoint(live.model, live.tokenizer, self.folder / "weights")
-        if self.number < len(live.order.skills):  # else no stage reads it
+        if self.number < len(live.run.stages):  # else no stage reads it
             save_memory(self.folder / "method.pt", live.memory())

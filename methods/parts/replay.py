@@ -305,6 +305,10 @@ class Replay(Part):
                 if answer.finished and answer.text.strip()
             }
 
+    def gold_rows(self) -> int:
+        """Without those whose answers are the model's own."""
+        return sum(_key(example) not in self.own for example in self.memory)
+
     def _into_reservoir(self, new: Sequence[Example], seed: int) -> None:
         """Offer examples to a reservoir: the n-th is kept with the chance size / n."""
         generator, size = random.Random(seed), self.config.rows or 0

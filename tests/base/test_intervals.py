@@ -158,3 +158,18 @@ def test_records_alone_bound_the_variance_from_above(scores):
     _, low, high = metrics.t_interval([0.1, 0.3, 0.2])
     over_seeds = intervals.of_records([0.1, 0.3, 0.2], [])
     assert over_seeds.quantile() * over_seeds.stderr == pytest.approx((high - low) / 2)
+
+
+def test_p_values_are_those_at_which_the_interval_ends_at_zero():
+    rng = np.random.default_rng(2)
+    one_run = rng.normal(0.3, 1, (30, 1))
+    found = spread([one_run])
+    wanted = stats.ttest_1samp(one_run[:, 0], 0).pvalue
+    assert found.p_value(one_run.mean()) == pytest.approx(wanted, rel=1e-6)
+    assert found.p_value(0.0) == pytest.approx(1)
+    assert found.p_value(1e9) == pytest.approx(0, abs=1e-9)
+    several = spread([rng.normal(0, 1, (30, 4)) + rng.normal(0, 1, 4)])
+    for level in (0.5, 0.9, 0.95, 0.999):  # where two levels have quantiles of their own
+        edge = several.quantile(level) * several.stderr
+        assert several.p_value(edge) == pytest.approx(1 - level, abs=1e-9)
+        assert several.p_value(-edge) == pytest.approx(1 - level, abs=1e-9)

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from harness.base import metrics
+from harness.base import curves, metrics
 
 # Three skills; by hand below. Row 0 is the base model.
 R = np.array(
@@ -261,3 +261,111 @@ def test_select():
     for missing in (None, float("nan")):
         assert metrics.select({"a": [0.2, 0.4], "b": [0.9, missing]}) is None
     assert metrics.select({}) is None
+
+
+def test_measures_of_the_whole_way_by_hand():
+    wanted = [0.8, (0.6 + 0.9) / 2, (0.5 + 0.7 + 0.95) / 3]
+    assert metrics.overall_performance(R) == pytest.approx(wanted)
+    assert metrics.anytime_accuracy(R) == pytest.approx(sum(wanted) / 3)
+    # the same sum of -0.3 and -0.2, over three skills and over the two that something follows
+    assert metrics.backward_transfer_trace(R) == pytest.approx(-0.5 / 3)
+    assert metrics.backward_transfer(R) == pytest.approx(-0.5 / 2)
+
+
+def test_measures_against_references_by_hand():
+    joint, single = np.array([0.7, 0.95, 0.9]), np.array([0.8, 0.8, 0.9])
+    wanted = ((0.7 - 0.8) + (0.95 - 0.9) + (0.9 - 0.95)) / 3
+    assert metrics.intransigence(R, joint) == pytest.approx(wanted)
+    second = (0.8 - 0.2) - (0.9 - 0.25)
+    third = (0.9 - 0.3) - (0.95 - 0.15)
+    assert metrics.plasticity_loss(R, single) == pytest.approx((second + third) / 2)
+    wanted = ((0.9 - 0.8) + (0.95 - 0.9)) / 2
+    assert metrics.forward_transfer_single(R, single) == pytest.approx(wanted)
+    # what the sequence did before the stage is FWT, and with it the two say the same
+    assert metrics.plasticity_loss(R, single) == pytest.approx(
+        metrics.forward_transfer(R) - metrics.forward_transfer_single(R, single)
+    )
+    without = np.where(single == 0.9, np.nan, single)
+    assert np.isnan(metrics.plasticity_loss(R, without))
+    assert np.isnan(metrics.intransigence(R, without))
+
+
+def test_new_measures_keep_leading_axes_and_are_not_defined_for_one_skill():
+    rng = np.random.default_rng(0)
+    stack, joint = rng.random((2, 5, 4, 3)), rng.random((2, 5, 3))
+    for function in (metrics.anytime_accuracy, metrics.backward_transfer_trace):
+        naive = [[function(matrix) for matrix in row] for row in stack]
+        assert function(stack) == pytest.approx(np.array(naive))
+    for function in (
+        metrics.intransigence,
+        metrics.plasticity_loss,
+        metrics.forward_transfer_single,
+    ):
+        naive = [[function(stack[i, j], joint[i, j]) for j in range(5)] for i in range(2)]
+        assert function(stack, joint) == pytest.approx(np.array(naive))
+    alone = np.array([[0.2], [0.7]])
+    assert metrics.anytime_accuracy(alone) == 0.7 and metrics.intransigence(alone, [0.8]) == (
+        pytest.approx(0.1)
+    )
+    assert np.isnan(metrics.backward_transfer_trace(alone))
+    assert np.isnan(metrics.plasticity_loss(alone, [0.7]))
+    assert np.isnan(metrics.forward_transfer_single(alone, [0.7]))
+
+
+def test_learning_curves_by_hand():
+    prompts, values = [0, 10, 40], [0.2, 0.6, 0.3]
+    area = (10 * 0.4 + 30 * 0.45) / 40
+    assert curves.learning_curve_area(prompts, values) == pytest.approx(area)
+    even = np.linspace(0, 1, 7)
+    trapezia = np.trapezoid(even**2, even)
+    assert curves.learning_curve_area(even, even**2) == pytest.approx(trapezia)
+    assert np.isnan(curves.learning_curve_area([0], [0.5]))
+    assert np.isnan(curves.learning_curve_area([0, 10], [0.5, np.nan]))
+    assert curves.prompts_to_reach(prompts, values, 0.4) == pytest.approx(5)
+    assert curves.prompts_to_reach(prompts, values, 0.6) == 10  # and not where it comes back
+    assert curves.prompts_to_reach(prompts, values, 0.1) == 0
+    assert curves.prompts_to_reach(prompts, values, 0.61) == np.inf
+    assert np.isnan(curves.prompts_to_reach(prompts, values, np.nan))
+
+
+def test_transitions_by_hand_and_with_guesses_simulated():
+    before, after = [1, 1, 1, 0, 0], [1, 0, 0, 1, 0]
+    lost, gained = curves.transitions(before, after)
+    assert lost.tolist() == [0, 1, 1, 0, 0] and gained.tolist() == [0, 0, 0, 1, 0]
+    # 20% forgotten, 10% learned, 30% never known, each guessed right with 1 in 4
+    rng = np.random.default_rng(1)
+    n = 400_000
+    kind = rng.choice(4, n, p=[0.4, 0.2, 0.1, 0.3])  # kept, lost, gained, never known
+    guesses = rng.random((2, n)) < 0.25
+    before = np.isin(kind, (0, 1)) | guesses[0]
+    after = np.isin(kind, (0, 2)) | guesses[1]
+    lost, gained = curves.transitions(before, after, chance=0.25)
+    assert (lost.mean(), gained.mean()) == pytest.approx((0.2, 0.1), abs=0.004)
+    change = (after.mean() - before.mean()) / 0.75
+    assert gained.mean() - lost.mean() == pytest.approx(change)
+    with pytest.raises(ValueError, match="0 and 1"):
+        curves.transitions([0.5], [1])
+
+
+def test_holm_by_hand_and_against_the_definition():
+    assert metrics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert metrics.holm([0.5, np.nan, 0.9])[[0, 2]] == pytest.approx([1, 1])
+    assert np.isnan(metrics.holm([np.nan])).all() and metrics.holm([]).size == 0
+    p = np.random.default_rng(3).random(9) ** 3
+    for level in (0.01, 0.05, 0.2):  # step down: stop at the first that is not below its level
+        rejected = np.zeros(9, bool)
+        for k, place in enumerate(np.argsort(p)):
+            if p[place] > level / (9 - k):
+                break
+            rejected[place] = True
+        assert ((metrics.holm(p) <= level) == rejected).all()
+
+
+def test_hypervolume_by_hand_and_by_counting_cells():
+    assert curves.hypervolume([[2, 1], [1, 3]]) == 2 * 1 + 1 * 2
+    assert curves.hypervolume([[2, 1], [1, 1], [-1, 9]], (0, 0)) == 2
+    assert curves.hypervolume([[2, 1]], (1, -1)) == 2 and curves.hypervolume([]) == 0
+    points = np.random.default_rng(5).integers(0, 20, (12, 2))
+    cells = [(x, y) for x in range(20) for y in range(20)]
+    counted = sum(any(x < a and y < b for a, b in points) for x, y in cells)
+    assert curves.hypervolume(points) == counted

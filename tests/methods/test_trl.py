@@ -192,6 +192,7 @@ def test_sft_by_trl_is_sft(tiny_model, tmp_path):
     sizes = [len(row.prompt) + len(row.completion) for row in rows]
     padded = [4 * max(sizes[first : first + 4]) for first in (0, 4, 8)]
     assert stage.tokens == sum(padded) and logs[0]["tokens"] == padded[0]
+    assert stage.learned == stage.tokens
     _, ours, own = learned(tiny_model, tmp_path / "b", SFT(TrainingConfig(**options)))
     assert [line["loss"] for line in logs] == pytest.approx(
         [line["loss"] for line in own], rel=1e-4

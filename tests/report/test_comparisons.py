@@ -3,10 +3,17 @@
 import numpy as np
 import pytest
 
+from harness.base import metrics
 from harness.base.power import Variation
 from harness.report import tables
 from harness.report.build import write_report
-from harness.report.comparisons import MOST_PAIRS, comparison_table, pairs, variations
+from harness.report.comparisons import (
+    MOST_PAIRS,
+    comparison_table,
+    holm_table,
+    pairs,
+    variations,
+)
 from harness.report.data import ReportData
 from harness.report.power import Told, told_note
 from tests.fabricate import METHODS, fabricate
@@ -108,3 +115,25 @@ def test_one_method_has_no_pairs(tmp_path):
     write_report(folder)
     assert not (folder / "report" / "tables" / "comparisons.md").exists()
     assert list(variations(ReportData([folder]))) == ["retention"]
+
+
+def test_p_values_are_adjusted_by_holm_over_the_pairs_of_a_column(three):
+    table = comparison_table(ReportData([three]))
+    adjusted = holm_table(table)
+    assert [label for label, _ in adjusted.rows] == [label for label, _ in table.rows]
+    for column in table.columns:
+        cells = [cells[column.key] for _, cells in table.rows]
+        p = [cell.spread.p_value(cell.value) for cell in cells]
+        for value, cell in zip(p, cells, strict=True):
+            assert (value < 0.05) == (not cell.low <= 0 <= cell.high)
+        wanted = metrics.holm(p)
+        assert [of[column.key] for _, of in adjusted.rows] == pytest.approx(wanted)
+        named = f"{column.heading}: " in table.note.partition("by Holm over the 3 pairs")[2]
+        assert named == (column.key in ("acc", "bwt", "retention") and (wanted < 0.05).any())
+
+
+def test_one_pair_needs_no_correction_and_one_without_variance_has_no_p(tmp_path):
+    folder = fabricate(tmp_path / "r", methods=TWO, n=20, items=False)
+    table = comparison_table(ReportData([folder]))
+    assert "Holm" not in table.note
+    assert np.isnan(holm_table(table).rows[0][1]["acc"])

@@ -18,7 +18,15 @@ from typing import Any
 import matplotlib
 
 from harness.report.data import ReportData
-from harness.report.pictures import accuracy_matrix, curves, drift, plane, retention, training
+from harness.report.pictures import (
+    accuracy_matrix,
+    curves,
+    drift,
+    frontier,
+    plane,
+    retention,
+    training,
+)
 from harness.report.pictures.axis import TrainingAxis
 from harness.report.pictures.curves import accuracy_curves_table
 from harness.report.pictures.picture import Picture, PictureFile, Source
@@ -28,6 +36,7 @@ PICTURES: list[Picture[Any]] = [  # in the page's order
     curves.ACCURACY,
     curves.NORMALISED,
     plane.PLANE,
+    frontier.FRONTIER,
     accuracy_matrix.ACCURACY_MATRIX,
     retention.RETENTION,
     drift.DRIFT,

@@ -1,0 +1,60 @@
+"""Sizes of a model and of what training did to it: weights, operations, changes."""
+
+from collections.abc import Mapping
+from typing import TypedDict
+
+import torch
+from transformers import PreTrainedModel
+
+
+class Change(TypedDict):
+    """norm: L2 norm of the difference of all weights; share: of the entries that differ."""
+
+    norm: float
+    share: float
+
+
+def product_weights(model: PreTrainedModel) -> int:
+    """N: weights that take part in a product with a state, for operations per token.
+
+    Kaplan et al. 2020 (arXiv 2001.08361, section 2.1) leave out embeddings: a row is looked up. The
+    head multiplies, so it counts, also where it shares its weights with the embedding; norms and
+    biases do not. Of a mixture of experts all experts count.
+    """
+    looked_up = {
+        id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)
+    }
+    head = model.get_output_embeddings()
+    weights = {id(p): p for p in model.parameters() if p.ndim >= 2 and id(p) not in looked_up}
+    if head is not None:
+        weights[id(head.weight)] = head.weight
+    return sum(weight.numel() for weight in weights.values())
+
+
+def operations(weights: int, tokens: int, learned: int) -> float:
+    """FLOPs: 6 N for each token of a training pass, 2 N for each that is scored or sampled.
+
+    Kaplan et al. 2020, section 2.1: 2 N forward, twice that backward; attention's own products are
+    not counted. weights: N, of ``product_weights``; tokens: of all passes; learned: of these, those
+    that were learned from.
+    """
+    return float(weights) * (2 * (tokens - learned) + 6 * learned)
+
+
+@torch.no_grad()
+def change(weights: Mapping[str, torch.Tensor], start: PreTrainedModel) -> Change | None:
+    """What became of ``start``: ``weights`` by name, the others are as they were.
+
+    None where names or shapes are not those of ``start``. Sums are in float64.
+    """
+    before = dict(start.named_parameters())
+    if any(name not in before or before[name].shape != w.shape for name, w in weights.items()):
+        return None
+    squares, differing = 0.0, 0
+    for name, weight in weights.items():
+        old = before[name].to(weight.device, torch.float32)
+        difference = weight.detach().float() - old
+        squares += float(difference.double().square().sum())
+        differing += int(difference.count_nonzero())
+    total = sum(weight.numel() for weight in before.values())
+    return {"norm": squares**0.5, "share": differing / total}

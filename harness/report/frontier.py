@@ -1,0 +1,203 @@
+"""Learning against forgetting over the settings of one method, such as its learning rates.
+
+A method at one learning rate is a point; another rate learns more and forgets more. So methods are
+compared at the same gain, by what each keeps there, and by the area that their points dominate.
+"""
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.base import curves, metrics
+from harness.report.data import ReportData
+from harness.report.estimates import Estimate, IntervalSource, Weighted, how_of
+from harness.report.table import Cell, Column, Row, Table
+from harness.report.tables import interval_note, retention_change
+
+SQUARE = 1e4  # square points in the square of a fraction
+NOTE = (
+    "All settings on record of each method. Gain: mean over skills of own-stage minus base "
+    "accuracy, in points; retention Δ as in the main table. A method's row has its retention Δ at "
+    "a gain that all reach, on straight lines between neighbouring points, to first order in the "
+    "errors of both; and the area, in square points, that its points dominate (Zitzler & Thiele "
+    "1998) above no gain and the lowest retention Δ here. "
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of a method: new-task gain and mean change of retention, both fractions."""
+
+    label: str
+    gain: Estimate
+    retention: Estimate
+
+
+@dataclass(frozen=True)
+class Family:
+    """The settings of one method with the same parts, by rising gain."""
+
+    name: str
+    points: list[Setting]
+
+    @property
+    def gains(self) -> list[float]:
+        return [point.gain.value for point in self.points]
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """Families of two points or more; matched: the largest gain that all of them reach, or None.
+
+    results: those in which every point is a label; lowest: retention Δ of all points.
+    """
+
+    results: ReportData
+    families: list[Family]
+    matched: float | None
+    lowest: float
+
+
+def mean_gain(R: np.ndarray) -> np.ndarray:
+    """New-task gain: the mean over the skills of own-stage minus base accuracy."""
+    return metrics.own_stage_gain(R).mean(-1)
+
+
+def frontier(results: ReportData) -> Frontier | None:
+    """The frontiers on record; None where no method has two settings with gain and retention."""
+    if not any(results.tasks_in_mean.values()):
+        return None
+    results = results.with_every_point
+    grouped: dict[str, list[str]] = defaultdict(list)
+    for label in results.series:
+        grouped[_setting(results, label)].append(label)
+    families: list[Family] = []
+    for labels in grouped.values():
+        points = [_point(results, label) for label in labels] if len(labels) > 1 else []
+        known = [p for p in points if np.isfinite([p.gain.value, p.retention.value]).all()]
+        if len({point.gain.value for point in known}) > 1:
+            known.sort(key=lambda point: point.gain.value)
+            families.append(Family(_name(results, labels[0], families), known))
+    if not families:
+        return None
+    top = min(max(family.gains) for family in families)
+    bottom = max(min(family.gains) for family in families)
+    lowest = min(point.retention.value for family in families for point in family.points)
+    is_matched = len(families) > 1 and top >= bottom
+    return Frontier(results, families, top if is_matched else None, lowest)
+
+
+def _setting(results: ReportData, label: str) -> str:
+    """What the settings of one method share, as text: all but its hyperparameters."""
+    series = results.series[label]
+    return json.dumps([series.method, _parts(results, label), series.model, series.order])
+
+
+def _parts(results: ReportData, label: str) -> list[str]:
+    folder, there = results.series[label].members[0]
+    return sorted(results.heads[folder]["methods"][there].get("with") or {})
+
+
+def _name(results: ReportData, label: str, earlier: list[Family]) -> str:
+    """The method with its parts; numbered where another model or order has the name already."""
+    name = " + ".join([results.series[label].method, *_parts(results, label)])
+    count = sum(family.name.partition(" (")[0] == name for family in earlier)
+    return f"{name} ({count + 1})" if count else name
+
+
+def _point(results: ReportData, label: str) -> Setting:
+    change = retention_change(results)
+    return Setting(
+        label,
+        results.estimate(label, mean_gain, difference=True),
+        results.estimate(label, change, "D", difference=True),
+    )
+
+
+def retention_at(shown: Frontier, family: Family, gain: float) -> Estimate:
+    """Retention Δ of a family at a gain between its points, on the line of the two neighbours.
+
+    With w = (g - g1) / (g2 - g1) it is (1 - w) r1 + w r2. Its error is that of the first-order
+    change with all four numbers, (1 - w) dr1 + w dr2 - s ((1 - w) dg1 + w dg2) for the slope s of
+    the line, over questions and seeds that both points share. NaN beyond the points.
+    """
+    gains = np.array(family.gains)
+    if not gains[0] <= gain <= gains[-1]:
+        return Estimate(np.nan)
+    right = int(np.clip(np.searchsorted(gains, gain), 1, len(gains) - 1))
+    first, second = family.points[right - 1], family.points[right]
+    width = second.gain.value - first.gain.value
+    if width == 0:
+        return second.retention
+    w = (gain - first.gain.value) / width
+    slope = (second.retention.value - first.retention.value) / width
+    change = retention_change(shown.results)
+    parts = [
+        part
+        for point, share in ((first, 1 - w), (second, w))
+        if share
+        for part in (
+            Weighted("D", point.label, change, share),
+            Weighted("R", point.label, mean_gain, -slope * share),
+        )
+        if part.weight
+    ]
+    error = shown.results.combine(parts)
+    value = (1 - w) * first.retention.value + w * second.retention.value
+    moved = value - error.value
+    how = f"between {first.label} and {second.label}, {how_of(error.by)}"
+    return Estimate(value, error.low + moved, error.high + moved, how, by=error.by)
+
+
+def area(shown: Frontier, family: Family) -> Estimate:
+    """The hypervolume of a family's points over (no gain, the lowest retention), square points.
+
+    The mean over seeds that all points have, with Student's interval.
+    """
+    results = shown.results
+    change = retention_change(results)
+    by_seed: dict[int, list[tuple[float, float]]] = defaultdict(list)
+    for point in family.points:
+        R, D = results.R[point.label], results.D[point.label]
+        for run, gain, kept in zip(results.runs[point.label], mean_gain(R), change(D), strict=True):
+            if np.isfinite([gain, kept]).all():
+                by_seed[run.seed].append((gain, kept))
+    areas = [
+        SQUARE * curves.hypervolume(points, (0.0, shown.lowest))
+        for points in by_seed.values()
+        if len(points) == len(family.points)
+    ]
+    if not areas:
+        return Estimate(np.nan)
+    mean, low, high = metrics.t_interval(areas)
+    by = IntervalSource.RUNS if len(areas) > 1 else IntervalSource.RUN
+    return Estimate(mean, low, high, how_of(by), by=by)
+
+
+def frontier_table(shown: Frontier) -> Table:
+    """Every point, and of every family its retention at the matched gain and its area."""
+    rows: list[Row] = []
+    for family in shown.families:
+        cells: dict[str, Cell] = {"area": area(shown, family)}
+        if shown.matched is not None:
+            cells |= {
+                "gain": shown.matched,
+                "retention": retention_at(shown, family, shown.matched),
+            }
+        rows.append((f"{family.name}, all settings", cells))
+        rows += [
+            (point.label, {"gain": point.gain, "retention": point.retention})
+            for point in family.points
+        ]
+    columns = [
+        Column("gain", "gain", signed=True),
+        Column("retention", "retention Δ", signed=True),
+        Column("area", "area", unit="count", note="square points"),
+    ]
+    apart = ""
+    if shown.matched is None and len(shown.families) > 1:
+        apart = "No gain is reached by all. "
+    note = f"{NOTE}{apart}{interval_note(rows)}".rstrip()
+    return Table("frontier", "Gain against retention, over settings", note, columns, rows)

@@ -1,0 +1,107 @@
+"""What an order costs, as the plan prints it: of each skill, each stage and all runs."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class SkillCost:
+    """What it costs to measure one skill on one model: answers, and seconds of each measurement.
+
+    answers, evaluation: of all evaluated splits; oracle_answers: of the oracle's. The base alone
+    has ``teacher`` and ``oracle``; pass_at_k and kl belong to the skill's own stage.
+    """
+
+    answers: int
+    evaluation: float
+    pass_at_k: float
+    kl: float
+    teacher: float
+    oracle: float
+    oracle_answers: int
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """One stage of one run of a method.
+
+    evaluations: inside the stage and at its end; evaluated_skills: the names of the skills that
+    these measure, once each time; seconds: measured in runs of the folder, if there are any, or
+    estimated; memory: GiB at the peak, on the device and in host memory; trained: numbers that
+    learn; state: bytes of a checkpoint beside the weights; kept: bytes for later stages; reference:
+    ``joint``, ``single`` or ``relearn``, empty for a stage of the sequence; shown: prompt tokens
+    before each question that is evaluated.
+    """
+
+    label: str
+    skill: str
+    prompts: int
+    batch_size: int
+    steps: int
+    evaluations: int
+    evaluated_skills: tuple[str, ...]
+    seconds: float
+    is_measured: bool
+    memory: tuple[float, float]
+    trained: int
+    state: float
+    kept: float
+    shown: float
+    reference: str = ""
+
+
+@dataclass(frozen=True)
+class OrderCost:
+    """What all runs of an order cost.
+
+    parameters: weights of the model; flops: operations a second of this machine; retention: seconds
+    of the suite on one model, drift: of one measurement of the drift, base_answers: of the answers
+    that it needs once; uncounted: why those of the suite are unknown, or None.
+    """
+
+    parameters: int
+    flops: float
+    seeds: int
+    skills: dict[str, SkillCost]
+    stages: list[StageCost]
+    retention: float
+    drift: float
+    base_answers: float
+    uncounted: str | None
+
+    @property
+    def evaluations(self) -> int:
+        """Of all runs, and of the base once."""
+        return 1 + sum(stage.evaluations for stage in self.stages) * self.seeds
+
+    @property
+    def times(self) -> Counter[str]:
+        """How often each skill is measured, the base included."""
+        times = Counter(list(self.skills))
+        for stage in self.stages:
+            times.update(stage.evaluated_skills * self.seeds)
+        return times
+
+    @property
+    def answers(self) -> int:
+        """Answers of all evaluations."""
+        return sum(self.skills[name].answers * count for name, count in self.times.items())
+
+    @property
+    def seconds(self) -> float:
+        """Of all runs, and of everything that is measured at the base."""
+        stages = 0.0
+        for stage in self.stages:
+            stages += stage.seconds * self.seeds
+        skills = self.skills.values()
+        base = sum(skill.evaluation for skill in skills)
+        further = sum(skill.pass_at_k + skill.teacher + skill.oracle for skill in skills)
+        return stages + base + further + self.retention + self.base_answers
+
+    @property
+    def memory(self) -> dict[str, tuple[float, float]]:
+        """{label: GiB at the peak of all stages, on the device and in host memory}."""
+        peaks: dict[str, tuple[float, float]] = {}
+        for stage in self.stages:
+            peaks[stage.label] = max(peaks.get(stage.label, (0.0, 0.0)), stage.memory)
+        return peaks

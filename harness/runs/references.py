@@ -1,0 +1,185 @@
+"""The runs of an order: each method x seed through the sequence, and the references beside it.
+
+A reference is what a sequence is compared with, made by the same method with the same settings:
+``joint`` learns all skills of the order at once, ``single`` one skill alone from the base model,
+``relearn`` one again from the model after the last stage.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from transformers import PreTrainedTokenizerBase
+
+from harness.base.errors import UserError, did_you_mean
+from harness.base.seeds import seed_for
+from harness.learning.draws import draws
+from harness.learning.lessons import Lesson
+from harness.models.chat import chat_tokens
+from harness.results.formats import JOINT, RELEARN, SINGLE
+from harness.runs.methods import MethodSpec
+from harness.runs.sections import names_folder
+from harness.skills.skill import Example, Skill
+
+if TYPE_CHECKING:
+    from harness.runs.order import Order
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method x seed: through the whole order, or as a reference.
+
+    stages: for each stage the numbers of the skills that it teaches, from 1; reference: ``joint``,
+    ``single`` or ``relearn``, empty for a sequence.
+    """
+
+    label: str
+    seed: int
+    stages: tuple[tuple[int, ...], ...]
+    reference: str = ""
+
+    @property
+    def method(self) -> str:
+        """What its records have as their method: that of a reference is a name of its own."""
+        if not self.reference:
+            return self.label
+        ((first, *_),) = self.stages
+        number = "" if self.reference == JOINT else f"-{first}"
+        return f"{self.label}.{self.reference}{number}"
+
+    @property
+    def name(self) -> str:
+        """Name of the run's folder."""
+        return f"{self.method}-seed{self.seed}"
+
+    @property
+    def sequence(self) -> str:
+        """Name of the folder of the sequence that it stands beside."""
+        return f"{self.label}-seed{self.seed}"
+
+
+def runs(order: "Order") -> list[Run]:
+    """Every run of an order, in the order in which they run: the references come last."""
+    sequence = tuple((number,) for number in range(1, len(order.skills) + 1))
+    found = [Run(label, seed, sequence) for seed in order.seeds for label in order.methods]
+    for asked, further in (
+        (order.references, reference_runs),
+        (order.relearning, relearning_runs),
+    ):
+        labels = [label for label in asked if label in order.methods]
+        for seed in order.seeds:
+            for label in labels:
+                found += further(label, seed, len(order.skills))
+    return found
+
+
+def relearning_runs(label: str, seed: int, skills: int) -> list[Run]:
+    """Each skill but the last one, learned again from the model after the last stage."""
+    return [Run(label, seed, ((number,),), RELEARN) for number in range(1, skills)]
+
+
+def reference_runs(label: str, seed: int, skills: int) -> list[Run]:
+    """The references of a method with one seed.
+
+    The first skill alone is stage 1 of the sequence, and is not learned twice; nor is an order of
+    one skill.
+    """
+    if skills < 2:
+        return []
+    everything = tuple(range(1, skills + 1))
+    alone = [Run(label, seed, ((number,),), SINGLE) for number in everything[1:]]
+    return [Run(label, seed, (everything,), JOINT), *alone]
+
+
+def check_references(
+    labels: Iterable[object],
+    methods: Mapping[str, MethodSpec],
+    grids: Mapping[str, Any],
+    skills: int,
+    place: str,
+) -> list[str]:
+    """The labels of ``references`` or ``relearning``. Raises UserError for one without runs."""
+    checked: list[str] = []
+    for i, label in enumerate(map(str, labels)):
+        own = f"{place}[{i}]"
+        if label in grids:
+            point = next(name for name, spec in methods.items() if spec.grid_of == label)
+            raise UserError(
+                own,
+                f"{label!r} is a grid",
+                f"name points of it, as {point}; a later start may add the selected one",
+            )
+        if label not in methods:
+            raise UserError(own, f"there is no method {label!r}", did_you_mean(label, methods))
+        if label in checked:
+            raise UserError(own, f"{label!r} stands twice")
+        for run in reference_runs(label, 0, skills) + relearning_runs(label, 0, skills):
+            if run.method in methods:
+                raise UserError(
+                    own, f"a method is called {run.method!r}, as a reference is", "rename it"
+                )
+            if not names_folder(run.method):
+                raise UserError(own, f"{run.method!r} is too long for a label", "shorten it")
+        checked.append(label)
+    return checked
+
+
+class JointSkill(Skill):
+    """Skills that are learned at once: a name, and examples that know the skill they belong to."""
+
+    splits = ("train",)
+
+    def __init__(self, skills: Sequence[Skill], examples: list[Example]) -> None:
+        self.name = joint_name(skills)
+        self.keep("train", examples)
+
+
+def lesson_of(order: "Order", skill: Skill) -> Lesson:
+    """A skill as the order has it."""
+    return Lesson(skill, order.limit(skill, rollout=True), order.template(skill))
+
+
+def joint_name(skills: Iterable[Skill]) -> str:
+    """What is taught at once, in words."""
+    return " + ".join(skill.name for skill in skills)
+
+
+def short_enough(order: "Order", tokenizer: PreTrainedTokenizerBase, skill: Skill) -> list[Example]:
+    """The training examples whose prompt has at most ``rollout.max_prompt_tokens`` tokens.
+
+    The others are left out: a prompt that is cut would be another question. Raises UserError where
+    none is left.
+    """
+    examples, limit = skill.examples("train"), order.rollout.max_prompt_tokens
+    if not limit:
+        return examples
+    chat = order.chat_template.inputs("student")
+    short = [e for e in examples if len(chat_tokens(tokenizer, e.prompt, inputs=chat)) <= limit]
+    if not short:
+        raise no_short_prompt(skill, limit)
+    return short
+
+
+def no_short_prompt(skill: Skill, limit: int) -> UserError:
+    """The error of a skill whose prompts are all too long to be learned from."""
+    return UserError(
+        f"skill {skill.name}",
+        f"no training example has a prompt of at most {limit} tokens",
+        "raise rollout.max_prompt_tokens",
+    )
+
+
+def union(
+    examples: Sequence[Sequence[Example]], prompts: Sequence[int], seed: int
+) -> list[Example]:
+    """What a joint run learns from: of each skill the examples that its own stage would draw.
+
+    examples, prompts: the training examples and the budget of each skill; seed: of the run. The
+    stage shuffles them, so that a joint run has the examples and the budget of the whole sequence.
+    An id has its skill in front: those of two skills may be the same.
+    """
+    drawn: list[Example] = []
+    for number, (of_skill, count) in enumerate(zip(examples, prompts, strict=True), 1):
+        order = draws(len(of_skill), count, seed_for(seed, number, "data"))
+        drawn += [replace(of_skill[i], id=f"{of_skill[i].skill}/{of_skill[i].id}") for i in order]
+    return drawn

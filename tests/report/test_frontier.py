@@ -1,0 +1,171 @@
+"""Gain against retention over the settings of a method."""
+
+import json
+
+import matplotlib
+import numpy as np
+import pytest
+
+from harness.base import metrics
+from harness.report import build
+from harness.report.data import ReportData
+from harness.report.frontier import area, frontier, frontier_table, retention_at
+from harness.report.pictures import source_of
+from harness.report.pictures.frontier import FRONTIER, lines
+from harness.report.style import STYLE
+from tests.fabricate import fabricate
+from tests.report.folders import rewrite, row
+
+LAWS = {
+    "sft_slow": (0.45, 0.9, 0.002),
+    "sft": (1.0, 0.7, 0.03),
+    "sft_mid": (0.75, 0.8, 0.012),
+    "sdft_slow": (0.3, 0.97, 0.001),
+    "sdft": (0.85, 0.94, 0.006),
+    "grpo": (0.7, 0.9, 0.004),
+}
+
+
+def with_settings(folder):
+    def change(results):
+        for label, entry in results["methods"].items():
+            entry["method"] = label.partition("_")[0]
+            entry["config"]["learning_rate"] = len(label)
+
+    rewrite(folder / "results.json", change)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("results") / "settings"
+    return with_settings(fabricate(path, methods=LAWS, n=200))
+
+
+@pytest.fixture(scope="module")
+def shown(folder):
+    return frontier(ReportData([folder]))
+
+
+def gain_and_retention(results, label):
+    R, D = results.R[label], results.D[label]
+    gain = (R[:, [1, 2, 3], [0, 1, 2]] - R[:, 0]).mean(-1)
+    in_mean = [task != "wikitext" for task in results.retention]
+    return gain, (D[:, -1] - D[:, 0])[:, in_mean].mean(-1)
+
+
+def test_settings_of_one_method_are_points_by_rising_gain(folder, shown):
+    results = ReportData([folder])
+    found = {family.name: [point.label for point in family.points] for family in shown.families}
+    assert found == {"sft": ["sft_slow", "sft_mid", "sft"], "sdft": ["sdft_slow", "sdft"]}
+    for family in shown.families:
+        for point in family.points:
+            gain, kept = gain_and_retention(results, point.label)
+            assert point.gain.value == pytest.approx(gain.mean())
+            assert point.retention.value == pytest.approx(kept.mean())
+    of_sft, of_sdft = (gain_and_retention(results, label)[0].mean() for label in ("sft", "sdft"))
+    assert shown.matched == pytest.approx(of_sdft) and of_sdft < of_sft
+
+
+def test_retention_between_two_settings_is_on_their_line(shown):
+    sft = shown.families[0]
+    (g1, g2, g3), kept = sft.gains, [point.retention.value for point in sft.points]
+    at = g2 + 0.25 * (g3 - g2)
+    assert retention_at(shown, sft, at).value == pytest.approx(0.75 * kept[1] + 0.25 * kept[2])
+    assert retention_at(shown, sft, g1).value == pytest.approx(kept[0])
+    assert retention_at(shown, sft, g3).value == pytest.approx(kept[2])
+    assert np.isnan(retention_at(shown, sft, g3 + 1e-6).value)
+    assert np.isnan(retention_at(shown, sft, g1 - 1e-6).value)
+
+
+def test_its_interval_is_as_wide_as_questions_drawn_anew_make_it(folder, shown):
+    """Interpolated anew in 2,000 draws of the questions, which all settings share."""
+    results = ReportData([folder])
+    sft = shown.families[0]
+    mid, top = (point.label for point in sft.points[1:])
+    at = (sft.gains[1] + sft.gains[2]) / 2
+
+    def scores(key, metric):
+        items = json.loads((folder / f"evaluations/{key}.json").read_text())["items"]
+        return np.array([item["scores"][metric] if metric else item["score"] for item in items])
+
+    parts = {}  # of each test: what each question adds to [gain, retention] of both settings
+    for k, name in enumerate(results.skills, 1):
+        base = scores(f"{name}-base", "exact")
+        own = [scores(f"{name}-{label}-seed0-{12 * k}", "exact") - base for label in (mid, top)]
+        parts[name] = np.stack([own[0] / 3, own[1] / 3, 0 * base, 0 * base])
+    for name in results.retention:
+        if name != "wikitext":
+            base = scores(f"{name}-base", None)
+            end = [scores(f"{name}-{label}-seed0-3", None) - base for label in (mid, top)]
+            parts[name] = np.stack([0 * base, 0 * base, end[0] / 4, end[1] / 4])
+    rng, draws = np.random.default_rng(4), []
+    for _ in range(2000):
+        g1, g2, r1, r2 = sum(p[:, rng.integers(0, 200, 200)].mean(1) for p in parts.values())
+        w = (at - g1) / (g2 - g1)
+        draws.append((1 - w) * r1 + w * r2)
+    found = retention_at(shown, sft, at)
+    assert found.by == "items"
+    assert (found.high - found.low) / 2 == pytest.approx(1.97 * np.std(draws), rel=0.12)
+
+
+def test_the_area_is_above_the_worst_retention_of_all(folder, shown):
+    results = ReportData([folder])
+    points = {label: np.ravel(gain_and_retention(results, label)) for label in LAWS}
+    worst = min(points[label][1] for label in LAWS if label != "grpo")
+    (g1, r1), (g2, r2) = points["sdft_slow"], points["sdft"]
+    by_hand = g2 * (r2 - worst) + g1 * max(0, r1 - r2)
+    assert area(shown, shown.families[1]).value == pytest.approx(1e4 * by_hand)
+
+
+def test_the_table_and_the_picture_have_every_setting(folder, shown):
+    table = frontier_table(shown)
+    assert [label for label, _ in table.rows] == [
+        *("sft, all settings", "sft_slow", "sft_mid", "sft"),
+        *("sdft, all settings", "sdft_slow", "sdft"),
+    ]
+    cells = row(table, "sft, all settings")
+    assert cells["gain"] == shown.matched
+    assert cells["retention"] == retention_at(shown, shown.families[0], shown.matched)
+    drawn = lines(source_of(ReportData([folder])))
+    assert [line.name for line in drawn.lines] == ["sft", "sdft"]
+    band = drawn.lines[0].band
+    assert band[0, :2] == pytest.approx(
+        [shown.families[0].gains[0], shown.families[0].points[0].retention.value]
+    )
+    assert (np.diff(band[:, 0]) > 0).all() and (band[:, 2] < band[:, 3]).all()
+
+
+def test_points_of_a_grid_count_though_one_is_selected(tmp_path):
+    laws = {"grpo": LAWS["grpo"], "sft.lr-1": LAWS["sft_slow"], "sft.lr-2": LAWS["sft"]}
+    folder = fabricate(tmp_path / "grid", methods=laws, seeds=(0, 1), n=40)
+
+    def change(results):
+        for label in list(laws)[1:]:
+            results["methods"][label] |= {
+                "method": "sft",
+                "grid": {"of": "sft", "values": {"lr": int(label[-1])}},
+            }
+
+    rewrite(folder / "results.json", change)
+    chosen = {"sft": {"selected": "sft.lr-2", "rule": "validation", "points": [{}, {}]}}
+    (folder / "selection.json").write_text(json.dumps(chosen))
+    results = ReportData([folder])
+    assert list(results.series) == ["grpo", "sft"]
+    (family,) = frontier(results).families
+    assert [point.label for point in family.points] == ["sft.lr-1", "sft.lr-2"]
+    selected = results.estimate("sft", lambda R: metrics.own_stage_gain(R).mean(-1))
+    assert family.points[1].gain.value == pytest.approx(selected.value)
+    shown = frontier(results)
+    assert shown.matched is None  # nothing to compare one method with
+    tables = build._all_tables(results)
+    assert [table.name for table in tables][:3] == ["main", "comparisons", "frontier"]
+    with matplotlib.rc_context(STYLE):
+        FRONTIER.save(source_of(results), tmp_path)
+    assert (tmp_path / "frontier.svg").exists()
+
+
+def test_one_setting_a_method_or_no_retention_has_no_frontier(tmp_path, three):
+    assert frontier(ReportData([three])) is None
+    bare = fabricate(tmp_path / "bare", methods=LAWS, n=10, retention={})
+    assert frontier(ReportData([with_settings(bare)])) is None
