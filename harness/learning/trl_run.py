@@ -362,6 +362,8 @@ class Clock(TrainerCallback):
         """TRL logs each step once, and the whole training at its end."""
         if self.step is None or state.global_step <= self.stage.step:
             return
+        # Of TRL's optimizer: where no answer had an advantage it changes nothing.
+        self.stage.updates = (self.stage.updates or 0) + 1
         self.step.log(
             **{
                 LOGGED.get(name, name): value
