@@ -256,8 +256,8 @@ class SkillStage(BaseStage):
         lessons = [lesson_of(order, skill) for skill in self.skills]
         before = [skill for k in range(1, self.number) for skill in live.taught(k)]
         examples = [self._short_enough(skill) for skill in self.skills]
-        own = self.skills[0]
-        if len(self.skills) > 1:
+        own, is_joint = self.skills[0], len(self.skills) > 1
+        if is_joint:
             own = JointSkill(self.skills, union(examples, drawn, live.run.seed))
         stage = Stage(
             model=live.model,
@@ -288,8 +288,7 @@ class SkillStage(BaseStage):
             restored=restored,
         )
         stage.begins_run = start_of(live.results, order, live.run, self.number) is None
-        if len(lessons) == 1:
-            stage.examples = examples[0]
+        stage.examples = stage.examples if is_joint else examples[0]
         for lesson in lessons:
             stage.add_lesson(lesson, own=True)
         return stage
