@@ -349,8 +349,8 @@ def cost_table(results: ReportData) -> Table:
         "Mean over complete runs, summed over the stages in stage.json (over what is there where "
         "no run is complete). The base model is measured once for all runs of a folder. An "
         "evaluation found in the cache costs no seconds. Compare seconds only on one device. FLOPs "
-        "of learning: 6 N a token of a training pass, 2 N one that is scored or sampled; N are "
-        "weights that multiply.",
+        "of learning: 6 N a token of a training pass (with adapters 4 N and 6 of their numbers), "
+        "2 N one that is scored or sampled; N are weights that multiply.",
         _cost_columns(parts, set(stages.columns)),
         rows,
     )
@@ -369,7 +369,12 @@ def _cost_columns(parts: list[str], on_record: Container[str]) -> list[Column]:
         columns.append(Column("total", "total", "seconds", "seconds"))
     columns.append(Column("peak_memory_gib", "peak GiB", unit="GiB", note="largest of all stages"))
     further = (
-        Column("flops", "TFLOPs", unit="count", note="6 N a learned token, 2 N any other"),
+        Column(
+            "flops",
+            "TFLOPs",
+            unit="count",
+            note="6 N a learned token (adapters: 4 N and 6 of theirs), 2 N any other",
+        ),
         Column("kept_bytes", "kept MiB", unit="MiB", note="between stages, largest of all"),
         Column("gold_rows", "gold rows kept", unit="count", note="largest of all stages"),
     )

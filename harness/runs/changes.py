@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from harness.learning.parametrisation import Parametrisation
 from harness.learning.part import having
 from harness.learning.stage import Stage
 from harness.models.checkpoint import model_fingerprint
@@ -50,9 +51,12 @@ class Changes:
     def sizes(self, stage: Stage) -> dict[str, Any]:
         """What stage.json holds of them, with FLOPs and the gold rows that parts keep."""
         weights = product_weights(self.live.model)
+        passes, adapters = stage.parameters.passes, 0
+        if passes < Parametrisation.passes:
+            adapters = stage.parameters.size(self.live.model).numbers
         return {
             "learned_tokens": stage.learned,
-            "flops": operations(weights, stage.tokens, stage.learned),
+            "flops": operations(weights, stage.tokens, stage.learned, passes, adapters),
             "gold_rows": sum(part.gold_rows() for part in self.live.parts.values()),
             "change": self.found,
         }

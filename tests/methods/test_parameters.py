@@ -26,6 +26,7 @@ from harness.learning.part import get_part
 from harness.learning.teacher import Teacher
 from harness.learning.trainer import Trainer, TrainingConfig, cross_entropy, learning
 from harness.models.load import load_model
+from harness.models.size import product_weights
 from harness.runs.listing import LISTINGS
 from harness.runs.plan import plan
 from harness.runs.reading import read_order
@@ -713,6 +714,13 @@ def test_a_killed_run_goes_on_and_is_on_record(order_file, tmp_path, monkeypatch
             for out in (whole, cut)
         ]
         assert lines[0] == lines[1]
+        sizes = read_json(whole / f"runs/{run}/stage-2/stage.json")
+        rank = {"continued-seed0": 2, "merged-seed0": 8}[run]
+        model = load_model(str(whole / f"runs/{run}/stage-2/weights"), "float32", "cpu")[0]
+        adapters = made("lora", rank=rank).size(model).numbers
+        n, learned = product_weights(model), sizes["learned_tokens"]
+        others = sizes["tokens"] - learned
+        assert sizes["flops"] == (4 * n + 6 * adapters) * learned + 2 * n * others
     about = read_json(whole / "results.json")["methods"]
     assert about["continued"]["parameters"]["lora"]["adapter"] == "continued"
     assert about["merged"]["parameters"]["lora"]["rank"] == 8

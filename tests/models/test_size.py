@@ -35,6 +35,8 @@ def test_positions_that_are_looked_up_multiply_nothing():
 
 def test_operations_by_hand():
     assert operations(10, tokens=7, learned=3) == 6 * 10 * 3 + 2 * 10 * 4
+    beside = operations(10, tokens=7, learned=3, passes=2, adapters=5)
+    assert beside == (4 * 10 + 6 * 5) * 3 + 2 * 10 * 4
 
 
 def test_change_against_a_loop_in_float64(tiny_model):
