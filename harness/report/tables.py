@@ -373,7 +373,7 @@ def _cost_columns(parts: list[str], on_record: Container[str]) -> list[Column]:
             "flops",
             "TFLOPs",
             unit="count",
-            note="6 N a learned token (adapters: 4 N and 6 of theirs), 2 N any other",
+            note="6 N a learned token, 2 N any other",
         ),
         Column("kept_bytes", "kept MiB", unit="MiB", note="between stages, largest of all"),
         Column("gold_rows", "gold rows kept", unit="count", note="largest of all stages"),
