@@ -9,6 +9,7 @@ import yaml
 
 from benchmarks.gpu_check.material import LETTERS, save_small_model
 from harness.base.files import write_text
+from harness.learning.method import get_method
 
 METHODS: dict[str, dict[str, Any]] = {
     "sft": {},
@@ -19,6 +20,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "sft_from_teacher": {"generations": 9},
     "offline_distillation": {"generations": 9},
     "sft_reinvoke": {"reinvoke_prompts": 6},
+    "self_sft": {"answers": 2},
+    "sdpo": {"group_size": 2},
+    "gkd": {},
+    "psft": {"inner_batches": 2},
+    "trl": {"trainer": "SFTTrainer"},
+    "in_context": {"demonstrations": 2},
 }
 ROWS = {"train": 14, "validation": 3, "test": 5}
 
@@ -58,7 +65,10 @@ def order_of(folder: Path, methods: list[str], **changes: Any) -> dict[str, Any]
             }
             for skill in ("vowels", "digits")
         ],
-        "methods": {name: {"learning_rate": 1e-3, **METHODS[name]} for name in methods},
+        "methods": {
+            name: {**({"learning_rate": 1e-3} if get_method(name).trains else {}), **METHODS[name]}
+            for name in methods
+        },
         "budget": {"prompts": 14, "batch_size": 4},
         "evaluate": {"every_steps": 3},
         "checkpoints": {"minutes": 0, "keep": "all"},

@@ -13,9 +13,8 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import datasets
 import torch
 from transformers import PrinterCallback, TrainerCallback
 
@@ -27,6 +26,9 @@ from harness.learning.stage import Stage
 from harness.learning.trl_model import Views
 from harness.sampling.sampler import Completion, Texts
 from harness.skills.skill import Example
+
+if TYPE_CHECKING:
+    import datasets
 
 LOGGED = {"completions/mean_length": "completion_tokens", "completions/clipped_ratio": "cut_off"}
 NOT_LOGGED = ("epoch", "num_tokens", "step_time", "total_flos")
@@ -204,6 +206,8 @@ class TRLRun:
     # ---- data and rewards ----------------------------------------------------------------------
 
     def _data(self) -> datasets.Dataset:
+        import datasets  # takes seconds, and only TRL's trainers need it
+
         return datasets.Dataset.from_list([self._row(i, e) for i, e in enumerate(self.examples)])
 
     def _row(self, number: int, example: Example) -> dict[str, Any]:
@@ -317,6 +321,8 @@ class TRLRun:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without the progress lines of data sets."""
+    import datasets
+
     shown = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:

@@ -110,7 +110,7 @@ def evenly(members: Sequence[Member], most: int) -> Iterator[list[Member]]:
     """Parts of ``members`` in their order, as few as ``most`` in each allows and of like size."""
     count = -(-len(members) // most)
     for i in range(count):
-        yield list(members[i * len(members) // count : (i + 1) * len(members) // count])
+        yield list(members[-(-i * len(members) // count) : -(-(i + 1) * len(members) // count)])
 
 
 def common_prefix(lists: Sequence[Tokens]) -> int:

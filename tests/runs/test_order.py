@@ -97,7 +97,7 @@ from tests.runs.refusals import DROP, ROW, at, refused
             {},
             [
                 "methods.dpo: unknown method 'dpo'",
-                "known: cpt, dft, grpo, offline_distillation, sdft, sft",
+                "known: cpt, dft, gkd, grpo, in_context, offline_distillation, psft, sdft, sdpo",
             ],
         ),
         (
