@@ -4,8 +4,35 @@ What must be known before PyTorch loads is said here: the package is imported be
 """
 
 import os
+import time
+from collections.abc import Iterable, Iterator
 
-# Threads that wait for each other sleep. By default GNU's OpenMP lets them spin, and where another
-# program has one of the cores each of the thousands of products a second waits for it.
+# Turns of a thread of GNU's OpenMP that waits for the others, before it sleeps: some microseconds.
+# They bridge the time between two products. More of them take the core from another program, for
+# which each of the thousands of products a second then waits.
+SPIN = "3000"
+
+
+def waiting(looks: Iterable[str]) -> dict[str, str]:
+    """The variables of OpenMP that say how threads wait, given ``looks`` at /proc/loadavg.
+
+    Where another program has a processor in all of them, threads sleep at once.
+    """
+    try:
+        running = [int(look.split()[3].partition("/")[0]) for look in looks]
+    except (IndexError, OSError, ValueError):
+        running = []
+    if running and min(running) > 1:
+        return {"OMP_WAIT_POLICY": "passive"}
+    return {"GOMP_SPINCOUNT": SPIN}
+
+
+def _looks() -> Iterator[str]:
+    for _ in range(3):
+        with open("/proc/loadavg", encoding="ascii") as file:
+            yield file.read()
+        time.sleep(0.005)
+
+
 if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
-    os.environ["OMP_WAIT_POLICY"] = "passive"
+    os.environ |= waiting(_looks())

@@ -1,5 +1,6 @@
 """Which dtype and products a CPU takes: the choice, and that every way is the same product."""
 
+import ast
 import copy
 import os
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import pytest
 import torch
 
+import harness
 from harness.base.errors import UserError
 from harness.models import products
 from harness.models.load import resolve_dtype
@@ -245,17 +247,27 @@ def test_what_the_machine_cannot_compute_is_refused(kept, is_auto, problem, monk
 # ---- threads -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("said, kept", [
-    ({}, "passive"),
-    ({"OMP_WAIT_POLICY": "active"}, "active"),
-    ({"GOMP_SPINCOUNT": "9"}, "None"),
+@pytest.mark.parametrize("looks, kept", [
+    (["0.1 0.2 0.3 1/93 7"] * 3, {"GOMP_SPINCOUNT": "3000"}),
+    (["9.1 0.2 0.3 2/93 7", "9.1 0.2 0.3 1/93 7"], {"GOMP_SPINCOUNT": "3000"}),  # it has ended
+    (["0.1 0.2 0.3 2/93 7"] * 3, {"OMP_WAIT_POLICY": "passive"}),
+    (["something else"], {"GOMP_SPINCOUNT": "3000"}),
+    ([], {"GOMP_SPINCOUNT": "3000"}),
 ])  # fmt: skip
-def test_threads_that_wait_sleep_unless_the_environment_says_otherwise(said, kept):
-    code = (
-        "import sys, os, harness; print(os.environ.get('OMP_WAIT_POLICY'), 'torch' in sys.modules)"
-    )
-    others = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+def test_threads_sleep_at_once_where_others_run(looks, kept):
+    assert harness.waiting(iter(looks)) == kept
+
+
+@pytest.mark.parametrize("said", [{"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "9"}, {}])
+def test_the_environment_says_how_threads_wait_before_pytorch_loads(said):
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    code = f"import sys, os, harness; print([os.environ.get(n) for n in {names}], end=' ')"
+    code += "; print('torch' in sys.modules)"
+    others = {k: v for k, v in os.environ.items() if k not in names}
     done = subprocess.run(
         [sys.executable, "-c", code], env=others | said, capture_output=True, text=True, check=True
     )
-    assert done.stdout.split() == [kept, "False"]
+    kept, loaded = done.stdout.rsplit(maxsplit=1)
+    assert loaded == "False"
+    found = dict(zip(names, ast.literal_eval(kept), strict=True))
+    assert {k: v for k, v in found.items() if v} == said if said else any(found.values())
