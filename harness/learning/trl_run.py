@@ -213,13 +213,14 @@ class TRLRun:
     def _row(self, number: int, example: Example) -> dict[str, Any]:
         """A row of the trainer's data, in TRL's formats."""
         prompt, shows = list(example.prompt), self.method.shows
+        if shows == "pairs":
+            example = self._paired(number, example)
+            chosen, rejected = map(answer_turn, self.pairs[example.id])
+            return {"prompt": list(example.prompt), "chosen": chosen, "rejected": rejected}
         if shows == "prompts":
             return {"prompt": prompt, "number": number}
         if shows == "shown":
             return {"prompt": prompt, "privileged_context": example.demonstration}
-        if shows == "pairs":
-            chosen, rejected = (answer_turn(text) for text in self._pair(number, example))
-            return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
         turn = answer_turn(str(example.demonstration))
         if shows == "messages":
             return {"messages": [*prompt, *turn]}
@@ -258,13 +259,13 @@ class TRLRun:
                 "raise answers, or give a finer reward",
             )
 
-    def _pair(self, number: int, example: Example) -> list[str]:
-        """The pair of a prompt, or that of another one where it has none."""
+    def _paired(self, number: int, example: Example) -> Example:
+        """The example, or another one in its place where it has no pair."""
         if example.id in self.pairs:
-            return self.pairs[example.id]
+            return example
         random_place = random.Random(seed_for(self.stage.seed, self.stage.index, "pair", number))
         other = random_place.choice(sorted(self.pairs))
-        return self.pairs[other]
+        return next(each for each in self.examples if each.id == other)
 
     # ---- checkpoints ---------------------------------------------------------------------------
 
