@@ -1,5 +1,8 @@
 """Learning against forgetting over the settings of one method, such as its learning rates.
 
+What is joined to a method, what it trains, and which trainer of TRL it is are no settings: of these
+each is a method of its own.
+
 A method at one learning rate is a point; another rate learns more and forgets more. So methods are
 compared at the same gain, by what each keeps there, and by the area that their points dominate.
 """
@@ -18,7 +21,8 @@ from harness.report.tables import interval_note, retention_change
 
 SQUARE = 1e4  # square points in the square of a fraction
 NOTE = (
-    "All settings on record of each method. Gain: mean over skills of own-stage minus base "
+    "All settings on record of each method; parts, whatever their options, and what is trained "
+    "make another method. Gain: mean over skills of own-stage minus base "
     "accuracy, in points; retention Δ as in the main table. A method's row has its retention Δ at "
     "a gain that all reach, on straight lines between neighbouring points, to first order in the "
     "errors of both; and the area, in square points, that its points dominate (Zitzler & Thiele "
@@ -37,7 +41,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Family:
-    """The settings of one method with the same parts, by rising gain."""
+    """The settings of one method that trains the same with the same parts, by rising gain."""
 
     name: str
     points: list[Setting]
@@ -92,17 +96,25 @@ def frontier(results: ReportData) -> Frontier | None:
 def _setting(results: ReportData, label: str) -> str:
     """What the settings of one method share, as text: all but its hyperparameters."""
     series = results.series[label]
-    return json.dumps([series.method, _parts(results, label), series.model, series.order])
+    return json.dumps([_composed(results, label), series.model, series.order])
 
 
-def _parts(results: ReportData, label: str) -> list[str]:
+def _composed(results: ReportData, label: str) -> str:
+    """A method in words: with its trainer, what it trains, and the parts that join it."""
     folder, there = results.series[label].members[0]
-    return sorted(results.heads[folder]["methods"][there].get("with") or {})
+    entry = results.heads[folder]["methods"][there]
+    trainer = (entry.get("config") or {}).get("trainer")
+    trained = []
+    for name, options in (entry.get("parameters") or {}).items():
+        continued = (options or {}).get("adapter") == "continued"
+        trained.append(f"{name} continued" if continued else name)
+    words = [str(word) for word in (results.series[label].method, trainer, *trained) if word]
+    return " + ".join([", ".join(words), *sorted(entry.get("with") or {})])
 
 
 def _name(results: ReportData, label: str, earlier: list[Family]) -> str:
-    """The method with its parts; numbered where another model or order has the name already."""
-    name = " + ".join([results.series[label].method, *_parts(results, label)])
+    """The method in words; numbered where another model or order has the name already."""
+    name = _composed(results, label)
     count = sum(family.name.partition(" (")[0] == name for family in earlier)
     return f"{name} ({count + 1})" if count else name
 

@@ -169,3 +169,34 @@ def test_one_setting_a_method_or_no_retention_has_no_frontier(tmp_path, three):
     assert frontier(ReportData([three])) is None
     bare = fabricate(tmp_path / "bare", methods=LAWS, n=10, retention={})
     assert frontier(ReportData([with_settings(bare)])) is None
+
+
+def test_what_is_trained_and_which_trainer_make_another_method(tmp_path):
+    """Settings of one family differ in hyperparameters alone."""
+    entries = {
+        "sft": {},
+        "sft_fast": {"config": {"learning_rate": 1e-3}},
+        "lora": {"parameters": {"lora": {"rank": 4, "adapter": "merged"}}},
+        "lora_wide": {"parameters": {"lora": {"rank": 64, "adapter": "merged"}}},
+        "on": {"parameters": {"lora": {"rank": 4, "adapter": "continued"}}},
+        "on_wide": {"parameters": {"lora": {"rank": 64, "adapter": "continued"}}},
+        "dora": {"parameters": {"dora": {"rank": 4}}, "with": {"ewc": {}}},
+        "dora_strong": {"parameters": {"dora": {"rank": 4}}, "with": {"ewc": {"strength": 9}}},
+        "of_trl": {"method": "trl", "config": {"trainer": "SFTTrainer"}},
+        "dpo": {"method": "trl", "config": {"trainer": "DPOTrainer"}},
+    }
+    laws = {label: (0.3 + 0.05 * i, 0.9, 0.002) for i, label in enumerate(entries)}
+    folder = fabricate(tmp_path / "many", methods=laws, n=30)
+
+    def change(results):
+        for label, entry in entries.items():
+            results["methods"][label] |= {"method": "sft", **entry}
+
+    rewrite(folder / "results.json", change)
+    found = frontier(ReportData([folder])).families
+    assert {family.name: {point.label for point in family.points} for family in found} == {
+        "sft": {"sft", "sft_fast"},
+        "sft, lora": {"lora", "lora_wide"},
+        "sft, lora continued": {"on", "on_wide"},
+        "sft, dora + ewc": {"dora", "dora_strong"},
+    }
