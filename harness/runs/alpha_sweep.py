@@ -32,6 +32,7 @@ from harness.runs.engines import (
 )
 from harness.runs.one_run import check_base_model, check_kept_weights, keep_abilities
 from harness.runs.order import Order
+from harness.runs.references import Run
 
 FOLDER = "wise_ft"  # of the results folder: what is measured here
 RULE = "highest mean validation score over the skills, then over the seeds"
@@ -61,7 +62,7 @@ def sweep(
     evaluator = evaluator_for(order, ResultsWriter(folder / FOLDER))
     rows = []
     with engine_for(order) as engine:
-        for run in order.runs():
+        for run in _sequences(order):
             stage = results.stage(run.name, len(order.skills))
             model, _ = load_order_model(order, stage / "weights")
             check_kept_weights(results, stage, model_fingerprint(model))
@@ -97,7 +98,7 @@ def _check(order: Order, results: ResultsWriter) -> None:
                 f"{spec.method} trains no weights, so there are none to mix",
                 "name others with --method",
             )
-    for run in order.runs():
+    for run in _sequences(order):
         stage = results.stage(run.name, len(order.skills))
         if not (stage / "weights").is_dir():
             raise UserError(
@@ -107,6 +108,11 @@ def _check(order: Order, results: ResultsWriter) -> None:
                 "and --seed",
             )
         check_sums(stage, "weights", BEFORE)
+
+
+def _sequences(order: Order) -> list[Run]:
+    """The runs that are swept: a reference run has not learned the order's stages."""
+    return [run for run in order.runs() if not run.reference]
 
 
 @torch.no_grad()
@@ -161,9 +167,20 @@ def selected(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
 
 
 def table(order: Order, swept: Mapping[str, Any]) -> str:
-    """Means over the seeds, a line for each method and alpha; the chosen ones have a star."""
+    """Means over the seeds, a line for each method and alpha; the chosen ones have a star.
+
+    The mean of retention is that of the report: over tasks whose metric is an accuracy.
+    """
     split = order.evaluate.split
-    tasks = {} if order.suite is None else {t.task: t.metric for t in order.suite.tasks}
+    tasks = {
+        task.task: task.metric
+        for task in (order.suite.tasks if order.suite else [])
+        if metrics.in_unit_interval(
+            task.metric,
+            [row["retention"][task.task][task.metric][0] for row in swept["rows"]],
+            task.higher_is_better,
+        )
+    }
     lines = [["method", "alpha", "validation", split, "retention", ""]]
     groups: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
     for row in swept["rows"]:

@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import harness.evaluation.evaluator
 from harness.models.checkpoint import model_fingerprint
 from harness.models.load import load_model
 from harness.report.build import write_report
-from harness.runs.alpha_sweep import mixtures, selected
+from harness.runs.alpha_sweep import _sequences, mixtures, selected, table
 from harness.runs.reading import read_order
 from harness.runs.sequence import run_order
 from harness.wise_ft import main
@@ -104,3 +105,27 @@ def test_finished_runs_are_swept(order_file, tmp_path, capsys, monkeypatch):
     write_report([out], tmp_path / "report")
     shutil.rmtree(out / "runs/sft-seed0/stage-2/weights")
     refused(command, "stage-2/weights: is not there: the run is not over, or keeps no weights")
+
+
+def test_the_mean_of_retention_is_over_accuracies_and_references_are_left_out(order_file):
+    order = read_order(order_file(methods={"sft": {}}, references=["sft"], relearning=["sft"]))
+    assert [run.name for run in _sequences(order)] == ["sft-seed0"]
+    assert len(order.runs()) == 4
+    names = {"choices": "acc,none", "prose": "bits_per_byte,none", "words": "word_perplexity,none"}
+    order.suite = SimpleNamespace(
+        tasks=[SimpleNamespace(task=t, metric=m, higher_is_better=True) for t, m in names.items()]
+    )
+
+    def row(alpha, accuracy, bits):
+        kept = dict(zip(names.values(), (accuracy, bits, 20 * bits), strict=True))
+        return {
+            "method": "sft",
+            "alpha": alpha,
+            "validation": 0.5,
+            "skills": {s.name: {"test": {s.metric: [0.25, None]}} for s in order.skills},
+            "retention": {task: {m: [kept[m], None]} for task, m in names.items()},
+        }
+
+    rows = [row(0.0, 0.4, 0.95), row(1.0, 0.35, 1.15)]
+    lines = table(order, {"rows": rows, "selected": {"sft": 0.0}}).splitlines()
+    assert [line.split()[4] for line in lines[1:]] == ["0.400", "0.350"]
