@@ -88,16 +88,21 @@ class InContext(Method):
 
     def learn(self, stage: Stage) -> None:
         self.seed = stage.seed
-        kept = self.kept.setdefault(stage.skill.name, [])
+        taught: dict[str, list[Example]] = {}  # by skill: a joint run teaches several
         for step in stage.steps():
             for example in step.examples:
+                name = stage.lesson(example).skill.name
+                kept = taught[name] = self.kept.setdefault(name, [])
                 if self.wants(len(kept)) and all(example.id != other.id for other in kept):
                     kept.append(example)
-            step.log(kept=len(kept))
+            step.log(kept=sum(map(len, taught.values())))
 
     def wants(self, kept: int) -> bool:
         """Whether a skill of which so many examples are kept needs another one."""
         return self.config.selection != "fixed" or kept < self.config.demonstrations
+
+    def gold_rows(self) -> int:
+        return sum(map(len, self.kept.values()))
 
     def state_dict(self) -> dict[str, Any]:
         rows = {name: [asdict(e) for e in examples] for name, examples in self.kept.items()}

@@ -169,7 +169,7 @@ class MadeWeights(Parametrisation):
         super().begin(stage)
         turned = _linear_weights(stage.model)
         names = self.trained(stage.model)
-        goes_on = self.continues and stage.index > 1
+        goes_on = self.continues and bool(self.numbers)  # which the stage before has left
         source = stage.start("run") if goes_on else stage.model
         seed = seed_for(stage.seed, stage.index, "parameters")
         generator = torch.Generator().manual_seed(seed)

@@ -45,7 +45,8 @@ class Part:
 
     stage: the stage that goes on. apart: {name of another part: why the two cannot join one
     method}. wants: {one of a method's ``joins`` beside those of the hooks: what a method without it
-    lacks}.
+    lacks}. restarts: whether each stage begins to learn at the run's start again. follows: label of
+    another method, whose runs it reads.
 
     Like a method, one instance lives through all the stages of a run. What it must remember goes
     through ``state_dict`` and ``load_state_dict`` between them; what changes within a stage goes
@@ -55,6 +56,8 @@ class Part:
     Config: ClassVar[type[PartConfig]] = PartConfig
     apart: ClassVar[Mapping[str, str]] = {}
     wants: ClassVar[Mapping[str, str]] = {}
+    restarts: bool = False
+    follows: str | None = None
     stage: Stage
 
     def __init__(self, config: PartConfig) -> None:

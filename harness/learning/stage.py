@@ -46,7 +46,9 @@ class Stage(Lessons):
     """One skill's turn, with all that a method needs to learn it.
 
     model, tokenizer, sampler: live; the method trains ``model`` in place. skill: what is learned;
-    examples: its training examples. seed: of the run; index: 1 for the first skill of the order;
+    examples: its training examples. seed: of the run; index: 1 for the first skill of the order, by
+    which seeds go; number: 1 for the first stage of the run, whatever it teaches, ``index`` if left
+    out; reference: what a reference run's name has behind the label, as ``.single-2``.
     begins_run: whether the stage begins with the weights of the run's start.
     folder: a folder of the method's own, for files that it wants to write.
     prompts: the budget, in prompts; batch_size: prompts per optimizer step; phases: prompts drawn
@@ -69,7 +71,6 @@ class Stage(Lessons):
     begun: steps before the present phase; planned: steps of the present phase.
     has_sampled: the step has sampled, so dropout is off; merged: parts have made the end's weights.
 
-    on_learned: called with the float32 masters by the trainer that made the last step.
     on_step: called after each step, for evaluation, checkpoints and progress; on_work: called with
     (what, done, total) outside the steps, for progress; restored: what ``state_dict`` returned when
     a stage was cut off, to go on from there.
@@ -79,7 +80,6 @@ class Stage(Lessons):
     rate = 0.0
     training: TrainingConfig | None = None
     begun, tokens, learned, further, idle = 0, 0, 0, 0, 0
-    on_learned: Callable[[Mapping[str, torch.Tensor]], None] | None = None
     updates: int | None = None
     has_sampled, merged = False, False
 
@@ -95,6 +95,8 @@ class Stage(Lessons):
         teacher_chat: ChatInputs | None = None,
         seed: int,
         index: int,
+        number: int | None = None,
+        reference: str = "",
         prompts: int,
         batch_size: int,
         max_new_tokens: int,
@@ -119,8 +121,8 @@ class Stage(Lessons):
         self.skill = skill
         self.teacher_template = teacher_template
         self.seed = seed
-        self.index = index
-        self.begins_run = index == 1
+        self.index, self.number, self.reference = index, number or index, reference
+        self.begins_run = self.number == 1
         self.prompts = prompts
         self.batch_size = batch_size
         self.max_new_tokens = max_new_tokens
@@ -279,9 +281,10 @@ class Stage(Lessons):
         """The frozen model as it was at the start ``of`` the ``stage`` or of the ``run``.
 
         It is loaded when it is first asked for, once for all parts, and stays until learning is
-        over. At the start of a run the two are one.
+        over. At the start of a run the two are one, and where a part ``restarts`` each stage there.
         """
-        of = "run" if self.begins_run else of
+        if self.begins_run or any(part.restarts for part in self.parts):
+            of = "run"
         if of not in self._starts:
             if self._load_start is None:
                 raise ValueError("this stage was made without its start")

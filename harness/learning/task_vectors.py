@@ -40,6 +40,7 @@ class TaskVectors(Part):
 
     def __init__(self, config: TaskVectorConfig) -> None:
         super().__init__(config)
+        self.restarts = config.begin == "base"
         self.kept: dict[str, Weights] = {}
 
     def wants_weights(self) -> str:
@@ -61,7 +62,7 @@ class TaskVectors(Part):
 
     @torch.no_grad()
     def begin(self, stage: Stage) -> None:
-        if self.config.begin == "merged" or stage.step or stage.index == 1:
+        if not self.restarts or stage.step or stage.begins_run:
             return
         base = stage.start("run")
         for name, weight in stage.model.named_parameters():
@@ -69,8 +70,7 @@ class TaskVectors(Part):
 
     @torch.no_grad()
     def merge(self, weights: Mapping[str, torch.Tensor]) -> None:
-        base = self.stage.start("run")
-        begun = base if self.config.begin == "base" else self.stage.start("stage")
+        base, begun = self.stage.start("run"), self.stage.start("stage")
         for name, weight in weights.items():
             weight.sub_(begun.get_parameter(name).to(weight))
         self.read(weights)

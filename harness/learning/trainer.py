@@ -441,10 +441,5 @@ def learning(stage: Stage, config: TrainingConfig, of_weights: bool = False) -> 
     try:
         yield trainer
         trainer.merge()
-        if stage.on_learned and stage.step == stage.steps_in_all:
-            trainer.adamw.state.clear()  # makes room for what the masters are compared with
-            stage.read_clock()
-            stage.on_learned(trainer.masters)
-            stage.start_clock()
     finally:
         trainer.close()

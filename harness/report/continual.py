@@ -163,14 +163,18 @@ def _regained(again: pd.DataFrame, own: pd.DataFrame, run: tuple[int, int]) -> f
 def _points(
     records: pd.DataFrame, own: pd.DataFrame, run: tuple[int, int], start: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(prompts drawn in the stage, accuracy) of a skill in its own stage, from ``start`` on."""
+    """(prompts drawn in the stage, accuracy) of a skill in its own stage, from ``start`` on.
+
+    What parts read behind the last step is no way of the curve.
+    """
     folder, seed = run
     mine = own[(own["folder"] == folder) & (own["seed"] == seed)].sort_values("step")
     if mine.empty:
         return np.array([]), np.array([])
     of_run = records[(records["folder"] == folder) & (records["seed"] == seed)]
     before = of_run.loc[of_run["stage"] < mine["stage"].iloc[0], "prompts"].max()
-    prompts = mine["prompts"].to_numpy(float) - (0.0 if np.isnan(before) else before)
+    drawn = mine["prompts_learned"].fillna(mine["prompts"]).to_numpy(float)
+    prompts = drawn - (0.0 if np.isnan(before) else before)
     return np.append(0.0, prompts), np.append(start, mine["value"].to_numpy(float))
 
 

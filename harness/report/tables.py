@@ -12,7 +12,7 @@ from harness.report.entries import ArrayFunction
 from harness.report.estimates import HOW, NO_INTERVAL, Estimate, IntervalSource
 from harness.report.power import power_note
 from harness.report.table import Cell, Column, Row, Table, Unit
-from harness.results.reader import COLUMNS
+from harness.results.reader import AMOUNTS, COLUMNS
 
 MEANINGS = {
     "ACC": "mean accuracy over all skills after the last stage (Lopez-Paz & Ranzato 2017)",
@@ -37,7 +37,7 @@ LARGEST = ("peak_memory_gib", "kept_bytes", "gold_rows")
 SECONDS = "seconds_"  # begins the columns of ReportData.stages with seconds of one part
 # Columns of records.jsonl that records_used leaves out: `folder` and `label` say where a record is
 # from, and all records are final.
-NOT_IN_RECORDS_USED = ("run", "method", "final", "prompts", "tokens", "seconds", "reference")
+NOT_IN_RECORDS_USED = ("run", "method", "final", *AMOUNTS, "reference")
 
 
 def measured(results: ReportData, kind: str, name: str) -> str:

@@ -66,6 +66,7 @@ class Record(TypedDict):
     protocol: str  # hash of the measurement, a key of protocols.json
     evaluation: str  # key of the file in evaluations/
     prompts: int  # drawn since the start of the run
+    prompts_learned: NotRequired[int]  # at a stage's end: without what parts read behind its steps
     tokens: int  # trained on, scored or sampled since the start of the run
     seconds: float  # of training and sampling since the start of the run
     reference: NotRequired[str]  # of a reference run alone: joint, single or relearn
@@ -135,7 +136,15 @@ HEAD: Shape = {
     "name?": str,
     "skills": [{"name": str, "metric": str, "description?": str, "judge?": {"metrics?": [str]}}],
     "retention?": [{"name": str, "metric": str, "description?": str, "chance?": float}],
-    "methods": {"*": {"method?": str, "config?": dict, "grid?": {"of": str, "values": dict}}},
+    "methods": {
+        "*": {
+            "method?": str,
+            "config?": dict,
+            "with?": dict,
+            "parameters?": {"*?": dict},
+            "grid?": {"of": str, "values": dict},
+        }
+    },
     "seeds": [int],
     "evaluate?": {"split?": str, "skills?": str},
     "overlap?": [OVERLAP],

@@ -26,7 +26,8 @@ TEXTS = (
     "reference",
 )
 WHOLE_NUMBERS = ("seed", "stage", "step")
-NUMBERS = (*WHOLE_NUMBERS, "value", "stderr", "n", "prompts", "tokens", "seconds")
+AMOUNTS = ("prompts", "prompts_learned", "tokens", "seconds")
+NUMBERS = (*WHOLE_NUMBERS, "value", "stderr", "n", *AMOUNTS)
 
 
 def read_records(path: Path) -> tuple[pd.DataFrame, int]:

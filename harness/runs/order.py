@@ -65,9 +65,7 @@ class Order(Sections):
         self.methods = self._methods()
         self.listed = self.all_methods = self.methods
         self.references, self.relearning = (
-            check_references(
-                labels, self.methods, self.grid, len(self.skills), f"{self.place}: {key}"
-            )
+            check_references(labels, self.methods, self.grid, len(self.skills), self.place, key)
             for key, labels in (
                 ("references", self.reference_labels),
                 ("relearning", self.relearning_labels),

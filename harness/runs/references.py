@@ -97,11 +97,12 @@ def check_references(
     grids: Mapping[str, Any],
     skills: int,
     place: str,
+    key: str,
 ) -> list[str]:
-    """The labels of ``references`` or ``relearning``. Raises UserError for one without runs."""
+    """The labels of ``key``, references or relearning. Raises UserError for one without runs."""
     checked: list[str] = []
     for i, label in enumerate(map(str, labels)):
-        own = f"{place}[{i}]"
+        own = f"{place}: {key}[{i}]"
         if label in grids:
             point = next(name for name, spec in methods.items() if spec.grid_of == label)
             raise UserError(
@@ -120,8 +121,34 @@ def check_references(
                 )
             if not names_folder(run.method):
                 raise UserError(own, f"{run.method!r} is too long for a label", "shorten it")
+        if key == "relearning":
+            _check_relearned(label, methods[label], own)
+        elif skills > 1:
+            _check_followed(label, methods[label], checked, own)
         checked.append(label)
     return checked
+
+
+def _check_relearned(label: str, spec: MethodSpec, place: str) -> None:
+    """Raises UserError for a method that forgets nothing: no weights change."""
+    if not spec.cls.trains:
+        raise UserError(
+            place,
+            f"{label[:80]!r} trains no weights, so it has nothing to learn again",
+            "leave it out",
+        )
+
+
+def _check_followed(label: str, spec: MethodSpec, before: Sequence[str], place: str) -> None:
+    """Raises UserError where references read others that are not made ``before`` them."""
+    for part in spec.parts:
+        follows = part.make().follows
+        if follows is not None and follows not in before:
+            raise UserError(
+                place,
+                f"with.{part.name} of {label[:80]!r} reads the same references of {follows[:80]!r}",
+                "name that one before it",
+            )
 
 
 class JointSkill(Skill):

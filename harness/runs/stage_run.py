@@ -57,6 +57,8 @@ class BaseStage:
     took; log: the rows of training.jsonl; records: those of records.jsonl.
     """
 
+    learned = 0  # prompts drawn at the last step, before what parts read behind it
+
     def __init__(self, live: OneRun, number: int = 0, name: str = "base model") -> None:
         self.live = live
         self.number = number
@@ -129,7 +131,9 @@ class BaseStage:
     def _record(self, findings: Iterable[Finding], final: bool) -> None:
         """One record for every metric of an evaluation."""
         reference = self.live.run.reference
-        mark = {"reference": reference} if reference else {}
+        mark: dict[str, Any] = {"reference": reference} if reference else {}
+        if final and 0 < self.learned < self.amounts.prompts:
+            mark["prompts_learned"] = self.before.prompts + self.learned
         for finding in findings:
             total = self.before + self.amounts
             evaluation = finding.measurement.evaluation
@@ -241,8 +245,7 @@ class SkillStage(BaseStage):
         self.rate = Rate(self.stage.steps_in_all, self.stage.step)
         self.last_save = time.monotonic()
         self.is_checked = False  # whether a checkpoint can hold what the method keeps
-        self.saved = self.stage.step
-        self.lost = 0.0
+        self.saved, self.lost = self.stage.step, 0.0
         # Until one is written: float32 masters, moments and a copy, at 500 MB a second
         self.writing = 16 * sum(p.numel() for p in live.model.parameters()) / 5e8
         if state:
@@ -254,7 +257,6 @@ class SkillStage(BaseStage):
         folder.mkdir(exist_ok=True)
         drawn = [order.prompts(skill, config) for skill in self.skills]
         lessons = [lesson_of(order, skill) for skill in self.skills]
-        before = [skill for k in range(1, self.number) for skill in live.taught(k)]
         examples = [self._short_enough(skill) for skill in self.skills]
         own, is_joint = self.skills[0], len(self.skills) > 1
         if is_joint:
@@ -271,11 +273,13 @@ class SkillStage(BaseStage):
             teacher_chat=order.chat_template.inputs("teacher"),
             seed=live.run.seed,
             index=live.run.stages[self.number - 1][0],  # the same draws in all runs
+            number=self.number,
+            reference=live.run.method.removeprefix(live.run.label),
             prompts=sum(drawn),
             phases=live.method.phases(sum(drawn)),
             batch_size=order.batch_size(config),
             max_new_tokens=max(lesson.max_new_tokens for lesson in lessons),
-            earlier=[lesson_of(order, skill) for skill in before],
+            earlier=[lesson_of(order, s) for k in range(1, self.number) for s in live.taught(k)],
             temperature=order.rollout.temperature,
             top_p=order.rollout.top_p,
             later=len(live.run.stages) - self.number,
@@ -309,14 +313,12 @@ class SkillStage(BaseStage):
         return joint_name(self.skills)
 
     def _evaluated(self, final: bool) -> list[Skill]:
-        reference = self.live.run.reference
-        return self.skills if reference else super()._evaluated(final)
+        return self.skills if self.live.run.reference else super()._evaluated(final)
 
     @property
     def amounts(self) -> Amounts:
         stage = self.stage
-        seconds = sum(stage.seconds.values())
-        return Amounts(stage.step, stage.prompts_drawn, stage.tokens, seconds)
+        return Amounts(stage.step, stage.prompts_drawn, stage.tokens, sum(stage.seconds.values()))
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -333,9 +335,8 @@ class SkillStage(BaseStage):
                 part.begin(self.stage)
             # So a resumed stage repeats the draws that the method makes before its first step.
             self._seed("learn")
-            self.stage.on_learned = self.changes.of_masters
             self.live.method.learn(self.stage)
-            self.stage.on_learned = None
+            self.learned = self.stage.prompts_drawn
             check_done(self.stage, f"methods.{self.live.run.label}")
             for name, part in self.live.parts.items():
                 self._seed("end", name)
@@ -347,7 +348,7 @@ class SkillStage(BaseStage):
         if self.number < len(self.live.run.stages):
             self.live.memory()  # Refused before the stage is measured.
         self.stage.close()
-        self.changes.settle()
+        self.changes.measure()
 
     def _seed(self, *what: str) -> None:
         seed_all(seed_for(self.live.run.seed, self.number, *what))
@@ -422,8 +423,7 @@ class SkillStage(BaseStage):
         save_state(self.folder / "checkpoint", state, f"methods.{self.live.run.label}")
         self.last_save = time.monotonic()
         self.writing = self.last_save - start
-        self.saved = self.stage.step
-        self.lost = 0.0
+        self.saved, self.lost = self.stage.step, 0.0
 
     def _check_learned(self, weights: str) -> None:
         """Raises UserError if nothing made an update; says so if updates changed nothing."""

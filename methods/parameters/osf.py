@@ -48,15 +48,15 @@ class OSF(MadeWeights):
     Config = OSFConfig
     config: OSFConfig
     kinds = (LEFT, VALUES, RIGHT)
-    index = 1  # of the stage
+    number = 1  # of the stage in its run
 
     def begin(self, stage: Stage) -> None:
-        self.index = stage.index
+        self.number = stage.number
         super().begin(stage)
 
     def _preserved(self, weight: torch.Tensor) -> int:
         """How many singular values of a weight stay; one at least learns."""
-        share = self.config.preserved + (self.index - 1) * self.config.growth
+        share = self.config.preserved + (self.number - 1) * self.config.growth
         return min(int(share * min(weight.shape)), min(weight.shape) - 1)
 
     def count(self, weight: torch.Tensor) -> int:

@@ -17,9 +17,11 @@ moved less. ``like`` names a label that stands before in ``methods`` and has thi
 ``norm``, a number, is the norm of an update at the peak of the learning rate, and goes down with
 the schedule. With neither nothing changes, and c is 1.
 
-Each step logs ``update_norm`` |c u|, ``distance`` and ``stretch`` c. Other parts' updates are in u
-but for those of ``project`` that join behind it. A learning rate at which the norms agree in the
-mean is the simpler control; this one needs no search and agrees in each step.
+Each step logs ``update_norm`` |c u|, ``distance`` and ``stretch`` c. With several updates a step
+(inner batches) ``like`` is refused. A reference run follows the same reference of the other method.
+Other parts' updates are in u but for those of ``project`` that join behind it. A learning rate at
+which the norms agree in the mean is the simpler control; this one needs no search and agrees in
+each step.
 
 State: nothing. Cost: theta_0 and the weights before the step in memory.
 """
@@ -59,6 +61,10 @@ class MatchedNorm(Part):
     Config = MatchedNormConfig
     config: MatchedNormConfig
 
+    def __init__(self, config: MatchedNormConfig) -> None:
+        super().__init__(config)
+        self.follows = config.like
+
     def check(self, order: OrderView, method: Method, place: str) -> None:
         labels = list(order.method_options)
         like = self.config.like
@@ -78,17 +84,19 @@ class MatchedNorm(Part):
     def _targets(self, stage: Stage) -> list[float] | None:
         """The other method's sizes, one for each step; None without one.
 
-        Raises UserError where it has not learned the skill, or in another number of steps.
+        They are of the same stage of the same run: a reference run follows that of the method.
+        Raises UserError where there is none, or one of another number of steps.
         """
         if self.config.like is None:
             return None
         place = f"with.matched_norm: like: {self.config.like}"
-        run = stage.folder.parents[2] / f"{self.config.like}-seed{stage.seed}"
-        file = run / f"stage-{stage.index}" / "training.jsonl"
+        name = f"{self.config.like}{stage.reference}-seed{stage.seed}"
+        run = stage.folder.parents[2] / name
+        file = run / f"stage-{stage.number}" / "training.jsonl"
         if not file.is_file():
             raise UserError(
                 place,
-                f"run {run.name} has no stage {stage.index} in the results folder",
+                f"run {run.name} has no stage {stage.number} in the results folder",
                 "name a method that stands before this one in the order",
             )
         key = "update_norm" if self.config.of == "update" else "distance"
@@ -100,7 +108,7 @@ class MatchedNorm(Part):
         if len(sizes) != stage.steps_in_all:
             raise UserError(
                 place,
-                f"it made {len(sizes)} steps in stage {stage.index}, this one makes "
+                f"it made {len(sizes)} steps in stage {stage.number}, this one makes "
                 f"{stage.steps_in_all}",
                 "give both the same budget and batch size",
             )
@@ -121,12 +129,10 @@ class MatchedNorm(Part):
             for name, weight in after.items():
                 weight.sub_(before[name]).mul_(factor).add_(before[name])
         ends = behind + factor * (2 * products + factor * squares)
+        self.logged = {"distance": math.sqrt(max(ends, 0)), "stretch": factor}
+        if self.last != stage.step:  # of several updates none is that of the step
+            self.logged["update_norm"] = abs(factor) * math.sqrt(squares)
         self.last = stage.step
-        self.logged = {
-            "update_norm": abs(factor) * math.sqrt(squares),
-            "distance": math.sqrt(max(ends, 0)),
-            "stretch": factor,
-        }
 
     def _factor(self, squares: float, products: float, behind: float) -> float:
         """c, from the sums that ``project`` made."""
@@ -138,15 +144,15 @@ class MatchedNorm(Part):
             peak = stage.training.learning_rate
             return config.norm * (stage.rate / peak if peak else 1) / math.sqrt(squares)
         assert self.targets is not None
-        target = self.targets[stage.step]
-        if config.of == "update":
-            return target / math.sqrt(squares)
         if self.last == stage.step:
             raise UserError(
                 "with.matched_norm",
-                "of: distance wants one update for each step; the method makes several",
-                "take of: update",
+                "like wants one update for each step; the method makes several",
+                "leave inner_batches and inner_epochs at 1",
             )
+        target = self.targets[stage.step]
+        if config.of == "update":
+            return target / math.sqrt(squares)
         return nearest_root(squares, products, behind - target**2)
 
     def updated(self, step: Step) -> None:

@@ -12,6 +12,7 @@ from harness.base.seeds import seed_for
 from harness.evaluation.own_prompts import OwnPrompts, own_prompts
 from harness.evaluation.protocol import evaluation_key, key_under
 from harness.evaluation.subject import Subject
+from harness.learning.lessons import Lesson
 from harness.learning.method import Asked
 from harness.models.chat import ChatInputs, chat_tokens
 from harness.models.context import positions
@@ -20,6 +21,7 @@ from harness.runs import stage_run
 from harness.runs.alpha_sweep import sweep
 from harness.runs.plan import plan
 from harness.runs.reading import read_order
+from harness.runs.references import JointSkill, union
 from harness.runs.sequence import run_order
 from harness.sampling.transformers import TransformersSampler
 from harness.skills.skill import Example, Skill
@@ -295,3 +297,42 @@ def test_refusals(order_file, options, line):
     with pytest.raises(UserError) as error:
         read_order(order_file(methods={"in_context": options}))
     assert line in str(error.value) and "methods.in_context" in str(error.value)
+
+
+def test_a_joint_stage_keeps_the_demonstrations_of_each_skill(tiny_model):
+    class Others(Letters):
+        name = "others"
+
+    skills = [Letters(), Others()]
+    both = [example for skill in skills for example in skill.examples("train")]
+    joint = JointSkill(skills, union([s.examples("train") for s in skills], [8, 6], 1))
+    stage = make_stage(*tiny_model, prompts=14, skill=joint)
+    for skill in skills:
+        stage.add_lesson(Lesson(skill, 5), own=True)
+    assert {example.skill for example in both} == {"letters", "others"}
+    for selection, counts in (("fixed", [2, 2]), ("bm25", [8, 6])):
+        method = InContext(InContextConfig(selection=selection, demonstrations=2))
+        method.learn(stage)
+        stage.step = 0
+        assert sorted(method.kept) == ["letters", "others"]
+        for skill, count in zip(skills, counts, strict=True):
+            assert len(method.kept[skill.name]) == count
+            assert {example.skill for example in method.kept[skill.name]} == {skill.name}
+            asked = method.questions(skill, skill.examples("train")[:1], lambda messages: True)
+            assert asked[0].shown == 2
+        assert method.gold_rows() == sum(counts)
+
+
+def test_relearning_is_refused_and_references_are_shown_demonstrations(order_file, tmp_path):
+    with pytest.raises(UserError, match=r"relearning\[0\]: 'in_context' trains no weights"):
+        read_order(order_file(methods=METHODS, relearning=["in_context"]))
+    path = order_file(methods=METHODS, references=["in_context"], seeds=[0], evaluate={})
+    out = tmp_path / "out"
+    run_order(read_order(path), out)
+    shown = finals(records(out, 1, "in_context.joint-seed0"), "demonstrations")
+    assert {name: r["value"] for name, r in shown.items()} == {
+        ("vowels", "test"): 3,
+        ("digits", "test"): 3,
+    }
+    summary = json.loads((out / "runs/in_context-seed0/stage-2/stage.json").read_text())
+    assert summary["gold_rows"] == 24  # all different ones of both budgets

@@ -11,6 +11,7 @@ from harness.learning.trainer import TrainingConfig, learning_rate
 from harness.runs.reading import read_order
 from harness.runs.sequence import run_order
 from methods.parts.matched_norm import MatchedNorm, MatchedNormConfig, nearest_root
+from methods.psft import PSFT, PSFTConfig
 from methods.sft import SFT
 from tests.conftest import read_lines, write_rows
 from tests.learning.test_training import make_stage
@@ -175,3 +176,54 @@ def test_a_control_learns_beside_its_method(order_file, tmp_path):
         assert [row["distance"] for row in control] == pytest.approx(distances, rel=1e-4)
         assert all(row["stretch"] == 1 for row in measured)
         assert max(abs(row["stretch"] - 1) for row in control) > 0.01
+
+
+def test_a_reference_run_follows_the_same_reference(model, tmp_path):
+    """Not the stage of the sequence that teaches the same skill."""
+    base, tokenizer = model
+    sizes = {"other-seed1/stage-2": 9.0, "other.single-2-seed1/stage-1": 0.2}
+    for place, size in sizes.items():
+        stage = tmp_path / "runs" / place
+        stage.mkdir(parents=True)
+        write_rows(stage / "training.jsonl", [{"update_norm": size}] * 3)
+    for reference, number, size in ((".single-2", 1, 0.2), ("", 2, 9.0)):
+        part = MatchedNorm(MatchedNormConfig(like="other"))
+        folder = tmp_path / f"runs/own{reference}-seed1/stage-{number}.partial/method"
+        folder.mkdir(parents=True)
+        stage = make_stage(
+            copy.deepcopy(base),
+            tokenizer,
+            index=2,
+            number=number,
+            reference=reference,
+            parts=[part],
+            folder=folder,
+        )
+        part.begin(stage)
+        assert part.targets == [size] * 3
+
+
+def test_several_updates_a_step_match_none(model, tmp_path):
+    base, tokenizer = model
+    inner = PSFT(PSFTConfig(**SETTINGS, inner_batches=2))
+
+    def learned(part, folder):
+        logs = []
+        stage = make_stage(
+            copy.deepcopy(base),
+            tokenizer,
+            parts=[part],
+            folder=folder,
+            load_start=lambda of: copy.deepcopy(base),
+            on_step=lambda stage, step: logs.append(step.logged),
+        )
+        part.begin(stage)
+        inner.learn(stage)
+        return logs
+
+    folder = other_run(tmp_path, [{"update_norm": 0.1, "distance": 0.1}] * 3)
+    for of in ("update", "distance"):
+        with pytest.raises(UserError, match="like wants one update for each step"):
+            learned(MatchedNorm(MatchedNormConfig(like="other", of=of)), folder)
+    logs = learned(MatchedNorm(MatchedNormConfig()), folder)
+    assert len(logs) == 3 and all("update_norm" not in log and log["distance"] > 0 for log in logs)

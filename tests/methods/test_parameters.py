@@ -869,3 +869,33 @@ def test_averages_join_what_they_can(order_file, parameters, parts, problem):
     with pytest.raises(UserError) as error:
         read_order(path)
     assert problem in str(error.value)
+
+
+def test_a_reference_run_begins_as_a_first_stage(tiny_model):
+    """Of whatever skill: its adapter is new, and OSF keeps what it keeps in a first stage."""
+    model, tokenizer = copy.deepcopy(tiny_model[0]), tiny_model[1]
+    numbers = {}
+    for number in (1, 2):
+        parameters = made("lora", rank=2, adapter="continued")
+        if number == 2:
+            first = make_stage(model, tokenizer, parameters=parameters)
+            parameters.begin(first)
+            parameters.end(first)
+        stage = make_stage(
+            model,
+            tokenizer,
+            index=2,
+            number=number,
+            parameters=parameters,
+            load_start=lambda of: copy.deepcopy(tiny_model[0]),
+        )
+        before = dict(parameters.numbers)
+        parameters.begin(stage)
+        numbers[number] = before, dict(parameters.numbers)
+        osf = made("osf", preserved=0.5, growth=0.25)
+        osf.begin(make_stage(model, tokenizer, index=3, number=number, parameters=osf))
+        weight = next(iter(osf.made.values())).weight
+        values = next(v for name, v in osf.numbers.items() if "osf_S_low" in name)
+        assert len(values) == round((0.5 if number == 1 else 0.25) * min(weight.shape))
+    assert numbers[1][0] == {} and numbers[1][1]
+    assert_same(*numbers[2])

