@@ -27,7 +27,7 @@ def weighted_cross_entropy(
 
 
 class DFT(Method):
-    joins = ("examples", "weights")
+    joins = ("examples", "weights", "demonstrations")
 
     def learn(self, stage: Stage) -> None:
         with learning(stage, self.config) as trainer:

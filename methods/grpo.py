@@ -30,6 +30,7 @@ Relatives
 * ``resample`` is DAPO's dynamic sampling: groups whose rewards are all equal leave the batch, and
   further prompts of the skill take their place, in at most so many rounds. These count as prompts
   drawn. A batch that stays short is learned as it is; ``normalise`` counts what is learned.
+  Replayed prompts without signal leave no place to the skill's own.
   ``reward`` is logged of the step's own prompts, so that the selection does not raise it.
 * ``inner_batches`` and ``inner_epochs`` make several updates on one batch of rollouts (PPO, arXiv
   1707.06347): -min(r A, clip(r, 1 - ``clip_low``, 1 + ``clip_high``) A). DAPO clips at 0.2 and
@@ -172,10 +173,13 @@ class GRPO(Method):
         if not rounds:
             return drawn, drawn.answers
         learned, sampled = drawn.with_signal(), drawn.answers
+        # Prompts of the skill take the place of its own, not of replayed ones.
+        missing = sum(map(stage.is_own, drawn.examples)) - sum(map(stage.is_own, learned.examples))
+        wanted = len(learned.examples) + missing
         seed = seed_for(step.seed, "resample")
         order = draws(len(stage.examples), rounds * size, seed)
         for number in range(rounds):
-            lacking = size - len(learned.examples)
+            lacking = wanted - len(learned.examples)
             examples = [stage.examples[order.pop()] for _ in range(lacking)]
             if not examples:
                 break
@@ -252,6 +256,14 @@ def group_rewards(
     if not rewards.isfinite().all():
         raise UserError(f"skill {stage.skill.name}", "a reward is not finite", "mend reward()")
     return rewards
+
+
+def accepted(rewards: torch.Tensor, accept: float) -> list[list[bool]]:
+    """Which rewards, as ``group_rewards`` gives them, are at least ``accept``.
+
+    That is rounded as they are: a reward of 0.9 in float32 is less than 0.9 in float64.
+    """
+    return [row.tolist() for row in rewards >= torch.tensor(accept, dtype=rewards.dtype)]
 
 
 def alike(rewards: torch.Tensor) -> torch.Tensor:

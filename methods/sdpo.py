@@ -41,7 +41,7 @@ from harness.models.chat import chat_tokens
 from harness.sampling.sampler import Completion
 from harness.skills.skill import Example
 from harness.skills.templates import Message
-from methods.grpo import alike, group_rewards
+from methods.grpo import accepted, alike, group_rewards
 
 SOLUTION = "\nCorrect solution:\n\n{}\n\n"
 FEEDBACK = "\nThe following is feedback from your unsuccessful earlier attempt:\n\n{}\n\n"
@@ -104,7 +104,8 @@ class SDPO(Method):
                 groups = stage.answers(step.examples, n=config.group_size, seed=step.seed)
                 rewards = group_rewards(stage, step.examples, groups)
                 answers = [c for group in groups for c in group]
-                rows, shown, logprobs = self._shown(stage, step.examples, groups, rewards.tolist())
+                right = accepted(rewards, config.accept)
+                rows, shown, logprobs = self._shown(stage, step.examples, groups, right)
                 step.log(
                     reward=rewards.mean(),
                     groups_without_signal=alike(rewards).float().mean(),
@@ -121,15 +122,15 @@ class SDPO(Method):
         stage: Stage,
         examples: Sequence[Example],
         groups: Sequence[Sequence[Completion]],
-        rewards: Sequence[Sequence[float]],
+        right_ones: Sequence[Sequence[bool]],
     ) -> tuple[list[Row], list[Row], list[list[float]]]:
         """(the student's rows, the teacher's, log-probabilities by the sampler) of all answers that
         have something to be shown.
         """
         rows, shown, logprobs = [], [], []
         limits = stage.limits(examples)
-        for example, group, scores, limit in zip(examples, groups, rewards, limits, strict=True):
-            right = [i for i, score in enumerate(scores) if score >= self.config.accept]
+        for example, group, marks, limit in zip(examples, groups, right_ones, limits, strict=True):
+            right = [i for i, is_right in enumerate(marks) if is_right]
             prompt = stage.prompt_tokens(example)
             for number, answer in enumerate(group):
                 others = [i for i in right if i != number]

@@ -26,6 +26,7 @@ completions of each prompt. An answer that was cut off at the limit has no end t
 """
 
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +40,7 @@ from harness.learning.stage import Stage
 from harness.learning.step import Step
 from harness.learning.trainer import TrainingConfig, cross_entropy, learning
 from harness.skills.skill import Example
-from methods.grpo import group_rewards
+from methods.grpo import accepted, group_rewards
 
 BLOCK = 256  # prompts that are answered between two lines of progress
 
@@ -86,18 +87,24 @@ class SelfSFT(Method):
 class OwnAnswers:
     """Right answers of the model to the prompts of a round of steps.
 
-    steps: that draw prompts of the budget; span: those of a round; round: the present one; right:
-    {id of an example: token ids of each of its right answers}, of all prompts of the round;
-    sampled: answers of the round in all.
+    steps: that draw prompts of the budget; span: those of a round; times: how often the prompt of
+    each draw has come before it; round: the present one; right: {id of an example: token ids of
+    each of its right answers}, of all prompts of the round; sampled: answers of the round in all.
     """
 
     def __init__(self, stage: Stage, config: SelfSFTConfig) -> None:
         self.stage, self.config = stage, config
         self.steps = stage.steps_for(stage.phases[0])
         self.span = self.steps
-        if config.resample == "epoch":
-            self.span = stage.steps_for(len(stage.examples))
         self.examples = {example.id: example for example in stage.examples}
+        if config.resample == "epoch":  # a joint run has an example once for each draw of it
+            self.span = stage.steps_for(len(self.examples))
+        self.times: list[int] = []
+        come: Counter[str] = Counter()
+        for place in stage.draws():
+            id = stage.examples[place].id
+            self.times.append(come[id])
+            come[id] += 1
         self.round = -1
         self.sampled = 0
         self.right: dict[str, list[list[int]]] = {}
@@ -113,7 +120,7 @@ class OwnAnswers:
         self.right, self.sampled = {}, 0
         first = self.round * self.span * stage.batch_size
         drawn = stage.draws()[first : first + self.span * stage.batch_size]
-        examples = [stage.examples[i] for i in dict.fromkeys(drawn)]
+        examples = list({stage.examples[i].id: stage.examples[i] for i in drawn}.values())
         for start in range(0, len(examples), BLOCK):
             block = examples[start : start + BLOCK]
             seed = seed_for(stage.seed, stage.index, "own answers", self.round, start)
@@ -127,10 +134,10 @@ class OwnAnswers:
         """The token ids of the answers to each example that its skill's reward accepts."""
         stage, config = self.stage, self.config
         groups = stage.answers(examples, n=config.answers, seed=seed)
-        rewards = group_rewards(stage, examples, groups).tolist()
+        right = accepted(group_rewards(stage, examples, groups), config.accept)
         return [
-            [c.token_ids for c, r in zip(group, row, strict=True) if r >= config.accept]
-            for group, row in zip(groups, rewards, strict=True)
+            [c.token_ids for c, is_right in zip(group, row, strict=True) if is_right]
+            for group, row in zip(groups, right, strict=True)
         ]
 
     def _order(self) -> None:
@@ -144,12 +151,12 @@ class OwnAnswers:
     def rows(self, step: Step) -> list[Row]:
         """The rows of a step: a right answer to each of its prompts, or to one in its place."""
         stage = self.stage
-        passes = step.index * stage.batch_size // len(stage.examples)
+        times = iter(self.times[step.index * stage.batch_size :])
         rows, others = [], []
         for example in step.examples:
             if not stage.is_own(example):
                 others.append(example)
-            elif chosen := self._answer(example.id, passes):
+            elif chosen := self._answer(example.id, next(times)):
                 rows.append(chosen)
         if others:
             answers = self._accepted(others, seed_for(step.seed, "replayed"))
@@ -160,13 +167,13 @@ class OwnAnswers:
             ]
         return rows
 
-    def _answer(self, id: str, passes: int) -> Row | None:
-        """The right answer that a prompt of the round learns in a pass, None without any."""
+    def _answer(self, id: str, times: int) -> Row | None:
+        """The right answer that a prompt which came so many times before learns; None without."""
         if not self.kept:
             return None
-        turn = passes
+        turn = times
         if id in self.dropped:
-            further, place = divmod(self.dropped[id] + passes * len(self.dropped), len(self.kept))
+            further, place = divmod(self.dropped[id] + times * len(self.dropped), len(self.kept))
             id = self.kept[place]
             turn += 1 + further
         answers = self.right[id]

@@ -11,7 +11,7 @@ from harness.learning.trainer import cross_entropy, learning
 
 
 class SFT(Method):
-    joins = ("examples", "weights")
+    joins = ("examples", "weights", "demonstrations")
 
     def learn(self, stage: Stage) -> None:
         with learning(stage, self.config) as trainer:

@@ -74,7 +74,7 @@ def general_prompts(file: str | Path | None) -> list[list[dict[str, str]]]:
 class SFTReinvoke(Method):
     Config = ReinvokeConfig
     config: ReinvokeConfig
-    joins = ("examples", "weights")  # in the first phase
+    joins = ("examples", "weights", "demonstrations")  # in the first phase
 
     def check(self, order: OrderView, place: str) -> None:
         general_prompts(self.config.general_prompts)

@@ -141,6 +141,9 @@ class AGEM(Part):
             kept=work.kept + kept * (outlook.later > 0),
         )
 
+    def gold_rows(self) -> int:
+        return len(self.memory)
+
     def state_dict(self) -> dict[str, Any]:
         return {"memory": [asdict(example) for example in self.memory]}
 

@@ -37,7 +37,7 @@ class FlowConfig(StartConfig):
 class Flow(StartWeighting):
     Config = FlowConfig
     config: FlowConfig
-    wants: ClassVar = {"examples": "learns from rows that are not known before its steps"}
+    wants: ClassVar = {"demonstrations": "learns from rows that are not known before its steps"}
 
     def begin(self, stage: Stage) -> None:
         super().begin(stage)

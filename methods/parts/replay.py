@@ -15,9 +15,10 @@ replayed ones.
   divides alike and takes the best by ``score``; ``reservoir`` gives every example drawn so far the
   same chance (Vitter's algorithm R), so that large skills keep more.
 * ``best_scored``: the model answers each candidate once at the end of the stage; ``score`` is the
-  ``reward`` of the answer or the mean ``logprob`` of its tokens. Examples of older skills compete
-  with their new scores. OPR (arXiv 2605.29495) scores in the same ways, but its code answers the
-  whole training sets of all earlier skills to keep a few rows; here the memory is what it says.
+  ``reward`` of the answer or the mean ``logprob`` of its tokens, at temperature 1 whatever it was
+  sampled at. Examples of older skills compete with their new scores. OPR (arXiv 2605.29495) scores
+  in the same ways, but its code answers the whole training sets of all earlier skills to keep a few
+  rows; here the memory is what it says.
 * ``content``: ``gold`` demonstrations, or ``own`` answers of the model at the end of each stage to
   all that is kept (OPR: ``rows``, ``best_scored``, ``own``, ``temperature: 0.1``). An answer that
   was cut off or is empty leaves the gold one. Content and selection are independent.
@@ -45,6 +46,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 from harness.base.errors import UserError
@@ -59,6 +61,7 @@ from harness.learning.outlook import Outlook, Work
 from harness.learning.part import Part, PartConfig
 from harness.learning.stage import Stage
 from harness.learning.step import Step
+from harness.learning.weighting import row_logprobs
 from harness.sampling.sampler import Completion
 from harness.skills.files import chat_prompt
 from harness.skills.skill import Example, Skill
@@ -306,8 +309,8 @@ class Replay(Part):
             }
 
     def gold_rows(self) -> int:
-        """Without those whose answers are the model's own."""
-        return sum(_key(example) not in self.own for example in self.memory)
+        """With those that are replayed with own answers: the memory holds their gold ones too."""
+        return len(self.memory)
 
     def _into_reservoir(self, new: Sequence[Example], seed: int) -> None:
         """Offer examples to a reservoir: the n-th is kept with the chance size / n."""
@@ -344,7 +347,7 @@ class Replay(Part):
         if self.config.selection != "best_scored":
             return candidates
         answers = self._answers(stage, candidates, "scores of the memory")
-        scores = [self._score(stage, *each) for each in zip(candidates, answers, strict=True)]
+        scores = self._scores(stage, candidates, answers)
         order = sorted(range(len(candidates)), key=lambda i: -scores[i])
         return [candidates[i] for i in order]
 
@@ -357,10 +360,23 @@ class Replay(Part):
             answers += [answer for (answer,) in groups]
         return answers
 
-    def _score(self, stage: Stage, example: Example, answer: Completion) -> float:
+    def _scores(
+        self, stage: Stage, examples: Sequence[Example], answers: Sequence[Completion]
+    ) -> list[float]:
+        """The reward of each answer, or the mean log-probability of its tokens."""
         if self.config.score == "reward":
-            return stage.reward(example, answer)
-        return math.fsum(answer.logprobs) / max(1, len(answer.logprobs))
+            return [stage.reward(*each) for each in zip(examples, answers, strict=True)]
+        logprobs = [answer.logprobs for answer in answers]
+        # At another temperature sure tokens round to 0, and vLLM may have no numbers at all.
+        is_plain = (self.config.temperature or stage.temperature) == stage.top_p == 1
+        if not is_plain or any(map(math.isnan, chain.from_iterable(logprobs))):
+            prompts = [stage.prompt_tokens(example) for example in examples]
+            rows = stage.rows(examples, prompts, [[answer] for answer in answers])
+            logprobs = []
+            for first in range(0, len(rows), stage.batch_size):
+                scored = row_logprobs(stage, stage.model, rows[first : first + stage.batch_size])
+                logprobs += [each.tolist() for each in scored]
+        return [math.fsum(each) / max(1, len(each)) for each in logprobs]
 
     # ---- cost and memory -----------------------------------------------------------------------
 

@@ -7,8 +7,10 @@ import pytest
 import torch
 from datasets import Dataset
 
+from harness.learning.lessons import Lesson
+from harness.learning.step import Step
 from harness.learning.trainer import Trainer
-from methods.grpo import GRPO, GRPOConfig, advantages
+from methods.grpo import GRPO, GRPOConfig, Rollouts, advantages
 from tests.learning.test_training import assert_close, make_stage
 from tests.methods.test_distillation_frame import qwen3
 from tests.methods.test_methods import PLAIN, Recorder, Signal, padded, quiet
@@ -249,3 +251,41 @@ def test_a_step_without_any_signal_learns_nothing(tiny_model, monkeypatch):
 
     found = Updates(tiny_model, monkeypatch, skill=Flat(), resample=2)
     assert found.logs[0]["resampled"] == 12 and found.logs[0]["grad_norm"] == 0
+
+
+def test_replayed_prompts_without_signal_leave_no_place(tiny_model, monkeypatch):
+    """Further prompts of the skill take the places of its own ones alone."""
+
+    class Flat(Lengths):
+        name = "flat"
+
+        def reward(self, completion, reference):
+            return 0.5
+
+    old = [dataclasses.replace(e, skill="flat") for e in Flat().examples("train")[:4]]
+    found = Updates(tiny_model, monkeypatch, skill=Rare())
+    stage = found.stage
+    stage.add_lesson(Lesson(Flat(), 10))
+    method = GRPO(GRPOConfig(**SETTINGS, resample=30))
+    asked = []
+
+    def sampled(stage, examples, seed):
+        asked.append(list(examples))
+        signal = [e.skill != "flat" and e.reference == 1 for e in examples]
+        rewards = torch.tensor([[0.0, float(s)] for s in signal])
+        return Rollouts(list(examples), [[None, None] for _ in examples], rewards)
+
+    monkeypatch.setattr(method, "_sampled", sampled)
+    monkeypatch.setattr(method.config, "group_size", 2)
+    own = stage.examples[:6]
+    for examples, wanted in ((own + old, 6), (old, 0), (own, 6)):
+        asked.clear()
+        drawn = sampled(stage, examples, 0)
+        asked.clear()
+        step = Step(0, list(examples), 3)
+        learned, _ = method._resampled(stage, step, drawn)
+        assert len(learned.examples) == wanted
+        assert all(e.reference == 1 and e.skill != "flat" for e in learned.examples)
+        lacking = sum(e.skill != "flat" and e.reference != 1 for e in examples)
+        assert [len(each) for each in asked][:1] == ([lacking] if lacking else [])
+        assert step.logged["resampled"] == sum(map(len, asked))

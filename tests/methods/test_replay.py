@@ -8,6 +8,7 @@ from collections import Counter
 from itertools import chain
 
 import pytest
+import torch
 
 from harness.learning.lessons import Lesson
 from harness.learning.stage import Stage
@@ -281,3 +282,49 @@ def test_reward_template_and_limit_are_those_of_the_examples_skill(tiny_model):
     assert "old:" not in tokenizer.decode(stage.teacher_tokens(mixed[0]))
     old.reward = lambda text, reference: 0.25
     assert [stage.reward(e, groups[0][0]) for e in mixed] == [0.0, 0.25]
+
+
+class Sure(Silent):
+    """Its log-probabilities are as at a low temperature, or are not known."""
+
+    def __init__(self, logprob):
+        super().__init__()
+        self.logprob = logprob
+
+    def sample(self, prompts, n, seed, **settings):
+        super().sample(prompts, n, seed, **settings)
+        return [
+            [Completion([prompt[-2], 256], [self.logprob] * 2, True, "a", "a")]
+            for prompt in prompts
+        ]
+
+
+@pytest.mark.parametrize(("temperature", "logprob"), [(0.1, 0.0), (None, math.nan)])
+def test_logprobs_that_rank_answers_are_those_at_temperature_1(
+    tiny_model, tmp_path, temperature, logprob
+):
+    part = replay(ratio=0.5, selection="best_scored", score="logprob", temperature=temperature)
+    model, tokenizer = tiny_model
+    stage = make_stage(
+        model,
+        tokenizer,
+        sampler=Sure(logprob),
+        skill=Many("s0", 12),
+        parts=[part],
+        later=1,
+        folder=tmp_path,
+    )
+    part.begin(stage)
+    part.end(stage)
+    scores = {}
+    for example in stage.examples:
+        prompt = stage.prompt_tokens(example)
+        answer = [prompt[-2], 256]
+        logits = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+        of_tokens = logits.double().log_softmax(-1)[range(2), answer]
+        scores[example.id] = of_tokens.mean().item()
+    order = [stage.examples[i].id for i in stage.draws()]
+    assert len({round(score, 6) for score in scores.values()}) > 1
+    kept = [scores[example.id] for example in part.memory]
+    assert kept == pytest.approx(sorted(scores.values(), reverse=True)[:6], abs=1e-5)
+    assert [example.id for example in part.memory] != order[:6]

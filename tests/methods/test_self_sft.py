@@ -1,12 +1,14 @@
 """SFT on own right answers: what is learned in which step, and what a round leaves out."""
 
 import copy
+import sys
 
 import pytest
 import torch
 
 from harness.learning.trainer import Trainer
 from harness.sampling.sampler import Completion
+from methods.grpo import accepted
 from methods.self_sft import SelfSFT, SelfSFTConfig
 from methods.sft import SFT
 from tests.learning.test_training import Letters, assert_close, make_stage, naive
@@ -139,4 +141,48 @@ def test_the_loss_is_sfts_on_the_answers(tiny_model, monkeypatch):
     loss, wanted = naive(tiny_model[0], rows, each)
     assert logs[0]["loss"] == pytest.approx(loss, rel=1e-5)
     assert_close(gradients[0], wanted, 1e-4)
-    assert SelfSFT.joins == SFT.joins
+    assert set(SFT.joins) - set(SelfSFT.joins) == {"demonstrations"}
+
+
+def test_a_joint_run_answers_as_often_as_its_stages(tiny_model, monkeypatch):
+    """Examples that stand in it once for each draw: rounds go by the different ones."""
+
+    class Twice(Quiz):
+        def __init__(self):
+            self.keep("train", 2 * self.load("train"))
+
+    monkeypatch.setattr(sys.modules[__name__], "Quiz", Twice)
+    texts, logs, sampler, stage = learned(
+        tiny_model, lambda i: 3, monkeypatch, prompts=24, resample="epoch"
+    )
+    assert len(stage.examples) == 24 and len(sampler.calls) == 2
+    assert all(log["yield"] == 0.75 for log in logs)
+    turns = {}
+    for text in [t for step in texts for t in step]:
+        number, call, turn = text[1:].split(".")
+        turns.setdefault(number, []).append((call, turn))
+    assert len(turns) == 12  # each of the 24 draws learns an answer that the one before did not
+    assert all([turn for _, turn in each] == ["0", "1"] for each in turns.values())
+
+
+def test_a_pass_that_ends_within_a_step_goes_on_to_the_next_answer(tiny_model, monkeypatch):
+    class Ten(Quiz):
+        def load(self, split):
+            return super().load(split)[:10]
+
+    monkeypatch.setattr(sys.modules[__name__], "Quiz", Ten)
+    texts, *_ = learned(tiny_model, lambda i: 3, monkeypatch, prompts=20)
+    turns = {}
+    for text in [t for step in texts for t in step]:
+        number, _, turn = text[1:].split(".")
+        turns.setdefault(number, []).append(turn)
+    assert turns == {str(i): ["0", "1"] for i in range(10)}
+
+
+def test_a_reward_is_as_good_as_itself():
+    """Rewards are float32: some fractions are a little less there than in float64."""
+    for number in range(101):
+        reward = number / 100
+        rewards = torch.tensor([[reward, max(0.0, reward - 0.01), min(1.0, reward + 0.01)]])
+        right = accepted(rewards, reward)
+        assert right == [[True, number == 0, True]]

@@ -322,3 +322,25 @@ def test_options_are_checked_as_those_of_methods():
     with pytest.raises(UserError, match="answers"):
         build(TRLMethodConfig, {"answers": 1}, "order")
     assert {"SFTTrainer", "SDPOTrainer", "GKDTrainer"} <= set(trainers())
+
+
+def test_a_prompt_without_a_pair_gives_its_place_to_another(tiny_model, tmp_path):
+    """Each row asks the question that its two answers are to."""
+    stage = make_stage(
+        copy.deepcopy(tiny_model[0]), tiny_model[1], skill=Signal(), folder=tmp_path, prompts=24
+    )
+    run = trl_run.TRLRun(stage, method("DPOTrainer"))
+    ids = [example.id for example in stage.examples]
+    run.pairs = {id: [f"right {id}", f"wrong {id}"] for id in ids[::4]}
+    rows = [run._row(i, example) for i, example in enumerate(run.examples)]
+    prompts = {example.id: example.prompt for example in stage.examples}
+    taught = []
+    for example, row in zip(run.examples, rows, strict=True):
+        (chosen,), (rejected,) = row["chosen"], row["rejected"]
+        word, id = chosen["content"].split()
+        assert (word, rejected["content"]) == ("right", f"wrong {id}")
+        assert row["prompt"] == prompts[id]
+        taught.append(id)
+        if example.id in run.pairs:
+            assert id == example.id
+    assert len(rows) == 24 and set(taught) == set(ids[::4])

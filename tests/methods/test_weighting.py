@@ -7,8 +7,11 @@ import statistics
 import pytest
 import torch
 
+from harness.base.files import ROOT
 from harness.base.seeds import seed_for
 from harness.learning.lessons import Lesson
+from harness.learning.method import get_method
+from harness.learning.part import lacking
 from harness.learning.trainer import TrainingConfig, learning_rate
 from methods.dft import DFT
 from methods.parts.eaft import EAFT, EAFTConfig
@@ -239,3 +242,11 @@ def test_flow_weighs_samples_as_a_loop_in_float64(model, tmp_path, how, of):
 
     assert sum(map(len, steps)) == 27  # three replayed ones
     assert_trained(live, base, steps, logs, weigh)
+
+
+def test_flow_joins_what_learns_demonstrations():
+    """Own answers, a teacher's and source texts have other losses at the start."""
+    methods = [path.stem for path in (ROOT / "methods").glob("[a-z]*.py")]
+    assert len(methods) > 10
+    joined = {name for name in methods if not lacking(Flow, get_method(name))}
+    assert joined == {"sft", "dft", "sft_reinvoke"}
