@@ -21,7 +21,7 @@ Conventions
 
 from dataclasses import dataclass
 
-from harness.base.settings import option
+from harness.base.settings import only_with, option
 from harness.learning.checks import check_on_policy, check_teacher
 from harness.learning.distillation import DistillationConfig, distil
 from harness.learning.method import Method, OrderView
@@ -35,6 +35,10 @@ from harness.learning.trainer import learning
 @dataclass
 class SDFTConfig(TeacherOption, SelfTeacherOption, DistillationConfig):
     rollouts: int = option(1, "completions sampled for each prompt", min=1, max=10_000)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        only_with(self, self.has_share, "teacher: ema or trust_region", "ema_alpha")
 
 
 class SDFT(Method):

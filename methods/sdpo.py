@@ -28,7 +28,7 @@ State: nothing between stages.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from harness.base.settings import option
+from harness.base.settings import only_with, option
 from harness.learning.checks import check_on_policy
 from harness.learning.distillation import DistillationConfig, distil
 from harness.learning.method import Method, OrderView
@@ -77,6 +77,10 @@ class SDPOConfig(SelfTeacherOption, DistillationConfig):
         "when the skill's words on an answer are shown",
         choices=("without_solution", "always", "never"),
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        only_with(self, self.has_share, "teacher: ema or trust_region", "ema_alpha")
 
 
 class SDPO(Method):

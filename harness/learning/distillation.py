@@ -54,7 +54,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from harness.base.settings import option
+from harness.base.settings import only_with, option
 from harness.learning.logprobs import importance_weights, token_logprobs
 from harness.learning.options import ImportanceOption
 from harness.learning.packing import Positions, Row
@@ -92,6 +92,9 @@ class DistillationConfig(ImportanceOption, TrainingConfig):
     )
 
     def __post_init__(self) -> None:
+        mixes, is_top = self.divergence == "mixture", self.estimator == "top_k"
+        only_with(self, mixes, "divergence: mixture", "mixture_weight")
+        only_with(self, is_top, "estimator: top_k", "top_k", "tail")
         if self.mixture_weight == 1:
             raise ValueError(
                 "mixture_weight must be below 1: at 1 the mixture is the teacher and the "

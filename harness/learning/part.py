@@ -82,6 +82,13 @@ class Part:
         hooks = [hook for hook in ("gradient", "update", "project") if self.has(hook)]
         return f"{hooks[0]}() is of weights that are trained themselves" if hooks else ""
 
+    def follows(self) -> str | None:
+        """Label of a method of the order of whose run, with this part as well, it reads what was logged.
+
+        An order is refused in which that run is not made before. None where it reads none.
+        """
+        return None
+
     def conversations(self) -> Iterable[list[Message]]:
         """Chat messages that the model reads beside the prompts of the skills."""
         return ()

@@ -80,7 +80,7 @@ class TrainingConfig:
         "keep",
         "the model's own dropout where it learns from demonstrations or texts; samples of a step "
         "are always learned without",
-        choices=("keep", "off"),
+        choices=("keep", "none"),
     )
     max_grad_norm: float = option(1.0, "gradients are scaled down to this global L2 norm", above=0)
     masters: str = option(

@@ -5,13 +5,14 @@ A reference is what a sequence is compared with, made by the same method with th
 ``relearn`` one again from the model after the last stage.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerBase
 
-from harness.base.errors import UserError, did_you_mean
+from harness.base.errors import UserError, did_you_mean, plug_in, shortened
+from harness.base.files import spelling
 from harness.base.seeds import seed_for
 from harness.learning.draws import draws
 from harness.learning.lessons import Lesson
@@ -114,7 +115,7 @@ def check_references(
         if label in checked:
             raise UserError(own, f"{label!r} stands twice")
         for run in reference_runs(label, 0, skills) + relearning_runs(label, 0, skills):
-            if run.method in methods:
+            if spelling(run.method) in map(spelling, methods):
                 raise UserError(
                     own, f"a method is called {run.method!r}, as a reference is", "rename it"
                 )
@@ -122,6 +123,49 @@ def check_references(
                 raise UserError(own, f"{run.method!r} is too long for a label", "shorten it")
         checked.append(label)
     return checked
+
+
+def check_followed(
+    methods: Mapping[str, MethodSpec],
+    grids: Container[str],
+    references: Iterable[str],
+    place: str,
+) -> None:
+    """Raises UserError where a run that a part reads (``Part.follows``) is not made before its own.
+
+    methods: in the order in which they run; place: of ``references``, whose joint runs have other
+    steps than a stage of any run.
+    """
+    following: dict[str, str] = {}
+    for number, (label, spec) in enumerate(methods.items()):
+        for part in spec.parts:
+            own = f"{spec.place}: with.{part.name}"
+            with plug_in(own, "follows()"):
+                other = part.make().follows()
+            if other is None:
+                continue
+            following[label] = other
+            if other in grids:
+                points = [name for name, each in methods.items() if each.grid_of == other]
+                raise UserError(own, f"{other!r} is a grid", f"name points of it, as {points[0]}")
+            if other not in methods:
+                problem = f"the order has no method {shortened(repr(other), 80)}"
+                raise UserError(own, problem, did_you_mean(other, methods))
+            if other == label:
+                raise UserError(own, f"{other!r} is the method itself", "name another one")
+            if list(methods).index(other) > number:
+                remedy = f"write {other} before it; points of a grid come last"
+                raise UserError(own, f"{other!r} runs after {label!r}", remedy)
+            if not any(each.cls is part.cls for each in methods[other].parts):
+                remedy = f"give it `with: {{{part.name}: {{}}}}` as well"
+                raise UserError(own, f"{other!r} has no such part", remedy)
+    for i, label in enumerate(references):
+        if label in following:
+            raise UserError(
+                f"{place}[{i}]",
+                f"{label!r} goes by the steps of {following[label]!r}, and a joint run has others",
+                "leave it out",
+            )
 
 
 class JointSkill(Skill):

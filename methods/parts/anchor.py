@@ -33,7 +33,7 @@ import torch
 
 from harness.base.errors import UserError
 from harness.base.seeds import seed_for
-from harness.base.settings import option
+from harness.base.settings import only_with, option
 from harness.learning.distillation import divergence
 from harness.learning.draws import draws
 from harness.learning.method import Method, OrderView
@@ -51,7 +51,7 @@ from methods.sft_reinvoke import general_prompts
 
 @dataclass
 class AnchorConfig(PartConfig):
-    beta: float = option(0.1, "weight of the divergence", min=0)
+    beta: float = option(0.1, "weight of the divergence", min=0, max=1e12)
     of: str = option("stage", "whose start p_ref is", choices=("stage", "run"))
     divergence: str = option("forward", "KL direction", choices=("forward", "reverse"))
     along: str = option(
@@ -70,6 +70,8 @@ class AnchorConfig(PartConfig):
     def __post_init__(self) -> None:
         if self.prompts and self.along != "general_prompts":
             raise ValueError("prompts, a file, goes with along: general_prompts")
+        drawn = self.along in ("old_prompts", "general_prompts")
+        only_with(self, drawn, "along: old_prompts or general_prompts", "share")
 
 
 class Anchor(Part):
