@@ -36,8 +36,8 @@ from harness.learning.trainer import learning
 class SDFTConfig(TeacherOption, SelfTeacherOption, DistillationConfig):
     rollouts: int = option(1, "completions sampled for each prompt", min=1, max=10_000)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_effects(self) -> None:
+        super().check_effects()
         only_with(self, self.has_share, "teacher: ema or trust_region", "ema_alpha")
 
 

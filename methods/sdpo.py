@@ -78,8 +78,8 @@ class SDPOConfig(SelfTeacherOption, DistillationConfig):
         choices=("without_solution", "always", "never"),
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_effects(self) -> None:
+        super().check_effects()
         only_with(self, self.has_share, "teacher: ema or trust_region", "ema_alpha")
 
 

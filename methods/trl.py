@@ -80,7 +80,9 @@ ORDERS = {
     "the order's seeds and draws": (
         "seed", "data_seed", "shuffle_dataset", "train_sampling_strategy", "full_determinism",
     ),
-    "the order's rollout": ("temperature", "top_p", "max_completion_length", "max_new_tokens", "generation_kwargs"),
+    "the order's rollout": (
+        "temperature", "top_p", "max_completion_length", "max_new_tokens", "generation_kwargs",
+    ),
     "the order's model": (
         "model_init_kwargs", "use_cpu", "teacher_model_name_or_path", "teacher_model_init_kwargs",
     ),
@@ -121,6 +123,8 @@ class TRLMethodConfig(TrainingConfig):
             default = next(f.default for f in fields(TrainingConfig) if f.name == name)
             if getattr(self, name) != default:
                 raise ValueError(f"{name} does not reach a trainer of TRL; leave it out")
+
+    def check_effects(self) -> None:
         only_with(self, self.trainer in PAIRED, " or ".join(PAIRED), "answers")
 
 

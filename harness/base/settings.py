@@ -56,6 +56,16 @@ def option(
     return field(default=default, metadata=metadata)
 
 
+class Checked:
+    """Base of options that a method or a part has."""
+
+    def check_effects(self) -> None:
+        """Raises ValueError, by ``only_with``, for an option that does nothing beside the others.
+
+        It is not called for a label with a grid, one value of which may leave another option idle.
+        """
+
+
 def only_with(config: Any, holds: object, what: str, *names: str) -> None:
     """Raises ValueError for an option of ``names`` that is set, unless ``holds``.
 

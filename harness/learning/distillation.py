@@ -92,9 +92,6 @@ class DistillationConfig(ImportanceOption, TrainingConfig):
     )
 
     def __post_init__(self) -> None:
-        mixes, is_top = self.divergence == "mixture", self.estimator == "top_k"
-        only_with(self, mixes, "divergence: mixture", "mixture_weight")
-        only_with(self, is_top, "estimator: top_k", "top_k", "tail")
         if self.mixture_weight == 1:
             raise ValueError(
                 "mixture_weight must be below 1: at 1 the mixture is the teacher and the "
@@ -117,6 +114,11 @@ class DistillationConfig(ImportanceOption, TrainingConfig):
                 "top_k must be at least 2 without a tail: one token, renormalised, has "
                 "probability 1 for both"
             )
+
+    def check_effects(self) -> None:
+        mixes, is_top = self.divergence == "mixture", self.estimator == "top_k"
+        only_with(self, mixes, "divergence: mixture", "mixture_weight")
+        only_with(self, is_top, "estimator: top_k", "top_k", "tail")
 
     @property
     def denominator(self) -> str:

@@ -16,6 +16,7 @@ import torch
 
 from harness.base.files import ROOT
 from harness.base.registry import class_of_file, plugin_named
+from harness.base.settings import Checked
 from harness.learning.outlook import Outlook, Work
 from harness.learning.packing import Positions, Row
 from harness.skills.skill import Example
@@ -36,7 +37,7 @@ SERVED = {
 
 
 @dataclass
-class PartConfig:
+class PartConfig(Checked):
     """Base of a part's options, each with a default, so that ``{}`` runs."""
 
 
@@ -83,9 +84,9 @@ class Part:
         return f"{hooks[0]}() is of weights that are trained themselves" if hooks else ""
 
     def follows(self) -> str | None:
-        """Label of a method of the order of whose run, with this part as well, it reads what was logged.
+        """Label of another method of the order, whose run of the same seed it reads; None: of none.
 
-        An order is refused in which that run is not made before. None where it reads none.
+        That method has this part as well. Its run has to come before, or the order is refused.
         """
         return None
 

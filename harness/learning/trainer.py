@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 
 from harness.base.errors import UserError
-from harness.base.settings import option
+from harness.base.settings import Checked, option
 from harness.learning.packing import (
     Positions,
     Row,
@@ -52,7 +52,7 @@ TokenLoss = Callable[..., torch.Tensor]  # of (logits, tokens), and weights wher
 
 
 @dataclass
-class TrainingConfig:
+class TrainingConfig(Checked):
     """Hyperparameters that every method has.
 
     Defaults are those of arXiv 2601.19897, section 4 and appendix.

@@ -135,6 +135,16 @@ class MethodSpec:
         if self.parameters:
             self.parameters.check(model)
 
+    def check_effects(self) -> None:
+        """Raises UserError for an option that does nothing beside the others."""
+        own = [(f"{self.place}: with.{part.name}", part.config) for part in self.parts]
+        for place, config in [(self.place, self.config), *own]:
+            with plug_in(place, "check_effects()"):
+                try:
+                    config.check_effects()
+                except ValueError as error:
+                    raise UserError(place, str(error)) from None
+
     def check(self, order: OrderView) -> None:
         """Raises UserError where method, parts and ``order`` cannot go together."""
         self.ask("check", order, self.place)

@@ -123,6 +123,9 @@ class Order(Sections):
             label: self._method(label, options, f"{self.place}: methods.{label}")
             for label, options in self.method_options.items()
         }
+        for label, spec in methods.items():
+            if label not in self.grid:  # one value of a grid may leave another option idle
+                spec.check_effects()
         for label, values in self.grid.items():
             place = f"{self.place}: grid.{label}"
             options = self.method_options.get(label, {})

@@ -19,7 +19,7 @@ KINDS: dict[str, tuple[str, type, Path]] = {
 
 
 def check_section(name: str, section: str, place: str) -> None:
-    """Raises UserError at ``place`` for a name that does not belong into ``section``, but elsewhere.
+    """Raises UserError at ``place`` for a name that belongs elsewhere than into ``section``.
 
     section: ``method`` for a method's name or one of its keys, ``with`` or ``parameters``. Names
     that are unknown everywhere pass.

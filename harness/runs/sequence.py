@@ -186,7 +186,6 @@ def _first_open_stage(results: ResultsWriter, run: Run) -> int | None:
     return None
 
 
-@contextmanager
 def _check_new(order: Order, results: ResultsWriter) -> None:
     """Raises UserError where a label that the folder does not know would learn nothing."""
     known = read_json(results.folder / "results.json").get("methods") or {}
@@ -199,6 +198,7 @@ def _check_new(order: Order, results: ResultsWriter) -> None:
             spec.check_model(shape)
 
 
+@contextmanager
 def _one_process(folder: Path) -> Iterator[None]:
     """No other process works on the run of this folder meanwhile. Raises UserError if one does."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -70,6 +70,8 @@ class AnchorConfig(PartConfig):
     def __post_init__(self) -> None:
         if self.prompts and self.along != "general_prompts":
             raise ValueError("prompts, a file, goes with along: general_prompts")
+
+    def check_effects(self) -> None:
         drawn = self.along in ("old_prompts", "general_prompts")
         only_with(self, drawn, "along: old_prompts or general_prompts", "share")
 

@@ -30,7 +30,7 @@ class RandomMaskConfig(StartConfig):
         None, "share of the tokens that is masked, instead of STM's", min=0, max=1
     )
 
-    def __post_init__(self) -> None:
+    def check_effects(self) -> None:
         only_with(
             self, self.share is None, "STM's share, where share is left out", "threshold", "of"
         )

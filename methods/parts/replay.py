@@ -112,6 +112,8 @@ class ReplayConfig(PartConfig):
             )
         if self.general_rows and not self.general:
             raise ValueError("general_rows goes with general, a file")
+
+    def check_effects(self) -> None:
         is_scored = self.selection == "best_scored"
         only_with(self, is_scored, "selection: best_scored", "score")
         answers = is_scored or self.content == "own"
