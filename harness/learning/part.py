@@ -75,6 +75,10 @@ class Part:
     def check(self, order: OrderView, method: Method, place: str) -> None:
         """Raises UserError at ``place`` where the part cannot join ``method`` in ``order``."""
 
+    def refuses(self, method: type[Method]) -> str:
+        """Why the part, with its options, cannot join ``method``; empty where it can."""
+        return ""
+
     def wants_weights(self) -> str:
         """Why weights themselves have to be trained, no numbers that they are made of.
 

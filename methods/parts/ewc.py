@@ -13,7 +13,8 @@ earlier skills, from ``examples`` of what each stage learned, at its end:
 * Each skill's F is divided by its mean over all weights, so that ``strength`` means the same
   whatever the length of answers. Other codes' strengths (TRACE: 400, with 1/2) are in their units.
 * Online: F <- ``gamma`` F + F of the stage. There is one theta*, the last one.
-* ``coupled``: as in L2-SP. The penalty begins with the second stage.
+* ``coupled``, and what ``strength`` is measured by: as in L2-SP, for a weight whose F is the mean.
+  Most weights have less, and give way further. The penalty begins with the second stage.
 
 State: F, a float32 for each weight. Cost: theta* and F in memory, and one pass forward and backward
 over each of ``examples``, with an answer to sample for ``sampled``.
