@@ -37,7 +37,8 @@ How a row of it differs from the other methods
 
 A killed stage goes on from TRL's own checkpoint, which is written whenever the stage's is. On a CPU
 and in float32 it ends in the same weights to the bit, for each trainer named above but CPOTrainer:
-tests/methods/test_trl.py cuts them off. Weights that TRL moves beside the model, as the average of SDPO, are kept too.
+tests/methods/test_trl.py cuts them off. Weights that TRL moves beside the model, as the average of
+SDPO, are kept too.
 
 State: nothing between stages. Cost: a second copy of the weights in a stage's checkpoints.
 """

@@ -5,7 +5,9 @@
 u is the step's update of all weights after AdamW; its direction stays and the factor c makes its
 size that of another method's at the same step. So SFT with ``like: stm`` learns with the step sizes
 of the method ``stm`` of the order, at the same seed: what is still between the two is not that one
-moved less. ``like`` names a label that stands before in ``methods``, or a point of a grid for a
+moved less.
+
+``like`` names a label that stands before in ``methods``, or a point of a grid for a
 point of a later one. It has this part as well (``with: {stm: {}, matched_norm: {}}``). ``of`` says
 which size is matched:
 
