@@ -6,6 +6,10 @@ of the student's weights over the steps, sees the question and a demonstration. 
 the student's own answer the student's next-token distribution is pulled towards the teacher's. No
 reward is used.
 
+    L = mean over answers y ~ p(. | x) and tokens t of D(q(. | x, d, y_<t), p(. | x, y_<t))
+
+x is the question, d the demonstration, q the teacher and p the student.
+
 Conventions
 * harness/learning/distillation.py has the loss, its KL direction and the estimators of its
   gradient. The defaults are the paper's: forward KL over the full vocabulary on the student's own
@@ -17,6 +21,10 @@ Conventions
   of OPSD (arXiv 2601.18734; ``preset: opsd``). ``trust_region`` is SDPO's (arXiv 2601.20802).
 * ``teacher_context`` changes what the teacher is shown, in the style of the skill's template; if
   left out, the template decides.
+
+State: nothing between stages; the teacher begins anew. Cost: ``rollouts`` answers to each prompt, a
+pass forward and backward and one of the teacher over each (two with ``trust_region``), and a second
+copy of the weights but for ``live``, with ``ema`` a float32 average as well.
 """
 
 from dataclasses import dataclass

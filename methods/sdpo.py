@@ -22,7 +22,7 @@ Conventions
 * TRL's SDPOTrainer has other defaults (reverse KL of the sampled token, success at 1), takes the
   mean of each answer first, and counts answers without a teacher in the mean over answers.
 
-State: nothing between stages.
+State: nothing between stages. Cost: as `sdft` with ``group_size`` answers to each prompt.
 """
 
 from collections.abc import Iterable, Sequence

@@ -415,7 +415,7 @@ def _run_cells(run: dict[str, Any]) -> list[str]:
         "settings": _pairs(run.get("config")),
         "with": _named_pairs(run.get("with")),
         "parameters": _named_pairs(run.get("parameters")),
-        "dtype": ", ".join(filter(None, map(run.get, ("dtype", "learns_in")))) or None,
+        "dtype": ", learns in ".join(filter(None, map(run.get, ("dtype", "learns_in")))) or None,
         "packages": _pairs(run.get("packages")),
     }
     cells = [values.get(column) for column in Runs.columns]

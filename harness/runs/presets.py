@@ -14,8 +14,7 @@ from harness.base.errors import UserError, did_you_mean
 from harness.base.files import ROOT
 
 FOLDER = ROOT / "benchmarks" / "presets"
-KEYS: dict[str, type] = {"method": str, "source": str, "settings": dict}
-WORDS = {str: "text", dict: "mapping"}
+KEYS = {"method": (str, "text"), "source": (str, "text"), "settings": (dict, "mapping")}
 KEYS_ARE = "its keys are method and source, texts, and settings, a mapping"
 
 
@@ -34,9 +33,9 @@ def read_preset(name: str) -> dict[str, Any]:
         raise UserError(path, f"is not YAML ({problem})", KEYS_ARE) from None
     if not isinstance(preset, dict) or set(preset) != set(KEYS):
         raise UserError(path, "is no preset", KEYS_ARE)
-    for key, kind in KEYS.items():
+    for key, (kind, word) in KEYS.items():
         if not isinstance(preset[key], kind):
-            raise UserError(path, f"its {key} is not a {WORDS[kind]}", KEYS_ARE)
+            raise UserError(path, f"its {key} is not a {word}", KEYS_ARE)
     for key in ("preset", "method", "file"):
         if key in preset["settings"]:
             raise UserError(path, f"its settings hold {key}", KEYS_ARE)

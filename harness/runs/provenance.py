@@ -69,6 +69,7 @@ def write_provenance(live: OneRun, first: int) -> None:
 
 def _provenance(live: OneRun, first: int) -> dict[str, Any]:
     order, spec = live.order, live.spec
+    learns_in = spec.cls(spec.config).precision(live.model.dtype)
     return {
         "run": live.run.name,
         "label": live.run.method,
@@ -79,7 +80,7 @@ def _provenance(live: OneRun, first: int) -> dict[str, Any]:
         "chat_template": asdict(order.chat_template),
         "device": device_name(live.model.device),
         "dtype": str(live.model.dtype),
-        "learns_in": spec.cls(spec.config).precision(live.model.dtype) or None,
+        **({"learns_in": learns_in} if learns_in else {}),
         "threads": torch.get_num_threads(),
         "git": git_revision(),
         "python": platform.python_version(),

@@ -54,7 +54,7 @@ from methods.sft_reinvoke import general_prompts
 
 @dataclass
 class AnchorConfig(PartConfig):
-    beta: float = option(0.1, "weight of the divergence", min=0, max=1e12)
+    beta: float = option(0.1, "weight of the divergence", min=0)
     of: str = option("stage", "whose start p_ref is", choices=("stage", "run"))
     divergence: str = option("forward", "KL direction", choices=("forward", "reverse"))
     along: str = option(

@@ -30,7 +30,7 @@ from tests.runs.refusals import refused
         ({"parameters": {"freeze": {"layers": ""}}}, "layers: '' is not as `last 4` or `8-15`"),
         ({"parameters": {"lora": {"targets": [1]}}}, "targets[0]: must be a text, not 1"),
         ({"parameters": {"lora": {"targets": [None]}}}, "targets[0]: must be a text, not nothing"),
-        ({"with": {"ewc": {"strength": 1e300}}}, "strength: must be"),
+        ({"with": {"ewc": {"strength": 1e300}}}, "strength: is too large a number"),
         ({"with": {"ewc": {"fisher": True}}}, "fisher: must be a text, not True"),
     ],
 )
@@ -94,7 +94,7 @@ STM = {"method": "sft", "with": {"stm": {}, "matched_norm": {}}}
         (matched("a"), {}, "'a' is the method itself"),
         (matched("b", b=STM), {}, "'b' runs after 'a'; write b before it"),
         ({"b": {"method": "sft"}, **matched("b")}, {}, "'b' has no such part; give it `with: {mat"),
-        ({"b": STM, **matched("b.typo")}, {}, "the order has no method 'b.typo'; did you mean 'b'"),
+        ({"b": STM, **matched("b.typo")}, {}, "the order has no method 'b.typo'; known: a, b"),
         ({"b": STM, **matched("b")}, {"b": {"epochs": [1, 2]}}, "'b' is a grid; name points of it"),
         ({"b": STM, **matched("b.epochs-1")}, {"b": {"epochs": [1]}}, "points of a grid come last"),
         (matched(""), {}, "the order has no method ''"),
@@ -161,7 +161,7 @@ def test_a_new_label_that_would_learn_nothing_is_refused_before_a_started_folder
     before = (tmp_path / "out/results.json").read_bytes()
     for bad in ({"freeze": {"layers": "last 99"}}, {"lora": {"rank": 1000}}):
         methods = {**sft, "other": {"method": "sft", "parameters": bad}}
-        with pytest.raises(UserError, match="methods.other: parameters"):
+        with pytest.raises(UserError, match=r"methods\.other: parameters"):
             run_order(read_order(order_file(methods=methods)), tmp_path / "out")
         assert (tmp_path / "out/results.json").read_bytes() == before
         assert not (tmp_path / "out/runs/other-seed0").exists()
