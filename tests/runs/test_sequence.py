@@ -389,8 +389,7 @@ def test_a_run_says_which_parts_and_numbers_it_has(order_file, tmp_path):
     assert joined["with"]["anchor"]["temperature"] == 2
     assert joined["with"]["ewc"]["strength"] == 0.5 and "learns_in" not in joined
     assert adapter["parameters"]["lora"]["rank"] == 2 and "with" not in adapter
-    write_report([tmp_path / "out"], tmp_path / "report")
-    page = (tmp_path / "report/report.html").read_text()
+    page = write_report(tmp_path / "out")[1].read_text(encoding="utf-8")
     assert "ewc: strength 0.5" in page and "lora: " in page and "rank 2" in page
 
 
