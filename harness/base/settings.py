@@ -90,11 +90,11 @@ def build(cls: type[Settings], mapping: Any, place: object) -> Settings:
         raise UserError(place, f"must be a mapping, not {_described(mapping)}")
     fields = _fields(cls)
     hints = typing.get_type_hints(cls)
-    if mapping and not fields:
-        raise UserError(place, f"{cls.__name__} has no options", "is its @dataclass missing?")
     for key in mapping:
         if key not in fields:
-            raise UserError(f"{place}: {key}", "unknown key", did_you_mean(key, fields))
+            none = f"{cls.__name__} has no options, or no @dataclass above it"
+            remedy = did_you_mean(key, fields) if fields else none
+            raise UserError(f"{place}: {key}", "unknown key", remedy)
     values = {}
     for name, spec in fields.items():
         if name in mapping:

@@ -114,6 +114,13 @@ def test_a_method_that_follows_another_has_no_joint_run(order_file):
     assert "references[1]: 'a' goes by the steps of 'b', and a joint run has others" in line
 
 
+def test_numbers_are_labels_and_set_reaches_a_parametrisation_without_options(order_file):
+    methods = {1: {"method": "sft"}, "b": {"method": "sft", "parameters": "lora"}}
+    path = order_file(methods=methods, references=[1])
+    order = read_order(path, ["methods.b.parameters.lora.rank=4"])
+    assert order.methods["b"].parameters.config.rank == 4 and order.references == ["1"]
+
+
 PART = """
 from dataclasses import dataclass
 from harness.learning.part import Part, PartConfig
@@ -134,7 +141,10 @@ class Mine(Part):
             "    def __post_init__(self):\n        assert False, 'mine'",
             "AssertionError: mine",
         ),
-        ("class MyConfig(PartConfig):\n    share: float = 1.0", "is its @dataclass missing?"),
+        (
+            "class MyConfig(PartConfig):\n    share: float = 1.0",
+            "unknown key; MyConfig has no options, or no @dataclass above it",
+        ),
     ],
 )
 def test_options_of_a_users_part_that_cannot_be_made(order_file, tmp_path, code, said):
