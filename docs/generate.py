@@ -169,7 +169,8 @@ def order_page() -> str:
         "# The task-order file\n",
         NOTICE,
         "YAML. Unknown keys, wrong types and impossible values are refused before anything loads, "
-        "in one line, with exit code 2. Paths are looked up beside the order file, then in the "
+        "in one line, with exit code 2; what only a model or a trainer of TRL can tell, when it is "
+        "met. Paths are looked up beside the order file, then in the "
         "current folder; a model's folder in the current folder alone. `--set` changes any key "
         "for one start ([commands](commands.md#run_sequencepy)).\n",
         EXAMPLE,
@@ -190,7 +191,8 @@ def order_page() -> str:
         + ", ".join(f"`{field.name}`" for field in dataclasses.fields(RetentionTask))
         + ".\n",
         "## grid\n",
-        "`label: {setting: [values]}`. Validation accuracy selects among all combinations "
+        "`label: {setting: [values]}`, also `with.PART.OPTION` and `parameters.NAME.OPTION`. "
+        "Validation accuracy selects among all combinations "
         "([grids](../how-to/many-seeds.md#grids)).\n",
     ]
     return "\n".join(parts)
@@ -244,7 +246,7 @@ def methods_page() -> str:
     for name in preset_files():
         preset = read_preset(name)
         settings = yaml.safe_dump(preset["settings"], sort_keys=False)
-        parts += [f"### {name}\n", f"Of `{preset['method']}`. {preset['source']}\n"]
+        parts += [f"### {name}\n", f"Method: `{preset['method']}`. {preset['source']}\n"]
         parts += [f"```yaml\n{settings}```\n"]
     return "\n".join(parts)
 
@@ -262,7 +264,11 @@ def parts_page() -> str:
     joined = dict(plugins(ROOT / "methods" / "parts", "methods.parts", Part))
     lines = ["| part | " + " | ".join(methods) + " |", "|---" * (len(methods) + 1) + "|"]
     for name, part in joined.items():
-        cells = ("no" if lacking(part, method) else "yes" for method in methods.values())
+        default = part(part.Config())
+        cells = (
+            "no" if lacking(part, method) else "some" if default.refuses(method) else "yes"
+            for method in methods.values()
+        )
         lines.append(f"| [{name}](#{name}) | " + " | ".join(cells) + " |")
     pages = [
         "# Parts\n",
@@ -271,8 +277,8 @@ def parts_page() -> str:
         "default, so that `{}` runs.\n",
         "## What joins what\n",
         "\n".join(lines) + "\n",
-        "No: refused in one line, before anything loads. Single options that a method refuses are "
-        "named with the part. Parts may join one method together, but of "
+        "No: refused in one line, before anything loads. Some: with other options than the "
+        "defaults, which the part's section names. Parts may join one method together, but of "
         + ", ".join(f"`{name}`" for name, part in joined.items() if part.has("merge"))
         + ", which make the weights with which a stage ends, only one.\n",
     ]
@@ -283,6 +289,7 @@ def parts_page() -> str:
 
 
 def parameters_page() -> str:
+    methods = dict(plugins(ROOT / "methods", "methods", Method))
     trained = dict(plugins(ROOT / "methods" / "parameters", "methods.parameters", Parametrisation))
     joined = dict(plugins(ROOT / "methods" / "parts", "methods.parts", Part))
     lines = ["| part | " + " | ".join(trained) + " |", "|---" * (len(trained) + 1) + "|"]
@@ -296,12 +303,13 @@ def parameters_page() -> str:
         "What a method trains, under `parameters` ([how to](../how-to/adapters.md)): a name, or a "
         "name with options. All weights learn if it is left out.\n",
         "## What joins what\n",
-        "Every parametrisation joins every [method](methods.md) but `trl`, which has a training "
-        "loop of its own. With [parts](parts.md) at their defaults:\n",
+        "Every parametrisation joins every [method](methods.md) but "
+        + " and ".join(f"`{name}`" for name, each in methods.items() if each.has_own_loop)
+        + ", which the harness does not train. With [parts](parts.md) at their defaults:\n",
         "\n".join(lines) + "\n",
         "No: refused in one line, before anything loads. So are `coupled: false` of penalties, and "
-        "parts of your own with `gradient`, `update` or `project`, beside numbers that are no "
-        "weights: all but `all` and `freeze`. Parts that make the weights with which a stage ends "
+        "parts of your own with `gradient`, `update` or `project`, with every parametrisation but "
+        "`all` and `freeze`. Parts that make the weights with which a stage ends "
         "go with `adapter: merged` alone; task vectors with `begin: merged`.\n",
         "## Weights made of numbers\n",
         markdown(made_weights.__doc__) + "\n",

@@ -1,5 +1,7 @@
 """Continual pre-training (CPT): next-token loss on the source texts themselves.
 
+    L = - mean over tokens of log p(y_t | y_<t)
+
 The baseline for new knowledge in arXiv 2601.19897. The texts are the ``source`` of the training
 examples, in the order of their first example; a text that several questions rest on is there once.
 There is no chat template, no question and no answer.
@@ -15,6 +17,8 @@ Conventions
   ``budget.epochs`` counts the training examples, not the texts.
 
 The method's folder holds ``corpus.json``: numbers of texts, chunks, tokens, and passes over them.
+
+State: nothing. Cost: a pass forward and backward over each chunk drawn.
 """
 
 from __future__ import annotations

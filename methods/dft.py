@@ -7,6 +7,8 @@ unlikely. Read as a policy gradient, SFT divides by p; DFT takes that 1/p out.
 The weights are not normalised: the sum is divided by the number of completion tokens of the
 optimizer step, as in SFT here and as in TRL's SFTTrainer with ``loss_type="dft"``. Losses and
 gradients are therefore smaller than SFT's, which AdamW's step does not depend on.
+
+State: nothing. Cost: that of `sft`.
 """
 
 import torch

@@ -12,8 +12,8 @@ Conventions
   KL(p || m), m = beta q + (1 - beta) p. Its ends are ``forward`` (beta 0) and ``reverse`` (beta 1).
   TRL's GKDTrainer has the same beta, and beta = lambda = 0.5 by default, as here.
 * The loss is the mean over tokens, at the rollout temperature (TRL's default is 0.9).
-* Rows of one head that the other does not have are no tokens: they are left out of the teacher's
-  distribution.
+* Output heads may be padded to different sizes: rows that one of them lacks are no tokens, and are
+  left out of the teacher's distribution.
 * MiniLLM (arXiv 2306.08543) is near ``student_share: 1, divergence: reverse, estimator: sampled``.
 
 State: nothing. Cost: a second model in memory, of whatever size, and its pass over each row;

@@ -10,6 +10,9 @@ mean, the KL of whole sequences.
 or above the budget, it is that number too, and the stage has the prompts that every method has, in
 their order. Below the budget, the first pass is over those prompts, and the answers come again,
 shuffled in each further pass, until the budget is spent.
+
+State: nothing between stages. Cost: ``generations`` answers at the start of a stage, a pass forward
+and backward and one of the teacher over each row, and a second copy of the weights.
 """
 
 from dataclasses import dataclass

@@ -40,7 +40,9 @@ class PSFTConfig(InnerOptions, TrainingConfig):
         8, "parts that a step's batch is cut into, each with an update of its own", min=1
     )
     clip_high: float = option(0.28, "the ratio p / p_old is clipped at 1 plus this", min=0)
-    dropout: str = option("off", "the model's own dropout where it learns", choices=("keep", "off"))
+    dropout: str = option(
+        "none", "the model's own dropout where it learns", choices=("keep", "none")
+    )
 
 
 class PSFT(Method):

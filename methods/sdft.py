@@ -6,6 +6,10 @@ of the student's weights over the steps, sees the question and a demonstration. 
 the student's own answer the student's next-token distribution is pulled towards the teacher's. No
 reward is used.
 
+    L = mean over answers y ~ p(. | x) and tokens t of D(q(. | x, d, y_<t), p(. | x, y_<t))
+
+x is the question, d the demonstration, q the teacher and p the student.
+
 Conventions
 * harness/learning/distillation.py has the loss, its KL direction and the estimators of its
   gradient. The defaults are the paper's: forward KL over the full vocabulary on the student's own
@@ -17,11 +21,15 @@ Conventions
   of OPSD (arXiv 2601.18734; ``preset: opsd``). ``trust_region`` is SDPO's (arXiv 2601.20802).
 * ``teacher_context`` changes what the teacher is shown, in the style of the skill's template; if
   left out, the template decides.
+
+State: nothing between stages; the teacher begins anew. Cost: ``rollouts`` answers to each prompt, a
+pass forward and backward and one of the teacher over each (two with ``trust_region``), and a second
+copy of the weights but for ``live``, with ``ema`` a float32 average as well.
 """
 
 from dataclasses import dataclass
 
-from harness.base.settings import option
+from harness.base.settings import only_with, option
 from harness.learning.checks import check_on_policy, check_teacher
 from harness.learning.distillation import DistillationConfig, distil
 from harness.learning.method import Method, OrderView
@@ -35,6 +43,10 @@ from harness.learning.trainer import learning
 @dataclass
 class SDFTConfig(TeacherOption, SelfTeacherOption, DistillationConfig):
     rollouts: int = option(1, "completions sampled for each prompt", min=1, max=10_000)
+
+    def check_effects(self) -> None:
+        super().check_effects()
+        only_with(self, self.has_share, "teacher: ema or trust_region", "ema_alpha")
 
 
 class SDFT(Method):

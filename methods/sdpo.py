@@ -22,13 +22,13 @@ Conventions
 * TRL's SDPOTrainer has other defaults (reverse KL of the sampled token, success at 1), takes the
   mean of each answer first, and counts answers without a teacher in the mean over answers.
 
-State: nothing between stages.
+State: nothing between stages. Cost: as `sdft` with ``group_size`` answers to each prompt.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from harness.base.settings import option
+from harness.base.settings import only_with, option
 from harness.learning.checks import check_on_policy
 from harness.learning.distillation import DistillationConfig, distil
 from harness.learning.method import Method, OrderView
@@ -77,6 +77,10 @@ class SDPOConfig(SelfTeacherOption, DistillationConfig):
         "when the skill's words on an answer are shown",
         choices=("without_solution", "always", "never"),
     )
+
+    def check_effects(self) -> None:
+        super().check_effects()
+        only_with(self, self.has_share, "teacher: ema or trust_region", "ema_alpha")
 
 
 class SDPO(Method):

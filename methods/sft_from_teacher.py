@@ -4,6 +4,9 @@ The second off-policy comparison of figure 6 in arXiv 2601.19897. The answers ar
 methods/offline_distillation.py, sampled once at the start of the stage from the model under the
 teacher's prompt; the loss is the cross-entropy of methods/sft.py. An answer that was cut off at the
 limit has no end to learn.
+
+State: nothing between stages. Cost: ``generations`` answers at the start of a stage, then that of
+`sft`.
 """
 
 from dataclasses import dataclass

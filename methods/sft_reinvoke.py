@@ -17,6 +17,9 @@ Conventions
 * The divergence is ``reverse`` by default, as Lu's, here over the full vocabulary (``estimator:
   sampled`` is Lu's own).
 * No token is skipped: there is no demonstration that could leave artifacts.
+
+State: nothing between stages. Cost: that of `sft`, then for each general prompt an answer, a pass
+forward and backward and one of the base policy over it, and a second copy of the weights.
 """
 
 import hashlib

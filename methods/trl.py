@@ -36,8 +36,9 @@ How a row of it differs from the other methods
 * No part joins: a part acts through the harness's own trainer.
 
 A killed stage goes on from TRL's own checkpoint, which is written whenever the stage's is. On a CPU
-and in float32 it ends in the same weights to the bit, for each trainer named above: the tests cut
-them off. Weights that TRL moves beside the model, as the average of SDPO, are kept too.
+and in float32 it ends in the same weights to the bit, for each trainer named above but CPOTrainer:
+tests/methods/test_trl.py cuts them off. Weights that TRL moves beside the model, as the average of
+SDPO, are kept too.
 
 State: nothing between stages. Cost: a second copy of the weights in a stage's checkpoints.
 """
@@ -59,7 +60,7 @@ from typing import Any
 import torch
 
 from harness.base.errors import UserError, did_you_mean, one_line
-from harness.base.settings import build, option
+from harness.base.settings import build, only_with, option
 from harness.learning.method import Method, OrderView
 from harness.learning.outlook import Lengths, Outlook, Work
 from harness.learning.stage import Stage
@@ -80,13 +81,15 @@ ORDERS = {
     "the order's seeds and draws": (
         "seed", "data_seed", "shuffle_dataset", "train_sampling_strategy", "full_determinism",
     ),
-    "the order's rollout": ("temperature", "top_p", "max_completion_length", "max_new_tokens"),
+    "the order's rollout": (
+        "temperature", "top_p", "max_completion_length", "max_new_tokens", "generation_kwargs",
+    ),
     "the order's model": (
         "model_init_kwargs", "use_cpu", "teacher_model_name_or_path", "teacher_model_init_kwargs",
     ),
     "the results folder": (
         "output_dir", "run_name", "report_to", "project", "trackio_space_id", "disable_tqdm",
-        "log_level", "resume_from_checkpoint", "load_best_model_at_end",
+        "log_level", "log_completions", "resume_from_checkpoint", "load_best_model_at_end",
     ),
 }  # fmt: skip
 PAIRED = ("DPOTrainer", "CPOTrainer", "ORPOTrainer")
@@ -121,6 +124,9 @@ class TRLMethodConfig(TrainingConfig):
             default = next(f.default for f in fields(TrainingConfig) if f.name == name)
             if getattr(self, name) != default:
                 raise ValueError(f"{name} does not reach a trainer of TRL; leave it out")
+
+    def check_effects(self) -> None:
+        only_with(self, self.trainer in PAIRED, " or ".join(PAIRED), "answers")
 
 
 class TRL(Method):
@@ -269,6 +275,13 @@ class TRL(Method):
         )
         asked = self.config.args.get("num_generations", default)
         return asked if isinstance(asked, int) else int(default)  # the config refuses any other
+
+    def precision(self, dtype: torch.dtype) -> str:
+        """As TRLRun hands the model over, with TRL's autocast."""
+        args = self.config.args
+        is_bfloat16 = args.get("bf16", dtype == torch.bfloat16 and not args.get("fp16"))
+        mixed = "bfloat16" if is_bfloat16 else "float16" if args.get("fp16") else ""
+        return "float32 weights" + (f", autocast to {mixed}" if mixed else "")
 
     # ---- a stage -------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ def arguments() -> argparse.Namespace:
         description="Kill runs, damage files and mutate orders; without options all of it.",
     )
     parser.add_argument(
-        "--kills", type=int, metavar="N", help=f"SIGKILLs over all methods ({KILLS})"
+        "--kills", type=int, metavar="N", help=f"SIGKILLs over eight methods ({KILLS})"
     )
     parser.add_argument(
         "--files", type=int, metavar="N", help="damaged files; 0 for every file in three ways (0)"

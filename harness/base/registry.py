@@ -15,6 +15,11 @@ from harness.base.moved import CHANGE_IMPORTS, moved_imports
 Base = TypeVar("Base")
 
 
+def plugin_names(folder: Path) -> list[str]:
+    """The plug-ins of a folder. Files that begin with _ are none."""
+    return sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_"))
+
+
 def plugin_named(
     folder: Path, package: str, name: str, base: type[Base], kind: str, place: object
 ) -> type[Base]:
@@ -22,9 +27,9 @@ def plugin_named(
 
     kind: what such a class is, for messages ("method"); place: where ``name`` is written. Raises
     UserError naming ``place`` for an unknown name, or for one whose file imports a package that is
-    not installed. Files that begin with _ are no plug-ins.
+    not installed.
     """
-    names = sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_"))
+    names = plugin_names(folder)
     if name not in names:
         raise UserError(place, f"unknown {kind} {name!r}", did_you_mean(name, names))
     with plug_in(str(place), f"the import of {folder.name}/{name}.py"):

@@ -14,6 +14,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, field
 from typing import Any, TypeVar
 
+import yaml
+
 from harness.base.errors import UserError, did_you_mean
 
 BEYOND = 2**63  # no setting is as large; arithmetic with such numbers overflows
@@ -35,8 +37,12 @@ def option(
 
     default: a field without one must be given; above: a bound that is not allowed itself; choices:
     all texts that are allowed; path: the text names a file. Returns ``Any``, so that the type
-    checker takes the field's own annotation.
+    checker takes the field's own annotation. Raises ValueError for a choice that YAML reads as
+    something else than that text, as off, true and null.
     """
+    for choice in choices or ():
+        if yaml.safe_load(choice) != choice:
+            raise ValueError(f"YAML reads the choice {choice!r} as no text; choose another word")
     metadata = {
         "help": help,
         "min": min,
@@ -48,6 +54,26 @@ def option(
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+class Checked:
+    """Base of options that a method or a part has."""
+
+    def check_effects(self) -> None:
+        """Raises ValueError, by ``only_with``, for an option that does nothing beside the others.
+
+        It is not called for a label with a grid, one value of which may leave another option idle.
+        """
+
+
+def only_with(config: Any, holds: object, what: str, *names: str) -> None:
+    """Raises ValueError for an option of ``names`` that is set, unless ``holds``.
+
+    what: the setting with which alone it does something.
+    """
+    for spec in dataclasses.fields(config):
+        if spec.name in names and not holds and getattr(config, spec.name) != spec.default:
+            raise ValueError(f"{spec.name} does something with {what} alone; leave it out")
 
 
 # ---- from a mapping ------------------------------------------------------------------------------
@@ -66,7 +92,9 @@ def build(cls: type[Settings], mapping: Any, place: object) -> Settings:
     hints = typing.get_type_hints(cls)
     for key in mapping:
         if key not in fields:
-            raise UserError(f"{place}: {key}", "unknown key", did_you_mean(key, fields))
+            none = f"{cls.__name__} has no options, or no @dataclass above it"
+            remedy = did_you_mean(key, fields) if fields else none
+            raise UserError(f"{place}: {key}", "unknown key", remedy)
     values = {}
     for name, spec in fields.items():
         if name in mapping:
@@ -112,9 +140,13 @@ def _convert_union(value: Any, kinds: tuple[Any, ...], place: str) -> Any:
     if value is None and types.NoneType in kinds:
         return None
     kinds = tuple(kind for kind in kinds if kind is not types.NoneType)
+    lists = [typing.get_origin(kind) for kind in kinds].count(list)
     for kind in kinds:
+        # An error inside a mapping or a list is worth its own line.
         if _is_dataclass(kind) and isinstance(value, dict):
-            return build(kind, value, place)  # An error inside the mapping is worth its own line.
+            return build(kind, value, place)
+        if typing.get_origin(kind) is list and isinstance(value, list) and lists == 1:
+            return _convert_list(value, typing.get_args(kind), place)
         try:
             return _convert(value, kind, place)
         except UserError:

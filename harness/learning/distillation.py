@@ -54,7 +54,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from harness.base.settings import option
+from harness.base.settings import only_with, option
 from harness.learning.logprobs import importance_weights, token_logprobs
 from harness.learning.options import ImportanceOption
 from harness.learning.packing import Positions, Row
@@ -114,6 +114,11 @@ class DistillationConfig(ImportanceOption, TrainingConfig):
                 "top_k must be at least 2 without a tail: one token, renormalised, has "
                 "probability 1 for both"
             )
+
+    def check_effects(self) -> None:
+        mixes, is_top = self.divergence == "mixture", self.estimator == "top_k"
+        only_with(self, mixes, "divergence: mixture", "mixture_weight")
+        only_with(self, is_top, "estimator: top_k", "top_k", "tail")
 
     @property
     def denominator(self) -> str:

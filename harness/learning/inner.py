@@ -24,7 +24,7 @@ class InnerOptions:
     """
 
     inner_batches: int = option(
-        1, "parts that a step's batch is cut into, each with an update of its own", min=1
+        1, "pieces that a step's batch is cut into, each with an update of its own", min=1
     )
     inner_epochs: int = option(1, "passes over a step's batch", min=1)
     clip_low: float = option(0.2, "the ratio p / p_old is clipped at 1 less this", min=0, max=1)

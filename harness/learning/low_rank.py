@@ -20,14 +20,18 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 
+from harness.base.errors import UserError
 from harness.base.settings import option
 from harness.learning.made_weights import MadeConfig, MadeWeights
 from harness.learning.parametrisation import ParametrisationConfig, Tensors, add_gradient
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass
@@ -66,6 +70,18 @@ class LowRank(MadeWeights):
     config: LowRankConfig
     kinds: ClassVar[tuple[str, ...]] = ("lora_A", "lora_B")
     passes = 2
+
+    def trained(self, model: PreTrainedModel) -> list[str]:
+        """Raises UserError for a rank that no weight can have: alpha / rank would be of less."""
+        names = super().trained(model)
+        largest = max(min(model.get_parameter(name).shape) for name in names)
+        if self.config.rank > largest:
+            raise UserError(
+                "rank",
+                f"{self.config.rank} is above the {largest} of the largest target",
+                "lower it",
+            )
+        return names
 
     def initial(self, weight: torch.Tensor, generator: torch.Generator) -> tuple[Tensors, Tensors]:
         """A uniform in +-1 / sqrt(inputs), as PEFT and a linear layer have it, and B of zeros."""

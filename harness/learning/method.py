@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
+import torch
+
 from harness.base.files import ROOT
 from harness.base.registry import class_of_file, plugin_named
 from harness.learning.lessons import TeacherTemplate
@@ -111,6 +113,10 @@ class Method:
 
         It is called before anything loads.
         """
+
+    def precision(self, dtype: torch.dtype) -> str:
+        """What it learns in, in words, given the model's dtype; empty where the trainer says so."""
+        return ""
 
     def conversations(self, order: OrderView) -> Iterable[list[Message]]:
         """Chat messages that the model reads beside the prompts of the skills.

@@ -16,6 +16,7 @@ import torch
 
 from harness.base.files import ROOT
 from harness.base.registry import class_of_file, plugin_named
+from harness.base.settings import Checked
 from harness.learning.outlook import Outlook, Work
 from harness.learning.packing import Positions, Row
 from harness.skills.skill import Example
@@ -36,7 +37,7 @@ SERVED = {
 
 
 @dataclass
-class PartConfig:
+class PartConfig(Checked):
     """Base of a part's options, each with a default, so that ``{}`` runs."""
 
 
@@ -45,8 +46,7 @@ class Part:
 
     stage: the stage that goes on. apart: {name of another part: why the two cannot join one
     method}. wants: {one of a method's ``joins`` beside those of the hooks: what a method without it
-    lacks}. restarts: whether each stage begins to learn at the run's start again. follows: label of
-    another method, whose runs it reads.
+    lacks}. restarts: whether each stage begins to learn at the run's start again.
 
     Like a method, one instance lives through all the stages of a run. What it must remember goes
     through ``state_dict`` and ``load_state_dict`` between them; what changes within a stage goes
@@ -57,7 +57,6 @@ class Part:
     apart: ClassVar[Mapping[str, str]] = {}
     wants: ClassVar[Mapping[str, str]] = {}
     restarts: bool = False
-    follows: str | None = None
     stage: Stage
 
     def __init__(self, config: PartConfig) -> None:
@@ -77,6 +76,10 @@ class Part:
     def check(self, order: OrderView, method: Method, place: str) -> None:
         """Raises UserError at ``place`` where the part cannot join ``method`` in ``order``."""
 
+    def refuses(self, method: type[Method]) -> str:
+        """Why the part, with its options, cannot join ``method``; empty where it can."""
+        return ""
+
     def wants_weights(self) -> str:
         """Why weights themselves have to be trained, no numbers that they are made of.
 
@@ -84,6 +87,14 @@ class Part:
         """
         hooks = [hook for hook in ("gradient", "update", "project") if self.has(hook)]
         return f"{hooks[0]}() is of weights that are trained themselves" if hooks else ""
+
+    def follows(self) -> str | None:
+        """Label of another method of the order, whose run of the same seed it reads; None: of none.
+
+        That method has this part as well. Its run has to come before, or the order is refused. A
+        reference run reads the same reference of it.
+        """
+        return None
 
     def conversations(self) -> Iterable[list[Message]]:
         """Chat messages that the model reads beside the prompts of the skills."""

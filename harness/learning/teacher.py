@@ -205,6 +205,11 @@ class SelfTeacherOption:
         return Teacher(stage, alpha, micro_batch_tokens, place)
 
     @property
+    def has_share(self) -> bool:
+        """Whether ``ema_alpha`` is of the teacher."""
+        return self.teacher in ("ema", "trust_region")
+
+    @property
     def models(self) -> dict[str, Any]:
         """The fields of Work that say which models the teacher keeps in memory."""
         return {

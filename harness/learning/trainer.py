@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 
 from harness.base.errors import UserError
-from harness.base.settings import option
+from harness.base.settings import Checked, option
 from harness.learning.packing import (
     Positions,
     Row,
@@ -52,7 +52,7 @@ TokenLoss = Callable[..., torch.Tensor]  # of (logits, tokens), and weights wher
 
 
 @dataclass
-class TrainingConfig:
+class TrainingConfig(Checked):
     """Hyperparameters that every method has.
 
     Defaults are those of arXiv 2601.19897, section 4 and appendix.
@@ -80,7 +80,7 @@ class TrainingConfig:
         "keep",
         "the model's own dropout where it learns from demonstrations or texts; samples of a step "
         "are always learned without",
-        choices=("keep", "off"),
+        choices=("keep", "none"),
     )
     max_grad_norm: float = option(1.0, "gradients are scaled down to this global L2 norm", above=0)
     masters: str = option(

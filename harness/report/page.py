@@ -181,6 +181,8 @@ class Runs:
         "seed",
         "method",
         "settings",
+        "with",
+        "parameters",
         "device",
         "dtype",
         "threads",
@@ -411,10 +413,18 @@ def _run_cells(run: dict[str, Any]) -> list[str]:
     values = {
         **run,
         "settings": _pairs(run.get("config")),
+        "with": _named_pairs(run.get("with")),
+        "parameters": _named_pairs(run.get("parameters")),
+        "dtype": ", learns in ".join(filter(None, map(run.get, ("dtype", "learns_in")))) or None,
         "packages": _pairs(run.get("packages")),
     }
     cells = [values.get(column) for column in Runs.columns]
     return ["–" if cell is None else str(cell)[:MOST_LETTERS] for cell in cells]
+
+
+def _named_pairs(options: dict[str, dict[str, Any]] | None) -> str | None:
+    """Options of parts or of a parametrisation, None without any."""
+    return "; ".join(f"{name}: {_pairs(own)}" for name, own in (options or {}).items()) or None
 
 
 def _pairs(values: dict[str, Any] | None) -> str:

@@ -153,7 +153,15 @@ HEAD: Shape = {
 }
 SELECTION: Shape = {"*": {"selected?": str, "rule": str, "points": list}}
 PRODUCTS: Shape = {"dtype": str, "sampling": str, "bfloat16?": float, "seconds": {"*": float}}
-RUN: Shape = {"label?": str, "packages?": dict, "config?": dict}
+RUN: Shape = {
+    "label?": str,
+    "packages?": dict,
+    "config?": dict,
+    "with?": {"*?": dict},
+    "parameters?": {"*?": dict},
+    "dtype?": str,
+    "learns_in?": str,
+}
 STAGE: Shape = {
     "stage": int,
     "steps?": float,

@@ -18,6 +18,8 @@ from harness.learning.parametrisation import (
 from harness.learning.part import Part, PartConfig, get_part, lacking
 from harness.learning.trainer import TrainingConfig
 from harness.runs.presets import expanded
+from harness.runs.right_places import check_section
+from harness.runs.sections import names_folder
 from harness.skills.skill import Skill
 from harness.skills.templates import Message
 
@@ -133,6 +135,16 @@ class MethodSpec:
         if self.parameters:
             self.parameters.check(model)
 
+    def check_effects(self) -> None:
+        """Raises UserError for an option that does nothing beside the others."""
+        own = [(f"{self.place}: with.{part.name}", part.config) for part in self.parts]
+        for place, config in [(self.place, self.config), *own]:
+            with plug_in(place, "check_effects()"):
+                try:
+                    config.check_effects()
+                except ValueError as error:
+                    raise UserError(place, str(error)) from None
+
     def check(self, order: OrderView) -> None:
         """Raises UserError where method, parts and ``order`` cannot go together."""
         self.ask("check", order, self.place)
@@ -194,14 +206,23 @@ def build_method(
         hyperparameters.pop("parameters", None), f"{place}: parameters", beside
     )
     files |= own
+    if file is not None and options.get("method") is not None:
+        raise UserError(place, "method and file both say what it is", "leave one out")
     name = str(hyperparameters.pop("method", None) or label)
     code = None if file is None else beside(str(file))
+    if code is None:
+        check_section(name, "method", place)
     cls = get_method(name, code, place)
+    with plug_in(place, "its Config"):
+        known = {field.name for field in fields(cls.Config)}
+    for key in hyperparameters:
+        if key not in known:
+            check_section(str(key), "method", f"{place}: {key}")
     spec = MethodSpec(
         label,
         method=str(file or name),
         cls=cls,
-        config=build(cls.Config, hyperparameters, place),
+        config=_built(cls, hyperparameters, place),
         written={},
         files={**({} if code is None else {"file": _checksum(code)}), **files},
         parts=parts,
@@ -242,7 +263,7 @@ def _parameters(
     if isinstance(section, dict) and len(section) == 1:
         ((name, given),) = section.items()
     elif section is None or isinstance(section, str):
-        name, given = section or "all", None
+        name, given = "all" if section is None else section, None
     else:
         raise UserError(place, "must name one parametrisation", "as lora, or {lora: {rank: 8}}")
     plugged = _plugged(str(name), given, "parameters", get_parametrisation, place, beside)
@@ -265,13 +286,21 @@ def _plugged(
     given: its options; get: finds its class by name or file.
     """
     own = f"{place}.{name}"
+    if not names_folder(name) or "." in name:
+        raise UserError(
+            place,
+            f"{shortened(repr(name), 80)} is no name",
+            "take letters, digits, underscores and hyphens",
+        )
     if not isinstance(given, dict | None):
         raise UserError(own, "must be a mapping of options", "{} has the defaults")
     options = dict(given or {})
     file = options.pop("file", None)
     code = None if file is None else beside(str(file))
+    if code is None:
+        check_section(name, section, own)
     cls = get(name, code, place if code is None else own)
-    config = build(cls.Config, options, own)
+    config = _built(cls, options, own)
     with plug_in(own, "the constructor"):
         cls(config)
     written, checksums = _find_files(config, own, beside)
@@ -280,6 +309,12 @@ def _plugged(
         checksums = {"file": _checksum(code), **checksums}
     files = {f"{section}.{name}.{what}": checksum for what, checksum in checksums.items()}
     return cls, config, written, files
+
+
+def _built(cls: type[Any], options: Mapping[str, Any], place: str) -> Any:
+    """A plug-in's ``Config`` with ``options``. Raises UserError, whatever the class raises."""
+    with plug_in(place, "its Config"):
+        return build(cls.Config, options, place)
 
 
 def _beside(part: Part, trained: Parametrisation) -> str:
@@ -291,9 +326,11 @@ def _beside(part: Part, trained: Parametrisation) -> str:
 
 def _apart(spec: PartSpec, other: PartSpec) -> str:
     """Why two parts cannot join one method; empty if they can."""
+    if spec.cls is other.cls:
+        return "both are the same part; leave one out"
     for hook, what in ALONE.items():
         if spec.cls.has(hook) and other.cls.has(hook):
-            return f"both {what}"
+            return f"both {what}; leave one out"
     return spec.cls.apart.get(other.name, "") or other.cls.apart.get(spec.name, "")
 
 

@@ -29,7 +29,7 @@ from harness.results.formats import VERSION
 from harness.results.overlap import Overlap
 from harness.runs.grid import expand_grid
 from harness.runs.methods import MethodSpec, build_method
-from harness.runs.references import Run, check_references, no_short_prompt, runs
+from harness.runs.references import Run, check_followed, check_references, no_short_prompt, runs
 from harness.runs.schema import ChatTemplate
 from harness.runs.sections import Sections, check_plain
 from harness.runs.skills import SPLITS, build_skill
@@ -71,6 +71,7 @@ class Order(Sections):
                 ("relearning", self.relearning_labels),
             )
         )
+        check_followed(self.methods, set(self.grid))
         self._check_sizes()
         self.judge = self._judge()
         self.suite = self._suite()
@@ -120,6 +121,9 @@ class Order(Sections):
             label: self._method(label, options, f"{self.place}: methods.{label}")
             for label, options in self.method_options.items()
         }
+        for label, spec in methods.items():
+            if label not in self.grid:  # one value of a grid may leave another option idle
+                spec.check_effects()
         for label, values in self.grid.items():
             place = f"{self.place}: grid.{label}"
             options = self.method_options.get(label, {})
@@ -322,7 +326,7 @@ class Order(Sections):
             "skills": [self._about_skill(skill) for skill in self.skills],
             "overlap": self.overlaps,
             "retention": [] if self.suite is None else self.suite.summary(),
-            "methods": {label: _about_method(spec) for label, spec in self.listed.items()},
+            "methods": {label: about_method(spec) for label, spec in self.listed.items()},
             "seeds": self.seeds,
             "evaluate": _about_section(
                 self.evaluate,
@@ -405,7 +409,7 @@ def _data_hash(skill: Skill, split: str) -> str:
     return examples_fingerprint(skill.examples(split))[:12]
 
 
-def _about_method(spec: MethodSpec) -> dict[str, Any]:
+def about_method(spec: MethodSpec) -> dict[str, Any]:
     about: dict[str, Any] = {
         "method": spec.method,
         "config": {**asdict(spec.config), **spec.written},

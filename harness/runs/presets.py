@@ -14,7 +14,8 @@ from harness.base.errors import UserError, did_you_mean
 from harness.base.files import ROOT
 
 FOLDER = ROOT / "benchmarks" / "presets"
-KEYS = {"method", "source", "settings"}
+KEYS = {"method": (str, "text"), "source": (str, "text"), "settings": (dict, "mapping")}
+KEYS_ARE = "its keys are method and source, texts, and settings, a mapping"
 
 
 def preset_files() -> dict[str, Path]:
@@ -25,9 +26,22 @@ def preset_files() -> dict[str, Path]:
 def read_preset(name: str) -> dict[str, Any]:
     """{"method", "source", "settings"} of a preset. Raises UserError for a file without them."""
     path = preset_files()[name]
-    preset = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(preset, dict) or set(preset) != KEYS:
-        raise UserError(path, "is no preset", "its keys are " + ", ".join(sorted(KEYS)))
+    try:
+        preset = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        problem = getattr(error, "problem", None) or type(error).__name__
+        raise UserError(path, f"is not YAML ({problem})", KEYS_ARE) from None
+    if not isinstance(preset, dict) or set(preset) != set(KEYS):
+        raise UserError(path, "is no preset", KEYS_ARE)
+    for key, (kind, word) in KEYS.items():
+        if not isinstance(preset[key], kind):
+            raise UserError(path, f"its {key} is not a {word}", KEYS_ARE)
+    for key in ("preset", "method", "file"):
+        if key in preset["settings"]:
+            raise UserError(path, f"its settings hold {key}", KEYS_ARE)
+    parts = preset["settings"].get("with", {})
+    if not isinstance(parts, dict) or not all(isinstance(o, dict) for o in parts.values()):
+        raise UserError(path, "its settings' with is no mapping of parts to options", KEYS_ARE)
     return preset
 
 
@@ -52,16 +66,26 @@ def expanded(options: Mapping[str, Any], place: str) -> dict[str, Any]:
             "leave out the method, or the preset",
         )
     settings = dict(preset["settings"])
-    if isinstance(parts := own.get("with"), dict):
-        own["with"] = _joined(settings.get("with", {}), parts)
+    if "with" in own and (parts := settings.get("with")):
+        own["with"] = _joined(name, parts, own["with"], f"{place}: with")
     return {"method": preset["method"], **settings, **own}
 
 
-def _joined(preset: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts of both, single options of ``own`` over those of the preset."""
-    parts = {name: own.get(name, options) for name, options in preset.items()} | dict(own)
-    for name, options in preset.items():
-        given = own.get(name) or {}
-        if isinstance(given, dict):
-            parts[name] = {**options, **given}
-    return parts
+def _joined(name: str, preset: Mapping[str, Any], own: object, place: str) -> dict[str, Any]:
+    """The parts of the preset ``name`` and of ``own``, single options of ``own`` over the preset's.
+
+    Raises UserError for what may be meant to switch a part of the preset off: results would still
+    say that they are the preset's.
+    """
+    places = {place: own}
+    if isinstance(own, dict):
+        places = {f"{place}.{part}": own[part] for part in preset if part in own}
+    for where, given in places.items():
+        if not isinstance(given, dict):
+            raise UserError(
+                where,
+                f"is no mapping of options, and preset {name} has parts",
+                "write options, {} for the preset's own; without its parts name the method instead",
+            )
+    assert isinstance(own, dict)
+    return {**preset, **own, **{p: {**preset[p], **own[p]} for p in preset if p in own}}

@@ -13,9 +13,10 @@ import torch
 
 from harness.base.files import ROOT, read_json, write_sealed
 from harness.runs.one_run import OneRun
+from harness.runs.order import about_method
 from harness.sampling.settings import version
 
-PACKAGES = ("torch", "transformers", "accelerate", "trl", "lm_eval", "datasets")
+PACKAGES = ("torch", "transformers", "accelerate", "trl", "peft", "lm_eval", "datasets")
 
 
 def device_name(device: torch.device) -> str:
@@ -68,17 +69,18 @@ def write_provenance(live: OneRun, first: int) -> None:
 
 def _provenance(live: OneRun, first: int) -> dict[str, Any]:
     order, spec = live.order, live.spec
+    learns_in = spec.cls(spec.config).precision(live.model.dtype)
     return {
         "run": live.run.name,
-        "method": spec.method,
         "label": live.run.method,
         "seed": live.run.seed,
-        "config": asdict(spec.config),
+        **about_method(spec),
         "batch_size": order.batch_size(spec.config),
         "model": asdict(order.model),
         "chat_template": asdict(order.chat_template),
         "device": device_name(live.model.device),
         "dtype": str(live.model.dtype),
+        **({"learns_in": learns_in} if learns_in else {}),
         "threads": torch.get_num_threads(),
         "git": git_revision(),
         "python": platform.python_version(),

@@ -258,6 +258,8 @@ def _inside(
         inner = {}
     elif isinstance(inner, str) and (isinstance(node, list) or step == "model"):  # a name alone
         inner = {named: inner}
+    elif isinstance(inner, str) and step == "parameters":  # a parametrisation with its defaults
+        inner = {inner: {}}
     elif not isinstance(inner, dict | list):
         raise UserError(place, f"{step} holds a single value", "it has no keys of its own")
     node[step] = inner

@@ -5,13 +5,14 @@ A reference is what a sequence is compared with, made by the same method with th
 ``relearn`` one again from the model after the last stage.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerBase
 
-from harness.base.errors import UserError, did_you_mean
+from harness.base.errors import UserError, did_you_mean, plug_in, shortened
+from harness.base.files import spelling
 from harness.base.seeds import seed_for
 from harness.learning.draws import draws
 from harness.learning.lessons import Lesson
@@ -115,7 +116,7 @@ def check_references(
         if label in checked:
             raise UserError(own, f"{label!r} stands twice")
         for run in reference_runs(label, 0, skills) + relearning_runs(label, 0, skills):
-            if run.method in methods:
+            if spelling(run.method) in map(spelling, methods):
                 raise UserError(
                     own, f"a method is called {run.method!r}, as a reference is", "rename it"
                 )
@@ -124,7 +125,7 @@ def check_references(
         if key == "relearning":
             _check_relearned(label, methods[label], own)
         elif skills > 1:
-            _check_followed(label, methods[label], checked, own)
+            _check_same_reference(label, methods[label], checked, own)
         checked.append(label)
     return checked
 
@@ -139,16 +140,47 @@ def _check_relearned(label: str, spec: MethodSpec, place: str) -> None:
         )
 
 
-def _check_followed(label: str, spec: MethodSpec, before: Sequence[str], place: str) -> None:
+def _check_same_reference(label: str, spec: MethodSpec, before: Sequence[str], place: str) -> None:
     """Raises UserError where references read others that are not made ``before`` them."""
     for part in spec.parts:
-        follows = part.make().follows
+        follows = part.make().follows()
         if follows is not None and follows not in before:
             raise UserError(
                 place,
                 f"with.{part.name} of {label[:80]!r} reads the same references of {follows[:80]!r}",
                 "name that one before it",
             )
+
+
+def check_followed(
+    methods: Mapping[str, MethodSpec],
+    grids: Container[str],
+) -> None:
+    """Raises UserError where a run that a part reads (``Part.follows``) is not made before its own.
+
+    methods: in the order in which they run.
+    """
+    for number, (label, spec) in enumerate(methods.items()):
+        for part in spec.parts:
+            own = f"{spec.place}: with.{part.name}"
+            with plug_in(own, "follows()"):
+                other = part.make().follows()
+            if other is None:
+                continue
+            if other in grids:
+                points = [name for name, each in methods.items() if each.grid_of == other]
+                raise UserError(own, f"{other!r} is a grid", f"name points of it, as {points[0]}")
+            if other not in methods:
+                problem = f"the order has no method {shortened(repr(other), 80)}"
+                raise UserError(own, problem, did_you_mean(other, methods))
+            if other == label:
+                raise UserError(own, f"{other!r} is the method itself", "name another one")
+            if list(methods).index(other) > number:
+                remedy = f"write {other} before it; points of a grid come last"
+                raise UserError(own, f"{other!r} runs after {label!r}", remedy)
+            if not any(each.cls is part.cls for each in methods[other].parts):
+                remedy = f"give it `with: {{{part.name}: {{}}}}` as well"
+                raise UserError(own, f"{other!r} has no such part", remedy)
 
 
 class JointSkill(Skill):

@@ -159,11 +159,11 @@ class Schema:
     retention: str | list | None = option(None, "a suite of benchmarks/retention, or lm-eval tasks")
     power: dict = option({}, "differences that should be told: --plan proposes seeds and questions")
     checkpoints: dict = option({}, "resume and disk")
-    references: list[str] = option(
+    references: list[str | int] = option(
         [],
         "methods that also learn all skills at once (`joint`) and each skill alone (`single`)",
     )
-    relearning: list[str] = option(
+    relearning: list[str | int] = option(
         [],
         "methods whose last model learns each earlier skill again, by which validation tells when "
         "it is regained",

@@ -14,10 +14,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.base.console import Progress
 from harness.base.errors import UserError
-from harness.base.files import locked
+from harness.base.files import locked, read_json
 from harness.evaluation.judge import judge_stage
 from harness.models.checkpoint import check_saving, model_fingerprint
-from harness.models.load import resolve_device
+from harness.models.load import load_tokenizer, resolve_device
 from harness.results.formats import FAILED, VERSION
 from harness.results.hashes import gone_sums_line
 from harness.results.overlap import sentence
@@ -40,6 +40,7 @@ from harness.runs.one_run import (
     start_of,
 )
 from harness.runs.order import Order
+from harness.runs.plan import model_shape
 from harness.runs.provenance import write_provenance
 from harness.runs.references import Run
 from harness.runs.stage_run import run_stage
@@ -83,6 +84,8 @@ def run_order(
         take_products(order, results.folder)
         if order.products != measured:  # another process has begun the folder meanwhile
             fresh_model, about = None, order.about()
+    else:
+        _check_new(order, results)
     results.open(about)
     _say_advice(order, progress)
     runs = order.runs()
@@ -181,6 +184,18 @@ def _first_open_stage(results: ResultsWriter, run: Run) -> int | None:
         if not results.committed(run.name, stage):
             return stage
     return None
+
+
+def _check_new(order: Order, results: ResultsWriter) -> None:
+    """Raises UserError where a label that the folder does not know would learn nothing."""
+    known = read_json(results.folder / "results.json").get("methods") or {}
+    new = [spec for label, spec in order.methods.items() if label not in known and spec.parameters]
+    if new:
+        place = f"{order.path}: model"
+        _, source = load_tokenizer(order.model.name, order.model.revision, place)
+        shape = model_shape(order, source, place)
+        for spec in new:
+            spec.check_model(shape)
 
 
 @contextmanager

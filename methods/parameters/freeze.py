@@ -41,7 +41,7 @@ class FreezeConfig(ParametrisationConfig):
     embeddings: bool = option(False, "whether embeddings and output head learn")
 
     def __post_init__(self) -> None:
-        if self.layers and not LAYERS.fullmatch(self.layers):
+        if self.layers is not None and not LAYERS.fullmatch(self.layers):
             raise ValueError(f"layers: {self.layers[:40]!r} is not as `last 4` or `8-15`")
 
 

@@ -1,7 +1,7 @@
 """MiLoRA: a LoRA of the smallest singular values (Wang et al. 2024, arXiv 2406.09044).
 
 As `pissa`, with the ``rank`` smallest singular values of each weight instead of the largest: what
-learns is what the weight uses least. In NB-LoRA's comparison (2026) little more is kept than by
+learns is what the weight uses least. In NB-LoRA's comparison (2026) it keeps little more than
 `lora`: 15.8% of the reasoning instead of 13.9%.
 
 Options, state and cost are those of `pissa`.

@@ -2,9 +2,9 @@
 
     u <- u - (u . g / g . g) g    where u . g > 0
 
-u is the step's update of all weights, g the gradient of the mean loss of examples that a memory of
-earlier skills holds, ``share`` for each of the batch, at the weights before the step: cross-entropy
-on their demonstrations, whatever the method.
+u is the step's update of all weights, g the gradient of the mean loss of ``share`` examples of a
+memory of earlier skills for each example of the batch, at the weights before the step:
+cross-entropy on their demonstrations, whatever the method.
 
 The paper projects the gradient of the skill against g (``project: gradient``). AdamW then divides
 it entry by entry and adds what its moments have of earlier steps, so that the update may still

@@ -12,6 +12,9 @@ p_ref is the model at the start of the ``stage`` or of the ``run``.
 * ``old_prompts``: it answers training prompts of earlier skills, from the second stage on;
 * ``general_prompts``: it answers prompts that have nothing to do with a skill.
 
+The first two want a method that learns from the examples of its steps: not `cpt`,
+`offline_distillation` or `sft_from_teacher`.
+
 Settings of the field: LwF (arXiv 1606.09282) is ``along: demonstrations, temperature: 2``; ASFT
 (arXiv 2509.23753) is the method ``dft`` with ``of: run, beta: 0.1``; the KL to the base policy of
 RL is ``along: own_answers, of: run, divergence: reverse``. KL on the current skill's data does not
@@ -33,7 +36,7 @@ import torch
 
 from harness.base.errors import UserError
 from harness.base.seeds import seed_for
-from harness.base.settings import option
+from harness.base.settings import only_with, option
 from harness.learning.distillation import divergence
 from harness.learning.draws import draws
 from harness.learning.method import Method, OrderView
@@ -71,6 +74,10 @@ class AnchorConfig(PartConfig):
         if self.prompts and self.along != "general_prompts":
             raise ValueError("prompts, a file, goes with along: general_prompts")
 
+    def check_effects(self) -> None:
+        drawn = self.along in ("old_prompts", "general_prompts")
+        only_with(self, drawn, "along: old_prompts or general_prompts", "share")
+
 
 class Anchor(Part):
     Config = AnchorConfig
@@ -78,12 +85,8 @@ class Anchor(Part):
 
     def check(self, order: OrderView, method: Method, place: str) -> None:
         along = self.config.along
-        if along in ("demonstrations", "own_answers") and "examples" not in method.joins:
-            raise UserError(
-                place,
-                f"along: {along} wants a method that learns from the examples of its steps",
-                "take along: old_prompts or general_prompts",
-            )
+        if why := self.refuses(type(method)):
+            raise UserError(place, why, "take along: old_prompts or general_prompts")
         if along == "old_prompts" and len(order.skills) < 2:
             raise UserError(place, "an order of one skill has no old prompts")
         if along == "demonstrations":
@@ -91,6 +94,12 @@ class Anchor(Part):
                 if any(example.demonstration is None for example in skill.examples("train")):
                     raise UserError(place, f"along: demonstrations: {skill.name} has none")
         self.conversations()
+
+    def refuses(self, method: type[Method]) -> str:
+        along = self.config.along
+        if along in ("demonstrations", "own_answers") and "examples" not in method.joins:
+            return f"along: {along} wants a method that learns from the examples of its steps"
+        return ""
 
     def conversations(self) -> Iterable[list[Message]]:
         config = self.config

@@ -3,18 +3,18 @@
     w_t = H_top(p(. | x, y_<t)) / ln top        (arXiv 2601.02151)
 
 H_top is - sum of p ln p over the ``top`` likeliest tokens. p is the live model in the learning pass
-itself, and no gradient goes through w. A token that the model is sure of and that is another (a
-"confident conflict") hardly counts; so does one that it knows.
+itself, and no gradient goes through w. A token that differs from one the model is sure of (a
+"confident conflict") hardly counts; nor does one that the model knows.
 
-H_top is near the whole entropy
-where ``top`` tokens have nearly all of the probability. With ``renormalise: true`` these tokens'
-probabilities are divided by their sum, as in LLaMA-Factory's code, which also divides by 3.0
-instead of ln 20 = 2.996. The weights are not normalised: the mean is over the number of tokens.
+H_top is near the whole entropy where ``top`` tokens have nearly all of the probability. With
+``renormalise: true`` these tokens' probabilities are divided by their sum, as in LLaMA-Factory's
+code, which also divides by 3.0 instead of ln 20 = 2.996. The weights are not normalised: the mean
+is over the number of tokens.
 
 The paper's setting: top 20, learning rate 1e-5, batches of 64, 10 epochs; it picks checkpoints by
 the mean over all benchmarks, those of retention included.
 
-State: nothing. Cost: the largest of each token's logits.
+State: nothing. Cost: a top-k over each token's logits.
 """
 
 import math

@@ -7,16 +7,17 @@ earlier skills, from ``examples`` of what each stage learned, at its end:
 
     F_i = mean over x of (d log p(y | x) / d theta_i)^2
 
-* ``fisher: true`` samples y from the model, at temperature 1; ``empirical`` takes the
+* ``fisher: sampled`` samples y from the model, at temperature 1; ``empirical`` takes the
   demonstration. Squares are of the gradient of one whole sequence. The square of a batch's mean
   gradient, or of gradients while training, is another quantity, which some codes use.
 * Each skill's F is divided by its mean over all weights, so that ``strength`` means the same
   whatever the length of answers. Other codes' strengths (TRACE: 400, with 1/2) are in their units.
 * Online: F <- ``gamma`` F + F of the stage. There is one theta*, the last one.
-* ``coupled``: as in L2-SP. The penalty begins with the second stage.
+* ``coupled``, and what ``strength`` is measured by: as in L2-SP, for a weight whose F is the mean.
+  Most weights have less, and give way further. The penalty begins with the second stage.
 
 State: F, a float32 for each weight. Cost: theta* and F in memory, and one pass forward and backward
-over each of ``examples``, with an answer to sample for ``true``.
+over each of ``examples``, with an answer to sample for ``sampled``.
 
 The method's folder holds ``fisher.json``: sequences, and F's mean before it was divided.
 """
@@ -44,7 +45,7 @@ from harness.skills.skill import Example
 
 @dataclass
 class EWCConfig(PenaltyConfig):
-    fisher: str = option("true", "whose answers y are", choices=("true", "empirical"))
+    fisher: str = option("sampled", "whose answers y are", choices=("sampled", "empirical"))
     examples: int = option(200, "examples of each skill for F, all where there are fewer", min=1)
     gamma: float = option(1.0, "what remains of the F of earlier skills", min=0, max=1)
 
@@ -58,14 +59,14 @@ class EWC(Penalty):
         self.fisher: dict[str, torch.Tensor] = {}
 
     def check(self, order: OrderView, method: Method, place: str) -> None:
-        if self.config.fisher == "true":
+        if self.config.fisher == "sampled":
             return
         for skill in order.skills[:-1]:
             if any(example.demonstration is None for example in skill.examples("train")):
                 raise UserError(
                     place,
                     f"fisher: empirical wants demonstrations; {skill.name} has none",
-                    "take fisher: true",
+                    "take fisher: sampled",
                 )
 
     def origin(self) -> str | None:
@@ -95,7 +96,7 @@ class EWC(Penalty):
         """Sums of squared gradients by name, and of how many sequences."""
         assert stage.training is not None  # of the method's trainer
         count = 0
-        config = dataclasses.replace(stage.training, dropout="off")
+        config = dataclasses.replace(stage.training, dropout="none")
         with learning(stage, config, of_weights=True) as trainer:
             squares = {name: torch.zeros_like(m) for name, m in trainer.masters.items()}
             for batch in stage.over(examples, "Fisher information"):
@@ -125,15 +126,15 @@ class EWC(Penalty):
 
     def work(self, outlook: Outlook, work: Work, earlier: Sequence[Outlook]) -> Work:
         is_last = outlook.later == 0  # which adds nothing to F
-        is_true = self.config.fisher == "true"
-        answer = outlook.answer if is_true else outlook.demonstration
+        is_sampled = self.config.fisher == "sampled"
+        answer = outlook.answer if is_sampled else outlook.demonstration
         each = min(self.config.examples, outlook.prompts) / outlook.prompts
         each *= not is_last
         return dataclasses.replace(
             work,
             learned=work.learned + each * (outlook.prompt + answer),
-            read=work.read + each * outlook.prompt * is_true,
-            beforehand=work.beforehand + each * is_true,
+            read=work.read + each * outlook.prompt * is_sampled,
+            beforehand=work.beforehand + each * is_sampled,
             sampled=work.sampled or outlook.answer,
             starts=work.starts | ({"stage"} if earlier else set()),
             held=work.held + 4 * outlook.parameters,

@@ -5,8 +5,11 @@
 u is the step's update of all weights after AdamW; its direction stays and the factor c makes its
 size that of another method's at the same step. So SFT with ``like: stm`` learns with the step sizes
 of the method ``stm`` of the order, at the same seed: what is still between the two is not that one
-moved less. ``like`` names a label that stands before in ``methods`` and has this part as well
-(``with: {stm: {}, matched_norm: {}}``). ``of`` says which size is matched:
+moved less.
+
+``like`` names a label that stands before in ``methods``, or a point of a grid for a
+point of a later one. It has this part as well (``with: {stm: {}, matched_norm: {}}``). ``of`` says
+which size is matched:
 
 * ``update``: the L2 norm |u| of each update.
 * ``distance``: |theta - theta_0|, theta_0 the start of the stage. AdamW's updates have nearly the
@@ -15,7 +18,7 @@ moved less. ``like`` names a label that stands before in ``methods`` and has thi
   direction can.
 
 ``norm``, a number, is the norm of an update at the peak of the learning rate, and goes down with
-the schedule. With neither nothing changes, and c is 1.
+the schedule. Without ``like`` and ``norm`` c is 1 and nothing changes.
 
 Each step logs ``update_norm`` |c u|, ``distance`` and ``stretch`` c. With several updates a step
 (inner batches) ``like`` is refused. A reference run follows the same reference of the other method.
@@ -32,10 +35,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from harness.base.errors import UserError, did_you_mean
+from harness.base.errors import UserError
 from harness.base.files import read_jsonl
 from harness.base.settings import option
-from harness.learning.method import Method, OrderView
 from harness.learning.outlook import Outlook, Work
 from harness.learning.part import Part, PartConfig
 from harness.learning.stage import Stage
@@ -53,7 +55,7 @@ class MatchedNormConfig(PartConfig):
     )
 
     def __post_init__(self) -> None:
-        if self.norm is not None and (self.like or self.of == "distance"):
+        if self.norm is not None and (self.like is not None or self.of == "distance"):
             raise ValueError("norm is that of an update; leave like and of out, or norm")
 
 
@@ -61,20 +63,8 @@ class MatchedNorm(Part):
     Config = MatchedNormConfig
     config: MatchedNormConfig
 
-    def __init__(self, config: MatchedNormConfig) -> None:
-        super().__init__(config)
-        self.follows = config.like
-
-    def check(self, order: OrderView, method: Method, place: str) -> None:
-        labels = list(order.method_options)
-        like = self.config.like
-        # A point of a grid is called after its label.
-        if like and not any(like == label or like.startswith(f"{label}.") for label in labels):
-            raise UserError(
-                f"{place}: like",
-                f"the order has no method {like[:80]!r}",
-                did_you_mean(like, labels),
-            )
+    def follows(self) -> str | None:
+        return self.config.like
 
     def begin(self, stage: Stage) -> None:
         self.targets = self._targets(stage)

@@ -4,7 +4,7 @@
 
 m_i are the tokens of row i that STM masks at the same ``threshold`` and ``of``. With ``share`` each
 token is masked with that chance instead, and no model is asked. A row's mask is the same in all
-passes, as STM's is, and other in another run's seed. The loss is the mean over the tokens that are
+passes, as STM's is, and differs between seeds. The loss is the mean over the tokens that are
 left. arXiv 2501.14315 has a random mask of 24% beside STM.
 
 State: nothing between stages. Cost: that of STM; with ``share`` none.
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from harness.base.seeds import seed_for
-from harness.base.settings import option
+from harness.base.settings import only_with, option
 from harness.learning.outlook import Outlook, Work
 from harness.learning.packing import Row
 from harness.learning.weighting import StartConfig, StartWeighting, mean_over_kept, row_key
@@ -29,6 +29,11 @@ class RandomMaskConfig(StartConfig):
     share: float | None = option(
         None, "share of the tokens that is masked, instead of STM's", min=0, max=1
     )
+
+    def check_effects(self) -> None:
+        only_with(
+            self, self.share is None, "STM's share, where share is left out", "threshold", "of"
+        )
 
 
 class RandomMask(StartWeighting):

@@ -52,7 +52,7 @@ from typing import Any
 from harness.base.errors import UserError
 from harness.base.files import read_jsonl, write_json
 from harness.base.seeds import seed_for
-from harness.base.settings import option
+from harness.base.settings import only_with, option
 from harness.learning.draws import draws
 from harness.learning.lessons import Lesson
 from harness.learning.method import Method, OrderView
@@ -67,7 +67,7 @@ from harness.skills.files import chat_prompt
 from harness.skills.skill import Example, Skill
 from harness.skills.templates import Message
 
-GENERAL = "general data"  # no skill of an order is called so: labels have no blanks
+GENERAL = " general data"  # no skill of an order is called so: a name begins with no blank
 
 
 @dataclass
@@ -115,6 +115,12 @@ class ReplayConfig(PartConfig):
             )
         if self.general_rows and not self.general:
             raise ValueError("general_rows goes with general, a file")
+
+    def check_effects(self) -> None:
+        is_scored = self.selection == "best_scored"
+        only_with(self, is_scored, "selection: best_scored", "score")
+        answers = is_scored or self.content == "own"
+        only_with(self, answers, "content: own or selection: best_scored", "temperature")
 
 
 class GeneralRows(Skill):

@@ -4,7 +4,7 @@
 
 1. Trim: of each tau_k the ``density`` largest entries stay, by size over the whole model, and what
    is equal to the last of them.
-2. Elect: s_i is the sign of sum_k tau_ki, which is that of the larger total size; a draw is +.
+2. Elect: s_i is the sign of sum_k tau_ki, that of the larger total size; a tie counts as +.
 3. Merge: the mean is over the stages whose trimmed entry has that sign.
 
 theta_B, tau_k and ``begin`` are as in task arithmetic. The authors' code trims over the whole model

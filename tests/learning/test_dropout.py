@@ -38,7 +38,7 @@ def passes(model, learn):
     return found
 
 
-@pytest.mark.parametrize("dropout", ["keep", "off"])
+@pytest.mark.parametrize("dropout", ["keep", "none"])
 @pytest.mark.parametrize(
     "method, config, acts",
     [
@@ -68,15 +68,15 @@ def test_a_phase_on_samples_follows_one_on_demonstrations(dropping, tmp_path):
 
 def test_dropout_changes_the_loss_and_repeats_with_its_seed(dropping):
     losses = {}
-    for dropout in ("keep", "off"):
+    for dropout in ("keep", "none"):
         for again in range(2):
             stage = make_stage(copy.deepcopy(dropping[0]), dropping[1])
             with learning(stage, TrainingConfig(**CONFIG, dropout=dropout)) as trainer:
                 for _ in stage.steps():
                     logged = trainer.token_mean(some_rows(), cross_entropy)
                     losses.setdefault((dropout, again), []).append(logged["loss"])
-    assert losses["keep", 0] == losses["keep", 1] and losses["off", 0] == losses["off", 1]
-    assert len(set(losses["off", 0])) == 1 < len(set(losses["keep", 0]))
+    assert losses["keep", 0] == losses["keep", 1] and losses["none", 0] == losses["none", 1]
+    assert len(set(losses["none", 0])) == 1 < len(set(losses["keep", 0]))
 
 
 SMALL = {"vocab_size": 50, "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2}

@@ -17,6 +17,7 @@ import yaml
 import harness.runs.plan
 from harness.base.errors import UserError
 from harness.base.files import ROOT, read_json
+from harness.base.settings import option
 from harness.learning.checks import check_done
 from harness.learning.lessons import Lesson
 from harness.learning.method import get_method
@@ -347,7 +348,11 @@ class Mine(Part):
         ("cpt", {"flow": {}}, "with.flow: cpt learns from rows that are not known before"),
         ("sft", {"stm": {"threshold": 0.5}}, "with.stm: threshold: must be"),
         ("sft", {"random_mask": {"share": 24}}, "with.random_mask: share: must be"),
-        ("sft", {"matched_norm": {"like": "stn"}}, "like: the order has no method 'stn'"),
+        (
+            "sft",
+            {"matched_norm": {"like": "stn"}},
+            "with.matched_norm: the order has no method 'stn'",
+        ),
         ("sft", {"matched_norm": {"like": "sft", "norm": 1}}, "norm is that of an update; leave"),
         ("sft", {"ema": {}, "wise_ft": {}}, "with.wise_ft: cannot join beside ema: both make the"),
         ("sft", {"ties": {}, "dare": {}}, "with.dare: cannot join beside ties: both make the wei"),
@@ -394,6 +399,12 @@ def test_no_option_is_a_boolean_of_yaml():
         cls = type(made(name, **PARTS[name])) if name in PARTS else class_of(name)
         for field in dataclasses.fields(cls.Config):
             assert yaml.safe_load(field.name) == field.name
+
+
+@pytest.mark.parametrize("word", ["true", "off", "no", "null", "~", "12", "a: b"])
+def test_no_choice_is_something_else_in_yaml(word):
+    with pytest.raises(ValueError, match="YAML reads the choice"):
+        option("keep", choices=("keep", word))
 
 
 def test_parts_that_would_do_nothing_are_refused(tiny_model, tmp_path):

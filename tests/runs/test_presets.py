@@ -3,6 +3,7 @@
 import pytest
 
 from harness.base.errors import UserError
+from harness.runs import presets
 from harness.runs.presets import expanded, preset_files, read_preset
 from harness.runs.reading import read_order
 
@@ -51,6 +52,57 @@ def test_what_is_wrong_is_said(order_file, options, said):
     with pytest.raises(UserError) as error:
         read_order(order_file(methods={"mine": options}))
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize("given", [False, None, 0, "", [], True])
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_part_of_a_preset_is_not_switched_off_in_silence(order_file, given, whole):
+    parts = given if whole else {"anchor": given}
+    with pytest.raises(UserError) as error:
+        read_order(order_file(methods={"mine": {"preset": "lwf", "with": parts}}))
+    assert "is no mapping of options, and preset lwf has parts" in str(error.value)
+
+
+def test_empty_options_keep_those_of_a_preset(order_file):
+    methods = {
+        "one": {"preset": "lwf", "with": {}},
+        "two": {"preset": "lwf", "with": {"anchor": {}, "replay": {}}},
+        "three": {"preset": "opsd", "with": {"ewc": None}},  # a preset without parts
+    }
+    read = read_order(order_file(methods=methods)).methods
+    parts = {label: {part.name: part.config for part in s.parts} for label, s in read.items()}
+    assert parts["one"]["anchor"].temperature == parts["two"]["anchor"].temperature == 2
+    assert [list(each) for each in parts.values()] == [["anchor"], ["anchor", "replay"], ["ewc"]]
+
+
+GOOD = "method: sft\nsource: mine\nsettings: {learning_rate: 1e-4}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"method: [", "is not YAML"),
+        (b"\xff\xfe\x00", "is not YAML"),
+        (b"[]", "is no preset"),
+        (b"method: sft\nsource: s\nsettings: null\n", "its settings is not a mapping"),
+        (b"method: sft\nsource: s\nsettings: [1]\n", "its settings is not a mapping"),
+        (b"method: null\nsource: s\nsettings: {}\n", "its method is not a text"),
+        (b"method: sft\nsource: s\nsettings: {with: null}\n", "with is no mapping of parts"),
+        (b"method: sft\nsource: s\nsettings: {with: {ewc: 1}}\n", "with is no mapping of parts"),
+        (b"method: sft\nsource: s\nsettings: {method: grpo}\n", "its settings hold method"),
+    ],
+)
+def test_a_preset_of_ones_own_is_checked(order_file, tmp_path, monkeypatch, text, said):
+    folder = tmp_path / "presets"
+    folder.mkdir()
+    monkeypatch.setattr(presets, "FOLDER", folder)
+    (folder / "own.yaml").write_text(GOOD)
+    order = read_order(order_file(methods={"mine": {"preset": "own"}}))
+    assert order.methods["mine"].config.learning_rate == 1e-4
+    (folder / "own.yaml").write_bytes(text)
+    with pytest.raises(UserError) as error:
+        read_order(order_file(methods={"mine": {"preset": "own"}}))
+    assert said in str(error.value) and "own.yaml" in str(error.value)
 
 
 def test_without_a_preset_options_are_as_they_are():

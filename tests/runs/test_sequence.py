@@ -39,6 +39,7 @@ from harness.runs.reading import read_order
 from harness.runs.sequence import run_order
 from harness.runs.teacher_check import check_teacher
 from harness.sampling.transformers import TransformersSampler, way_of
+from methods.trl import TRL, TRLMethodConfig
 from tests.conftest import read_lines, tiny_tokenizer, write_rows
 
 
@@ -371,6 +372,39 @@ def test_peak_memory_is_of_the_stage():
     del block
     reset_peak_memory(cpu)
     assert peak_memory(cpu) < high - 0.3
+
+
+def test_a_run_says_which_parts_and_numbers_it_has(order_file, tmp_path):
+    sft = {"method": "sft", "learning_rate": 1e-3}
+    methods = {
+        "joined": {**sft, "preset": "lwf", "with": {"ewc": {"strength": 0.5}}},
+        "adapter": {**sft, "parameters": {"lora": {"rank": 2}}},
+    }
+    order = read_order(order_file(methods=methods, evaluate={}))
+    run_order(order, tmp_path / "out")
+    joined, adapter = (
+        read_json(tmp_path / f"out/runs/{label}-seed0/run.json") for label in methods
+    )
+    assert joined["preset"] == "lwf" and list(joined["with"]) == ["anchor", "ewc"]
+    assert joined["with"]["anchor"]["temperature"] == 2
+    assert joined["with"]["ewc"]["strength"] == 0.5 and "learns_in" not in joined
+    assert adapter["parameters"]["lora"]["rank"] == 2 and "with" not in adapter
+    page = write_report(tmp_path / "out")[1].read_text(encoding="utf-8")
+    assert "ewc: strength 0.5" in page and "lora: " in page and "rank 2" in page
+
+
+@pytest.mark.parametrize(
+    ("args", "dtype", "said"),
+    [
+        ({}, torch.float32, "float32 weights"),
+        ({}, torch.bfloat16, "float32 weights, autocast to bfloat16"),
+        ({"bf16": True}, torch.float32, "float32 weights, autocast to bfloat16"),
+        ({"fp16": True}, torch.bfloat16, "float32 weights, autocast to float16"),
+        ({"bf16": False}, torch.bfloat16, "float32 weights"),
+    ],
+)
+def test_a_trainer_of_trl_says_what_it_learns_in(args, dtype, said):
+    assert TRL(TRLMethodConfig(args=args)).precision(dtype) == said
 
 
 def test_a_package_that_is_not_installed_has_no_version(order_file, tmp_path, monkeypatch):
