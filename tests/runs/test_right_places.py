@@ -105,13 +105,15 @@ def test_a_method_follows_one_that_runs_before_it(order_file, methods, grid, sai
     assert said in line and "with.matched_norm: " in line
 
 
-def test_a_method_that_follows_another_has_no_joint_run(order_file):
+def test_references_of_a_method_that_follows_another_come_behind_those_of_that_one(order_file):
     methods = {"b": STM, **matched("b")}
     grid = {"a": {"learning_rate": [1e-4, 1e-3]}}
     assert len(read_order(order_file(methods=methods, grid=grid)).methods) == 3
-    assert read_order(order_file(methods=methods, references=["b"])).references == ["b"]
-    line = refused(order_file(methods=methods, references=["b", "a"]))
-    assert "references[1]: 'a' goes by the steps of 'b', and a joint run has others" in line
+    order = read_order(order_file(methods=methods, references=["b", "a"]))
+    assert order.references == ["b", "a"]
+    for labels in (["a"], ["a", "b"]):
+        line = refused(order_file(methods=methods, references=labels))
+        assert "references[0]: with.matched_norm of 'a' reads the same references of 'b'" in line
 
 
 def test_numbers_are_labels_and_set_reaches_a_parametrisation_without_options(order_file):
