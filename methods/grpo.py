@@ -57,7 +57,6 @@ from dataclasses import dataclass
 
 import torch
 
-from harness.base.errors import UserError
 from harness.base.seeds import seed_for
 from harness.base.settings import option
 from harness.learning.draws import draws
@@ -74,6 +73,7 @@ from harness.learning.method import Method
 from harness.learning.options import ImportanceOption
 from harness.learning.outlook import Outlook, Work
 from harness.learning.packing import Positions, Row
+from harness.learning.rewards import alike, group_rewards
 from harness.learning.stage import Stage
 from harness.learning.step import Step
 from harness.learning.teacher import Teacher
@@ -241,37 +241,6 @@ class GRPO(Method):
             sampled=outlook.answer,
             copies=int(has_reference),
         )
-
-
-def group_rewards(
-    stage: Stage, examples: Sequence[Example], groups: Sequence[Sequence[Completion]]
-) -> torch.Tensor:
-    """Rewards [groups, group_size] of the completions of each example.
-
-    Raises UserError for one that is not finite.
-    """
-    rewards = torch.tensor(
-        [[stage.reward(e, c) for c in group] for e, group in zip(examples, groups, strict=True)]
-    )
-    if not rewards.isfinite().all():
-        raise UserError(f"skill {stage.skill.name}", "a reward is not finite", "mend reward()")
-    return rewards
-
-
-def accepted(rewards: torch.Tensor, accept: float) -> list[list[bool]]:
-    """Which rewards, as ``group_rewards`` gives them, are at least ``accept``.
-
-    That is rounded as they are: a reward of 0.9 in float32 is less than 0.9 in float64.
-    """
-    return [row.tolist() for row in rewards >= torch.tensor(accept, dtype=rewards.dtype)]
-
-
-def alike(rewards: torch.Tensor) -> torch.Tensor:
-    """Which groups of rewards [groups, group_size] are all equal: booleans [groups].
-
-    Their standard deviation does not tell, which a rounding may put off 0.
-    """
-    return (rewards == rewards[:, :1]).all(1)
 
 
 def advantages(rewards: torch.Tensor, scale: bool = True, baseline: str = "group") -> torch.Tensor:

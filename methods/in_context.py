@@ -8,7 +8,7 @@ prompt, demonstration, question. `selection`:
 
 * `bm25`: those whose prompts are nearest to the question's, the nearest next to it (Liu et al.
   2022, arXiv 2101.06804, by BM25 in place of embeddings);
-* `random`: drawn for each question anew, from the run's seed (GPT-3, arXiv 2005.14165, section
+* `random`: drawn again for each question, from the run's seed (GPT-3, arXiv 2005.14165, section
   2.4);
 * `fixed`: the first ones that the stage draws, for all questions; other seeds draw others.
 

@@ -22,7 +22,7 @@ Conventions
 * ``teacher_context`` changes what the teacher is shown, in the style of the skill's template; if
   left out, the template decides.
 
-State: nothing between stages; the teacher begins anew. Cost: ``rollouts`` answers to each prompt, a
+State: nothing between stages; each has a new teacher. Cost: ``rollouts`` answers to each prompt, a
 pass forward and backward and one of the teacher over each (two with ``trust_region``), and a second
 copy of the weights but for ``live``, with ``ema`` a float32 average as well.
 """

@@ -34,6 +34,7 @@ from harness.learning.distillation import DistillationConfig, distil
 from harness.learning.method import Method, OrderView
 from harness.learning.outlook import Lengths, Outlook, Work
 from harness.learning.packing import Row
+from harness.learning.rewards import accepted, alike, group_rewards
 from harness.learning.stage import Stage
 from harness.learning.teacher import SelfTeacherOption
 from harness.learning.trainer import learning
@@ -41,7 +42,6 @@ from harness.models.chat import chat_tokens
 from harness.sampling.sampler import Completion
 from harness.skills.skill import Example
 from harness.skills.templates import Message
-from methods.grpo import accepted, alike, group_rewards
 
 SOLUTION = "\nCorrect solution:\n\n{}\n\n"
 FEEDBACK = "\nThe following is feedback from your unsuccessful earlier attempt:\n\n{}\n\n"

@@ -5,7 +5,7 @@ The model answers each prompt of the budget ``answers`` times. Answers whose rew
 
 * ``resample: stage``: all answers come from the model at the start of the stage (rejection-sampling
   fine-tuning, arXiv 2308.01825; the Self-Output of arXiv 2501.14315).
-* ``resample: epoch``: the live model answers anew for each pass over the skill's examples, which is
+* ``resample: epoch``: the live model answers in each pass over the skill's examples, which is
   approximately on-policy (arXiv 2510.18874; RAFT, arXiv 2304.06767).
 
 Budget
@@ -36,11 +36,11 @@ from harness.base.settings import option
 from harness.learning.method import Method
 from harness.learning.outlook import Outlook, Work
 from harness.learning.packing import Row
+from harness.learning.rewards import accepted, group_rewards
 from harness.learning.stage import Stage
 from harness.learning.step import Step
 from harness.learning.trainer import TrainingConfig, cross_entropy, learning
 from harness.skills.skill import Example
-from methods.grpo import accepted, group_rewards
 
 BLOCK = 256  # prompts that are answered between two lines of progress
 

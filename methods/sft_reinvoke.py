@@ -27,11 +27,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.base.errors import UserError
-from harness.base.files import read_jsonl, write_json
+from harness.base.files import write_json
 from harness.base.settings import option
 from harness.learning.checks import check_on_policy
 from harness.learning.distillation import DistillationConfig, distil
+from harness.learning.general_prompts import DEFAULT_PROMPTS, general_prompts
 from harness.learning.method import Method, OrderView
 from harness.learning.outlook import Outlook, Work
 from harness.learning.packing import Row
@@ -39,10 +39,7 @@ from harness.learning.stage import Stage
 from harness.learning.teacher import Teacher
 from harness.learning.trainer import cross_entropy, learning
 from harness.models.chat import chat_tokens
-from harness.skills.files import chat_prompt
 from harness.skills.templates import Message
-
-DEFAULT_PROMPTS = Path(__file__).with_name("general_prompts.jsonl")  # written for this project
 
 
 @dataclass
@@ -60,18 +57,6 @@ class ReinvokeConfig(DistillationConfig):
     reinvoke_prompts: int | None = option(
         None, "general prompts drawn in a stage; as many as the budget if left out", min=1
     )
-
-
-def general_prompts(file: str | Path | None) -> list[list[dict[str, str]]]:
-    """The chat messages of each row of ``file``, or of the project's own prompts.
-
-    Raises UserError naming a row that is wrong.
-    """
-    path = Path(file or DEFAULT_PROMPTS)
-    prompts = [chat_prompt(row, f"{path}, row {number}") for number, row in read_jsonl(path)]
-    if not prompts:
-        raise UserError(path, "has no rows")
-    return prompts
 
 
 class SFTReinvoke(Method):

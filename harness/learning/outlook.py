@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,13 @@ class Work:
     held: float = 0  # bytes of float32 tensors that parts have in memory beside the masters
     shown: float = 0  # prompt tokens before each question that is evaluated
     kept: float = 0  # bytes of the method's state_dict() after the stage, on disk for later ones
+
+    def with_start(self, of: str, earlier: Sequence[Outlook]) -> Work:
+        """This work with the start ``of`` the stage or the run loaded again.
+
+        earlier: the skills learned before; in the first stage both starts are one model.
+        """
+        return replace(self, starts=self.starts | {of if earlier else "run"})
 
 
 class Lengths:

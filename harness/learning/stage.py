@@ -403,7 +403,7 @@ class Stage(Lessons):
             sampled_groups = self.sampler.sample(
                 [prompts[i] for i in places],
                 n=n,
-                # A completion's draws depend on its place, which another limit begins anew.
+                # A completion's draws depend on its place, which another limit begins again.
                 seed=seed_for(seed, "limit", limit) if number else seed,
                 max_new_tokens=limit,
                 temperature=self.temperature if temperature is None else temperature,

@@ -107,8 +107,8 @@ class StartWeighting(RowWeighting):
     def work(self, outlook: Outlook, work: Work, earlier: Sequence[Outlook]) -> Work:
         once = min(1, len(outlook.skill.examples("train")) / outlook.prompts)
         length = outlook.prompt + (outlook.demonstration or outlook.answer)
-        start = self.config.of if earlier else "run"
-        return replace(work, scored=work.scored + once * length, starts=work.starts | {start})
+        scored = work.scored + once * length
+        return replace(work.with_start(self.config.of, earlier), scored=scored)
 
 
 def mean_over_kept(masks: Sequence[torch.Tensor]) -> list[torch.Tensor]:

@@ -89,7 +89,7 @@ def _told_apart(columns: list[Column], rows: list[Row]) -> str:
         if pairs_told:
             told.append(f"{column.heading}: {', '.join(pairs_told)}")
     found = "; ".join(told) or "nothing"
-    return f"Means told apart also by Holm over the {len(rows)} pairs of a column: {found}. "
+    return f"Means that differ also by Holm over the {len(rows)} pairs of a column: {found}. "
 
 
 def _below(cell: Cell) -> bool:
@@ -103,8 +103,8 @@ def holm_table(comparisons: Table) -> Table:
         "comparisons_holm",
         "Methods in pairs: p-values by Holm",
         "Two-sided p-values of the differences of methods in pairs, from the intervals' variances "
-        "and quantiles, adjusted for the number of pairs in their column (Holm 1979). Below 0.05: "
-        "told apart, with all pairs of the column in mind.",
+        "and quantiles, adjusted for the number of pairs in their column (Holm 1979). Below 0.05 "
+        "two methods differ, with all pairs of the column in mind.",
         columns,
         holm_rows(comparisons.columns, comparisons.rows),
         stub="methods",

@@ -11,9 +11,9 @@ the output head are targets, as "LoRA without regret" has it (Schulman et al. 20
 * ``merged``: each stage trains a new adapter on the weights that the one before left, and ends with
   it merged. The sum of the changes may have any rank.
 * ``continued``: one adapter is trained through the run on the weights of the base model. The whole
-  change has one low rank. AdamW begins anew in each stage, as with all weights.
+  change has one low rank. AdamW begins again in each stage, as with all weights.
 
-The learning rate has to be searched anew: about ten times that of all weights. Settings of papers:
+The learning rate needs its own search: about ten times that of all weights. Settings of papers:
 TRACE rank 8, alpha 32, rate 1e-4; O-LoRA rank 8, alpha 32, 1e-3; Tinker rank 64 to 128, 5e-4. Some
 have dropout of 0.1 on an adapter's input. "Forgets less" is often at less learned (arXiv
 2405.09673).

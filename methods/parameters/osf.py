@@ -11,7 +11,7 @@ orthogonal to U_h and V_h:
 after each step. The paper's code and PEFT project gradients alone (``project: gradient``). AdamW
 divides these entry by entry, so that steps leave the subspace.
 
-Each stage decomposes anew. ``growth`` is added to the share with each stage, as the paper has it
+Each stage decomposes again. ``growth`` is added to the share with each stage, as the paper has it
 ("the preserved rank grows with the tasks"); PEFT's default is half, without growth.
 
 State: nothing but the weights. Memory: more than with all weights. Beside the model there are W_0,

@@ -39,6 +39,7 @@ from harness.base.seeds import seed_for
 from harness.base.settings import only_with, option
 from harness.learning.distillation import divergence
 from harness.learning.draws import draws
+from harness.learning.general_prompts import general_prompts
 from harness.learning.method import Method, OrderView
 from harness.learning.outlook import Outlook, Work
 from harness.learning.packing import Positions, Row
@@ -49,7 +50,6 @@ from harness.learning.teacher import Teacher
 from harness.learning.trainer import MICRO_BATCH_TOKENS, Trainer
 from harness.skills.skill import Example
 from harness.skills.templates import Message
-from methods.sft_reinvoke import general_prompts
 
 
 @dataclass
@@ -159,11 +159,10 @@ class Anchor(Part):
             share = 0.0
         answer = outlook.answer if sampled else outlook.demonstration
         return replace(
-            work,
+            work.with_start(config.of, earlier),
             learned=work.learned + share * (outlook.prompt + answer),
             scored=work.scored + share * (outlook.prompt + answer),
             read=work.read + share * outlook.prompt * sampled,
             answers=work.answers + share * sampled,
             sampled=max(work.sampled, outlook.answer * sampled),
-            starts=work.starts | {config.of if earlier else "run"},
         )

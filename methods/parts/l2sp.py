@@ -23,7 +23,7 @@ State: nothing; theta* is read from where the run keeps it. Cost: a second copy 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from harness.base.settings import option
 from harness.learning.outlook import Outlook, Work
@@ -43,4 +43,4 @@ class L2SP(Penalty):
         return self.config.of
 
     def work(self, outlook: Outlook, work: Work, earlier: Sequence[Outlook]) -> Work:
-        return replace(work, starts=work.starts | {self.config.of if earlier else "run"})
+        return work.with_start(self.config.of, earlier)

@@ -149,8 +149,8 @@ class MatchedNorm(Part):
         step.log(**self.logged)
 
     def work(self, outlook: Outlook, work: Work, earlier: Sequence[Outlook]) -> Work:
-        start = "stage" if earlier else "run"
-        return replace(work, held=work.held + 4 * outlook.parameters, starts=work.starts | {start})
+        held = work.held + 4 * outlook.parameters
+        return replace(work.with_start("stage", earlier), held=held)
 
 
 def nearest_root(a: float, b: float, c: float) -> float:

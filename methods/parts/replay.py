@@ -3,7 +3,7 @@
     L = mean over B and M of the method's own loss,    B from the skill, M from the memory
 
 A replayed example is learned as the method learns one of its own skill: SFT from its demonstration,
-SDFT and GRPO from answers that are sampled and taught anew, with the template, reward and limit of
+SDFT and GRPO from answers that are sampled and taught again, with the template, reward and limit of
 the example's skill.
 
 What is kept. After a stage the memory takes training examples that the stage has drawn, never

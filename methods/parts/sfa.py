@@ -11,7 +11,7 @@ State: nothing; theta_0 is read from where the run keeps it. Cost: a second copy
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -55,4 +55,4 @@ class SFA(Part):
         self.__dict__.pop("trainer", None)  # it was closed, or never made in a resumed stage
 
     def work(self, outlook: Outlook, work: Work, earlier: Sequence[Outlook]) -> Work:
-        return replace(work, starts=work.starts | {self.config.of if earlier else "run"})
+        return work.with_start(self.config.of, earlier)

@@ -15,7 +15,7 @@ the end of the stage.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -40,4 +40,4 @@ class WiSEFT(Part):
             weight.lerp_(start.get_parameter(name).to(weight), 1 - self.config.alpha)
 
     def work(self, outlook: Outlook, work: Work, earlier: Sequence[Outlook]) -> Work:
-        return replace(work, starts=work.starts | {self.config.of if earlier else "run"})
+        return work.with_start(self.config.of, earlier)

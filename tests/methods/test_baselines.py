@@ -17,6 +17,7 @@ from datasets import Dataset
 from harness.base.errors import UserError
 from harness.base.sums import SUMS
 from harness.learning import packing
+from harness.learning.general_prompts import DEFAULT_PROMPTS, general_prompts
 from harness.learning.method import get_method
 from harness.learning.outlook import Outlook
 from harness.learning.packing import Row
@@ -34,7 +35,7 @@ from methods.dft import DFT
 from methods.offline_distillation import OfflineConfig, OfflineDistillation
 from methods.sft import SFT
 from methods.sft_from_teacher import FromTeacherConfig, SFTFromTeacher
-from methods.sft_reinvoke import DEFAULT_PROMPTS, ReinvokeConfig, SFTReinvoke, general_prompts
+from methods.sft_reinvoke import ReinvokeConfig, SFTReinvoke
 from tests.conftest import read_lines, write_rows
 from tests.learning.test_training import Letters, assert_close, make_stage, naive
 from tests.methods.test_methods import PLAIN, Learned, quiet

@@ -14,10 +14,11 @@ from harness.base.errors import UserError
 from harness.base.settings import build
 from harness.learning.distillation import divergence
 from harness.learning.packing import Row
+from harness.learning.rewards import alike
 from harness.learning.trainer import Trainer, TrainingConfig
 from harness.sampling.transformers import TransformersSampler
 from harness.skills.templates import TEACHER_TEMPLATES
-from methods.grpo import GRPO, GRPOConfig, advantages, alike
+from methods.grpo import GRPO, GRPOConfig, advantages
 from methods.sdft import SDFT, SDFTConfig
 from methods.sft import SFT
 from tests.learning.test_training import Letters, assert_close, make_stage, naive

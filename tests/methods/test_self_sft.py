@@ -6,9 +6,9 @@ import sys
 import pytest
 import torch
 
+from harness.learning.rewards import accepted
 from harness.learning.trainer import Trainer
 from harness.sampling.sampler import Completion
-from methods.grpo import accepted
 from methods.self_sft import SelfSFT, SelfSFTConfig
 from methods.sft import SFT
 from tests.learning.test_training import Letters, assert_close, make_stage, naive
