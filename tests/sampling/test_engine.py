@@ -185,7 +185,11 @@ def test_an_interruption_leaves_no_request(sampler, prompts, calls):
 
 
 class Deaf(fake_vllm.FakeLLM):
-    """Takes no weights."""
+    """Takes no weights and keeps its own, whose seed is no other model's."""
+
+    def __init__(self, calls, **settings):
+        torch.manual_seed(7)
+        super().__init__(calls, **settings)
 
     def collective_rpc(self, method, kwargs):
         pass
