@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 Message = Mapping[str, str]
 
 PROBE = "8q7z8"  # text that no chat template holds
+# Prompt and answer as they are, behind the token with which the model's texts begin.
+PLAIN_TEMPLATE = (
+    "{{ bos_token or '' }}{% for message in messages %}{{ message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+)
 REMEDY = "mend chat_template.jinja in the model's folder, or use another model"
 DATE = "2024-07-26"  # what Llama's templates write where they know no date
 CLOCK, DATE_STRING = "strftime_now", "date_string"  # how templates ask for the date

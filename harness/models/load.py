@@ -15,7 +15,7 @@ import transformers
 
 from harness.base.errors import UserError
 from harness.base.files import read_json
-from harness.models.chat import around_answer, stop_tokens
+from harness.models.chat import PLAIN_TEMPLATE, around_answer, stop_tokens
 from harness.models.checkpoint import mend_sampling
 from harness.models.embedded import EMBEDDED, EMBEDDED_MODELS, embedded_checkpoint
 from harness.models.forward import hidden_states, output_head, sees_later_tokens
@@ -120,11 +120,12 @@ def cannot_load(name: str, error: Exception, place: str) -> UserError:
 
 
 def load_tokenizer(
-    name: str, revision: str | None = None, place: str = "model"
+    name: str, revision: str | None = None, place: str = "model", template: str = "chat"
 ) -> tuple[transformers.PreTrainedTokenizerBase, str]:
     """(the tokenizer, the folder or hub id from which transformers loads the model).
 
-    Raises UserError where it cannot be loaded or has no usable chat template.
+    template: ``chat``, the model's own, or ``plain``, texts as they are. Raises UserError where it
+    cannot be loaded or has no usable chat template.
     """
     from transformers import AutoConfig, AutoTokenizer
 
@@ -142,11 +143,14 @@ def load_tokenizer(
         )
     except Exception as error:
         raise cannot_load(name, error, place) from None
+    if template == "plain":
+        tokenizer.chat_template = PLAIN_TEMPLATE
     if tokenizer.chat_template is None:
         raise UserError(
             place,
             f"the tokenizer of {name} has no chat template",
-            "use an instruction-tuned model, or put a chat_template.jinja into its folder",
+            "use an instruction-tuned model, put a chat_template.jinja into its folder, or write "
+            "model: {template: plain}",
         )
     if str(tokenizer.chat_template).startswith("\ufeff"):
         raise UserError(
@@ -171,13 +175,14 @@ def load_model(
     device: str = "auto",
     revision: str | None = None,
     place: str = "model",
+    template: str = "chat",
 ) -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase]:
     """(the model in eval mode, its tokenizer).
 
     Raises UserError where they cannot be loaded, do not fit together, where no token ends a turn,
     or where the model computes its logits in a way that ``output_head`` does not know.
     """
-    tokenizer, source = load_tokenizer(name, revision, place)
+    tokenizer, source = load_tokenizer(name, revision, place, template)
     device = resolve_device(device)
     prepare_device(device)
     model = _read_weights(name, source, revision, dtype, device, place)

@@ -70,10 +70,10 @@ def load_order_model(
     spec = order.model
     dtype = str(order.dtype()).removeprefix("torch.")
     if source:
-        model, tokenizer = load_model(str(source), dtype, spec.device, None, str(source))
+        name, revision, place = str(source), None, str(source)
     else:
-        place = f"{order.path}: model"
-        model, tokenizer = load_model(spec.name, dtype, spec.device, spec.revision, place)
+        name, revision, place = spec.name, spec.revision, f"{order.path}: model"
+    model, tokenizer = load_model(name, dtype, spec.device, revision, place, spec.template)
     if order.products:
         keep_products(model, order.products.sampling)
     return model, tokenizer

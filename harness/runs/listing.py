@@ -49,7 +49,7 @@ def presets() -> Entries:
 
 
 def skills() -> Entries:
-    """The files of benchmarks/skills, with their description."""
+    """The files of benchmarks/skills, with their description; of a suite with its tasks."""
     for path in _modules(ROOT / "benchmarks" / "skills"):
         name = path.stem
         try:
@@ -57,7 +57,9 @@ def skills() -> Entries:
         except ImportError as error:  # a package that its data come from
             yield name, f"cannot be imported ({error})"
         else:
-            yield name, only_subclass(module, Skill, "skill", str(path)).description
+            cls = only_subclass(module, Skill, "skill", str(path))
+            tasks = ", ".join(f"{name}_{task}" for task in cls.tasks)
+            yield name, f"{cls.description}: {tasks}" if tasks else cls.description
 
 
 def graders() -> Entries:

@@ -195,7 +195,7 @@ class Order(Sections):
                 len(chat_tokens(tokenizer, prompt, inputs=student)) <= limit for prompt in train
             ):
                 raise no_short_prompt(skill, limit)
-            notes += _live_turns(tokenizer, skill, student)
+            notes += [*_live_turns(tokenizer, skill, student), *skill.notes()]
         for label, spec in self.methods.items():
             messages = spec.conversations(self)
             for chat in (student, teacher):
@@ -320,7 +320,7 @@ class Order(Sections):
             "description": self.description,
             "experiment": self.experiment,
             "model": {
-                **_about_section(self.model, optional=("deterministic",)),
+                **_about_section(self.model, optional=("deterministic", "template")),
                 "dtype": str(self.dtype()).removeprefix("torch."),
             },
             "skills": [self._about_skill(skill) for skill in self.skills],

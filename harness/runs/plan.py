@@ -35,7 +35,8 @@ def plan(
     """
     take_products(order, Path(folder))
     place = f"{order.path}: model"
-    tokenizer, source = load_tokenizer(order.model.name, order.model.revision, place)
+    model = order.model
+    tokenizer, source = load_tokenizer(model.name, model.revision, place, model.template)
     notes = order.check_prompts(tokenizer) + check_context(order, tokenizer, source)
     shape = model_shape(order, source, place)
     check_tokens(order.model.name, shape, tokenizer, place)

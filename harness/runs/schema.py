@@ -22,6 +22,12 @@ class ModelSpec:
         "auto", "what the model computes in", choices=("auto", "float32", "bfloat16")
     )
     device: str = option("auto", "auto, cpu, cuda, cuda:1, ...")
+    template: str = option(
+        "chat",
+        "prompts by the model's chat template, or plain: prompt and answer as "
+        "they are, then the end token",
+        choices=("chat", "plain"),
+    )
     deterministic: bool = option(
         True,
         "training on a GPU repeats to the bit, which resumed runs need; false is faster",
@@ -110,7 +116,9 @@ class SkillSpec:
     validation: str | None = option(None, "JSONL file")
     test: str | None = option(None, "JSONL file")
     grader: str | None = option(None, "one of harness/skills/graders.py")
-    path: str | None = option(None, "folder with the data of tooluse, science, medical or wiki")
+    path: str | None = option(
+        None, "folder with the data of tooluse, science, medical, wiki or a suite"
+    )
     source: str | None = option(None, "of science: released or hub", choices=("released", "hub"))
     holdout: int | None = option(
         None, "train questions that become the validation split, where the data have none", min=1

@@ -192,7 +192,8 @@ def _check_new(order: Order, results: ResultsWriter) -> None:
     new = [spec for label, spec in order.methods.items() if label not in known and spec.parameters]
     if new:
         place = f"{order.path}: model"
-        _, source = load_tokenizer(order.model.name, order.model.revision, place)
+        model = order.model
+        _, source = load_tokenizer(model.name, model.revision, place, model.template)
         shape = model_shape(order, source, place)
         for spec in new:
             spec.check_model(shape)

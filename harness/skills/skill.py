@@ -70,6 +70,7 @@ class Skill:
     see_thoughts: tuple[str, ...] = ()
     checksums: ClassVar[Mapping[str, str]] = {}
     options: tuple[str, ...] = ()  # keyword arguments that an order may pass, such as ``path``
+    tasks: ClassVar[tuple[str, ...]] = ()  # of a suite, whose constructor takes one of them first
 
     def load(self, split: str) -> list[Example]:
         """The examples of ``split``, in the skill's own order."""
@@ -93,6 +94,10 @@ class Skill:
         A judge's words or the error of a program, not the reference itself.
         """
         return None
+
+    def notes(self) -> list[str]:
+        """What a reader of its numbers should know of the data, in lines, told before a run."""
+        return []
 
     @cached_property
     def _examples(self) -> dict[str, list[Example]]:
