@@ -9,6 +9,7 @@ import hashlib
 import http.client
 import json
 import os
+import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import wraps
@@ -323,15 +324,24 @@ def fetch_released(file: str, blob: str, place: str) -> Path:
 
     Raises UserError if it cannot be fetched or has another blob id.
     """
+    return fetch_blob(REPOSITORIES, COMMIT, file, blob, place)
+
+
+def fetch_blob(repositories: Sequence[str], commit: str, file: str, blob: str, place: str) -> Path:
+    """Path of a file of a GitHub repository at a commit, kept in the cache folder.
+
+    repositories: names that lead to the same commits; blob: git's id of the file. Raises UserError
+    at ``place`` if the file cannot be fetched or has another id.
+    """
     # Imported here, because it takes the seconds that PyTorch takes to import.
     from harness.models.embedded import cache_folder
 
-    target = cache_folder() / "released" / COMMIT[:12] / file
+    target = cache_folder() / "released" / commit[:12] / file
     if target.is_file():
         return target
     reason = ""
-    for repository in REPOSITORIES:
-        url = f"{SERVER}/{repository}/{COMMIT}/{file}"
+    for repository in repositories:
+        url = f"{SERVER}/{repository}/{commit}/{urllib.parse.quote(file)}"
         try:
             with urllib.request.urlopen(url, timeout=30) as answer:
                 data = answer.read()
@@ -352,7 +362,7 @@ def fetch_released(file: str, blob: str, place: str) -> Path:
     raise UserError(
         place,
         f"the authors' data cannot be fetched ({reason})",
-        f"without network, set `path` to a clone of {REPOSITORIES[0]} at {COMMIT[:12]}, or to a "
+        f"without network, set `path` to a clone of {repositories[0]} at {commit[:12]}, or to a "
         "folder of your own",
     )
 

@@ -10,10 +10,12 @@ import yaml
 
 from benchmarks.skills._sources import read_rows
 from harness.base.errors import UserError
+from harness.base.registry import plugin_named
 from harness.runs.listing import skills as project_skills
 from harness.skills.files import FileSkill
-from harness.skills.registry import get_skill
+from harness.skills.registry import FOLDER, get_skill
 from harness.skills.signs import GRADERS, is_sign
+from harness.skills.skill import Skill
 from harness.skills.words import normalise
 from tests.conftest import write_rows
 
@@ -26,9 +28,15 @@ def grade(name, answer, reference):
     skill, dot, metric = name.rpartition(".")
     if not dot:
         return GRADERS[metric](answer, reference)
-    skill = get_skill(skill)
+    skill = next(each for each in instances(skill) if metric in each.metrics)
     row = {"reference": reference, "prompt": OPTIONS}
     return skill.metrics[metric](answer, skill.reference(row, "here"))
+
+
+def instances(name):
+    """The skill of a name; of a suite all of its tasks."""
+    tasks = plugin_named(FOLDER, "benchmarks.skills", name, Skill, "skill", "here").tasks
+    return [get_skill(f"{name}_{task}") for task in tasks] or [get_skill(name)]
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -39,14 +47,14 @@ def test_the_table_of_a_grader(name):
             reference,
         )
     scores = {score for *_, score in TABLES[name]}
-    assert 0 in scores and 1 in scores
+    assert 0 in scores and max(scores) > 0.999
 
 
 def test_every_grader_has_a_table():
     metrics = defaultdict(set)
     for name, _ in project_skills():
         if name not in ("medical", "wiki"):  # graders of JSONL skills, on the answer alone
-            metrics[name] = set(get_skill(name).metrics)
+            metrics[name] = {metric for skill in instances(name) for metric in skill.metrics}
     of_skills = {f"{skill}.{metric}" for skill in metrics for metric in metrics[skill]}
     assert set(TABLES) == set(GRADERS) | of_skills
 

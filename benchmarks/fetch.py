@@ -1,0 +1,178 @@
+"""Loads the data of a suite and says what is there.
+
+    python -m benchmarks.fetch SUITE [--from FOLDER_OR_ZIP]
+
+Data that the authors' repositories hold (cl, superni) are fetched at a pinned commit and checked
+against git's id of each file. TRACE and the data of Retaining by Doing are archives of their
+authors, which a user downloads: --from reads the folder or the zip file, and keeps the files that
+the suite reads in the cache, where its skills find them. countdown is generated.
+"""
+
+import math
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from benchmarks.skills._suite import SuiteSkill, data_folder
+from benchmarks.skills.cl import LabelWords
+from benchmarks.skills.countdown import Countdown
+from benchmarks.skills.retaining import Retaining
+from benchmarks.skills.superni import SuperNI
+from benchmarks.skills.trace import Trace
+from harness.base.errors import Parser, UserError, reported
+from harness.skills.skill import Skill, examples_fingerprint
+
+SUITES: dict[str, type[SuiteSkill]] = {
+    "trace": Trace,
+    "cl": LabelWords,
+    "superni": SuperNI,
+    "retaining": Retaining,
+}
+SPLITS = ("train", "validation", "test")
+LARGEST = 1 << 30  # bytes of one file of an archive
+
+
+def skills_of(suite: str) -> list[Skill]:
+    """The skills of a suite, one a task."""
+    if suite == "countdown":
+        return [Countdown()]
+    return [SUITES[suite](task) for task in SUITES[suite].tasks]
+
+
+def stems(cls: type[SuiteSkill]) -> tuple[str, ...]:
+    """The files of a task, without their ending."""
+    return ("train", cls.second, "test", *(("labels",) if cls is LabelWords else ()))
+
+
+def keep_release(cls: type[SuiteSkill], source: Path) -> Path:
+    """Copies the files of a release into the cache, whole or not at all; returns their folder.
+
+    source: a folder or a zip file. Raises UserError where a task is missing, and where the cache
+    has the suite already.
+    """
+    target = data_folder(cls.suite)
+    if target.exists():
+        raise UserError(target, "is there already", "remove it to load the suite again")
+    read = _from_zip(cls, source) if source.is_file() else _from_folder(cls, source)
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    try:
+        for name, content in read:
+            file = part / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+        os.replace(part, target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return target
+
+
+def _from_folder(cls: type[SuiteSkill], source: Path) -> Iterator[tuple[str, bytes]]:
+    """(path in the release, content) of every file of the suite. Raises UserError."""
+    for task in cls.tasks:
+        skill = cls(task, path=str(source))
+        for stem in stems(cls):
+            file = skill.local(stem) if stem == cls.second else skill.file(stem)
+            if file is not None:
+                yield f"{cls.place(task, stem)}{file.suffix}", file.read_bytes()
+
+
+def _from_zip(cls: type[SuiteSkill], source: Path) -> Iterator[tuple[str, bytes]]:
+    """The same of a zip file, of which nothing else is unpacked. Raises UserError."""
+    try:
+        archive = zipfile.ZipFile(source)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise UserError(
+            source, f"is no zip file ({error})", "unpack it, and give the folder"
+        ) from None
+    with archive:
+        names = {info.filename: info for info in archive.infolist()}
+        root = _root(cls, names, source)
+        for task in cls.tasks:
+            for stem in stems(cls):
+                for form in cls.forms:
+                    name = f"{cls.place(task, stem)}{form}"
+                    if info := names.get(root + name):
+                        if info.file_size > LARGEST:
+                            raise UserError(f"{source}: {name[:80]}", "has more than 1 GiB")
+                        yield name, archive.read(info)
+
+
+def _root(cls: type[SuiteSkill], names: Sequence[str] | dict, source: Path) -> str:
+    """The folder of an archive in which every task has its train and test file."""
+    tail = cls.place(cls.tasks[0], "train")
+    starts = {name.rpartition(tail)[0] for name in names if Path(name).with_suffix("").match(tail)}
+    whole = [
+        start
+        for start in sorted(starts)
+        if all(
+            any(f"{start}{cls.place(task, stem)}{form}" in names for form in cls.forms)
+            for task in cls.tasks
+            for stem in ("train", "test")
+        )
+    ]
+    usual = [start for start in whole if start.endswith(tuple(filter(None, cls.roots)))] or whole
+    if len(usual) != 1:
+        raise UserError(
+            source,
+            f"holds the suite {len(usual)} times",
+            f"unpack it, and give the folder that holds {tail}",
+        )
+    return usual[0]
+
+
+def table(skills: Sequence[Skill]) -> Iterator[str]:
+    """Lines: sizes of the splits, half of an interval of an accuracy, hash of the test."""
+    yield f"{'skill':22} {'train':>6} {'valid.':>6} {'test':>6} {'±':>5}  test's hash"
+    for skill in skills:
+        sizes = [len(skill.examples(split)) for split in SPLITS]
+        half = 98 / math.sqrt(sizes[-1])
+        digest = examples_fingerprint(skill.examples("test"))[:12]
+        yield f"{skill.name:22} {sizes[0]:6} {sizes[1]:6} {sizes[2]:6} {half:5.1f}  {digest}"
+    yield "±: half of a 95% interval of an accuracy of 50%, in points"
+
+
+def same_files(skills: Sequence[Skill]) -> list[str]:
+    """What of the source's splits is one file, in lines."""
+    suites = [skill for skill in skills if isinstance(skill, SuiteSkill)]
+    same = [skill.name for skill in suites if skill.second_is_test()]
+    if not same:
+        return []
+    of = f"all {len(same)} tasks" if len(same) == len(suites) else ", ".join(same)
+    return [
+        f"{suites[0].second} and test are the same file in {of}: validation is drawn from train"
+    ]
+
+
+def parser() -> Parser:
+    """The options of the command."""
+    options = Parser(prog="benchmarks.fetch", description="Load the data of a suite.")
+    options.add_argument("suite", choices=[*SUITES, "countdown"])
+    options.add_argument(
+        "--from",
+        dest="source",
+        metavar="FOLDER_OR_ZIP",
+        help="the suite in its released form, which is kept in the cache",
+    )
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Loads a suite and prints a line a task."""
+    args = parser().parse_args(arguments)
+    with reported("the cache folder"):
+        if args.source:
+            if args.suite not in SUITES:
+                raise UserError("--from", f"{args.suite} is generated", "leave it out")
+            source = Path(os.path.expanduser(args.source))
+            if not source.exists():
+                raise UserError(f"--from: {source}", "is not there", "give a folder or a zip file")
+            print(f"kept in {keep_release(SUITES[args.suite], source)}")
+        skills = skills_of(args.suite)
+        for line in [*table(skills), *same_files(skills)]:
+            print(line)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Retaining by Doing (Chen et al. 2025, arXiv 2510.18874): MMLU and Countdown in its rows.
+
+Their archive (docs/reference/skills/retaining.md) holds ``sft/TASK.jsonl``, answers of a larger
+model with whether they are right, and ``eval/TASK.jsonl``, questions. The wrong answers are left
+out, as in the source. The skill ``countdown`` is the same task, generated.
+"""
+
+import re
+
+from benchmarks.skills._sources import text
+from benchmarks.skills._suite import SuiteSkill
+from benchmarks.skills.countdown import accuracy as solved
+from benchmarks.skills.countdown import accuracy_fractions as solved_in_fractions
+from benchmarks.skills.countdown import ladder
+from harness.base.errors import UserError
+from harness.skills.skill import Example
+from harness.skills.templates import is_chat
+
+LETTERS = "ABCD"
+ANSWER = re.compile(r"\bThe(.*)answer is(?: option)?:?\s*(\w+)", re.IGNORECASE)
+FINAL = re.compile(r"\banswer is(?: option)?:?\s*(\w+)", re.IGNORECASE)
+ASKED = 'Reason about it and answer with "The answer is: <option>"'
+
+
+def accuracy(completion, reference):
+    """1 if the first line that says "The ... answer is X", without stars, names the letter."""
+    found = ANSWER.search(completion.replace("*", ""))
+    return float(found is not None and found[2].upper() == reference)
+
+
+def accuracy_last(completion, reference):
+    """1 if the last "answer is X", without stars and brackets, names the letter."""
+    found = FINAL.findall(re.sub(r"[*()\[\]]", "", completion))
+    return float(bool(found) and found[-1].upper() == reference)
+
+
+METRICS = {
+    "mmlu": {"accuracy": accuracy, "accuracy_last": accuracy_last},
+    "countdown": {"solved": solved, "solved_in_fractions": solved_in_fractions},
+}
+
+
+class Retaining(SuiteSkill):
+    """MMLU or Countdown; the demonstration is the larger model's answer."""
+
+    suite = "retaining"
+    description = (
+        "MMLU and Countdown in the rows of Retaining by Doing (no licence seen), from a folder of "
+        "yours"
+    )
+    tasks = tuple(METRICS)
+    roots = ("", "data/")
+    forms = (".jsonl",)
+    max_new_tokens = 1024
+
+    @classmethod
+    def place(cls, task, stem):
+        return f"{'sft' if stem == 'train' else 'eval' if stem == 'test' else stem}/{task}"
+
+    @property
+    def metrics(self):
+        return METRICS[self.task]
+
+    def reward(self, completion, reference):
+        if self.task == "countdown":
+            return ladder(completion, reference)
+        return self.grade(completion, reference)
+
+    def example(self, row, split, number, place):
+        if split == "train":
+            if row.get("correct") is not True:
+                return None
+            demonstration = text(row, ["output_text"], place)
+        else:
+            demonstration = None
+        asked = self._mmlu if self.task == "mmlu" else self._countdown
+        question, reference = asked(row, demonstration, place)
+        prompt = [{"role": "user", "content": question}]
+        return Example(str(number), prompt, demonstration, reference)
+
+    def _mmlu(self, row, demonstration, place):
+        """(question, letter). A row of answers has messages, and its answer names the letter."""
+        if demonstration is not None:
+            turns = row.get("messages")
+            if not (is_chat(turns) and turns and turns[-1]["role"] == "user"):
+                raise UserError(f"{place}: messages", "must be messages that end in a user turn")
+            found = ANSWER.search(demonstration.replace("*", ""))
+            letter = found[2].upper() if found else ""
+            if letter not in tuple(LETTERS):
+                raise UserError(f"{place}: output_text", "does not name its letter")
+            return text(turns[-1], ["content"], f"{place}: messages"), letter
+        choices, answer = row.get("choices"), row.get("answer")
+        if not (isinstance(choices, list) and len(choices) == 4 and answer in range(4)):
+            raise UserError(f"{place}: choices", "must be four, and `answer` a number from 0 to 3")
+        options = "\n".join(f"{a}. {b}" for a, b in zip(LETTERS, choices, strict=True))
+        asked = text(row, ["question"], place)
+        return f"{asked}\n\nAnswer options:\n{options}\n\n{ASKED}", LETTERS[answer]
+
+    def _countdown(self, row, demonstration, place):
+        """(question, numbers and target). A row of answers has the question in ``datapoint``."""
+        if demonstration is not None:
+            row = row.get("datapoint")
+            if not isinstance(row, dict):
+                raise UserError(f"{place}: datapoint", "must be an object")
+        numbers, target = row.get("x"), row.get("y")
+        if not (
+            isinstance(numbers, list)
+            and numbers
+            and all(type(each) is int for each in [*numbers, target])
+        ):
+            raise UserError(place, "`x` must be whole numbers, and `y` a whole number")
+        reference = {"numbers": numbers, "target": target}
+        return text(row, ["input_text"], place), reference

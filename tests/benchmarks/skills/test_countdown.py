@@ -1,0 +1,207 @@
+"""Countdown: the reader of expressions against Python's own, the grader against a search through
+all expressions, rewards, and what is generated.
+"""
+
+import ast
+import itertools
+import operator
+import random
+from collections import Counter
+from fractions import Fraction
+
+import pytest
+
+from benchmarks.skills._arithmetic import LONGEST, read_expression
+from benchmarks.skills.countdown import MOST, SIZES, accuracy, accuracy_fractions, expression_of
+from harness.skills.registry import get_skill
+
+OPERATORS = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
+
+
+@pytest.fixture(scope="module")
+def skill():
+    return get_skill("countdown")
+
+
+def by_python(written):
+    """(value, numbers, even) by Python's parser, None for what is no such expression."""
+    numbers, even = [], True
+
+    def value(node):
+        nonlocal even
+        if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
+            left, right = value(node.left), value(node.right)
+            result = OPERATORS[type(node.op)](left, right)
+            even &= result.denominator == 1
+            return result
+        if isinstance(node, ast.Constant) and type(node.value) is int:
+            numbers.append(node.value)
+            return Fraction(node.value)
+        raise ValueError
+
+    try:
+        return value(ast.parse(written.strip(), mode="eval").body), numbers, even
+    except (SyntaxError, ValueError, ZeroDivisionError):
+        return None
+
+
+def test_expressions_are_read_as_python_reads_them():
+    """Made of tokens in any order; Python's powers, floor divisions and signs are refused."""
+    rng = random.Random(0)
+    tokens = ["1", "2", "3", "12", "40", "+", "-", "*", "/", "(", ")", " "]
+    right = 0
+    for _ in range(20_000):
+        written = "".join(rng.choice(tokens) for _ in range(rng.randint(1, 9)))
+        expected = None if "**" in written else by_python(written.replace("//", "/"))
+        found = read_expression(written)
+        assert found == expected or (found and tuple(found) == expected), written
+        right += expected is not None
+    assert right > 1000
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "",
+        " ",
+        "-1 + 2",
+        "1 + -2",
+        "+1",
+        "1 ** 2",
+        "1 /// 2",
+        "1 / / 2",
+        "1 = 1",
+        "1.5 + 1",
+        "1,000",
+        "a + 1",
+        "__import__('os').system('true')",
+        "1 + 1)",
+        "(1 + 1",
+        "1 2",
+        "1 / 0",
+        "1 / (2 - 2)",
+        "()",
+        "1 +",
+        "1e3",
+        "0x10",
+        "1_0",
+        "True",
+        "1 + 1" + " + 1" * LONGEST,
+        "(" * 5000 + "1" + ")" * 5000,
+        "١",
+    ],
+)
+def test_what_is_no_expression(written):
+    assert read_expression(written) is None
+
+
+def test_signs_that_models_write():
+    assert read_expression("[8 − 2] × 3 ÷ 9 – 1").value == 1
+    assert read_expression(" ( 7 ) ") == (7, [7], True)
+    assert read_expression("7 // 2") == read_expression("7 / 2") == (Fraction(7, 2), [7, 2], False)
+    assert read_expression("1/3 + 2/3") == (1, [1, 3, 2, 3], False)
+    deep = "(" * 90 + "5" + ")" * 90
+    assert read_expression(deep).value == 5
+
+
+def values_of(numbers):
+    """{value: even} of every expression that uses each of the numbers once."""
+    if len(numbers) == 1:
+        return {Fraction(numbers[0]): True}
+    found = {}
+    for size in range(1, len(numbers)):
+        for places in itertools.combinations(range(len(numbers)), size):
+            mine = [numbers[i] for i in places]
+            rest = [n for i, n in enumerate(numbers) if i not in places]
+            for (a, even_a), (b, even_b) in itertools.product(
+                values_of(mine).items(), values_of(rest).items()
+            ):
+                results = [a + b, a - b, a * b] + ([a / b] if b else [])
+                for value in results:
+                    even = even_a and even_b and value.denominator == 1
+                    found[value] = found.get(value, False) or even
+    return found
+
+
+def test_what_is_generated(skill):
+    """Solved by its demonstration, within bounds; no set of numbers twice, in any split."""
+    seen = Counter()
+    for split, size in SIZES.items():
+        examples = skill.examples(split)
+        assert len(examples) == size
+        for example in examples:
+            numbers, target = example.reference["numbers"], example.reference["target"]
+            seen[tuple(sorted(numbers))] += 1
+            assert len(numbers) in (3, 4) and all(1 <= n <= MOST for n in numbers)
+            assert 10 <= target <= MOST and target not in numbers
+            assert skill.grade(example.demonstration, example.reference) == 1
+            assert skill.reward(example.demonstration, example.reference) == 1
+            *steps, last = example.demonstration.split("\n")
+            assert len(steps) == len(numbers) - 1 and last.startswith("\\boxed{")
+            for step in steps:
+                left, _, value = step.partition(" = ")
+                assert read_expression(left).value == int(value) in range(1, MOST + 1)
+            assert f"numbers {', '.join(map(str, numbers))} exactly" in example.prompt[0]["content"]
+    assert max(seen.values()) == 1
+    sizes = Counter(len(e.reference["numbers"]) for e in skill.examples("test"))
+    assert sizes == {3: 250, 4: 250}
+
+
+def test_the_grader_knows_every_solution_and_nothing_else(skill):
+    """Against a search: made expressions of the right numbers, right where the search says so."""
+    rng = random.Random(1)
+    right = 0
+    for example in skill.examples("validation")[:40:2]:  # three numbers
+        numbers = example.reference["numbers"]
+        values = values_of(numbers)
+        assert values[Fraction(example.reference["target"])]
+        for _ in range(150):
+            a, b, c = rng.sample(numbers, 3)
+            x, y = rng.choice("+-*/"), rng.choice("+-*/")
+            written = rng.choice([f"{a} {x} {b} {y} {c}", f"{a} {x} ({b} {y} {c})"])
+            reading = read_expression(written)
+            if reading is None:
+                continue
+            assert reading.value in values
+            for target in (example.reference["target"], reading.value):
+                reference = {"numbers": numbers, "target": target}
+                good = reading.value == target
+                assert accuracy_fractions(written, reference) == float(good)
+                assert accuracy(f"so \\boxed{{{written}}}", reference) == float(
+                    good and reading.whole
+                )
+                right += good
+            wrong = {"numbers": [*numbers[:2], numbers[2] + 1], "target": reading.value}
+            assert accuracy_fractions(written, wrong) == 0
+    assert right > 500
+
+
+def test_the_last_box_counts_and_all_of_an_answer_without_one():
+    assert expression_of("\\boxed{1 + 1} no \\boxed{2}") == "2"
+    assert expression_of("1 + 1") == "1 + 1"
+    assert expression_of("\\boxed{\\text{1 + 1}}") == "\\text{1 + 1}"
+    assert expression_of("\\boxed{}") == ""
+
+
+@pytest.mark.parametrize(
+    ("completion", "reward"),
+    [
+        ("\\boxed{(25 - 5) * 4}", 1.0),
+        ("(25 - 5) * 4", 1.0),
+        ("\\boxed{25 + 5 + 4}", 0.4),
+        ("25 + 5 + 4", 0.3),
+        ("\\boxed{25 + 5}", 0.2),
+        ("25", 0.1),
+        ("\\boxed{x}", 0.1),
+        ("I cannot", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_the_reward_is_a_ladder(completion, reward, skill):
+    reference = {"numbers": [4, 5, 25], "target": 80}
+    assert skill.reward(completion, reference) == pytest.approx(reward)
