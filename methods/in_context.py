@@ -1,5 +1,7 @@
 """No weights are trained: demonstrations of the skill stand in the prompt (Brown et al. 2020).
 
+    y ~ p_0(. | x_1, d_1, ..., x_k, d_k, x)    for the k examples (x_i, d_i) that are shown
+
     in_context: {demonstrations: 4, selection: bm25}
 
 A stage keeps training examples that its budget draws. The base model is asked with

@@ -1,4 +1,5 @@
-"""Elastic weight consolidation, online EWC (arXiv 1612.00796; 1805.06370, "progress & compress").
+"""Elastic weight consolidation, online EWC (arXiv 1612.00796; arXiv 1805.06370, "progress &
+compress").
 
     L = the method's loss + (strength / 2) sum_i F_i (theta_i - theta*_i)^2
 
