@@ -166,14 +166,16 @@ class InContext(Method):
         return lengths.prompt
 
     def work(self, outlook: Outlook) -> Work:
-        drawn = min(outlook.prompts, len(outlook.skill.examples("train")))
-        shown = min(self.config.demonstrations, drawn)
-        kept = shown if self.config.selection == "fixed" else drawn
-        texts = [str(asdict(example)) for example in outlook.examples]
-        size = sum(len(text.encode()) for text in texts) / len(texts)
+        kept, rows = 0.0, 0
+        for each in (*outlook.earlier, outlook):  # all of them are asked again
+            drawn = min(each.prompts, len(each.skill.examples("train")))
+            shown = min(self.config.demonstrations, drawn)
+            count = shown if self.config.selection == "fixed" else drawn
+            texts = [str(asdict(example)) for example in each.examples]
+            kept += count * sum(len(text.encode()) for text in texts) / len(texts)
+            rows += count
         return Work(
-            shown=shown * (outlook.prompt + outlook.demonstration),
-            kept=kept * size,
+            shown=shown * (outlook.prompt + outlook.demonstration), kept=kept, gold_rows=rows
         )
 
 

@@ -20,6 +20,7 @@ from harness.runs.estimate import estimate_order, example_count
 from harness.runs.order import Order
 from harness.runs.order_cost import OrderCost, StageCost
 from harness.runs.power import power_lines
+from harness.runs.references import without_runs
 from harness.sampling.vllm import KV_CACHE_GIB
 
 
@@ -47,6 +48,7 @@ def plan(
     if (results.folder / "results.json").exists():
         results.check(order.about())
     cost = estimate_order(order, tokenizer, shape, results)
+    notes = [*without_runs(order), *notes]
     lines = [*_head(order, cost), *_table(order, cost), "", *_summary(order, cost)]
     try:
         lines += power_lines(order, cost, results, measured or {})
@@ -119,6 +121,7 @@ def _summary(order: Order, cost: OrderCost) -> Iterator[str]:
     yield from _further_lines(order, cost)
     yield from _trained_lines(order, cost)
     yield from _shown_lines(cost)
+    yield from _kept_lines(cost)
     yield from _grid_lines(order)
     for overlap in order.overlaps:
         yield f"overlap of test and train: {sentence(overlap)}"
@@ -204,6 +207,20 @@ def _shown_lines(cost: OrderCost) -> Iterator[str]:
                 f"{stage.label}: demonstrations of about {stage.shown:.0f} tokens before each "
                 f"question of {stage.skill}"
             )
+
+
+def _kept_lines(cost: OrderCost) -> Iterator[str]:
+    """What methods, parts and parametrisations keep for later stages: the most of all stages."""
+    most: dict[tuple[str, str], tuple[float, float]] = {}
+    for stage in cost.stages:
+        for holder, (size, rows) in stage.held.items():
+            before = most.get((stage.label, holder), (0.0, 0.0))
+            most[stage.label, holder] = (max(size, before[0]), max(rows, before[1]))
+    for (label, holder), (size, rows) in most.items():
+        if size or rows:
+            amount = f"{size / GIB:.2f} GiB" if size >= GIB / 10 else f"{size / 2**20:.2f} MiB"
+            also = f", {rows:.0f} rows with gold answers" if rows else ""
+            yield f"{label}: {holder} keeps about {amount} between stages{also}"
 
 
 def _grid_lines(order: Order) -> Iterator[str]:

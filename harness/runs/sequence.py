@@ -42,7 +42,7 @@ from harness.runs.one_run import (
 from harness.runs.order import Order
 from harness.runs.plan import model_shape
 from harness.runs.provenance import write_provenance
-from harness.runs.references import Run
+from harness.runs.references import Run, without_runs
 from harness.runs.stage_run import run_stage
 from harness.sampling.vllm import Engine
 
@@ -88,6 +88,8 @@ def run_order(
         _check_new(order, results)
     results.open(about)
     _say_advice(order, progress)
+    for line in without_runs(order):
+        progress.say(line)
     runs = order.runs()
     with engine_for(order) as engine:
         for number, run in enumerate(runs, 1):

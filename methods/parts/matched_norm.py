@@ -12,8 +12,8 @@ point of a later one. It has this part as well (``with: {stm: {}, matched_norm: 
 which size is matched:
 
 * ``update``: the L2 norm |u| of each update.
-* ``distance``: |theta - theta_0|, of the float32 masters from what they began the stage with; not of
-  the model's own weights, of which `change` in stage.json is. AdamW's updates have nearly the same
+* ``distance``: |theta - theta_0|, of the float32 masters from the stage's start; not of the model's
+  own weights, of which `change` in stage.json is. AdamW's updates have nearly the same
   norm whatever the loss is scaled by; weighted losses differ in how far they get. c is the root at
   which the new distance is the other method's, or takes the weights as near to it as the direction
   can.
