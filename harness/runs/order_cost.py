@@ -28,11 +28,11 @@ class StageCost:
 
     prompts: drawn in all, replayed ones and those outside the steps included; evaluations: inside
     the stage and at its end; evaluated_skills: the names of the skills that these measure, once
-    each time; seconds: measured in runs of the folder, if there are any, or estimated; memory: GiB at the peak, on the device and in host memory; trained: numbers that
-    learn; state: bytes of a checkpoint beside the weights; kept: bytes for later stages; held: of
-    these, {method, part or parametrisation: (bytes, gold rows)}; reference: ``joint``, ``single``
-    or ``relearn``, empty for a stage of the sequence; shown: prompt tokens before each question
-    that is evaluated.
+    each time; seconds: measured in runs of the folder, if there are any, or estimated; memory: GiB
+    at the peak, on the device and in host memory; trained: numbers that learn; state: bytes of a
+    checkpoint beside the weights; kept: bytes for later stages; held: of these, {method, part or
+    parametrisation: (bytes, gold rows)}; reference: ``joint``, ``single`` or ``relearn``, empty for
+    a stage of the sequence; shown: prompt tokens before each question that is evaluated.
     """
 
     label: str

@@ -1,10 +1,10 @@
 """The text that --plan prints: what an order will do, and an estimate of time, memory and disk."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.base.console import clock
 from harness.base.power import Variation
@@ -17,6 +17,7 @@ from harness.runs.context import check_context
 from harness.runs.cost import GIB
 from harness.runs.engines import advice, take_products
 from harness.runs.estimate import estimate_order, example_count
+from harness.runs.methods import MethodSpec
 from harness.runs.order import Order
 from harness.runs.order_cost import OrderCost, StageCost
 from harness.runs.power import power_lines
@@ -42,8 +43,7 @@ def plan(
     check_tokens(order.model.name, shape, tokenizer, place)
     stop_tokens(shape, tokenizer, place)
     check_saving(shape, tokenizer, place)
-    for spec in order.methods.values():
-        spec.check_model(shape)
+    check_models(order.methods.values(), order, shape, tokenizer)
     results = ResultsWriter(folder)
     if (results.folder / "results.json").exists():
         results.check(order.about())
@@ -55,6 +55,20 @@ def plan(
     except ModuleNotFoundError as error:
         lines.append(f"power: not counted, {error.name} is not installed")
     return "\n".join([*lines, *notes, f"results: {folder}"])
+
+
+def check_models(
+    specs: Iterable[MethodSpec],
+    order: Order,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """Raises UserError for a method that learns nothing of the model, or cannot be set up.
+
+    model: may be on the meta device.
+    """
+    for spec in specs:
+        spec.check_model(model, tokenizer, order.chat_template.inputs("student"))
 
 
 def model_shape(order: Order, source: str, place: str) -> PreTrainedModel:

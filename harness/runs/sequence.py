@@ -40,7 +40,7 @@ from harness.runs.one_run import (
     start_of,
 )
 from harness.runs.order import Order
-from harness.runs.plan import model_shape
+from harness.runs.plan import check_models, model_shape
 from harness.runs.provenance import write_provenance
 from harness.runs.references import Run, without_runs
 from harness.runs.stage_run import run_stage
@@ -78,8 +78,7 @@ def run_order(
         about = order.about()
         check_sampling(order, fresh_model[0], progress)
         check_saving(*fresh_model, f"{order.path}: model")
-        for spec in order.methods.values():
-            spec.check_model(fresh_model[0])
+        check_models(order.methods.values(), order, *fresh_model)
         measured = order.products
         take_products(order, results.folder)
         if order.products != measured:  # another process has begun the folder meanwhile
@@ -88,8 +87,6 @@ def run_order(
         _check_new(order, results)
     results.open(about)
     _say_advice(order, progress)
-    for line in without_runs(order):
-        progress.say(line)
     runs = order.runs()
     with engine_for(order) as engine:
         for number, run in enumerate(runs, 1):
@@ -189,15 +186,13 @@ def _first_open_stage(results: ResultsWriter, run: Run) -> int | None:
 
 
 def _check_new(order: Order, results: ResultsWriter) -> None:
-    """Raises UserError where a label that the folder does not know would learn nothing."""
+    """Raises UserError where a label that the folder does not know cannot learn."""
     known = read_json(results.folder / "results.json").get("methods") or {}
-    new = [spec for label, spec in order.methods.items() if label not in known and spec.parameters]
-    if new:
+    new = [spec for label, spec in order.methods.items() if label not in known]
+    if any(spec.parameters or spec.cls.has_own_loop for spec in new):
         place = f"{order.path}: model"
-        _, source = load_tokenizer(order.model.name, order.model.revision, place)
-        shape = model_shape(order, source, place)
-        for spec in new:
-            spec.check_model(shape)
+        tokenizer, source = load_tokenizer(order.model.name, order.model.revision, place)
+        check_models(new, order, model_shape(order, source, place), tokenizer)
 
 
 @contextmanager
@@ -217,7 +212,11 @@ def _one_process(folder: Path) -> Iterator[None]:
 
 
 def _say_advice(order: Order, progress: Progress) -> None:
-    """Lines about a faster engine, questions that are taught and tested, and a missing judge."""
+    """Lines about a faster engine, references without runs, questions that are taught and tested,
+    and a missing judge.
+    """
+    for line in without_runs(order):
+        progress.say(line)
     if line := advice(order, resolve_device(order.model.device)):
         progress.say(line)
     for overlap in order.overlaps:
