@@ -167,7 +167,7 @@ REPORT_NAMES = {
     "backward_transfer": "BWT over T - 1",
     "forward_transfer": "FWT",
     "forgetting": "Forgetting",
-    "overall_performance": "OP",
+    "overall_performance": "OP after the last stage (ACC)",
     "anytime_accuracy": "anytime accuracy",
     "backward_transfer_trace": "BWT over T (TRACE)",
     "intransigence": "intransigence",

@@ -83,7 +83,7 @@ class Measured:
         """The table of a plug-in, or how to measure it."""
         labels = self.labels(kind, name)
         if not labels:
-            return "[methods.yaml](../../../../benchmarks/orders/methods.yaml) has no row of it."
+            return "[methods.yaml](../../../benchmarks/orders/methods.yaml) has no row of it."
         mine = self.complete(labels)
         if not mine or not self.complete([PLAIN]):
             asked = " ".join(dict.fromkeys([PLAIN, *labels]))

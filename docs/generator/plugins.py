@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -50,7 +51,7 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {  # by kind: what stands togeth
 }
 INSIDE = (
     "Evaluations inside a stage (`evaluate.every_steps`), and so inner points of learning curves, "
-    "are of the live weights: the merge comes behind the last step."
+    "are of the live weights, before the merge."
 )
 FOLDERS = {"methods": "methods", "parts": "methods/parts", "parameters": "methods/parameters"}
 
@@ -96,7 +97,7 @@ def page(kind: str, name: str, plugin: Any, measured: Measured) -> str:
         "State": own.state,
         "Cost": "\n\n".join(filter(None, (own.cost, cost(kind, name, plugin)))).rstrip(),
         "What it refuses": refused(kind, name, plugin),
-        "Example": f"```yaml\n{measured.example(kind, name)}\n```",
+        "Example": f"```yaml\n{example(plugin) or measured.example(kind, name)}\n```",
         "What it did": measured.did(kind, name),
     }
     parts = [f"# {name}\n", NOTICE]
@@ -111,6 +112,13 @@ def source(kind: str, name: str, plugin: type) -> str:
     named = papers(sys.modules[plugin.__module__].__doc__)
     code = f"[{path}](../../../{path})"
     return (f"{', '.join(named)}. " if named else "") + f"Code: {code}."
+
+
+def example(plugin: type) -> str:
+    """The row of an order that a docstring shows, if any."""
+    text = sys.modules[plugin.__module__].__doc__ or ""
+    found = re.search(r"^    (\w+: \{.*\})$", text, re.MULTILINE)
+    return f"methods:\n  {found[1]}" if found else ""
 
 
 def options(kind: str, plugin: Any) -> str:
@@ -128,12 +136,9 @@ def options(kind: str, plugin: Any) -> str:
     others = ["[settings of every method](../methods.md#settings-of-every-method)"]
     if base is DistillationConfig:
         others.append("[those of distillation](../methods.md#settings-of-distillation)")
-    if not plugin.trains:
-        others = ["none: settings that train are refused"]
     own = table(config, same) if len(same) < len(dataclasses.fields(config)) else ""
-    return (
-        f"{own}\nBeside {'these' if own else 'none of its own'}: {' and '.join(others)}.".lstrip()
-    )
+    beside = " and ".join(others) if plugin.trains else "no settings that train"
+    return f"{own}\nBeside these: {beside}." if own else f"None of its own, but {beside}."
 
 
 def cost(kind: str, name: str, plugin: Any) -> str:
@@ -150,7 +155,7 @@ def refused(kind: str, name: str, plugin: Any) -> str:
     own = [f"* {entry}." for entry in refusals.errors_of(plugin, shared)]
     what = {"methods": "methods", "parts": "parts", "parameters": "parametrisations"}
     blocks = [
-        "In one line, before anything loads"
+        "In one line, before anything is learned"
         + (f"; {refusals.UNKNOWN} is a value of the order." if own else "."),
         *(["With the defaults it does not join:", "\n".join(together)] if together else []),
         *(["In an order:", "\n".join(own)] if own else []),

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -50,7 +51,7 @@ def errors_in(function: object, owner: type, seen: set[object]) -> Iterator[str]
         else:
             said = error_of(node)
             yield from errors_in(called(node, function, owner), owner, seen)
-        if said:
+        if len(re.findall(r"[a-z]{2,}", said)) > 2:  # and no wrapper of another error
             yield said
 
 
@@ -64,7 +65,7 @@ def error_of(node: ast.Call) -> str:
         return text_of(given[0])
     if name == "only_with":
         options = names(ast.literal_eval(each) for each in given[3:])
-        return f"{options} without {text_of(given[2])}"
+        return f"{options} without {text_of(given[2]) or UNKNOWN}"
     return ""
 
 

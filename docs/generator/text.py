@@ -21,9 +21,9 @@ def cell(value: object) -> str:
         return "–"
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, float) and value and abs(value) < 1e-3:
-        return re.sub(r"e-0", "e-", f"{value:g}")
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return re.sub(r"e([+-])0*", lambda sign: "e" + sign[1].strip("+"), f"{value:g}")
+    return str(value)
 
 
 def kind(hint: object) -> str:
@@ -68,10 +68,11 @@ def table(config: type, without: frozenset[str] = frozenset()) -> str:
 
 def grid(head: typing.Sequence[str], rows: typing.Iterable[typing.Sequence[str]]) -> str:
     """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(
-        "| " + " | ".join(part.replace("|", "\\|") for part in line) + " |\n" for line in lines
+    lines = (
+        "| " + " | ".join(part.replace("|", "\\|") for part in line) + " |\n"
+        for line in (head, *rows)
     )
+    return next(lines) + "|---" * len(head) + "|\n" + "".join(lines)
 
 
 def names(words: typing.Iterable[str]) -> str:
@@ -101,13 +102,19 @@ def read_doc(docstring: str | None, name: str) -> Doc:
     for block in blocks:
         if found := re.fullmatch(r"State: (.+?)\s+Cost: (.+)", block, re.DOTALL):
             body = "\n\n".join(each for each in blocks if each is not block)
-            return Doc(*map(markdown, (first, body, found[1], found[2])))
+            ends = (sentence(blocks_of(found[i])) for i in (1, 2))
+            return Doc(blocks_of(first), blocks_of(body), *ends)
     raise ValueError(f"{name}: no paragraph of its docstring is `State: ... Cost: ...`")
 
 
 def markdown(docstring: str | None) -> str:
     """A docstring as Markdown: paragraphs unwrapped, code in single backquotes, papers linked."""
-    text = inspect.cleandoc(docstring or "").replace("``", "`")
+    return blocks_of(inspect.cleandoc(docstring or ""))
+
+
+def blocks_of(text: str) -> str:
+    """``markdown`` of a text without indentation of its own."""
+    text = text.replace("``", "`")
     text = re.sub(r":class:`([^`]+)`", r"`\1`", text)
     blocks: list[str] = []
     for block in text.split("\n\n"):
@@ -116,6 +123,11 @@ def markdown(docstring: str | None) -> str:
         else:
             blocks += map(linked, unwrapped(block))
     return "\n\n".join(blocks)
+
+
+def sentence(text: str) -> str:
+    """A text that begins with a capital, unless it begins with a symbol."""
+    return re.sub(r"^(a|an|[a-z]{2,})(?=[ .,;])", lambda word: word[1].capitalize(), text)
 
 
 def unwrapped(block: str) -> list[str]:
