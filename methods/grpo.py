@@ -91,7 +91,9 @@ class GRPOConfig(InnerOptions, ImportanceOption, TrainingConfig):
     normalise: str = option(
         "tokens", "what the loss is averaged over", choices=("tokens", "sequences", "constant")
     )
-    kl_beta: float = option(0.0, "weight of the KL to the policy at the start of the stage", min=0)
+    kl_beta: float = option(
+        0.0, "weight of the KL to the policy at the start of the stage", min=0, max=1e6
+    )
     baseline: str = option(
         "group",
         "what a reward is compared with: the mean of its group, or of the group's others (RLOO)",

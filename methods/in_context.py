@@ -175,7 +175,9 @@ class InContext(Method):
             kept += count * sum(len(text.encode()) for text in texts) / len(texts)
             rows += count
         return Work(
-            shown=shown * (outlook.prompt + outlook.demonstration), kept=kept, gold_rows=rows
+            shown=shown * (outlook.prompt + outlook.demonstration),
+            kept=kept * (outlook.later > 0),
+            gold_rows=rows,
         )
 
 

@@ -73,7 +73,8 @@ class Measured:
 
     def example(self, kind: str, name: str) -> str:
         """The order's first row of a plug-in, or one with its defaults, as YAML."""
-        for label in self.labels(kind, name) if name != "all" else ():
+        labels = self.labels(kind, name) if name != "all" else []
+        for label in sorted(labels, key=lambda label: not label.endswith(name))[:1]:
             return _row(label, self.rows_asked[label])
         options = {"methods": {}, "parts": {"with": {name: {}}}, "parameters": {"parameters": name}}
         own = options[kind]

@@ -23,6 +23,7 @@ from harness.learning.parametrisation import Parametrisation
 from harness.learning.part import Part
 from harness.learning.trainer import TrainingConfig
 from harness.runs.presets import preset_files, read_preset
+from harness.runs.references import check_followed
 
 REFERENCE = ROOT / "docs" / "reference"
 FURTHER = "Further"  # the group of what none of these names
@@ -152,7 +153,10 @@ def refused(kind: str, name: str, plugin: Any) -> str:
     """What cannot go together, and the errors of the plug-in's own code."""
     together = [f"* {entry}." for entry in apart(kind, name, plugin)]
     shared = (TrainingConfig, DistillationConfig)
-    own = [f"* {entry}." for entry in refusals.errors_of(plugin, shared)]
+    errors = refusals.errors_of(plugin, shared)
+    if kind == "parts" and plugin.has("follows"):
+        errors += refusals.errors_in(check_followed, plugin, set())
+    own = [f"* {entry}." for entry in errors]
     what = {"methods": "methods", "parts": "parts", "parameters": "parametrisations"}
     blocks = [
         "In one line, before anything is learned"

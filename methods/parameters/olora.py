@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class OLoRAConfig(LowRankConfig):
-    lambda_1: float = option(0.5, "weight of the overlap with earlier stages", min=0)
-    lambda_2: float = option(0.0, "weight of the norms of A and B", min=0)
+    lambda_1: float = option(0.5, "weight of the overlap with earlier stages", min=0, max=1e6)
+    lambda_2: float = option(0.0, "weight of the norms of A and B", min=0, max=1e6)
 
 
 class OLoRA(LowRank):

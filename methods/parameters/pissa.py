@@ -26,7 +26,7 @@ from harness.learning.parametrisation import Tensors
 class PiSSAConfig(AdapterConfig):
     usual: ClassVar[float] = 1.0
     alpha: float | None = option(
-        None, "the change is scaled by alpha / rank; the rank if left out", above=0
+        None, "the change is scaled by alpha / rank; the rank if left out", above=0, max=1e6
     )
 
 

@@ -46,7 +46,7 @@ class AGEMConfig(PartConfig):
     rows: int = option(
         100, "examples of each skill in the memory, all where there are fewer", min=1
     )
-    share: float = option(1.0, "memory's examples for each example of a batch", above=0)
+    share: float = option(1.0, "memory's examples for each example of a batch", above=0, max=100)
     project: str = option("update", "what is projected", choices=("update", "gradient"))
 
 

@@ -52,7 +52,10 @@ class MatchedNormConfig(PartConfig):
     like: str | None = option(None, "label of the method whose step sizes are taken")
     of: str = option("update", "whose size is matched", choices=("update", "distance"))
     norm: float | None = option(
-        None, "L2 norm of an update at the peak of the learning rate, instead of like", above=0
+        None,
+        "L2 norm of an update at the peak of the learning rate, instead of like",
+        above=0,
+        max=1e6,
     )
 
     def __post_init__(self) -> None:
