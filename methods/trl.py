@@ -47,7 +47,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import importlib.util
 import inspect
 import os
 import tempfile
@@ -55,6 +54,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cache, cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +99,7 @@ ORDERS = {
     ),
 }  # fmt: skip
 PAIRED = ("DPOTrainer", "CPOTrainer", "ORPOTrainer")
+SERVED = ("Async", "Server")  # how trainers begin that ask a server
 UNFIT = {
     "RewardTrainer": "learns to judge, not to answer",
     "KTOTrainer": "learns from labels, which no skill has",
@@ -298,9 +299,11 @@ class TRL(Method):
     ) -> None:
         """Raises UserError for arguments that TRL refuses in or before a trainer's first step.
 
-        They are tried on a model of no size, but for vLLM, which takes memory and minutes.
+        They are tried on a model of no size. Servers are not asked, and vLLM is not started, which
+        takes memory and minutes.
         """
-        if self.config.args.get("use_vllm") and importlib.util.find_spec("vllm"):
+        asks_a_server = self.config.trainer.startswith(SERVED)
+        if asks_a_server or (self.config.args.get("use_vllm") and find_spec("vllm")):
             return
         trials = [TRL(replace(self.config, rows_per_pass=None))]
         if self.config.args:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PROMPTS, TOKENS = 2, 4
+ENDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 SIZES = {
     "hidden_size": 8,
     "intermediate_size": 8,
@@ -113,7 +114,7 @@ def _stage(
     """A stage of one step, of a model that is on disk: TRL loads references from there."""
     from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    ends = {name: getattr(tokenizer, name) for name in ENDS}
     config = LlamaConfig(vocab_size=len(tokenizer), **SIZES, **ends)
     LlamaForCausalLM(config).to(model.dtype).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
