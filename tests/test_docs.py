@@ -358,6 +358,7 @@ def test_metrics_are_headed_by_what_the_report_calls_them():
     names = dict(generate().REPORT_NAMES)
     assert names.pop("prompts_to_reach") == f"prompts to {continual.SHARE:.0%} of the single result"
     assert names.pop("transitions") == "items lost, items gained" and "items {what} since" in source
+    assert names.pop("pass_at_k") == "pass@k" and 'startswith("pass@")' in source
     for name in names.values():
         assert re.search(rf'[" ]{re.escape(name)}"', source), name
     page = (ROOT / "docs" / "reference" / "metrics.md").read_text()

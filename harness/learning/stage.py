@@ -349,10 +349,8 @@ class Stage(Lessons):
         """
         for name, part in parts.items():
             if (other := self._kept.get(name, part)) is not part:
-                both = (
-                    f"{type(other).__name__} has the name {name!r}, and {type(part).__name__} wants"
-                )
-                raise UserError("stage.keep", f"{both} it too", "keep it under another name")
+                problem = f"{name!r} is the name of a {type(other).__name__} already"
+                raise UserError("stage.keep", problem, "keep this one under another name")
             if name not in self._kept:
                 self._times[name] = self._times.get(name, 0) + 1
             self._kept[name] = part

@@ -36,7 +36,7 @@ SIZES = {
 }
 
 
-class Nothing(Skill):
+class TrialSkill(Skill):
     """A skill without content."""
 
     name = "trial"
@@ -48,7 +48,7 @@ class Nothing(Skill):
         return [Example(str(i), prompt, "Yes.", "Yes.") for i, prompt in enumerate(prompts)]
 
 
-class Trial(TRLRun):
+class TRLTrial(TRLRun):
     """One step, with made-up rewards and pairs."""
 
     is_built = False
@@ -93,7 +93,7 @@ def _tried(
 ) -> tuple[str, bool]:
     """(what TRL raises in one line or "", whether the trainer was built)."""
     with tempfile.TemporaryDirectory() as folder, _same_draws():
-        run = Trial(_stage(Path(folder), model, tokenizer, chat), method)
+        run = TRLTrial(_stage(Path(folder), model, tokenizer, chat), method)
         try:
             run.train()
         except UserError as error:  # of the trainer's constructor
@@ -131,7 +131,7 @@ def _stage(
         model=load(),
         tokenizer=tokenizer,
         sampler=cast(Sampler, None),  # TRL samples by itself
-        skill=Nothing(),
+        skill=TrialSkill(),
         seed=0,
         index=1,
         prompts=PROMPTS,
