@@ -215,8 +215,8 @@ def _say_advice(order: Order, progress: Progress) -> None:
     """Lines about a faster engine, references without runs, questions that are taught and tested,
     and a missing judge.
     """
-    for line in without_runs(order):
-        progress.say(line)
+    for idle in without_runs(order):
+        progress.say(idle)
     if line := advice(order, resolve_device(order.model.device)):
         progress.say(line)
     for overlap in order.overlaps:
