@@ -3,8 +3,9 @@
     grpo_trl: {method: trl, trainer: GRPOTrainer, args: {num_generations: 4, beta: 0.04}}
 
 ``args`` are those of the trainer's config in the pinned TRL. They are validated before anything
-loads. Those that are the order's, or settings of every method here, are refused: steps, epochs,
-batches, seeds, learning rate and schedule, limits and temperature of rollouts, output, logging.
+loads, and tried in one step on a model of no size before a run begins. Those that are the order's,
+or settings of every method here, are refused: steps, epochs, batches, seeds, learning rate and
+schedule, limits and temperature of rollouts, output, logging.
 
 What a trainer gets
 * the live model, in place, and the tokenizer with the order's arguments of the chat template;

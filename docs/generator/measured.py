@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 
 from harness.base import metrics
@@ -92,7 +93,7 @@ class Measured:
             out = FOLDER.relative_to(ROOT)
             return f"Not measured yet: `{command} --out {out}`, then `python docs/generate.py`."
         shown = [PLAIN, *self.complete(self.bases(mine)), *mine]
-        rows = [(label, self.cells(label)) for label in dict.fromkeys(shown)]
+        rows = [(label, self.cells[label]) for label in dict.fromkeys(shown)]
         columns = [c for c in COLUMNS if any(c.key in cells for _, cells in rows)]
         text = Table("did", "", "", columns, rows, stub="row").markdown().split("\n\n")[1]
         return f"{MEANINGS}\n\n{text}\n\n{interval_note(rows)}"
@@ -106,8 +107,12 @@ class Measured:
             if any(("methods", method) in plugs(entry or {}, label) for method in methods)
         ]
 
-    def cells(self, label: str) -> dict[str, Cell]:
-        """The numbers of a row."""
+    @cached_property
+    def cells(self) -> dict[str, dict[str, Cell]]:
+        """The numbers of each row: SFT's is on every page."""
+        return {label: self._cells(label) for label in self.complete(list(self.rows_asked))}
+
+    def _cells(self, label: str) -> dict[str, Cell]:
         data = self.results
         assert data is not None
         cells: dict[str, Cell] = {
@@ -131,10 +136,16 @@ class Measured:
         ]
         return over_seeds(data, label, ratios)
 
+    @cached_property
+    def stages(self) -> pd.DataFrame:
+        """One row a finished stage."""
+        assert self.results is not None
+        return self.results.stages()
+
     def seconds(self, label: str) -> dict[tuple[int, int], float]:
         """{(folder, seed): seconds of training and sampling} of the whole runs of a label."""
         assert self.results is not None
-        stages = self.results.stages()
+        stages = self.stages
         mine = stages[(stages["label"] == label) & (stages["stage"] > 0)]
         parts = [c for c in (SECONDS + "training", SECONDS + "sampling") if c in mine]
         count = len(self.results.series[label].order)

@@ -350,7 +350,7 @@ class Stage(Lessons):
         for name, part in parts.items():
             if (other := self._kept.get(name, part)) is not part:
                 problem = f"{name!r} is the name of a {type(other).__name__} already"
-                raise UserError("stage.keep", problem, "keep this one under another name")
+                raise UserError("stage.keep", problem, "take another name, or let that one go")
             if name not in self._kept:
                 self._times[name] = self._times.get(name, 0) + 1
             self._kept[name] = part
