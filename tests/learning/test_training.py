@@ -713,7 +713,8 @@ def test_a_name_of_the_checkpoint_is_that_of_one_object(fresh):
     with pytest.raises(UserError) as error:
         stage.keep(memory=other)
     assert str(error.value) == (
-        "stage.keep: 'memory' is the name of a Linear already; take another name, or let that one go"
+        "stage.keep: 'memory' is the name of a Linear already; "
+        "take another name, or let that one go"
     )
     assert stage.state_dict()["times"] == {"memory": 1, "buffer": 1}
     stage.let_go(one)
