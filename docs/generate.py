@@ -2,37 +2,32 @@
 
     python docs/generate.py
 
-A test compares the pages with what this file makes of the code, so that they cannot go stale.
+Pages of plug-ins that are gone are removed. A test compares the pages with what this file makes of
+the code, so that they cannot go stale.
 """
 
-import ast
 import dataclasses
-import importlib
-import inspect
 import json
 import re
 import sys
-import textwrap
-import typing
 from pathlib import Path
 
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
+
+from generator.measured import Measured
+from generator.plugins import FOLDERS
+from generator.plugins import pages as plugin_pages
+from generator.text import NOTICE, cell, functions, grid, markdown, table
 
 from harness.base import curves, metrics
-from harness.base.registry import only_subclass
 from harness.evaluation.endpoint import EndpointConfig
 from harness.evaluation.settings import KL, Drift, Evaluate, PassAtK
 from harness.evaluation.suite import RetentionTask
-from harness.learning import low_rank, made_weights
-from harness.learning.distillation import DistillationConfig
-from harness.learning.method import Method
-from harness.learning.parametrisation import Parametrisation
-from harness.learning.part import Part, lacking
-from harness.learning.trainer import TrainingConfig
-from harness.runs.presets import preset_files, read_preset
+from harness.models import size
+from harness.report import continual
 from harness.runs.schema import (
     Budget,
     ChatTemplate,
@@ -46,7 +41,6 @@ from harness.sampling.settings import Rollout, VLLMConfig
 from harness.skills.signs import GRADERS
 from harness.skills.words import normalise
 
-NOTICE = "<!-- Made by docs/generate.py from the code; change it there. -->\n"
 SECTIONS = {  # title of a section: (dataclass, one sentence)
     "The file": (Schema, "Keys at the top."),
     "model": (ModelSpec, "A mapping, or the name alone."),
@@ -92,85 +86,13 @@ grid:
 """
 
 
-def cell(value: object) -> str:
-    """A value of a setting as YAML would have it."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and value and abs(value) < 1e-3:
-        return re.sub(r"e-0", "e-", f"{value:g}")
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def kind(hint: object) -> str:
-    """A type hint in words."""
-    if typing.get_origin(hint) in (typing.Union, type(int | None)):
-        return " or ".join(kind(h) for h in typing.get_args(hint) if h is not type(None))
-    name = getattr(typing.get_origin(hint) or hint, "__name__", str(hint))
-    words = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false"}
-    return {**words, "dict": "mapping", "list": "list"}.get(name, name)
-
-
-def bounds(rules: typing.Mapping[str, typing.Any]) -> str:
-    """What a setting may be, from the metadata of its ``option``."""
-    if rules.get("choices"):
-        return ", ".join(f"`{choice}`" for choice in rules["choices"])
-    parts = [
-        f"{word} {cell(rules[key])}"
-        for key, word in (("min", "from"), ("above", "above"), ("max", "to"))
-        if rules.get(key) is not None
-    ]
-    return " ".join(parts)
-
-
-def default(field: dataclasses.Field[typing.Any]) -> str:
-    """The default of a field, in words."""
-    if field.default_factory is not dataclasses.MISSING:
-        return cell(field.default_factory() or None)
-    return "required" if field.default is dataclasses.MISSING else cell(field.default)
-
-
-def table(config: type, without: frozenset[str] = frozenset()) -> str:
-    """The settings of a dataclass as a Markdown table."""
-    hints = typing.get_type_hints(config)
-    lines = ["| key | default | values | meaning |", "|---|---|---|---|"]
-    for field in dataclasses.fields(config):
-        if field.name in without:
-            continue
-        values = bounds(field.metadata) or kind(hints[field.name])
-        row = (f"`{field.name}`", default(field), values, field.metadata.get("help", ""))
-        lines.append("| " + " | ".join(part.replace("|", "\\|") for part in row) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def markdown(docstring: str | None) -> str:
-    """A docstring as Markdown: paragraphs unwrapped, code in single backquotes."""
-    text = inspect.cleandoc(docstring or "").replace("``", "`")
-    text = re.sub(r":class:`([^`]+)`", r"`\1`", text)
-    blocks = []
-    for block in text.split("\n\n"):
-        if block.startswith("    "):
-            blocks.append("```\n" + textwrap.dedent(block) + "\n```")
-            continue
-        lines: list[str] = []
-        for line in block.split("\n"):
-            if lines and not re.match(r"\s*(\* |- |\d+\. )", line):
-                lines[-1] += " " + line.strip()
-            else:
-                lines.append(line)
-        blocks.append("\n".join(lines))
-    text = "\n\n".join(blocks)
-    return re.sub(r"(?<=[^\n])\n(?=\* )", "\n\n", text, count=0) if "\n* " in text else text
-
-
 def order_page() -> str:
     parts = [
         "# The task-order file\n",
         NOTICE,
         "YAML. Unknown keys, wrong types and impossible values are refused before anything loads, "
-        "in one line, with exit code 2; what only a model or a trainer of TRL can tell, when it is "
-        "met. Paths are looked up beside the order file, then in the "
+        "in one line, with exit code 2; what only the model or a trainer of TRL can tell, before "
+        "anything is learned. Paths are looked up beside the order file, then in the "
         "current folder; a model's folder in the current folder alone. `--set` changes any key "
         "for one start ([commands](commands.md#run_sequencepy)).\n",
         EXAMPLE,
@@ -196,139 +118,6 @@ def order_page() -> str:
         "([grids](../how-to/many-seeds.md#grids)).\n",
     ]
     return "\n".join(parts)
-
-
-def methods_page() -> str:
-    shared = frozenset(field.name for field in dataclasses.fields(TrainingConfig))
-    distillation = frozenset(field.name for field in dataclasses.fields(DistillationConfig))
-    parts = [
-        "# Methods\n",
-        NOTICE,
-        "One file a method in `methods/`. All share the learning step of the harness: the order "
-        "of the data, float32 master weights, AdamW, warm-up and schedule, gradient clipping, "
-        "micro-batches, checkpoints. They differ in the loss. A method of your own: "
-        "[how to](../how-to/my-method.md).\n",
-        "## Settings of every method\n",
-        table(TrainingConfig),
-        "## Settings of distillation\n",
-        "Of `sdft`, `sdpo`, `gkd`, `offline_distillation` and `sft_reinvoke`, beside those above. "
-        "Formulas: "
-        "[numerics](../explanation/numerics.md#estimators-of-the-divergence).\n",
-        table(DistillationConfig, shared),
-    ]
-    for path in sorted((ROOT / "methods").glob("*.py")):
-        if path.stem.startswith("_"):
-            continue
-        module = importlib.import_module(f"methods.{path.stem}")
-        config = next(
-            value.Config
-            for value in vars(module).values()
-            if isinstance(value, type)
-            and value.__module__ == module.__name__
-            and hasattr(value, "learn")
-        )
-        known = distillation if issubclass(config, DistillationConfig) else shared
-        base = DistillationConfig if issubclass(config, DistillationConfig) else TrainingConfig
-        defaults = {field.name: field.default for field in dataclasses.fields(base)}
-        same = frozenset(
-            field.name
-            for field in dataclasses.fields(config)
-            if field.name in known and field.default == defaults.get(field.name)
-        )
-        parts += [f"## {path.stem}\n", markdown(module.__doc__) + "\n"]
-        if len(same) < len(dataclasses.fields(config)):
-            parts.append(table(config, same))
-    parts += [
-        "## Presets\n",
-        "`preset: NAME` gives a label the method and settings of a paper or code; single settings "
-        "beside it go over them. Results hold the values. Files: `benchmarks/presets`.\n",
-    ]
-    for name in preset_files():
-        preset = read_preset(name)
-        settings = yaml.safe_dump(preset["settings"], sort_keys=False)
-        parts += [f"### {name}\n", f"Method: `{preset['method']}`. {preset['source']}\n"]
-        parts += [f"```yaml\n{settings}```\n"]
-    return "\n".join(parts)
-
-
-def plugins(folder: Path, package: str, base: type) -> typing.Iterator[tuple[str, type]]:
-    """The classes of a folder's plug-ins, by the names of their files."""
-    for path in sorted(folder.glob("*.py")):
-        if not path.stem.startswith("_"):
-            module = importlib.import_module(f"{package}.{path.stem}")
-            yield path.stem, only_subclass(module, base, path.stem, path)
-
-
-def parts_page() -> str:
-    methods = dict(plugins(ROOT / "methods", "methods", Method))
-    joined = dict(plugins(ROOT / "methods" / "parts", "methods.parts", Part))
-    lines = ["| part | " + " | ".join(methods) + " |", "|---" * (len(methods) + 1) + "|"]
-    for name, part in joined.items():
-        default = part(part.Config())
-        cells = (
-            "no" if lacking(part, method) else "some" if default.refuses(method) else "yes"
-            for method in methods.values()
-        )
-        lines.append(f"| [{name}](#{name}) | " + " | ".join(cells) + " |")
-    pages = [
-        "# Parts\n",
-        NOTICE,
-        "What joins a method under `with` ([how to](../how-to/my-part.md)). Every option has a "
-        "default, so that `{}` runs.\n",
-        "## What joins what\n",
-        "\n".join(lines) + "\n",
-        "No: refused in one line, before anything loads. Some: with other options than the "
-        "defaults, which the part's section names. Parts may join one method together, but of "
-        + ", ".join(f"`{name}`" for name, part in joined.items() if part.has("merge"))
-        + ", which make the weights with which a stage ends, only one.\n",
-    ]
-    for name, part in joined.items():
-        doc = sys.modules[part.__module__].__doc__
-        pages += [f"## {name}\n", markdown(doc) + "\n", table(part.Config)]
-    return "\n".join(pages)
-
-
-def parameters_page() -> str:
-    methods = dict(plugins(ROOT / "methods", "methods", Method))
-    trained = dict(plugins(ROOT / "methods" / "parameters", "methods.parameters", Parametrisation))
-    joined = dict(plugins(ROOT / "methods" / "parts", "methods.parts", Part))
-    lines = ["| part | " + " | ".join(trained) + " |", "|---" * (len(trained) + 1) + "|"]
-    for name, part in joined.items():
-        why = part(part.Config()).wants_weights()
-        cells = ("no" if each.makes and why else "yes" for each in trained.values())
-        lines.append(f"| [{name}](parts.md#{name}) | " + " | ".join(cells) + " |")
-    pages = [
-        "# Parametrisations\n",
-        NOTICE,
-        "What a method trains, under `parameters` ([how to](../how-to/adapters.md)): a name, or a "
-        "name with options. All weights learn if it is left out.\n",
-        "## What joins what\n",
-        "Every parametrisation joins every [method](methods.md) but "
-        + " and ".join(f"`{name}`" for name, each in methods.items() if each.has_own_loop)
-        + ", which the harness does not train. With [parts](parts.md) at their defaults:\n",
-        "\n".join(lines) + "\n",
-        "No: refused in one line, before anything loads. So are `coupled: false` of penalties, and "
-        "parts of your own with `gradient`, `update` or `project`, with every parametrisation but "
-        "`all` and `freeze`. Parts that make the weights with which a stage ends "
-        "go with `adapter: merged` alone; task vectors with `begin: merged`.\n",
-        "## Weights made of numbers\n",
-        markdown(made_weights.__doc__) + "\n",
-        "### By a low rank\n",
-        markdown(low_rank.__doc__) + "\n",
-    ]
-    for name, parametrisation in trained.items():
-        doc = sys.modules[parametrisation.__module__].__doc__
-        pages += [f"## {name}\n", markdown(doc) + "\n"]
-        if dataclasses.fields(parametrisation.Config):
-            pages.append(table(parametrisation.Config))
-    return "\n".join(pages)
-
-
-def functions(module: object) -> typing.Iterator[typing.Callable[..., object]]:
-    """The public functions that a module defines, in their order in the file."""
-    for node in ast.parse(inspect.getsource(module)).body:  # type: ignore[arg-type]
-        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
-            yield getattr(module, node.name)
 
 
 def code(value: object) -> str:
@@ -369,40 +158,90 @@ def graders_page() -> str:
     return "\n".join(parts)
 
 
+# What the report calls the numbers of metrics.py and curves.py; the others are steps on the way.
+REPORT_NAMES = {
+    "average_accuracy": "ACC",
+    "own_stage_accuracy": "own stage",
+    "learning_accuracy": "LA",
+    "own_stage_gain": "mean gain",
+    "backward_transfer": "BWT over T - 1",
+    "forward_transfer": "FWT",
+    "forgetting": "Forgetting",
+    "overall_performance": "OP after the last stage (ACC)",
+    "anytime_accuracy": "anytime accuracy",
+    "backward_transfer_trace": "BWT over T (TRACE)",
+    "intransigence": "intransigence",
+    "plasticity_loss": "plasticity loss",
+    "forward_transfer_single": "FWT against single runs",
+    "holm": "p-values by Holm",
+    "retention_delta": "Retention Δ",
+    "pass_at_k": "pass@k",
+    "learning_curve_area": "area under the learning curve",
+    "prompts_to_reach": "prompts to 90% of the single result",
+    "transitions": "items lost, items gained",
+    "hypervolume": "area",
+}
+
+
 def metrics_page() -> str:
-    parts = ["# Metrics\n", NOTICE, markdown(metrics.__doc__) + "\n"]
+    parts = [
+        "# Metrics\n",
+        NOTICE,
+        markdown(metrics.__doc__) + "\n",
+        "A heading is what the report calls it, then the function.\n",
+    ]
     for module in (metrics, curves):
         for function in functions(module):
-            parts += [f"## {function.__name__}\n", markdown(function.__doc__) + "\n"]
+            name = function.__name__
+            title = f"{REPORT_NAMES[name]}: `{name}`" if name in REPORT_NAMES else f"`{name}`"
+            parts += [f"## {title}\n", markdown(function.__doc__) + "\n"]
     parts += [
+        "## prompts to relearn it\n",
+        markdown(continual.relearning.__doc__) + "\n",
+        "In points after 1, 2, 4, 8, ... steps ([how to](../how-to/many-seeds.md#relearning)).\n",
+        "## TFLOPs: `operations`\n",
+        markdown(size.operations.__doc__) + "\n",
+        markdown(size.product_weights.__doc__) + "\n",
+        "## norm of the change, share of changed entries: `change`\n",
+        markdown(size.change.__doc__) + "\n",
+        markdown(size.Change.__doc__) + " Of the model in its own dtype, since the start of the "
+        "stage and of the run.\n",
         "## Graders\n",
         "For skills from JSONL files ([how to](../how-to/my-data.md)). "
         "[What they accept](graders.md) is a page of its own.\n",
     ]
-    parts.append(
-        "| grader | score |\n|---|---|\n"
-        + "".join(
-            f"| `{name}` | {markdown(grader.__doc__).splitlines()[0]} |\n"
-            for name, grader in GRADERS.items()
-        )
-    )
-    return "\n".join(parts)
+    rows = [(f"`{name}`", markdown(each.__doc__).splitlines()[0]) for name, each in GRADERS.items()]
+    return "\n".join([*parts, grid(("grader", "score"), rows)])
 
 
-def pages() -> dict[Path, str]:
-    """The generated pages: {path: text}."""
+def pages(measured: Measured | None = None) -> dict[Path, str]:
+    """The generated pages: {path: text}; measured: what plug-ins did, as committed if left out."""
     folder = ROOT / "docs" / "reference"
     return {
         folder / "order.md": order_page(),
-        folder / "methods.md": methods_page(),
-        folder / "parts.md": parts_page(),
-        folder / "parameters.md": parameters_page(),
+        **plugin_pages(measured or Measured()),
         folder / "metrics.md": metrics_page(),
         folder / "graders.md": graders_page(),
     }
 
 
-if __name__ == "__main__":
-    for page, text in pages().items():
+def stale(made: dict[Path, str]) -> list[Path]:
+    """Pages of plug-ins that ``pages`` does not make."""
+    folders = [ROOT / "docs" / "reference" / kind for kind in FOLDERS]
+    return sorted(p for folder in folders for p in folder.glob("*.md") if p not in made)
+
+
+def write() -> None:
+    """Bring docs/reference to what the code says."""
+    made = pages()
+    for page, text in made.items():
+        page.parent.mkdir(exist_ok=True)
         page.write_text(text, encoding="utf-8")
         print(page.relative_to(ROOT))
+    for page in stale(made):
+        page.unlink()
+        print(f"removed {page.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    write()

@@ -1,7 +1,9 @@
 """Dynamic fine-tuning (DFT), Wu et al. 2025, arXiv 2508.05629, equation 9.
 
+    L = - mean over tokens of sg(p(y_t | x, y_<t)) log p(y_t | x, y_<t)
+
 Cross-entropy weighted by the token's probability: each token's loss is -p log p, in which the first
-p is a constant. The gradient is that of SFT with less weight on tokens that the model finds
+p is a constant (sg). The gradient is that of SFT with less weight on tokens that the model finds
 unlikely. Read as a policy gradient, SFT divides by p; DFT takes that 1/p out.
 
 The weights are not normalised: the sum is divided by the number of completion tokens of the

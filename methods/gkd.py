@@ -1,5 +1,7 @@
 """Generalised knowledge distillation (GKD), arXiv 2306.13649: from another model, or an older self.
 
+    L = mean over tokens of D(q(. | x, y_<t), p(. | x, y_<t)),    y the demonstration or ~ p(. | x)
+
 With the chance ``student_share`` (lambda) a step learns on the student's own answers, otherwise on
 the demonstrations, as in the paper's algorithm 1. On every token the student is pulled towards the
 teacher, which reads the same prompt and no demonstration.

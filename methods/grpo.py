@@ -48,8 +48,10 @@ is the same whatever ``clip``, ``clip_low``, ``clip_high`` and ``ratio`` say: GS
 The ratio of a step's first update is 1 exactly. In bfloat16 those of later ones carry the rounding
 of two passes, which for short answers may be more than GSPO's 3e-4.
 
-Cost of several updates: a scoring pass over the rollouts; with ``ratio: sequence`` one for each
-further update. State: nothing between stages.
+State: nothing between stages. Cost: ``group_size`` answers to each prompt and a pass forward and
+backward over them; with ``kl_beta`` one of the policy at the start of the stage, and a second copy
+of the weights. Several updates add a scoring pass over the rollouts, with ``ratio: sequence`` one
+for each further update.
 """
 
 from collections.abc import Sequence
@@ -89,7 +91,9 @@ class GRPOConfig(InnerOptions, ImportanceOption, TrainingConfig):
     normalise: str = option(
         "tokens", "what the loss is averaged over", choices=("tokens", "sequences", "constant")
     )
-    kl_beta: float = option(0.0, "weight of the KL to the policy at the start of the stage", min=0)
+    kl_beta: float = option(
+        0.0, "weight of the KL to the policy at the start of the stage", min=0, max=1e6
+    )
     baseline: str = option(
         "group",
         "what a reward is compared with: the mean of its group, or of the group's others (RLOO)",

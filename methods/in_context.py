@@ -1,5 +1,7 @@
 """No weights are trained: demonstrations of the skill stand in the prompt (Brown et al. 2020).
 
+    y ~ p_0(. | x_1, d_1, ..., x_k, d_k, x)    for the k examples (x_i, d_i) that are shown
+
     in_context: {demonstrations: 4, selection: bm25}
 
 A stage keeps training examples that its budget draws. The base model is asked with
@@ -164,14 +166,18 @@ class InContext(Method):
         return lengths.prompt
 
     def work(self, outlook: Outlook) -> Work:
-        drawn = min(outlook.prompts, len(outlook.skill.examples("train")))
-        shown = min(self.config.demonstrations, drawn)
-        kept = shown if self.config.selection == "fixed" else drawn
-        texts = [str(asdict(example)) for example in outlook.examples]
-        size = sum(len(text.encode()) for text in texts) / len(texts)
+        kept, rows = 0.0, 0
+        for each in (*outlook.earlier, outlook):  # all of them are asked again
+            drawn = min(each.prompts, len(each.skill.examples("train")))
+            shown = min(self.config.demonstrations, drawn)
+            count = shown if self.config.selection == "fixed" else drawn
+            texts = [str(asdict(example)) for example in each.examples]
+            kept += count * sum(len(text.encode()) for text in texts) / len(texts)
+            rows += count
         return Work(
             shown=shown * (outlook.prompt + outlook.demonstration),
-            kept=kept * size,
+            kept=kept * (outlook.later > 0),
+            gold_rows=rows,
         )
 
 

@@ -1,5 +1,10 @@
 """Offline distillation: SDFT's teacher and divergence on a fixed set of the teacher's own answers.
 
+    L = mean over answers y ~ q(. | x, d) and tokens t of D(q(. | x, d, y_<t), p(. | x, y_<t))
+
+x is the question, d what the teacher is shown, q the teacher at the start of the stage, p the
+student, D the divergence: KL(q || p) by default.
+
 The first off-policy comparison of figure 6 in arXiv 2601.19897. At the start of the stage the
 teacher, the model as it is under the teacher's prompt, answers the first ``generations`` prompts
 that the stage draws, once each; its weights stay frozen. The student then learns on these answers

@@ -1,6 +1,13 @@
 """Self-distillation policy optimisation (SDPO), "Reinforcement Learning via Self-Distillation",
 arXiv 2601.20802.
 
+    L = mean over answers y_i with something to show, and their tokens t, of
+        D(q(. | x, y_j, f_i, y_i,<t), p(. | x, y_i,<t))
+    y_1 ... y_G ~ p(. | x),    j: the first j != i with R(y_j) >= accept
+
+x is the question, R the reward, f_i the feedback on y_i, q the teacher, p the student. D is the
+Jensen-Shannon divergence by default.
+
 On-policy distillation whose demonstration is the model's own success. Every prompt is sampled
 ``group_size`` times, and the reward tells which answers are right. The teacher reads the question
 with a right answer of the same group, and the feedback that the skill gives on the answer itself;

@@ -1,5 +1,9 @@
 """Supervised fine-tuning on the model's own right answers (self-SFT; RFT, RAFT, "Self-Output").
 
+    L = - mean over tokens of log p(y_t | x, y_<t),    y ~ p_0(. | x) with R(y) >= accept
+
+p_0 is the model at the start of the stage, or of the pass over the examples, R the reward.
+
 The model answers each prompt of the budget ``answers`` times. Answers whose reward is at least
 ``accept`` are kept, and learned by the cross-entropy of methods/sft.py. No demonstration is used.
 

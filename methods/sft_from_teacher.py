@@ -1,5 +1,9 @@
 """Supervised fine-tuning on the teacher's own answers.
 
+    L = - mean over tokens of log p(y_t | x, y_<t),    y ~ q(. | x, d)
+
+q is the model at the start of the stage, d what it is shown as a teacher.
+
 The second off-policy comparison of figure 6 in arXiv 2601.19897. The answers are those of
 methods/offline_distillation.py, sampled once at the start of the stage from the model under the
 teacher's prompt; the loss is the cross-entropy of methods/sft.py. An answer that was cut off at the

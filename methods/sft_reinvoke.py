@@ -1,5 +1,10 @@
 """SFT + re-invoke: SFT, then on-policy distillation from the base policy on general prompts.
 
+    1. L = - mean over tokens of log p(y_t | x, y_<t),    y the demonstration of x
+    2. L = mean over answers y ~ p(. | g) and tokens t of D(p_0(. | g, y_<t), p(. | g, y_<t))
+
+g is a general prompt, p_0 the base policy, D the divergence: KL(p || p_0) by default.
+
 A baseline of arXiv 2601.19897, after Lu and Thinking Machines Lab ("On-Policy Distillation", 2025):
 the second phase brings back what SFT has overwritten, on prompts that have nothing to do with the
 skill. A stage has two phases, each a training of its own (warm-up, schedule, optimizer):

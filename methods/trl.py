@@ -3,8 +3,9 @@
     grpo_trl: {method: trl, trainer: GRPOTrainer, args: {num_generations: 4, beta: 0.04}}
 
 ``args`` are those of the trainer's config in the pinned TRL. They are validated before anything
-loads. Those that are the order's, or settings of every method here, are refused: steps, epochs,
-batches, seeds, learning rate and schedule, limits and temperature of rollouts, output, logging.
+loads, and tried in one step on a model of no size before a run begins. Those that are the order's,
+or settings of every method here, are refused: steps, epochs, batches, seeds, learning rate and
+schedule, limits and temperature of rollouts, output, logging.
 
 What a trainer gets
 * the live model, in place, and the tokenizer with the order's arguments of the chat template;
@@ -52,10 +53,11 @@ import os
 import tempfile
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache, cached_property
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -66,6 +68,11 @@ from harness.learning.outlook import Lengths, Outlook, Work
 from harness.learning.stage import Stage
 from harness.learning.trainer import TrainingConfig
 from harness.learning.trl_run import TRLRun
+from harness.learning.trl_trial import trial_error
+from harness.models.chat import ChatInputs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Arguments of TRL's configs that follow from the order or from settings of every method.
 ORDERS = {
@@ -93,6 +100,7 @@ ORDERS = {
     ),
 }  # fmt: skip
 PAIRED = ("DPOTrainer", "CPOTrainer", "ORPOTrainer")
+SERVED = ("Async", "Server")  # how trainers begin that ask a server
 UNFIT = {
     "RewardTrainer": "learns to judge, not to answer",
     "KTOTrainer": "learns from labels, which no skill has",
@@ -282,6 +290,30 @@ class TRL(Method):
         is_bfloat16 = args.get("bf16", dtype == torch.bfloat16 and not args.get("fp16"))
         mixed = "bfloat16" if is_bfloat16 else "float16" if args.get("fp16") else ""
         return "float32 weights" + (f", autocast to {mixed}" if mixed else "")
+
+    def try_out(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        chat: ChatInputs | None,
+        place: str,
+    ) -> None:
+        """Raises UserError for arguments that TRL refuses in or before a trainer's first step.
+
+        They are tried on a model of no size. Servers are not asked, and vLLM is not started, which
+        takes memory and minutes.
+        """
+        asks_a_server = self.config.trainer.startswith(SERVED)
+        if asks_a_server or (self.config.args.get("use_vllm") and find_spec("vllm")):
+            return
+        trials = [TRL(replace(self.config, rows_per_pass=None))]
+        if self.config.args:
+            each = {"num_generations": self.samples_each} if self.samples else {}
+            trials.append(TRL(replace(self.config, rows_per_pass=None, args=each)))
+        plain = trials[1] if len(trials) > 1 else None
+        if said := trial_error(trials[0], plain, model, tokenizer, chat):
+            what, problem = ("args", "refuses them") if plain else ("trainer", "cannot be built")
+            raise UserError(f"{place}: {what}", f"{self.config.trainer} {problem} ({said})")
 
     # ---- a stage -------------------------------------------------------------------------------
 

@@ -41,7 +41,7 @@ class LowRankConfig(MadeConfig):
     usual: ClassVar[float] = 2.0
     rank: int = option(8, "rank of the change of each weight, at most its smaller side", min=1)
     alpha: float | None = option(
-        None, "the change is scaled by alpha / rank; twice the rank if left out", above=0
+        None, "the change is scaled by alpha / rank; twice the rank if left out", above=0, max=1e6
     )
     rslora: bool = option(False, "whether it is scaled by alpha / sqrt(rank), arXiv 2312.03732")
 

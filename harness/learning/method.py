@@ -3,9 +3,11 @@
 A method is one file in ``methods/``, or a file of the user's that an order names.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import torch
 
@@ -16,9 +18,13 @@ from harness.learning.options import TeacherOption
 from harness.learning.outlook import Lengths, Outlook, Work
 from harness.learning.stage import Stage
 from harness.learning.trainer import TrainingConfig
+from harness.models.chat import ChatInputs
 from harness.sampling.settings import Rollout
 from harness.skills.skill import Example, Skill
 from harness.skills.templates import Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class ModelView(Protocol):
@@ -112,6 +118,19 @@ class Method:
         """Raises UserError at ``place`` if ``order`` asks for what the method cannot do.
 
         It is called before anything loads.
+        """
+
+    def try_out(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        chat: ChatInputs | None,
+        place: str,
+    ) -> None:
+        """Raises UserError at ``place`` for what shows only where training is set up.
+
+        It is called once before the first run that is new to a folder, and by --plan. model: the
+        order's, which may be on the meta device; chat: what the chat template is given.
         """
 
     def precision(self, dtype: torch.dtype) -> str:

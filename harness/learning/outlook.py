@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Work:
-    """What a method does for each prompt drawn, in tokens and completions, means over a skill."""
+    """What a method does for each prompt drawn, in tokens and completions, means over a skill.
+
+    ``held``, ``kept``, ``gold_rows`` and ``further`` are of the whole stage.
+    """
 
     learned: float = 0  # tokens through a forward and a backward pass
     scored: float = 0  # tokens through a forward pass alone
@@ -34,6 +37,8 @@ class Work:
     held: float = 0  # bytes of float32 tensors that parts have in memory beside the masters
     shown: float = 0  # prompt tokens before each question that is evaluated
     kept: float = 0  # bytes of the method's state_dict() after the stage, on disk for later ones
+    gold_rows: float = 0  # training examples with gold answers kept for later stages
+    further: float = 0  # prompts drawn in a stage beside its budget: replayed, or outside its steps
 
     def with_start(self, of: str, earlier: Sequence[Outlook]) -> Work:
         """This work with the start ``of`` the stage or the run loaded again.
@@ -93,9 +98,10 @@ class Outlook:
     """What is known of a skill before it is learned.
 
     tokenizer; skill; template: shows the teacher what it sees; limit: tokens of a rollout at most;
-    prompts: the budget; later: skills still to come; parameters: weights of the model. Means over
-    the first 32 training examples, in tokens: prompt; demonstration, 0 where there is none. shared:
-    tokens that all of these prompts begin with.
+    prompts: the budget; earlier: what is known of the skills learned before; later: skills still to
+    come; parameters: weights of the model. Means over the first 32 training examples, in tokens:
+    prompt; demonstration, 0 where there is none. shared: tokens that all of these prompts begin
+    with.
     """
 
     def __init__(
@@ -108,6 +114,7 @@ class Outlook:
         parameters: int = 0,
     ) -> None:
         self.parameters = parameters
+        self.earlier: Sequence[Outlook] = ()
         self.later = 1
         self.tokenizer = tokenizer
         self.skill = skill

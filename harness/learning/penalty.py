@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class PenaltyConfig(PartConfig):
     """Options of a quadratic penalty."""
 
-    strength: float = option(1.0, "lambda of the penalty", min=0)
+    strength: float = option(1.0, "lambda of the penalty", min=0, max=1e12)
     coupled: bool = option(
         True, "whether its gradient goes through clipping and AdamW, or acts on weights beside them"
     )

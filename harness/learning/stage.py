@@ -165,9 +165,8 @@ class Stage(Lessons):
     def _restore(self, restored: Mapping[str, Any]) -> None:
         """Take over the counts of a stage that was cut off; ``keep`` restores what it kept."""
         for name in COUNTS:
-            setattr(
-                self, name, restored.get(name, 0)
-            )  # a checkpoint from before has no ``learned``
+            # A checkpoint from before has no ``learned``.
+            setattr(self, name, restored.get(name, 0))
         self.seconds = dict(restored["seconds"])
         self._counts = self.tokens, self.learned, self.further, dict(self.seconds)
         self._restored = {
@@ -344,11 +343,15 @@ class Stage(Lessons):
         method runs from its beginning and calls it again: objects that the checkpoint holds get
         their state back.
 
-        A name may be kept more than once, for example a trainer for each phase. A resume gives the
-        saved state to each of them, up to the one that was saved; later ones stay as made.
+        A name may be kept again once its object was let go, as a trainer for each phase. A resume
+        gives the saved state to each of them, up to the one that was saved; later ones stay as
+        made. Raises UserError for a name that another object has: one of the two would be lost.
         """
         for name, part in parts.items():
-            if self._kept.get(name) is not part:
+            if (other := self._kept.get(name, part)) is not part:
+                problem = f"{name!r} is the name of a {type(other).__name__} already"
+                raise UserError("stage.keep", problem, "take another name, or let that one go")
+            if name not in self._kept:
                 self._times[name] = self._times.get(name, 0) + 1
             self._kept[name] = part
             if name in self._restored:

@@ -19,7 +19,7 @@ from harness.learning.weights import Weights
 class TaskVectorConfig(PartConfig):
     """Options of a merger of task vectors."""
 
-    scale: float = option(0.4, "lambda, the factor of the merged vector", min=0)
+    scale: float = option(0.4, "lambda, the factor of the merged vector", min=0, max=1000)
     begin: str = option(
         "base",
         "where a stage's training begins: base model or merged one",

@@ -38,7 +38,8 @@ class Teacher:
     micro_batch_tokens: limit of the trainer's micro-batches; the teacher, which has no backward
     pass, takes twice as many tokens at once. place: device of the average, the same as that of the
     trainer's masters; the model's device if left out. model: a frozen model that is kept elsewhere,
-    with alpha 0: no copy is made, and checkpoints do not hold it.
+    with alpha 0: no copy is made, and checkpoints do not hold it. name: in checkpoints; a second
+    teacher of a stage wants one of its own.
 
     Where weights are made of other numbers (``stage.parameters.makes``) the average is of these,
     and the live model has the weights that they make while the teacher scores: no copy either.
@@ -51,6 +52,7 @@ class Teacher:
         micro_batch_tokens: int,
         place: torch.device | None = None,
         model: PreTrainedModel | None = None,
+        name: str = "teacher",
     ) -> None:
         self.stage = stage
         self.alpha = alpha
@@ -69,7 +71,7 @@ class Teacher:
             if alpha not in (0, 1):
                 self.average = float32_weights(self.parameters, place or self.model.device)
         if model is None:
-            stage.keep(teacher=self)
+            stage.keep(**{name: self})
         self.head = output_head(self.model)
 
     @torch.no_grad()

@@ -74,7 +74,7 @@ def _estimates(
     for measure, function in against:
         yield ALL, measure, estimate(function, "R+", difference=True)
     yield from _curves(results, label)
-    yield from _relearning(results, label)
+    yield from relearning(results, label)
     yield from _transitions(results, label)
     yield from _changes(results, label, stages)
 
@@ -99,7 +99,7 @@ def _changes(
             values = rows.loc[rows["stage"] > 0, f"change_{of}_{what}"].groupby("seed").mean()
             of_seeds = [float(values.get(run.seed, math.nan)) for run in results.runs[label]]
             since = f"since the start of the {of}, {when}"
-            yield WEIGHTS, f"{words} {since}", _over_seeds(results, label, of_seeds)
+            yield WEIGHTS, f"{words} {since}", over_seeds(results, label, of_seeds)
 
 
 # -- learning curves
@@ -119,16 +119,16 @@ def _curves(results: ReportData, label: str) -> Iterator[tuple[str, str, Estimat
             for i, run in enumerate(results.runs[label])
         ]
         areas = [curves.learning_curve_area(x, y) if len(x) > 2 else math.nan for x, y in points]
-        yield name, "area under the learning curve", _over_seeds(results, label, areas)
+        yield name, "area under the learning curve", over_seeds(results, label, areas)
         goals = SHARE * _single(results, label, place)
         reached = [
             curves.prompts_to_reach(x, y, goal) if len(x) > 2 else math.nan
             for (x, y), goal in zip(points, goals, strict=True)
         ]
-        yield name, target, _over_seeds(results, label, reached)
+        yield name, target, over_seeds(results, label, reached)
 
 
-def _relearning(results: ReportData, label: str) -> Iterator[tuple[str, str, Estimate | str]]:
+def relearning(results: ReportData, label: str) -> Iterator[tuple[str, str, Estimate | str]]:
     """Prompts until a skill that is learned again is within its standard error of its own stage.
 
     By validation, at the points of the schedule that are on record, 0 prompts among them.
@@ -145,7 +145,7 @@ def _relearning(results: ReportData, label: str) -> Iterator[tuple[str, str, Est
         ]
         mine, own = (rows[rows["metric"] == results.metric[name]] for rows in counted)
         prompts = [_regained(mine, own, run) for run in results.runs[label]]
-        yield name, "prompts to relearn it (validation)", _over_seeds(results, label, prompts)
+        yield name, "prompts to relearn it (validation)", over_seeds(results, label, prompts)
 
 
 def _regained(again: pd.DataFrame, own: pd.DataFrame, run: tuple[int, int]) -> float:
@@ -187,7 +187,7 @@ def _single(results: ReportData, label: str, place: int) -> np.ndarray:
     return np.where(single > base, single, np.nan)
 
 
-def _over_seeds(results: ReportData, label: str, values: list[float]) -> Estimate | str:
+def over_seeds(results: ReportData, label: str, values: list[float]) -> Estimate | str:
     """Mean of the runs' numbers with Student's interval; runs without one are left out.
 
     Where some curve does not get to its target there is no mean, but how many do not.

@@ -3,6 +3,8 @@
 import copy
 import statistics
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -66,9 +68,20 @@ def example_count(skill: Skill, split: str, most: int | None) -> int:
     return count if most is None else min(count, most)
 
 
-def _with_parts(spec: MethodSpec, phases: list[int], earlier: Sequence[Skill]) -> list[int]:
-    """The phases of a stage, and one more for the steps that parts add behind the first."""
-    drawn = [min(phases[0], len(skill.examples("train"))) for skill in earlier]
+class _StageWork(NamedTuple):
+    """What a stage is estimated from: see ``_Estimator._work``; held: as StageCost's."""
+
+    outlook: Outlook
+    work: Work
+    trained: Size
+    held: dict[str, tuple[float, float]]
+
+
+def _with_parts(spec: MethodSpec, phases: list[int], drawn: Sequence[int]) -> list[int]:
+    """The phases of a stage, and one more for the steps that parts add behind the first.
+
+    drawn: examples that each stage before drew.
+    """
     own, behind = joint_budget([part.make() for part in spec.parts], phases[0], drawn)
     return [own, *([behind] if behind else []), *phases[1:]]
 
@@ -112,13 +125,17 @@ class _Estimator:
         prompts = order.prompts(skill, spec.config)
         batch_size = order.batch_size(spec.config)
         earlier = order.skills[: number - 1]
-        phases = _with_parts(spec, spec.phases(prompts), earlier)
+        drawn = [
+            min(spec.phases(order.prompts(e, spec.config))[0], len(e.examples("train")))
+            for e in earlier
+        ]
+        phases = _with_parts(spec, spec.phases(prompts), drawn)
         steps = sum(-(-phase // batch_size) for phase in phases)
         every = order.evaluate.every_steps
         inside = (steps - 1) // every if every else 0
         names = [s.name for s in order.evaluated(number)]
         names += [s.name for s in order.evaluated(number, final=False)] * inside
-        outlook, work, trained = self._work(
+        outlook, work, trained, held = self._work(
             spec, skill, prompts, len(order.skills) - number, earlier
         )
         parameters = spec.make_parameters()
@@ -132,7 +149,7 @@ class _Estimator:
         return StageCost(
             label=spec.label,
             skill=skill.name,
-            prompts=sum(phases),
+            prompts=sum(phases) + round(work.further),
             batch_size=batch_size,
             steps=steps,
             evaluations=1 + inside,
@@ -144,21 +161,25 @@ class _Estimator:
             state=self._state(spec, work, trained),
             kept=work.kept + 4 * trained.kept * (outlook.later > 0),
             shown=work.shown,
+            held=held,
         )
 
     def reference(self, spec: MethodSpec, run: Run, results: ResultsWriter) -> StageCost:
         """The cost of a reference: of first stages, measured once, retention for joint alone."""
         order, (numbers,) = self.order, run.stages
+        if run.reference == RELEARN:
+            spec = replace(spec, parts=())
         skills = [order.skills[number - 1] for number in numbers]
         prompts = [order.prompts(skill, spec.config) for skill in skills]
         batch_size = order.batch_size(spec.config)
-        phases = spec.phases(sum(prompts))
+        phases = _with_parts(spec, spec.phases(sum(prompts)), [])
+        further = self._work(spec, skills[0], sum(prompts), later=0, earlier=[]).work.further
         seconds = self._measured_seconds(run.method, 1, results)
         estimated = self.retention if run.reference == JOINT else 0.0
         peaks, states = [(0.0, 0.0)], [0.0]
         parameters = type(spec.make_parameters())
         for skill, own in zip(skills, prompts, strict=True):
-            outlook, work, trained = self._work(spec, skill, own, later=0, earlier=[])
+            outlook, work, trained, _ = self._work(spec, skill, own, later=0, earlier=[])
             estimated += self._learning_seconds(work, own, batch_size, parameters)
             estimated += self.skills[skill.name].evaluation
             peaks.append(self._peak(spec, work, outlook, batch_size, trained))
@@ -169,7 +190,7 @@ class _Estimator:
         return StageCost(
             label=spec.label,
             skill=skills[0].name if len(skills) == 1 else f"all {len(skills)}",
-            prompts=sum(phases),
+            prompts=sum(phases) + round(further),
             batch_size=batch_size,
             steps=steps,
             evaluations=1 + inside,
@@ -181,23 +202,41 @@ class _Estimator:
             state=max(states),
             kept=0.0,
             shown=work.shown,
+            held={},
             reference=run.reference,
         )
 
     def _work(
         self, spec: MethodSpec, skill: Skill, prompts: int, later: int, earlier: Sequence[Skill]
-    ) -> tuple[Outlook, Work, Size]:
-        """What is known of a skill before a stage, what the method does in it, what it trains."""
-        outlook = copy.copy(self.outlooks[skill.name])
-        outlook.prompts, outlook.later = prompts, later
+    ) -> _StageWork:
+        """What is known of a skill before a stage, what the method does in it, what it trains.
+
+        earlier: the skills that were learned before, with the same method.
+        """
+        outlook = self._outlook(skill, prompts)
+        outlook.later = later
+        outlook.earlier = [
+            self._outlook(each, self.order.prompts(each, spec.config)) for each in earlier
+        ]
         trained = spec.make_parameters().size(self.shape)
         outlook.parameters = trained.weights
         work = spec.ask("work", outlook)
+        held = {spec.method: (work.kept, work.gold_rows)}
         for part in spec.parts:
+            before = work
             with plug_in(spec.place, f"work() of {part.name}"):
-                before = [self.outlooks[each.name] for each in earlier]
-                work = part.make().work(outlook, work, before)
-        return outlook, work, trained
+                work = part.make().work(outlook, work, outlook.earlier)
+                kept, rows = work.kept - before.kept, work.gold_rows - before.gold_rows
+            held[part.name] = (kept, rows)
+        if spec.parameters:
+            held[spec.parameters.name] = (4.0 * trained.kept * (later > 0), 0.0)
+        return _StageWork(outlook, work, trained, held)
+
+    def _outlook(self, skill: Skill, prompts: int) -> Outlook:
+        """What is known of a skill whose budget is so many prompts."""
+        outlook = copy.copy(self.outlooks[skill.name])
+        outlook.prompts = prompts
+        return outlook
 
     def _state(self, spec: MethodSpec, work: Work, trained: Size) -> float:
         """Bytes of float32 masters and moments, and of copies of what a teacher has."""

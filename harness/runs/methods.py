@@ -17,6 +17,7 @@ from harness.learning.parametrisation import (
 )
 from harness.learning.part import Part, PartConfig, get_part, lacking
 from harness.learning.trainer import TrainingConfig
+from harness.models.chat import ChatInputs
 from harness.runs.presets import expanded
 from harness.runs.right_places import check_section
 from harness.runs.sections import names_folder
@@ -24,7 +25,7 @@ from harness.skills.skill import Skill
 from harness.skills.templates import Message
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Hooks of which a method has one part at most, and what two parts would both do.
 ALONE = {"budget": "divide the budget", "merge": "make the weights with which a stage ends"}
@@ -130,10 +131,16 @@ class MethodSpec:
         """A new instance of what is trained."""
         return self.parameters.make() if self.parameters else Parametrisation()
 
-    def check_model(self, model: "PreTrainedModel") -> None:
-        """Raises UserError where nothing of ``model``, which may be on the meta device, learns."""
+    def check_model(
+        self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", chat: ChatInputs
+    ) -> None:
+        """Raises UserError where nothing of ``model`` learns, or training cannot be set up.
+
+        model: may be on the meta device; chat: what the chat template is given.
+        """
         if self.parameters:
             self.parameters.check(model)
+        self.ask("try_out", model, tokenizer, chat, self.place)
 
     def check_effects(self) -> None:
         """Raises UserError for an option that does nothing beside the others."""

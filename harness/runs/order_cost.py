@@ -1,6 +1,7 @@
 """What an order costs, as the plan prints it: of each skill, each stage and all runs."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -25,12 +26,13 @@ class SkillCost:
 class StageCost:
     """One stage of one run of a method.
 
-    evaluations: inside the stage and at its end; evaluated_skills: the names of the skills that
-    these measure, once each time; seconds: measured in runs of the folder, if there are any, or
-    estimated; memory: GiB at the peak, on the device and in host memory; trained: numbers that
-    learn; state: bytes of a checkpoint beside the weights; kept: bytes for later stages; reference:
-    ``joint``, ``single`` or ``relearn``, empty for a stage of the sequence; shown: prompt tokens
-    before each question that is evaluated.
+    prompts: drawn in all, replayed ones and those outside the steps included; evaluations: inside
+    the stage and at its end; evaluated_skills: the names of the skills that these measure, once
+    each time; seconds: measured in runs of the folder, if there are any, or estimated; memory: GiB
+    at the peak, on the device and in host memory; trained: numbers that learn; state: bytes of a
+    checkpoint beside the weights; kept: bytes for later stages; held: of these, {method, part or
+    parametrisation: (bytes, gold rows)}; reference: ``joint``, ``single`` or ``relearn``, empty for
+    a stage of the sequence; shown: prompt tokens before each question that is evaluated.
     """
 
     label: str
@@ -47,6 +49,7 @@ class StageCost:
     state: float
     kept: float
     shown: float
+    held: Mapping[str, tuple[float, float]]
     reference: str = ""
 
 

@@ -1,10 +1,10 @@
 """The text that --plan prints: what an order will do, and an estimate of time, memory and disk."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.base.console import clock
 from harness.base.power import Variation
@@ -17,9 +17,11 @@ from harness.runs.context import check_context
 from harness.runs.cost import GIB
 from harness.runs.engines import advice, take_products
 from harness.runs.estimate import estimate_order, example_count
+from harness.runs.methods import MethodSpec
 from harness.runs.order import Order
 from harness.runs.order_cost import OrderCost, StageCost
 from harness.runs.power import power_lines
+from harness.runs.references import without_runs
 from harness.sampling.vllm import KV_CACHE_GIB
 
 
@@ -42,18 +44,32 @@ def plan(
     check_tokens(order.model.name, shape, tokenizer, place)
     stop_tokens(shape, tokenizer, place)
     check_saving(shape, tokenizer, place)
-    for spec in order.methods.values():
-        spec.check_model(shape)
+    check_models(order.methods.values(), order, shape, tokenizer)
     results = ResultsWriter(folder)
     if (results.folder / "results.json").exists():
         results.check(order.about())
     cost = estimate_order(order, tokenizer, shape, results)
+    notes = [*without_runs(order), *notes]
     lines = [*_head(order, cost), *_table(order, cost), "", *_summary(order, cost)]
     try:
         lines += power_lines(order, cost, results, measured or {})
     except ModuleNotFoundError as error:
         lines.append(f"power: not counted, {error.name} is not installed")
     return "\n".join([*lines, *notes, f"results: {folder}"])
+
+
+def check_models(
+    specs: Iterable[MethodSpec],
+    order: Order,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """Raises UserError for a method that learns nothing of the model, or cannot be set up.
+
+    model: may be on the meta device.
+    """
+    for spec in specs:
+        spec.check_model(model, tokenizer, order.chat_template.inputs("student"))
 
 
 def model_shape(order: Order, source: str, place: str) -> PreTrainedModel:
@@ -120,6 +136,7 @@ def _summary(order: Order, cost: OrderCost) -> Iterator[str]:
     yield from _further_lines(order, cost)
     yield from _trained_lines(order, cost)
     yield from _shown_lines(cost)
+    yield from _kept_lines(cost)
     yield from _grid_lines(order)
     for overlap in order.overlaps:
         yield f"overlap of test and train: {sentence(overlap)}"
@@ -205,6 +222,20 @@ def _shown_lines(cost: OrderCost) -> Iterator[str]:
                 f"{stage.label}: demonstrations of about {stage.shown:.0f} tokens before each "
                 f"question of {stage.skill}"
             )
+
+
+def _kept_lines(cost: OrderCost) -> Iterator[str]:
+    """What methods, parts and parametrisations keep for later stages: the most of all stages."""
+    most: dict[tuple[str, str], tuple[float, float]] = {}
+    for stage in cost.stages:
+        for holder, (size, rows) in stage.held.items():
+            before = most.get((stage.label, holder), (0.0, 0.0))
+            most[stage.label, holder] = (max(size, before[0]), max(rows, before[1]))
+    for (label, holder), (size, rows) in most.items():
+        if size or rows:
+            amount = f"{size / GIB:.2f} GiB" if size >= GIB / 10 else f"{size / 2**20:.2f} MiB"
+            also = f", {rows:.0f} rows with gold answers" if rows else ""
+            yield f"{label}: {holder} keeps about {amount} between stages{also}"
 
 
 def _grid_lines(order: Order) -> Iterator[str]:

@@ -74,6 +74,16 @@ def runs(order: "Order") -> list[Run]:
     return found
 
 
+def without_runs(order: "Order") -> list[str]:
+    """A line for each of ``references`` and ``relearning`` that asks for no run: of one skill."""
+    asked = {"references": order.references, "relearning": order.relearning}
+    return [
+        f"{key}: nothing runs for {', '.join(labels)}: an order of one skill has none"
+        for key, labels in asked.items()
+        if labels and len(order.skills) == 1
+    ]
+
+
 def relearning_runs(label: str, seed: int, skills: int) -> list[Run]:
     """Each skill but the last one, learned again from the model after the last stage."""
     return [Run(label, seed, ((number,),), RELEARN) for number in range(1, skills)]

@@ -40,9 +40,9 @@ from harness.runs.one_run import (
     start_of,
 )
 from harness.runs.order import Order
-from harness.runs.plan import model_shape
+from harness.runs.plan import check_models, model_shape
 from harness.runs.provenance import write_provenance
-from harness.runs.references import Run
+from harness.runs.references import Run, without_runs
 from harness.runs.stage_run import run_stage
 from harness.sampling.vllm import Engine
 
@@ -78,8 +78,7 @@ def run_order(
         about = order.about()
         check_sampling(order, fresh_model[0], progress)
         check_saving(*fresh_model, f"{order.path}: model")
-        for spec in order.methods.values():
-            spec.check_model(fresh_model[0])
+        check_models(order.methods.values(), order, *fresh_model)
         measured = order.products
         take_products(order, results.folder)
         if order.products != measured:  # another process has begun the folder meanwhile
@@ -187,16 +186,14 @@ def _first_open_stage(results: ResultsWriter, run: Run) -> int | None:
 
 
 def _check_new(order: Order, results: ResultsWriter) -> None:
-    """Raises UserError where a label that the folder does not know would learn nothing."""
+    """Raises UserError where a label that the folder does not know cannot learn."""
     known = read_json(results.folder / "results.json").get("methods") or {}
-    new = [spec for label, spec in order.methods.items() if label not in known and spec.parameters]
-    if new:
+    new = [spec for label, spec in order.methods.items() if label not in known]
+    if any(spec.parameters or spec.cls.has_own_loop for spec in new):
         place = f"{order.path}: model"
         model = order.model
-        _, source = load_tokenizer(model.name, model.revision, place, model.template)
-        shape = model_shape(order, source, place)
-        for spec in new:
-            spec.check_model(shape)
+        tokenizer, source = load_tokenizer(model.name, model.revision, place, model.template)
+        check_models(new, order, model_shape(order, source, place), tokenizer)
 
 
 @contextmanager
@@ -216,7 +213,11 @@ def _one_process(folder: Path) -> Iterator[None]:
 
 
 def _say_advice(order: Order, progress: Progress) -> None:
-    """Lines about a faster engine, questions that are taught and tested, and a missing judge."""
+    """Lines about a faster engine, references without runs, questions that are taught and tested,
+    and a missing judge.
+    """
+    for idle in without_runs(order):
+        progress.say(idle)
     if line := advice(order, resolve_device(order.model.device)):
         progress.say(line)
     for overlap in order.overlaps:

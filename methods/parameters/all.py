@@ -1,7 +1,9 @@
 """All weights of the model, in float32 masters.
 
-State: nothing but the weights. Memory: 16 bytes a weight (master, gradient, AdamW's two moments).
-Where the model itself is float32, 12 beside it.
+    theta <- AdamW(theta, dL / dtheta)    for every weight theta
+
+State: nothing but the weights. Cost: 16 bytes of memory a weight (master, gradient, AdamW's two
+moments); where the model itself is float32, 12 beside it.
 """
 
 from harness.learning.parametrisation import Parametrisation

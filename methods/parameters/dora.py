@@ -7,8 +7,10 @@ The gradient takes |V| for a constant, as section 4.3 of the paper and PEFT have
 
     dV = (m / |V|) dW,    dm = sum over inputs of dW V / |V|
 
-Options, settings and what they mean are those of `lora`. State and memory: m beside A and B. Time:
-that of all weights.
+Options, settings and what they mean are those of `lora`.
+
+State: as `lora`, with m. Cost: the memory of `lora` and 16 bytes for each number of m; the time of
+all weights.
 """
 
 from dataclasses import dataclass

@@ -1,11 +1,15 @@
 """Some weights learn, the others stay as they are.
 
+    theta <- AdamW(theta, dL / dtheta)    for the chosen weights theta alone
+
 ``layers`` chooses decoder layers, ``modules`` what of them learns: ``attention`` or ``mlp`` alone,
 norms left out then, or ``all``. Weights outside of layers, as the last norm, learn with all modules
 of all layers. ``embeddings`` lets embeddings and output head learn, which often are one matrix.
 
-State: nothing but the weights. Memory: 16 bytes for each weight that learns. Parts see these alone:
-a penalty is of them, since the others do not move.
+Parts see the weights that learn alone: a penalty is of them, since the others do not move.
+
+State: nothing but the weights. Cost: 16 bytes of memory for each weight that learns, and the
+products of a training pass over all weights.
 """
 
 import re

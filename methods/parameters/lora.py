@@ -18,9 +18,9 @@ TRACE rank 8, alpha 32, rate 1e-4; O-LoRA rank 8, alpha 32, 1e-3; Tinker rank 64
 have dropout of 0.1 on an adapter's input. "Forgets less" is often at less learned (arXiv
 2405.09673).
 
-State: A and B where they are continued, else nothing. Memory: beside the model, W_0 of the linear
-maps in its dtype, and 16 bytes for each number of A and B. Time: two thirds of the products of a
-training pass over all weights.
+State: A and B where they are continued, else nothing. Cost: beside the model, W_0 of the linear
+maps in memory, in its dtype, and 16 bytes for each number of A and B; two thirds of the products of
+a training pass over all weights.
 """
 
 from dataclasses import dataclass

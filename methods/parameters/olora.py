@@ -2,8 +2,8 @@
 
     L = the method's loss + lambda_1 sum_{i<k} sum |A_i A_k^T| + lambda_2 sum (||A_k|| + ||B_k||)
 
-over all targets, with A_i of the stages before and Frobenius norms. The adapters of earlier stages
-are frozen and summed, so each is merged at the end of its stage.
+The sums are over all targets, A_i are of the stages before, and norms are Frobenius norms. The
+adapters of earlier stages are frozen and summed, so each is merged at the end of its stage.
 
 Where codes differ: the sum of absolute entries grows with ranks, stages and layers, so lambda_1
 means something else for another model or ``targets``. It is met by a small A_k as well as by an
@@ -13,7 +13,7 @@ orthogonal one, so ``overlap``, the mean |cosine| of rows of A_k and of earlier 
 The published script has rank 8, alpha 32, ``targets: [q_proj, v_proj]``, rate 1e-3, constant. It
 sets both lambdas by hand for each task: lambda_1 0.5 for most and 5 for others, lambda_2 0 to 0.3.
 
-State: all A_i, one after another. Other memory and time are those of `lora`.
+State: all A_i, one after another. Cost: that of `lora`, and all A_i in memory.
 """
 
 from collections.abc import Mapping
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class OLoRAConfig(LowRankConfig):
-    lambda_1: float = option(0.5, "weight of the overlap with earlier stages", min=0)
-    lambda_2: float = option(0.0, "weight of the norms of A and B", min=0)
+    lambda_1: float = option(0.5, "weight of the overlap with earlier stages", min=0, max=1e6)
+    lambda_2: float = option(0.0, "weight of the norms of A and B", min=0, max=1e6)
 
 
 class OLoRA(LowRank):

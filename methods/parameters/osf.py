@@ -2,21 +2,21 @@
 
     W = U_h S_h V_h + U_l S_l V_l
 
-is the singular value decomposition of a weight at the start of the stage. The share ``preserved``
-of the singular values, the largest, and their vectors stay. U_l, S_l and V_l learn, U_l and V_l
-orthogonal to U_h and V_h:
+This is the singular value decomposition of a weight at the start of the stage. The share
+``preserved`` of the singular values, the largest, and their vectors stay. U_l, S_l and V_l learn,
+U_l and V_l orthogonal to U_h and V_h:
 
     U_l <- U_l - U_h U_h^T U_l,    V_l <- V_l - V_l V_h^T V_h
 
-after each step. The paper's code and PEFT project gradients alone (``project: gradient``). AdamW
-divides these entry by entry, so that steps leave the subspace.
+This is done after each step. The paper's code and PEFT project gradients alone (``project:
+gradient``). AdamW divides these entry by entry, so that steps leave the subspace.
 
 Each stage decomposes again. ``growth`` is added to the share with each stage, as the paper has it
 ("the preserved rank grows with the tasks"); PEFT's default is half, without growth.
 
-State: nothing but the weights. Memory: more than with all weights. Beside the model there are W_0,
-16 bytes for each of U_l, S_l, V_l, and 4 for each of U_h, S_h, V_h. Cost: a decomposition of each
-weight at the start of a stage, and two products a weight and step for the projection.
+State: nothing but the weights. Cost: more memory than with all weights: beside the model W_0, 16
+bytes for each of U_l, S_l, V_l, and 4 for each of U_h, S_h, V_h. A decomposition of each weight at
+the start of a stage, and two products a weight and step for the projection.
 """
 
 from dataclasses import dataclass

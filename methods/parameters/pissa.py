@@ -2,7 +2,7 @@
 
     W_0 = U S V^T,    A_0 = sqrt(S_r / s) V_r^T,    B_0 = U_r sqrt(S_r / s)
 
-with the ``rank`` largest singular values S_r. W begins as W_0, since W = W_0 + s (B A - B_0 A_0).
+S_r are the ``rank`` largest singular values. W begins as W_0, since W = W_0 + s (B A - B_0 A_0).
 The residual that the paper freezes is W_0 - s B_0 A_0; here it is never rounded to a dtype.
 
 ``alpha`` is the rank if left out, as in the paper. A and B are larger than those of `lora`, so its
@@ -26,7 +26,7 @@ from harness.learning.parametrisation import Tensors
 class PiSSAConfig(AdapterConfig):
     usual: ClassVar[float] = 1.0
     alpha: float | None = option(
-        None, "the change is scaled by alpha / rank; the rank if left out", above=0
+        None, "the change is scaled by alpha / rank; the rank if left out", above=0, max=1e6
     )
 
 

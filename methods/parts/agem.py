@@ -46,7 +46,7 @@ class AGEMConfig(PartConfig):
     rows: int = option(
         100, "examples of each skill in the memory, all where there are fewer", min=1
     )
-    share: float = option(1.0, "memory's examples for each example of a batch", above=0)
+    share: float = option(1.0, "memory's examples for each example of a batch", above=0, max=100)
     project: str = option("update", "what is projected", choices=("update", "gradient"))
 
 
@@ -133,12 +133,17 @@ class AGEM(Part):
     def work(self, outlook: Outlook, work: Work, earlier: Sequence[Outlook]) -> Work:
         length = outlook.prompt + outlook.demonstration
         learned = self.config.share * length if earlier else 0.0
-        kept = self.config.rows * (len(earlier) + 1) * (6 * length + 200)  # as replay's
+        rows = sum(
+            min(self.config.rows, each.prompts, len(each.skill.examples("train")))
+            for each in (*earlier, outlook)
+        )
+        kept = rows * (6 * length + 200)  # as replay's
         return replace(
             work,
             learned=work.learned + learned,
             held=work.held + 8 * outlook.parameters,
             kept=work.kept + kept * (outlook.later > 0),
+            gold_rows=work.gold_rows + rows * (outlook.later > 0),
         )
 
     def gold_rows(self) -> int:

@@ -54,7 +54,7 @@ from harness.skills.templates import Message
 
 @dataclass
 class AnchorConfig(PartConfig):
-    beta: float = option(0.1, "weight of the divergence", min=0)
+    beta: float = option(0.1, "weight of the divergence", min=0, max=1e6)
     of: str = option("stage", "whose start p_ref is", choices=("stage", "run"))
     divergence: str = option("forward", "KL direction", choices=("forward", "reverse"))
     along: str = option(
@@ -62,8 +62,10 @@ class AnchorConfig(PartConfig):
         "along which completions",
         choices=("demonstrations", "own_answers", "old_prompts", "general_prompts"),
     )
-    share: float = option(1.0, "old or general prompts for each example of a batch", above=0)
-    temperature: float = option(1.0, "T, of both distributions", above=0)
+    share: float = option(
+        1.0, "old or general prompts for each example of a batch", above=0, max=100
+    )
+    temperature: float = option(1.0, "T, of both distributions", above=0, max=1000)
     prompts: str | None = option(
         None,
         "JSONL file of general prompts, `prompt` in each row; the project's own if left out",

@@ -1,4 +1,5 @@
-"""Elastic weight consolidation, online EWC (arXiv 1612.00796; 1805.06370, "progress & compress").
+"""Elastic weight consolidation, online EWC (arXiv 1612.00796; arXiv 1805.06370, "progress &
+compress").
 
     L = the method's loss + (strength / 2) sum_i F_i (theta_i - theta*_i)^2
 
@@ -128,8 +129,9 @@ class EWC(Penalty):
         is_last = outlook.later == 0  # which adds nothing to F
         is_sampled = self.config.fisher == "sampled"
         answer = outlook.answer if is_sampled else outlook.demonstration
-        each = min(self.config.examples, outlook.prompts) / outlook.prompts
-        each *= not is_last
+        drawn = min(outlook.prompts, len(outlook.skill.examples("train")))
+        count = min(self.config.examples, drawn) * (not is_last)
+        each = count / outlook.prompts
         return dataclasses.replace(
             work,
             learned=work.learned + each * (outlook.prompt + answer),
@@ -138,6 +140,7 @@ class EWC(Penalty):
             sampled=work.sampled or outlook.answer,
             starts=work.starts | ({"stage"} if earlier else set()),
             held=work.held + 4 * outlook.parameters,
+            further=work.further + count,
             kept=work.kept + 4 * outlook.parameters * (not is_last),
         )
 

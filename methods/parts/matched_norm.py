@@ -12,10 +12,11 @@ point of a later one. It has this part as well (``with: {stm: {}, matched_norm: 
 which size is matched:
 
 * ``update``: the L2 norm |u| of each update.
-* ``distance``: |theta - theta_0|, theta_0 the start of the stage. AdamW's updates have nearly the
-  same norm whatever the loss is scaled by; weighted losses differ in how far they get. c is the
-  root at which the new distance is the other method's, or takes the weights as near to it as the
-  direction can.
+* ``distance``: |theta - theta_0|, of the float32 masters from the stage's start; not of the model's
+  own weights, of which `change` in stage.json is. AdamW's updates have nearly the same
+  norm whatever the loss is scaled by; weighted losses differ in how far they get. c is the root at
+  which the new distance is the other method's, or takes the weights as near to it as the direction
+  can.
 
 ``norm``, a number, is the norm of an update at the peak of the learning rate, and goes down with
 the schedule. Without ``like`` and ``norm`` c is 1 and nothing changes.
@@ -51,7 +52,10 @@ class MatchedNormConfig(PartConfig):
     like: str | None = option(None, "label of the method whose step sizes are taken")
     of: str = option("update", "whose size is matched", choices=("update", "distance"))
     norm: float | None = option(
-        None, "L2 norm of an update at the peak of the learning rate, instead of like", above=0
+        None,
+        "L2 norm of an update at the peak of the learning rate, instead of like",
+        above=0,
+        max=1e6,
     )
 
     def __post_init__(self) -> None:

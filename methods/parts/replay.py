@@ -229,11 +229,20 @@ class Replay(Part):
         """
         kept = len(self.memory)
         if earlier and not kept:
-            total = sum(earlier)
-            kept = min(self.config.rows, total) if self.config.rows else self._of_all(earlier)
+            kept = self._kept(earlier)
         kept += len(self.general.examples("train")) if self.general else 0
         share = self.config.share
         return kept if share is None or not kept else max(1, round(share * prompts))
+
+    def _kept(self, drawn: Sequence[int]) -> int:
+        """Rows kept after stages that drew so many examples, for --plan."""
+        rows = self.config.rows
+        if rows is None:
+            return self._of_all(drawn)
+        if self.config.selection == "reservoir":
+            return min(rows, sum(drawn))
+        each, more = divmod(rows, len(drawn))
+        return sum(min(count, each + (k < more)) for k, count in enumerate(drawn))
 
     def _of_all(self, drawn: Iterable[int]) -> int:
         """What ``ratio`` keeps of stages that drew so many examples."""
@@ -389,17 +398,20 @@ class Replay(Part):
     def work(self, outlook: Outlook, work: Work, earlier: Sequence[Outlook]) -> Work:
         """As if a replayed example took what one of the stage's own skill takes."""
         config, prompts = self.config, outlook.prompts
-        drawn = [min(prompts, len(each.skill.examples("train"))) for each in earlier]
-        more = 1.0
-        if config.extra == "on_top":
-            more += self._replayed(prompts, drawn) / prompts
-        new = min(prompts, len(outlook.skill.examples("train")))
-        kept = config.rows or self._of_all([*drawn, new])
+        drawn = [min(each.prompts, len(each.skill.examples("train"))) for each in earlier]
+        replayed = self._replayed(prompts, drawn)
+        is_on_top = config.extra == "on_top"
+        more = 1 + replayed * is_on_top / prompts
+        own = prompts - replayed * (not is_on_top)
+        new = min(own, len(outlook.skill.examples("train")))
+        kept = self._kept([*drawn, new])
         answered = kept * (config.content == "own")
         if config.selection == "best_scored":
-            answered += new + (min(config.rows, sum(drawn)) if config.rows else 0)
+            answered += new + (self._kept(drawn) if config.rows and drawn else 0)
         if not outlook.later:
             kept = answered = 0
+        # Steps behind the budget's have prompts of their own in the plan.
+        further = answered + replayed * (is_on_top and config.mix == "steps")
         length = outlook.prompt + outlook.demonstration
         return replace(
             work,
@@ -410,6 +422,8 @@ class Replay(Part):
             beforehand=work.beforehand + answered / prompts,
             sampled=work.sampled or outlook.answer,
             kept=work.kept + kept * (6 * length + 200),  # bytes: some 6 a token, and the fields
+            gold_rows=work.gold_rows + kept,
+            further=work.further + further,
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -31,7 +31,7 @@ LOW = 16  # bits that the second pass of a selection looks at
 
 @dataclass
 class TIESConfig(TaskVectorConfig):
-    scale: float = option(1.0, "lambda, the factor of the merged vector", min=0)
+    scale: float = option(1.0, "lambda, the factor of the merged vector", min=0, max=1000)
     density: float = option(0.2, "share of a task vector's entries that stay", above=0, max=1)
 
 

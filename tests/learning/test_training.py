@@ -702,3 +702,26 @@ def test_shared_prompts_in_other_architectures(kind, tiny_model):
         )
     assert found == pytest.approx(wanted, rel=1e-5)
     assert_close({n: p.grad for n, p in model.named_parameters()}, gradients, 1e-4)
+
+
+def test_a_name_of_the_checkpoint_is_that_of_one_object(fresh):
+    """One of two would be lost, and a resume would give its state to both."""
+    stage = make_stage(*fresh)
+    one, other = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+    stage.keep(memory=one)
+    stage.keep(memory=one, buffer=other)
+    with pytest.raises(UserError) as error:
+        stage.keep(memory=other)
+    assert str(error.value) == (
+        "stage.keep: 'memory' is the name of a Linear already; "
+        "take another name, or let that one go"
+    )
+    assert stage.state_dict()["times"] == {"memory": 1, "buffer": 1}
+    stage.let_go(one)
+    stage.keep(memory=other)
+    assert stage.state_dict()["times"]["memory"] == 2
+    frozen, average = Teacher(stage, 0, 64), Teacher(stage, 0.5, 64, name="average")
+    assert {"teacher", "average"} <= set(stage.state_dict()["kept"])
+    with pytest.raises(UserError, match="'teacher' is the name of a Teacher already"):
+        Teacher(stage, 0, 64)
+    assert frozen.average == {} and average.average

@@ -515,7 +515,8 @@ def test_a_teacher_averages_the_numbers_and_has_no_model_of_its_own(tiny_model, 
     parameters.begin(stage)
     rows, config = some_rows(4), TrainingConfig(**{**PLAIN, "learning_rate": 0.05})
     with learning(stage, config) as trainer:
-        frozen, average = Teacher(stage, 0, 1024), Teacher(stage, 0.5, 1024)
+        frozen = Teacher(stage, 0, 1024, name="frozen")
+        average = Teacher(stage, 0.5, 1024)
         assert frozen.model is base and average.model is base
         before = frozen.states(rows)
         expected = {n: m.detach().clone() for n, m in trainer.masters.items()}

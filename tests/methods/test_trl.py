@@ -16,9 +16,10 @@ import torch
 from harness.base.errors import UserError
 from harness.base.files import read_json
 from harness.base.settings import build
-from harness.learning import trl_run
+from harness.learning import trl_run, trl_trial
 from harness.learning.trainer import TrainingConfig
 from harness.models.load import load_model
+from harness.runs.plan import plan
 from harness.runs.reading import read_order
 from harness.runs.sequence import run_order
 from methods.sft import SFT
@@ -269,6 +270,61 @@ def test_what_is_wrong_is_said_before_anything_loads(order_file, options, said):
     with pytest.raises(UserError) as error:
         read_order(order_file(methods={"mine": {"method": "trl", **options}}))
     assert said in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "args", "said"),
+    [
+        ("GRPOTrainer", {"use_vllm": True}, "args: GRPOTrainer refuses them (vLLM is not"),
+        ("GRPOTrainer", {"reward_weights": [1.0, 2.0]}, "refuses them (Number of reward weights"),
+        ("GRPOTrainer", {"loss_type": "grpp"}, "(ValueError: Unknown loss type: grpp)"),
+        ("SFTTrainer", {"optim": "adamw_bnb_8bit"}, "args: SFTTrainer refuses them ("),
+        ("TPOTrainer", {}, "trainer: TPOTrainer cannot be built (TPO requires a triple"),
+    ],
+)
+def test_what_trl_refuses_later_is_told_before_a_run(order_file, tmp_path, trainer, args, said):
+    """Where the trainer is built, and in its first step; by the plan and by the start."""
+    if trainer == "GRPOTrainer":
+        args = {"num_generations": 2, **args}
+    path = order_file(methods={"mine": {"method": "trl", "trainer": trainer, "args": args}})
+    order, before = read_order(path), torch.get_rng_state()
+    for start in (plan, run_order) if "use_vllm" in args else (plan,):
+        with pytest.raises(UserError) as error:
+            start(order, tmp_path / "out")
+        line = str(error.value)
+        assert line.startswith(f"{path}: methods.mine: ") and said in line and "\n" not in line
+    assert not (tmp_path / "out" / "results.json").exists()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_label_that_is_new_to_a_folder_is_tried(order_file, tmp_path):
+    sft = {"method": "sft", "learning_rate": 1e-3}
+    run_order(read_order(order_file(methods={"sft": sft}, evaluate={})), tmp_path / "out")
+    wrong = {"method": "trl", "args": {"optim": "adamw_bnb_8bit"}}
+    both = read_order(order_file(methods={"sft": sft, "mine": wrong}, evaluate={}))
+    with pytest.raises(UserError, match="mine: args: SFTTrainer refuses them"):
+        run_order(both, tmp_path / "out")
+    assert list(read_json(tmp_path / "out/results.json")["methods"]) == ["sft"]
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_arguments_that_trl_takes_pass_the_trial(tiny_model, name):
+    dtype = torch.bfloat16 if name == "SFTTrainer" else torch.float32
+    model = copy.deepcopy(tiny_model[0]).to(dtype)
+    method(name, rows_per_pass=4).try_out(model, tiny_model[1], None, "order")
+
+
+def test_what_fails_without_the_arguments_too_is_not_theirs(tiny_model, monkeypatch):
+    """In a step; what the trainer's constructor refuses is told in any case."""
+    model, tokenizer = tiny_model
+    answers = {"args": ("loss_type", True), "plain": ("no template", True)}
+    monkeypatch.setattr(trl_trial, "_tried", lambda of, *_: answers[of])
+    assert trl_trial.trial_error("args", "plain", model, tokenizer, None) == ""
+    assert trl_trial.trial_error("args", None, model, tokenizer, None) == ""
+    answers["plain"] = ("", True)
+    assert trl_trial.trial_error("args", "plain", model, tokenizer, None) == "loss_type"
+    answers["args"] = ("no vLLM", False)
+    assert trl_trial.trial_error("args", None, model, tokenizer, None) == "no vLLM"
 
 
 def test_a_killed_run_goes_on_and_is_on_record(order_file, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from accelerate import init_empty_weights
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
 from harness.base.errors import UserError
-from harness.base.files import write_json, write_jsonl
+from harness.base.files import read_json, write_json, write_jsonl
 from harness.base.power import Variation
 from harness.evaluation.suite import FOLDER, Suite, load_suite
 from harness.learning.outlook import Outlook, Work
@@ -25,6 +25,7 @@ from harness.runs import estimate
 from harness.runs.cost import Machine, Memory, activations
 from harness.runs.plan import plan
 from harness.runs.reading import read_order
+from harness.runs.sequence import run_order
 
 SHAPES = {
     "llama": LlamaConfig(
@@ -339,3 +340,63 @@ def test_a_model_without_an_end_of_turn_is_refused(tiny, order_file, tmp_path):
     (folder / "chat_template.jinja").write_text(template)
     with pytest.raises(UserError, match=r"model: no token ends a turn: .* writes '.DONE.'"):
         plan(read_order(order_file(model=str(folder))), tmp_path / "out")
+
+
+DRAWING = {  # parts that draw prompts beside the budget, and gold rows kept of 8 drawn
+    "share": (
+        {"replay": {"rows": 4, "share": 0.5, "selection": "reservoir"}, "ewc": {"examples": 5}},
+        {"replay": 4, "ewc": 0},
+    ),
+    "after": (
+        {"replay": {"ratio": 0.5, "mix": "after"}, "agem": {"rows": 7}},
+        {"replay": 4, "agem": 7},
+    ),
+    "inside": (
+        {"replay": {"rows": 3, "extra": "inside", "mix": "after", "content": "own"}},
+        {"replay": 3},
+    ),
+    "best": ({"replay": {"rows": 20, "selection": "best_scored"}}, {"replay": 8}),
+}
+
+
+def test_the_plans_prompts_and_kept_rows_are_those_of_the_run(order_file, tmp_path):
+    """Replayed prompts and those outside the steps are in its column, as in stage.json."""
+    methods = {label: {"method": "sft", "with": parts} for label, (parts, _) in DRAWING.items()}
+    methods["in_context"] = {"demonstrations": 2}
+    budget = {"prompts": 8, "batch_size": 4}
+    order = read_order(order_file(methods=methods, budget=budget, evaluate={"examples": 1}))
+    out = tmp_path / "out"
+    text = plan(order, out)
+    rows = [line.split() for line in text.splitlines()]
+    run_order(order, out)
+    for label in methods:
+        stages = [read_json(out / f"runs/{label}-seed0/stage-{k}/stage.json") for k in (1, 2)]
+        planned = [int(row[2]) for row in rows if row[:1] == [label] and len(row) > 6]
+        assert planned[:2] == [stage["prompts"] for stage in stages], label
+        kept = {"in_context": 16} if label == "in_context" else DRAWING[label][1]
+        assert stages[1]["gold_rows"] == sum(kept.values())
+        size = 0.0
+        for holder, count in kept.items():
+            said = re.search(
+                rf"^{label}: {holder} keeps about ([\d.]+) MiB between stages(.*)$", text, re.M
+            )
+            assert said[2] == (f", {count} rows with gold answers" if count else "")
+            size += float(said[1])
+        assert size == pytest.approx(stages[0]["kept_bytes"] / 2**20, rel=0.3, abs=0.01)
+
+
+def test_what_keeps_nothing_is_not_told(order_file, tmp_path):
+    methods = {"sft": {"with": {"l2sp": {}}, "parameters": {"lora": {"adapter": "continued"}}}}
+    text = plan(read_order(order_file(methods=methods)), tmp_path / "out")
+    assert "sft: lora keeps about" in text and "gold answers" not in text
+    assert "l2sp keeps" not in text
+
+
+def test_references_of_one_skill_are_told_to_be_none(order_file, tmp_path):
+    skills = read_order(order_file()).skill_specs[:1]
+    one = [{k: v for k, v in vars(spec).items() if v is not None} for spec in skills]
+    asked = {"references": ["sft"], "relearning": ["sft", "sdft"]}
+    text = plan(read_order(order_file(skills=one, **asked)), tmp_path / "out")
+    assert "references: nothing runs for sft: an order of one skill has none" in text
+    assert "relearning: nothing runs for sft, sdft: an order of one skill has none" in text
+    assert "nothing runs" not in plan(read_order(order_file(**asked)), tmp_path / "out")

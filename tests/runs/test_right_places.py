@@ -32,6 +32,22 @@ from tests.runs.refusals import refused
         ({"parameters": {"lora": {"targets": [None]}}}, "targets[0]: must be a text, not nothing"),
         ({"with": {"ewc": {"strength": 1e300}}}, "strength: is too large a number"),
         ({"with": {"ewc": {"fisher": True}}}, "fisher: must be a text, not True"),
+        ({"with": {"ewc": {"strength": 1e13}}}, "strength: must be at most 1000000000000.0"),
+        ({"with": {"l2sp": {"strength": 1e13}}}, "strength: must be at most 1000000000000.0"),
+        ({"with": {"anchor": {"beta": 1e18}}}, "beta: must be at most 1000000.0"),
+        ({"with": {"anchor": {"temperature": 1e18}}}, "temperature: must be at most 1000"),
+        (
+            {"with": {"anchor": {"along": "old_prompts", "share": 1e6}}},
+            "share: must be at most 100",
+        ),
+        ({"with": {"agem": {"share": 1e6}}}, "share: must be at most 100"),
+        ({"with": {"matched_norm": {"norm": 1e18}}}, "norm: must be at most 1000000.0"),
+        ({"with": {"ties": {"scale": 1e18}}}, "scale: must be at most 1000"),
+        ({"with": {"dare": {"scale": 1e18}}}, "scale: must be at most 1000"),
+        ({"parameters": {"lora": {"alpha": 1e18}}}, "alpha: must be at most 1000000.0"),
+        ({"parameters": {"pissa": {"alpha": 1e18}}}, "alpha: must be at most 1000000.0"),
+        ({"parameters": {"olora": {"lambda_1": 1e18}}}, "lambda_1: must be at most 1000000.0"),
+        ({"method": "grpo", "kl_beta": 1e18}, "kl_beta: must be at most 1000000.0"),
     ],
 )
 def test_a_name_in_the_wrong_section_is_told_where_it_belongs(order_file, options, said):
