@@ -122,10 +122,11 @@ def _add_other_options(add: Callable[..., None]) -> None:
     add(
         "--masters",
         "device",
-        "where float32 masters, AdamW's moments and the teacher's average are: `device` (24 bytes "
-        "a weight on the GPU in all), or `host` (4 on the GPU, 20 in host memory)",
+        "where float32 masters, AdamW's moments and the teacher's average are: `device` (22 bytes "
+        "a weight on the GPU in all), `host_moments` (12 on the GPU, 8 in host memory), or `host` "
+        "(8 and 12)",
         "PLACE",
-        choices=("device", "host"),
+        choices=("device", "host_moments", "host"),
     )
     add("--seed", 42, "of the data's order and of sampling, a whole number", type=int)
     add("--eval_examples", None, "evaluate the first N test examples; all if left out", type=int)

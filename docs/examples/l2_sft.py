@@ -7,12 +7,11 @@ stage|^2``.
 
 from dataclasses import dataclass
 
-import torch
-
 from harness.base.settings import option
 from harness.learning.method import Method
 from harness.learning.stage import Stage
 from harness.learning.trainer import TrainingConfig, cross_entropy, learning
+from harness.learning.weights import Weights
 
 
 @dataclass
@@ -25,15 +24,18 @@ class L2SFT(Method):
     config: L2Config
 
     def learn(self, stage: Stage) -> None:
+        strength = self.config.strength
         with learning(stage, self.config) as trainer:
-            masters = list(trainer.masters.values())  # the weights, in float32
-            start = torch.nn.ParameterList(m.detach().clone() for m in masters)
+            # The weights in float32, one at a time, wherever the trainer has them
+            start = Weights({name: weight.clone() for name, weight in trainer.effective()})
             # A resumed stage gets these back, not the weights at which it was killed
-            stage.keep(start=start.requires_grad_(False))
+            stage.keep(start=start)
             for step in stage.steps():
                 rows = stage.demonstration_rows(step.examples)
                 logged = trainer.token_mean(rows, cross_entropy)
-                pairs = zip(masters, start, strict=True)
-                distance = sum((m - s).square().sum() for m, s in pairs)
-                (self.config.strength / 2 * distance).backward()
-                step.log(**logged, distance=distance.detach().sqrt(), **trainer.update())
+                square = 0.0
+                for name, weight in trainer.effective():
+                    pull = weight - start[name].to(weight)
+                    square += pull.square().sum().item()
+                    trainer.add_gradient(name, pull, strength)
+                step.log(**logged, distance=square**0.5, **trainer.update())

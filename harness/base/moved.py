@@ -395,7 +395,7 @@ MOVED: dict[str, dict[str, str]] = {
     },
     "harness.training": {
         "IMPORTANCE_CAP": "harness.learning.stage.IMPORTANCE_CAP",
-        "MICRO_BATCH_TOKENS": "harness.learning.trainer.MICRO_BATCH_TOKENS",
+        "MICRO_BATCH_TOKENS": "harness.models.memory.MICRO_BATCH_TOKENS",
         "Positions": "harness.learning.packing.Positions",
         "Row": "harness.learning.packing.Row",
         "Stage": "harness.learning.stage.Stage",

@@ -17,6 +17,7 @@ import torch
 
 from harness.base.files import ROOT
 from harness.base.registry import class_of_file, plugin_named
+from harness.learning.halves import Master, round_into
 from harness.learning.weights import float32_weights
 
 if TYPE_CHECKING:
@@ -62,6 +63,16 @@ class Parametrisation:
     Config: ClassVar[type[ParametrisationConfig]] = ParametrisationConfig
     makes: ClassVar[bool] = False
     passes: ClassVar[int] = 3
+
+    @property
+    def splits(self) -> bool:
+        """Whether masters may be halves, which are written with the weights.
+
+        Not where they are other numbers, nor where a subclass makes or writes them in its own way.
+        """
+        own = type(self)
+        as_here = own.masters is Parametrisation.masters and own.write is Parametrisation.write
+        return as_here and not self.makes
 
     @property
     def continues(self) -> bool:
@@ -142,7 +153,7 @@ class Parametrisation:
         """Bring the model's weights to what the masters say."""
         for name, weight in weights.items():
             if masters[name] is not weight:
-                weight.copy_(masters[name])
+                round_into(weight, masters[name])
 
     @torch.no_grad()
     def merge(self, weights: Parameters, merged: Mapping[str, torch.Tensor]) -> None:
@@ -178,7 +189,7 @@ class Parametrisation:
 Receiver = Callable[[torch.Tensor], None]
 
 
-def add_gradient(master: torch.Tensor, gradient: torch.Tensor) -> None:
+def add_gradient(master: Master, gradient: torch.Tensor) -> None:
     """Add ``gradient`` to the master's, in float32 and on the master's device."""
     gradient = gradient.to(master.device, torch.float32)
     master.grad = gradient if master.grad is None else master.grad.add_(gradient)

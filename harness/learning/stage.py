@@ -17,7 +17,7 @@ from harness.learning.parametrisation import Parametrisation
 from harness.learning.part import Part, having, joint_budget
 from harness.learning.step import Step
 from harness.models.chat import ChatInputs
-from harness.models.memory import return_much_freed_memory
+from harness.models.memory import MICRO_BATCH_TOKENS, Passes, return_much_freed_memory
 from harness.sampling.sampler import Completion, Sampler
 from harness.skills.skill import Example, Skill
 
@@ -56,6 +56,7 @@ class Stage(Lessons):
     max_new_tokens, temperature, top_p: of rollouts; sampled_elsewhere: whether another engine than
     the model itself samples, so that its distribution differs slightly.
     deterministic: whether training passes repeat to the bit on a GPU, which costs some time.
+    passes: how long these are where a method leaves it open; a run may set it.
     teacher_template: see Skill.teacher_prompt. earlier: the lessons of the skills that were learned
     before, in their order; later: how many skills are still to come.
     parts: what joins the method (harness/learning/part.py); behind: examples that parts learn from
@@ -123,8 +124,8 @@ class Stage(Lessons):
         self.seed = seed
         self.index, self.number, self.reference = index, number or index, reference
         self.begins_run = self.number == 1
-        self.prompts = prompts
-        self.batch_size = batch_size
+        self.prompts, self.batch_size = prompts, batch_size
+        self.passes = Passes(MICRO_BATCH_TOKENS[model.device.type != "cpu"])
         self.max_new_tokens = max_new_tokens
         self.later = later
         self.parts = list(parts)
@@ -165,8 +166,7 @@ class Stage(Lessons):
     def _restore(self, restored: Mapping[str, Any]) -> None:
         """Take over the counts of a stage that was cut off; ``keep`` restores what it kept."""
         for name in COUNTS:
-            # A checkpoint from before has no ``learned``.
-            setattr(self, name, restored.get(name, 0))
+            setattr(self, name, restored.get(name, 0))  # one from before has no ``learned``
         self.seconds = dict(restored["seconds"])
         self._counts = self.tokens, self.learned, self.further, dict(self.seconds)
         self._restored = {

@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 
 from harness.base.settings import option
+from harness.learning.halves import Halves, Master, halves_of, kept_of, numbers_of, restore
 from harness.learning.packing import (
     Positions,
     Row,
@@ -32,12 +33,13 @@ class Teacher:
     3), for each weight by its name. alpha 0 is a frozen copy of the model; alpha 1 is the live
     model itself, and no copy is made.
 
-    The average is kept in float32. In the model's own bfloat16 most steps of an average with alpha
-    0.01 are below half a unit in the last place and would be lost.
+    The average is kept in float32, on a GPU as halves of which the teacher's own bfloat16 weights
+    are the upper ones (harness/learning/halves.py). In bfloat16 alone most steps of an average with
+    alpha 0.01 are below half a unit in the last place and would be lost.
 
     micro_batch_tokens: limit of the trainer's micro-batches; the teacher, which has no backward
-    pass, takes twice as many tokens at once. place: device of the average, the same as that of the
-    trainer's masters; the model's device if left out. model: a frozen model that is kept elsewhere,
+    pass, takes twice as many tokens at once. place: device of lower halves, the same as that of
+    the trainer's; the model's device if left out. model: a frozen model that is kept elsewhere,
     with alpha 0: no copy is made, and checkpoints do not hold it. name: in checkpoints; a second
     teacher of a stage wants one of its own.
 
@@ -60,16 +62,21 @@ class Teacher:
         self.model = model or stage.model
         self.parameters: dict[str, torch.nn.Parameter] = {}
         # Empty for a live teacher, and for a frozen model
-        self.average: dict[str, torch.Tensor] = {}
+        self.average: dict[str, Master] = {}
         self.is_worn = alpha != 1 and model is None and stage.parameters.makes
         if self.is_worn:
-            self.average = stage.parameters.copies(place or self.model.device)
+            self.average = {**stage.parameters.copies(self.model.device)}
         else:
             if alpha != 1 and model is None:
                 self.model = copy.deepcopy(stage.model).requires_grad_(False).eval()
             self.parameters = dict(self.model.named_parameters())
             if alpha not in (0, 1):
-                self.average = float32_weights(self.parameters, place or self.model.device)
+                device = self.model.device
+                self.average = (
+                    {**float32_weights(self.parameters, device)}
+                    if device.type == "cpu"
+                    else halves_of(self.parameters, place or device)
+                )
         if model is None:
             stage.keep(**{name: self})
         self.head = output_head(self.model)
@@ -87,8 +94,10 @@ class Teacher:
         check_names(trained, masters, "the teacher's average")
         for name in trained:
             average = self.average[name]
-            average.lerp_(masters[name], self.alpha)
-            if self.parameters.get(name, average) is not average:
+            numbers = numbers_of(average).lerp_(masters[name], self.alpha)
+            if isinstance(average, Halves):
+                average.write(numbers)
+            elif self.parameters.get(name, average) is not average:
                 self.parameters[name].copy_(average)
 
     @torch.no_grad()
@@ -98,7 +107,7 @@ class Teacher:
         Returns a tensor [completion tokens, width] for each row.
         """
         if self.is_worn:
-            with self.stage.parameters.wearing(self.average):
+            with self.stage.parameters.wearing(cast(dict[str, torch.Tensor], self.average)):
                 return self._states(rows)
         return self._states(rows)
 
@@ -119,8 +128,13 @@ class Teacher:
         return self.head(hidden).float()
 
     def state_dict(self) -> dict[str, Any]:
-        """The teacher's weights by name; of a live teacher, whose weights are the model's, none."""
-        return {"weights": {name: w.detach() for name, w in self._own_weights().items()}}
+        """The teacher's weights by name; of a live teacher, whose weights are the model's, none.
+
+        low: the lower halves of an average in halves.
+        """
+        weights = {name: w.detach() for name, w in self._own_weights().items()}
+        halves = {n: a for n, a in self.average.items() if isinstance(a, Halves)}
+        return {"weights": weights, **({"low": kept_of(halves)} if halves else {})}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -131,11 +145,14 @@ class Teacher:
             weight.copy_(state["weights"][name])
             if self.parameters.get(name, weight) is not weight:
                 self.parameters[name].copy_(weight)
+        halves = {n: a for n, a in self.average.items() if isinstance(a, Halves)}
+        restore(halves, state.get("low", {}))
 
     def _own_weights(self) -> Mapping[str, torch.Tensor]:
         if self.alpha == 1:
             return {}
-        return self.average or self.parameters
+        average = {n: a.weight if isinstance(a, Halves) else a for n, a in self.average.items()}
+        return average or self.parameters
 
 
 class TrustRegion:

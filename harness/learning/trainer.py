@@ -6,6 +6,8 @@ in nothing else:
 * master weights, gradients, optimizer state and averages are float32, in whatever dtype the model
   computes; the weights of a bfloat16 model are its rounded masters (pure bfloat16 updates at
   fine-tuning rates are mostly rounded away);
+* gradients add up on the model's device, and so does the update: what is kept in host memory passes
+  through it once a step (harness/learning/optimizer.py);
 * rows are cut into micro-batches by length, so that little is padding;
 * vocabulary-sized tensors exist for one chunk of tokens at a time: each chunk's loss is
   differentiated as soon as it is computed, and only the gradient with respect to the hidden states
@@ -18,18 +20,26 @@ in nothing else:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
-import numpy
 import torch
 import torch.nn.functional as F
 
 from harness.base.errors import UserError
 from harness.base.settings import Checked, option
+from harness.learning import halves
+from harness.learning.halves import Halves, Master, Masters
+from harness.learning.optimizer import (
+    Optimizer,
+    Resident,
+    Streamed,
+    decayed_names,
+    learning_rate,
+)
 from harness.learning.packing import (
     Positions,
     Row,
@@ -38,14 +48,13 @@ from harness.learning.packing import (
     computed_tokens,
     micro_batches,
 )
-from harness.learning.parametrisation import Parametrisation, mover
+from harness.learning.parametrisation import Parametrisation, add_gradient, mover
 from harness.learning.part import having
 from harness.learning.stage import Stage
 from harness.learning.weights import check_names
 from harness.models.forward import output_head
+from harness.models.recompute import recomputing
 from harness.models.repeatable import repeatable
-
-MICRO_BATCH_TOKENS = {False: 1024, True: 8192}  # by whether the model is on a GPU
 
 ChunkLoss = Callable[[torch.Tensor, Positions], torch.Tensor]
 TokenLoss = Callable[..., torch.Tensor]  # of (logits, tokens), and weights where parts have some
@@ -85,32 +94,27 @@ class TrainingConfig(Checked):
     max_grad_norm: float = option(1.0, "gradients are scaled down to this global L2 norm", above=0)
     masters: str = option(
         "device",
-        "where float32 masters, AdamW's moments and averages are: on the model's device, or in "
-        "host memory, which costs copies",
-        choices=("device", "host"),
+        "where a GPU's masters, averages and AdamW's moments are: all there, the moments in host "
+        "memory, or all in it",
+        choices=("device", "host_moments", "host"),
     )
     micro_batch_tokens: int | None = option(
         None,
-        "tokens of one pass, padding included; 1,024 on a CPU and 8,192 on a GPU if left out",
+        "tokens of one pass, padding included; 1,024 on a CPU and up to 8,192 on a GPU if left out",
         min=1,
     )
+    gradient_checkpointing: bool | str = option(
+        "auto",
+        "on, off, or auto: whether layers are computed again, for less memory; auto where a pass "
+        "would not fit",
+        choices=("auto",),
+    )
 
-
-def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
-    """The rate of optimizer step ``step`` (from 0) of ``steps``.
-
-    Linear warm-up, then the schedule, which goes down to 0 unless it is constant.
-    """
-    warmup = min(config.warmup_steps, steps // 5)
-    if step < warmup:
-        return config.learning_rate * (step + 1) / (warmup + 1)
-    progress = (step - warmup) / max(1, steps - warmup)
-    factor = 1.0
-    if config.schedule == "cosine":
-        factor = 0.5 * (1 + numpy.cos(numpy.pi * progress))
-    elif config.schedule == "linear":
-        factor = 1 - progress
-    return float(config.learning_rate * factor)
+    @property
+    def recomputes(self) -> bool | None:
+        """``gradient_checkpointing``, whose on and off YAML reads as booleans; None for auto."""
+        wanted = self.gradient_checkpointing
+        return wanted if isinstance(wanted, bool) else None
 
 
 def cross_entropy(
@@ -129,9 +133,10 @@ class Trainer:
     """AdamW on float32 masters of ``stage.model``: ``backward`` once or more, then ``update``.
 
     params: the model's parameters that learn, by name. masters: what ``stage.parameters`` trains,
-    float32 tensors by name with the gradients in ``.grad``: weights of the model, the parameter
-    itself where that is float32 on ``place``, or the numbers that weights are made of. place:
-    device of masters and AdamW's moments. limit: tokens of a micro-batch.
+    float32 by name: weights of the model, the parameter itself where that is float32, or numbers
+    that weights are made of. They have gradients in ``.grad``, but for halves, which are to read;
+    ``take_gradients``, ``add_gradient`` and ``change`` go with both. holders: masters as they are
+    kept. place: of the float32 numbers that parts have. limit: tokens of a micro-batch.
 
     of_weights: for gradients of the weights that learn themselves, whatever they are made of;
     without ``update``.
@@ -147,32 +152,33 @@ class Trainer:
             name: p for name, p in self.model.named_parameters() if p.requires_grad
         }
         self.place = torch.device("cpu") if config.masters == "host" else self.model.device
-        self.masters = self.parameters.masters(self.params, self.place)
+        streams = config.masters != "device" and self.model.device.type != "cpu"
+        self.splits = streams and self.parameters.splits
+        self.holders: Mapping[str, Master]
+        self.masters: Mapping[str, torch.Tensor]
+        if self.splits:
+            self.holders = halves.halves_of(self.params, self.place)
+            self.masters = Masters(self.holders)
+        else:
+            self.masters = self.parameters.masters(self.params, self.model.device)
+            self.holders = self.masters
         self.receivers = {
-            name: self.parameters.receiver(name, self.masters) for name in self.params
+            name: partial(add_gradient, holder)
+            if isinstance(holder := self.holders.get(name), Halves)
+            else self.parameters.receiver(name, self.masters)
+            for name in self.params
         }
         self.hooks = [
             param.register_post_accumulate_grad_hook(mover(self.receivers[name]))
             for name, param in self.params.items()
-            if self.masters.get(name) is not param
+            if self.holders.get(name) is not param
         ]
         decayed = self.parameters.decayed(decayed_names(self.model))
-        groups = [
-            [name for name in self.masters if (name in decayed) == decays]
-            for decays in (True, False)
-        ]
-        self.adamw = torch.optim.AdamW(
-            [
-                {"params": [self.masters[name] for name in names], "weight_decay": decay}
-                for names, decay in zip(groups, (config.weight_decay, 0.0), strict=True)
-                if names
-            ],
-            lr=config.learning_rate,
-            fused=True,
+        decay = {name: config.weight_decay * (name in decayed) for name in self.holders}
+        self.optimizer: Optimizer = (
+            Streamed(self.holders, decay) if streams else Resident(self.masters, decay)
         )
-        self.numbered = [name for names in groups for name in names]  # as AdamW numbers its weights
-        on_gpu = self.model.device.type != "cpu"
-        self.limit = config.micro_batch_tokens or MICRO_BATCH_TOKENS[on_gpu]
+        self.limit = config.micro_batch_tokens or stage.passes.tokens
         # Float32 gradient [vocabulary, width] of the head's weight, while a micro-batch is computed
         self.projected: torch.Tensor | None = None
         self.head = output_head(self.model, self._head_gradient)
@@ -193,7 +199,9 @@ class Trainer:
         self.model.train(dropout)
         try:
             deterministic = repeatable(self.model.device, self.stage.deterministic)
-            with deterministic, self.parameters.computing(self.masters):
+            wanted, fitting = self.config.recomputes, self.stage.passes.recomputed
+            recomputed = recomputing(self.model, fitting if wanted is None else wanted, dropout)
+            with deterministic, self.parameters.computing(self.masters), recomputed:
                 return self._backward(rows, loss, last_first)
         finally:
             self.model.eval()
@@ -257,13 +265,12 @@ class Trainer:
         """
         stage = self.stage
         if 0 < stage.begun == stage.step:
-            self.adamw.state.clear()
+            self.optimizer.forget()
         logged = self._join_gradients()
-        masters = list(self.masters.values())
         stage.rate = rate = learning_rate(self.config, stage.step - stage.begun, stage.planned)
-        for group in self.adamw.param_groups:
-            group["lr"] = rate
-        norm = torch.nn.utils.clip_grad_norm_(masters, self.config.max_grad_norm)
+        # Of a master it reads the gradient alone.
+        holders = cast(list[torch.Tensor], list(self.holders.values()))
+        norm = torch.nn.utils.clip_grad_norm_(holders, self.config.max_grad_norm)
         if not torch.isfinite(norm):  # AdamW would write it into every weight
             raise UserError(
                 f"step {stage.step + 1}",
@@ -273,25 +280,52 @@ class Trainer:
         self._step()
         assert stage.updates is not None  # since this trainer was made
         stage.updates += 1
-        self.adamw.zero_grad(set_to_none=True)
+        self._clear_gradients()
         self.parameters.settle(self.masters)
         self.copy_to_model()
         return {**logged, "grad_norm": norm.item(), "learning_rate": rate}
 
     def effective(self) -> Iterator[tuple[str, torch.Tensor]]:
         """(name, float32 weight on ``place``) of each weight of the model that learns."""
+        if self.splits:
+            for name, holder in self.holders.items():
+                yield name, halves.numbers_of(holder).to(self.place)
+            return
         for name, weight in self.parameters.effective(self.masters):
             yield name, weight.to(self.place)
 
     def add_gradient(self, name: str, gradient: torch.Tensor, factor: float) -> None:
         """Add ``factor`` times a float32 gradient of a weight of the model to the masters'."""
-        master = self.masters.get(name)
-        if master is None:
+        holder = self.holders.get(name)
+        if holder is None:
             self.receivers[name](factor * gradient)
             return
-        if master.grad is None:
-            master.grad = torch.zeros_like(master)
-        master.grad.add_(gradient, alpha=factor)
+        total = halves.gradient_of(holder)
+        total.add_(gradient.to(total.device), alpha=factor)
+
+    def take_gradients(self) -> dict[str, torch.Tensor]:
+        """The masters' gradients so far, float32 on ``place``; they begin at 0 again."""
+        gradients = {
+            name: holder.grad.to(self.place)
+            for name, holder in self.holders.items()
+            if holder.grad is not None
+        }
+        self._clear_gradients()
+        return gradients
+
+    def give_gradients(self, gradients: Mapping[str, torch.Tensor]) -> None:
+        """Let the masters' gradients be what ``take_gradients`` gave."""
+        self._clear_gradients()
+        for name, gradient in gradients.items():
+            self.holders[name].grad = gradient.to(self.holders[name].device)
+
+    def change(self, name: str, numbers: torch.Tensor) -> None:
+        """Let a master be ``numbers``, float32 on any device; ``copy_to_model`` comes last."""
+        halves.write_numbers(self.holders[name], numbers)
+
+    def _clear_gradients(self) -> None:
+        for holder in self.holders.values():
+            holder.grad = None
 
     def _join_gradients(self) -> dict[str, float]:
         """Let the parts add to the gradients and change them; returns what they log."""
@@ -299,11 +333,10 @@ class Trainer:
         for part in having(stage.parts, "loss"):
             assert stage.present is not None
             logged |= part.loss(self, stage.present)
-        for name, master in self.masters.items():
-            if master.grad is None:
-                master.grad = torch.zeros_like(master)
+        for name, holder in self.holders.items():
+            gradient = halves.gradient_of(holder)
             for part in stage.parts:
-                part.gradient(name, master.grad)
+                part.gradient(name, gradient)
         return logged
 
     @torch.no_grad()
@@ -312,24 +345,27 @@ class Trainer:
         parts = having(self.stage.parts, "update")
         projecting = having(self.stage.parts, "project")
         if not parts and not projecting:
-            self.adamw.step()
+            self.optimizer.step(self.stage.rate)
             return
         old: dict[str, torch.Tensor] = {}  # for parts that look at all weights at once
-        gradients = {name: master.grad for name, master in self.masters.items()}
-        self.adamw.zero_grad(set_to_none=True)
-        for name, master in self.masters.items():
-            before = master.detach().clone()
-            master.grad = gradients.pop(name)
-            self.adamw.step()  # leaves out masters without a gradient
-            master.grad = None
-            after = master.detach()
-            for part in parts:
-                after = part.update(name, before, after)
-            master.copy_(after)
+        gradients = {name: halves.gradient_of(holder) for name, holder in self.holders.items()}
+        self._clear_gradients()
+        for name, holder in self.holders.items():
+            before = halves.numbers_of(holder).to(self.place, copy=True)
+            self.optimizer.move(name, gradients.pop(name), self.stage.rate)
+            if parts:
+                after = halves.numbers_of(holder).to(self.place)
+                for part in parts:
+                    after = part.update(name, before, after)
+                halves.write_numbers(holder, after)
             if projecting:
                 old[name] = before
-        for part in projecting:
-            part.project(old, {name: master.detach() for name, master in self.masters.items()})
+        if projecting:
+            new = {name: halves.numbers_of(h).to(self.place) for name, h in self.holders.items()}
+            for part in projecting:
+                part.project(old, new)
+            for name, numbers in new.items():
+                halves.write_numbers(self.holders[name], numbers)
 
     @torch.no_grad()
     def merge(self) -> None:
@@ -355,45 +391,29 @@ class Trainer:
         for hook in self.hooks:
             hook.remove()
         self.stage.let_go(self)
-        del self.head, self.adamw, self.projected, self.params, self.masters
+        del self.head, self.optimizer, self.projected, self.params, self.masters, self.holders
         del self.hooks, self.receivers
 
     def state_dict(self) -> dict[str, Any]:
-        """Masters and AdamW's moments, each by the parameter's name."""
-        return {
-            "masters": {name: master.detach() for name, master in self.masters.items()},
-            "moments": {
-                name: dict(self.adamw.state[master])
-                for name, master in self.masters.items()
-                if master in self.adamw.state  # before the first step there are none
-            },
-        }
+        """Masters, as ``kept_of`` has them, and AdamW's moments, each by the parameter's name."""
+        return {"masters": halves.kept_of(self.holders), "moments": self.optimizer.state_dict()}
 
-    @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raises ValueError naming the first weight that only one of state and trainer has."""
-        check_names(state["masters"], self.masters, "the checkpoint of the trainer")
-        for name, master in self.masters.items():
-            master.copy_(state["masters"][name])
-        moments = state["moments"]
-        if moments:
-            check_names(moments, self.masters, "the checkpoint of the optimizer")
-        # PyTorch's optimizers number their weights in the order in which they got them
-        numbered = {i: moments[name] for i, name in enumerate(self.numbered) if name in moments}
-        groups = self.adamw.state_dict()["param_groups"]
-        self.adamw.load_state_dict({"state": numbered, "param_groups": groups})
+        check_names(state["masters"], self.holders, "the checkpoint of the trainer")
+        halves.restore(self.holders, state["masters"])
+        self.optimizer.load_state_dict(state["moments"])
         self.copy_to_model()
 
     def _head_gradient(self, weight: torch.Tensor) -> torch.Tensor:
         """The tensor to which a chunk adds the gradient of the head's ``weight``.
 
-        Where the weight is its own master this is its gradient. Elsewhere it is a float32 sum,
-        which goes to the master once for each micro-batch.
+        It is that of the weight's master. Where a CPU has that apart, and where weights are made of
+        other numbers, it is a float32 sum, which goes there once for each micro-batch.
         """
-        if not self.hooks:
-            if weight.grad is None:
-                weight.grad = torch.zeros_like(weight)
-            return weight.grad
+        holder = self.holders.get(self._name_of(weight))
+        if holder is weight or (holder is not None and weight.device.type != "cpu"):
+            return halves.gradient_of(holder)
         if self.projected is None:
             self.projected = torch.zeros_like(weight, dtype=torch.float32)
         return self.projected
@@ -403,32 +423,16 @@ class Trainer:
         if self.projected is None:
             return
         weight = self.model.get_output_embeddings().weight
-        name = next(name for name, param in self.params.items() if param is weight)
-        self.receivers[name](self.projected)
+        self.receivers[self._name_of(weight)](self.projected)
         self.projected = None
+
+    def _name_of(self, weight: torch.Tensor) -> str:
+        return next(name for name, param in self.params.items() if param is weight)
 
     def copy_to_model(self) -> None:
         """Write what the masters say into the model; for a part that has changed them by itself."""
-        self.parameters.write(self.params, self.masters)
-
-
-NOT_DECAYED = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
-
-
-def decayed_names(model: torch.nn.Module) -> set[str]:
-    """Names of the parameters that weight decay acts on.
-
-    They are those of transformers' ``Trainer.get_decay_parameter_names``, from which TRL's trainers
-    have theirs: no bias, nothing in a LayerNorm, and nothing in a module whose name says norm.
-    """
-    norms = [
-        f"{name}." for name, part in model.named_modules() if isinstance(part, torch.nn.LayerNorm)
-    ]
-    return {
-        name
-        for name, _ in model.named_parameters()
-        if not NOT_DECAYED.search(name.lower()) and not name.startswith(tuple(norms))
-    }
+        if not self.splits:  # else they are the model's weights, and 16 bits beside them
+            self.parameters.write(self.params, self.masters)
 
 
 @contextmanager

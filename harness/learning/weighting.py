@@ -17,7 +17,6 @@ from harness.learning.packing import Positions, Row
 from harness.learning.part import Part, PartConfig
 from harness.learning.stage import Stage
 from harness.learning.teacher import Teacher
-from harness.learning.trainer import MICRO_BATCH_TOKENS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,8 +28,7 @@ def row_logprobs(stage: Stage, model: PreTrainedModel, rows: Sequence[Row]) -> l
     They are float32, on the CPU.
     """
     given = stage.training.micro_batch_tokens if stage.training else None
-    limit = given or MICRO_BATCH_TOKENS[model.device.type != "cpu"]
-    scorer = Teacher(stage, 0, limit, model=model)
+    scorer = Teacher(stage, 0, given or stage.passes.tokens, model=model)
     return [scores.cpu() for scores in completion_logprobs(scorer, rows, temperature=1.0)]
 
 

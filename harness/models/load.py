@@ -19,7 +19,7 @@ from harness.models.chat import PLAIN_TEMPLATE, around_answer, stop_tokens
 from harness.models.checkpoint import mend_sampling
 from harness.models.embedded import EMBEDDED, EMBEDDED_MODELS, embedded_checkpoint
 from harness.models.forward import hidden_states, output_head, sees_later_tokens
-from harness.models.memory import keep_freed_memory
+from harness.models.memory import keep_freed_memory, let_segments_grow
 from harness.models.products import bfloat16_pays
 from harness.models.repeatable import allow_repeatable_products
 
@@ -77,6 +77,7 @@ def prepare_device(device: str | torch.device) -> None:
     if torch.device(device).type == "cpu":
         keep_freed_memory()
         return
+    let_segments_grow()
     allow_repeatable_products()
     # cuDNN's attention makes a plan for every new shape, here at nearly every call, and with a mask
     # it can give NaN gradients.

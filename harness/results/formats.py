@@ -25,9 +25,10 @@ ORACLE = "oracle_"
 JOINT, SINGLE, RELEARN = "joint", "single", "relearn"
 # Metrics that a retention task has beside the one that counts: harness/evaluation/likelihoods.py.
 CONTINUOUS = ("margin", "probability", "loglikelihood")
-# Keys of a skill or a retention task in results.json that older folders lack. They are compared
-# only where both sides have them.
+# Keys of a skill, a retention task or a method's options in results.json that older folders lack.
+# They are compared only where both sides have them.
 LATER = (
+    "gradient_checkpointing",
     "evaluated",
     "graders",
     "num_fewshot",

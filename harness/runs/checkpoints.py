@@ -1,19 +1,25 @@
 """Checkpoints inside a stage, and the disk that checkpoints and old weights take."""
 
 import shutil
+import threading
+import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from harness.base.errors import UserError
 from harness.base.files import write_file
 from harness.base.sums import check_sum, write_summed
+from harness.models.memory import free_memory
 from harness.results.writer import BEFORE, ResultsWriter
 from harness.runs.order import Order
 from harness.runs.references import Run
+
+if TYPE_CHECKING:
+    from harness.runs.one_run import OneRun
 
 # Edition of the harness that wrote a checkpoint. The first one wrote none, and its state is not
 # read: what it holds has moved since.
@@ -24,6 +30,13 @@ REMEDY = "remove it: the stage starts anew"
 VALUES = (type(None), bool, int, float, str, bytes, torch.dtype, torch.device, torch.Size)
 TENSORS = (torch.Tensor, torch.nn.Parameter)
 DEEPEST = 100  # of lists in lists
+
+TIMES_COST = 50  # time between checkpoints, in times of what one makes the run stand still
+# The steps since the last checkpoint are kept before a stage is measured, which may take long, if
+# they took at least so many seconds, and so many times as long as a checkpoint.
+WORTH_KEEPING, TIMES_WRITING = 5.0, 10.0
+ROOM = 0.5  # share of the free host memory that a copy of a checkpoint may take
+CPU = torch.device("cpu")
 
 
 def check_plain(value: Any, place: str, name: str, depth: int = 0) -> None:
@@ -66,6 +79,131 @@ def save_state(folder: Path, state: dict[str, Any], place: str) -> None:
     write_summed(
         folder / "state.pt", lambda file: torch.save({"edition": EDITION, **state}, file), sync=True
     )
+
+
+class Saves:
+    """The checkpoints of a stage: when one is due, and its writing.
+
+    On a GPU a checkpoint is copied into host memory, and a thread writes the copy while the stage
+    goes on. Where there is no room for the copy, where the stage waits for the disk, and on a CPU,
+    which the thread would take from the steps, it is written at once. There are never two at once.
+
+    saved: step of the last one on the disk; seconds: that one takes until it is there; cost: those
+    in which the stage stood still for it; lost: those of the steps since it was made.
+    """
+
+    def __init__(self, folder: Path, live: "OneRun", step: int) -> None:
+        """step: of the stage so far."""
+        self.folder, self.place = folder, f"methods.{live.run.label}"
+        self.minutes = live.order.checkpoints.minutes
+        self.in_background = self.minutes > 0 and in_background(live.model.device)
+        self.saved, self.lost = step, 0.0
+        # Until one is written: float32 masters, moments and a copy, at 500 MB a second
+        self.seconds = 16 * sum(p.numel() for p in live.model.parameters()) / 5e8
+        self.cost = 0.0
+        self._last = time.monotonic()
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._copies: list[torch.Tensor] = []  # kept from one checkpoint to the next
+
+    def is_due(self) -> bool:
+        """Raises what the last one's thread met."""
+        self._check()
+        if self._thread is not None and self._thread.is_alive():
+            return False
+        pause = max(60 * self.minutes, TIMES_COST * self.cost) if self.minutes else 0.0
+        return time.monotonic() - self._last >= pause
+
+    def is_worth(self) -> bool:
+        """Whether what would be lost is kept before a stage is measured."""
+        return self.lost >= max(WORTH_KEEPING, TIMES_WRITING * self.seconds)
+
+    def save(self, state: dict[str, Any], step: int, wait: bool) -> None:
+        """Write the checkpoint after ``step``; wait: until it is on the disk."""
+        start = time.monotonic()
+        self.wait()
+        if self.in_background and not wait and self._has_room(state):
+            copy = host_copy(state, self._copies)
+            self._thread = threading.Thread(target=self._write, args=(copy, step, start))
+            self._thread.start()
+        else:
+            self._write(state, step, start)
+            self._check()
+        self._last = time.monotonic()
+        self.cost, self.lost = self._last - start, 0.0
+
+    def wait(self) -> None:
+        """Until nothing is being written. Raises what the thread met."""
+        self.join()
+        self._check()
+
+    def join(self) -> None:
+        """``wait``, for who has an error of its own to tell."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _write(self, state: dict[str, Any], step: int, start: float) -> None:
+        try:
+            save_state(self.folder, state, self.place)
+            self.saved = step
+            self.seconds = time.monotonic() - start
+        except BaseException as error:  # told where the stage is, by ``_check``
+            self._error = error
+
+    def _check(self) -> None:
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _has_room(self, state: dict[str, Any]) -> bool:
+        return bool(self._copies) or _bytes(state) <= ROOM * free_memory(CPU)
+
+
+def in_background(device: torch.device) -> bool:
+    """Whether a thread writes the checkpoints of a model on ``device``."""
+    return device.type != "cpu"
+
+
+@torch.no_grad()
+def host_copy(state: Any, copies: list[torch.Tensor]) -> Any:
+    """A copy of a state in host memory, which what comes after does not change.
+
+    Tensors that are one stay one. copies: of the state before, whose memory is used again; those of
+    this one when the call returns.
+    """
+    known: dict[tuple[Any, ...], torch.Tensor] = {}
+    spare: dict[Any, list[torch.Tensor]] = {}
+    for tensor in copies:
+        spare.setdefault((tensor.shape, tensor.dtype), []).append(tensor)
+    copies.clear()
+
+    def copied(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            view = value.untyped_storage()._cdata, value.storage_offset(), value.dtype
+            key = (*view, tuple(value.shape), value.stride())
+            if key not in known:
+                fitting = spare.get((value.shape, value.dtype))
+                new = fitting.pop() if fitting else torch.empty(value.shape, dtype=value.dtype)
+                known[key] = new.copy_(value.detach())
+                copies.append(new)
+            return known[key]
+        if isinstance(value, dict):
+            return type(value)((key, copied(entry)) for key, entry in value.items())
+        if type(value) in (list, tuple):
+            return type(value)(map(copied, value))
+        return value
+
+    return copied(state)
+
+
+def _bytes(state: Any) -> int:
+    """Of all tensors of a state; of one that is there twice twice."""
+    if isinstance(state, torch.Tensor):
+        return state.nbytes
+    if isinstance(state, dict):
+        return sum(map(_bytes, state.values()))
+    return sum(map(_bytes, state)) if isinstance(state, list | tuple) else 0
 
 
 def load_state(folder: Path) -> dict[str, Any] | None:

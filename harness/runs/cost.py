@@ -12,8 +12,17 @@ from transformers import AttentionInterface, PreTrainedModel
 from harness.learning.outlook import Work
 from harness.learning.packing import VOCABULARY_CHUNK
 from harness.learning.parametrisation import Size
-from harness.learning.trainer import MICRO_BATCH_TOKENS, TrainingConfig
+from harness.learning.trainer import TrainingConfig
 from harness.models.forward import attending, hidden_states
+from harness.models.memory import (
+    MICRO_BATCH_TOKENS,
+    Bytes,
+    Passes,
+    averaged_bytes,
+    fitting_passes,
+    recomputed_bytes,
+    trained_bytes,
+)
 
 GIB = 2**30
 COPIED = 64 * 2**20  # bytes of the block whose copy measures the memory's speed
@@ -145,6 +154,9 @@ class Memory:
         self.on_gpu = torch.device(device).type != "cpu"
         # Bytes of a token in a micro-batch, and of one in the sampler's cache.
         self.token = activations(shape)
+        self.recomputed = recomputed_bytes(
+            self.token, config.num_hidden_layers, config.hidden_size, dtype.itemsize
+        )
         self.cache_token = 2 * config.num_hidden_layers * heads * width * dtype.itemsize
         self.vocabulary = config.vocab_size
         self.head = self.vocabulary * config.hidden_size
@@ -167,42 +179,60 @@ class Memory:
         trained: all weights if left out.
         """
         trained = trained or Size(self.parameters, self.parameters)
-        made = bool(trained.again)  # of other numbers, which are what teachers average
-        masters = self.size < 4 or (self.on_gpu and config.masters == "host")
-        # AdamW's moments, gradients, masters, the average
-        state = float(trained.numbers * (8 + 4 + 4 * (masters or made)))
-        if made:
-            state += 4 * trained.numbers * work.copies + 4 * trained.beside
-        else:
-            state += 4 * self.parameters * (masters and work.averaged)
-        state += work.held
-        micro_batch = self._micro_batch(config, work, length, rows, masters and not made)
-        copies = len(work.starts) + (0 if made else work.copies)
-        weights = self.size * (self.parameters * (1 + copies) + trained.again)
-        in_host = state if masters and config.masters == "host" else 0
+        held = self._held(config, work, trained)
+        tokens: float = config.micro_batch_tokens or MICRO_BATCH_TOKENS[self.on_gpu]
+        tokens = max(length, min(tokens, rows * length))
+        token = self.recomputed if config.recomputes else self.token
+        micro_batch = tokens * token + self._head(work, trained, tokens)
         sampling = cached_tokens * self.cache_token + packed * self.parameters * self.size
-        on_device = weights + max(micro_batch, sampling) + state - in_host
-        return on_device / GIB, in_host / GIB
+        on_device = self._models(work, trained) + max(micro_batch, sampling) + held.device
+        return on_device / GIB, held.host / GIB
+
+    def passes(
+        self, free: float, config: TrainingConfig, work: Work, trained: Size, layered: bool
+    ) -> Passes:
+        """The passes of a method on a GPU that has ``free`` bytes beside the model that learns.
+
+        layered: whether the model's layers can be computed again.
+        """
+        room = free + self.parameters * self.size - self._models(work, trained)
+        room -= self._held(config, work, trained).device + self._head(work, trained, math.inf)
+        wanted = config.recomputes if layered else False
+        limit = config.micro_batch_tokens
+        return fitting_passes(max(0.0, room), self.token, self.recomputed, limit, wanted)
+
+    def _models(self, work: Work, trained: Size) -> float:
+        """Bytes of the model, of copies, and of weights that are kept a second time."""
+        copies = len(work.starts) + (0 if trained.again else work.copies)
+        return self.size * (self.parameters * (1.0 + copies) + trained.again)
+
+    def _held(self, config: TrainingConfig, work: Work, trained: Size) -> Bytes:
+        """Masters, gradients and moments, averages, and what parts hold."""
+        made = bool(trained.again)  # of other numbers, which are what teachers average
+        masters, on_gpu = config.masters, self.on_gpu
+        held = trained_bytes(trained.numbers, self.size, masters, on_gpu, made)
+        in_host = masters == "host" and (on_gpu or self.size < 4)
+        parts, copies = float(work.held), 0.0
+        if made:
+            copies = 4.0 * trained.numbers * work.copies + 4 * trained.beside
+        elif work.averaged:
+            held += averaged_bytes(self.parameters, self.size, masters, on_gpu)
+        if in_host and not on_gpu:
+            return held + Bytes(host=parts + copies)
+        return held + Bytes(copies) + (Bytes(host=parts) if in_host else Bytes(parts))
 
     def untrained(self, cached_tokens: float, packed: bool) -> float:
         """GiB of a method that trains nothing: weights and the sampler's, as in ``of``."""
         weights = self.parameters * self.size * (1 + packed)
         return (weights + cached_tokens * self.cache_token) / GIB
 
-    def _micro_batch(
-        self, config: TrainingConfig, work: Work, length: float, rows: float, masters: bool
-    ) -> float:
-        """Bytes of a micro-batch: activations, one chunk of logits, the head's gradient.
-
-        masters: whether the head has one, a tensor of its own.
-        """
-        limit = config.micro_batch_tokens or MICRO_BATCH_TOKENS[self.on_gpu]
-        tokens = max(length, min(limit, rows * length))
+    def _head(self, work: Work, trained: Size, tokens: float) -> float:
+        """Bytes of one chunk of logits of a micro-batch, and of the head's gradient."""
         # Logits, log-probabilities and a gradient; as much again where a second model has logits.
         tensors = 6 if work.scored else 3
         logits = tensors * 4 * min(VOCABULARY_CHUNK, tokens * self.vocabulary)
-        # A chunk's gradient of the head goes into a float32 sum, in another dtype by way of a
-        # tensor of its own, when most of the chunk's logits are gone.
-        head_sum = 4 * self.head * masters
-        product = self.size * self.head * (self.size < 4)
-        return tokens * self.token + head_sum + max(logits, product)
+        # A chunk's gradient of the head goes into a float32 sum, on a GPU that of the step; in
+        # another dtype by way of a tensor of its own, when most of the chunk's logits are gone.
+        is_bfloat16 = self.size < 4
+        head_sum = 4 * self.head * (is_bfloat16 and not trained.again and not self.on_gpu)
+        return head_sum + max(logits, self.size * self.head * is_bfloat16)

@@ -2,7 +2,7 @@
 
 import copy
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -68,8 +68,8 @@ def example_count(skill: Skill, split: str, most: int | None) -> int:
     return count if most is None else min(count, most)
 
 
-class _StageWork(NamedTuple):
-    """What a stage is estimated from: see ``_Estimator._work``; held: as StageCost's."""
+class StageWork(NamedTuple):
+    """What a stage is estimated from: see ``work_of``; held: as StageCost's."""
 
     outlook: Outlook
     work: Work
@@ -84,6 +84,60 @@ def _with_parts(spec: MethodSpec, phases: list[int], drawn: Sequence[int]) -> li
     """
     own, behind = joint_budget([part.make() for part in spec.parts], phases[0], drawn)
     return [own, *([behind] if behind else []), *phases[1:]]
+
+
+def outlooks_of(
+    order: Order, tokenizer: PreTrainedTokenizerBase, parameters: int
+) -> dict[str, Outlook]:
+    """What is known of each skill, by its name; parameters: weights of the model."""
+    return {
+        skill.name: Outlook(
+            tokenizer,
+            skill,
+            order.template(skill),
+            order.limit(skill, rollout=True),
+            order.prompts(skill),
+            parameters,
+        )
+        for skill in order.skills
+    }
+
+
+def work_of(
+    spec: MethodSpec,
+    shape: PreTrainedModel,
+    outlooks: Mapping[str, Outlook],
+    own: tuple[Skill, int],
+    later: int,
+    earlier: Sequence[tuple[Skill, int]],
+) -> StageWork:
+    """What is known of a skill before a stage, what the method does in it, what it trains.
+
+    shape: the model, which may be on the meta device; own: the skill and its budget; later: skills
+    still to come; earlier: those that were learned before, with the same method.
+    """
+
+    def known(skill: Skill, prompts: int) -> Outlook:
+        outlook = copy.copy(outlooks[skill.name])
+        outlook.prompts = prompts
+        return outlook
+
+    outlook = known(*own)
+    outlook.later = later
+    outlook.earlier = [known(*each) for each in earlier]
+    trained = spec.make_parameters().size(shape)
+    outlook.parameters = trained.weights
+    work = spec.ask("work", outlook)
+    held = {spec.method: (work.kept, work.gold_rows)}
+    for part in spec.parts:
+        before = work
+        with plug_in(spec.place, f"work() of {part.name}"):
+            work = part.make().work(outlook, work, outlook.earlier)
+            kept, rows = work.kept - before.kept, work.gold_rows - before.gold_rows
+        held[part.name] = (kept, rows)
+    if spec.parameters:
+        held[spec.parameters.name] = (4.0 * trained.kept * (later > 0), 0.0)
+    return StageWork(outlook, work, trained, held)
 
 
 class _Estimator:
@@ -101,17 +155,7 @@ class _Estimator:
         self.shape = shape
         self.machine = Machine(sum(p.numel() for p in shape.parameters()), dtype, device)
         self.memory = Memory(shape, dtype, device)
-        self.outlooks = {
-            skill.name: Outlook(
-                tokenizer,
-                skill,
-                order.template(skill),
-                order.limit(skill, rollout=True),
-                order.prompts(skill),
-                self.machine.parameters,
-            )
-            for skill in order.skills
-        }
+        self.outlooks = outlooks_of(order, tokenizer, self.machine.parameters)
         self.skills = {skill.name: self._skill(skill) for skill in order.skills}
         self.retention, self.uncounted = self._retention(tokenizer, results)
         self.drift, self.base_answers = self._drift()
@@ -208,35 +252,10 @@ class _Estimator:
 
     def _work(
         self, spec: MethodSpec, skill: Skill, prompts: int, later: int, earlier: Sequence[Skill]
-    ) -> _StageWork:
-        """What is known of a skill before a stage, what the method does in it, what it trains.
-
-        earlier: the skills that were learned before, with the same method.
-        """
-        outlook = self._outlook(skill, prompts)
-        outlook.later = later
-        outlook.earlier = [
-            self._outlook(each, self.order.prompts(each, spec.config)) for each in earlier
-        ]
-        trained = spec.make_parameters().size(self.shape)
-        outlook.parameters = trained.weights
-        work = spec.ask("work", outlook)
-        held = {spec.method: (work.kept, work.gold_rows)}
-        for part in spec.parts:
-            before = work
-            with plug_in(spec.place, f"work() of {part.name}"):
-                work = part.make().work(outlook, work, outlook.earlier)
-                kept, rows = work.kept - before.kept, work.gold_rows - before.gold_rows
-            held[part.name] = (kept, rows)
-        if spec.parameters:
-            held[spec.parameters.name] = (4.0 * trained.kept * (later > 0), 0.0)
-        return _StageWork(outlook, work, trained, held)
-
-    def _outlook(self, skill: Skill, prompts: int) -> Outlook:
-        """What is known of a skill whose budget is so many prompts."""
-        outlook = copy.copy(self.outlooks[skill.name])
-        outlook.prompts = prompts
-        return outlook
+    ) -> StageWork:
+        """``work_of`` with the order's own budgets of earlier skills."""
+        budgets = [(each, self.order.prompts(each, spec.config)) for each in earlier]
+        return work_of(spec, self.shape, self.outlooks, (skill, prompts), later, budgets)
 
     def _state(self, spec: MethodSpec, work: Work, trained: Size) -> float:
         """Bytes of float32 masters and moments, and of copies of what a teacher has."""

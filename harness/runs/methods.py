@@ -18,6 +18,7 @@ from harness.learning.parametrisation import (
 from harness.learning.part import Part, PartConfig, get_part, lacking
 from harness.learning.trainer import TrainingConfig
 from harness.models.chat import ChatInputs
+from harness.models.recompute import can_recompute
 from harness.runs.presets import expanded
 from harness.runs.right_places import check_section
 from harness.runs.sections import names_folder
@@ -136,8 +137,16 @@ class MethodSpec:
     ) -> None:
         """Raises UserError where nothing of ``model`` learns, or training cannot be set up.
 
+        And where its layers are to be computed again, but are not known.
+
         model: may be on the meta device; chat: what the chat template is given.
         """
+        if self.config.recomputes and not can_recompute(model):
+            raise UserError(
+                f"{self.place}: gradient_checkpointing",
+                f"transformers does not say what the layers of {type(model).__name__} are",
+                "leave it out",
+            )
         if self.parameters:
             self.parameters.check(model)
         self.ask("try_out", model, tokenizer, chat, self.place)

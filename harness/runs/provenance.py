@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from harness.base.files import ROOT, read_json, write_sealed
+from harness.models.memory import allocator_settings
 from harness.runs.one_run import OneRun
 from harness.runs.order import about_method
 from harness.sampling.settings import version
@@ -79,6 +80,7 @@ def _provenance(live: OneRun, first: int) -> dict[str, Any]:
         "model": asdict(order.model),
         "chat_template": asdict(order.chat_template),
         "device": device_name(live.model.device),
+        **_allocator(live.model.device),
         "dtype": str(live.model.dtype),
         **({"learns_in": learns_in} if learns_in else {}),
         "threads": torch.get_num_threads(),
@@ -89,6 +91,11 @@ def _provenance(live: OneRun, first: int) -> dict[str, Any]:
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "first_stage": first,
     }
+
+
+def _allocator(device: torch.device) -> dict[str, Any]:
+    """Of a GPU: the settings of PyTorch's allocator."""
+    return {"allocator": allocator_settings()} if device.type != "cpu" else {}
 
 
 def _engines(live: OneRun) -> dict[str, Any]:

@@ -98,7 +98,10 @@ class Checkpoints:
     """The section ``checkpoints``: what a killed run loses, and what a finished one leaves."""
 
     minutes: float = option(
-        10.0, "a resume loses at most this much training; 0 writes after every step", min=0
+        10.0,
+        "training between two checkpoints, or 50 times what one costs if that is longer; 0 writes "
+        "after every step",
+        min=0,
     )
     keep: str = option(
         "last", "weights to keep when a run is done", choices=("last", "all", "none")

@@ -1,7 +1,6 @@
 """One stage of a run, from its first draw to the commit of its folder."""
 
 import math
-import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -20,17 +19,15 @@ from harness.models.memory import peak_memory, reset_peak_memory
 from harness.results.formats import JOINT, RELEARN
 from harness.runs.amounts import Amounts, amounts_before
 from harness.runs.changes import Changes
-from harness.runs.checkpoints import check_kept, load_state, save_memory, save_state
+from harness.runs.checkpoints import Saves, check_kept, load_state, save_memory
 from harness.runs.engines import sampler_for
 from harness.runs.measurements import Finding, Measurements
 from harness.runs.one_run import OneRun, start_of
+from harness.runs.passes import passes_of
 from harness.runs.references import JointSkill, joint_name, lesson_of, short_enough, union
 from harness.skills.skill import Example, Skill
 
 LONGEST_STOP = 10.0  # seconds of a step and of a checkpoint that a stop waits for
-# The steps since the last checkpoint are kept before a stage is measured, which may take long, if
-# they took at least so many seconds, and so many times as long as a checkpoint.
-WORTH_KEEPING, TIMES_WRITING = 5.0, 10.0
 
 
 def run_stage(live: OneRun, number: int) -> None:
@@ -43,6 +40,9 @@ def run_stage(live: OneRun, number: int) -> None:
     except Stopped as stop:
         stop.kept = stage.kept()
         raise
+    finally:
+        if isinstance(stage, SkillStage):
+            stage.saves.join()
 
 
 def _finite(value: float | None) -> float | None:
@@ -220,9 +220,8 @@ class SkillStage(BaseStage):
     """A stage that teaches a skill.
 
     It begins with the skill's first step, or after the last checkpoint that a killed process left.
-    stage: what the method gets; last_save: time of the last checkpoint, saved: its step; lost:
-    seconds of the steps since then; writing: seconds that a checkpoint takes; due: whether the
-    evaluation of the present step is still to be made.
+    stage: what the method gets; saves: its checkpoints; due: whether the evaluation of the present
+    step is still to be made.
     """
 
     def __init__(self, live: OneRun, number: int) -> None:
@@ -243,11 +242,8 @@ class SkillStage(BaseStage):
         if state:
             live.parameters.restore(live.model, state["model"])
         self.rate = Rate(self.stage.steps_in_all, self.stage.step)
-        self.last_save = time.monotonic()
         self.is_checked = False  # whether a checkpoint can hold what the method keeps
-        self.saved, self.lost = self.stage.step, 0.0
-        # Until one is written: float32 masters, moments and a copy, at 500 MB a second
-        self.writing = 16 * sum(p.numel() for p in live.model.parameters()) / 5e8
+        self.saves = Saves(self.folder / "checkpoint", live, self.stage.step)
         if state:
             live.progress.say(f"{self.where}: goes on after step {self.stage.step}")
 
@@ -291,6 +287,7 @@ class SkillStage(BaseStage):
             on_work=self._show_work,
             restored=restored,
         )
+        stage.passes = passes_of(live) or stage.passes
         stage.begins_run = start_of(live.results, order, live.run, self.number) is None
         stage.examples = stage.examples if is_joint else examples[0]
         for lesson in lessons:
@@ -355,10 +352,11 @@ class SkillStage(BaseStage):
 
     def kept(self) -> str:
         """What a stop leaves of this stage, in words."""
-        done, in_all = self.stage.step, self.stage.steps_in_all
-        text = f"{self.where}: step {self.saved} of {in_all} is kept"
-        if done > self.saved:
-            text += f", {done - self.saved} further steps ({clock(self.lost)}) are done again"
+        self.saves.join()
+        done, in_all, saved = self.stage.step, self.stage.steps_in_all, self.saves.saved
+        text = f"{self.where}: step {saved} of {in_all} is kept"
+        if done > saved:
+            text += f", {done - saved} further steps ({clock(self.saves.lost)}) are done again"
         return text
 
     def _after_step(self, stage: Stage, step: Step) -> None:
@@ -371,18 +369,18 @@ class SkillStage(BaseStage):
             f"{name} {step.logged[name]:.3g}" for name in ("loss", "reward") if name in step.logged
         )
         self.live.progress.show(f"{self.where}: {self.rate.text(stage.step)}, {numbers}")
-        self.lost += step.logged["seconds"]
+        self.saves.lost += step.logged["seconds"]
         self.due = stage.step < stage.steps_in_all and self._is_measured(stage.step)
         if self.due and SIGNALS.pending is None:
             self._evaluate_inside()
-        is_time = time.monotonic() - self.last_save >= 60 * self.live.order.checkpoints.minutes
+        is_time = self.saves.is_due()
         if stage.step == stage.steps_in_all:
-            is_time |= self.lost >= max(WORTH_KEEPING, TIMES_WRITING * self.writing)
+            is_time |= self.saves.is_worth()
         if is_time or SIGNALS.pending is not None:
-            self._save_state()
+            self._save_state(wait=SIGNALS.pending is not None)
         if SIGNALS.pending is not None:
             raise Stopped(SIGNALS.pending)
-        SIGNALS.waits = step.logged["seconds"] + self.writing < LONGEST_STOP
+        SIGNALS.waits = step.logged["seconds"] + self.saves.seconds < LONGEST_STOP
 
     def _is_measured(self, step: int) -> bool:
         """Whether a step inside the stage is evaluated; relearning after 1, 2, 4, 8, ... steps."""
@@ -400,16 +398,16 @@ class SkillStage(BaseStage):
         except Stopped:
             self.records = records
             # A stage that goes on has this step's checkpoint, and not yet what it holds.
-            if self.saved < self.stage.step and self.writing < LONGEST_STOP:
-                self._save_state()
+            self.saves.join()
+            if self.saves.saved < self.stage.step and self.saves.seconds < LONGEST_STOP:
+                self._save_state(wait=True)
             raise
         self.due = False
 
     def _show_work(self, what: str, done: int, total: int) -> None:
         self.live.progress.show(f"{self.where}: {what} {done}/{total}")
 
-    def _save_state(self) -> None:
-        start = time.monotonic()
+    def _save_state(self, wait: bool = False) -> None:
         state = {
             "model": self.live.parameters.checkpoint(self.live.model),
             "stage": self.stage.state_dict(),
@@ -420,10 +418,7 @@ class SkillStage(BaseStage):
         }
         if not self.live.method.trains:  # What it is asked by is what it has learned.
             state["method"] = self.live.method.state_dict()
-        save_state(self.folder / "checkpoint", state, f"methods.{self.live.run.label}")
-        self.last_save = time.monotonic()
-        self.writing = self.last_save - start
-        self.saved, self.lost = self.stage.step, 0.0
+        self.saves.save(state, self.stage.step, wait)
 
     def _check_learned(self, weights: str) -> None:
         """Raises UserError if nothing made an update; says so if updates changed nothing."""
@@ -445,6 +440,7 @@ class SkillStage(BaseStage):
 
     def _save_weights(self) -> None:
         live = self.live
+        self.saves.wait()  # The folder gets another name.
         save_checkpoint(live.model, live.tokenizer, self.folder / "weights")
         if self.number < len(live.run.stages):  # else no stage reads it
             save_memory(self.folder / "method.pt", live.memory())

@@ -73,7 +73,7 @@ class AGEM(Part):
     def loss(self, trainer: Trainer, step: Step) -> Mapping[str, float]:
         if not self.memory:
             return {}
-        stage, masters = self.stage, trainer.masters
+        stage = self.stage
         count = max(1, round(self.config.share * stage.batch_size))
         seed = seed_for(stage.seed, stage.index, "agem")
         drawn = draws(len(self.memory), count * (step.index + 1), seed)[count * step.index :]
@@ -83,15 +83,12 @@ class AGEM(Part):
         def mean(logits: torch.Tensor, at: Positions) -> torch.Tensor:
             return cross_entropy(logits, at.tokens) / tokens
 
-        own = {name: master.grad for name, master in masters.items()}
-        for master in masters.values():
-            master.grad = None
+        own = trainer.take_gradients()
         value = trainer.backward(rows, mean)
-        self.reference = {n: m.grad for n, m in masters.items() if m.grad is not None}
-        for name, master in masters.items():
-            master.grad = own[name]
+        self.reference = trainer.take_gradients()
         if self.config.project == "gradient":
-            self._take_out(own, lambda name: own[name], -1)
+            self._take_out(own, own.get, -1)
+        trainer.give_gradients(own)
         return {"agem_loss": value}
 
     @torch.no_grad()
@@ -101,7 +98,7 @@ class AGEM(Part):
 
     def _take_out(
         self,
-        changed: Mapping[str, torch.Tensor | None],
+        changed: Tensors,
         vector: Callable[[str], torch.Tensor | None],
         sign: int,
     ) -> None:
@@ -113,7 +110,7 @@ class AGEM(Part):
                 product += (own * reference).sum(dtype=torch.float64).item()
         self.projected = sign * product > 0
         for name, reference in self.reference.items():
-            if self.projected and (tensor := changed[name]) is not None:
+            if self.projected and (tensor := changed.get(name)) is not None:
                 tensor.sub_(reference, alpha=product / square)
         self.reference = {}
 

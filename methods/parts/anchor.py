@@ -47,7 +47,7 @@ from harness.learning.part import Part, PartConfig
 from harness.learning.stage import Stage
 from harness.learning.step import Step
 from harness.learning.teacher import Teacher
-from harness.learning.trainer import MICRO_BATCH_TOKENS, Trainer
+from harness.learning.trainer import Trainer
 from harness.skills.skill import Example
 from harness.skills.templates import Message
 
@@ -108,9 +108,8 @@ class Anchor(Part):
         return general_prompts(config.prompts) if config.along == "general_prompts" else []
 
     def begin(self, stage: Stage) -> None:
-        on_gpu = stage.model.device.type != "cpu"
-        limit = MICRO_BATCH_TOKENS[on_gpu]
-        self.reference = Teacher(stage, 0, limit, model=stage.start(self.config.of))
+        start = stage.start(self.config.of)
+        self.reference = Teacher(stage, 0, stage.passes.tokens, model=start)
         self.pool: list[Example] = []
         if self.config.along == "old_prompts":
             for lesson in stage.earlier:

@@ -99,16 +99,14 @@ class EWC(Penalty):
         count = 0
         config = dataclasses.replace(stage.training, dropout="none")
         with learning(stage, config, of_weights=True) as trainer:
-            squares = {name: torch.zeros_like(m) for name, m in trainer.masters.items()}
+            squares = {n: torch.zeros_like(w) for n, w in trainer.effective()}
             for batch in stage.over(examples, "Fisher information"):
                 for row in self._rows(stage, batch, count):
                     trainer.backward(
                         [row], lambda logits, at: token_logprobs(logits, at.tokens).sum()
                     )
-                    for name, master in trainer.masters.items():
-                        if master.grad is not None:
-                            squares[name].addcmul_(master.grad, master.grad)
-                            master.grad = None
+                    for name, gradient in trainer.take_gradients().items():
+                        squares[name].addcmul_(gradient, gradient)
                     count += 1
         return {name: square.detach() for name, square in squares.items()}, count
 

@@ -48,7 +48,8 @@ class SFA(Part):
             return
         start = self.stage.start(self.config.of)
         for name, master in self.trainer.masters.items():
-            master.lerp_(start.get_parameter(name).to(master), self.config.beta)
+            theta_0 = start.get_parameter(name).to(master)
+            self.trainer.change(name, master.detach().lerp(theta_0, self.config.beta))
         self.trainer.copy_to_model()
 
     def end(self, stage: Stage) -> None:

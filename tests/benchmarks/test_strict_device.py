@@ -375,9 +375,9 @@ class Stop(Exception):
 
 def stopped_and_resumed(path, out):
     """``run``, which is stopped after step 3 of each method and begun anew."""
-    from harness.runs import stage_run
+    from harness.runs import checkpoints
 
-    saved, stops = stage_run.save_state, []
+    saved, stops = checkpoints.save_state, []
 
     def save(folder, state, *more):
         saved(folder, state, *more)
@@ -385,7 +385,7 @@ def stopped_and_resumed(path, out):
             stops.append(folder)
             raise Stop
 
-    with mock.patch.object(stage_run, "save_state", save):
+    with mock.patch.object(checkpoints, "save_state", save):
         while True:
             try:
                 return run(path, out), len(stops)
@@ -408,6 +408,52 @@ def test_a_stopped_run_ends_in_the_same_bits(strict, masters, tmp_path):
     resumed, stops = strict(stopped_and_resumed, path, tmp_path / "resumed")
     assert stops == 2 and resumed == strict(run, path, tmp_path / "whole")
     assert all(len(steps) == 5 for steps in resumed[1].values())
+
+
+def joined(path, out):
+    """``run``, and what the runs' folders say of their passes."""
+    return run(path, out), [
+        json.loads(file.read_text()) for file in sorted(out.glob("runs/*/passes.json"))
+    ]
+
+
+PARTS = {
+    "l2sp": {"coupled": False, "strength": 10.0},
+    "ewc": {"examples": 4},
+    "agem": {},
+    "ema": {"decay": 0.5},
+}
+CLIPPED = {"weight_decay": 0.1, "max_grad_norm": 0.1}
+JOINED = {
+    "plain": {"method": "sft", **CLIPPED},
+    "again": {"method": "sft", **CLIPPED, "gradient_checkpointing": True},
+    "sdft": {"gradient_checkpointing": True, "micro_batch_tokens": 60},
+    "sfa": {"method": "sft", "with": {"sfa": {}}},
+    "lora": {"method": "sdft", "parameters": {"lora": {}}},
+    **{name: {"method": "sft", "with": {name: options}} for name, options in PARTS.items()},
+}
+
+
+def test_parts_and_adapters_do_not_see_where_masters_are(strict, tmp_path):
+    """Two stages, so that parts have an earlier skill. Layers that are computed again change no
+    number either.
+    """
+    model = save_tiny(tmp_path / "model")
+    found = {}
+    for masters in ("device", "host_moments", "host"):
+        path = write_order(tmp_path, JOINED, model, "bfloat16", masters=masters)
+        order = yaml.safe_load(path.read_text())
+        first = order["skills"][0]
+        order["skills"] = [first, {**first, "name": "again"}]
+        order["evaluate"] = {"examples": 1}
+        path.write_text(yaml.safe_dump(order))
+        found[masters], passes = strict(joined, path, tmp_path / masters)
+        found_passes = {(p["tokens"], p["recomputed"]) for p in passes}
+        assert found_passes == {(8192, False), (8192, True), (60, True)}
+    assert found["host_moments"] == found["device"] and found["host"] == found["device"]
+    _, logs = found["device"]
+    assert set(logs) == {f"{label}-seed0" for label in JOINED}
+    assert logs["again-seed0"] == logs["plain-seed0"]
 
 
 # ---- memory ----------------------------------------------------------------------------------
@@ -452,7 +498,13 @@ def stage(out, label):
 
 
 @pytest.mark.parametrize(
-    "dtype, masters", [("bfloat16", "device"), ("bfloat16", "host"), ("float32", "device")]
+    "dtype, masters",
+    [
+        ("bfloat16", "device"),
+        ("bfloat16", "host_moments"),
+        ("bfloat16", "host"),
+        ("float32", "device"),
+    ],
 )
 def test_the_plan_says_the_peak(strict, dtype, masters, tmp_path):
     """Micro-batches that are full, two in each of two steps."""

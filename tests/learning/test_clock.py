@@ -15,7 +15,7 @@ def learn(stage, wait=0.0):
         for batch in stage.over(stage.examples, "Fisher"):
             rows = stage.demonstration_rows(batch)
             trainer.backward(rows, lambda logits, at: cross_entropy(logits, at.tokens))
-            trainer.adamw.zero_grad()
+            trainer.take_gradients()
         for step in stage.steps():
             step.log(**trainer.token_mean(some_rows(), cross_entropy), **trainer.update())
         for batch in stage.over(stage.examples[:5], "buffer"):

@@ -646,7 +646,9 @@ def test_what_a_stage_held_goes_with_it(fresh, dtype, method, monkeypatch):
     held, real = [], Trainer.close
 
     def close(trainer):
-        moments = [value for state in trainer.adamw.state.values() for value in state.values()]
+        moments = [
+            value for state in trainer.optimizer.adamw.state.values() for value in state.values()
+        ]
         masters = [
             m
             for m in trainer.masters.values()
@@ -655,7 +657,13 @@ def test_what_a_stage_held_goes_with_it(fresh, dtype, method, monkeypatch):
         held.extend(
             map(
                 weakref.ref,
-                [trainer, trainer.adamw, *trainer.stage._kept.values(), *moments, *masters],
+                [
+                    trainer,
+                    trainer.optimizer.adamw,
+                    *trainer.stage._kept.values(),
+                    *moments,
+                    *masters,
+                ],
             )
         )
         real(trainer)

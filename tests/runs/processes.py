@@ -15,6 +15,7 @@ import time
 import torch
 
 from benchmarks.torture.starts import Starts, contents, differences, run_here
+from harness.runs import checkpoints
 
 __all__ = ["Runner", "assert_same", "contents"]
 
@@ -93,11 +94,14 @@ def _arm(spot, when, count, number):
     setattr(owner, name, armed)
 
 
-def _child(arguments, log, arm, file_limit):
+def _child(arguments, log, arm, file_limit, threaded):
     # a shell's background job starts with Ctrl-C ignored
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if arm:
         _arm(*arm)
+    if threaded:  # checkpoints are written as on a GPU, and as often as they can be
+        checkpoints.in_background = lambda device: True
+        checkpoints.TIMES_COST = 0
     if file_limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
     run_here(arguments, log)
@@ -106,9 +110,17 @@ def _child(arguments, log, arm, file_limit):
 class Runner(Starts):
     """Starts of run_sequence.py on one order and one results folder."""
 
-    def start(self, spot=None, when="before", count=1, number=signal.SIGKILL, file_limit=None):
+    def start(
+        self,
+        spot=None,
+        when="before",
+        count=1,
+        number=signal.SIGKILL,
+        file_limit=None,
+        threaded=False,
+    ):
         arm = (spot, when, count, number) if spot else None
-        return self.process(_child, arm, file_limit)
+        return self.process(_child, arm, file_limit, threaded)
 
     def run(self, *args, **kwargs):
         """Exit code; -9 for killed."""

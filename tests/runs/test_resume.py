@@ -375,6 +375,40 @@ def test_full_disk(processes, orders, left_alone, tmp_path):
     assert_same(contents(runner.out), wanted)
 
 
+THREADED = {"checkpoints": {"minutes": 1e-9, "keep": "all"}}
+
+
+def test_killed_while_a_thread_writes(processes, orders, left_alone, tmp_path):
+    """Before, within and behind the writing of a checkpoint, and in the steps beside it."""
+    wanted, _ = left_alone("sdft")
+    order = orders("threaded", methods={"sdft": METHODS["sdft"]}, **THREADED)
+    runner = Runner(processes, order, tmp_path / "out")
+    for place in (
+        ("checkpoint", "within", 2),
+        ("replace", "after", 3),
+        ("checkpoint", "after", 2),
+        ("commit", "before", 1),
+    ):
+        assert runner.run(*place, threaded=True) == -signal.SIGKILL, (place, runner.text())
+    assert runner.run(threaded=True) == 0, runner.text()
+    assert "goes on after step" in runner.text()
+    assert_same(contents(runner.out), wanted)
+
+
+def test_a_full_disk_that_a_thread_meets(processes, orders, left_alone, tmp_path):
+    """The run ends with the line that it ends with otherwise, and goes on later."""
+    wanted, _ = left_alone("sft")
+    order = orders("threaded-sft", methods={"sft": METHODS["sft"]}, **THREADED)
+    runner = Runner(processes, order, tmp_path / "out")
+    assert runner.run("checkpoint", "full", 2, threaded=True) == 2, runner.text()
+    lines = [line for line in runner.text().splitlines() if not line.startswith("[0:")]
+    assert len(lines) == 1 and lines[0].startswith(
+        f"error: {tmp_path}/out: No space left on device; make room"
+    ), runner.text()
+    assert runner.run() == 0, runner.text()
+    assert_same(contents(runner.out), wanted)
+
+
 def test_killed_with_a_real_model(processes, tmp_path):
     """SmolLM2-135M: two steps, killed after the checkpoint of the first."""
     from harness.models.embedded import embedded_checkpoint

@@ -1,0 +1,63 @@
+"""How long the training passes of a run are: decided once, by what a GPU has free then.
+
+The length of a micro-batch decides in which order gradients are added, so a resumed run must not
+find another one.
+"""
+
+from collections.abc import Iterable
+
+from harness.base.files import read_json, write_sealed
+from harness.models.load import load_tokenizer
+from harness.models.memory import Passes, free_memory
+from harness.models.recompute import can_recompute
+from harness.runs.cost import Memory
+from harness.runs.estimate import outlooks_of, work_of
+from harness.runs.one_run import OneRun
+from harness.runs.plan import model_shape
+from harness.skills.skill import Skill
+
+REMEDY = "remove it: the run's passes are sized anew"
+
+
+def passes_of(live: OneRun) -> Passes | None:
+    """The passes of all stages of a run; None on a CPU, and where a method has its own loop.
+
+    ``passes.json`` in the run's folder has them, from the first stage on that teaches. Before that
+    no optimizer and no teacher takes memory, and a sleeping engine has what it keeps.
+    """
+    method = live.method
+    if live.model.device.type == "cpu" or not method.trains or method.has_own_loop:
+        return None
+    path = live.results.run(live.run.name) / "passes.json"
+    if path.exists():
+        kept = read_json(path, "tokens", "recomputed", remedy=REMEDY)
+        return Passes(int(kept["tokens"]), bool(kept["recomputed"]))
+    free = free_memory(live.model.device)
+    stages = _fitting(live, free)
+    passes = Passes(min(p.tokens for p in stages), any(p.recomputed for p in stages))
+    write_sealed(path, {"tokens": passes.tokens, "recomputed": passes.recomputed, "free": free})
+    return passes
+
+
+def _fitting(live: OneRun, free: int) -> list[Passes]:
+    """The passes that fit each stage of the run by itself; free: bytes."""
+    order, spec = live.order, live.spec
+    _, source = load_tokenizer(order.model.name, order.model.revision)
+    shape = model_shape(order, source, f"{order.path}: model")
+    memory = Memory(shape, live.model.dtype, live.model.device)
+    outlooks = outlooks_of(order, live.tokenizer, memory.parameters)
+    layered = can_recompute(live.model)
+    found = []
+    for number, skills in enumerate(live.run.stages, 1):
+        own, *_ = _budgets(live, skills)
+        earlier = [each for k in live.run.stages[: number - 1] for each in _budgets(live, k)]
+        later = len(live.run.stages) - number
+        stage = work_of(spec, shape, outlooks, own, later, earlier)
+        found.append(memory.passes(free, spec.config, stage.work, stage.trained, layered))
+    return found
+
+
+def _budgets(live: OneRun, skills: Iterable[int]) -> list[tuple[Skill, int]]:
+    """(skill, its budget) of the skills of a stage, by their numbers."""
+    chosen = [live.order.skills[number - 1] for number in skills]
+    return [(skill, live.order.prompts(skill, live.spec.config)) for skill in chosen]
