@@ -200,7 +200,7 @@ class Memory:
         tokens = max(length, min(limit, rows * length))
         # Logits, log-probabilities and a gradient; as much again where a second model has logits.
         tensors = 6 if work.scored else 3
-        logits = tensors * 4 * min(VOCABULARY_CHUNK, tokens * self.vocabulary)
+        logits = tensors * 4 * min(VOCABULARY_CHUNK[self.on_gpu], tokens * self.vocabulary)
         # A chunk's gradient of the head goes into a float32 sum, in another dtype by way of a
         # tensor of its own, when most of the chunk's logits are gone.
         head_sum = 4 * self.head * masters

@@ -23,7 +23,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from harness.models.chat import stop_tokens
-from harness.models.forward import PAD, attending, can_share_prompts
+from harness.models.forward import PAD, attending, can_share_prompts, on_device
 from harness.models.products import sampling_products
 from harness.models.rope import answer_side, border_of, side_of
 from harness.sampling.drawing import Answers, Decoding, Growing
@@ -146,7 +146,7 @@ def buffered(
             if not going_on:
                 return
             if len(going_on) < len(tokens):
-                indices = torch.tensor(going_on, device=logits.device)
+                indices = on_device(torch.tensor(going_on), logits.device)
                 tokens = tokens[indices]
                 rows.select(indices)
             logits = rows.read(tokens[:, None])
@@ -204,7 +204,7 @@ class _Rows:
             [PAD] * padding + prompt[shared:]
             for padding, prompt in zip(paddings, prompts, strict=True)
         ]
-        self.padding = torch.tensor(paddings, device=device)
+        self.padding = on_device(torch.tensor(paddings), device)
         # Shape [rows, columns]; None without a shared beginning and without padding.
         self.mask: torch.Tensor | None = None
         if any(paddings) or shared:
@@ -223,10 +223,10 @@ class _Rows:
         """
         device = self.model.device
         if self.beginning:
-            beginning = torch.tensor([self.beginning], device=device)
+            beginning = on_device(torch.tensor([self.beginning]), device)
             self._forward(beginning, self.padding.new_zeros(1), None)
             self._select_buffers(self.padding.new_zeros(len(self.remainders)))
-        logits = self.read(torch.tensor(self.remainders, device=device))
+        logits = self.read(on_device(torch.tensor(self.remainders), device))
         if completions > 1:
             prompts = torch.arange(len(self.remainders), device=device)
             rows = prompts.repeat_interleave(completions)

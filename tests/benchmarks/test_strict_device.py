@@ -107,6 +107,8 @@ def crossings():
     strict_device.reset_counts()
     x = torch.ones(3, 4).to(DEVICE)
     note("to the device")
+    torch.ones(3, 4).to(DEVICE, non_blocking=True)
+    note("to the device, meanwhile")
     y = x @ x.T
     note("product")
     y.T[1:].unsqueeze(0).expand(2, 2, 3)
@@ -131,7 +133,8 @@ def crossings():
 def test_what_crosses_the_border_is_counted(strict):
     found, memory = strict(crossings)
     assert found == {
-        "to the device": {"host_to_device": 1, "host_to_device_bytes": 48},
+        "to the device": {"host_to_device": 1, "host_to_device_bytes": 48, "waits": 1},
+        "to the device, meanwhile": {"host_to_device": 1, "host_to_device_bytes": 48},
         "product": {"kernels": 1},
         "views": {},
         "number": {"kernels": 1, "scalar_reads": 1, "waits": 1},
@@ -139,13 +142,16 @@ def test_what_crosses_the_border_is_counted(strict):
         "another dtype": {"device_to_host": 1, "device_to_host_bytes": 72},
         # A comparison, the places of what is true, and the read of these places.
         "what is positive": {"kernels": 3, "waits": 1},
-        "host indices": {"kernels": 1, "host_to_device": 1, "host_to_device_bytes": 16},
+        "host indices": {
+            **{"kernels": 1, "host_to_device": 1, "host_to_device_bytes": 16},
+            "waits": 1,
+        },
         "host number": {"kernels": 1},
         "nothing": {},
     }
-    assert memory[0] == (48, 48) and memory[1] == memory[2] == (84, 84)
+    assert memory[0] == (48, 48) and memory[1] == (48, 96) and memory[2] == memory[3] == (84, 96)
     # A GPU converts before it sends: 9 numbers of 8 bytes more.
-    assert memory[5] == (84, 84 + 72) and memory[-1][0] == 0
+    assert memory[6] == (84, 84 + 72) and memory[-1][0] == 0
 
 
 def values(device):
