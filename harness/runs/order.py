@@ -79,12 +79,15 @@ class Order(Sections):
     # ---- the parts -----------------------------------------------------------------------------
 
     def _check_engines(self) -> None:
-        for section, engine in (
-            ("rollout", self.rollout.engine),
-            ("evaluate", self.evaluate.engine),
-        ):
-            if engine == "vllm" and version() is None:
-                raise UserError(f"{self.place}: {section}.engine", "vLLM is not installed", REMEDY)
+        engines = {"rollout": self.rollout.engine, "evaluate": self.evaluate.engine}
+        asking = [section for section, engine in engines.items() if engine == "vllm"]
+        if asking and version() is None:
+            others = " ".join(f"{section}.engine=transformers" for section in asking)
+            raise UserError(
+                f"{self.place}: {asking[0]}.engine",
+                "vLLM is not installed",
+                f"{REMEDY}; or --set {others}",
+            )
         rollout = self.rollout
         if rollout.engine == "vllm" and rollout.top_p < 1 and rollout.temperature != 1:
             raise UserError(

@@ -15,6 +15,7 @@ from harness.base.files import ROOT, read_json, write_sealed
 from harness.runs.one_run import OneRun
 from harness.runs.order import about_method
 from harness.sampling.settings import version
+from harness.sampling.vllm_setup import is_invariant
 
 PACKAGES = ("torch", "transformers", "accelerate", "trl", "peft", "lm_eval", "datasets")
 
@@ -99,4 +100,6 @@ def _engines(live: OneRun) -> dict[str, Any]:
     }
     if live.engine:
         engines["vllm"] = {**asdict(order.vllm), "version": version()}
+        if is_invariant(live.model.device, order.model.deterministic):
+            engines["vllm"]["batch_invariant"] = True
     return engines
