@@ -14,6 +14,8 @@ from harness.learning.packing import VOCABULARY_CHUNK
 from harness.learning.parametrisation import Size
 from harness.learning.trainer import MICRO_BATCH_TOKENS, TrainingConfig
 from harness.models.forward import attending, hidden_states
+from harness.models.size import cache_bytes
+from harness.sampling.rows import rows_at_once
 
 GIB = 2**30
 COPIED = 64 * 2**20  # bytes of the block whose copy measures the memory's speed
@@ -137,15 +139,13 @@ class Memory:
     ) -> None:
         """shape: the model on the meta device."""
         config = shape.config.get_text_config()
-        all_heads = getattr(config, "num_attention_heads", None)  # a recurrence has none
-        heads = getattr(config, "num_key_value_heads", None) or all_heads or 0
-        width = getattr(config, "head_dim", None) or config.hidden_size // (all_heads or 1)
         self.parameters = sum(p.numel() for p in shape.parameters())
         self.size = dtype.itemsize
-        self.on_gpu = torch.device(device).type != "cpu"
+        self.device = torch.device(device)
+        self.on_gpu = self.device.type != "cpu"
         # Bytes of a token in a micro-batch, and of one in the sampler's cache.
         self.token = activations(shape)
-        self.cache_token = 2 * config.num_hidden_layers * heads * width * dtype.itemsize
+        self.cache_token = cache_bytes(config, dtype.itemsize)
         self.vocabulary = config.vocab_size
         self.head = self.vocabulary * config.hidden_size
 
@@ -183,6 +183,10 @@ class Memory:
         sampling = cached_tokens * self.cache_token + packed * self.parameters * self.size
         on_device = weights + max(micro_batch, sampling) + state - in_host
         return on_device / GIB, in_host / GIB
+
+    def rows_at_once(self, tokens: float) -> int:
+        """Answers sampled at once, each of so many tokens with its prompt, if nobody says it."""
+        return rows_at_once(self.device, tokens, self.cache_token, self.vocabulary)
 
     def untrained(self, cached_tokens: float, packed: bool) -> float:
         """GiB of a method that trains nothing: weights and the sampler's, as in ``of``."""

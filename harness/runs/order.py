@@ -33,6 +33,7 @@ from harness.runs.references import Run, check_followed, check_references, no_sh
 from harness.runs.schema import ChatTemplate
 from harness.runs.sections import Sections, check_plain
 from harness.runs.skills import SPLITS, build_skill
+from harness.sampling.rows import usual_rows
 from harness.sampling.settings import MOST_PROMPTS, REMEDY, version
 from harness.skills.overlap import find_overlaps
 from harness.skills.rubrics import JUDGES
@@ -337,7 +338,11 @@ class Order(Sections):
                 optional=("engine", "pass_at_k", "kl", "drift", "teacher", "oracle"),
             ),
             "budget": asdict(self.budget),
-            "rollout": _about_section(self.rollout, optional=("engine", "max_prompt_tokens")),
+            "rollout": {
+                **_about_section(self.rollout, optional=("engine", "max_prompt_tokens")),
+                "batch_size": self.rollout.batch_size
+                or usual_rows(resolve_device(self.model.device)),
+            },
             # Folders from before the section have none.
             **({"chat_template": chat} if chat != asdict(ChatTemplate()) else {}),
             **({"products": asdict(self.products)} if self.products else {}),

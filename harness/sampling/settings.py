@@ -30,7 +30,12 @@ class Rollout:
     max_new_tokens: int | None = option(
         None, "limit of a rollout; the skill's own if left out", min=1, max=MOST_NEW_TOKENS
     )
-    batch_size: int = option(64, "completions sampled at once; vLLM has its own way", min=1)
+    batch_size: int | None = option(
+        None,
+        "completions sampled at once; 64 on a CPU and by a GPU's memory if left out; vLLM has its "
+        "own way",
+        min=1,
+    )
 
 
 @dataclass

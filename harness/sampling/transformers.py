@@ -28,6 +28,7 @@ from harness.models.products import sampling_products
 from harness.models.rope import answer_side, border_of, side_of
 from harness.sampling.drawing import Answers, Decoding, Growing
 from harness.sampling.generate import GENERATE_WAYS
+from harness.sampling.rows import rows_of
 from harness.sampling.sampler import Completion, Texts, common_prefix, evenly
 from harness.sampling.ways import Way, find_way
 
@@ -44,8 +45,12 @@ class TransformersSampler:
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int = 64
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        batch_size: int | None = None,
     ) -> None:
+        """batch_size: completions sampled at once, by the device if left out (rows.py)."""
         self.model = model
         self.tokenizer = tokenizer
         self.batch_size = batch_size
@@ -103,12 +108,14 @@ class TransformersSampler:
             for prompt in prompts
         ]
         order = sorted(range(len(prompts)), key=lambda i: (kinds[i], len(prompts[i]), i))
-        per_batch = max(1, self.batch_size // n)
+        longest = max(map(len, prompts), default=0) + max_new_tokens
+        rows = self.batch_size or rows_of(self.model, longest)
+        per_batch = max(1, rows // n)
         for _, alike in groupby(order, key=kinds.__getitem__):
             for batch in evenly(list(alike), per_batch):
                 # More completions of one prompt than a batch holds take several turns.
-                for first in range(0, n, self.batch_size):
-                    yield batch, range(first, min(n, first + self.batch_size))
+                for first in range(0, n, rows):
+                    yield batch, range(first, min(n, first + rows))
 
     def _batch(
         self,
