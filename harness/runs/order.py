@@ -80,15 +80,12 @@ class Order(Sections):
     # ---- the parts -----------------------------------------------------------------------------
 
     def _check_engines(self) -> None:
-        engines = {"rollout": self.rollout.engine, "evaluate": self.evaluate.engine}
-        asking = [section for section, engine in engines.items() if engine == "vllm"]
+        sections = {"rollout": self.rollout, "evaluate": self.evaluate}
+        asking = [name for name, section in sections.items() if section.engine == "vllm"]
         if asking and version() is None:
-            others = " ".join(f"{section}.engine=transformers" for section in asking)
-            raise UserError(
-                f"{self.place}: {asking[0]}.engine",
-                "vLLM is not installed",
-                f"{REMEDY}; or --set {others}",
-            )
+            others = " ".join(f"{name}.engine=transformers" for name in asking)
+            remedy = f"{REMEDY}; or --set {others}"
+            raise UserError(f"{self.place}: {asking[0]}.engine", "vLLM is not installed", remedy)
         rollout = self.rollout
         if rollout.engine == "vllm" and rollout.top_p < 1 and rollout.temperature != 1:
             raise UserError(

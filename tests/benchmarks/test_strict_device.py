@@ -4,10 +4,12 @@ PyTorch must know the device before the first backward pass of a process, so eve
 process of its own. Where no C++ compiler is found, the tests are skipped.
 """
 
+import functools
 import gc
 import io
 import json
 import multiprocessing
+import random
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -23,6 +25,8 @@ from benchmarks import strict_device
 from harness.base.console import Progress
 from harness.base.errors import UserError
 from harness.base.files import ROOT
+from harness.learning import packing
+from harness.learning.packing import Row
 from harness.runs import listing
 from tests.conftest import read_lines, save_tiny, tiny_tokenizer, write_rows
 
@@ -51,6 +55,20 @@ def strict():
 
 
 # ---- the device ------------------------------------------------------------------------------
+
+
+def lanes():
+    """Digests of some tensors there, and of the same ones here."""
+    from harness.models.digest import digests
+
+    torch.manual_seed(0)
+    tensors = [torch.randn(5, 7), torch.randn(33).bfloat16(), torch.arange(9)[1:], torch.ones(0)]
+    return digests([tensor.to(DEVICE) for tensor in tensors]), digests(tensors)
+
+
+def test_digests_are_the_cpus(strict):
+    there, here = strict(lanes)
+    assert there == here and len({*here}) == 4
 
 
 def refusals():
@@ -414,6 +432,116 @@ def test_a_stopped_run_ends_in_the_same_bits(strict, masters, tmp_path):
     resumed, stops = strict(stopped_and_resumed, path, tmp_path / "resumed")
     assert stops == 2 and resumed == strict(run, path, tmp_path / "whole")
     assert all(len(steps) == 5 for steps in resumed[1].values())
+
+
+# ---- how often the host waits ----------------------------------------------------------------
+
+
+def paper_rows(vocabulary, prompt, answer=16, count=32):
+    """Rows in the proportions of a step of the paper: 32 prompts of 600 tokens, answers of 1,024,
+    each a 64th as long.
+    """
+    generator = random.Random(0)
+
+    def tokens(length):
+        return [generator.randrange(5, vocabulary) for _ in range(length)]
+
+    return [Row(tokens(prompt + i % 3), tokens(answer - i % 2)) for i in range(count)]
+
+
+def waits_of_steps(folder, dtype, chunks, micro_batches):
+    """{loss: waits of one step} with chunks of so many tokens, micro-batches of so many."""
+    from benchmarks.gpu_check.material import make_stage
+    from harness.learning.distillation import DistillationConfig, distil
+    from harness.learning.teacher import Teacher
+    from harness.learning.trainer import Trainer, TrainingConfig, cross_entropy
+    from harness.models.load import load_model
+    from methods.grpo import GRPOConfig, PolicyLoss
+
+    model, tokenizer = load_model(str(folder), dtype, DEVICE)
+    vocabulary = model.config.vocab_size
+    rows, seen = paper_rows(vocabulary, 9), paper_rows(vocabulary, 12)
+    seen = [Row(b.prompt, a.completion) for a, b in zip(rows, seen, strict=True)]
+    stage = make_stage(model, tokenizer)
+    stage.sampled_elsewhere = True  # so that there are importance weights
+    logprobs = [[-1.0] * len(row.completion) for row in rows]
+    gains = torch.tensor([(-1.0) ** i for i in range(len(rows))])
+
+    def sdft(trainer, teacher, **options):
+        config = DistillationConfig(micro_batch_tokens=micro_batches, **options)
+        given = None if options["estimator"] == "rao_blackwell" else logprobs
+        distil(trainer, teacher, rows, seen, config, given)
+
+    def grpo(trainer, teacher):
+        config = GRPOConfig(kl_beta=0.1, micro_batch_tokens=micro_batches)
+        loss = PolicyLoss(stage, config, rows, gains, logprobs, teacher)
+        trainer.backward(loss.rows, loss)
+        loss.diagnostics()
+
+    losses = {
+        "sft": lambda trainer, teacher: trainer.token_mean(rows, cross_entropy),
+        "grpo": grpo,
+        **{
+            f"{divergence} {estimator}": functools.partial(
+                sdft, divergence=divergence, estimator=estimator
+            )
+            for divergence in ("forward", "mixture")
+            for estimator in ("full", "sampled", "rao_blackwell", "top_k")
+        },
+    }
+    found = {}
+    with mock.patch.dict(packing.VOCABULARY_CHUNK, {True: chunks * vocabulary}):
+        trainer = Trainer(stage, TrainingConfig(micro_batch_tokens=micro_batches))
+        teacher = Teacher(stage, 0.01, trainer.limit)
+        for name, loss in losses.items():
+            for _ in range(2):  # the first one makes what is kept between steps
+                strict_device.reset_counts()
+                loss(trainer, teacher)
+                trainer.update()
+                teacher.follow(trainer.masters)
+            found[name] = strict_device.counts()["waits"]
+        trainer.close()
+    return found
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_step_waits_for_a_few_numbers_alone(strict, dtype, tmp_path):
+    """At the paper's proportions seven micro-batches of six chunks; no chunk and no micro-batch
+    reads anything from the device.
+    """
+    folder = save_tiny(tmp_path / "model")
+    found = strict(waits_of_steps, folder, dtype, 14, 128)
+    assert len(found) == 10 and max(found.values()) <= 12, found
+    assert strict(waits_of_steps, folder, dtype, 1, 128) == found
+    assert strict(waits_of_steps, folder, dtype, 14, 10**6) == found
+
+
+def waits_of_a_token(folder, **settings):
+    """Waits of one more token of 12 answers, of different lengths with their prompts."""
+    from harness.models.load import load_model
+    from harness.sampling.transformers import TransformersSampler
+
+    model, tokenizer = load_model(str(folder), "bfloat16", DEVICE)
+    prompts = [row.prompt for row in paper_rows(model.config.vocab_size, 6, count=12)]
+    found = []
+    for stops in ({-1}, set(range(0, 260, 20))):  # no answer ends, or one after the other does
+        sampler = TransformersSampler(model, tokenizer)
+        sampler.stops = stops
+        waits, tokens = [], []
+        for limit in (2, 22):
+            strict_device.reset_counts()
+            groups = sampler.sample(prompts, max_new_tokens=limit, seed=1, **settings)
+            waits.append(strict_device.counts()["waits"])
+            tokens.append(max(len(answer.token_ids) for [answer] in groups))
+        found.append((waits[1] - waits[0]) / (tokens[1] - tokens[0]))
+    return found
+
+
+@pytest.mark.parametrize("settings", [{}, {"top_p": 0.8}, {"temperature": 0}])
+def test_a_token_waits_twice_at_most(strict, settings, tmp_path):
+    """For what was drawn; and under a mask transformers looks at that."""
+    call = functools.partial(waits_of_a_token, save_tiny(tmp_path / "model"), **settings)
+    assert max(strict(call)) <= 2
 
 
 # ---- memory ----------------------------------------------------------------------------------
