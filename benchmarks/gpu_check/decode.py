@@ -4,7 +4,7 @@ import torch
 
 from benchmarks.gpu_check.bench import Bench, Skip, free_memory, seconds_of
 from benchmarks.gpu_check.material import large_config, make_model, make_rows, make_tokenizer
-from harness.sampling.transformers import TransformersSampler
+from harness.sampling.transformers import BUFFERS, GRAPHS, TransformersSampler, keep_way
 
 # rows: tokens a second that a GPU must reach
 WANTED = {32: 900, 128: 3500}
@@ -25,11 +25,16 @@ def run(bench: Bench) -> None:
         prompts = [row.prompt for row in make_rows(config.vocab_size, [prompt] * rows, 1)]
         sampler.sample(prompts, max_new_tokens=length)
 
-    for rows, wanted in WANTED.items():
+    def seconds_of_a_step(rows: int) -> tuple[float, float]:
+        """Seconds of all tokens, milliseconds of one more."""
         sample(rows, 2)  # warms up
         reading = seconds_of(lambda: sample(rows, 1), bench.device)
         seconds = seconds_of(lambda: sample(rows, tokens), bench.device)
-        step = 1000 * (seconds - reading) / (tokens - 1)
+        return seconds, 1000 * (seconds - reading) / (tokens - 1)
+
+    for rows, wanted in WANTED.items():
+        keep_way(model, BUFFERS)
+        seconds, step = seconds_of_a_step(rows)
         if rows == min(WANTED):
             bench.speed(f"{rows} rows, a token step", step, "ms", "at most 35", step <= 35)
         else:
@@ -37,3 +42,25 @@ def run(bench: Bench) -> None:
         rate = rows * tokens / seconds
         name = f"{rows} rows of {tokens} tokens after {prompt}"
         bench.speed(name, rate, "tokens/s", f"at least {wanted}", rate >= wanted)
+        keep_way(model, GRAPHS)
+        bench.note(f"{rows} rows, a token step by graphs", seconds_of_a_step(rows)[1], "ms")
+    _graphs_agree(bench, sampler, config.vocab_size)
+
+
+def _graphs_agree(bench: Bench, sampler: TransformersSampler, vocabulary: int) -> None:
+    """Answers and log-probabilities of steps that are repeated as graphs."""
+    prompts = [row.prompt for row in make_rows(vocabulary, [9 + 5 * i for i in range(16)], 1)]
+    found = []
+    for way in (BUFFERS, GRAPHS):
+        keep_way(sampler.model, way)
+        groups = sampler.sample(prompts, max_new_tokens=16, seed=1)
+        found.append([answer for (answer,) in groups])
+    keep_way(sampler.model, BUFFERS)
+    pairs = list(zip(*found, strict=True))
+    equal = sum(ours.token_ids == theirs.token_ids for ours, theirs in pairs)
+    bench.judge("graphs, equal answers", equal, "of 16", "at least 14", equal >= 14)
+    off = max(abs(ours.logprobs[0] - theirs.logprobs[0]) for ours, theirs in pairs)
+    bench.at_most("graphs, first token's log-probability", off, 1e-6, "nats")
+    same = [pair for pair in pairs if pair[0].token_ids == pair[1].token_ids]
+    last = max((abs(a.logprobs[-1] - b.logprobs[-1]) for a, b in same), default=0.0)
+    bench.at_most("graphs, last token's log-probability", last, 0.1, "nats")

@@ -17,7 +17,13 @@ from harness.results.formats import PRODUCTS, check_shape
 from harness.results.writer import ResultsWriter
 from harness.runs.order import Order
 from harness.sampling.settings import REMEDY, Rollout, version
-from harness.sampling.transformers import BUFFERS, TransformersSampler, way_of
+from harness.sampling.transformers import (
+    BUFFERS,
+    GRAPHS,
+    TransformersSampler,
+    allow_graphs,
+    way_of,
+)
 from harness.sampling.vllm import Engine, VLLMSampler
 from harness.sampling.vllm_setup import prepare_invariant
 
@@ -84,6 +90,8 @@ def load_order_model(
     model, tokenizer = load_model(name, dtype, spec.device, revision, place, spec.template)
     if order.products:
         keep_products(model, order.products.sampling)
+    if spec.decode == GRAPHS:
+        allow_graphs(model)
     return model, tokenizer
 
 
@@ -127,7 +135,7 @@ def check_sampling(order: Order, model: PreTrainedModel, progress: Progress) -> 
     """
     place = f"{order.path}: model"
     way = way_of(model, place)
-    if way != BUFFERS:
+    if way not in (BUFFERS, GRAPHS):
         progress.say(
             f"{type(model).__name__} is sampled by transformers' {way}: the harness's faster "
             "sampler does not give this model's own log-probabilities"

@@ -321,7 +321,7 @@ class Order(Sections):
             "description": self.description,
             "experiment": self.experiment,
             "model": {
-                **_about_section(self.model, optional=("deterministic", "template")),
+                **_about_section(self.model, optional=("deterministic", "template", "decode")),
                 "dtype": str(self.dtype()).removeprefix("torch."),
             },
             "skills": [self._about_skill(skill) for skill in self.skills],
