@@ -149,8 +149,9 @@ _GRAPHS = "_decodes_by_graphs"  # and with whether GRAPHS is among the ways
 def way_of(model: PreTrainedModel, place: str = "model") -> str:
     """The first of WAYS that gives the model's own log-probabilities; see ``find_way``.
 
-    GRAPHS counts where ``allow_graphs`` has said so. The model is tried once. The answer stays with it and its copies, so that it cannot change with
-    the weights. Raises UserError at ``place`` if there is none.
+    GRAPHS counts where ``allow_graphs`` has said so. The model is tried once. The answer stays with
+    it and its copies, so that it cannot change with the weights. Raises UserError at ``place`` if
+    there is none.
     """
     if not hasattr(model, _WAY):
         allowed = getattr(model, _GRAPHS, False)

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from harness.base.errors import UserError
+from harness.sampling import vllm, vllm_setup
 from harness.sampling.settings import VLLMConfig
 from harness.sampling.transformers import TransformersSampler
-from harness.sampling import vllm, vllm_setup
 from harness.sampling.vllm import Engine, VLLMSampler
 from tests.sampling import fake_vllm
 

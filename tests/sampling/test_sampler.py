@@ -7,8 +7,8 @@ import torch
 from scipy import stats
 
 from harness.base.seeds import seed_for
-from harness.sampling.drawing import pick
 from harness.sampling.buffers import _grouped_attention
+from harness.sampling.drawing import pick
 from harness.sampling.transformers import TransformersSampler
 
 TEXTS = [

@@ -284,7 +284,7 @@ def test_the_same_model_answers_the_same(engine, loaded, prompts):
     """Scored, continued and sampled twice, with another call and other weights in between."""
     model, tokenizer = loaded
     sampler = VLLMSampler(engine, model, tokenizer)
-    scored = [(tokens + [70, 71, 72], len(tokens)) for tokens in prompts]
+    scored = [([*tokens, 70, 71, 72], len(tokens)) for tokens in prompts]
 
     def everything():
         ready = sampler.ready()

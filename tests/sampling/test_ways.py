@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import itertools
 import types
 from typing import ClassVar
 
@@ -200,7 +201,7 @@ def test_rows_leave_when_half_of_them_have_ended(model, tiny_model, prompts, mon
     made = answers_of(model, tiny_model[1], prompts)
     assert [a.token_ids for a in made] == [a.token_ids for a in wanted]
     sizes = list(dict.fromkeys(size for size, _ in seen))
-    assert len(sizes) >= 3 and all(2 * b <= a for a, b in zip(sizes, sizes[1:], strict=False))
+    assert len(sizes) >= 3 and all(2 * b <= a for a, b in itertools.pairwise(sizes))
     assert all(live <= size < 2 * live or size == live for size, live in seen)
     assert len(seen) == max(len(answer.token_ids) for answer in wanted) - 1
 
