@@ -61,8 +61,7 @@ class Evaluate:
     seed: int = option(0, "of sampled answers; the same for every run", min=0)
     batch_size: int | None = option(
         None,
-        "answers sampled at once; 64 on a CPU and by a GPU's memory if left out; no part of the "
-        "protocol",
+        "answers sampled at once, if left out as `rollout.batch_size`; no part of the protocol",
         min=1,
     )
     pass_at_k: dict | None = option(

@@ -32,8 +32,7 @@ class Rollout:
     )
     batch_size: int | None = option(
         None,
-        "completions sampled at once; 64 on a CPU and by a GPU's memory if left out; vLLM has its "
-        "own way",
+        "completions sampled at once; 64 on a CPU, by memory on a GPU if left out; not for vLLM",
         min=1,
     )
 
