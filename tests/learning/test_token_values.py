@@ -40,7 +40,9 @@ def test_lists_of_numbers_are_float32():
     lists = [[0.1 * i + j for i in range(length)] for j, length in enumerate(LENGTHS)]
     values = TokenValues.of_rows(lists, torch.device("cpu"))
     places = [(j, i) for j, length in enumerate(LENGTHS) for i in range(length)]
-    assert torch.equal(values.at(positions_of(places)), torch.tensor(sum(lists, [])))
+    assert torch.equal(
+        values.at(positions_of(places)), torch.tensor([v for each in lists for v in each])
+    )
     assert len(TokenValues.of_rows([], torch.device("cpu"))) == 0
 
 
