@@ -32,8 +32,8 @@ def run(bench: Bench) -> None:
         seconds = seconds_of(lambda: sample(rows, tokens), bench.device)
         return seconds, 1000 * (seconds - reading) / (tokens - 1)
 
+    keep_way(model, BUFFERS)
     for rows, wanted in WANTED.items():
-        keep_way(model, BUFFERS)
         seconds, step = seconds_of_a_step(rows)
         if rows == min(WANTED):
             bench.speed(f"{rows} rows, a token step", step, "ms", "at most 35", step <= 35)
@@ -42,7 +42,8 @@ def run(bench: Bench) -> None:
         rate = rows * tokens / seconds
         name = f"{rows} rows of {tokens} tokens after {prompt}"
         bench.speed(name, rate, "tokens/s", f"at least {wanted}", rate >= wanted)
-        keep_way(model, GRAPHS)
+    keep_way(model, GRAPHS)
+    for rows in WANTED:
         bench.note(f"{rows} rows, a token step by graphs", seconds_of_a_step(rows)[1], "ms")
     _graphs_agree(bench, sampler, config.vocab_size)
 
