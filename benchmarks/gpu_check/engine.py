@@ -36,6 +36,9 @@ def run(bench: Bench) -> None:
     sampler = VLLMSampler(engine, model, tokenizer)
     try:
         bench.note("start, first push and comparison", seconds_of(sampler.ready, bench.device), "s")
+        # Another one than a CPU's: what is tested on CPUs says nothing of it.
+        is_v2 = engine.llm.llm_engine.vllm_config.use_v2_model_runner
+        bench.note("vLLM's model runner", "V2" if is_v2 else "V1")
         _life(bench, model, sampler)
     finally:
         engine.close()
