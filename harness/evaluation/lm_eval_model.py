@@ -31,7 +31,7 @@ from harness.sampling.vllm import VLLMSampler
 
 HEAD_VALUES = 2**26  # logits held at once: 256 MiB in float32
 GENERATED_AT_ONCE = 4096  # prompts given to vLLM, which schedules them itself
-GENERATED_TOKENS = 2048  # of a prompt and its answer, by which the rows of a generation are counted
+GENERATED_TOKENS = 1024, 1024  # of a prompt and its answer, by which rows are counted
 SHARED_FROM = 8  # tokens; a shorter context is not worth a mask
 # Padded tokens of a forward pass: the caches of a CPU are small.
 BATCH_TOKENS_CPU = 1024
@@ -86,7 +86,7 @@ class LiveModel(HFLM):
             pretrained=model,
             tokenizer=tokenizer,
             backend="causal",
-            batch_size=batch_size or rows_of(model, GENERATED_TOKENS),
+            batch_size=batch_size or rows_of(model, *GENERATED_TOKENS),
             think_end_token=think_end_token(tokenizer),
             chat_template_args=(chat or ChatInputs()).variables(template),
         )

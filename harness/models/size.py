@@ -25,6 +25,15 @@ def cache_bytes(config: PretrainedConfig, size: int) -> int:
     return int(2 * config.num_hidden_layers * heads * width * size)
 
 
+def read_bytes(config: PretrainedConfig, size: int) -> int:
+    """Bytes of a token at the widest place of a pass without gradients; as ``cache_bytes``.
+
+    A layer's input, what it adds, and three tensors of its MLP.
+    """
+    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    return int((4 * config.hidden_size + 3 * inner) * size)
+
+
 def product_weights(model: PreTrainedModel) -> int:
     """N: weights that take part in a product with a state, for operations per token.
 

@@ -15,7 +15,7 @@ from harness.learning.parametrisation import Size
 from harness.learning.trainer import MICRO_BATCH_TOKENS, TrainingConfig
 from harness.models.forward import attending, hidden_states
 from harness.models.size import cache_bytes
-from harness.sampling.rows import rows_at_once
+from harness.sampling.rows import RowBytes
 
 GIB = 2**30
 COPIED = 64 * 2**20  # bytes of the block whose copy measures the memory's speed
@@ -146,6 +146,7 @@ class Memory:
         # Bytes of a token in a micro-batch, and of one in the sampler's cache.
         self.token = activations(shape)
         self.cache_token = cache_bytes(config, dtype.itemsize)
+        self.row = RowBytes.of(config, dtype.itemsize)
         self.vocabulary = config.vocab_size
         self.head = self.vocabulary * config.hidden_size
 
@@ -184,9 +185,9 @@ class Memory:
         on_device = weights + max(micro_batch, sampling) + state - in_host
         return on_device / GIB, in_host / GIB
 
-    def rows_at_once(self, tokens: float) -> int:
-        """Answers sampled at once, each of so many tokens with its prompt, if nobody says it."""
-        return rows_at_once(self.device, tokens, self.cache_token, self.vocabulary)
+    def rows_at_once(self, prompt: float, answer: float) -> int:
+        """Answers sampled at once, of so many tokens to prompts of so many, if nobody says it."""
+        return self.row.rows_at_once(self.device, prompt, answer)
 
     def untrained(self, cached_tokens: float, packed: bool) -> float:
         """GiB of a method that trains nothing: weights and the sampler's, as in ``of``."""

@@ -256,7 +256,7 @@ class _Estimator:
         self, work: Work, prompts: int, batch_size: int, trained: type[Parametrisation]
     ) -> float:
         machine, rollout = self.machine, self.order.rollout
-        at_once = rollout.batch_size or self.memory.rows_at_once(work.sampled)
+        at_once = rollout.batch_size or self.memory.rows_at_once(work.sampled, work.sampled)
         passes = trained.passes * machine.forward(work.learned) + machine.forward(
             work.scored + work.read
         )
@@ -279,13 +279,15 @@ class _Estimator:
         """GiB (on the device, in host memory), of learning or evaluation, whichever has more."""
         order = self.order
         length = outlook.prompt + outlook.limit
-        at_once = order.rollout.batch_size or self.memory.rows_at_once(length)
+        at_once = order.rollout.batch_size or self.memory.rows_at_once(
+            outlook.prompt, outlook.limit
+        )
         cached_tokens = min(at_once, batch_size * work.answers) * length
         for skill in order.skills:
-            answer = work.shown + self.outlooks[skill.name].prompt + order.limit(skill)
-            at_once = order.evaluate.batch_size or self.memory.rows_at_once(answer)
+            prompt, limit = work.shown + self.outlooks[skill.name].prompt, order.limit(skill)
+            at_once = order.evaluate.batch_size or self.memory.rows_at_once(prompt, limit)
             rows = min(at_once, self.skills[skill.name].answers)
-            cached_tokens = max(cached_tokens, rows * answer)
+            cached_tokens = max(cached_tokens, rows * (prompt + limit))
         learned_rows = batch_size * max(1, work.answers)
         packed = not self.memory.on_gpu  # or not, as is measured when the order starts
         if not spec.cls.trains:
@@ -322,8 +324,8 @@ class _Estimator:
 
     def _evaluated_at_once(self, skill: Skill) -> int:
         """Answers of an evaluation that are sampled at once."""
-        tokens = self.outlooks[skill.name].prompt + self.order.limit(skill)
-        return self.order.evaluate.batch_size or self.memory.rows_at_once(tokens)
+        prompt, limit = self.outlooks[skill.name].prompt, self.order.limit(skill)
+        return self.order.evaluate.batch_size or self.memory.rows_at_once(prompt, limit)
 
     def _pass_at_k(self, skill: Skill) -> float:
         pass_at_k = self.order.pass_at_k
@@ -351,7 +353,7 @@ class _Estimator:
             return 0.0, 0.0
         tokens = drift.prompts * (GENERAL_PROMPT + drift.max_new_tokens)
         at_once = self.order.evaluate.batch_size or self.memory.rows_at_once(
-            GENERAL_PROMPT + drift.max_new_tokens
+            GENERAL_PROMPT, drift.max_new_tokens
         )
         answers = self.machine.sample(drift.prompts, drift.max_new_tokens, at_once)
         return self.machine.forward(tokens), answers + 2 * self.machine.forward(tokens)

@@ -103,8 +103,8 @@ class TransformersSampler:
             for prompt in prompts
         ]
         order = sorted(range(len(prompts)), key=lambda i: (kinds[i], len(prompts[i]), i))
-        longest = max(map(len, prompts), default=0) + max_new_tokens
-        rows = self.batch_size or rows_of(self.model, longest)
+        longest = max(map(len, prompts), default=0)
+        rows = self.batch_size or rows_of(self.model, longest, max_new_tokens)
         per_batch = max(1, rows // n)
         for _, alike in groupby(order, key=kinds.__getitem__):
             for batch in evenly(list(alike), per_batch):

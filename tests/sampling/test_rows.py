@@ -1,13 +1,14 @@
-"""How many answers are sampled at once: 64 on a CPU, and on a GPU what an eighth of it holds."""
+"""How many answers are sampled at once: 64 on a CPU, and on a GPU what a sixth of it holds."""
 
 import types
 
 import pytest
 import torch
 
-from harness.models.size import cache_bytes
+from harness.models.size import cache_bytes, read_bytes
 from harness.runs.reading import read_order
 from harness.sampling import rows
+from harness.sampling.rows import RowBytes
 from harness.sampling.transformers import TransformersSampler
 
 
@@ -20,22 +21,52 @@ def gpu(monkeypatch):
     return memory
 
 
+QWEN_7B = types.SimpleNamespace(
+    vocab_size=152_064,
+    num_hidden_layers=28,
+    num_attention_heads=28,
+    num_key_value_heads=4,
+    hidden_size=3584,
+    intermediate_size=18_944,
+)
+SMOLLM_135M = types.SimpleNamespace(
+    vocab_size=49_152,
+    num_hidden_layers=30,
+    num_attention_heads=9,
+    num_key_value_heads=3,
+    hidden_size=576,
+    intermediate_size=1536,
+)
+
+
+def test_bytes_of_a_row():
+    """Keys and values of all tokens, and the wider of reading the prompt and drawing."""
+    row = RowBytes.of(QWEN_7B, 2)
+    assert row.cache == 2 * 28 * 4 * 128 * 2 == 57_344
+    assert row.read == 2 * (4 * 3584 + 3 * 18_944)
+    assert row.total(750, 2048) == 2798 * 57_344 + 750 * row.read
+    assert row.total(5, 10) == 15 * 57_344 + 48 * 152_064
+
+
 @pytest.mark.parametrize(
-    "gib, tokens, token_bytes, vocabulary, wanted",
+    "config, gib, prompt, answer, wanted",
     [
-        # Qwen2.5-7B, 56 KiB a token: 2,800 of them and 7 MiB for the drawing, of 10 or 17.6 GiB
-        (80, 2800, 57_344, 152_064, 63),
-        (141, 2800, 57_344, 152_064, 112),
-        (24, 2800, 57_344, 152_064, 19),
-        (80, 600, 23_040, 49_152, 512),  # SmolLM2-135M: more would not be faster
-        (1, 10**6, 57_344, 152_064, 1),
+        (QWEN_7B, 80, 750, 2048, 53),
+        (QWEN_7B, 141, 750, 2048, 94),
+        (QWEN_7B, 24, 750, 2048, 16),
+        (SMOLLM_135M, 80, 300, 256, 512),  # more would not be faster
+        (QWEN_7B, 1, 750, 10**6, 1),
     ],
 )
-def test_a_gpu_takes_what_a_part_of_it_holds(gpu, gib, tokens, token_bytes, vocabulary, wanted):
+def test_a_gpu_takes_what_a_part_of_it_holds(gpu, config, gib, prompt, answer, wanted):
     gpu[0] = gib
-    assert rows.rows_at_once("cuda", tokens, token_bytes, vocabulary) == wanted
+    row = RowBytes.of(config, 2)
+    assert row.rows_at_once("cuda", prompt, answer) == wanted
+    if 1 < wanted < 512:
+        held = row.total(prompt, answer)
+        assert wanted * held <= gib * 2**30 / 6 < (wanted + 1) * held
     assert rows.usual_rows("cuda:1") is None
-    assert rows.rows_at_once("cpu", tokens, token_bytes, vocabulary) == rows.usual_rows("cpu") == 64
+    assert row.rows_at_once("cpu", prompt, answer) == rows.usual_rows("cpu") == 64
 
 
 def test_bytes_of_a_token(tiny_model):
@@ -44,7 +75,7 @@ def test_bytes_of_a_token(tiny_model):
     heads = config.num_key_value_heads
     assert cache_bytes(config, 4) == 2 * config.num_hidden_layers * heads * width * 4
     recurrent = types.SimpleNamespace(num_hidden_layers=3, hidden_size=8)
-    assert cache_bytes(recurrent, 2) == 0
+    assert cache_bytes(recurrent, 2) == 0 and read_bytes(recurrent, 2) == (32 + 96) * 2
 
 
 def batches(sampler, count, n):
@@ -58,11 +89,11 @@ def test_a_sampler_takes_them_unless_it_is_told(tiny_model, monkeypatch):
     assert max(batches(TransformersSampler(model, tokenizer), 130, 1)) == 44  # three even ones
     seen = []
     monkeypatch.setattr(
-        "harness.sampling.transformers.rows_of", lambda model, tokens: seen.append(tokens) or 10
+        "harness.sampling.transformers.rows_of", lambda *arguments: seen.append(arguments[1:]) or 10
     )
     assert batches(TransformersSampler(model, tokenizer), 30, 1) == [10, 10, 10]
     assert batches(TransformersSampler(model, tokenizer), 1, 25) == [10, 10, 5]
-    assert seen == [10, 10]  # tokens of a prompt and its answer
+    assert seen == [(4, 6), (4, 6)]  # tokens of a prompt and of an answer
     assert batches(TransformersSampler(model, tokenizer, 15), 30, 1) == [15, 15]
 
 
