@@ -80,10 +80,10 @@ class Order(Sections):
     # ---- the parts -----------------------------------------------------------------------------
 
     def _check_engines(self) -> None:
-        sections = {"rollout": self.rollout, "evaluate": self.evaluate}
-        asking = [name for name, section in sections.items() if section.engine == "vllm"]
+        engines = {"rollout": self.rollout.engine, "evaluate": self.evaluate.engine}
+        asking = [section for section, engine in engines.items() if engine == "vllm"]
         if asking and version() is None:
-            others = " ".join(f"{name}.engine=transformers" for name in asking)
+            others = " ".join(f"{section}.engine=transformers" for section in asking)
             remedy = f"{REMEDY}; or --set {others}"
             raise UserError(f"{self.place}: {asking[0]}.engine", "vLLM is not installed", remedy)
         rollout = self.rollout

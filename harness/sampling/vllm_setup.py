@@ -9,7 +9,7 @@ import random
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy
 import torch
@@ -73,7 +73,7 @@ def invariant_kernels(wanted: bool = True) -> Iterator[None]:
     from vllm.model_executor.determinism import batch_invariant as mode
 
     products, blas = torch.backends.cuda.matmul, torch.backends.cuda.preferred_blas_library()
-    settings = [
+    settings: list[tuple[Any, str, Any]] = [
         (products, "fp32_precision", products.fp32_precision),
         *(
             (products, name, (getattr(products, name), getattr(products, f"{name}_split_k")))
@@ -82,11 +82,9 @@ def invariant_kernels(wanted: bool = True) -> Iterator[None]:
                 "allow_bf16_reduced_precision_reduction",
             )
         ),
-        *(
-            (part, "fp32_precision", part.fp32_precision)
-            for part in (torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
-        ),
     ]
+    for part in (getattr(torch.backends.cudnn, name) for name in ("conv", "rnn")):
+        settings.append((part, "fp32_precision", part.fp32_precision))
     bmm = torch.bmm
     mode.enable_batch_invariant_mode()
     try:
