@@ -3,6 +3,7 @@
 import torch
 
 from benchmarks.gpu_check.bench import Bench, Skip, free_memory, seconds_of
+from benchmarks.gpu_check.exact import sampled
 from benchmarks.gpu_check.material import large_config, make_model, make_rows, make_tokenizer
 from harness.sampling.transformers import BUFFERS, GRAPHS, TransformersSampler, keep_way
 
@@ -45,23 +46,4 @@ def run(bench: Bench) -> None:
     keep_way(model, GRAPHS)
     for rows in WANTED:
         bench.note(f"{rows} rows, a token step by graphs", seconds_of_a_step(rows)[1], "ms")
-    _graphs_agree(bench, sampler, config.vocab_size)
-
-
-def _graphs_agree(bench: Bench, sampler: TransformersSampler, vocabulary: int) -> None:
-    """Answers and log-probabilities of steps that are repeated as graphs."""
-    prompts = [row.prompt for row in make_rows(vocabulary, [9 + 5 * i for i in range(16)], 1)]
-    found = []
-    for way in (BUFFERS, GRAPHS):
-        keep_way(sampler.model, way)
-        groups = sampler.sample(prompts, max_new_tokens=16, seed=1)
-        found.append([answer for (answer,) in groups])
-    keep_way(sampler.model, BUFFERS)
-    pairs = list(zip(*found, strict=True))
-    equal = sum(ours.token_ids == theirs.token_ids for ours, theirs in pairs)
-    bench.judge("graphs, equal answers", equal, "of 16", "at least 14", equal >= 14)
-    off = max(abs(ours.logprobs[0] - theirs.logprobs[0]) for ours, theirs in pairs)
-    bench.at_most("graphs, first token's log-probability", off, 1e-6, "nats")
-    same = [pair for pair in pairs if pair[0].token_ids == pair[1].token_ids]
-    last = max((abs(a.logprobs[-1] - b.logprobs[-1]) for a, b in same), default=0.0)
-    bench.at_most("graphs, last token's log-probability", last, 0.1, "nats")
+    sampled(bench, "bfloat16, graphs", model, sampler.tokenizer, config.vocab_size, 0.02)
