@@ -23,7 +23,6 @@ State: nothing. Cost: a second model in memory, of whatever size, and its pass o
 """
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,7 +34,7 @@ from harness.learning.checks import check_on_policy
 from harness.learning.distillation import DistillationConfig, distil
 from harness.learning.method import Method, OrderView
 from harness.learning.outlook import Lengths, Outlook, Work
-from harness.learning.packing import Positions
+from harness.learning.packing import Positions, TokenValues
 from harness.learning.stage import Stage
 from harness.learning.teacher import Teacher
 from harness.learning.trainer import learning
@@ -144,7 +143,7 @@ class GKD(Method):
 class OtherModel(Teacher):
     """A teacher of other weights and perhaps another size, with the student's tokens."""
 
-    def logits_at(self, states: Sequence[torch.Tensor], positions: Positions) -> torch.Tensor:
+    def logits_at(self, states: TokenValues, positions: Positions) -> torch.Tensor:
         width: int = self.stage.model.config.get_text_config().vocab_size
         logits = super().logits_at(states, positions)
         if logits.shape[1] < width:  # rows of the student's head that are no tokens

@@ -64,7 +64,6 @@ from harness.base.settings import option
 from harness.learning.draws import draws
 from harness.learning.inner import (
     InnerOptions,
-    at,
     clipped,
     completion_logprobs,
     mean_of,
@@ -74,12 +73,13 @@ from harness.learning.logprobs import importance_weights, token_logprobs
 from harness.learning.method import Method
 from harness.learning.options import ImportanceOption
 from harness.learning.outlook import Outlook, Work
-from harness.learning.packing import Positions, Row
+from harness.learning.packing import Positions, Row, TokenValues
 from harness.learning.rewards import alike, group_rewards
 from harness.learning.stage import Stage
 from harness.learning.step import Step
 from harness.learning.teacher import Teacher
 from harness.learning.trainer import Trainer, TrainingConfig, learning
+from harness.models.forward import on_device
 from harness.sampling.sampler import Completion
 from harness.skills.skill import Example
 
@@ -300,16 +300,16 @@ class PolicyLoss:
         shares = token_shares(rows, config.normalise, stage.max_new_tokens)
         self.config = config
         self.rows = [rows[i] for i in learned]
-        self.advantages = advantages[learned].to(device)
-        self.shares = shares[learned].to(device)
-        self.sampler_logprobs = [logprobs[i] for i in learned]
+        self.advantages = on_device(advantages[learned], device)
+        self.shares = on_device(shares[learned], device)
+        self.sampler_logprobs = TokenValues.of_rows([logprobs[i] for i in learned], device)
         self.cap = stage.importance_cap(config.importance_cap)
         self.importance: list[torch.Tensor] = []
         self.outside: list[torch.Tensor] = []
         self.temperature = stage.temperature
         self.reference = reference
-        self.reference_states = [] if reference is None else reference.states(self.rows)
-        self.old = None if old is None else [old[i] for i in learned]
+        self.reference_states = None if reference is None else reference.states(self.rows)
+        self.old = None if old is None else TokenValues.of_rows([old[i] for i in learned], device)
         if policy is not None and self.old is not None and config.ratio == "sequence":
             now = completion_logprobs(policy, self.rows, self.temperature)
             self.ratios = sequence_ratios(self.old, now).to(device)
@@ -317,7 +317,7 @@ class PolicyLoss:
     def __call__(self, logits: torch.Tensor, positions: Positions) -> torch.Tensor:
         """The chunk's loss, a scalar, from the policy's logits [tokens, vocabulary]."""
         logprobs = token_logprobs(logits / self.temperature, positions.tokens)
-        old = logprobs.detach() if self.old is None else at(self.old, positions)
+        old = logprobs.detach() if self.old is None else self.old.at(positions)
         losses = self._policy(logprobs, old, positions)
         if self.cap:
             weights = importance_weights(old, positions, self.sampler_logprobs, self.cap)
@@ -349,6 +349,7 @@ class PolicyLoss:
 
     def _k3(self, reference: Teacher, logprobs: torch.Tensor, positions: Positions) -> torch.Tensor:
         """Estimate [tokens] of KL(policy || reference) at the sampled tokens, never negative."""
+        assert self.reference_states is not None
         with torch.no_grad():
             logits = reference.logits_at(self.reference_states, positions) / self.temperature
             reference_logprobs = token_logprobs(logits, positions.tokens)

@@ -24,11 +24,11 @@ from dataclasses import dataclass
 import torch
 
 from harness.base.settings import option
-from harness.learning.inner import InnerOptions, at, clipped, completion_logprobs, mean_of
+from harness.learning.inner import InnerOptions, clipped, completion_logprobs, mean_of
 from harness.learning.logprobs import token_logprobs
 from harness.learning.method import Method
 from harness.learning.outlook import Outlook, Work
-from harness.learning.packing import Positions
+from harness.learning.packing import Positions, TokenValues
 from harness.learning.stage import Stage
 from harness.learning.teacher import Teacher
 from harness.learning.trainer import TrainingConfig, learning
@@ -83,14 +83,15 @@ class ProximalLoss:
     """
 
     def __init__(self, config: PSFTConfig, count: int, old: Sequence[torch.Tensor] | None) -> None:
-        self.config, self.count, self.old = config, count, old
+        self.config, self.count = config, count
+        self.old = None if old is None else TokenValues.of_rows(old, old[0].device)
         self.outside = torch.zeros(())
 
     def __call__(self, logits: torch.Tensor, positions: Positions) -> torch.Tensor:
         """The chunk's loss, a scalar, from logits [tokens, vocabulary]."""
         config = self.config
         logprobs = token_logprobs(logits, positions.tokens)
-        old = logprobs.detach() if self.old is None else at(self.old, positions)
+        old = logprobs.detach() if self.old is None else self.old.at(positions)
         ratio = (logprobs - old).exp()
         self.outside = self.outside.to(ratio) + (ratio.detach() > 1 + config.clip_high).sum()
         return clipped(ratio, 1.0, config.clip_low, config.clip_high).sum() / self.count

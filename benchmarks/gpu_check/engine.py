@@ -11,6 +11,7 @@ from harness.learning.packing import Row
 from harness.sampling.sampler import Completion
 from harness.sampling.settings import VLLMConfig, version
 from harness.sampling.vllm import Engine, VLLMSampler
+from harness.sampling.vllm_setup import is_invariant
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,6 +36,9 @@ def run(bench: Bench) -> None:
     sampler = VLLMSampler(engine, model, tokenizer)
     try:
         bench.note("start, first push and comparison", seconds_of(sampler.ready, bench.device), "s")
+        # Another one than a CPU's: what is tested on CPUs says nothing of it.
+        is_v2 = engine.llm.llm_engine.vllm_config.use_v2_model_runner
+        bench.note("vLLM's model runner", "V2" if is_v2 else "V1")
         _life(bench, model, sampler)
     finally:
         engine.close()
@@ -52,6 +56,7 @@ def _life(bench: Bench, model: "PreTrainedModel", sampler: VLLMSampler) -> None:
     first = sample()
     _compare(bench, "at the start", model, prompts, first)
     _same(bench, "the same call twice", first, sample())
+    _alone(bench, sampler, prompts)
     if bench.device.type == "cuda":
         free = free_memory(bench.device)
         sampler.rest()
@@ -70,6 +75,22 @@ def _life(bench: Bench, model: "PreTrainedModel", sampler: VLLMSampler) -> None:
     _compare(bench, "after a push", model, prompts, changed)
     moved = sum(a.token_ids != b.token_ids for a, b in _pairs(first, changed))
     bench.judge("answers that changed weights change", moved, "", "at least 1", moved > 0)
+
+
+def _alone(bench: Bench, sampler: VLLMSampler, prompts: list[list[int]]) -> None:
+    """Whether a likeliest answer depends on what is computed beside it."""
+
+    def likeliest(some: list[list[int]]) -> Groups:
+        return sampler.sample(some, max_new_tokens=TOKENS, temperature=0)
+
+    together = likeliest(prompts)
+    alone = [group for prompt in prompts for group in likeliest([prompt])]
+    equal = sum(a.token_ids == b.token_ids for a, b in _pairs(together, alone))
+    name = "together and alone, equal answers"
+    if is_invariant(bench.device, deterministic=True):
+        bench.judge(name, equal, f"of {PROMPTS}", str(PROMPTS), equal == PROMPTS)
+    else:
+        bench.note(f"{name} (vLLM has no batch-invariant mode here)", equal, f"of {PROMPTS}")
 
 
 def _pairs(ours: Groups, theirs: Groups) -> list[tuple[Completion, Completion]]:

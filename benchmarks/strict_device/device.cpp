@@ -399,6 +399,7 @@ void copy(const c10::OperatorHandle&, torch::jit::Stack* stack) {
   if (!on_device(from)) {
     ++to_device.value;
     to_device_bytes.value += to.nbytes();
+    if (!non_blocking) ++waits.value;  // for all the work before it
   } else if (on_device(to)) {
     ++kernels.value;
   } else {

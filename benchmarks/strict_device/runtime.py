@@ -35,7 +35,7 @@ def counts() -> dict[str, int]:
     kernels: operators that computed something; views and mere allocations are none.
     host_to_device, device_to_host: copies, and beside them their ``_bytes``.
     scalar_reads: numbers that Python read, as by ``item()``.
-    waits: how often a GPU would have made Python wait: scalar reads, copies to the host
+    waits: how often a GPU would have made Python wait: scalar reads, copies in either direction
     that are not ``non_blocking``, and operators whose result has a size that depends on the data.
     """
     found: dict[str, int] = {}

@@ -139,7 +139,7 @@ def answer_logprobs(model: PreTrainedModel, rows: Sequence[Row]) -> list[list[fl
     vocabulary = model.config.get_text_config().vocab_size
     for batch in micro_batches(model, rows, TOKENS):
         states, positions = completion_states(model, rows, batch)
-        for chunk in chunks(len(states), vocabulary):
+        for chunk in chunks(len(states), vocabulary, states.device):
             logits = head(states[chunk]).float()
             values = token_logprobs(logits, positions.tokens[chunk]).tolist()
             for (row, offset), value in zip(positions.places[chunk], values, strict=True):

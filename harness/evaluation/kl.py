@@ -150,7 +150,7 @@ def sequence_kl(
         states_p, _ = completion_states(p, [row_p], [[0]])
         states_q, _ = completion_states(q, [row_q], [[0]])
         total = 0.0
-        for chunk in chunks(len(states_p), vocabulary):
+        for chunk in chunks(len(states_p), vocabulary, states_p.device):
             log_p = head_p(states_p[chunk]).float().log_softmax(-1)
             log_q = head_q(states_q[chunk]).float().log_softmax(-1)
             divergence = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)

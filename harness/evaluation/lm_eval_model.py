@@ -24,12 +24,14 @@ from harness.evaluation.scoring_rows import PackedRow, Request, batches, plain_r
 from harness.models.chat import ChatInputs, declared_ends
 from harness.models.forward import LOCAL, can_share_prompts, has_local_attention
 from harness.models.rope import border_of, side_of
+from harness.sampling.rows import rows_of
 from harness.sampling.sampler import evenly
 from harness.sampling.transformers import TransformersSampler
 from harness.sampling.vllm import VLLMSampler
 
 HEAD_VALUES = 2**26  # logits held at once: 256 MiB in float32
 GENERATED_AT_ONCE = 4096  # prompts given to vLLM, which schedules them itself
+GENERATED_TOKENS = 1024, 1024  # of a prompt and its answer, by which rows are counted
 SHARED_FROM = 8  # tokens; a shorter context is not worth a mask
 # Padded tokens of a forward pass: the caches of a CPU are small.
 BATCH_TOKENS_CPU = 1024
@@ -72,18 +74,19 @@ class LiveModel(HFLM):
         tokenizer: PreTrainedTokenizerBase,
         *,
         batch_tokens: int | None = None,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         chat: ChatInputs | None = None,
     ) -> None:
         """batch_tokens: padded tokens in one forward pass, by default 1,024 on a CPU and 16,384
-        elsewhere; batch_size: rows in one generation; chat: what the chat template is given.
+        elsewhere; batch_size: rows in one generation, by the device if left out; chat: what the
+        chat template is given.
         """
         template = tokenizer.get_chat_template() if tokenizer.chat_template else ""
         super().__init__(
             pretrained=model,
             tokenizer=tokenizer,
             backend="causal",
-            batch_size=batch_size,
+            batch_size=batch_size or rows_of(model, *GENERATED_TOKENS),
             think_end_token=think_end_token(tokenizer),
             chat_template_args=(chat or ChatInputs()).variables(template),
         )

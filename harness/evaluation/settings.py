@@ -59,7 +59,11 @@ class Evaluate:
     temperature: float = option(0.0, "0 is greedy", min=0)
     top_p: float = option(1.0, "nucleus sampling, where temperature is above 0", above=0, max=1)
     seed: int = option(0, "of sampled answers; the same for every run", min=0)
-    batch_size: int = option(64, "answers sampled at once; no part of the protocol", min=1)
+    batch_size: int | None = option(
+        None,
+        "answers sampled at once, if left out as `rollout.batch_size`; no part of the protocol",
+        min=1,
+    )
     pass_at_k: dict | None = option(
         None, "pass@k of each skill at the base and after its own stage: samples, prompts, ..."
     )

@@ -57,9 +57,10 @@ from torch.autograd.function import once_differentiable
 from harness.base.settings import only_with, option
 from harness.learning.logprobs import importance_weights, token_logprobs
 from harness.learning.options import ImportanceOption
-from harness.learning.packing import Positions, Row
+from harness.learning.packing import Positions, Row, TokenValues
 from harness.learning.teacher import AnyTeacher
 from harness.learning.trainer import Trainer, TrainingConfig
+from harness.models.forward import on_device
 from harness.models.repeatable import row_cumsum
 
 
@@ -193,7 +194,7 @@ def _mixture(
     log_p: torch.Tensor, log_q: torch.Tensor, weight: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(log m, the weight w of q in it) of log-probabilities [tokens, vocabulary]."""
-    w = torch.tensor(weight, dtype=log_p.dtype, device=log_p.device)
+    w = log_p.new_full((), weight)
     return torch.logaddexp(log_q + w.log(), log_p + (1 - w).log()), w
 
 
@@ -315,13 +316,13 @@ class _DistillationLoss:
         self.teacher = teacher
         self.teacher_states = teacher.states(teacher_rows)
         self.temperature = stage.temperature
-        self.sampler_logprobs = logprobs or []
+        self.sampler_logprobs = TokenValues.of_rows(logprobs or [], device)
         self.cap = None if logprobs is None else stage.importance_cap(config.importance_cap)
         if config.denominator == "constant":
             lengths = [row.limit or stage.max_new_tokens for row in rows]
         else:
             lengths = [max(1, len(row.completion) - config.skip_tokens) for row in rows]
-        self.row_weights = 1.0 / (torch.tensor(lengths, device=device) * len(rows))
+        self.row_weights = 1.0 / (on_device(torch.tensor(lengths), device) * len(rows))
         if config.denominator == "tokens":
             carried = sum(max(0, len(row.completion) - config.skip_tokens) for row in rows)
             self.row_weights = torch.full((len(rows),), 1.0 / max(1, carried), device=device)
@@ -361,7 +362,8 @@ class _DistillationLoss:
     def _count(
         self, losses: torch.Tensor, carries_loss: torch.Tensor, positions: Positions
     ) -> None:
-        self.first_token_gap += losses[positions.offsets == 0].sum()
+        first = [j for j, (_, offset) in enumerate(positions.places) if offset == 0]
+        self.first_token_gap += losses[on_device(torch.tensor(first).long(), losses.device)].sum()
         self.kl += (losses * carries_loss).sum()
         self.kl_tokens += carries_loss.sum()
 
@@ -383,7 +385,8 @@ def _credit(losses: torch.Tensor, positions: Positions, later: torch.Tensor) -> 
     losses: the chunk's divergences [tokens]; later: each row's sum [rows] after this chunk, to
     which the chunk's own divergences are added in place.
     """
-    table = torch.zeros(len(later), int(positions.offsets.max()) + 1, device=losses.device)
+    longest = 1 + max(offset for _, offset in positions.places)
+    table = torch.zeros(len(later), longest, device=losses.device)
     table[positions.rows, positions.offsets] = losses
     after = row_cumsum(table.flip(1)).flip(1) - table + later[:, None]
     later += table.sum(1)

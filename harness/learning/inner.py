@@ -5,15 +5,16 @@ is scored once, in a forward pass of its own. With one update for each batch p_o
 is 1 and no clip acts.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from harness.base.settings import option
 from harness.learning.logprobs import token_logprobs
-from harness.learning.packing import Positions, Row, chunks
+from harness.learning.packing import Row, chunks
 from harness.learning.teacher import Teacher
+from harness.models.forward import on_device
 
 
 @dataclass
@@ -51,21 +52,16 @@ def completion_logprobs(
     vocabulary = scorer.model.config.get_text_config().vocab_size
     scored = []
     for row, states in zip(rows, scorer.states(rows), strict=True):
-        tokens = torch.tensor(row.completion, device=states.device)
+        tokens = on_device(torch.tensor(row.completion), states.device)
         parts = [
             token_logprobs(scorer.head(states[part]).float() / temperature, tokens[part])
-            for part in chunks(len(tokens), vocabulary)
+            for part in chunks(len(tokens), vocabulary, states.device)
         ]
         scored.append(torch.cat(parts))
     return scored
 
 
-def at(values: Sequence[torch.Tensor], positions: Positions) -> torch.Tensor:
-    """The values [tokens] at a chunk's positions, from a tensor [completion tokens] a row."""
-    return torch.stack([values[row][offset] for row, offset in positions.places])
-
-
-def sequence_ratios(old: Sequence[torch.Tensor], now: Sequence[torch.Tensor]) -> torch.Tensor:
+def sequence_ratios(old: Iterable[torch.Tensor], now: Iterable[torch.Tensor]) -> torch.Tensor:
     """(p(y) / p_old(y))^(1/|y|) of each row [rows], from log-probabilities of its tokens."""
     means = [(a - b).mean() for a, b in zip(now, old, strict=True)]
     return torch.stack(means).exp() if means else torch.empty(0)

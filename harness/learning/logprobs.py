@@ -1,10 +1,8 @@
 """What losses on completion tokens are made of."""
 
-from collections.abc import Sequence
-
 import torch
 
-from harness.learning.packing import Positions
+from harness.learning.packing import Positions, TokenValues
 
 
 def token_logprobs(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
@@ -16,16 +14,12 @@ def token_logprobs(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
 def importance_weights(
     logprobs: torch.Tensor,
     positions: Positions,
-    sampler_logprobs: Sequence[Sequence[float]],
+    sampler_logprobs: TokenValues,
     cap: float,
 ) -> torch.Tensor:
     """Truncated importance weights [tokens], min(cap, p / p_sampler), constant for the gradient.
 
     logprobs: log p of a chunk's tokens [tokens]; sampler_logprobs: log p_sampler of every
-    completion token, a list for each row.
+    completion token.
     """
-    others = torch.tensor(
-        [sampler_logprobs[row][offset] for row, offset in positions.places],
-        device=logprobs.device,
-    )
-    return (logprobs - others).exp().clamp(max=cap)
+    return (logprobs - sampler_logprobs.at(positions)).exp().clamp(max=cap)

@@ -11,12 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 
-from harness.models.forward import attending, can_share_prompts, hidden_states, pad_right
+from harness.models.forward import (
+    attending,
+    can_share_prompts,
+    hidden_states,
+    on_device,
+    pad_right,
+)
 from harness.models.rope import border_of, side_of
 from harness.models.segments import ATTENTION, Chain, Segments, can_take_segments
 from harness.sampling.sampler import common_prefix
@@ -24,7 +29,9 @@ from harness.sampling.sampler import common_prefix
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-VOCABULARY_CHUNK = 2**24  # elements of one [tokens, vocabulary] tensor: 64 MiB in float32
+# Elements of one [tokens, vocabulary] tensor, by whether it is on a GPU: 64 and 512 MiB in float32.
+# A GPU ends small chunks sooner than Python starts them.
+VOCABULARY_CHUNK = {False: 2**24, True: 2**27}
 # Longest sequence, in tokens, that rows of different prompts share under a mask. Every token of it
 # is compared with all others, also with those that it may not see, so attention grows with it.
 TREE = 512
@@ -49,17 +56,73 @@ class Positions:
     """Which completion tokens a chunk of logits predicts: three int64 tensors [tokens].
 
     rows: index of the row; offsets: place in the row's completion, from 0; tokens: the token
-    itself, which is the target of the logits.
+    itself, which is the target of the logits. known: (row, offset) of each, where the host has
+    them: a GPU waits at every number that is read from it.
     """
 
     rows: torch.Tensor
     offsets: torch.Tensor
     tokens: torch.Tensor
+    known: list[tuple[int, int]] | None = None
 
-    @cached_property
+    @property
     def places(self) -> list[tuple[int, int]]:
         """(row, offset) of each token, to look up what a method holds in lists."""
-        return list(zip(self.rows.tolist(), self.offsets.tolist(), strict=True))
+        if self.known is None:
+            self.known = list(zip(self.rows.tolist(), self.offsets.tolist(), strict=True))
+        return self.known
+
+    def part(self, which: slice) -> Positions:
+        """Those of some of the tokens."""
+        known = None if self.known is None else self.known[which]
+        return Positions(self.rows[which], self.offsets[which], self.tokens[which], known)
+
+
+class TokenValues:
+    """A number or a vector for each completion token of some rows: ``at`` looks up many at once.
+
+    As a sequence it gives each row's values, [completion tokens, ...]. values: [all tokens, ...];
+    lengths: tokens of the rows in the order in which ``values`` has them; order: index of each of
+    these rows, if they do not come in their own.
+    """
+
+    def __init__(
+        self, values: torch.Tensor, lengths: Sequence[int], order: Sequence[int] | None = None
+    ) -> None:
+        self.values = values
+        self._spans = [(0, 0)] * len(lengths)
+        begin = 0
+        for row, length in zip(order or range(len(lengths)), lengths, strict=True):
+            self._spans[row] = (begin, begin + length)
+            begin += length
+        starts = [start for start, _ in self._spans]
+        self._starts = on_device(torch.tensor(starts, dtype=torch.long), values.device)
+
+    @classmethod
+    def of_rows(
+        cls, rows: Sequence[torch.Tensor] | Sequence[Sequence[float]], device: torch.device
+    ) -> TokenValues:
+        """From the values of each row: tensors [completion tokens], or lists of numbers."""
+        lengths = [len(row) for row in rows]
+        tensors = [row for row in rows if isinstance(row, torch.Tensor)]
+        if tensors:
+            return cls(torch.cat(tensors).to(device), lengths)
+        flat = torch.tensor([float(value) for row in rows for value in row])
+        return cls(on_device(flat, device), lengths)
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    def __getitem__(self, row: int) -> torch.Tensor:
+        start, end = self._spans[row]
+        return self.values[start:end]
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return (self.values[start:end] for start, end in self._spans)
+
+    def at(self, positions: Positions) -> torch.Tensor:
+        """The values [tokens, ...] at a chunk's positions."""
+        return self.values[self._starts[positions.rows] + positions.offsets]
 
 
 # ---- which rows go together ------------------------------------------------------------------
@@ -225,10 +288,12 @@ def completion_states(
         sequences.append(segments)
         readouts += tree_readouts
     device = model.device
-    sequence, index, row, offset, token = torch.tensor(_columns(readouts), device=device)
+    columns = _columns(readouts)
+    sequence, index, row, offset, token = on_device(torch.tensor(columns), device)
+    positions = Positions(row, offset, token, list(zip(columns[2], columns[3], strict=True)))
     if _in_line(model):
         states, starts = _states_in_line(model, sequences)
-        return states[starts[sequence] + index], Positions(row, offset, token)
+        return states[starts[sequence] + index], positions
     input_ids = pad_right([_tokens(segments) for segments in sequences], device)
     if all(len(tree) == 1 for tree in batch):
         states = hidden_states(model, input_ids)
@@ -239,7 +304,7 @@ def completion_states(
             position_ids=pad_right([_position_ids(segments) for segments in sequences], device),
             attention_mask=_attention_mask(sequences, input_ids.shape[1], device),
         )
-    return states[sequence, index], Positions(row, offset, token)
+    return states[sequence, index], positions
 
 
 def _states_in_line(
@@ -344,9 +409,9 @@ def _columns(readouts: list[_Readout]) -> list[list[int]]:
     ]
 
 
-def chunks(count: int, vocabulary: int) -> list[slice]:
-    """Slices over ``count`` tokens such that a [tokens, vocabulary] tensor stays within
-    VOCABULARY_CHUNK elements.
+def chunks(count: int, vocabulary: int, device: torch.device) -> list[slice]:
+    """Slices over ``count`` tokens such that a [tokens, vocabulary] tensor on ``device`` stays
+    within VOCABULARY_CHUNK elements.
     """
-    size = max(1, VOCABULARY_CHUNK // vocabulary)
+    size = max(1, VOCABULARY_CHUNK[device.type != "cpu"] // vocabulary)
     return [slice(i, min(i + size, count)) for i in range(0, count, size)]

@@ -14,6 +14,7 @@ from harness.learning.halves import Halves, Master, halves_of, kept_of, numbers_
 from harness.learning.packing import (
     Positions,
     Row,
+    TokenValues,
     completion_states,
     computed_tokens,
     micro_batches,
@@ -101,31 +102,28 @@ class Teacher:
                 self.parameters[name].copy_(average)
 
     @torch.no_grad()
-    def states(self, rows: Sequence[Row]) -> list[torch.Tensor]:
-        """Hidden states that predict each row's completion, in the rows' order.
-
-        Returns a tensor [completion tokens, width] for each row.
-        """
+    def states(self, rows: Sequence[Row]) -> TokenValues:
+        """Hidden states [width] that predict each token of the rows' completions."""
         if self.is_worn:
             with self.stage.parameters.wearing(cast(dict[str, torch.Tensor], self.average)):
                 return self._states(rows)
         return self._states(rows)
 
-    def _states(self, rows: Sequence[Row]) -> list[torch.Tensor]:
-        by_row: dict[int, torch.Tensor] = {}
+    def _states(self, rows: Sequence[Row]) -> TokenValues:
+        found: list[torch.Tensor] = []
+        order: list[int] = []
         for batch in micro_batches(self.model, rows, 2 * self.limit):
             self.stage.tokens += computed_tokens(rows, batch)
             states, _ = completion_states(self.model, rows, batch)
-            indices = [i for tree in batch for i in tree]
-            lengths = [len(rows[i].completion) for i in indices]
-            by_row.update(zip(indices, states.split(lengths), strict=True))
-        return [by_row[i] for i in range(len(rows))]
+            found.append(states)
+            order += [i for tree in batch for i in tree]
+        values = torch.cat(found) if found else torch.empty(0, device=self.model.device)
+        return TokenValues(values, [len(rows[i].completion) for i in order], order)
 
     @torch.no_grad()
-    def logits_at(self, states: Sequence[torch.Tensor], positions: Positions) -> torch.Tensor:
+    def logits_at(self, states: TokenValues, positions: Positions) -> torch.Tensor:
         """Float32 logits [tokens, vocabulary] at a chunk's positions, from what ``states`` gave."""
-        hidden = torch.stack([states[row][offset] for row, offset in positions.places])
-        return self.head(hidden).float()
+        return self.head(states.at(positions)).float()
 
     def state_dict(self) -> dict[str, Any]:
         """The teacher's weights by name; of a live teacher, whose weights are the model's, none.
@@ -168,18 +166,18 @@ class TrustRegion:
     def follow(self, masters: Mapping[str, torch.Tensor]) -> None:
         """Nothing is averaged: the live model is the student."""
 
-    def states(self, rows: Sequence[Row]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Hidden states of both models for each row, as ``Teacher.states``."""
-        return list(zip(self.fixed.states(rows), self.live.states(rows), strict=True))
+    def states(self, rows: Sequence[Row]) -> tuple[TokenValues, TokenValues]:
+        """Hidden states of both models, as ``Teacher.states``."""
+        return self.fixed.states(rows), self.live.states(rows)
 
     @torch.no_grad()
     def logits_at(
-        self, states: Sequence[tuple[torch.Tensor, torch.Tensor]], positions: Positions
+        self, states: tuple[TokenValues, TokenValues], positions: Positions
     ) -> torch.Tensor:
         """Float32 logits [tokens, vocabulary] at a chunk's positions."""
-        fixed = self.fixed.logits_at([each for each, _ in states], positions)
-        live = self.live.logits_at([each for _, each in states], positions)
-        return fixed.lerp_(live, self.share)
+        fixed, live = states
+        logits = self.fixed.logits_at(fixed, positions)
+        return logits.lerp_(self.live.logits_at(live, positions), self.share)
 
 
 class AnyTeacher(Protocol):
@@ -187,9 +185,9 @@ class AnyTeacher(Protocol):
 
     def follow(self, masters: Mapping[str, torch.Tensor]) -> None: ...
 
-    def states(self, rows: Sequence[Row]) -> list[Any]: ...
+    def states(self, rows: Sequence[Row]) -> Any: ...
 
-    def logits_at(self, states: Sequence[Any], positions: Positions) -> torch.Tensor: ...
+    def logits_at(self, states: Any, positions: Positions) -> torch.Tensor: ...
 
 
 @dataclass

@@ -216,14 +216,9 @@ class Trainer:
             self.stage.learned += tokens
             states, positions = completion_states(self.model, rows, batch)
             leaf = states.detach().requires_grad_()
-            parts = chunks(len(leaf), vocabulary)
+            parts = chunks(len(leaf), vocabulary, leaf.device)
             for part in reversed(parts) if last_first else parts:
-                value = loss(
-                    self.head(leaf[part]).float(),
-                    Positions(
-                        positions.rows[part], positions.offsets[part], positions.tokens[part]
-                    ),
-                )
+                value = loss(self.head(leaf[part]).float(), positions.part(part))
                 if value.requires_grad:
                     value.backward()
                 total += value.detach()

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from harness.base.errors import NO_MORE_WRITES, UserError, one_line
+from harness.models.digest import digests
 
 # Keys of a config that no number of the model depends on.
 CIRCUMSTANCES = (
@@ -186,18 +187,43 @@ def _no_progress() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def model_fingerprint(model: PreTrainedModel) -> str:
+def model_fingerprint(model: PreTrainedModel, by_digests: bool | None = None) -> str:
     """BLAKE2b of a model's weights, 32 hexadecimal digits: equal weights have equal fingerprints.
 
     It covers names, dtypes, shapes and bytes of all parameters and buffers, and what the
     model's config has other than defaults (positions, scales, caps), which no weight holds.
+
+    by_digests: whether the device hashes its tensors (digest.py), and their digests stand for the
+    bytes. If left out it does so where it is no CPU: on a CPU fingerprints are those of all
+    records. ``has_fingerprint`` compares a model with one of either kind.
     """
+    if by_digests is None:
+        by_digests = model.device.type != "cpu"
+    tensors = sorted(model.state_dict().items())
+    contents: Iterable[Any] = map(_bytes, (tensor for _, tensor in tensors))
+    if by_digests:
+        contents = digests([tensor for _, tensor in tensors])
     digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(model.state_dict().items()):
+    for (name, tensor), content in zip(tensors, contents, strict=True):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        digest.update(content)
     digest.update(_canonical(_without_circumstances(model.config.to_diff_dict())))
     return digest.hexdigest()
+
+
+def _bytes(tensor: torch.Tensor) -> Any:
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+
+
+def has_fingerprint(model: PreTrainedModel, weights: str, beginning: str) -> bool:
+    """Whether ``model`` has a fingerprint of which the first 16 digits are on record.
+
+    weights: the model's own, on its device. A folder may have begun on a device of another kind.
+    """
+    if weights[:16] == beginning:
+        return True
+    other = model_fingerprint(model, by_digests=model.device.type == "cpu")
+    return other[:16] == beginning
 
 
 def _without_circumstances(config: Any) -> Any:

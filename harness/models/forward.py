@@ -1,8 +1,9 @@
 """The two forward passes that everything else is built on.
 
 ``hidden_states`` runs the body of a model, ``output_head`` makes logits of the states. Beside them:
-``pad_right``, which makes a batch, ``sees_later_tokens``, which says whether it may, and
-``can_share_prompts``, which says whether the model takes several completions behind one prompt.
+``pad_right``, which makes a batch, ``on_device``, which moves it, ``sees_later_tokens``, which says
+whether it may be made, and ``can_share_prompts``, which says whether the model takes several
+completions behind one prompt.
 """
 
 from __future__ import annotations
@@ -244,4 +245,15 @@ def pad_right(
 ) -> torch.Tensor:
     """A tensor [rows, longest] of lists of token ids, padded on the right."""
     longest = max(map(len, rows))
-    return torch.tensor([row + [value] * (longest - len(row)) for row in rows], device=device)
+    padded = torch.tensor([row + [value] * (longest - len(row)) for row in rows])
+    return on_device(padded, device)
+
+
+def on_device(values: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """A tensor of the host on ``device``, to which it is copied while Python goes on.
+
+    From pinned memory: from other memory a GPU's copy waits for all the work before it.
+    """
+    if torch.device(device).type == "cuda":
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)

@@ -11,6 +11,11 @@ from typing import Any
 
 import torch
 
+from harness.base.errors import UserError
+
+# How PyTorch goes on, behind an operator's name, where its strict mode refuses one.
+REFUSAL = " does not have a deterministic implementation"
+
 
 def allow_repeatable_products() -> None:
     """Choose cuBLAS's repeatable workspace, which it reads once, before its first product."""
@@ -21,14 +26,24 @@ def allow_repeatable_products() -> None:
 def repeatable(device: torch.device, wanted: bool = True) -> Iterator[None]:
     """Run the body with deterministic kernels alone, on a device that is not the CPU.
 
-    Raises RuntimeError where the body calls an operator that has none, as PyTorch does. wanted:
-    False lets the fastest kernels run.
+    wanted: False lets the fastest kernels run. Raises UserError where the body calls an operator
+    that has no deterministic kernel.
     """
     if not wanted or device.type == "cpu":
         yield
         return
     with _strict(True):
-        yield
+        try:
+            yield
+        except RuntimeError as error:
+            operator, refused, _ = str(error).partition(REFUSAL)
+            if not refused:
+                raise
+            raise UserError(
+                "model.deterministic",
+                f"{operator.split()[-1][:80]} has no kernel here whose numbers repeat",
+                "set model.deterministic: false; a resumed run may then differ in the last digits",
+            ) from error
 
 
 def row_cumsum(rows: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TypedDict
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 
 class Change(TypedDict):
@@ -12,6 +12,26 @@ class Change(TypedDict):
 
     norm: float
     share: float
+
+
+def cache_bytes(config: PretrainedConfig, size: int) -> int:
+    """Bytes of a token's keys and values in all layers; size: of a number, in bytes.
+
+    0 for a model without attention. config: of the text model.
+    """
+    all_heads = getattr(config, "num_attention_heads", None)  # a recurrence has none
+    heads = getattr(config, "num_key_value_heads", None) or all_heads or 0
+    width = getattr(config, "head_dim", None) or config.hidden_size // (all_heads or 1)
+    return int(2 * config.num_hidden_layers * heads * width * size)
+
+
+def read_bytes(config: PretrainedConfig, size: int) -> int:
+    """Bytes of a token at the widest place of a pass without gradients; as ``cache_bytes``.
+
+    A layer's input, what it adds, and three tensors of its MLP.
+    """
+    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    return int((4 * config.hidden_size + 3 * inner) * size)
 
 
 def product_weights(model: PreTrainedModel) -> int:

@@ -58,14 +58,14 @@ def sweep(
     take_products(order, folder)
     results.check(order.about())
     base, tokenizer = load_order_model(order)
-    check_base_model(results, model_fingerprint(base))
+    check_base_model(results, base, model_fingerprint(base))
     evaluator = evaluator_for(order, ResultsWriter(folder / FOLDER))
     rows = []
     with engine_for(order) as engine:
         for run in _sequences(order):
             stage = results.stage(run.name, len(order.skills))
             model, _ = load_order_model(order, stage / "weights")
-            check_kept_weights(results, stage, model_fingerprint(model))
+            check_kept_weights(results, stage, model, model_fingerprint(model))
             keep_abilities(results.run(run.name) / "model.json", model)
             sampler = sampler_for(order.evaluate, engine, model, tokenizer)
             for alpha, weights in mixtures(model, base, alphas):

@@ -23,6 +23,8 @@ from harness.models.memory import (
     recomputed_bytes,
     trained_bytes,
 )
+from harness.models.size import cache_bytes
+from harness.sampling.rows import RowBytes
 
 GIB = 2**30
 COPIED = 64 * 2**20  # bytes of the block whose copy measures the memory's speed
@@ -146,18 +148,17 @@ class Memory:
     ) -> None:
         """shape: the model on the meta device."""
         config = shape.config.get_text_config()
-        all_heads = getattr(config, "num_attention_heads", None)  # a recurrence has none
-        heads = getattr(config, "num_key_value_heads", None) or all_heads or 0
-        width = getattr(config, "head_dim", None) or config.hidden_size // (all_heads or 1)
         self.parameters = sum(p.numel() for p in shape.parameters())
         self.size = dtype.itemsize
-        self.on_gpu = torch.device(device).type != "cpu"
+        self.device = torch.device(device)
+        self.on_gpu = self.device.type != "cpu"
         # Bytes of a token in a micro-batch, and of one in the sampler's cache.
         self.token = activations(shape)
         self.recomputed = recomputed_bytes(
             self.token, config.num_hidden_layers, config.hidden_size, dtype.itemsize
         )
-        self.cache_token = 2 * config.num_hidden_layers * heads * width * dtype.itemsize
+        self.cache_token = cache_bytes(config, dtype.itemsize)
+        self.row = RowBytes.of(config, dtype.itemsize)
         self.vocabulary = config.vocab_size
         self.head = self.vocabulary * config.hidden_size
 
@@ -221,6 +222,10 @@ class Memory:
             return held + Bytes(host=parts + copies)
         return held + Bytes(copies) + (Bytes(host=parts) if in_host else Bytes(parts))
 
+    def rows_at_once(self, prompt: float, answer: float) -> int:
+        """Answers sampled at once, of so many tokens to prompts of so many, if nobody says it."""
+        return self.row.rows_at_once(self.device, prompt, answer)
+
     def untrained(self, cached_tokens: float, packed: bool) -> float:
         """GiB of a method that trains nothing: weights and the sampler's, as in ``of``."""
         weights = self.parameters * self.size * (1 + packed)
@@ -230,7 +235,7 @@ class Memory:
         """Bytes of one chunk of logits of a micro-batch, and of the head's gradient."""
         # Logits, log-probabilities and a gradient; as much again where a second model has logits.
         tensors = 6 if work.scored else 3
-        logits = tensors * 4 * min(VOCABULARY_CHUNK, tokens * self.vocabulary)
+        logits = tensors * 4 * min(VOCABULARY_CHUNK[self.on_gpu], tokens * self.vocabulary)
         # A chunk's gradient of the head goes into a float32 sum, on a GPU that of the step; in
         # another dtype by way of a tensor of its own, when most of the chunk's logits are gone.
         is_bfloat16 = self.size < 4

@@ -17,8 +17,20 @@ from harness.results.formats import PRODUCTS, check_shape
 from harness.results.writer import ResultsWriter
 from harness.runs.order import Order
 from harness.sampling.settings import REMEDY, Rollout, version
-from harness.sampling.transformers import BUFFERS, TransformersSampler, way_of
+from harness.sampling.transformers import (
+    BUFFERS,
+    GRAPHS,
+    TransformersSampler,
+    allow_graphs,
+    way_of,
+)
 from harness.sampling.vllm import Engine, VLLMSampler
+from harness.sampling.vllm_setup import prepare_invariant
+
+
+def samples_by_vllm(order: Order) -> bool:
+    """Whether rollouts or evaluations of an order are vLLM's."""
+    return "vllm" in (order.rollout.engine, order.evaluate.engine)
 
 
 @contextmanager
@@ -28,8 +40,8 @@ def engine_for(order: Order) -> Iterator[Engine | None]:
     The engine starts with its first use.
     """
     engine = None
-    if "vllm" in (order.rollout.engine, order.evaluate.engine):
-        engine = Engine(order.vllm, order.rollout.temperature)
+    if samples_by_vllm(order):
+        engine = Engine(order.vllm, order.rollout.temperature, order.model.deterministic)
     try:
         yield engine
     finally:
@@ -69,6 +81,8 @@ def load_order_model(
     """The order's model and tokenizer, or those of a checkpoint in folder ``source``."""
     spec = order.model
     dtype = str(order.dtype()).removeprefix("torch.")
+    if samples_by_vllm(order):
+        prepare_invariant(resolve_device(spec.device), spec.deterministic)
     if source:
         name, revision, place = str(source), None, str(source)
     else:
@@ -76,6 +90,8 @@ def load_order_model(
     model, tokenizer = load_model(name, dtype, spec.device, revision, place, spec.template)
     if order.products:
         keep_products(model, order.products.sampling)
+    if spec.decode == GRAPHS:
+        allow_graphs(model)
     return model, tokenizer
 
 
@@ -119,7 +135,7 @@ def check_sampling(order: Order, model: PreTrainedModel, progress: Progress) -> 
     """
     place = f"{order.path}: model"
     way = way_of(model, place)
-    if way != BUFFERS:
+    if way not in (BUFFERS, GRAPHS):
         progress.say(
             f"{type(model).__name__} is sampled by transformers' {way}: the harness's faster "
             "sampler does not give this model's own log-probabilities"

@@ -274,7 +274,8 @@ class _Estimator:
     def _learning_seconds(
         self, work: Work, prompts: int, batch_size: int, trained: type[Parametrisation]
     ) -> float:
-        machine, at_once = self.machine, self.order.rollout.batch_size
+        machine, rollout = self.machine, self.order.rollout
+        at_once = rollout.batch_size or self.memory.rows_at_once(work.sampled, work.sampled)
         passes = trained.passes * machine.forward(work.learned) + machine.forward(
             work.scored + work.read
         )
@@ -297,11 +298,15 @@ class _Estimator:
         """GiB (on the device, in host memory), of learning or evaluation, whichever has more."""
         order = self.order
         length = outlook.prompt + outlook.limit
-        cached_tokens = min(order.rollout.batch_size, batch_size * work.answers) * length
+        at_once = order.rollout.batch_size or self.memory.rows_at_once(
+            outlook.prompt, outlook.limit
+        )
+        cached_tokens = min(at_once, batch_size * work.answers) * length
         for skill in order.skills:
-            rows = min(order.evaluate.batch_size, self.skills[skill.name].answers)
-            answer = work.shown + self.outlooks[skill.name].prompt + order.limit(skill)
-            cached_tokens = max(cached_tokens, rows * answer)
+            prompt, limit = work.shown + self.outlooks[skill.name].prompt, order.limit(skill)
+            at_once = order.evaluate.batch_size or self.memory.rows_at_once(prompt, limit)
+            rows = min(at_once, self.skills[skill.name].answers)
+            cached_tokens = max(cached_tokens, rows * (prompt + limit))
         learned_rows = batch_size * max(1, work.answers)
         packed = not self.memory.on_gpu  # or not, as is measured when the order starts
         if not spec.cls.trains:
@@ -315,7 +320,7 @@ class _Estimator:
     def _skill(self, skill: Skill) -> SkillCost:
         settings = self.order.evaluate
         answers = self._answers(skill, self.order.splits(skill))
-        reading = self.outlooks[skill.name].reading(answers, settings.batch_size)
+        reading = self.outlooks[skill.name].reading(answers, self._evaluated_at_once(skill))
         return SkillCost(
             answers=answers,
             evaluation=self.machine.forward(reading) + self._sampling(skill, answers),
@@ -334,7 +339,12 @@ class _Estimator:
 
     def _sampling(self, skill: Skill, rows: int) -> float:
         order = self.order
-        return self.machine.sample(rows, order.limit(skill), order.evaluate.batch_size)
+        return self.machine.sample(rows, order.limit(skill), self._evaluated_at_once(skill))
+
+    def _evaluated_at_once(self, skill: Skill) -> int:
+        """Answers of an evaluation that are sampled at once."""
+        prompt, limit = self.outlooks[skill.name].prompt, self.order.limit(skill)
+        return self.order.evaluate.batch_size or self.memory.rows_at_once(prompt, limit)
 
     def _pass_at_k(self, skill: Skill) -> float:
         pass_at_k = self.order.pass_at_k
@@ -361,7 +371,9 @@ class _Estimator:
         if drift is None:
             return 0.0, 0.0
         tokens = drift.prompts * (GENERAL_PROMPT + drift.max_new_tokens)
-        at_once = self.order.evaluate.batch_size
+        at_once = self.order.evaluate.batch_size or self.memory.rows_at_once(
+            GENERAL_PROMPT, drift.max_new_tokens
+        )
         answers = self.machine.sample(drift.prompts, drift.max_new_tokens, at_once)
         return self.machine.forward(tokens), answers + 2 * self.machine.forward(tokens)
 

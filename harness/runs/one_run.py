@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from harness.base.console import Progress
 from harness.base.errors import UserError
 from harness.base.files import read_json, to_json, write_sealed
-from harness.models.checkpoint import model_fingerprint
+from harness.models.checkpoint import has_fingerprint, model_fingerprint
 from harness.models.forward import can_share_prompts, keep_sharing
 from harness.models.segments import can_take_segments, keep_segments
 from harness.results.formats import RELEARN
@@ -116,14 +116,14 @@ class OneRun:
         if of == "run" or before is None:
             return self.load_base()
         model, _ = load_order_model(self.order, before / "weights")
-        check_kept_weights(self.results, before, model_fingerprint(model))
+        check_kept_weights(self.results, before, model, model_fingerprint(model))
         keep_abilities(self.abilities, model)
         return model
 
     def load_base(self) -> PreTrainedModel:
         """Another copy of the base model."""
         base, _ = load_order_model(self.order)
-        check_base_model(self.results, model_fingerprint(base))
+        check_base_model(self.results, base, model_fingerprint(base))
         keep_abilities(self.abilities, base)
         return base
 
@@ -166,8 +166,8 @@ def keep_abilities(path: Path, model: PreTrainedModel) -> None:
         write_sealed(path, abilities)
 
 
-def check_base_model(results: ResultsWriter, weights: str) -> None:
-    """Raises UserError if the base model is not the one with which the folder's runs began.
+def check_base_model(results: ResultsWriter, model: PreTrainedModel, weights: str) -> None:
+    """Raises UserError if the base ``model`` is not the one with which the folder's runs began.
 
     weights: its fingerprint. The name of a model may lead to other weights than it did before; what
     is learned from them would be compared with what the old ones could do.
@@ -177,7 +177,7 @@ def check_base_model(results: ResultsWriter, weights: str) -> None:
         before = _evaluated_weights(results, path.parent) if is_over else None
         if before is None:
             continue
-        if before != weights[:16]:
+        if not has_fingerprint(model, weights, before):
             raise UserError(
                 path,
                 f"is of a base model with other weights ({before}) than the order's model has now "
@@ -225,13 +225,15 @@ def _check_same(before: dict[str, Any], now: dict[str, Any], skill: str, path: P
             )
 
 
-def check_kept_weights(results: ResultsWriter, stage: Path, weights: str) -> None:
+def check_kept_weights(
+    results: ResultsWriter, stage: Path, model: PreTrainedModel, weights: str
+) -> None:
     """Raises UserError if a stage's kept weights are not those that its last records are of.
 
-    weights: the fingerprint of what was loaded from the folder ``stage``.
+    model: what was loaded from the folder ``stage``; weights: its fingerprint.
     """
     before = _evaluated_weights(results, stage)
-    if before not in (None, weights[:16]):
+    if before is not None and not has_fingerprint(model, weights, before):
         raise UserError(
             stage / "weights",
             f"are not the weights that were measured ({weights[:16]}, on record {before})",

@@ -33,6 +33,7 @@ from harness.runs.references import Run, check_followed, check_references, no_sh
 from harness.runs.schema import ChatTemplate
 from harness.runs.sections import Sections, check_plain
 from harness.runs.skills import SPLITS, build_skill
+from harness.sampling.rows import usual_rows
 from harness.sampling.settings import MOST_PROMPTS, REMEDY, version
 from harness.skills.overlap import find_overlaps
 from harness.skills.rubrics import JUDGES
@@ -79,12 +80,12 @@ class Order(Sections):
     # ---- the parts -----------------------------------------------------------------------------
 
     def _check_engines(self) -> None:
-        for section, engine in (
-            ("rollout", self.rollout.engine),
-            ("evaluate", self.evaluate.engine),
-        ):
-            if engine == "vllm" and version() is None:
-                raise UserError(f"{self.place}: {section}.engine", "vLLM is not installed", REMEDY)
+        engines = {"rollout": self.rollout.engine, "evaluate": self.evaluate.engine}
+        asking = [section for section, engine in engines.items() if engine == "vllm"]
+        if asking and version() is None:
+            others = " ".join(f"{section}.engine=transformers" for section in asking)
+            remedy = f"{REMEDY}; or --set {others}"
+            raise UserError(f"{self.place}: {asking[0]}.engine", "vLLM is not installed", remedy)
         rollout = self.rollout
         if rollout.engine == "vllm" and rollout.top_p < 1 and rollout.temperature != 1:
             raise UserError(
@@ -320,7 +321,7 @@ class Order(Sections):
             "description": self.description,
             "experiment": self.experiment,
             "model": {
-                **_about_section(self.model, optional=("deterministic", "template")),
+                **_about_section(self.model, optional=("deterministic", "template", "decode")),
                 "dtype": str(self.dtype()).removeprefix("torch."),
             },
             "skills": [self._about_skill(skill) for skill in self.skills],
@@ -334,7 +335,11 @@ class Order(Sections):
                 optional=("engine", "pass_at_k", "kl", "drift", "teacher", "oracle"),
             ),
             "budget": asdict(self.budget),
-            "rollout": _about_section(self.rollout, optional=("engine", "max_prompt_tokens")),
+            "rollout": {
+                **_about_section(self.rollout, optional=("engine", "max_prompt_tokens")),
+                "batch_size": self.rollout.batch_size
+                or usual_rows(resolve_device(self.model.device)),
+            },
             # Folders from before the section have none.
             **({"chat_template": chat} if chat != asdict(ChatTemplate()) else {}),
             **({"products": asdict(self.products)} if self.products else {}),

@@ -50,7 +50,8 @@ def plan(
         results.check(order.about())
     cost = estimate_order(order, tokenizer, shape, results)
     notes = [*without_runs(order), *notes]
-    lines = [*_head(order, cost), *_table(order, cost), "", *_summary(order, cost)]
+    vocabulary: int = shape.config.get_text_config().vocab_size
+    lines = [*_head(order, cost), *_table(order, cost), "", *_summary(order, cost, vocabulary)]
     try:
         lines += power_lines(order, cost, results, measured or {})
     except ModuleNotFoundError as error:
@@ -130,7 +131,7 @@ def _row(stage: StageCost, width: int) -> str:
     )
 
 
-def _summary(order: Order, cost: OrderCost) -> Iterator[str]:
+def _summary(order: Order, cost: OrderCost, vocabulary: int) -> Iterator[str]:
     """The lines below the table."""
     yield _evaluations_line(order, cost)
     yield from _further_lines(order, cost)
@@ -153,7 +154,7 @@ def _summary(order: Order, cost: OrderCost) -> Iterator[str]:
         for label, (device, host) in cost.memory.items()
     )
     weights = cost.parameters * order.dtype().itemsize
-    yield from _engine_lines(order, weights)
+    yield from _engine_lines(order, weights, vocabulary)
     yield _disk_line(order, cost, weights)
 
 
@@ -269,8 +270,8 @@ def _judge_lines(order: Order, cost: OrderCost) -> Iterator[str]:
         yield f"judge {order.judge.model}: at most {sum(verdicts.values()):,} verdicts ({parts})"
 
 
-def _engine_lines(order: Order, weights: int) -> Iterator[str]:
-    """What vLLM costs, or would spare; weights: bytes of the model."""
+def _engine_lines(order: Order, weights: int, vocabulary: int) -> Iterator[str]:
+    """What vLLM costs, or would spare; weights: bytes of the model; vocabulary: tokens."""
     device = resolve_device(order.model.device)
     if line := advice(order, device):
         yield line
@@ -282,9 +283,10 @@ def _engine_lines(order: Order, weights: int) -> Iterator[str]:
     if uses:
         on_gpu = torch.device(device).type != "cpu"
         room = order.vllm.kv_cache_gib or KV_CACHE_GIB["cuda" if on_gpu else "cpu"]
+        asleep = order.vllm.asleep(vocabulary) / GIB
         yield (
             f"vLLM for {' and '.join(uses)}: {weights / GIB + room:.1f} GiB on top"
-            + (", given back while the model learns" if on_gpu else "")
+            + (f", {asleep:.1f} GiB while the model learns" if on_gpu else "")
         )
 
 

@@ -16,6 +16,7 @@ from harness.models.memory import allocator_settings
 from harness.runs.one_run import OneRun
 from harness.runs.order import about_method
 from harness.sampling.settings import version
+from harness.sampling.vllm_setup import is_invariant
 
 PACKAGES = ("torch", "transformers", "accelerate", "trl", "peft", "lm_eval", "datasets")
 
@@ -106,4 +107,6 @@ def _engines(live: OneRun) -> dict[str, Any]:
     }
     if live.engine:
         engines["vllm"] = {**asdict(order.vllm), "version": version()}
+        if is_invariant(live.model.device, order.model.deterministic):
+            engines["vllm"]["batch_invariant"] = True
     return engines

@@ -32,6 +32,12 @@ class ModelSpec:
         True,
         "training on a GPU repeats to the bit, which resumed runs need; false is faster",
     )
+    decode: str = option(
+        "eager",
+        "how transformers samples: kernel by kernel, or by CUDA graphs over fixed buffers, which "
+        "no GPU has run yet",
+        choices=("eager", "graphs"),
+    )
 
 
 @dataclass

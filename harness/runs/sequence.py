@@ -151,11 +151,11 @@ def _run_stages(
         results.check_kept(before, memory=first > 1)
         model, tokenizer = load_order_model(order, before / "weights")
         weights = model_fingerprint(model)
-        check_kept_weights(results, before, weights)
+        check_kept_weights(results, before, model, weights)
     else:
         model, tokenizer = fresh_model or load_order_model(order)
         weights = model_fingerprint(model)
-        check_base_model(results, weights)
+        check_base_model(results, model, weights)
     memory = load_memory(before / "method.pt") if first > 1 and before else None
     with guard():
         live = OneRun(order, run, results, model, tokenizer, weights, engine, progress, title)

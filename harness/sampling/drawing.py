@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from harness.base.seeds import seed_for
+from harness.models.forward import on_device
 from harness.models.repeatable import row_cumsum
 
 if TYPE_CHECKING:
@@ -65,10 +66,11 @@ class Answers:
         self.limit = decoding.max_new_tokens
         self._decoding = decoding
         self._tokenizer = tokenizer
-        self._stops = torch.tensor(sorted(stops), device=device)
+        self._stops = on_device(torch.tensor(sorted(stops)), device)
         self._draws: torch.Tensor | None = None
         if decoding.temperature:
-            self._draws = uniforms(keys, decoding.max_new_tokens, decoding.seed).to(device)
+            drawn = uniforms(keys, decoding.max_new_tokens, decoding.seed)
+            self._draws = on_device(drawn, device)
 
     def add(self, logits: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
         """Draw the next token of every live row; see ``Growing.add``."""
@@ -91,9 +93,8 @@ class Answers:
         if len(going_on) < len(self.live):
             self.live = [self.live[j] for j in going_on]
             if self._draws is not None:
-                self._draws = self._draws[
-                    torch.tensor(going_on, dtype=torch.long).to(logits.device)
-                ]
+                rows = torch.tensor(going_on, dtype=torch.long)
+                self._draws = self._draws[on_device(rows, logits.device)]
         return next_tokens, going_on
 
     def _completes_string(self, tokens: list[int]) -> bool:

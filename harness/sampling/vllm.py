@@ -28,6 +28,8 @@ from harness.sampling.transformers import TransformersSampler
 from harness.sampling.vllm_setup import (
     check_platform,
     innermost_reason,
+    is_invariant,
+    prepare_invariant,
     quiet_start,
     save_shape,
     undisturbed,
@@ -41,6 +43,7 @@ KV_CACHE_GIB = {"cpu": 1.0, "cuda": 8.0}  # GiB of keys and values
 # Nats: the mean difference of log-probabilities up to which the engine has the model's weights.
 # Another model is far off.
 PROBE = 0.5
+COMPARED_WAKES = 10  # of an engine, after which it is compared with the model
 
 
 class VLLMSampler:
@@ -125,16 +128,17 @@ class VLLMSampler:
 class _RunningEngine:
     """vLLM's engine while it runs.
 
-    can_sleep: whether it can give back its memory between two uses (on a GPU).
-    hashes: of the weights that it has, None before it has any.
-    has_woken: whether it has slept and was compared with the model afterwards.
+    can_sleep: whether it can give back its memory between two uses (on a GPU); is_invariant: as
+    the function of that name.
+    hashes: of the weights that it has, None before it has any. wakes: how often it woke up.
     """
 
     llm: LLM
     can_sleep: bool
+    is_invariant: bool = False
     hashes: torch.Tensor | None = None
     asleep: bool = False
-    has_woken: bool = False
+    wakes: int = 0
 
     def has_weights(self, hashes: torch.Tensor) -> bool:
         """Whether it is awake, with the weights of these hashes."""
@@ -150,6 +154,7 @@ class _RunningEngine:
         self.llm.apply_model(_renew_head)
         if self.asleep:
             self.llm.wake_up(tags=["kv_cache"])
+            self.wakes += 1
         self.hashes = hashes
         self.asleep = False
 
@@ -162,14 +167,21 @@ class Engine:
 
     rollout_temperature: the temperature at which log-probabilities are needed. vLLM gives those of
     the distribution either before temperature and top-p or after both, and that is fixed when it
-    starts. Before is right at temperature 1, after is right without top-p.
+    starts. Before is right at temperature 1, after is right without top-p. deterministic: whether
+    answers may not depend on what is computed beside them, where vLLM has that (``is_invariant``).
     """
 
     running: ClassVar[Engine | None] = None  # the one in this process
 
-    def __init__(self, config: VLLMConfig | None = None, rollout_temperature: float = 1.0) -> None:
+    def __init__(
+        self,
+        config: VLLMConfig | None = None,
+        rollout_temperature: float = 1.0,
+        deterministic: bool = True,
+    ) -> None:
         self.config = config or VLLMConfig()
         self.raw = rollout_temperature == 1
+        self.deterministic = deterministic
         self._state: _RunningEngine | None = None  # None while it does not run
 
     @property
@@ -201,8 +213,11 @@ class Engine:
             return
         if model.device.type == "cuda":
             torch.cuda.empty_cache()  # torch keeps for itself what training freed
-        with undisturbed():
-            is_first_use = self._state is None
+        is_first_use = self._state is None
+        if is_first_use:
+            prepare_invariant(model.device, self.deterministic)
+            check_platform(model.device)
+        with undisturbed(is_invariant(model.device, self.deterministic)):
             if self._state is None:
                 if Engine.running:
                     Engine.running.close()
@@ -211,9 +226,8 @@ class Engine:
             was_asleep = self._state.asleep
             self._state.load(weights, hashes)
         # Does vLLM read the weights as the model does? A reload after sleep is another way in.
-        if is_first_use or (was_asleep and not self._state.has_woken):
+        if is_first_use or (was_asleep and self._state.wakes <= COMPARED_WAKES):
             self._compare(model, tokenizer)
-        self._state.has_woken = was_asleep or self._state.has_woken
         self._state.llm.reset_prefix_cache()
 
     def rest(self) -> None:
@@ -246,7 +260,8 @@ class Engine:
         self._check_lengths(prompts, settings)
         engine = self.llm.llm_engine
         outputs: dict[str, RequestOutput] = {}
-        with undisturbed():
+        assert self._state is not None
+        with undisturbed(self._state.is_invariant):
             try:
                 for i, (prompt, params) in enumerate(zip(prompts, settings, strict=True)):
                     request = {"type": "token", "prompt_token_ids": prompt}
@@ -328,13 +343,13 @@ class Engine:
 
         Raises UserError where vLLM cannot run the model.
         """
-        check_platform(model.device)
         from vllm import LLM
 
         kind = model.device.type
         room = self.config.kv_cache_gib or KV_CACHE_GIB[kind]
         eager = self.config.enforce_eager
         can_sleep = kind == "cuda"
+        invariant = is_invariant(model.device, self.deterministic)
         with tempfile.TemporaryDirectory(prefix="vllm-") as folder, quiet_start():
             save_shape(model, tokenizer, folder)
             try:
@@ -349,17 +364,20 @@ class Engine:
                     enforce_eager=kind == "cpu" if eager is None else eager,
                     enable_sleep_mode=can_sleep,
                     enable_prefix_caching=True,
+                    max_num_seqs=self.config.max_num_seqs,
+                    max_num_batched_tokens=self.config.batched_tokens(on_gpu=kind != "cpu"),
                     # A seeded request whose prompt is read in parts fails in the CPU build.
                     enable_chunked_prefill=kind != "cpu",
                     logprobs_mode="raw_logprobs" if self.raw else "processed_logprobs",
                 )
             except (ValueError, RuntimeError, NotImplementedError) as error:
+                remedy = "change the section vllm, or take engine: transformers"
                 raise UserError(
                     "engine: vllm",
                     f"vLLM cannot run {type(model).__name__} here ({innermost_reason(error)})",
-                    "change the section vllm, or take engine: transformers",
+                    f"set model.deterministic: false, {remedy}" if invariant else remedy,
                 ) from error
-        return _RunningEngine(llm, can_sleep)
+        return _RunningEngine(llm, can_sleep, invariant)
 
     def _compare(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         """Raises UserError if the engine does not compute what the model computes.
@@ -391,8 +409,8 @@ def _hashes(weights: Iterable[torch.Tensor]) -> torch.Tensor:
     as they are.
     """
     return torch.cat(
-        [torch.hash_tensor(torch.atleast_2d(w).flatten(1), dim=-1).cpu() for w in weights]
-    )
+        [torch.hash_tensor(torch.atleast_2d(w).flatten(1), dim=-1) for w in weights]
+    ).cpu()
 
 
 def _renew_head(model: torch.nn.Module) -> None:

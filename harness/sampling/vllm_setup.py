@@ -9,7 +9,7 @@ import random
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy
 import torch
@@ -26,6 +26,77 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
 }
+# vLLM's batch-invariant mode: an answer does not depend on what is computed beside it. vLLM 0.31
+# has it for NVIDIA GPUs of this compute capability and above (its envs.py).
+INVARIANT, CAPABILITY = "VLLM_BATCH_INVARIANT", (9, 0)
+# No workspace in which a product could split its sums. vLLM sets the same when its engine starts;
+# by then the model has computed, and PyTorch reads each once.
+INVARIANT_PRODUCTS = {"CUBLAS_WORKSPACE_CONFIG": ":16:8", "CUBLASLT_WORKSPACE_SIZE": "1"}
+
+
+def is_invariant(device: torch.device | str, deterministic: bool) -> bool:
+    """Whether vLLM on ``device`` is in its batch-invariant mode.
+
+    deterministic: the order's; the environment's VLLM_BATCH_INVARIANT goes before it.
+    """
+    device = torch.device(device)
+    if device.type != "cuda":
+        return False
+    said = os.environ.get(INVARIANT)
+    if said is not None:
+        return said.strip() not in ("", "0")
+    return deterministic and torch.cuda.get_device_capability(device) >= CAPABILITY
+
+
+def prepare_invariant(device: torch.device | str, deterministic: bool) -> None:
+    """Settings of the process for the batch-invariant mode, before its first product.
+
+    vLLM reads its own once: the first engine of a process decides for all.
+    """
+    if is_invariant(device, deterministic):
+        os.environ[INVARIANT] = "1"
+        for key, value in INVARIANT_PRODUCTS.items():
+            os.environ.setdefault(key, value)
+
+
+@contextmanager
+def invariant_kernels(wanted: bool = True) -> Iterator[None]:
+    """vLLM's batch-invariant kernels for the length of the body, where the mode is ``wanted``.
+
+    vLLM puts them in the place of PyTorch's for the whole process, one of them without a gradient,
+    and changes settings of matrix products. The training of this process would compute by them or
+    not, by whether an engine has started: a resumed run would end in other numbers.
+    """
+    if not wanted:
+        yield
+        return
+    from vllm.model_executor.determinism import batch_invariant as mode
+
+    products, blas = torch.backends.cuda.matmul, torch.backends.cuda.preferred_blas_library()
+    settings: list[tuple[Any, str, Any]] = [
+        (products, "fp32_precision", products.fp32_precision),
+        *(
+            (products, name, (getattr(products, name), getattr(products, f"{name}_split_k")))
+            for name in (
+                "allow_fp16_reduced_precision_reduction",
+                "allow_bf16_reduced_precision_reduction",
+            )
+        ),
+    ]
+    for part in (getattr(torch.backends.cudnn, name) for name in ("conv", "rnn")):
+        settings.append((part, "fp32_precision", part.fp32_precision))
+    bmm = torch.bmm
+    mode.enable_batch_invariant_mode()
+    try:
+        yield
+    finally:
+        if mode._batch_invariant_LIB is not None:
+            mode._batch_invariant_LIB._destroy()
+        mode._batch_invariant_LIB, mode._batch_invariant_MODE = None, False
+        torch.bmm = bmm
+        for owner, name, value in settings:
+            setattr(owner, name, value)
+        torch.backends.cuda.preferred_blas_library(blas)
 
 
 def check_platform(device: torch.device) -> None:
@@ -80,11 +151,14 @@ def quiet_start() -> Iterator[None]:
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
-    """Keep the random states of Python, NumPy and torch as they are."""
+def undisturbed(invariant: bool = False) -> Iterator[None]:
+    """Keep the random states of Python, NumPy and torch as they are.
+
+    invariant: whether vLLM computes in its batch-invariant mode meanwhile.
+    """
     python_state = random.getstate()
     numpy_state = numpy.random.get_state()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), invariant_kernels(invariant):
         try:
             yield
         finally:

@@ -4,10 +4,12 @@ PyTorch must know the device before the first backward pass of a process, so eve
 process of its own. Where no C++ compiler is found, the tests are skipped.
 """
 
+import functools
 import gc
 import io
 import json
 import multiprocessing
+import random
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -23,6 +25,8 @@ from benchmarks import strict_device
 from harness.base.console import Progress
 from harness.base.errors import UserError
 from harness.base.files import ROOT
+from harness.learning import packing
+from harness.learning.packing import Row
 from harness.runs import listing
 from tests.conftest import read_lines, save_tiny, tiny_tokenizer, write_rows
 
@@ -51,6 +55,20 @@ def strict():
 
 
 # ---- the device ------------------------------------------------------------------------------
+
+
+def lanes():
+    """Digests of some tensors there, and of the same ones here."""
+    from harness.models.digest import digests
+
+    torch.manual_seed(0)
+    tensors = [torch.randn(5, 7), torch.randn(33).bfloat16(), torch.arange(9)[1:], torch.ones(0)]
+    return digests([tensor.to(DEVICE) for tensor in tensors]), digests(tensors)
+
+
+def test_digests_are_the_cpus(strict):
+    there, here = strict(lanes)
+    assert there == here and len({*here}) == 4
 
 
 def refusals():
@@ -107,6 +125,8 @@ def crossings():
     strict_device.reset_counts()
     x = torch.ones(3, 4).to(DEVICE)
     note("to the device")
+    torch.ones(3, 4).to(DEVICE, non_blocking=True)
+    note("to the device, meanwhile")
     y = x @ x.T
     note("product")
     y.T[1:].unsqueeze(0).expand(2, 2, 3)
@@ -131,7 +151,8 @@ def crossings():
 def test_what_crosses_the_border_is_counted(strict):
     found, memory = strict(crossings)
     assert found == {
-        "to the device": {"host_to_device": 1, "host_to_device_bytes": 48},
+        "to the device": {"host_to_device": 1, "host_to_device_bytes": 48, "waits": 1},
+        "to the device, meanwhile": {"host_to_device": 1, "host_to_device_bytes": 48},
         "product": {"kernels": 1},
         "views": {},
         "number": {"kernels": 1, "scalar_reads": 1, "waits": 1},
@@ -139,13 +160,16 @@ def test_what_crosses_the_border_is_counted(strict):
         "another dtype": {"device_to_host": 1, "device_to_host_bytes": 72},
         # A comparison, the places of what is true, and the read of these places.
         "what is positive": {"kernels": 3, "waits": 1},
-        "host indices": {"kernels": 1, "host_to_device": 1, "host_to_device_bytes": 16},
+        "host indices": {
+            **{"kernels": 1, "host_to_device": 1, "host_to_device_bytes": 16},
+            "waits": 1,
+        },
         "host number": {"kernels": 1},
         "nothing": {},
     }
-    assert memory[0] == (48, 48) and memory[1] == memory[2] == (84, 84)
+    assert memory[0] == (48, 48) and memory[1] == (48, 96) and memory[2] == memory[3] == (84, 96)
     # A GPU converts before it sends: 9 numbers of 8 bytes more.
-    assert memory[5] == (84, 84 + 72) and memory[-1][0] == 0
+    assert memory[6] == (84, 84 + 72) and memory[-1][0] == 0
 
 
 def values(device):
@@ -454,6 +478,121 @@ def test_parts_and_adapters_do_not_see_where_masters_are(strict, tmp_path):
     _, logs = found["device"]
     assert set(logs) == {f"{label}-seed0" for label in JOINED}
     assert logs["again-seed0"] == logs["plain-seed0"]
+
+
+# ---- how often the host waits ----------------------------------------------------------------
+
+
+def paper_rows(vocabulary, prompt, answer=16, count=32):
+    """Rows in the proportions of a step of the paper: 32 prompts of 600 tokens, answers of 1,024,
+    each a 64th as long.
+    """
+    generator = random.Random(0)
+
+    def tokens(length):
+        return [generator.randrange(5, vocabulary) for _ in range(length)]
+
+    return [Row(tokens(prompt + i % 3), tokens(answer - i % 2)) for i in range(count)]
+
+
+def waits_of_steps(folder, dtype, chunks, micro_batches):
+    """{loss: waits of one step} with chunks of so many tokens, micro-batches of so many."""
+    from benchmarks.gpu_check.material import make_stage
+    from harness.learning.distillation import DistillationConfig, distil
+    from harness.learning.teacher import Teacher
+    from harness.learning.trainer import Trainer, TrainingConfig, cross_entropy
+    from harness.models.load import load_model
+    from methods.grpo import GRPOConfig, PolicyLoss
+
+    model, tokenizer = load_model(str(folder), dtype, DEVICE)
+    vocabulary = model.config.vocab_size
+    rows, seen = paper_rows(vocabulary, 9), paper_rows(vocabulary, 12)
+    seen = [Row(b.prompt, a.completion) for a, b in zip(rows, seen, strict=True)]
+    stage = make_stage(model, tokenizer)
+    stage.sampled_elsewhere = True  # so that there are importance weights
+    logprobs = [[-1.0] * len(row.completion) for row in rows]
+    gains = torch.tensor([(-1.0) ** i for i in range(len(rows))])
+
+    def sdft(trainer, teacher, **options):
+        config = DistillationConfig(micro_batch_tokens=micro_batches, **options)
+        given = None if options["estimator"] == "rao_blackwell" else logprobs
+        distil(trainer, teacher, rows, seen, config, given)
+
+    def grpo(trainer, teacher):
+        config = GRPOConfig(kl_beta=0.1, micro_batch_tokens=micro_batches)
+        loss = PolicyLoss(stage, config, rows, gains, logprobs, teacher)
+        trainer.backward(loss.rows, loss)
+        loss.diagnostics()
+
+    losses = {
+        "sft": lambda trainer, teacher: trainer.token_mean(rows, cross_entropy),
+        "grpo": grpo,
+        **{
+            f"{divergence} {estimator}": functools.partial(
+                sdft, divergence=divergence, estimator=estimator
+            )
+            for divergence, estimator in (
+                *(("forward", "full"), ("forward", "rao_blackwell")),
+                *(("mixture", "sampled"), ("mixture", "top_k")),
+            )
+        },
+    }
+    found = {}
+    with mock.patch.dict(packing.VOCABULARY_CHUNK, {True: chunks * vocabulary}):
+        trainer = Trainer(stage, TrainingConfig(micro_batch_tokens=micro_batches))
+        teacher = Teacher(stage, 0.01, trainer.limit)
+        # The first one makes what is kept between steps.
+        for name, loss in (("first", grpo), *losses.items()):
+            strict_device.reset_counts()
+            loss(trainer, teacher)
+            trainer.update()
+            teacher.follow(trainer.masters)
+            found[name] = strict_device.counts()["waits"]
+        trainer.close()
+    del found["first"]
+    return found
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_step_waits_for_a_few_numbers_alone(strict, dtype, tmp_path):
+    """At the paper's proportions seven micro-batches of six chunks: 18 waits, where 60 are allowed.
+
+    No chunk reads anything from the device. transformers looks once at the positions of a pass.
+    """
+    folder = save_tiny(tmp_path / "model")
+    found = strict(waits_of_steps, folder, dtype, 14, 128)
+    assert len(found) == 6 and max(found.values()) <= 18, found
+    assert strict(waits_of_steps, folder, dtype, 5, 128) == found
+
+
+def waits_of_a_token(folder, way, **settings):
+    """Waits of one more token of 12 answers, of different lengths with their prompts."""
+    from harness.models.load import load_model
+    from harness.sampling.transformers import TransformersSampler, keep_way
+
+    model, tokenizer = load_model(str(folder), "bfloat16", DEVICE)
+    keep_way(model, way)
+    prompts = [row.prompt for row in paper_rows(model.config.vocab_size, 6, count=12)]
+    found = []
+    for stops in ({-1}, set(range(0, 260, 20))):  # no answer ends, or one after the other does
+        sampler = TransformersSampler(model, tokenizer)
+        sampler.stops = stops
+        waits, tokens = [], []
+        for limit in (2, 22):
+            strict_device.reset_counts()
+            groups = sampler.sample(prompts, max_new_tokens=limit, seed=1, **settings)
+            waits.append(strict_device.counts()["waits"])
+            tokens.append(max(len(answer.token_ids) for [answer] in groups))
+        found.append((waits[1] - waits[0]) / (tokens[1] - tokens[0]))
+    return found
+
+
+@pytest.mark.parametrize("settings", [{}, {"top_p": 0.8}, {"temperature": 0}])
+def test_a_token_waits_twice_at_most(strict, settings, tmp_path):
+    """For what was drawn; and under a mask of two dimensions transformers looks at that."""
+    folder = save_tiny(tmp_path / "model")
+    for way, most in (("buffers", 2), ("graphs", 1)):
+        assert max(strict(functools.partial(waits_of_a_token, folder, way, **settings))) <= most
 
 
 # ---- memory ----------------------------------------------------------------------------------

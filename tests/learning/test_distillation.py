@@ -192,7 +192,7 @@ def test_full_and_sampled_claim_the_gradient_at_given_prefixes(world, kind, skip
 @pytest.mark.parametrize("chunk", [3, 2**24])
 def test_rao_blackwell_is_the_whole_gradient(world, kind, skip, chunk, monkeypatch):
     """Without bias, also with one token a chunk, so that credit has to pass from chunk to chunk."""
-    monkeypatch.setattr(packing, "VOCABULARY_CHUNK", chunk)
+    monkeypatch.setitem(packing.VOCABULARY_CHUNK, False, chunk)
     whole = enumerated(*world, kind, skip, constant=True, through_samples=True)
     found = expected(*world, divergence=kind, estimator="rao_blackwell", skip_tokens=skip)
     assert distance(found, whole) < 1e-4

@@ -232,7 +232,7 @@ def test_gradients_do_not_depend_on_the_cutting(fresh, monkeypatch, limit, chunk
     The loss depends on the row, the place in the completion, and the token: all three must be
     handed over rightly.
     """
-    monkeypatch.setattr(packing, "VOCABULARY_CHUNK", chunk)
+    monkeypatch.setitem(packing.VOCABULARY_CHUNK, False, chunk)
     model, rows = fresh[0], some_rows()
     numbers = {id(r): i for i, r in enumerate(rows)}
 
@@ -304,7 +304,7 @@ def test_the_heads_gradient_reaches_masters_elsewhere(tmp_path, monkeypatch):
         rows = some_rows()
         gradients = []
         for chunk in (260 * 7, 2**24):
-            monkeypatch.setattr(packing, "VOCABULARY_CHUNK", chunk)
+            monkeypatch.setitem(packing.VOCABULARY_CHUNK, False, chunk)
             with learning(
                 make_stage(model, tokenizer),
                 TrainingConfig(**CONFIG, micro_batch_tokens=10**6, masters="host"),

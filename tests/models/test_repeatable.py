@@ -6,6 +6,7 @@ The mode is PyTorch's own; what it does to kernels only a GPU shows (benchmarks.
 import pytest
 import torch
 
+from harness.base.errors import UserError
 from harness.models.repeatable import repeatable, row_cumsum
 
 ELSEWHERE = torch.device("meta")  # a device that is not the CPU, on every machine
@@ -36,6 +37,19 @@ def test_it_is_off_on_a_cpu_and_where_it_is_not_wanted():
     for device, wanted in ((torch.device("cpu"), True), (ELSEWHERE, False)):
         with repeatable(device, wanted):
             assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_an_operator_without_such_a_kernel_is_one_line():
+    """PyTorch refuses this one on a CPU as well."""
+    pooled, places = torch.nn.functional.max_pool2d(torch.rand(1, 1, 4, 4), 2, return_indices=True)
+    with pytest.raises(UserError) as caught, repeatable(ELSEWHERE):
+        torch.nn.functional.max_unpool2d(pooled, places, 2)
+    assert str(caught.value) == (
+        "model.deterministic: max_unpooling2d_forward_out has no kernel here whose numbers repeat; "
+        "set model.deterministic: false; a resumed run may then differ in the last digits"
+    )
+    with pytest.raises(RuntimeError, match="another reason"), repeatable(ELSEWHERE):
+        raise RuntimeError("another reason")
 
 
 @pytest.mark.parametrize("rows", [1, 3])

@@ -253,6 +253,9 @@ def test_an_engine_is_there_and_fits(order_file, monkeypatch):
         assert (
             f"{section}.engine: vLLM is not installed; pip install -r requirements-vllm.txt" in line
         )
+        assert line.endswith(f"; or --set {section}.engine=transformers")
+    line = refused(order_file(rollout={"engine": "vllm"}, evaluate={"engine": "vllm"}))
+    assert line.endswith("--set rollout.engine=transformers evaluate.engine=transformers")
     # nor in what was written before there were two
     assert "engine" not in read_order(order_file()).about()["rollout"]
     monkeypatch.setattr("harness.runs.order.version", lambda: "vllm 0")

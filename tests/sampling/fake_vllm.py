@@ -22,6 +22,7 @@ NAMES = (
     "vllm.model_executor",
     "vllm.model_executor.layers",
     "vllm.model_executor.layers.vocab_parallel_embedding",
+    "vllm.model_executor.determinism",
 )
 
 
@@ -133,6 +134,38 @@ class FakeEngine:
         )
 
 
+class BatchInvariant:
+    """vLLM's module of its batch-invariant mode; ``used`` counts how often it was switched on."""
+
+    def __init__(self):
+        self.used = 0
+        self._batch_invariant_LIB = None
+        self._batch_invariant_MODE = False
+
+    def enable_batch_invariant_mode(self):
+        if self._batch_invariant_MODE:
+            return
+        self.used += 1
+        self._batch_invariant_MODE = True
+        self._batch_invariant_LIB = torch.library.Library("aten", "IMPL")
+        self._batch_invariant_LIB.impl("aten::bmm", own_bmm, "CPU", allow_override=True)
+        torch.bmm = own_bmm
+        products = torch.backends.cuda.matmul
+        products.allow_fp16_reduced_precision_reduction = (False, False)
+        products.allow_bf16_reduced_precision_reduction = (False, False)
+        products.fp32_precision = "ieee"
+        torch.backends.cudnn.conv.fp32_precision = "ieee"
+
+
+def own_bmm(a, b, **kwargs):
+    """A product that nobody else computes so, and that counts how often it does."""
+    own_bmm.calls += 1
+    return (a[:, :, :, None] * b[:, None]).sum(2)
+
+
+own_bmm.calls = 0
+
+
 def entry(logits, token):
     return SimpleNamespace(
         logprob=logits.log_softmax(-1)[token].item(),
@@ -154,4 +187,5 @@ def install(monkeypatch, llm=FakeLLM):
     sys.modules["vllm.platforms"].current_platform = platform
     sys.modules[NAMES[3]].cleanup_dist_env_and_memory = lambda: calls.append(("cleanup", {}))
     sys.modules[NAMES[6]].ParallelLMHead = ParallelLMHead
+    sys.modules[NAMES[7]].batch_invariant = BatchInvariant()
     return calls

@@ -4,12 +4,14 @@ import copy
 import math
 import os
 import random
+import sys
 
 import numpy
 import pytest
 import torch
 
 from harness.base.errors import UserError
+from harness.sampling import vllm, vllm_setup
 from harness.sampling.settings import VLLMConfig
 from harness.sampling.transformers import TransformersSampler
 from harness.sampling.vllm import Engine, VLLMSampler
@@ -102,13 +104,14 @@ def test_weights_are_pushed_when_they_changed(sampler, prompts, calls, model):
     assert weights == sorted(name for name, _ in model.named_parameters())
 
 
-def test_it_sleeps_while_the_model_learns(sampler, prompts, calls, model):
-    """On a GPU: it wakes up with the model's weights, and is compared after its first sleep."""
+def test_it_sleeps_while_the_model_learns(sampler, prompts, calls, model, monkeypatch):
+    """On a GPU: it wakes up with the model's weights, and is compared after its first sleeps."""
+    monkeypatch.setattr(vllm, "COMPARED_WAKES", 2)
     before = sampler.sample(prompts, max_new_tokens=4, temperature=0)
     sampler.rest()
     assert "sleep" not in names(calls)  # a CPU's engine cannot
     sampler.engine._state.can_sleep = True
-    for compares in (True, False):
+    for compares in (True, True, False):
         calls.clear()
         sampler.rest()
         sampler.rest()
@@ -222,6 +225,124 @@ def test_a_prompt_that_is_too_long_is_refused(sampler):
     words = "a prompt of 62 tokens and an answer of up to 3 are longer than 64 tokens"
     with pytest.raises(UserError, match=words):
         sampler.sample([[65] * 62], max_new_tokens=3)
+
+
+def test_a_wake_that_brings_other_weights_is_refused(sampler, prompts, monkeypatch):
+    """Not at the first wake alone: later ones may go wrong as well."""
+    sampler.sample(prompts, max_new_tokens=2)
+    sampler.engine._state.can_sleep = True
+    sampler.rest()
+    sampler.sample(prompts, max_new_tokens=2)
+    sampler.rest()  # the stand-in forgets its weights, as a sleeping engine does
+    monkeypatch.setattr(fake_vllm.FakeLLM, "collective_rpc", lambda *args, **kwargs: None)
+    with pytest.raises(UserError, match="is not this model: log-probabilities differ by"):
+        sampler.sample(prompts, max_new_tokens=2)
+
+
+def test_what_a_batch_holds_is_an_option(calls, model, tiny_model, prompts):
+    for config, wanted in (
+        (None, (256, None)),
+        (VLLMConfig(max_num_seqs=3, max_num_batched_tokens=70), (3, 70)),
+    ):
+        engine = Engine(config)
+        VLLMSampler(engine, model, tiny_model[1]).sample(prompts, max_new_tokens=2)
+        settings = dict(calls)["LLM"]
+        assert (settings["max_num_seqs"], settings["max_num_batched_tokens"]) == wanted
+        engine.close()
+        calls.clear()
+    assert VLLMConfig().batched_tokens(on_gpu=True) == 8192
+    assert VLLMConfig(max_num_seqs=9000).batched_tokens(on_gpu=True) == 9000
+    with pytest.raises(ValueError, match="max_num_batched_tokens must be at least max_num_seqs, 9"):
+        VLLMConfig(max_num_seqs=9, max_num_batched_tokens=8)
+
+
+def test_what_a_sleeping_engine_keeps():
+    """Counts of tokens, 33 bits for each answer and token, beside graphs and workspaces."""
+    counts = 256 * 152_064 * 33 // 8
+    assert VLLMConfig().asleep(152_064) == 2**30 + counts
+    assert VLLMConfig(enforce_eager=True).asleep(152_064) == 2**28 + counts
+    assert VLLMConfig(max_num_seqs=1024).asleep(152_064) == 2**30 + 4 * counts
+
+
+# ---- answers that do not depend on what is beside them ------------------------------------------
+
+
+@pytest.fixture
+def hopper(monkeypatch):
+    """A GPU of a capability, (9, 0) until it is set, and an environment that says nothing."""
+    capability = [9, 0]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: tuple(capability))
+    for key in (vllm_setup.INVARIANT, *vllm_setup.INVARIANT_PRODUCTS):
+        monkeypatch.delenv(key, raising=False)
+    return capability
+
+
+def test_the_invariant_mode_is_where_vllm_has_it(hopper, monkeypatch):
+    for capability, has in (((9, 0), True), ((10, 0), True), ((8, 9), False), ((8, 0), False)):
+        hopper[:] = capability
+        assert vllm_setup.is_invariant("cuda", True) is has
+        assert not vllm_setup.is_invariant("cuda", False)
+    for said, has in (("1", True), ("0", False), ("", False)):
+        monkeypatch.setenv(vllm_setup.INVARIANT, said)
+        assert vllm_setup.is_invariant("cuda:0", not has) is has
+        assert not vllm_setup.is_invariant("cpu", True)
+
+
+def test_its_settings_come_before_the_first_product(hopper, monkeypatch):
+    vllm_setup.prepare_invariant("cuda", False)
+    vllm_setup.prepare_invariant("cpu", True)
+    names = (vllm_setup.INVARIANT, *vllm_setup.INVARIANT_PRODUCTS)
+    assert not any(name in os.environ for name in names)
+    for name in names:
+        monkeypatch.setenv(name, "")  # so that all of them are taken back at the end
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("CUBLASLT_WORKSPACE_SIZE", "0")  # of the user
+    vllm_setup.prepare_invariant("cuda", True)
+    assert [os.environ[name] for name in names] == ["1", ":16:8", "0"]
+
+
+def process_settings():
+    products = torch.backends.cuda.matmul
+    return (
+        torch.bmm,
+        torch.backends.cuda.preferred_blas_library(),
+        products.fp32_precision,
+        torch.backends.cudnn.conv.fp32_precision,
+        products.allow_fp16_reduced_precision_reduction,
+        products.allow_fp16_reduced_precision_reduction_split_k,
+        products.allow_bf16_reduced_precision_reduction_split_k,
+    )
+
+
+def test_the_invariant_kernels_are_the_engines_alone(calls):
+    """The training of the process computes by PyTorch's own, before and after."""
+    a, b = torch.rand(2, 3, 4), torch.rand(2, 4, 5)
+    wanted, before = a @ b, process_settings()
+    with vllm_setup.invariant_kernels(wanted=False):
+        assert process_settings() == before and torch.equal(a @ b, wanted)
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError), vllm_setup.invariant_kernels():
+            calls = fake_vllm.own_bmm.calls
+            torch.testing.assert_close(a @ b, wanted)
+            assert fake_vllm.own_bmm.calls == calls + 1 and torch.bmm is fake_vllm.own_bmm
+            assert process_settings()[4:] == (False, False, False)
+            1 / 0  # noqa: B018
+        assert process_settings() == before and torch.equal(a @ b, wanted)
+        assert fake_vllm.own_bmm.calls == calls + 1
+
+
+def test_every_use_of_the_engine_has_them(sampler, prompts, monkeypatch):
+    monkeypatch.setattr(vllm, "is_invariant", lambda device, deterministic: deterministic)
+    used = sys.modules["vllm.model_executor.determinism"].batch_invariant
+    sampler.sample(prompts, max_new_tokens=2)
+    first = used.used
+    assert first == 3  # the start, the comparison, the answers
+    sampler.sample(prompts, max_new_tokens=2)
+    assert used.used == first + 1 and not used._batch_invariant_MODE
+    Engine.running.close()
+    sampler.engine = Engine(deterministic=False)
+    sampler.sample(prompts, max_new_tokens=2)
+    assert used.used == first + 1
 
 
 def test_without_vllm_the_remedy_is_named(sampler, prompts, monkeypatch):

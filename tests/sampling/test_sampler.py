@@ -7,8 +7,9 @@ import torch
 from scipy import stats
 
 from harness.base.seeds import seed_for
+from harness.sampling.buffers import _grouped_attention
 from harness.sampling.drawing import pick
-from harness.sampling.transformers import TransformersSampler, _grouped_attention
+from harness.sampling.transformers import TransformersSampler
 
 TEXTS = [
     "abc",
@@ -93,7 +94,7 @@ def test_a_common_beginning_is_read_once(tiny_model, monkeypatch):
     answers = token_lists(sampler.sample(prompts, max_new_tokens=4, n=2, seed=5))
     shared = min(map(len, prompts)) - 1
     assert counts[:2] == [shared, 3 * (max(map(len, prompts)) - shared)]
-    monkeypatch.setattr("harness.sampling.transformers.can_share_prompts", lambda model: False)
+    monkeypatch.setattr("harness.sampling.buffers.can_share_prompts", lambda model: False)
     assert answers == token_lists(sampler.sample(prompts, max_new_tokens=4, n=2, seed=5))
 
 

@@ -1,6 +1,7 @@
 """vLLM as a sampler, against transformers and plain forward passes; `make test-vllm` runs these."""
 
 import copy
+import inspect
 import math
 
 import pytest
@@ -274,6 +275,72 @@ def test_the_engine_disturbs_nothing(engine, loaded, prompts):
     torch.set_num_threads(threads + 1)
     assert torch.get_num_threads() == threads + 1
     torch.set_num_threads(threads)
+
+
+# ---- the same again ----
+
+
+def test_the_same_model_answers_the_same(engine, loaded, prompts):
+    """Scored, continued and sampled twice, with another call and other weights in between."""
+    model, tokenizer = loaded
+    sampler = VLLMSampler(engine, model, tokenizer)
+    scored = [([*tokens, 70, 71, 72], len(tokens)) for tokens in prompts]
+
+    def everything():
+        ready = sampler.ready()
+        return (
+            ready.score(scored),
+            ready.generate(prompts, 12, ("z",), {3}, model.generation_config),
+            sampler.sample(prompts, max_new_tokens=12, temperature=0),
+            sampler.sample(prompts, max_new_tokens=12, n=3, seed=4),
+        )
+
+    first = everything()
+    assert everything() == first
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.lm_head.weight.mul_(1.3)
+    VLLMSampler(engine, other, tokenizer).sample(prompts[::-1], max_new_tokens=5, seed=8)
+    assert everything() == first
+
+
+def test_the_same_model_is_evaluated_the_same(folder, tmp_path):
+    """Two folders, each measured for itself: every answer and number of every evaluation."""
+    order = vllm_order(folder, tmp_path)
+    order.methods = {"sdft": order.methods["sdft"]}
+    found = []
+    for name in ("first", "second"):
+        run_order(order, tmp_path / name)
+        files = sorted((tmp_path / name / "evaluations").glob("*.json"))
+        found.append({file.name: read_json(file) for file in files})
+    assert found[0] == found[1] and len(found[0]) >= 2
+    answers = [item for each in found[0].values() for item in each["items"]]
+    assert len(answers) >= 8
+
+
+def test_vllm_has_what_the_invariant_mode_is_made_of():
+    """Names that are no part of its interface, and what it says of GPUs."""
+    from vllm import envs
+    from vllm.model_executor.determinism import batch_invariant as mode
+
+    assert callable(mode.enable_batch_invariant_mode)
+    assert mode._batch_invariant_LIB is None and mode._batch_invariant_MODE is False
+    assert envs.VLLM_BATCH_INVARIANT is False
+    source = inspect.getsource(envs)
+    assert "Requires NVIDIA GPU with compute capability >= 9.0" in source
+
+
+def test_what_a_batch_holds_is_an_option(loaded, prompts):
+    config = VLLMConfig(kv_cache_gib=0.05, max_num_seqs=2, max_num_batched_tokens=600)
+    engine = Engine(config)
+    try:
+        groups = VLLMSampler(engine, *loaded).sample(prompts, max_new_tokens=4, temperature=0)
+        scheduler = engine.llm.llm_engine.vllm_config.scheduler_config
+        assert (scheduler.max_num_seqs, scheduler.max_num_batched_tokens) == (2, 600)
+        own = TransformersSampler(*loaded).sample(prompts, max_new_tokens=4, temperature=0)
+        assert token_lists(groups) == token_lists(own)
+    finally:
+        engine.close()
 
 
 # ---- log-probabilities that vLLM cannot give, and what does not fit ----

