@@ -30,7 +30,7 @@ from harness.learning.method import Method
 from harness.learning.outlook import Outlook, Work
 from harness.learning.packing import Positions
 from harness.learning.stage import Stage
-from harness.learning.teacher import Teacher
+from harness.learning.teacher import live_scorer
 from harness.learning.trainer import TrainingConfig, learning
 
 
@@ -52,7 +52,7 @@ class PSFT(Method):
     def learn(self, stage: Stage) -> None:
         config = self.config
         with learning(stage, config) as trainer:
-            policy = Teacher(stage, 1, trainer.limit, model=stage.model)
+            policy = live_scorer(stage, trainer.limit)
             for step in stage.steps():
                 rows = stage.demonstration_rows(step.examples)
                 old = completion_logprobs(policy, rows, 1.0) if config.several else []
