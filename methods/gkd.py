@@ -90,6 +90,9 @@ class GKD(Method):
             own = f"{place}: teacher_model"
             check_vocabulary(self.config.of, order.model.name, order.model.revision, own)
 
+    def reads_demonstrations(self) -> bool:
+        return self.config.student_share < 1
+
     def longest(self, lengths: Lengths) -> int:
         share, prompt = self.config.student_share, lengths.prompt
         answer = max(lengths.demonstration * (share < 1), lengths.limit * (share > 0))

@@ -5,8 +5,9 @@ SFT as PPO's clipped objective with advantage 1 on every token of the demonstrat
     -min(r, clip(r, 1 - clip_low, 1 + clip_high)),    r = p(y*_t) / p_old(y*_t)
 
 p_old is the model before the step, scored once. A token that has become likelier by more than
-``clip_high`` has no gradient until the next step. The loss is the mean over the tokens of an
-update, as in methods/sft.py; its value lies near -1.
+``clip_high`` has no gradient until the next step. ``clip_low`` has no effect: the advantage is
+never negative, and below 1 - clip_low the smaller of the two is r. The loss is the mean over the
+tokens of an update, as in methods/sft.py; its value lies near -1.
 
 A step's batch is cut into ``inner_batches`` updates. With ``inner_batches`` and ``inner_epochs`` 1
 the ratio is 1, and its gradient, grad log p, is that of SFT. The paper has 64 prompts in
