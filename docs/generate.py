@@ -54,7 +54,7 @@ SECTIONS = {  # title of a section: (dataclass, one sentence)
     "evaluate": (Evaluate, "Evaluation of the skills."),
     "evaluate.pass_at_k": (PassAtK, "Answers sampled for pass@k."),
     "evaluate.kl": (KL, "KL to the base policy."),
-    "evaluate.drift": (Drift, "KL from the base policy on general prompts, along training."),
+    "evaluate.drift": (Drift, "KL from the base policy on prompts, along training."),
     "vllm": (VLLMConfig, "What vLLM may use, where it is an engine."),
     "judge": (EndpointConfig, "The judge's server, for skills with a rubric."),
     "power": (

@@ -341,7 +341,7 @@ def test_inner_updates_learn_replayed_examples_among_the_others(tiny_model, tmp_
     part, seen = replay(rows=12, share=1.0), []
     model, tokenizer = copy.deepcopy(tiny_model[0]), tiny_model[1]
     first = stages(tiny_model, tmp_path, part, [12, 12])[0][0]
-    part.memory = [e for e in first.skill.examples("train")]
+    part.memory = list(first.skill.examples("train"))
     stage = make_stage(
         model,
         tokenizer,
