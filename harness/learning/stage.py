@@ -131,11 +131,9 @@ class Stage(Lessons):
         self.parts = list(parts)
         self.phases = self._join(phases or [prompts])
         self.parameters = parameters or Parametrisation()
-        self._load_start = load_start
-        self._models = models or {}
+        self._load_start, self._models = load_start, models or {}
         self._starts: dict[str, PreTrainedModel] = {}
-        self.temperature = temperature
-        self.top_p = top_p
+        self.temperature, self.top_p = temperature, top_p
         self.sampled_elsewhere = sampled_elsewhere
         self.deterministic = deterministic
         self.examples: list[Example] = skill.examples("train")

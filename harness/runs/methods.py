@@ -130,7 +130,8 @@ class MethodSpec:
 
     def models(self) -> dict[str, str]:
         """{name: checksum} of the models that it names beside the one that learns."""
-        configs = [("", self.config), *((f"with.{p.name}.", p.config) for p in self.parts)]
+        configs: list[tuple[str, Any]] = [("", self.config)]
+        configs += [(f"with.{part.name}.", part.config) for part in self.parts]
         return {
             getattr(config, field.name): self.files[before + field.name]
             for before, config in configs

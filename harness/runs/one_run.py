@@ -70,6 +70,7 @@ class OneRun:
         parts = () if run.reference == RELEARN else self.spec.parts
         self.parts = {part.name: part.make() for part in parts}
         self.parameters = self.spec.make_parameters()
+        self._lessons: dict[str, Lesson] = {}
         self._check_memory()
         self.abilities = results.run(run.name) / "model.json"
         keep_abilities(self.abilities, model)
@@ -83,7 +84,9 @@ class OneRun:
 
     def lesson(self, skill: Skill) -> Lesson:
         """A skill as the order has it."""
-        return lesson_of(self.order, skill, self.tokenizer)
+        if skill.name not in self._lessons:
+            self._lessons[skill.name] = lesson_of(self.order, skill, self.tokenizer)
+        return self._lessons[skill.name]
 
     def say_left_out(self, lessons: Iterable[Lesson], where: str) -> None:
         """A line on the training examples of each skill that are too long."""

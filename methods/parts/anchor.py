@@ -127,6 +127,7 @@ class Anchor(Part):
         limit = MICRO_BATCH_TOKENS[on_gpu]
         self.reference = fixed_teacher(stage, self.config.of, limit)
         self.pool: list[Example] = []
+        self.kept = 0
         if self.config.along == "old_prompts":
             for lesson in stage.earlier:
                 self.pool += lesson.examples

@@ -209,7 +209,12 @@ def test_a_run_leaves_long_prompts_out_of_old_ones_and_counts_the_rest(
 ):
     anchored = {"learning_rate": 1e-3, "with": {"anchor": {"along": "old_prompts"}}}
     methods = {"a": {"method": "sft", **anchored}, "sft": {"learning_rate": 1e-3}}
-    path = order_file(methods=methods, evaluate={}, rollout={"max_prompt_tokens": 60})
+    path = order_file(
+        methods=methods,
+        evaluate={},
+        rollout={"max_prompt_tokens": 60},
+        checkpoints={"keep": "all"},
+    )
     file = tmp_path / "vowels-train.jsonl"
     rows = read_lines(file)
     rows[3]["prompt"] += " é" * 200
