@@ -3,11 +3,12 @@
     theta <- (1 - beta) theta + beta theta_0,    every round(period T) steps and after the last one
 
 T are the steps of the stage, theta the float32 weights after a step, theta_0 those at the start of
-the ``stage`` (the paper: the model after the last task) or of the ``run``. Where T is no multiple
-of the period the last two averages are nearer to each other, so that the start weighs more: of 14
-steps 4, 8, 12 and 14. With ``period: 1`` it is
+the ``stage`` (the paper: the model after the last task) or of the ``run``. With ``period: 1`` it is
 WiSE-FT with alpha = 1 - beta; the paper finds shorter periods better. AdamW's moments go on as
 they are, and so does the schedule.
+
+Where T is no multiple of the period the last two averages are nearer to each other, so that the
+start weighs more: of 14 steps 4, 8, 12 and 14.
 
 State: nothing; theta_0 is read from where the run keeps it. Cost: a second copy of the weights.
 """
