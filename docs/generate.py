@@ -93,7 +93,7 @@ def order_page() -> str:
         "YAML. Unknown keys, wrong types and impossible values are refused before anything loads, "
         "in one line, with exit code 2; what only the model or a trainer of TRL can tell, before "
         "anything is learned. Paths are looked up beside the order file, then in the "
-        "current folder; a model's folder in the current folder alone. `--set` changes any key "
+        "current folder; that of `model` in the current folder alone. `--set` changes any key "
         "for one start ([commands](commands.md#run_sequencepy)).\n",
         EXAMPLE,
     ]

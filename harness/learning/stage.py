@@ -61,8 +61,7 @@ class Stage(Lessons):
     in steps behind those of the first phase; present: the step that goes on; rate: its learning
     rate; training: the hyperparameters of the last trainer.
     parameters: which numbers are trained (harness/learning/parametrisation.py). models: checksums
-    of other models that the method or its parts name.
-    chat, teacher_chat: what the chat template is given for the student and the teacher.
+    of other models. chat, teacher_chat: what the chat template is given for student and teacher.
     step: optimizer steps done so far; tokens: tokens read in a training or scoring pass or sampled
     so far; learned: those of training passes; seconds: time spent so far, ``training`` and
     ``sampling``, outside the steps as well; further: prompts drawn outside the steps (``over``).

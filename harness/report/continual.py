@@ -99,7 +99,7 @@ def _drift(results: ReportData, label: str) -> Iterator[tuple[str, str, Estimate
         of_runs = of_stages.groupby(["folder", "seed"]).mean()
         values = [float(of_runs.get(tuple(run), math.nan)) for run in results.runs[label]]
         measure = "KL from the base a token, mean of the stages"
-        yield f"{kind} prompts", measure, _over_seeds(results, label, values)
+        yield f"{kind} prompts", measure, over_seeds(results, label, values)
 
 
 # -- weights
