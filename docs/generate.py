@@ -54,7 +54,7 @@ SECTIONS = {  # title of a section: (dataclass, one sentence)
     "evaluate": (Evaluate, "Evaluation of the skills."),
     "evaluate.pass_at_k": (PassAtK, "Answers sampled for pass@k."),
     "evaluate.kl": (KL, "KL to the base policy."),
-    "evaluate.drift": (Drift, "KL from the base policy on general prompts, along training."),
+    "evaluate.drift": (Drift, "KL from the base policy on prompts, along training."),
     "vllm": (VLLMConfig, "What vLLM may use, where it is an engine."),
     "judge": (EndpointConfig, "The judge's server, for skills with a rubric."),
     "power": (
@@ -93,7 +93,7 @@ def order_page() -> str:
         "YAML. Unknown keys, wrong types and impossible values are refused before anything loads, "
         "in one line, with exit code 2; what only the model or a trainer of TRL can tell, before "
         "anything is learned. Paths are looked up beside the order file, then in the "
-        "current folder; a model's folder in the current folder alone. `--set` changes any key "
+        "current folder; that of `model` in the current folder alone. `--set` changes any key "
         "for one start ([commands](commands.md#run_sequencepy)).\n",
         EXAMPLE,
     ]

@@ -7,9 +7,10 @@ the demonstrations, as in the paper's algorithm 1. On every token the student is
 teacher, which reads the same prompt and no demonstration.
 
 Conventions
-* ``teacher_model`` is a model with the same tokenizer: a hub id or a folder. If left out it is the
-  model at the start of the run, which takes the student back to what it was: in the first stage it
-  has nothing to teach.
+* ``teacher_model`` is a model with the same tokenizer: a hub id, or a folder beside the order file
+  or the current one. Results hold what tells it from others: its folder's hash, or the commit. If
+  left out it is the model at the start of the run, which takes the student back to what it was: in
+  the first stage it has nothing to teach. ``stage`` is the model at the start of the stage.
 * The paper's beta is ``mixture_weight`` under ``divergence: mixture``: beta KL(q || m) + (1 - beta)
   KL(p || m), m = beta q + (1 - beta) p. Its ends are ``forward`` (beta 0) and ``reverse`` (beta 1).
   TRL's GKDTrainer has the same beta, and beta = lambda = 0.5 by default, as here.
@@ -25,8 +26,6 @@ State: nothing. Cost: a second model in memory, of whatever size, and its pass o
 import random
 from dataclasses import dataclass
 
-import torch
-
 from harness.base.errors import UserError
 from harness.base.seeds import seed_for
 from harness.base.settings import option
@@ -34,11 +33,10 @@ from harness.learning.checks import check_on_policy
 from harness.learning.distillation import DistillationConfig, distil
 from harness.learning.method import Method, OrderView
 from harness.learning.outlook import Lengths, Outlook, Work
-from harness.learning.packing import Positions, TokenValues
 from harness.learning.stage import Stage
-from harness.learning.teacher import Teacher
+from harness.learning.teacher import fixed_teacher
 from harness.learning.trainer import learning
-from harness.models.load import load_model, load_tokenizer
+from harness.models.others import STARTS, check_vocabulary
 
 
 @dataclass
@@ -54,8 +52,15 @@ class GKDConfig(DistillationConfig):
         0.5, "chance that a step learns on the student's answers, not demonstrations", min=0, max=1
     )
     teacher_model: str | None = option(
-        None, "hub id or folder of the teacher; the model at the start of the run if left out"
+        None,
+        "hub id or folder of the teacher; the model at the start of the run if left out",
+        model=True,
     )
+
+    @property
+    def of(self) -> str:
+        """What the teacher is, as ``Stage.start`` takes it."""
+        return self.teacher_model or "run"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -81,18 +86,12 @@ class GKD(Method):
                         f"skill {skill.name}, example {example.id} has no demonstration",
                         "set student_share to 1",
                     )
-        name = self.config.teacher_model
-        if name is not None:
+        if self.config.of not in STARTS:
             own = f"{place}: teacher_model"
-            teacher, _ = load_tokenizer(name, place=own)
-            student, _ = load_tokenizer(order.model.name, order.model.revision, place)
-            if teacher.get_vocab() != student.get_vocab():
-                raise UserError(
-                    own,
-                    f"{name} has another tokenizer than {order.model.name}",
-                    "a teacher's probabilities are compared token by token: name a model of the "
-                    "same family",
-                )
+            check_vocabulary(self.config.of, order.model.name, order.model.revision, own)
+
+    def reads_demonstrations(self) -> bool:
+        return self.config.student_share < 1
 
     def longest(self, lengths: Lengths) -> int:
         share, prompt = self.config.student_share, lengths.prompt
@@ -102,7 +101,7 @@ class GKD(Method):
     def learn(self, stage: Stage) -> None:
         config = self.config
         with learning(stage, config) as trainer:
-            teacher = self._teacher(stage, trainer.limit)
+            teacher = fixed_teacher(stage, config.of, trainer.limit)
             for step in stage.steps():
                 chance = random.Random(seed_for(step.seed, "student")).random()
                 if chance < config.student_share:
@@ -116,36 +115,14 @@ class GKD(Method):
                 logged = distil(trainer, teacher, rows, rows, config, logprobs)
                 step.log(own=float(logprobs is not None), **logged, **trainer.update())
 
-    def _teacher(self, stage: Stage, limit: int) -> Teacher:
-        name = self.config.teacher_model
-        if name is None:
-            return Teacher(stage, 0, limit, model=stage.start("run"))
-        dtype = str(stage.model.dtype).removeprefix("torch.")
-        with torch.random.fork_rng():
-            model, _ = load_model(name, dtype, str(stage.model.device), place="teacher_model")
-        return OtherModel(stage, 0, limit, model=model.requires_grad_(False))
-
     def work(self, outlook: Outlook) -> Work:
         share = self.config.student_share
         tokens = outlook.prompt + share * outlook.answer + (1 - share) * outlook.demonstration
-        other = self.config.teacher_model is not None
         return Work(
             learned=tokens,
             scored=tokens,
             read=outlook.prompt * share,
             answers=share,
             sampled=outlook.answer,
-            copies=int(other),
-            starts=frozenset(() if other else {"run"}),
+            starts=frozenset({self.config.of}),
         )
-
-
-class OtherModel(Teacher):
-    """A teacher of other weights and perhaps another size, with the student's tokens."""
-
-    def logits_at(self, states: TokenValues, positions: Positions) -> torch.Tensor:
-        width: int = self.stage.model.config.get_text_config().vocab_size
-        logits = super().logits_at(states, positions)
-        if logits.shape[1] < width:  # rows of the student's head that are no tokens
-            logits = torch.nn.functional.pad(logits, (0, width - logits.shape[1]), value=-1e4)
-        return logits[:, :width]

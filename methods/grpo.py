@@ -77,7 +77,7 @@ from harness.learning.packing import Positions, Row, TokenValues
 from harness.learning.rewards import alike, group_rewards
 from harness.learning.stage import Stage
 from harness.learning.step import Step
-from harness.learning.teacher import Teacher
+from harness.learning.teacher import Teacher, live_scorer
 from harness.learning.trainer import Trainer, TrainingConfig, learning
 from harness.models.forward import on_device
 from harness.sampling.sampler import Completion
@@ -152,7 +152,7 @@ class GRPO(Method):
             reference = Teacher(stage, 0, trainer.limit) if config.kl_beta else None
             policy = None
             if config.several:
-                policy = Teacher(stage, 1, trainer.limit, model=stage.model)
+                policy = live_scorer(stage, trainer.limit)
             for step in stage.steps():
                 drawn = self._sampled(stage, step.examples, step.seed)
                 learned, sampled = self._resampled(stage, step, drawn)

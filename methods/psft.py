@@ -5,8 +5,9 @@ SFT as PPO's clipped objective with advantage 1 on every token of the demonstrat
     -min(r, clip(r, 1 - clip_low, 1 + clip_high)),    r = p(y*_t) / p_old(y*_t)
 
 p_old is the model before the step, scored once. A token that has become likelier by more than
-``clip_high`` has no gradient until the next step. The loss is the mean over the tokens of an
-update, as in methods/sft.py; its value lies near -1.
+``clip_high`` has no gradient until the next step. ``clip_low`` has no effect: the advantage is
+never negative, and below 1 - clip_low the smaller of the two is r. The loss is the mean over the
+tokens of an update, as in methods/sft.py; its value lies near -1.
 
 A step's batch is cut into ``inner_batches`` updates. With ``inner_batches`` and ``inner_epochs`` 1
 the ratio is 1, and its gradient, grad log p, is that of SFT. The paper has 64 prompts in
@@ -30,7 +31,7 @@ from harness.learning.method import Method
 from harness.learning.outlook import Outlook, Work
 from harness.learning.packing import Positions, TokenValues
 from harness.learning.stage import Stage
-from harness.learning.teacher import Teacher
+from harness.learning.teacher import live_scorer
 from harness.learning.trainer import TrainingConfig, learning
 
 
@@ -52,7 +53,7 @@ class PSFT(Method):
     def learn(self, stage: Stage) -> None:
         config = self.config
         with learning(stage, config) as trainer:
-            policy = Teacher(stage, 1, trainer.limit, model=stage.model)
+            policy = live_scorer(stage, trainer.limit)
             for step in stage.steps():
                 rows = stage.demonstration_rows(step.examples)
                 old = completion_logprobs(policy, rows, 1.0) if config.several else []

@@ -20,6 +20,8 @@ Conventions
   or never. A skill says nothing unless it has such a method.
 * An answer with neither is left out of the loss and of its mean. Where all are left out a step
   learns nothing. A step logs ``shown``, the share of answers that have a teacher.
+* Only an answer tells how long its feedback is: the check before anything loads, whether rows fit
+  the model's positions, is without it.
 * Thoughts are cut from the answer that is shown. The words around it are those of the authors' code
   and of TRL's SDPOTrainer, not the order's ``teacher_template``.
 * The defaults are those of the authors' code: Jensen-Shannon divergence with weight 1/2 on the

@@ -9,6 +9,7 @@ schedule, limits and temperature of rollouts, output, logging.
 
 What a trainer gets
 * the live model, in place, and the tokenizer with the order's arguments of the chat template;
+* one limit of a rollout: a run that learns all skills at once has the largest of theirs;
 * the prompts that every method draws, in their order, once each, and as many optimizer steps;
 * ``SFTTrainer``: prompts and demonstrations;
 * one with rewards (``GRPOTrainer``, ``RLOOTrainer``, ``SDPOTrainer``, ``OnlineDPOTrainer``):

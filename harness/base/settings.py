@@ -32,13 +32,14 @@ def option(
     max: float | None = None,
     choices: Collection[str] | None = None,
     path: bool = False,
+    model: bool = False,
 ) -> Any:
     """A dataclass field with its meaning and its bounds, which hold for each entry of a list.
 
     default: a field without one must be given; above: a bound that is not allowed itself; choices:
-    all texts that are allowed; path: the text names a file. Returns ``Any``, so that the type
-    checker takes the field's own annotation. Raises ValueError for a choice that YAML reads as
-    something else than that text, as off, true and null.
+    all texts that are allowed; path: the text names a file; model: it names a model. Returns
+    ``Any``, so that the type checker takes the field's own annotation. Raises ValueError for a
+    choice that YAML reads as something else than that text, as off, true and null.
     """
     for choice in choices or ():
         if yaml.safe_load(choice) != choice:
@@ -50,6 +51,7 @@ def option(
         "max": max,
         "choices": choices,
         "path": path,
+        "model": model,
     }
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)

@@ -1,4 +1,7 @@
-"""How far a model has gone from the base policy: KL(base || model) on general prompts, in nats.
+"""How far a model has gone from the base policy: KL(base || model) on fixed prompts, in nats.
+
+The prompts are ``general`` ones that no skill teaches, or those of the split that counts of the
+skill just learned (``new``) and of each earlier one (``old``).
 
 The base answers fixed prompts once, at temperature 1, and its log-probabilities of these answers
 are kept; no second model is in memory afterwards. With d = log p_base - log p_model of a token that
@@ -10,6 +13,7 @@ answers cut at the limit as its mean (chain rule).
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,12 +24,12 @@ from harness.base.files import ROOT, read_jsonl
 from harness.base.metrics import mean_and_stderr, ratio_and_stderr
 from harness.base.seeds import seed_for
 from harness.evaluation.settings import Drift
-from harness.evaluation.skills import decoding
+from harness.evaluation.skills import decoding, sample_of
 from harness.evaluation.subject import Subject
 from harness.learning.logprobs import token_logprobs
 from harness.learning.packing import Row, chunks, completion_states, micro_batches
 from harness.models.forward import output_head
-from harness.skills.skill import Example, examples_fingerprint
+from harness.skills.skill import Example, Skill, examples_fingerprint
 
 PROMPTS = ROOT / "benchmarks" / "retention" / "drift_prompts.jsonl"  # written for this project
 NAME = "general_prompts"
@@ -41,15 +45,32 @@ def drift_prompts(count: int) -> list[Example]:
     ]
 
 
+def skill_prompts(
+    skill: Skill, split: str, settings: Drift, limit: int
+) -> tuple[list[Example], Drift]:
+    """The first prompts of a skill, and the settings with its own ``limit`` where that is lower."""
+    most = min(limit, settings.max_new_tokens)
+    examples = sample_of(skill.examples(split), settings.prompts)
+    return examples, replace(settings, max_new_tokens=most)
+
+
 def drift_protocol(
-    subject: Subject, examples: Sequence[Example], settings: Drift, seed: int
+    subject: Subject,
+    examples: Sequence[Example],
+    settings: Drift,
+    seed: int,
+    name: str = NAME,
+    split: str = "test",
 ) -> dict[str, Any]:
-    """What the measurement depends on, the weights apart: JSON values."""
+    """What the measurement depends on, the weights apart: JSON values.
+
+    name, split: of the skill whose prompts they are.
+    """
     template = subject.chat_template
     return {
         "kind": "drift",
-        "name": NAME,
-        "split": "test",
+        "name": name,
+        "split": split,
         "measure": "KL(base || model), k3",
         "examples": len(examples),
         "data": examples_fingerprint(examples),

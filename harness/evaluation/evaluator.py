@@ -13,12 +13,7 @@ from typing import Any, NamedTuple, cast
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.base.thoughts import Thoughts
-from harness.evaluation.drift import (
-    answer_as_base,
-    drift_prompts,
-    drift_protocol,
-    measure_drift,
-)
+from harness.evaluation import drift
 from harness.evaluation.kept import check_kept_evaluation
 from harness.evaluation.kl import Policy, Tokens, evaluate_kl, kl_protocol, sample_answers
 from harness.evaluation.own_prompts import OwnPrompts, Questions, own_prompts
@@ -288,24 +283,28 @@ class Evaluator:
         base_weights: str,
         load_base: Callable[[], Subject],
         progress: Callable[..., object] | None = None,
+        skill: Skill | None = None,
     ) -> Measurement:
-        """How far ``subject`` has gone from the base policy on general prompts.
+        """How far ``subject`` has gone from the base policy on general prompts, or on a skill's.
 
         base_weights: the beginning of the base's fingerprint; load_base: gives the base, asked only
         where its answers are not there yet. harness.evaluation.drift says what is measured.
         """
         settings, seed = cast(Drift, self.settings.drift), self.settings.seed
-        examples = drift_prompts(settings.prompts)
-        meaning = drift_protocol(subject, examples, settings, seed)
+        examples, name, split = drift.drift_prompts(settings.prompts), drift.NAME, "test"
+        if skill is not None:
+            name, split = skill.name, self.settings.split
+            examples, settings = drift.skill_prompts(skill, split, settings, self.limits[name])
+        meaning = drift.drift_protocol(subject, examples, settings, seed, name, split)
 
         def measure() -> dict[str, Any]:
             answers = self._measure_once(
                 base_weights,
                 {**meaning, "measure": "samples"},
                 examples,
-                lambda: answer_as_base(load_base(), examples, settings, seed, progress),
+                lambda: drift.answer_as_base(load_base(), examples, settings, seed, progress),
             )
-            drifted = measure_drift(subject, examples, answers.evaluation["items"])
+            drifted = drift.measure_drift(subject, examples, answers.evaluation["items"])
             return {**drifted, "base": base_weights}
 
         return self._measure_once(subject.fingerprint, meaning, examples, measure, "drift")

@@ -25,8 +25,19 @@ class KL:
 
 @dataclass
 class Drift:
-    prompts: int = option(32, "general prompts, the first ones of 64", min=2, max=64)
+    prompts: int = option(
+        32, "prompts of each kind: the first ones of 64, or of a skill's split", min=2, max=64
+    )
     max_new_tokens: int = option(48, "limit of the base's answers", min=1, max=MOST_NEW_TOKENS)
+    along: list[str] = option(
+        ["general"],
+        "general prompts, those of the skill just learned, of earlier ones",
+        choices=("general", "new", "old"),
+    )
+
+    def __post_init__(self) -> None:
+        if not self.along or len(set(self.along)) < len(self.along):
+            raise ValueError("along names general, new and old, each at most once")
 
 
 @dataclass
@@ -70,8 +81,8 @@ class Evaluate:
     kl: dict | None = option(None, "KL to the base policy on the skill just learned: prompts")
     drift: dict | None = option(
         None,
-        "KL from the base policy on general prompts, whenever skills are evaluated: prompts, "
-        "max_new_tokens",
+        "KL from the base policy on prompts, whenever skills are evaluated: prompts, "
+        "max_new_tokens, along",
     )
     teacher: bool = option(
         False, "accuracy of the base model as the demonstration-conditioned teacher of each skill"

@@ -24,12 +24,18 @@ class Lesson:
     """A skill as an order has it.
 
     max_new_tokens: of a rollout; teacher_template: shows the teacher what it sees, None for the
-    skill's own.
+    skill's own; short: the training examples whose prompts are not too long, None for all.
     """
 
     skill: Skill
     max_new_tokens: int
     teacher_template: TeacherTemplate | None = None
+    short: list[Example] | None = None
+
+    @property
+    def examples(self) -> list[Example]:
+        """The training examples that a stage of the skill draws from."""
+        return self.skill.examples("train") if self.short is None else self.short
 
 
 class Lessons:

@@ -12,6 +12,9 @@ adapter's input, which is no function of weights. Where a linear map is PyTorch'
 its inputs x and the gradients g of its outputs, and dW, a third of the products, is never computed:
 
     dA = s (g B)^T x,    dB = s g^T (x A^T)
+
+The FLOPs on record are those of this way, 4 N a token. The linear maps of GPT-2 are of another
+class, and EWC's and MAS's gradients are of weights: these compute dW, which is not counted.
 """
 
 from __future__ import annotations

@@ -137,6 +137,15 @@ class Method:
         """What it learns in, in words, given the model's dtype; empty where the trainer says so."""
         return ""
 
+    def reads_demonstrations(self) -> bool:
+        """Whether anything that it learns depends on demonstrations.
+
+        By default where it does not grade answers of its own, and where a teacher that is shown
+        something is shown them.
+        """
+        shown = getattr(self.config, "teacher_context", None)
+        return not self.graded and shown != "source"
+
     def conversations(self, order: OrderView) -> Iterable[list[Message]]:
         """Chat messages that the model reads beside the prompts of the skills.
 

@@ -33,7 +33,7 @@ class Work:
     sampled: float = 0  # tokens of one completion
     copies: int = 0  # copies of the model that stay in memory, beside the one that learns
     averaged: bool = False  # whether one of the copies is a moving average
-    starts: frozenset[str] = frozenset()  # models that parts load again: of the ``stage``, ``run``
+    starts: frozenset[str] = frozenset()  # models loaded beside it: ``stage``, ``run``, of a name
     held: float = 0  # bytes of float32 tensors that parts have in memory beside the masters
     shown: float = 0  # prompt tokens before each question that is evaluated
     kept: float = 0  # bytes of the method's state_dict() after the stage, on disk for later ones
@@ -41,11 +41,11 @@ class Work:
     further: float = 0  # prompts drawn in a stage beside its budget: replayed, or outside its steps
 
     def with_start(self, of: str, earlier: Sequence[Outlook]) -> Work:
-        """This work with the start ``of`` the stage or the run loaded again.
+        """This work with what ``Stage.start(of)`` loads.
 
         earlier: the skills learned before; in the first stage both starts are one model.
         """
-        return replace(self, starts=self.starts | {of if earlier else "run"})
+        return replace(self, starts=self.starts | {"run" if of == "stage" and not earlier else of})
 
 
 class Lengths:

@@ -188,6 +188,10 @@ class Part:
         """Training examples with their gold answers that the part keeps for later stages."""
         return 0
 
+    def kept_bytes(self) -> int:
+        """Bytes of earlier stages' data that later ones read again, beside ``state_dict``."""
+        return 0
+
     def state_dict(self) -> dict[str, Any]:
         """What the part remembers from stage to stage; see Method.state_dict."""
         return {}

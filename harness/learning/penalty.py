@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 from harness.base.settings import option
-from harness.learning.outlook import Outlook, Work
 from harness.learning.part import Part, PartConfig
 
 if TYPE_CHECKING:
@@ -37,7 +36,9 @@ class Penalty(Part):
         theta <- (theta + eta strength F theta*) / (1 + eta strength F)
 
     theta are weights of the model, whatever they are made of. The step beside AdamW is of weights
-    that are trained themselves.
+    that are trained themselves. With ``adapter: continued`` in bfloat16 theta* are the weights that
+    were kept, rounded, and theta those that the numbers make: the penalty begins at the squared
+    rounding, some 2^-18 of a squared weight, and not at 0.
     """
 
     Config = PenaltyConfig
@@ -79,6 +80,3 @@ class Penalty(Part):
             return after
         pull = self.importance(name, after) * (self.stage.rate * self.config.strength)
         return after - pull / (1 + pull) * self._distance(name, after, origin)
-
-    def work(self, outlook: Outlook, work: Work, earlier: Sequence[Outlook]) -> Work:
-        return replace(work, starts=work.starts | {"stage"})

@@ -18,6 +18,7 @@ from harness.learning.part import Part, having, joint_budget
 from harness.learning.step import Step
 from harness.models.chat import ChatInputs
 from harness.models.memory import MICRO_BATCH_TOKENS, Passes, return_much_freed_memory
+from harness.models.others import STARTS, load_other
 from harness.sampling.sampler import Completion, Sampler
 from harness.skills.skill import Example, Skill
 
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 # Cap of the importance weights of rollouts from another engine, unless a method names its own; the
 # same as in the code of arXiv 2601.19897.
 IMPORTANCE_CAP = 2.0
-
-
 COUNTS = ("step", "tokens", "learned", "idle", "further")  # of a stage, in its checkpoints
 
 
@@ -62,8 +61,8 @@ class Stage(Lessons):
     parts: what joins the method (harness/learning/part.py); behind: examples that parts learn from
     in steps behind those of the first phase; present: the step that goes on; rate: its learning
     rate; training: the hyperparameters of the last trainer.
-    parameters: which numbers are trained (harness/learning/parametrisation.py).
-    chat, teacher_chat: what the chat template is given for the student and the teacher.
+    parameters: which numbers are trained (harness/learning/parametrisation.py). models: checksums
+    of other models. chat, teacher_chat: what the chat template is given for student and teacher.
     step: optimizer steps done so far; tokens: tokens read in a training or scoring pass or sampled
     so far; learned: those of training passes; seconds: time spent so far, ``training`` and
     ``sampling``, outside the steps as well; further: prompts drawn outside the steps (``over``).
@@ -114,6 +113,7 @@ class Stage(Lessons):
         later: int = 0,
         parts: Sequence[Part] = (),
         load_start: Callable[[str], PreTrainedModel] | None = None,
+        models: Mapping[str, str] | None = None,
         parameters: Parametrisation | None = None,
     ) -> None:
         lesson = Lesson(skill, max_new_tokens, teacher_template)
@@ -131,10 +131,9 @@ class Stage(Lessons):
         self.parts = list(parts)
         self.phases = self._join(phases or [prompts])
         self.parameters = parameters or Parametrisation()
-        self._load_start = load_start
+        self._load_start, self._models = load_start, models or {}
         self._starts: dict[str, PreTrainedModel] = {}
-        self.temperature = temperature
-        self.top_p = top_p
+        self.temperature, self.top_p = temperature, top_p
         self.sampled_elsewhere = sampled_elsewhere
         self.deterministic = deterministic
         self.examples: list[Example] = skill.examples("train")
@@ -159,7 +158,7 @@ class Stage(Lessons):
         """Let the parts know the stage, and divide the budget of its first phase."""
         for part in self.parts:
             part.stage = self
-        drawn = [len(lesson.skill.examples("train")) for lesson in self.earlier]
+        drawn = [len(lesson.examples) for lesson in self.earlier]
         own, self.behind = joint_budget(self.parts, phases[0], drawn)
         return [own, *phases[1:]]
 
@@ -277,19 +276,23 @@ class Stage(Lessons):
     # ---- the model as it was -------------------------------------------------------------------
 
     def start(self, of: str) -> PreTrainedModel:
-        """The frozen model as it was at the start ``of`` the ``stage`` or of the ``run``.
+        """The frozen model at the start ``of`` the ``stage`` or the ``run``, or the model ``of``.
 
         It is loaded when it is first asked for, once for all parts, and stays until learning is
         over. At the start of a run the two are one, and where a part ``restarts`` each stage there.
         """
-        if self.begins_run or any(part.restarts for part in self.parts):
+        if of == "stage" and (self.begins_run or any(part.restarts for part in self.parts)):
             of = "run"
         if of not in self._starts:
-            if self._load_start is None:
+            load = self._load_start if of in STARTS else self._load_other
+            if load is None:
                 raise ValueError("this stage was made without its start")
             with torch.random.fork_rng():  # a resumed stage may load it in another step
-                self._starts[of] = self._load_start(of).requires_grad_(False).eval()
+                self._starts[of] = load(of).requires_grad_(False).eval()
         return self._starts[of]
+
+    def _load_other(self, name: str) -> PreTrainedModel:
+        return load_other(name, self.model, self._models.get(name))
 
     # ---- what is done outside the steps --------------------------------------------------------
 

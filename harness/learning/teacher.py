@@ -22,6 +22,7 @@ from harness.learning.packing import (
 from harness.learning.stage import Stage
 from harness.learning.weights import check_names, float32_weights
 from harness.models.forward import output_head
+from harness.models.others import STARTS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -153,6 +154,32 @@ class Teacher:
         return average or self.parameters
 
 
+class OtherModel(Teacher):
+    """A teacher of other weights and perhaps another size, with the student's tokens.
+
+    Output heads may be padded to different sizes: rows that one of them lacks are no tokens, and
+    are left out of the teacher's distribution.
+    """
+
+    def logits_at(self, states: TokenValues, positions: Positions) -> torch.Tensor:
+        width: int = self.stage.model.config.get_text_config().vocab_size
+        logits = super().logits_at(states, positions)
+        if logits.shape[1] < width:  # rows of the student's head that are no tokens
+            logits = torch.nn.functional.pad(logits, (0, width - logits.shape[1]), value=-1e4)
+        return logits[:, :width]
+
+
+def fixed_teacher(stage: Stage, of: str, micro_batch_tokens: int) -> Teacher:
+    """What ``stage.start(of)`` is, as a teacher."""
+    kind = Teacher if of in STARTS else OtherModel
+    return kind(stage, 0, micro_batch_tokens, model=stage.start(of))
+
+
+def live_scorer(stage: Stage, micro_batch_tokens: int) -> Teacher:
+    """The model that learns, as it is whenever it scores."""
+    return Teacher(stage, 1, micro_batch_tokens, model=stage.model)
+
+
 class TrustRegion:
     """A teacher near a fixed one: its logits are (1 - share) of ``fixed`` and share of ``live``.
 
@@ -213,10 +240,10 @@ class SelfTeacherOption:
     ) -> AnyTeacher:
         """The teacher of a stage; place: of the trainer's masters."""
         if self.teacher == "run_start":
-            return Teacher(stage, 0, micro_batch_tokens, model=stage.start("run"))
+            return fixed_teacher(stage, "run", micro_batch_tokens)
         if self.teacher == "trust_region":
             fixed = Teacher(stage, 0, micro_batch_tokens, place)
-            live = Teacher(stage, 1, micro_batch_tokens, model=stage.model)
+            live = live_scorer(stage, micro_batch_tokens)
             return TrustRegion(fixed, live, self.ema_alpha)
         alpha = {"ema": self.ema_alpha, "frozen": 0, "live": 1}[self.teacher]
         return Teacher(stage, alpha, micro_batch_tokens, place)

@@ -84,7 +84,7 @@ def _sample_block(
     path: Path,
 ) -> None:
     start = time.perf_counter()
-    groups = stage.sample(prompts, seed=seed)
+    groups = stage.sample(prompts, seed=seed, max_new_tokens=stage.limits(examples))
     seconds = (time.perf_counter() - start) / len(groups)
     rows = [
         {

@@ -131,7 +131,7 @@ def load_tokenizer(
     from transformers import AutoConfig, AutoTokenizer
 
     check_name(name, place)
-    source = _source(name)
+    source = source_of(name)
     generation = Path(source) / "generation_config.json"
     if generation.exists():  # transformers takes a torn one for none, and end tokens are lost
         read_json(generation, remedy="put back a whole copy, or remove it")
@@ -163,7 +163,7 @@ def load_tokenizer(
     return tokenizer, source
 
 
-def _source(name: str) -> str:
+def source_of(name: str) -> str:
     """The folder or hub id from which transformers loads the model."""
     if name in EMBEDDED_MODELS:
         return str(embedded_checkpoint(name))

@@ -76,11 +76,30 @@ def _estimates(
     yield from _curves(results, label)
     yield from relearning(results, label)
     yield from _transitions(results, label)
+    yield from _drift(results, label)
     yield from _changes(results, label, stages)
 
 
 def _performance(t: int) -> ArrayFunction:
-    return lambda R: R[..., t, :t].mean(-1)
+    return lambda R: metrics.overall_performance(R)[..., t - 1]
+
+
+# -- distributions
+
+
+def _drift(results: ReportData, label: str) -> Iterator[tuple[str, str, Estimate | str]]:
+    """KL from the base on prompts of the skill just learned and of earlier ones, nats a token.
+
+    Of each run the mean over its stages of the mean over the skills.
+    """
+    records = results.records[(results.records["label"] == label) & results.records["final"]]
+    for kind in ("new", "old"):
+        mine = records[records["metric"] == f"{kind}_kl_forward_token"]
+        of_stages = mine.groupby(["folder", "seed", "stage"], observed=True)["value"].mean()
+        of_runs = of_stages.groupby(["folder", "seed"]).mean()
+        values = [float(of_runs.get(tuple(run), math.nan)) for run in results.runs[label]]
+        measure = "KL from the base a token, mean of the stages"
+        yield f"{kind} prompts", measure, over_seeds(results, label, values)
 
 
 # -- weights
@@ -108,7 +127,7 @@ def _changes(
 def _curves(results: ReportData, label: str) -> Iterator[tuple[str, str, Estimate | str]]:
     """Area of each skill's curve in its own stage, and prompts to SHARE of the single result.
 
-    Of curves with a point inside the stage; the second where the single run is above the base.
+    Of curves with a point inside the stage; the second where that share is above the base.
     """
     records = results.skill_records[results.skill_records["label"] == label]
     own = records[records["name"].astype(object) == records["skill"].astype(object)]
@@ -156,6 +175,8 @@ def _regained(again: pd.DataFrame, own: pd.DataFrame, run: tuple[int, int]) -> f
     if mine.empty or goals.empty or not mine.loc[mine["stage"] > 0, "final"].any():
         return math.nan
     goal = goals.iloc[0]["value"] - np.nan_to_num(goals.iloc[0]["stderr"])
+    if math.isnan(goal):  # of an own stage without a number
+        return math.nan
     reached = mine.loc[mine["value"] >= goal, "prompts"]
     return float(reached.min()) if len(reached) else math.inf
 
@@ -179,12 +200,14 @@ def _points(
 
 
 def _single(results: ReportData, label: str, place: int) -> np.ndarray:
-    """The single run's accuracy on a skill in each run; NaN where there is none above the base."""
+    """The single run's accuracy on a skill in each run; NaN where its SHARE is not above the base:
+    a curve would be there before it begins.
+    """
     extended = results.with_references(label)
     if extended is None:
         return np.full(len(results.runs[label]), np.nan)
     single, base = extended[:, -1, place], extended[:, 0, place]
-    return np.where(single > base, single, np.nan)
+    return np.where(SHARE * single > base, single, np.nan)
 
 
 def over_seeds(results: ReportData, label: str, values: list[float]) -> Estimate | str:

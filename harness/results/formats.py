@@ -58,7 +58,7 @@ class Record(TypedDict):
     step: int  # optimizer steps since the start of the run
     final: bool  # the stage is over; false: a point inside it
     kind: Literal["skill", "retention", "drift"]
-    name: str  # of the skill or task that was measured, or the prompts of the drift
+    name: str  # of the skill or task that was measured, or `general_prompts` of the drift
     split: str
     metric: str
     value: float | None  # None: not finite

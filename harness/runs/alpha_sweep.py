@@ -22,6 +22,7 @@ from harness.base.files import refuse_links, write_sealed
 from harness.base.sums import check_sums
 from harness.evaluation.evaluator import Evaluator
 from harness.models.checkpoint import model_fingerprint
+from harness.results.formats import Evaluation
 from harness.results.writer import BEFORE, ResultsWriter
 from harness.runs.engines import (
     engine_for,
@@ -59,7 +60,7 @@ def sweep(
     results.check(order.about())
     base, tokenizer = load_order_model(order)
     check_base_model(results, base, model_fingerprint(base))
-    evaluator = evaluator_for(order, ResultsWriter(folder / FOLDER))
+    evaluator = evaluator_for(order, Mixtures(folder / FOLDER, results))
     rows = []
     with engine_for(order) as engine:
         for run in _sequences(order):
@@ -84,6 +85,20 @@ def sweep(
     swept = {"rule": RULE, "selected": selected(rows), "rows": rows}
     write_sealed(folder / FOLDER / "wise_ft.json", swept)
     return swept
+
+
+class Mixtures(ResultsWriter):
+    """What is measured of mixtures, apart from the runs; what these measured is found with them.
+
+    The ends, alpha 0 and 1, are the base model and a run as they were measured.
+    """
+
+    def __init__(self, folder: Path, runs: ResultsWriter) -> None:
+        super().__init__(folder)
+        self.runs = runs
+
+    def evaluation(self, key: str) -> Evaluation | None:
+        return self.runs.evaluation(key) or super().evaluation(key)
 
 
 def _check(order: Order, results: ResultsWriter) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from harness.base.errors import UserError
 from harness.evaluation.skills import sample_of
@@ -15,6 +15,7 @@ from harness.learning.outlook import Lengths
 from harness.models.chat import ChatInputs, Message, chat_tokens
 from harness.models.context import positions
 from harness.models.demonstration import Demonstrations
+from harness.models.load import source_of
 from harness.models.rope import Border, answer_side, border_of
 from harness.runs.methods import MethodSpec
 from harness.runs.order import Order
@@ -51,7 +52,8 @@ class Use:
 def check_context(order: Order, tokenizer: PreTrainedTokenizerBase, source: str) -> list[str]:
     """Check that all that ``order`` lets the model read at once has a position in it.
 
-    source: folder or hub id of the model. Returns a line for each split of which rows are left out
+    source: folder or hub id of the model; another model that reads its rows may have fewer
+    positions. Returns a line for each split of which rows are left out
     (``too_long: leave_out``), which then are no examples of the skill any more. Raises UserError
     for rows that do not fit elsewhere, and where none would be left; and for rows that cross, or
     may not reach, the length at which the model's rotary positions change.
@@ -60,11 +62,19 @@ def check_context(order: Order, tokenizer: PreTrainedTokenizerBase, source: str)
         source, revision=order.model.revision, trust_remote_code=False
     )
     context = _Context(order, tokenizer)
-    most, border = positions(config), border_of(config)
+    most, border = _positions(order, config), border_of(config)
     notes = [] if most is None else context.check(most)
     if border is not None:
         context.check_sides(border)
     return notes
+
+
+def _positions(order: Order, config: PretrainedConfig) -> int | None:
+    """The fewest positions of the order's model and of those that read the same rows beside it."""
+    names = {name for spec in order.all_methods.values() for name in spec.models()}
+    others = [AutoConfig.from_pretrained(source_of(n), trust_remote_code=False) for n in names]
+    limits = [most for each in (config, *others) if (most := positions(each)) is not None]
+    return min(limits, default=None)
 
 
 class _Context:
@@ -189,7 +199,8 @@ class _Context:
             return examples
         counts = [order.evaluate.examples]
         if split == order.evaluate.split:
-            counts += [section.prompts for section in (order.pass_at_k, order.kl) if section]
+            asked = (order.pass_at_k, order.kl, order.drift if order.drifts else None)
+            counts += [section.prompts for section in asked if section]
         return sample_of(examples, None if None in counts else max(filter(None, counts)))
 
     def _training(self, skill: Skill) -> Use:

@@ -56,7 +56,7 @@ def estimate_order(
         skills=estimator.skills,
         stages=stages,
         retention=estimator.retention,
-        drift=estimator.drift,
+        drift=estimator.drift_after(len(order.skills)),
         base_answers=estimator.base_answers,
         uncounted=estimator.uncounted,
     )
@@ -158,7 +158,7 @@ class _Estimator:
         self.outlooks = outlooks_of(order, tokenizer, self.machine.parameters)
         self.skills = {skill.name: self._skill(skill) for skill in order.skills}
         self.retention, self.uncounted = self._retention(tokenizer, results)
-        self.drift, self.base_answers = self._drift()
+        self.base_answers = self._base_answers()
 
     # ---- stages --------------------------------------------------------------------------------
 
@@ -186,7 +186,7 @@ class _Estimator:
         seconds_measured = self._measured_seconds(spec.label, number, results)
         seconds_estimated = self._learning_seconds(work, prompts, batch_size, type(parameters))
         seconds_estimated += self._evaluation_seconds(skill, names)
-        seconds_estimated += (1 + inside) * self.drift
+        seconds_estimated += (1 + inside) * self.drift_after(number)
         learned = {each.name for each in order.skills[:number]}
         answers = sum(self.skills[name].answers for name in names if name in learned)
         seconds_estimated += self.machine.forward(answers * work.shown)
@@ -365,17 +365,48 @@ class _Estimator:
         length = self.outlooks[skill.name].prompt + self.order.limit(skill)
         return self._sampling(skill, rows) + self.machine.forward(4 * rows * length)
 
-    def _drift(self) -> tuple[float, float]:
-        """Seconds of (one measurement, the base's answers, which are sampled once)."""
+    def drift_after(self, stage: int) -> float:
+        """Seconds of one measurement of the drift in stage ``stage``."""
+        order = self.order
+        if order.drift is None:
+            return 0.0
+        learned = order.skills[:stage]
+        skills = learned[-1:] * ("new" in order.drifts) + learned[:-1] * ("old" in order.drifts)
+        tokens = sum(self._drift_tokens(skill) for skill in skills)
+        if "general" in order.drift.along:
+            tokens += self._drift_tokens(None)
+        return self.machine.forward(tokens)
+
+    def _drift_tokens(self, skill: Skill | None) -> float:
+        """Tokens of the base's answers with their prompts: of a skill, or general ones."""
         drift = self.order.drift
-        if drift is None:
-            return 0.0, 0.0
-        tokens = drift.prompts * (GENERAL_PROMPT + drift.max_new_tokens)
-        at_once = self.order.evaluate.batch_size or self.memory.rows_at_once(
-            GENERAL_PROMPT, drift.max_new_tokens
-        )
-        answers = self.machine.sample(drift.prompts, drift.max_new_tokens, at_once)
-        return self.machine.forward(tokens), answers + 2 * self.machine.forward(tokens)
+        assert drift is not None
+        if skill is None:
+            return drift.prompts * (GENERAL_PROMPT + drift.max_new_tokens)
+        rows = example_count(skill, self.order.evaluate.split, drift.prompts)
+        most = min(drift.max_new_tokens, self.order.limit(skill))
+        return rows * (self.outlooks[skill.name].prompt + most)
+
+    def _base_answers(self) -> float:
+        """Seconds of the base's answers for the drift, which are sampled and scored once."""
+        order = self.order
+        if order.drift is None:
+            return 0.0
+        asked: list[Skill | None] = list(order.skills) if order.drifts else []
+        asked += [None] * ("general" in order.drift.along)
+        seconds = 0.0
+        for skill in asked:
+            tokens = self._drift_tokens(skill)
+            rows, limit = order.drift.prompts, order.drift.max_new_tokens
+            if skill is not None:
+                rows = example_count(skill, order.evaluate.split, rows)
+                limit = min(limit, order.limit(skill))
+            at_once = order.evaluate.batch_size or self.memory.rows_at_once(
+                tokens / max(rows, 1) - limit, limit
+            )
+            seconds += self.machine.sample(rows, limit, at_once)
+            seconds += 2 * self.machine.forward(tokens)
+        return seconds
 
     def _teacher(self, skill: Skill) -> float:
         order, machine = self.order, self.machine

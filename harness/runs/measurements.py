@@ -64,26 +64,43 @@ class Measurements:
                 f"prompts of {len(items)} questions and are left out"
             )
 
-    def of_drift(self) -> Iterator[Finding]:
-        """How far the model has gone from the base policy, where the order asks for it."""
+    def of_drift(self, stage: int) -> Iterator[Finding]:
+        """How far the model has gone from the base policy, where the order asks for it.
+
+        stage: the number of skills that are learned, or begun.
+        """
         if self.order.drift is None:
             return
+        along, learned = self.order.drift.along, self.order.skills[:stage]
+        if "general" in along:
+            yield Finding(self._drift(None))
+        if not stage and self.order.drifts:  # while the base is at hand, it answers
+            for skill in self.order.skills:
+                self._drift(skill)
+        for place, skill in enumerate(learned, 1):
+            kind = "new" if place == stage else "old"
+            if kind in along:
+                found = self._drift(skill)
+                names = {m: f"{kind}_{m}" for m in found.evaluation["metrics"]}
+                yield Finding(found, names)
+
+    def _drift(self, skill: Skill | None) -> Measurement:
+        """On the prompts of a skill, or on general ones."""
         live = self.live
         base = base_weights(live.results, live.run.name) or self.weights
 
         def load_base() -> Subject:
-            """A second copy only where a file of the base's answers was removed."""
+            """A second copy only where the base has not answered, or the file was removed."""
             return self._subject(
                 live.model if base == self.weights else self.live.load_base(), base
             )
 
-        yield Finding(
-            live.evaluator.drift(
-                self._subject(live.model, self.weights),
-                base,
-                load_base,
-                self.progress("the drift from the base"),
-            )
+        return live.evaluator.drift(
+            self._subject(live.model, self.weights),
+            base,
+            load_base,
+            self.progress("the drift from the base"),
+            skill,
         )
 
     def _subject(self, model: PreTrainedModel, weights: str) -> Subject:

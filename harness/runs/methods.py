@@ -18,6 +18,7 @@ from harness.learning.parametrisation import (
 from harness.learning.part import Part, PartConfig, get_part, lacking
 from harness.learning.trainer import TrainingConfig
 from harness.models.chat import ChatInputs
+from harness.models.others import STARTS, find_model, model_checksum
 from harness.models.recompute import can_recompute
 from harness.runs.presets import expanded
 from harness.runs.right_places import check_section
@@ -127,6 +128,17 @@ class MethodSpec:
             for field in fields(spec.config):
                 own[f"parameters.{spec.name}.{field.name}"] = getattr(spec.config, field.name)
         return own
+
+    def models(self) -> dict[str, str]:
+        """{name: checksum} of the models that it names beside the one that learns."""
+        configs: list[tuple[str, Any]] = [("", self.config)]
+        configs += [(f"with.{part.name}.", part.config) for part in self.parts]
+        return {
+            getattr(config, field.name): self.files[before + field.name]
+            for before, config in configs
+            for field in fields(config)
+            if field.metadata.get("model") and before + field.name in self.files
+        }
 
     def make_parameters(self) -> Parametrisation:
         """A new instance of what is trained."""
@@ -353,23 +365,27 @@ def _apart(spec: PartSpec, other: PartSpec) -> str:
 def _find_files(
     config: Any, place: str, beside: Callable[[str], Path]
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Put the paths of files that options name into the config.
+    """Put the places of files and models that options name into the config.
 
-    Returns ({option: path as the order has it}, {option: checksum}).
+    Returns ({option: name as the order has it}, {option: checksum}).
     """
     names, checksums = {}, {}
     for field in fields(config):
-        written = getattr(config, field.name)
-        if not field.metadata.get("path") or written is None:
+        written, own = getattr(config, field.name), f"{place}: {field.name}"
+        if written is None:
             continue
-        path = beside(written)
-        if not path.is_file():
-            raise UserError(
-                f"{place}: {field.name}", f"{written} is not a file", field.metadata["help"]
-            )
-        setattr(config, field.name, str(path))
+        if field.metadata.get("path"):
+            found = str(beside(written))
+            if not Path(found).is_file():
+                raise UserError(own, f"{written} is not a file", field.metadata["help"])
+            checksums[field.name] = _checksum(found)
+        elif field.metadata.get("model") and written not in STARTS:
+            found = find_model(written, own, beside)
+            checksums[field.name] = model_checksum(found, own)
+        else:
+            continue
+        setattr(config, field.name, found)
         names[field.name] = written
-        checksums[field.name] = _checksum(path)
     return names, checksums
 
 

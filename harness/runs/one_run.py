@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from harness.base.console import Progress
 from harness.base.errors import UserError
 from harness.base.files import read_json, to_json, write_sealed
+from harness.learning.lessons import Lesson
 from harness.models.checkpoint import has_fingerprint, model_fingerprint
 from harness.models.forward import can_share_prompts, keep_sharing
 from harness.models.segments import can_take_segments, keep_segments
@@ -18,7 +20,7 @@ from harness.results.writer import BEFORE, ResultsWriter
 from harness.runs.checkpoints import check_plain
 from harness.runs.engines import evaluator_for, load_order_model, sampler_for
 from harness.runs.order import Order
-from harness.runs.references import Run
+from harness.runs.references import Run, lesson_of
 from harness.sampling.transformers import WAYS, keep_way, way_of
 from harness.sampling.vllm import Engine
 from harness.skills.skill import Skill
@@ -68,6 +70,7 @@ class OneRun:
         parts = () if run.reference == RELEARN else self.spec.parts
         self.parts = {part.name: part.make() for part in parts}
         self.parameters = self.spec.make_parameters()
+        self._lessons: dict[str, Lesson] = {}
         self._check_memory()
         self.abilities = results.run(run.name) / "model.json"
         keep_abilities(self.abilities, model)
@@ -78,6 +81,22 @@ class OneRun:
     def taught(self, stage: int) -> list[Skill]:
         """The skills that a stage of the run teaches."""
         return [self.order.skills[number - 1] for number in self.run.stages[stage - 1]]
+
+    def lesson(self, skill: Skill) -> Lesson:
+        """A skill as the order has it."""
+        if skill.name not in self._lessons:
+            self._lessons[skill.name] = lesson_of(self.order, skill, self.tokenizer)
+        return self._lessons[skill.name]
+
+    def say_left_out(self, lessons: Iterable[Lesson], where: str) -> None:
+        """A line on the training examples of each skill that are too long."""
+        for lesson in lessons:
+            every = len(lesson.skill.examples("train"))
+            if left_out := every - len(lesson.examples):
+                self.progress.say(
+                    f"{where}: {left_out} of {every} training examples are left out, their "
+                    f"prompts are longer than {self.order.rollout.max_prompt_tokens} tokens"
+                )
 
     def memory(self) -> dict[str, Any]:
         """What the method remembers for later stages. Raises UserError where it is not plain."""

@@ -18,6 +18,7 @@ from harness.base.seeds import seed_for
 from harness.base.settings import check
 from harness.evaluation.endpoint import EndpointConfig, endpoint_config
 from harness.evaluation.protocol import scorer_hash
+from harness.evaluation.settings import Drift
 from harness.evaluation.skills import sample_of
 from harness.evaluation.suite import Suite, load_suite
 from harness.learning.trainer import TrainingConfig
@@ -441,8 +442,11 @@ def _about_section(
     folders from before they existed do not have them.
     """
     default = {field.name: field.default for field in fields(section)}
-    return {
+    about = {
         key: value
         for key, value in asdict(section).items()
         if key not in without and (key not in optional or value != default[key])
     }
+    if about.get("drift", {}).get("along") == Drift().along:
+        del about["drift"]["along"]
+    return about

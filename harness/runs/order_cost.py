@@ -58,8 +58,8 @@ class OrderCost:
     """What all runs of an order cost.
 
     parameters: weights of the model; flops: operations a second of this machine; retention: seconds
-    of the suite on one model, drift: of one measurement of the drift, base_answers: of the answers
-    that it needs once; uncounted: why those of the suite are unknown, or None.
+    of the suite on one model, drift: of the last measurement of the drift, base_answers: of the
+    answers that it needs once; uncounted: why those of the suite are unknown, or None.
     """
 
     parameters: int

@@ -188,8 +188,11 @@ def _further_lines(order: Order, cost: OrderCost) -> Iterator[str]:
         text = "KL to the base policy: a second copy of the model in memory meanwhile"
         yield line(text, sum(skill.kl for skill in skills))
     if order.drift:
-        seconds = clock(cost.drift)
-        yield f"drift from the base on {order.drift.prompts} prompts: about {seconds} each time"
+        what = f"{order.drift.prompts} prompts"
+        if order.drifts:
+            what += f" of each kind ({', '.join(order.drift.along)})"
+        most = "at most about" if "old" in order.drifts else "about"
+        yield f"drift from the base on {what}: {most} {clock(cost.drift)} each time"
     if order.evaluate.teacher:
         text = "accuracy of the teacher: once, at the base"
         yield line(text, sum(skill.teacher for skill in skills))

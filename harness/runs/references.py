@@ -203,9 +203,10 @@ class JointSkill(Skill):
         self.keep("train", examples)
 
 
-def lesson_of(order: "Order", skill: Skill) -> Lesson:
-    """A skill as the order has it."""
-    return Lesson(skill, order.limit(skill, rollout=True), order.template(skill))
+def lesson_of(order: "Order", skill: Skill, tokenizer: PreTrainedTokenizerBase) -> Lesson:
+    """A skill as the order has it, with the examples that are short enough."""
+    short = short_enough(order, tokenizer, skill)
+    return Lesson(skill, order.limit(skill, rollout=True), order.template(skill), short)
 
 
 def joint_name(skills: Iterable[Skill]) -> str:

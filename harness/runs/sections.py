@@ -74,6 +74,9 @@ class Sections:
         self.seeds = _seeds(schema.seeds, f"{place}: seeds")
         self.skill_specs = _skill_specs(schema.skills, f"{place}: skills")
         self.method_options = _method_options(schema.methods, f"{place}: methods")
+        if self.drifts == ["old"] and len(self.skill_specs) < 2:
+            problem = "an order of one skill has no earlier one"
+            raise UserError(f"{place}: evaluate.drift: along", problem, "take new or general")
         self.reference_labels = schema.references
         self.relearning_labels = schema.relearning
         if schema.relearning and self.checkpoints.keep == "none":
@@ -99,6 +102,11 @@ class Sections:
     def drift(self) -> Drift | None:
         """The section ``evaluate.drift``, if there is one."""
         return cast(Drift | None, self.evaluate.drift)
+
+    @property
+    def drifts(self) -> list[str]:
+        """The kinds of skills' prompts on which the drift is measured: ``new``, ``old``."""
+        return [kind for kind in (self.drift.along if self.drift else []) if kind != "general"]
 
     def beside(self, name: str) -> Path:
         """A path beside the order file; one from the current folder if there is none."""

@@ -24,8 +24,8 @@ from harness.runs.engines import sampler_for
 from harness.runs.measurements import Finding, Measurements
 from harness.runs.one_run import OneRun, start_of
 from harness.runs.passes import passes_of
-from harness.runs.references import JointSkill, joint_name, lesson_of, short_enough, union
-from harness.skills.skill import Example, Skill
+from harness.runs.references import JointSkill, joint_name, union
+from harness.skills.skill import Skill
 
 LONGEST_STOP = 10.0  # seconds of a step and of a checkpoint that a stop waits for
 
@@ -101,7 +101,7 @@ class BaseStage:
             self.live.weights = measurements.weights
         self._record(measurements.of_skills(self._evaluated(final)), final)
         if not self.live.run.reference:
-            self._record(measurements.of_drift(), final)
+            self._record(measurements.of_drift(self.number), final)
         if final:
             self._record(self._further(measurements), final)
         if final and self.live.run.reference in ("", JOINT):
@@ -196,7 +196,8 @@ class BaseStage:
     def _kept_bytes(self) -> int:
         """Bytes that the method keeps on the disk: its memory of earlier skills, and its files."""
         files = [self.folder / "method.pt", *(self.folder / "method").rglob("*")]
-        return sum(file.stat().st_size for file in files if file.is_file())
+        again = sum(part.kept_bytes() for part in self.live.parts.values())
+        return again + sum(file.stat().st_size for file in files if file.is_file())
 
     def _scores(self) -> str:
         """The number that counts of every skill, as the last evaluation gave it."""
@@ -252,8 +253,9 @@ class SkillStage(BaseStage):
         folder = self.folder / "method"
         folder.mkdir(exist_ok=True)
         drawn = [order.prompts(skill, config) for skill in self.skills]
-        lessons = [lesson_of(order, skill) for skill in self.skills]
-        examples = [self._short_enough(skill) for skill in self.skills]
+        lessons = [live.lesson(skill) for skill in self.skills]
+        live.say_left_out(lessons, self.where)
+        examples = [lesson.examples for lesson in lessons]
         own, is_joint = self.skills[0], len(self.skills) > 1
         if is_joint:
             own = JointSkill(self.skills, union(examples, drawn, live.run.seed))
@@ -275,13 +277,14 @@ class SkillStage(BaseStage):
             phases=live.method.phases(sum(drawn)),
             batch_size=order.batch_size(config),
             max_new_tokens=max(lesson.max_new_tokens for lesson in lessons),
-            earlier=[lesson_of(order, s) for k in range(1, self.number) for s in live.taught(k)],
+            earlier=[live.lesson(s) for k in range(1, self.number) for s in live.taught(k)],
             temperature=order.rollout.temperature,
             top_p=order.rollout.top_p,
             later=len(live.run.stages) - self.number,
             parts=list(live.parts.values()),
             parameters=live.parameters,
             load_start=partial(live.load_start, self.number),
+            models=live.spec.models(),
             folder=folder,
             on_step=self._after_step,
             on_work=self._show_work,
@@ -293,17 +296,6 @@ class SkillStage(BaseStage):
         for lesson in lessons:
             stage.add_lesson(lesson, own=True)
         return stage
-
-    def _short_enough(self, skill: Skill) -> list[Example]:
-        """``short_enough``, and a line on the others."""
-        live, every = self.live, skill.examples("train")
-        examples = short_enough(live.order, live.tokenizer, skill)
-        if left_out := len(every) - len(examples):
-            live.progress.say(
-                f"{self.where}: {left_out} of {len(every)} training examples are left out, their "
-                f"prompts are longer than {live.order.rollout.max_prompt_tokens} tokens"
-            )
-        return examples
 
     @property
     def skill_name(self) -> str | None:

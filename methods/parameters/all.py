@@ -10,4 +10,4 @@ from harness.learning.parametrisation import Parametrisation
 
 
 class All(Parametrisation):
-    """Every weight that the model lets learn."""
+    """Every weight that the model lets learn; the name's options, none, are checked by it."""

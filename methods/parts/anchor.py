@@ -4,12 +4,15 @@
 
 D is over the whole vocabulary: ``forward`` KL(p_ref || p_theta) or ``reverse`` KL(p_theta ||
 p_ref), both at ``temperature`` T. The mean is over all completion tokens of the anchor's rows.
-p_ref is the model at the start of the ``stage`` or of the ``run``.
+p_ref is the model at the start of the ``stage`` or of the ``run``, or with ``of: NAME`` another
+model with the same tokenizer, a hub id or a folder (``of: ./run`` where it is called so). It reads
+the same tokens. Results hold the hash of its folder, or its commit.
 
 ``along`` says along which completions:
 * ``demonstrations`` of the step's examples, replayed ones included;
 * ``own_answers``: the live model answers the prompts of the step's examples;
-* ``old_prompts``: it answers training prompts of earlier skills, from the second stage on;
+* ``old_prompts``: it answers training prompts of earlier skills, from the second stage on, without
+  those that ``rollout.max_prompt_tokens`` leaves out;
 * ``general_prompts``: it answers prompts that have nothing to do with a skill.
 
 The first two want a method that learns from the examples of its steps: not `cpt`,
@@ -17,16 +20,19 @@ The first two want a method that learns from the examples of its steps: not `cpt
 
 Settings of the field: LwF (arXiv 1606.09282) is ``along: demonstrations, temperature: 2``; ASFT
 (arXiv 2509.23753) is the method ``dft`` with ``of: run, beta: 0.1``; the KL to the base policy of
-RL is ``along: own_answers, of: run, divergence: reverse``. KL on the current skill's data does not
-bound the drift on old ones, so the completions are an option. Some codes swap the two models, leave
-T^2 out, or sum over padding.
+RL is ``along: own_answers, of: run, divergence: reverse``; RAD (arXiv 2608.20794) is near ``along:
+general_prompts, of: run``. They are presets: `lwf`, `asft`, `kl_to_base`, `rad`. KL on the current
+skill's data does not bound the drift on old ones, so the completions are an option. Some codes swap
+the two models, leave T^2 out, or sum over padding.
 
 Where ``share`` is 1 a step has as many old or general prompts as its batch has examples. Answers
 are sampled as rollouts are, and count as such. With ``own_answers`` the prefix is fixed for the
 gradient, as in SDFT's estimator ``full``.
 
-State: nothing; p_ref is read from where the run keeps it. Cost: a second copy of the model, a pass
-of both over the anchor's rows, and their sampling.
+State: nothing; p_ref is read from where the run keeps it. ``old_prompts`` reads all prompts of
+earlier skills again, without their answers: their texts count as kept bytes. Cost: a second model
+in memory, a pass of both over the anchor's rows, and their sampling; --plan takes another model to
+be as large as the student.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -46,16 +52,21 @@ from harness.learning.packing import Positions, Row
 from harness.learning.part import Part, PartConfig
 from harness.learning.stage import Stage
 from harness.learning.step import Step
-from harness.learning.teacher import Teacher
+from harness.learning.teacher import fixed_teacher
 from harness.learning.trainer import Trainer
+from harness.models.others import STARTS, check_vocabulary
 from harness.skills.skill import Example
 from harness.skills.templates import Message
+
+BYTES_OF_A_TOKEN = 4  # about, of a prompt's text
 
 
 @dataclass
 class AnchorConfig(PartConfig):
     beta: float = option(0.1, "weight of the divergence", min=0, max=1e6)
-    of: str = option("stage", "whose start p_ref is", choices=("stage", "run"))
+    of: str = option(
+        "stage", "p_ref: start of the stage or run, or another model's hub id or folder", model=True
+    )
     divergence: str = option("forward", "KL direction", choices=("forward", "reverse"))
     along: str = option(
         "demonstrations",
@@ -84,6 +95,7 @@ class AnchorConfig(PartConfig):
 class Anchor(Part):
     Config = AnchorConfig
     config: AnchorConfig
+    kept = 0  # bytes of the prompts that later stages read again
 
     def check(self, order: OrderView, method: Method, place: str) -> None:
         along = self.config.along
@@ -95,6 +107,9 @@ class Anchor(Part):
             for skill in order.skills:
                 if any(example.demonstration is None for example in skill.examples("train")):
                     raise UserError(place, f"along: demonstrations: {skill.name} has none")
+        if self.config.of not in STARTS:
+            model = order.model
+            check_vocabulary(self.config.of, model.name, model.revision, f"{place}: of")
         self.conversations()
 
     def refuses(self, method: type[Method]) -> str:
@@ -108,17 +123,22 @@ class Anchor(Part):
         return general_prompts(config.prompts) if config.along == "general_prompts" else []
 
     def begin(self, stage: Stage) -> None:
-        start = stage.start(self.config.of)
-        self.reference = Teacher(stage, 0, stage.passes.tokens, model=start)
+        self.reference = fixed_teacher(stage, self.config.of, stage.passes.tokens)
         self.pool: list[Example] = []
+        self.kept = 0
         if self.config.along == "old_prompts":
             for lesson in stage.earlier:
-                self.pool += lesson.skill.examples("train")
+                self.pool += lesson.examples
         for number, messages in enumerate(self.conversations()):
             self.pool.append(Example(str(number), messages, None, None))
 
     def end(self, stage: Stage) -> None:
+        if self.config.along == "old_prompts" and stage.later:
+            self.kept = sum(map(_size, [*self.pool, *stage.examples]))
         del self.reference, self.pool
+
+    def kept_bytes(self) -> int:
+        return self.kept
 
     def loss(self, trainer: Trainer, step: Step) -> Mapping[str, float]:
         config, rows = self.config, self._rows(step)
@@ -159,11 +179,19 @@ class Anchor(Part):
         if config.along == "old_prompts" and not earlier:
             share = 0.0
         answer = outlook.answer if sampled else outlook.demonstration
+        read_again = config.along == "old_prompts" and outlook.later > 0
+        prompts = [len(o.skill.examples("train")) * o.prompt for o in (*earlier, outlook)]
         return replace(
             work.with_start(config.of, earlier),
+            kept=work.kept + read_again * BYTES_OF_A_TOKEN * sum(prompts),
             learned=work.learned + share * (outlook.prompt + answer),
             scored=work.scored + share * (outlook.prompt + answer),
             read=work.read + share * outlook.prompt * sampled,
             answers=work.answers + share * sampled,
             sampled=max(work.sampled, outlook.answer * sampled),
         )
+
+
+def _size(example: Example) -> int:
+    """Bytes of a prompt's texts."""
+    return sum(len(message["content"].encode()) for message in example.prompt)

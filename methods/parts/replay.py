@@ -29,6 +29,8 @@ When it is replayed.
   (TRACE), under the same schedule and optimizer.
 * ``extra: on_top`` of the budget, or ``inside`` it, in place of the last own examples of a step.
 * Draws go through the memory in shuffled passes.
+* Where a method cuts a step into ``inner_batches``, replayed examples are shuffled among the step's
+  own. Behind them they would fill its last updates, which have moved furthest from the rollouts.
 
 ``general`` names a JSONL file with ``prompt`` and ``demonstration`` in each row (TRACE mixes LIMA
 in). Its rows are replayed from the first stage on, beside what is kept. They have no reward, so
@@ -54,6 +56,7 @@ from harness.base.files import read_jsonl, write_json
 from harness.base.seeds import seed_for
 from harness.base.settings import only_with, option
 from harness.learning.draws import draws
+from harness.learning.inner import InnerOptions
 from harness.learning.lessons import Lesson
 from harness.learning.method import Method, OrderView
 from harness.learning.options import TeacherOption
@@ -174,10 +177,11 @@ class Replay(Part):
             raise UserError(
                 place, "an order of one skill has no earlier one to replay", "give general data"
             )
-        if config.content == "own" and method.graded:
+        if config.content == "own" and not method.reads_demonstrations():
             raise UserError(
                 place,
-                "content: own changes nothing where the method samples answers and grades them",
+                "content: own changes nothing where the method learns from no demonstration: it "
+                "samples answers and grades them, or its teacher is shown none",
                 "leave it out",
             )
         if self.general:
@@ -245,8 +249,12 @@ class Replay(Part):
         return sum(min(count, each + (k < more)) for k, count in enumerate(drawn))
 
     def _of_all(self, drawn: Iterable[int]) -> int:
-        """What ``ratio`` keeps of stages that drew so many examples."""
-        return sum(math.ceil((self.config.ratio or 0.1) * count) for count in drawn)
+        """What ``ratio`` keeps of stages that drew so many examples, rounded up.
+
+        0.07 x 100 is above 7 by a rounding, and keeps 7.
+        """
+        shares = ((self.config.ratio or 0.1) * count for count in drawn)
+        return sum(math.ceil(round(share, 9)) for share in shares)
 
     def begin(self, stage: Stage) -> None:
         if self.general:
@@ -284,7 +292,10 @@ class Replay(Part):
                 own = own[: len(own) - len(taken)]
         if taken:
             step.log(replayed=len(taken))
-        return [*own, *(self.rows[i] for i in taken)]
+        mixed = [*own, *(self.rows[i] for i in taken)]
+        if isinstance(stage.training, InnerOptions) and stage.training.inner_batches > 1:
+            random.Random(seed_for(step.seed, "mix")).shuffle(mixed)
+        return mixed
 
     def _between(self, done: int, own: int) -> tuple[int, int]:
         """Which draws of the memory go with the ``own`` prompts behind the first ``done``."""

@@ -7,6 +7,9 @@ the ``stage`` (the paper: the model after the last task) or of the ``run``. With
 WiSE-FT with alpha = 1 - beta; the paper finds shorter periods better. AdamW's moments go on as
 they are, and so does the schedule.
 
+Where T is no multiple of the period the last two averages are nearer to each other, so that the
+start weighs more: of 14 steps 4, 8, 12 and 14.
+
 State: nothing; theta_0 is read from where the run keeps it. Cost: a second copy of the weights.
 """
 

@@ -14,6 +14,7 @@ State: nothing between stages. Cost: p_0 in memory, and a forward pass over each
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -30,6 +31,7 @@ class STMConfig(StartConfig):
 class STM(StartWeighting):
     Config = STMConfig
     config: STMConfig
+    apart: ClassVar = {"random_mask": "each would divide by the tokens that it keeps alone"}
 
     def row_weights(self, rows: Sequence[Row]) -> list[torch.Tensor]:
         least = -math.log(self.config.threshold)

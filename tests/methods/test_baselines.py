@@ -18,6 +18,7 @@ from harness.base.errors import UserError
 from harness.base.sums import SUMS
 from harness.learning import packing
 from harness.learning.general_prompts import DEFAULT_PROMPTS, general_prompts
+from harness.learning.lessons import Lesson
 from harness.learning.method import get_method
 from harness.learning.outlook import Outlook
 from harness.learning.packing import Row
@@ -288,6 +289,26 @@ def test_a_fixed_number_of_generations(fresh, tmp_path, generations, made):
         set(times) == {(e.id, tuple(a)) for e, a in samples.pairs}
         and max(times.values()) - min(times.values()) <= 1
     )
+
+
+def test_an_answer_of_the_teacher_has_the_limit_of_its_skill(fresh, tmp_path):
+    """Where a run teaches two skills at once; with one limit nothing differs."""
+    from harness.learning.teacher_samples import TeacherSamples
+
+    class Short(Letters):
+        name = "short"
+
+    mixed = [*Letters().examples("train")[:6], *Short().examples("train")[:6]]
+    found = {}
+    for limit in (10, 3):
+        stage = make_stage(*fresh, folder=tmp_path / str(limit))
+        stage.folder.mkdir()
+        stage.examples = mixed
+        stage.add_lesson(Lesson(Short(), limit), own=True)
+        found[limit] = TeacherSamples(stage).pairs
+    assert max(len(a) for e, a in found[3] if e.skill == "short") == 3
+    assert max(len(a) for e, a in found[3] if e.skill == "letters") > 3
+    assert max(len(a) for _, a in found[10]) > 3
 
 
 def test_teacher_samples_go_on_where_they_were_cut_off(fresh, tmp_path):

@@ -60,6 +60,7 @@ METHODS = {
 PARTS = {
     "replay": {"rows": 5},
     "ewc": {"examples": 3, "strength": 10, "gamma": 0.5},
+    "mas": {"examples": 3, "answers": "demonstrations", "strength": 10},
     "anchor": {"along": "old_prompts", "beta": 1, "divergence": "reverse"},
     "l2sp": {"of": "run", "coupled": False, "strength": 100},
     "stm": {"threshold": 400},
@@ -336,6 +337,11 @@ class Mine(Part):
         ("sft", {"mine": {"file": "mine.py"}, "replay": {}}, "beside mine: they are both mine"),
         ("sft", {"mine": {"file": "no.py"}}, "no.py is not a file"),
         ("grpo", {"replay": {"content": "own"}}, "content: own changes nothing"),
+        ("gkd_own", {"replay": {"content": "own"}}, "content: own changes nothing"),
+        ("sdft_source", {"replay": {"content": "own"}}, "content: own changes nothing"),
+        ("sft", {"stm": {}, "random_mask": {}}, "beside stm: each would divide by the tokens"),
+        ("sft", {"random_mask": {}, "stm": {}}, "beside random_mask: each would divide by"),
+        ("sft", {"mas": {"answers": "gold"}}, "with.mas: answers: unknown value 'gold'"),
         ("grpo", {"replay": {"general": "general.jsonl"}}, "replay: general: its rows have no rew"),
         ("sft", {"replay": {"general": "no.jsonl"}}, "general: no.jsonl is not a file"),
         ("sft", {"replay": {"selection": "reservoir"}}, "reservoir has a fixed size; give rows"),
@@ -366,8 +372,12 @@ class Mine(Part):
 def test_what_is_wrong_is_said_in_one_line(order_file, tmp_path, method, parts, problem):
     (tmp_path / "mine.py").write_text(MINE)
     (tmp_path / "general.jsonl").write_text('{"prompt": "p", "demonstration": "d"}\n')
-    path = order_file(methods={method: {"with": parts}})
-    if method == "cpt":
+    variants = {
+        "gkd_own": {"method": "gkd", "student_share": 1},
+        "sdft_source": {"method": "sdft", "teacher_context": "source"},
+    }
+    path = order_file(methods={method: {**variants.get(method, {}), "with": parts}})
+    if method in ("cpt", "sdft_source"):
         for file in tmp_path.glob("*-train.jsonl"):
             rows = [{**json.loads(line), "source": "s"} for line in file.read_text().splitlines()]
             file.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 from collections import Counter
+from fractions import Fraction
 from itertools import chain
 
 import pytest
@@ -15,6 +16,7 @@ from harness.learning.stage import Stage
 from harness.sampling.sampler import Completion
 from harness.skills.skill import Example, Skill
 from methods.parts.replay import GENERAL, Replay, ReplayConfig
+from methods.psft import PSFT, PSFTConfig
 from tests.learning.test_training import make_stage
 
 
@@ -328,3 +330,45 @@ def test_logprobs_that_rank_answers_are_those_at_temperature_1(
     kept = [scores[example.id] for example in part.memory]
     assert kept == pytest.approx(sorted(scores.values(), reverse=True)[:6], abs=1e-5)
     assert [example.id for example in part.memory] != order[:6]
+
+
+# ---- in order, and by hand ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inner", [1, 2, 4])
+def test_inner_updates_learn_replayed_examples_among_the_others(tiny_model, tmp_path, inner):
+    """With one update for a batch the order is that of methods without inner updates."""
+    part, seen = replay(rows=12, share=1.0), []
+    model, tokenizer = copy.deepcopy(tiny_model[0]), tiny_model[1]
+    first = stages(tiny_model, tmp_path, part, [12, 12])[0][0]
+    part.memory = list(first.skill.examples("train"))
+    stage = make_stage(
+        model,
+        tokenizer,
+        skill=Many("s1", 12),
+        index=2,
+        earlier=[Lesson(first.skill, 5)],
+        parts=[part],
+        folder=tmp_path,
+        on_step=lambda stage, step: seen.append([e.skill for e in step.examples]),
+    )
+    part.begin(stage)
+    PSFT(PSFTConfig(learning_rate=0.0, inner_batches=inner)).learn(stage)
+    assert [Counter(step) for step in seen] == [{"s1": 4, "s0": 4}] * 3
+    in_order = [step == ["s1"] * 4 + ["s0"] * 4 for step in seen]
+    assert all(in_order) if inner == 1 else not any(in_order)
+    halves = [step[4:].count("s0") for step in seen]
+    assert inner == 1 or all(0 < count < 4 for count in halves)
+    again = make_stage(model, tokenizer, skill=Many("s1", 12), index=2, parts=[part])
+    again.training = PSFTConfig(inner_batches=inner)
+    again.add_lesson(Lesson(first.skill, 5))
+    orders = [[e.id for e in step.examples] for step in again.steps()]
+    again.step = 0
+    assert orders == [[e.id for e in step.examples] for step in again.steps()]
+
+
+@pytest.mark.parametrize(("ratio", "count"), [(0.07, 100), (0.1, 30), (0.29, 100), (0.57, 100)])
+def test_a_ratio_that_gives_a_whole_number_keeps_that_number(ratio, count):
+    exact = int(Fraction(str(ratio)) * count)
+    assert replay(ratio=ratio)._of_all([count, count]) == 2 * exact
+    assert replay(ratio=ratio)._of_all([count + 1]) == exact + 1

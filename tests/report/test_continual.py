@@ -3,10 +3,11 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from harness.base import curves, metrics
-from harness.report.continual import continual_rows
+from harness.report.continual import _regained, continual_rows
 from harness.report.data import ReportData
 from harness.report.every_metric import every_metric
 from harness.report.tables import gain_table, main_table
@@ -201,3 +202,42 @@ def test_what_is_read_at_a_stages_end_stretches_no_curve(folder, results, tmp_pa
     for of in ("area under the learning curve", "prompts to 90% of the single result"):
         found, wanted = (measure(each, name, of) for each in (ReportData([grown]), results))
         assert found.value == pytest.approx(wanted.value)
+
+
+def with_values(folder, chosen, change):
+    """The report of a folder in which ``change`` was made to the records that are ``chosen``."""
+    records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    changed = [r | change for r in records if all(r.get(k) == v for k, v in chosen.items())]
+    assert changed
+    kept = [r for r in records if not all(r.get(k) == v for k, v in chosen.items())]
+    text = "".join(json.dumps(r) + "\n" for r in [*kept, *changed])
+    (folder / "records.jsonl").write_text(text)
+    return ReportData([folder])
+
+
+@pytest.mark.parametrize(("base", "is_there"), [(0.60, False), (0.55, True)])
+def test_a_goal_below_the_base_is_none(tmp_path, base, is_there):
+    """Nine tenths of 0.65 are 0.585: a skill that begins at 0.60 needs no prompt to get there."""
+    name, folder = NAMES[1], fabricate(tmp_path / "results", seeds=(0, 1), n=40)
+    add_references(folder)
+    metric = {"name": name, "metric": "exact", "split": "test"}
+    with_values(folder, {**metric, "stage": 0}, {"value": base})
+    results = with_values(folder, {**metric, "reference": "single"}, {"value": 0.65})
+    key = (name, "prompts to 90% of the single result")
+    found = [c for n, c in continual_rows(results) if (n, c["metric"]) == key]
+    assert bool(found and "sft" in found[0]) == is_there
+
+
+def test_an_own_stage_without_a_number_is_no_goal():
+    def table(*values, stderr=0.1):
+        rows = [
+            {"folder": 0, "seed": 0, "stage": k, "final": True, "prompts": 4.0 * k, "value": v,
+             "stderr": stderr}
+            for k, v in enumerate(values)
+        ]  # fmt: skip
+        return pd.DataFrame(rows)
+
+    again = table(0.0, 0.9)
+    assert np.isnan(_regained(again, table(np.nan), (0, 0)))
+    assert _regained(again, table(0.6), (0, 0)) == 4
+    assert _regained(again, table(1.2), (0, 0)) == np.inf

@@ -68,7 +68,15 @@ def test_finished_runs_are_swept(order_file, tmp_path, capsys, monkeypatch):
     before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file() and p.name != ".lock"}
     refused([*command, "--alpha", "1.5"], "--alpha 1.5: must be from 0 to 1")
     refused([*command, "--seed", "7"], "sft-seed7/stage-2/weights: is not there")
-    main(command)
+    measured, evaluate = [], harness.evaluation.evaluator.evaluate_skill
+
+    def counted(subject, *arguments, **settings):
+        measured.append(subject.fingerprint)
+        return evaluate(subject, *arguments, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(harness.evaluation.evaluator, "evaluate_skill", counted)
+        main(command)
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].split() == ["method", "alpha", "validation", "test", "retention"]
     assert len(printed) == 4 and sum(line.endswith("*") for line in printed) == 1
@@ -76,7 +84,9 @@ def test_finished_runs_are_swept(order_file, tmp_path, capsys, monkeypatch):
     swept = json.loads((out / "wise_ft/wise_ft.json").read_text())
     rows = {row["alpha"]: row for row in swept["rows"]}
     assert list(rows) == [0, 0.5, 1]
-    # The ends are the base model and the run as it was measured.
+    # The ends are the base model and the run as it was measured; their tests are not made again.
+    of_alpha = [measured.count(rows[alpha]["weights"]) for alpha in (0, 0.5, 1)]
+    assert of_alpha == [2, 4, 2]  # two skills, by validation and test
     records = read_lines(out / "records.jsonl")
     for alpha, stage in ((0, 0), (1, 2)):
         for skill in ("vowels", "digits"):

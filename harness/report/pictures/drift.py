@@ -29,7 +29,7 @@ class DriftCurves:
 def drift_records(results: ReportData) -> pd.DataFrame:
     """The records of KL(base || model) on general prompts, a token, of all steps."""
     records = results.records
-    chosen = (records["kind"] == "drift") & (records["metric"] == METRIC)
+    chosen = (records["kind"] == "drift") & (records["metric"] == METRIC)  # new, old have others
     return records[chosen & records["label"].notna()]
 
 
