@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -284,15 +285,14 @@ class Stage(Lessons):
         if of == "stage" and (self.begins_run or any(part.restarts for part in self.parts)):
             of = "run"
         if of not in self._starts:
-            load = self._load_start if of in STARTS else self._load_other
+            load = self._load_start
+            if of not in STARTS:
+                load = functools.partial(load_other, like=self.model, checksum=self._models.get(of))
             if load is None:
                 raise ValueError("this stage was made without its start")
             with torch.random.fork_rng():  # a resumed stage may load it in another step
                 self._starts[of] = load(of).requires_grad_(False).eval()
         return self._starts[of]
-
-    def _load_other(self, name: str) -> PreTrainedModel:
-        return load_other(name, self.model, self._models.get(name))
 
     # ---- what is done outside the steps --------------------------------------------------------
 
