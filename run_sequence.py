@@ -42,6 +42,14 @@ def arguments() -> argparse.Namespace:
         help="these seeds instead of the order's",
     )
     parser.add_argument(
+        "--sequence",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME",
+        help="only these sequences of the order's `orders`",
+    )
+    parser.add_argument(
         "--set",
         nargs="+",
         action="extend",
@@ -81,7 +89,7 @@ def main() -> None:
         check_folder(out / "teacher_check" if args.check_teacher else out)
         progress = Progress()
         progress.say(f"reads {args.order}")
-        order = read_order(args.order, args.set, args.method, args.seed)
+        order = read_order(args.order, args.set, args.method, args.seed, args.sequence)
         if args.plan:
             from harness.runs.plan import plan
 

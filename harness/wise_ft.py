@@ -28,6 +28,9 @@ def main(words: list[str] | None = None) -> None:
         "--seed", nargs="+", action="extend", type=int, default=[], help="only these seeds"
     )
     parser.add_argument(
+        "--sequence", nargs="+", action="extend", default=[], help="only these of its `orders`"
+    )
+    parser.add_argument(
         "--alpha",
         nargs="+",
         action="extend",
@@ -44,7 +47,9 @@ def main(words: list[str] | None = None) -> None:
         from harness.runs.alpha_sweep import sweep, table  # PyTorch takes seconds
         from harness.runs.reading import read_order
 
-        order = read_order(args.order, methods=args.method, seeds=args.seed)
+        order = read_order(
+            args.order, methods=args.method, seeds=args.seed, sequences=args.sequence
+        )
         folder = Path(args.out) if args.out else ROOT / "results" / order.name
         if not (folder / "results.json").is_file():
             raise UserError(folder, "is no results folder", "give that of the runs with --out")

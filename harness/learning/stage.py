@@ -48,7 +48,7 @@ class Stage(Lessons):
     model, tokenizer, sampler: live; the method trains ``model`` in place. skill: what is learned;
     examples: its training examples. seed: of the run; index: 1 for the first skill of the order, by
     which seeds go; number: 1 for the first stage of the run, whatever it teaches, ``index`` if left
-    out; reference: what a reference run's name has behind the label, as ``.single-2``.
+    out; reference: what the run's name has behind the label, as ``.single-2`` or ``@forward``.
     begins_run: whether the stage begins with the weights of the run's start.
     folder: a folder of the method's own, for files that it wants to write.
     prompts: the budget, in prompts; batch_size: prompts per optimizer step; phases: prompts drawn

@@ -8,7 +8,7 @@ from typing import Any
 from harness.base.errors import UserError
 from harness.results.formats import LATER, VERSION
 
-# What all runs of a folder share. Methods, seeds and references may be added.
+# What all runs of a folder share. Methods, seeds, sequences and references may be added.
 SHARED = ("model", "budget", "rollout", "evaluate", "skills", "retention")
 OTHER_FOLDER = "give another folder with --out, or move this one away"
 OTHER_LABEL = "give the changed method another label, or another folder with --out"
@@ -25,6 +25,7 @@ def continued(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> dic
         before = _without_descriptions(old.get(part))
         now = _without_descriptions(_without_later(new[part], old.get(part)))
         _check_equal(before, now, part, path, OTHER_FOLDER)
+    orders = _sequences(old, new, path)
     methods = old["methods"]
     for label in set(methods) & set(new["methods"]):
         _check_method(methods[label], new["methods"][label], label, path)
@@ -37,7 +38,19 @@ def continued(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> dic
         "methods": {**methods, **new["methods"]},
         "seeds": sorted({*old["seeds"], *new["seeds"]}),
         **{key: labels for key, labels in asked.items() if labels},
+        **({"orders": orders} if orders else {}),
     }
+
+
+def _sequences(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The sequences of both. Raises UserError where a name has two, or one side has none."""
+    before, now = old.get("orders") or {}, new.get("orders") or {}
+    if bool(before) != bool(now):
+        was, is_now = (", ".join(of) if of else "none" for of in (before, now))
+        raise UserError(path, f"`orders` was {was[:80]} and is now {is_now[:80]}", OTHER_FOLDER)
+    for name in [name for name in now if name in before]:
+        _check_equal(before[name], now[name], f"orders.{name}", path, OTHER_FOLDER)
+    return {**before, **now}
 
 
 def _check_form(old: Mapping[str, Any], path: Path) -> None:

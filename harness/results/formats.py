@@ -23,6 +23,7 @@ ORACLE = "oracle_"
 # What a reference run learns, the key `reference` of its records: all skills at once, one alone, or
 # one again from the model after the last stage.
 JOINT, SINGLE, RELEARN = "joint", "single", "relearn"
+OF_SEQUENCE = "@"  # in a run's folder name, before the sequence: no label has it
 # Metrics that a retention task has beside the one that counts: harness/evaluation/likelihoods.py.
 CONTINUOUS = ("margin", "probability", "loglikelihood")
 # Keys of a skill, a retention task or a method's options in results.json that older folders lack.
@@ -71,6 +72,7 @@ class Record(TypedDict):
     tokens: int  # trained on, scored or sampled since the start of the run
     seconds: float  # of training and sampling since the start of the run
     reference: NotRequired[str]  # of a reference run alone: joint, single or relearn
+    sequence: NotRequired[str]  # name in `orders`, where the order has several sequences
 
 
 class Evaluation(TypedDict):
@@ -117,7 +119,8 @@ class GridPoint(TypedDict):
     label: str  # of the method that has these values
     values: dict[str, Any]
     validation: float | None  # mean over the seeds
-    runs: dict[str, float | None]  # by seed, as a text: keys of JSON are texts
+    # By seed, as a text: keys of JSON are texts. With `orders` by SEED@SEQUENCE.
+    runs: dict[str, float | None]
 
 
 class GridChoice(TypedDict):
@@ -151,11 +154,13 @@ HEAD: Shape = {
     "overlap?": [OVERLAP],
     "references?": [str],
     "relearning?": [str],
+    "orders?": {"*?": [str]},
 }
 SELECTION: Shape = {"*": {"selected?": str, "rule": str, "points": list}}
 PRODUCTS: Shape = {"dtype": str, "sampling": str, "bfloat16?": float, "seconds": {"*": float}}
 RUN: Shape = {
     "label?": str,
+    "sequence?": str,
     "packages?": dict,
     "config?": dict,
     "with?": {"*?": dict},

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from harness.base import metrics
-from harness.results.formats import GridChoice, Record
+from harness.results.formats import OF_SEQUENCE, GridChoice, Record
 
 RULE = "highest mean own-stage validation accuracy"
 
@@ -13,9 +13,9 @@ def grid_selection(about: Mapping[str, Any], records: Iterable[Record]) -> dict[
     """The choice of every grid, by validation records alone: {label of the grid: choice}.
 
     A point of a grid is worth its mean own-stage validation accuracy: of each skill right after the
-    stage that taught it, by the metric that counts, averaged over the skills, then over the seeds.
+    stage that taught it, by the metric that counts, averaged over the skills, then over the runs.
     For one skill that is the paper's rule (arXiv 2601.19897, appendix). Only the ends of stages
-    count, and nothing is selected before all points have run with all seeds.
+    count, and nothing is selected before all points have run with all seeds and sequences.
 
     about: what results.json holds.
     """
@@ -27,7 +27,13 @@ def grid_selection(about: Mapping[str, Any], records: Iterable[Record]) -> dict[
         grid = method.get("grid")
         if not grid:
             continue
-        runs = {str(seed): _mean(scores.get((label, seed), {}), skills) for seed in about["seeds"]}
+        runs = {
+            f"{seed}{OF_SEQUENCE}{name}" if name else str(seed): _mean(
+                scores.get((label, seed, name), {}), skills
+            )
+            for seed in about["seeds"]
+            for name in about.get("orders") or [""]
+        }
         choice = choices.setdefault(grid["of"], {"rule": RULE, "selected": None, "points": []})
         choice["points"].append(
             {
@@ -58,24 +64,25 @@ def _counting_metrics(
 
 def _own_stage_scores(
     records: Iterable[Record], counting: Mapping[str, str]
-) -> dict[tuple[str, int], dict[str, float]]:
-    """{(method, seed): {skill: validation score right after the stage that taught it}}.
+) -> dict[tuple[str, int, str], dict[str, float]]:
+    """{(method, seed, sequence): {skill: validation score right after the stage that taught it}}.
 
     An answer that the judge gave no verdict on counts as wrong: else a point would gain by hard
     answers without a verdict.
     """
-    scores: dict[tuple[str, int], dict[str, float]] = {}
-    unjudged: dict[tuple[str, int, str], float] = {}  # share of the answers
+    scores: dict[tuple[str, int, str], dict[str, float]] = {}
+    unjudged: dict[tuple[str, int, str, str], float] = {}  # share of the answers
     for record in records:
         if not _is_own_stage(record):
             continue
         if record["value"] is None:  # not finite
             continue
-        method, seed, skill = record["method"], record["seed"], record["name"]
+        run = record["method"], record["seed"], record.get("sequence") or ""
+        skill = record["name"]
         if record["metric"] == counting.get(skill):
-            scores.setdefault((method, seed), {})[skill] = record["value"]
+            scores.setdefault(run, {})[skill] = record["value"]
         elif record["metric"] == "judge_errors":
-            unjudged[method, seed, skill] = record["value"]
+            unjudged[(*run, skill)] = record["value"]
     return {
         run: {skill: value * (1 - unjudged.get((*run, skill), 0.0)) for skill, value in of.items()}
         for run, of in scores.items()

@@ -45,7 +45,7 @@ def sweep(
     """Evaluate each alpha of each run of ``order`` in the results folder; nothing is trained.
 
     Returns what ``wise_ft/wise_ft.json`` holds: ``rule``, ``selected`` ({method: alpha}), and
-    ``rows`` of ``method``, ``seed``, ``alpha``, ``weights`` (the fingerprint), ``validation`` (the
+    ``rows`` of ``method``, ``seed``, ``sequence`` where there are several, ``alpha``, ``weights`` (the fingerprint), ``validation`` (the
     mean over the skills), ``skills`` ({skill: {split: {metric: [value, standard error]}}}) and
     ``retention`` ({task: {metric: [value, standard error]}}).
 
@@ -78,7 +78,8 @@ def sweep(
                         f"{name}: evaluates {what} {' '.join(map(str, counts))}"
                     )
 
-                found = {"method": run.label, "seed": run.seed, "alpha": alpha, "weights": weights}
+                found = {"method": run.label, "seed": run.seed, **run.mark}
+                found |= {"alpha": alpha, "weights": weights}
                 found |= _measured(order, evaluator, (model, tokenizer, sampler), weights, show)
                 rows.append(found)
                 progress.say(f"{run.name}, alpha {alpha:g}: validation {found['validation']:.3f}")
@@ -119,8 +120,8 @@ def _check(order: Order, results: ResultsWriter) -> None:
             raise UserError(
                 stage / "weights",
                 "is not there: the run is not over, or keeps no weights",
-                "run it to its end with `checkpoints: {keep: last}`, or name others with --method "
-                "and --seed",
+                "run it to its end with `checkpoints: {keep: last}`, or name others with --method, "
+                "--seed and --sequence",
             )
         check_sums(stage, "weights", BEFORE)
 

@@ -42,8 +42,9 @@ def estimate_order(
     """
     estimator = _Estimator(order, tokenizer, shape, results)
     stages = [
-        estimator.stage(spec, number, results)
+        estimator.stage(spec, sequence, number, results)
         for spec in order.methods.values()
+        for sequence in order.sequences
         for number in range(1, len(order.skills) + 1)
     ]
     for run in order.runs():
@@ -56,7 +57,7 @@ def estimate_order(
         skills=estimator.skills,
         stages=stages,
         retention=estimator.retention,
-        drift=estimator.drift_after(len(order.skills)),
+        drift=estimator.drift_after(order.skills),
         base_answers=estimator.base_answers,
         uncounted=estimator.uncounted,
     )
@@ -162,13 +163,15 @@ class _Estimator:
 
     # ---- stages --------------------------------------------------------------------------------
 
-    def stage(self, spec: MethodSpec, number: int, results: ResultsWriter) -> StageCost:
-        """The cost of stage ``number`` of one run of a method."""
-        order = self.order
-        skill = order.skills[number - 1]
+    def stage(
+        self, spec: MethodSpec, sequence: str, number: int, results: ResultsWriter
+    ) -> StageCost:
+        """The cost of stage ``number`` of one run of a method through a sequence."""
+        order, learned = self.order, self.order.in_sequence(sequence)
+        skill = learned[number - 1]
         prompts = order.prompts(skill, spec.config)
         batch_size = order.batch_size(spec.config)
-        earlier = order.skills[: number - 1]
+        earlier = learned[: number - 1]
         drawn = [
             min(spec.phases(order.prompts(e, spec.config))[0], len(e.examples("train")))
             for e in earlier
@@ -177,18 +180,19 @@ class _Estimator:
         steps = sum(-(-phase // batch_size) for phase in phases)
         every = order.evaluate.every_steps
         inside = (steps - 1) // every if every else 0
-        names = [s.name for s in order.evaluated(number)]
-        names += [s.name for s in order.evaluated(number, final=False)] * inside
+        names = [s.name for s in order.evaluated(number, True, sequence)]
+        names += [s.name for s in order.evaluated(number, False, sequence)] * inside
         outlook, work, trained, held = self._work(
-            spec, skill, prompts, len(order.skills) - number, earlier
+            spec, skill, prompts, len(learned) - number, earlier
         )
         parameters = spec.make_parameters()
-        seconds_measured = self._measured_seconds(spec.label, number, results)
+        stem = Run(spec.label, 0, (), sequence=sequence).stem
+        seconds_measured = self._measured_seconds(stem, number, results)
         seconds_estimated = self._learning_seconds(work, prompts, batch_size, type(parameters))
         seconds_estimated += self._evaluation_seconds(skill, names)
-        seconds_estimated += (1 + inside) * self.drift_after(number)
-        learned = {each.name for each in order.skills[:number]}
-        answers = sum(self.skills[name].answers for name in names if name in learned)
+        seconds_estimated += (1 + inside) * self.drift_after(learned[:number])
+        taught = {each.name for each in learned[:number]}
+        answers = sum(self.skills[name].answers for name in names if name in taught)
         seconds_estimated += self.machine.forward(answers * work.shown)
         return StageCost(
             label=spec.label,
@@ -206,6 +210,8 @@ class _Estimator:
             kept=work.kept + 4 * trained.kept * (outlook.later > 0),
             shown=work.shown,
             held=held,
+            sequence=sequence,
+            is_last=number == len(learned),
         )
 
     def reference(self, spec: MethodSpec, run: Run, results: ResultsWriter) -> StageCost:
@@ -218,7 +224,7 @@ class _Estimator:
         batch_size = order.batch_size(spec.config)
         phases = _with_parts(spec, spec.phases(sum(prompts)), [])
         further = self._work(spec, skills[0], sum(prompts), later=0, earlier=[]).work.further
-        seconds = self._measured_seconds(run.method, 1, results)
+        seconds = self._measured_seconds(run.stem, 1, results)
         estimated = self.retention if run.reference == JOINT else 0.0
         peaks, states = [(0.0, 0.0)], [0.0]
         parameters = type(spec.make_parameters())
@@ -248,6 +254,7 @@ class _Estimator:
             shown=work.shown,
             held={},
             reference=run.reference,
+            sequence=run.sequence,
         )
 
     def _work(
@@ -262,11 +269,11 @@ class _Estimator:
         copied = trained.numbers if trained.again else self.machine.parameters
         return float(16 * trained.numbers * spec.cls.trains + 4 * work.copies * copied)
 
-    def _measured_seconds(self, label: str, number: int, results: ResultsWriter) -> float | None:
+    def _measured_seconds(self, stem: str, number: int, results: ResultsWriter) -> float | None:
         """Mean seconds of this stage in the folder's runs of all seeds; None if there are none."""
         seconds = []
         for seed in self.order.seeds:
-            path = results.stage(f"{label}-seed{seed}", number) / "stage.json"
+            path = results.stage(f"{stem}-seed{seed}", number) / "stage.json"
             if path.exists():
                 seconds.append(sum(read_json(path, "seconds")["seconds"].values()))
         return statistics.fmean(seconds) if seconds else None
@@ -365,12 +372,11 @@ class _Estimator:
         length = self.outlooks[skill.name].prompt + self.order.limit(skill)
         return self._sampling(skill, rows) + self.machine.forward(4 * rows * length)
 
-    def drift_after(self, stage: int) -> float:
-        """Seconds of one measurement of the drift in stage ``stage``."""
+    def drift_after(self, learned: list[Skill]) -> float:
+        """Seconds of one measurement of the drift in the stage of the last of these skills."""
         order = self.order
         if order.drift is None:
             return 0.0
-        learned = order.skills[:stage]
         skills = learned[-1:] * ("new" in order.drifts) + learned[:-1] * ("old" in order.drifts)
         tokens = sum(self._drift_tokens(skill) for skill in skills)
         if "general" in order.drift.along:

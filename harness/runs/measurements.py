@@ -71,7 +71,8 @@ class Measurements:
         """
         if self.order.drift is None:
             return
-        along, learned = self.order.drift.along, self.order.skills[:stage]
+        along = self.order.drift.along
+        learned = [skill for k in range(1, stage + 1) for skill in self.live.taught(k)]
         if "general" in along:
             yield Finding(self._drift(None))
         if not stage and self.order.drifts:  # while the base is at hand, it answers

@@ -1,4 +1,4 @@
-"""One run while it goes on: a method x seed with its live model."""
+"""One run while it goes on: a method x seed x sequence with its live model."""
 
 import copy
 import json
@@ -34,7 +34,7 @@ CHANGEABLE = {
 
 
 class OneRun:
-    """One method x seed, with what its stages share.
+    """One method x seed x sequence, with what its stages share.
 
     model, tokenizer: live, and taught in place; weights: the fingerprint that the model had at the
     end of its last stage; method, parts, parameters (what is trained): remember what they want of
@@ -160,7 +160,7 @@ def start_of(results: ResultsWriter, order: Order, run: Run, stage: int) -> Path
     """The committed stage whose weights a stage begins with; None for the base model."""
     if stage > 1:
         return results.stage(run.name, stage - 1)
-    return results.stage(run.sequence, len(order.skills)) if run.reference == RELEARN else None
+    return results.stage(run.whole, len(order.skills)) if run.reference == RELEARN else None
 
 
 def keep_abilities(path: Path, model: PreTrainedModel) -> None:

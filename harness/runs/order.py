@@ -67,7 +67,7 @@ class Order(Sections):
         self.methods = self._methods()
         self.listed = self.all_methods = self.methods
         self.references, self.relearning = (
-            check_references(labels, self.methods, self.grid, len(self.skills), self.place, key)
+            check_references(labels, self.methods, self.grid, self.sequences, self.place, key)
             for key, labels in (
                 ("references", self.reference_labels),
                 ("relearning", self.relearning_labels),
@@ -221,7 +221,7 @@ class Order(Sections):
     # ---- what follows from it ------------------------------------------------------------------
 
     def runs(self) -> list[Run]:
-        """Every method x seed, in the order in which they run; references come last."""
+        """Every method x seed x sequence, as they run; references come last."""
         return runs(self)
 
     def prompts(self, skill: Skill, config: TrainingConfig | None = None) -> int:
@@ -265,19 +265,24 @@ class Order(Sections):
         validation = ["validation"] if self.selects or self.relearning_labels else []
         return list(dict.fromkeys([*self.reported(skill), *validation]))
 
-    def evaluated(self, number: int, final: bool = True) -> list[Skill]:
-        """The skills that are evaluated in stage ``number`` (0: the base model).
+    def in_sequence(self, sequence: str = "") -> list[Skill]:
+        """The skills as a sequence of ``orders`` has them; "" where the order has one."""
+        return [self.skills[number - 1] for number in self.sequences[sequence]]
+
+    def evaluated(self, number: int, final: bool = True, sequence: str = "") -> list[Skill]:
+        """The skills that are evaluated in stage ``number`` (0: the base model) of a sequence.
 
         final: at the end of the stage, or else inside it. See ``evaluate.skills``.
         """
         which = self.evaluate.skills
         if which == "all" or number == 0 or (final and number == len(self.skills)):
             return self.skills
+        learned = self.in_sequence(sequence)
         if which == "seen" or number == 1:
-            return self.skills[:number]
+            return learned[:number]
         # The earlier skill is the same for all methods and seeds.
         earlier = seed_for("evaluated skills", number) % (number - 1)
-        return [self.skills[earlier], self.skills[number - 1]]
+        return [learned[earlier], learned[number - 1]]
 
     def teacher_split(self, skill: Skill) -> str:
         """Where the demonstration-conditioned teacher is measured.
@@ -346,7 +351,11 @@ class Order(Sections):
             **({"products": asdict(self.products)} if self.products else {}),
             **({"references": self.references} if self.references else {}),
             **({"relearning": self.relearning} if self.relearning else {}),
+            **({} if "" in self.sequences else {"orders": self._about_orders()}),
         }
+
+    def _about_orders(self) -> dict[str, list[str]]:
+        return {name: [s.name for s in self.in_sequence(name)] for name in self.sequences}
 
     def _about_skill(self, skill: Skill) -> dict[str, Any]:
         about: dict[str, Any] = {

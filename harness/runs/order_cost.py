@@ -32,7 +32,8 @@ class StageCost:
     at the peak, on the device and in host memory; trained: numbers that learn; state: bytes of a
     checkpoint beside the weights; kept: bytes for later stages; held: of these, {method, part or
     parametrisation: (bytes, gold rows)}; reference: ``joint``, ``single`` or ``relearn``, empty for
-    a stage of the sequence; shown: prompt tokens before each question that is evaluated.
+    a stage of a sequence; sequence: its name, where there are several; is_last: whether no stage
+    comes after it; shown: prompt tokens before each question that is evaluated.
     """
 
     label: str
@@ -51,6 +52,8 @@ class StageCost:
     shown: float
     held: Mapping[str, tuple[float, float]]
     reference: str = ""
+    sequence: str = ""
+    is_last: bool = True
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,12 @@ class OrderCost:
     drift: float
     base_answers: float
     uncounted: str | None
+
+    @property
+    def sequences(self) -> dict[str, list[StageCost]]:
+        """{name of a sequence: the stages of one seed}, where there are several."""
+        names = dict.fromkeys(stage.sequence for stage in self.stages if stage.sequence)
+        return {name: [stage for stage in self.stages if stage.sequence == name] for name in names}
 
     @property
     def evaluations(self) -> int:

@@ -11,6 +11,7 @@ from harness.base.power import Variation
 from harness.models.chat import stop_tokens
 from harness.models.checkpoint import check_saving, generation_config
 from harness.models.load import cannot_load, check_tokens, load_tokenizer, resolve_device
+from harness.results.formats import OF_SEQUENCE
 from harness.results.overlap import sentence
 from harness.results.writer import ResultsWriter
 from harness.runs.context import check_context
@@ -102,6 +103,7 @@ def _head(order: Order, cost: OrderCost) -> Iterator[str]:
     yield (
         f"{order.name}: {len(runs)} runs "
         f"({len(order.methods)} methods x {len(order.seeds)} seeds"
+        f"{'' if '' in order.sequences else f' x {len(order.sequences)} sequences'}"
         f"{f', {references} references of one stage' if references else ''}), "
         f"{len(order.skills)} stages each, "
         f"model {order.model.name} ({cost.parameters / 1e6:.0f}M parameters, {dtype})"
@@ -120,7 +122,8 @@ def _table(order: Order, cost: OrderCost) -> Iterator[str]:
 
 
 def _name(stage: StageCost) -> str:
-    return f"{stage.label} {stage.reference}".rstrip()
+    sequence = f"{OF_SEQUENCE}{stage.sequence}" if stage.sequence else ""
+    return f"{stage.label}{sequence} {stage.reference}".rstrip()
 
 
 def _row(stage: StageCost, width: int) -> str:
@@ -136,8 +139,9 @@ def _summary(order: Order, cost: OrderCost, vocabulary: int) -> Iterator[str]:
     yield _evaluations_line(order, cost)
     yield from _further_lines(order, cost)
     yield from _trained_lines(order, cost)
-    yield from _shown_lines(cost)
+    yield from _shown_lines(order, cost)
     yield from _kept_lines(cost)
+    yield from _sequence_lines(order, cost)
     yield from _grid_lines(order)
     for overlap in order.overlaps:
         yield f"overlap of test and train: {sentence(overlap)}"
@@ -218,14 +222,25 @@ def _trained_lines(order: Order, cost: OrderCost) -> Iterator[str]:
         yield line
 
 
-def _shown_lines(cost: OrderCost) -> Iterator[str]:
+def _shown_lines(order: Order, cost: OrderCost) -> Iterator[str]:
     """What methods read before each question that is evaluated."""
-    for stage in cost.stages:
-        if stage.shown:
-            yield (
-                f"{stage.label}: demonstrations of about {stage.shown:.0f} tokens before each "
-                f"question of {stage.skill}"
-            )
+    lines = [
+        f"{stage.label}: demonstrations of about {stage.shown:.0f} tokens before each "
+        f"question of {stage.skill}"
+        for stage in cost.stages
+        if stage.shown
+    ]
+    yield from lines if "" in order.sequences else dict.fromkeys(lines)
+
+
+def _sequence_lines(order: Order, cost: OrderCost) -> Iterator[str]:
+    """What each sequence of ``orders`` is, and what its runs take with those that relearn."""
+    runs = order.runs()
+    for name, stages in cost.sequences.items():
+        skills = ", ".join(skill.name for skill in order.in_sequence(name))
+        count = sum(run.sequence == name for run in runs)
+        seconds = sum(stage.seconds for stage in stages) * cost.seeds
+        yield f"sequence {name}: {skills}; {count} runs, about {clock(seconds)}"
 
 
 def _kept_lines(cost: OrderCost) -> Iterator[str]:
@@ -305,8 +320,7 @@ def _disk_line(order: Order, cost: OrderCost, weights: int) -> str:
     weights_kept = {"last": sequences, "all": sum(len(run.stages) for run in runs), "none": 0}[keep]
     kept = 0.0  # The last stage of a run keeps nothing for a later one.
     if keep == "all":
-        last = order.skills[-1].name
-        stages = [stage for stage in cost.stages if stage.skill != last]
+        stages = [stage for stage in cost.stages if not stage.is_last]
         kept = sum(stage.kept for stage in stages) * len(order.seeds)  # of a reference it is 0
     at_end = weights_kept * weights + kept
     at_most = at_end + 2 * weights + max(stage.state + 2 * stage.kept for stage in cost.stages)

@@ -76,6 +76,7 @@ def _provenance(live: OneRun, first: int) -> dict[str, Any]:
         "run": live.run.name,
         "label": live.run.method,
         "seed": live.run.seed,
+        **({"sequence": live.run.sequence} if live.run.sequence else {}),
         **about_method(spec),
         "batch_size": order.batch_size(spec.config),
         "model": asdict(order.model),

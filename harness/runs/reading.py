@@ -23,11 +23,12 @@ def read_order(
     changes: Iterable[str] = (),
     methods: Sequence[str] = (),
     seeds: Sequence[int] = (),
+    sequences: Sequence[str] = (),
 ) -> "Order":
     """Read, change and validate an order file.
 
-    changes: texts ``key.key=value`` (the value in YAML); methods, seeds: keep only these. Raises
-    UserError.
+    changes: texts ``key.key=value`` (the value in YAML); methods, seeds, sequences: keep only
+    these. Raises UserError.
     """
     mapping = _read_mapping(Path(path), changes)
     from harness.runs.order import Order
@@ -39,6 +40,8 @@ def read_order(
         check(seed, {"min": 0}, "--seed")
     if seeds:
         order.seeds = list(dict.fromkeys(seeds))
+    if sequences:
+        _keep_sequences(order, sequences)
     return order
 
 
@@ -70,6 +73,17 @@ def _keep_methods(order: "Order", labels: Iterable[str]) -> None:
         for label, spec in order.listed.items()
         if label in order.methods or spec.grid_of in grids
     }
+
+
+def _keep_sequences(order: "Order", names: Sequence[str]) -> None:
+    """Keep the sequences of these names."""
+    for name in names:
+        place = f"--sequence {name}"
+        if "" in order.sequences:
+            raise UserError(place, "the order has one sequence, without a name", "leave it out")
+        if name not in order.sequences:
+            raise UserError(place, "is not in the order", did_you_mean(name, order.sequences))
+    order.sequences = {n: of for n, of in order.sequences.items() if n in names}
 
 
 # ---- YAML ----------------------------------------------------------------------------------------

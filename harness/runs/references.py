@@ -1,11 +1,11 @@
-"""The runs of an order: each method x seed through the sequence, and the references beside it.
+"""The runs of an order: each method x seed x sequence, and the references beside them.
 
 A reference is what a sequence is compared with, made by the same method with the same settings:
 ``joint`` learns all skills of the order at once, ``single`` one skill alone from the base model,
 ``relearn`` one again from the model after the last stage.
 """
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from harness.base.seeds import seed_for
 from harness.learning.draws import draws
 from harness.learning.lessons import Lesson
 from harness.models.chat import chat_tokens
-from harness.results.formats import JOINT, RELEARN, SINGLE
+from harness.results.formats import JOINT, OF_SEQUENCE, RELEARN, SINGLE
 from harness.runs.methods import MethodSpec
 from harness.runs.sections import names_folder
 from harness.skills.skill import Example, Skill
@@ -28,16 +28,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """One method x seed: through the whole order, or as a reference.
+    """One method x seed x sequence: through all skills, or as a reference.
 
     stages: for each stage the numbers of the skills that it teaches, from 1; reference: ``joint``,
-    ``single`` or ``relearn``, empty for a sequence.
+    ``single`` or ``relearn``, empty for a sequence; sequence: its name in ``orders``, empty where
+    the order has one, and of joint and single runs, which none makes different.
     """
 
     label: str
     seed: int
     stages: tuple[tuple[int, ...], ...]
     reference: str = ""
+    sequence: str = ""
 
     @property
     def method(self) -> str:
@@ -49,28 +51,56 @@ class Run:
         return f"{self.label}.{self.reference}{number}"
 
     @property
-    def name(self) -> str:
-        """Name of the run's folder."""
-        return f"{self.method}-seed{self.seed}"
+    def suffix(self) -> str:
+        """What its name has behind the label: reference and sequence, ``.relearn-1@forward``."""
+        sequence = f"{OF_SEQUENCE}{self.sequence}" if self.sequence else ""
+        return self.method.removeprefix(self.label) + sequence
 
     @property
-    def sequence(self) -> str:
-        """Name of the folder of the sequence that it stands beside."""
-        return f"{self.label}-seed{self.seed}"
+    def stem(self) -> str:
+        """Its name without the seed."""
+        return f"{self.label}{self.suffix}"
+
+    @property
+    def name(self) -> str:
+        """Name of the run's folder."""
+        return f"{self.stem}-seed{self.seed}"
+
+    @property
+    def whole(self) -> str:
+        """Name of the folder of the run through the sequence that it stands beside."""
+        return replace(self, reference="").name
+
+    @property
+    def mark(self) -> dict[str, Any]:
+        """What its records have beside method and seed."""
+        named = {"reference": self.reference, "sequence": self.sequence}
+        return {key: value for key, value in named.items() if value}
 
 
 def runs(order: "Order") -> list[Run]:
-    """Every run of an order, in the order in which they run: the references come last."""
-    sequence = tuple((number,) for number in range(1, len(order.skills) + 1))
-    found = [Run(label, seed, sequence) for seed in order.seeds for label in order.methods]
-    for asked, further in (
-        (order.references, reference_runs),
-        (order.relearning, relearning_runs),
-    ):
-        labels = [label for label in asked if label in order.methods]
+    """Every run of an order, in the order in which they run: the references come last.
+
+    References belong to the first sequence of the file: so several processes, one a sequence, do
+    not meet in them.
+    """
+    sequences, every = order.sequences, order.all_sequences
+    found = [
+        Run(label, seed, tuple((number,) for number in numbers), sequence=name)
+        for seed in order.seeds
+        for name, numbers in sequences.items()
+        for label in order.methods
+    ]
+    if next(iter(every)) in sequences:
+        labels = [label for label in order.references if label in order.methods]
         for seed in order.seeds:
             for label in labels:
-                found += further(label, seed, len(order.skills))
+                found += reference_runs(label, seed, every.values())
+    labels = [label for label in order.relearning if label in order.methods]
+    for seed in order.seeds:
+        for name, numbers in sequences.items():
+            for label in labels:
+                found += relearning_runs(label, seed, name, numbers)
     return found
 
 
@@ -84,21 +114,22 @@ def without_runs(order: "Order") -> list[str]:
     ]
 
 
-def relearning_runs(label: str, seed: int, skills: int) -> list[Run]:
+def relearning_runs(label: str, seed: int, sequence: str, numbers: Sequence[int]) -> list[Run]:
     """Each skill but the last one, learned again from the model after the last stage."""
-    return [Run(label, seed, ((number,),), RELEARN) for number in range(1, skills)]
+    return [Run(label, seed, ((number,),), RELEARN, sequence) for number in numbers[:-1]]
 
 
-def reference_runs(label: str, seed: int, skills: int) -> list[Run]:
+def reference_runs(label: str, seed: int, sequences: Collection[tuple[int, ...]]) -> list[Run]:
     """The references of a method with one seed.
 
-    The first skill alone is stage 1 of the sequence, and is not learned twice; nor is an order of
-    one skill.
+    A skill that begins a sequence is learned alone in its stage 1, and is not learned twice; nor is
+    an order of one skill.
     """
-    if skills < 2:
+    everything = tuple(sorted(next(iter(sequences))))
+    if len(everything) < 2:
         return []
-    everything = tuple(range(1, skills + 1))
-    alone = [Run(label, seed, ((number,),), SINGLE) for number in everything[1:]]
+    begun = {numbers[0] for numbers in sequences}
+    alone = [Run(label, seed, ((n,),), SINGLE) for n in everything if n not in begun]
     return [Run(label, seed, (everything,), JOINT), *alone]
 
 
@@ -106,12 +137,13 @@ def check_references(
     labels: Iterable[object],
     methods: Mapping[str, MethodSpec],
     grids: Mapping[str, Any],
-    skills: int,
+    sequences: Mapping[str, tuple[int, ...]],
     place: str,
     key: str,
 ) -> list[str]:
     """The labels of ``key``, references or relearning. Raises UserError for one without runs."""
     checked: list[str] = []
+    skills = len(next(iter(sequences.values())))
     for i, label in enumerate(map(str, labels)):
         own = f"{place}: {key}[{i}]"
         if label in grids:
@@ -125,7 +157,10 @@ def check_references(
             raise UserError(own, f"there is no method {label!r}", did_you_mean(label, methods))
         if label in checked:
             raise UserError(own, f"{label!r} stands twice")
-        for run in reference_runs(label, 0, skills) + relearning_runs(label, 0, skills):
+        made = reference_runs(label, 0, sequences.values())
+        for name, numbers in sequences.items():
+            made += relearning_runs(label, 0, name, numbers)
+        for run in made:
             if spelling(run.method) in map(spelling, methods):
                 raise UserError(
                     own, f"a method is called {run.method!r}, as a reference is", "rename it"

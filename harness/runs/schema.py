@@ -176,6 +176,11 @@ class Schema:
     retention: str | list | None = option(None, "a suite of benchmarks/retention, or lm-eval tasks")
     power: dict = option({}, "differences that should be told: --plan proposes seeds and questions")
     checkpoints: dict = option({}, "resume and disk")
+    orders: dict | list | str | None = option(
+        None,
+        "several sequences of these skills, each a run of its own: name: [skills], a list of "
+        "lists, or `latin_square`",
+    )
     references: list[str | int] = option(
         [],
         "methods that also learn all skills at once (`joint`) and each skill alone (`single`)",

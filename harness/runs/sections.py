@@ -13,10 +13,11 @@ from typing import Any, cast
 
 import yaml
 
-from harness.base.errors import UserError
+from harness.base.errors import UserError, did_you_mean, shortened
 from harness.base.files import ROOT, spelling
 from harness.base.settings import build, check
 from harness.evaluation.settings import KL, Drift, Evaluate, PassAtK
+from harness.runs.latin_square import latin_square
 from harness.runs.schema import (
     Budget,
     ChatTemplate,
@@ -30,6 +31,8 @@ from harness.sampling.settings import Rollout, VLLMConfig
 
 NAMES = "use letters, digits, - and _, at most 200"
 LONGEST_NAME = 200
+LONGEST_SEQUENCE = 30  # letters: with a label and a seed it is the name of a folder
+LATIN_SQUARE = "latin_square"
 PLAIN_NAMES = (
     "use letters, digits, blanks and marks, at most 200, but no line breaks, $, \\, <, >, `, | "
     "nor = + - @ in front"
@@ -40,7 +43,8 @@ SERIES = ("base", "teacher", "oracle_rag")  # rows of the report beside those of
 class Sections:
     """An order file with every section in its dataclass; files, skills and methods are names.
 
-    skill_specs: the entries of ``skills``; method_options: the hyperparameters that the file gives
+    skill_specs: the entries of ``skills``; sequences: {name: numbers of the skills, from 1} of
+    ``orders``, {"": (1, 2, ...)} where there are none; method_options: the hyperparameters that the file gives
     each label; grid: {label: {hyperparameter: values}}; judge_section, retention_section: as in the
     file; reference_labels, relearning_labels: of ``references``, ``relearning``. ``selects``:
     whether a grid selects among its points, by validation scores.
@@ -73,6 +77,10 @@ class Sections:
         self.power: Power = build(Power, schema.power, f"{place}: power")
         self.seeds = _seeds(schema.seeds, f"{place}: seeds")
         self.skill_specs = _skill_specs(schema.skills, f"{place}: skills")
+        self.sequences = _sequences(
+            schema.orders, [spec.name for spec in self.skill_specs], f"{place}: orders"
+        )
+        self.all_sequences = self.sequences  # those of the file, whatever --sequence says
         self.method_options = _method_options(schema.methods, f"{place}: methods")
         if self.drifts == ["old"] and len(self.skill_specs) < 2:
             problem = "an order of one skill has no earlier one"
@@ -160,7 +168,9 @@ def _with_texts(mapping: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _by_label(mapping: Mapping[Any, Any], place: str) -> dict[str, Any]:
+def _by_label(
+    mapping: Mapping[Any, Any], place: str, remedy: str = "choose another label"
+) -> dict[str, Any]:
     """A mapping whose keys are texts: YAML reads a label such as 1 as a number.
 
     Raises UserError for two labels that are one folder on some file systems.
@@ -171,7 +181,7 @@ def _by_label(mapping: Mapping[Any, Any], place: str) -> dict[str, Any]:
             raise UserError(
                 f"{place}.{label}",
                 f"{label!r} and {labels[spelling(label)]!r} are one folder on some file systems",
-                "choose another label",
+                remedy,
             )
         labels[spelling(label)] = label
     return {str(label): value for label, value in mapping.items()}
@@ -221,6 +231,54 @@ def _skill_specs(entries: list[Any], place: str) -> list[SkillSpec]:
     if not specs:
         raise UserError(place, "is empty", "name at least one skill")
     return specs
+
+
+def _sequences(entry: Any, skills: list[str], place: str) -> dict[str, tuple[int, ...]]:
+    """{name: numbers of the skills}; {"": all in the order of the file} without an entry."""
+    if entry is None:
+        return {"": tuple(range(1, len(skills) + 1))}
+    if len(skills) < 2:
+        raise UserError(place, "there is one skill, which has one sequence", "leave `orders` out")
+    if isinstance(entry, str):
+        if entry != LATIN_SQUARE:
+            problem = f"{shortened(repr(entry), 80)} is no design"
+            raise UserError(place, problem, f"write {LATIN_SQUARE}, or sequences of the skills")
+        return {str(k): row for k, row in enumerate(latin_square(len(skills)), 1)}
+    named = entry if isinstance(entry, dict) else dict(enumerate(entry, 1))
+    if len(named) < 2:
+        remedy = "name two or more, or write `skills` in that sequence and leave `orders` out"
+        raise UserError(place, f"has {['no', 'one'][len(named)]} sequence", remedy)
+    sequences: dict[str, tuple[int, ...]] = {}
+    for name, listed in _by_label(named, place, "choose another name").items():
+        own = f"{place}.{shortened(name, 80)}" if isinstance(entry, dict) else f"{place}[{name}]"
+        if not names_folder(name) or len(name) > LONGEST_SEQUENCE:
+            problem = f"{shortened(repr(name), 80)} is no name of a folder"
+            remedy = f"use letters, digits, - and _, at most {LONGEST_SEQUENCE}"
+            raise UserError(own, problem, remedy)
+        numbers = _numbers(listed, skills, own)
+        for other, before in sequences.items():
+            if numbers == before:
+                raise UserError(own, f"is the same sequence as {other}", "leave one out")
+        sequences[name] = numbers
+    return sequences
+
+
+def _numbers(listed: Any, skills: list[str], place: str) -> tuple[int, ...]:
+    """The numbers of the skills that a sequence lists. Raises UserError unless it has each once."""
+    if not isinstance(listed, list):
+        problem = f"must be a list of skills, not {shortened(repr(listed), 80)}"
+        raise UserError(place, problem, "as [" + ", ".join(skills)[:60] + "]")
+    names = list(map(str, listed))
+    for name in names:
+        if name not in skills:
+            problem = f"there is no skill {shortened(repr(name), 80)}"
+            raise UserError(place, problem, did_you_mean(name, skills))
+        if names.count(name) > 1:
+            raise UserError(place, f"{name[:80]!r} stands twice", "a skill is learned once")
+    if absent := [name for name in skills if name not in names]:
+        problem = f"{absent[0][:80]!r} is not in it"
+        raise UserError(place, problem, "a sequence has every skill of `skills` once")
+    return tuple(skills.index(name) + 1 for name in names)
 
 
 def _method_options(methods: Mapping[Any, Any], place: str) -> dict[str, dict[str, Any]]:

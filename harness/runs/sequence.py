@@ -174,7 +174,7 @@ def check_sequence(run: Run, last: Path) -> None:
     """Raises UserError where the sequence whose skills are learned again has no last weights."""
     if not (last / "weights").is_dir():
         state = "has not kept its last weights" if last.is_dir() else "is not finished"
-        raise UserError(f"relearning of {run.label}", f"{run.sequence} {state}", "run it first")
+        raise UserError(f"relearning of {run.label}", f"{run.whole} {state}", "run it first")
 
 
 def _first_open_stage(results: ResultsWriter, run: Run) -> int | None:
@@ -207,7 +207,7 @@ def _one_process(folder: Path) -> Iterator[None]:
             raise UserError(
                 folder,
                 "another process works on this run",
-                "wait for it, or choose another --method or --seed",
+                "wait for it, or choose another --method, --seed or --sequence",
             ) from None
         yield
 

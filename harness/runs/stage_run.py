@@ -112,7 +112,7 @@ class BaseStage:
         """The skills that are measured, at the end of the stage or inside it."""
         if self.live.run.reference == RELEARN:
             return self.live.taught(1)
-        return self.live.order.evaluated(self.number, final)
+        return self.live.order.evaluated(self.number, final, self.live.run.sequence)
 
     def _check_learned(self, weights: str) -> None:
         """Whether the weights, by their fingerprint, may be those at the end of the stage."""
@@ -130,8 +130,7 @@ class BaseStage:
 
     def _record(self, findings: Iterable[Finding], final: bool) -> None:
         """One record for every metric of an evaluation."""
-        reference = self.live.run.reference
-        mark: dict[str, Any] = {"reference": reference} if reference else {}
+        mark = self.live.run.mark
         if final and 0 < self.learned < self.amounts.prompts:
             mark["prompts_learned"] = self.before.prompts + self.learned
         for finding in findings:
@@ -272,7 +271,7 @@ class SkillStage(BaseStage):
             seed=live.run.seed,
             index=live.run.stages[self.number - 1][0],  # the same draws in all runs
             number=self.number,
-            reference=live.run.method.removeprefix(live.run.label),
+            reference=live.run.suffix,
             prompts=sum(drawn),
             phases=live.method.phases(sum(drawn)),
             batch_size=order.batch_size(config),
