@@ -2,20 +2,22 @@
 
 python -m benchmarks.coverage --draws 2000
 python -m benchmarks.coverage --seeds 2 --items 300 --estimators report
+python -m benchmarks.coverage --orders 3        # with several sequences of skills as a level
 python -m benchmarks.coverage --measured results/NAME     # what the runs of a folder tell
 """
 
 import zlib
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.coverage.estimators import ESTIMATORS, report
-from benchmarks.coverage.laws import LAWS, Law
+from benchmarks.coverage.estimators import ESTIMATORS, ESTIMATORS_OF_ORDERS, report
+from benchmarks.coverage.laws import LAWS, LAWS_OF_ORDERS, Law
 from benchmarks.coverage.measured import measured_table
-from harness.base.errors import Parser, reported
+from harness.base.errors import Parser, UserError, did_you_mean, reported
 from harness.base.intervals import spread
 from harness.base.power import Variation
 from harness.report.data import ReportData
@@ -29,14 +31,20 @@ class Coverage(NamedTuple):
 
 
 def coverage(
-    law: Law, items: int, seeds: int, draws: int, names: Sequence[str] = tuple(ESTIMATORS)
+    law: Law, items: int, seeds: int, draws: int, names: Sequence[str] = (), orders: int = 0
 ) -> dict[str, Coverage]:
-    """{estimator: its coverage of the law's truth}; the same draws for every estimator."""
-    generator = np.random.default_rng([zlib.crc32(law.name.encode()), items, seeds])
+    """{estimator: its coverage of the law's truth}; the same draws for every estimator.
+
+    names: all if left out; orders: sequences of skills, 0 for runs of one.
+    """
+    known = ESTIMATORS_OF_ORDERS if orders else ESTIMATORS
+    names = names or list(known)
+    key = [zlib.crc32(law.name.encode()), items, seeds, *([orders] if orders else [])]
+    generator = np.random.default_rng(key)
     bounds = np.empty((draws, len(names), 2))
     for draw in range(draws):
-        tests = law.draw(generator, items, seeds)
-        bounds[draw] = [ESTIMATORS[name](tests, law) for name in names]
+        tests = law.draw(generator, items, seeds, orders)
+        bounds[draw] = [known[name](tests, law) for name in names]
     slack = 1e-12  # the truth may be 0, and so may a bound
     inside = (bounds[..., 0] <= law.truth + slack) & (law.truth - slack <= bounds[..., 1])
     width = (bounds[..., 1] - bounds[..., 0]).mean(0)
@@ -45,16 +53,18 @@ def coverage(
     }
 
 
-def lines(items: Sequence[int], seeds: int, draws: int, names: Sequence[str]) -> Iterator[str]:
+def lines(
+    items: Sequence[int], seeds: int, draws: int, names: Sequence[str], orders: int = 0
+) -> Iterator[str]:
     """The table in Markdown: coverage in per cent / half of the mean width."""
     yield "| law | items | " + " | ".join(names) + " |"
     yield "|---|---:|" + "---:|" * len(names)
-    for law in LAWS:
+    for law in LAWS_OF_ORDERS if orders else LAWS:
         for n in items:
             scale, form = (100, ".1f") if law.is_fraction else (1, ".3f")
             cells = [
                 f"{100 * cell.share:.1f} / {cell.width / 2 * scale:{form}}"
-                for cell in coverage(law, n, seeds, draws, names).values()
+                for cell in coverage(law, n, seeds, draws, names, orders).values()
             ]
             yield f"| {law.name} | {n} | " + " | ".join(cells) + " |"
 
@@ -105,6 +115,15 @@ def power_table(items: Sequence[int], seeds: int, draws: int) -> Iterator[str]:
                 yield f"| {law.name} | {n} | {smallest * scale:{form}} | {100 * share:.0f}% |"
 
 
+def _names(args: Namespace) -> list[str]:
+    """The estimators that are asked for. Raises UserError for one that is not there."""
+    known = ESTIMATORS_OF_ORDERS if args.orders else ESTIMATORS
+    for name in args.estimators or ():
+        if name not in known:
+            raise UserError(f"--estimators {name}", "is none of them", did_you_mean(name, known))
+    return args.estimators or list(known)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("--draws", type=int, default=1000, help="of each law (default: 1000)")
@@ -112,7 +131,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--seeds", type=int, help="runs of each draw (default: 3), or of the last column (5)"
     )
     parser.add_argument("--items", type=int, nargs="+", default=[100, 300], help="of each test")
-    parser.add_argument("--estimators", nargs="+", default=list(ESTIMATORS), choices=ESTIMATORS)
+    parser.add_argument("--orders", type=int, default=0, help="sequences of the skills, 2 or more")
+    parser.add_argument("--estimators", nargs="+", metavar="NAME", help="all if left out")
     parser.add_argument("--power", action="store_true", help="power instead of coverage")
     parser.add_argument(
         "--measured",
@@ -127,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         elif args.power:
             found = power_table(args.items, args.seeds or 3, args.draws)
         else:
-            found = lines(args.items, args.seeds or 3, args.draws, args.estimators)
+            found = lines(args.items, args.seeds or 3, args.draws, _names(args), args.orders)
         for line in found:
             print(line, flush=True)
 

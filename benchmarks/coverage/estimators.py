@@ -1,9 +1,10 @@
 """Intervals that are compared: the report's, what it had before, and others of the literature.
 
-Each takes the tests of one draw, [items, seeds] each, and whether scores are right or wrong and
-whether the number is an accuracy; it returns (low, high).
+Each takes the tests of one draw, [items, seeds] each or [items, seeds, orders], and whether scores
+are right or wrong and whether the number is an accuracy; it returns (low, high).
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -27,8 +28,8 @@ def value(tests: Tests) -> float:
 def _spread(tests: Tests, law: Law) -> Spread | None:
     flips = [0.0] * len(tests)
     if law.of in ("change", "pair"):
-        flips = [1 / law.tests / tests[0].shape[1]] * len(tests)
-    return intervals.spread(tests, flips=flips)
+        flips = [1 / law.tests / math.prod(tests[0].shape[1:])] * len(tests)
+    return intervals.spread(tests, ("seeds", "orders"), flips)
 
 
 def _around(tests: Tests, half: float) -> Bounds:
@@ -36,7 +37,7 @@ def _around(tests: Tests, half: float) -> Bounds:
 
 
 def report(tests: Tests, law: Law) -> Bounds:
-    """Both levels, each with its Student's t, weighted by squared variances."""
+    """All levels, each with its Student's t, weighted by squared variances."""
     spread = _spread(tests, law)
     if law.of == "accuracy":
         error = spread.stderr if spread else np.nan
@@ -104,6 +105,21 @@ def bootstrap_both(tests: Tests, law: Law) -> Bounds:
     return metrics.percentile_interval(draws)
 
 
+def runs_as_seeds(tests: Tests, law: Law) -> Bounds:
+    """Every run as a seed of its own, whatever its sequence."""
+    return report([test.reshape(len(test), -1) for test in tests], law)
+
+
+def sequences_averaged(tests: Tests, law: Law) -> Bounds:
+    """The sequences as they are, no sample of others: over seeds and items of their mean."""
+    return report([test.mean(2) for test in tests], law)
+
+
+ESTIMATORS_OF_ORDERS: dict[str, Callable[[Tests, Law], Bounds]] = {
+    "report": report,
+    "runs as seeds": runs_as_seeds,
+    "sequences averaged": sequences_averaged,
+}
 ESTIMATORS: dict[str, Callable[[Tests, Law], Bounds]] = {
     "report": report,
     "Cochran-Cox": cochran_cox,

@@ -1,8 +1,9 @@
 """Intervals of a mean that varies over questions and over runs: over crossed levels.
 
 A number of the report is a mean over the items of one or several tests and over runs, whose seeds
-(and, later, orders of skills) differ. Both are samples: other items of the same kind, other seeds.
-So the number varies by items, by seeds, and by how a seed treats an item.
+and sequences of skills differ. All are samples: other items of the same kind, other seeds, other
+sequences. So the number varies by items, by seeds, by sequences, and by what these do to each
+other.
 
 The model is that of crossed random effects, score = mean + item + seed + item x seed. ``spread``
 takes it apart by the mean squares of the analysis of variance (Searle, Casella & McCulloch 1992,
@@ -195,18 +196,26 @@ def mean_square(array: Array, axes: Sequence[int]) -> float:
     return float(np.square(effect).sum()) / math.prod(n - 1 for n in entries) / math.prod(entries)
 
 
-def of_records(values: ArrayLike, stderrs: ArrayLike, items: float = math.inf) -> Spread | None:
-    """The variance of a mean over seeds from records alone, without the scores of items.
+def of_records(
+    values: ArrayLike,
+    stderrs: ArrayLike,
+    items: float = math.inf,
+    levels: Sequence[str] = ("seeds",),
+) -> Spread | None:
+    """The variance of a mean over runs from records alone, without the scores of items.
 
-    values, stderrs: of one number, [seeds], with its standard error over items in each run. The
+    values: of one number, [*levels]; stderrs: its standard error over items in each run. The
     part of the items is at most the mean of the squared errors, and is taken to be that: what a
-    seed does to an item counts twice, so the interval is wide rather than narrow. None where there
+    run does to an item counts twice, so the interval is wide rather than narrow. None where there
     is no spread.
     """
     values, stderrs = np.asarray(values, np.float64), np.asarray(stderrs, np.float64)
     parts = {}
     seeds = len(values)
-    if seeds > 1 and np.ptp(values) > ROUNDING**0.5:
+    if values.ndim > 1:
+        found = spread([values[None]], levels)
+        parts = dict(found.parts) if found else {}
+    elif seeds > 1 and np.ptp(values) > ROUNDING**0.5:
         parts["seeds"] = Share(float(values.var(ddof=1)) / seeds, 0.0, seeds, seeds - 1)
     if len(stderrs) and np.isfinite(stderrs).all() and (stderrs > 0).any():
         by_items = float(np.square(stderrs).mean())

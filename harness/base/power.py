@@ -7,7 +7,7 @@ each level (Cohen 1988, section 2.3), averaged as the quantiles of the interval 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.base.intervals import ITEMS, Share, Spread, t_quantile
 
@@ -20,20 +20,25 @@ MOST_SEEDS, MOST_TIMES = 40, 40.0
 class Variation:
     """How a difference varies: variances of its mean by questions, by seeds and by both.
 
-    items, both: of one run, with the present questions; seeds: of one run; count: of questions.
+    items, both: of one run, with the present questions; seeds: of one run; count: of questions;
+    orders: what the present sequences of skills add, whatever the seeds and questions.
     """
 
     items: float
     seeds: float
     both: float
     count: int
+    orders: Share | None = None
 
     @classmethod
     def of(cls, spread: Spread) -> "Variation":
         """What a spread over questions and seeds, or over questions alone, says."""
         none = Share(0.0, 0.0, 1, math.inf)
         items, seeds = spread.parts.get(ITEMS, none), spread.parts.get("seeds", none)
-        return cls(items.own, seeds.own * seeds.size, seeds.shared * seeds.size, items.size)
+        orders = spread.parts.get("orders")
+        own = replace(orders, shared=0.0) if orders else None
+        both = seeds.shared + (orders.shared if orders else 0.0)
+        return cls(items.own, seeds.own * seeds.size, both * seeds.size, items.size, own)
 
     def spread(self, seeds: int, times: float = 1.0) -> Spread:
         """Of a mean over ``seeds`` runs with ``times`` the questions.
@@ -41,10 +46,13 @@ class Variation:
         One run knows of its questions alone.
         """
         df = max(1.0, self.count * times - 1)
+        orders = {"orders": self.orders} if self.orders else {}
         if seeds == 1:
-            return Spread({ITEMS: Share((self.items + self.both) / times, 0.0, self.count, df)})
+            of_items = Share((self.items + self.both) / times, 0.0, self.count, df)
+            return Spread({**orders, ITEMS: of_items})
         of_seeds = Share(self.seeds / seeds, self.both / times / seeds, seeds, seeds - 1)
-        return Spread({"seeds": of_seeds, ITEMS: Share(self.items / times, 0.0, self.count, df)})
+        of_items = Share(self.items / times, 0.0, self.count, df)
+        return Spread({**orders, "seeds": of_seeds, ITEMS: of_items})
 
     def detectable(self, seeds: int, times: float = 1.0) -> float:
         return detectable(self.spread(seeds, times))

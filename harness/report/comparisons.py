@@ -126,7 +126,7 @@ def _cells(results: ReportData, first: str, second: str) -> dict[str, Cell]:
         orders = [results.series[label].order for label in both]
         if all(name in order for order in orders):
             mine, other = (_final(order.index(name)) for order in orders)
-            cells[name] = results.compare((first, mine), (second, other))
+            cells[name] = results.compare((first, mine), (second, other), "S")
     for i, (task, entry) in enumerate(results.retention.items()):
         sign = 1 if entry.get("higher_is_better", True) else -1
         cells[f"{task}/delta"] = compare(_final(i, sign), "D")

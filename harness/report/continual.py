@@ -5,19 +5,20 @@ harness/base/metrics.py and harness/base/curves.py.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from harness.base import curves, metrics
+from harness.base import curves, intervals, metrics
 from harness.base.metrics import Array
+from harness.report.crossing import crossing
 from harness.report.data import ReportData
 from harness.report.entries import ArrayFunction
 from harness.report.estimates import Estimate, IntervalSource, how_of
-from harness.report.measurements import Kind
+from harness.report.measurements import Kind, RunId
 from harness.report.table import Cell, Row
 from harness.results.formats import RELEARN
 
@@ -111,14 +112,18 @@ def _changes(
     """How far the weights are from the start of the run, and went in a stage: means over runs."""
     if "change_run_norm" not in stages:
         return
-    mine = stages[stages["label"] == label].set_index("seed")
+    run = [column for column in ("seed", "sequence") if column in stages]
+    mine = stages[stages["label"] == label]
     last = mine[mine["stage"] == len(results.series[label].order)]
     for of, rows, when in (("run", last, "at the end"), ("stage", mine, "mean of the stages")):
         for what, words in (("norm", "norm of the change"), ("share", "share of changed entries")):
-            values = rows.loc[rows["stage"] > 0, f"change_{of}_{what}"].groupby("seed").mean()
-            of_seeds = [float(values.get(run.seed, math.nan)) for run in results.runs[label]]
+            values = rows[rows["stage"] > 0].groupby(run)[f"change_{of}_{what}"].mean()
+            of_runs = [
+                float(values.get(each.key if len(run) > 1 else each.seed, math.nan))
+                for each in results.runs[label]
+            ]
             since = f"since the start of the {of}, {when}"
-            yield WEIGHTS, f"{words} {since}", over_seeds(results, label, of_seeds)
+            yield WEIGHTS, f"{words} {since}", over_seeds(results, label, of_runs)
 
 
 # -- learning curves
@@ -132,14 +137,15 @@ def _curves(results: ReportData, label: str) -> Iterator[tuple[str, str, Estimat
     records = results.skill_records[results.skill_records["label"] == label]
     own = records[records["name"].astype(object) == records["skill"].astype(object)]
     target = f"prompts to {SHARE:.0%} of the single result"
-    for place, name in enumerate(results.series[label].order):
+    for name in results.series[label].order:
+        places = [results.order_of(label, i).index(name) for i in range(len(results.runs[label]))]
         points = [
             _points(records, own[own["name"] == name], run, results.R[label][i, place, place])
-            for i, run in enumerate(results.runs[label])
+            for (i, run), place in zip(enumerate(results.runs[label]), places, strict=True)
         ]
         areas = [curves.learning_curve_area(x, y) if len(x) > 2 else math.nan for x, y in points]
         yield name, "area under the learning curve", over_seeds(results, label, areas)
-        goals = SHARE * _single(results, label, place)
+        goals = SHARE * _single(results, label, places)
         reached = [
             curves.prompts_to_reach(x, y, goal) if len(x) > 2 else math.nan
             for (x, y), goal in zip(points, goals, strict=True)
@@ -157,21 +163,26 @@ def relearning(results: ReportData, label: str) -> Iterator[tuple[str, str, Esti
     if again.empty:
         return
     every = results.records[(results.records["label"] == label) & results.records["final"]]
-    for place, name in enumerate(results.series[label].order[:-1]):
+    own_stages = every[every["name"].astype(object) == every["skill"].astype(object)]
+    for name in results.series[label].order:
         counted = [
             rows[(rows["name"] == name) & (rows["split"] == "validation")]
-            for rows in (again, every[every["stage"] == place + 1])
+            for rows in (again, own_stages)
         ]
         mine, own = (rows[rows["metric"] == results.metric[name]] for rows in counted)
         prompts = [_regained(mine, own, run) for run in results.runs[label]]
         yield name, "prompts to relearn it (validation)", over_seeds(results, label, prompts)
 
 
-def _regained(again: pd.DataFrame, own: pd.DataFrame, run: tuple[int, int]) -> float:
+def _of_run(records: pd.DataFrame, run: RunId) -> pd.DataFrame:
+    """Its records."""
+    mine = (records["folder"] == run.folder) & (records["seed"] == run.seed)
+    return records[mine & (records["sequence"] == run.sequence)]
+
+
+def _regained(again: pd.DataFrame, own: pd.DataFrame, run: RunId) -> float:
     """Prompts of the first point within the standard error of ``own``; infinite without one."""
-    mine, goals = (
-        rows[(rows["folder"] == run[0]) & (rows["seed"] == run[1])] for rows in (again, own)
-    )
+    mine, goals = (_of_run(rows, run) for rows in (again, own))
     if mine.empty or goals.empty or not mine.loc[mine["stage"] > 0, "final"].any():
         return math.nan
     goal = goals.iloc[0]["value"] - np.nan_to_num(goals.iloc[0]["stderr"])
@@ -182,31 +193,33 @@ def _regained(again: pd.DataFrame, own: pd.DataFrame, run: tuple[int, int]) -> f
 
 
 def _points(
-    records: pd.DataFrame, own: pd.DataFrame, run: tuple[int, int], start: float
+    records: pd.DataFrame, own: pd.DataFrame, run: RunId, start: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """(prompts drawn in the stage, accuracy) of a skill in its own stage, from ``start`` on.
 
     What parts read behind the last step is no way of the curve.
     """
-    folder, seed = run
-    mine = own[(own["folder"] == folder) & (own["seed"] == seed)].sort_values("step")
+    mine = _of_run(own, run).sort_values("step")
     if mine.empty:
         return np.array([]), np.array([])
-    of_run = records[(records["folder"] == folder) & (records["seed"] == seed)]
+    of_run = _of_run(records, run)
     before = of_run.loc[of_run["stage"] < mine["stage"].iloc[0], "prompts"].max()
     drawn = mine["prompts_learned"].fillna(mine["prompts"]).to_numpy(float)
     prompts = drawn - (0.0 if np.isnan(before) else before)
     return np.append(0.0, prompts), np.append(start, mine["value"].to_numpy(float))
 
 
-def _single(results: ReportData, label: str, place: int) -> np.ndarray:
+def _single(results: ReportData, label: str, places: list[int]) -> np.ndarray:
     """The single run's accuracy on a skill in each run; NaN where its SHARE is not above the base:
     a curve would be there before it begins.
+
+    places: of the skill in the runs' sequences.
     """
     extended = results.with_references(label)
     if extended is None:
         return np.full(len(results.runs[label]), np.nan)
-    single, base = extended[:, -1, place], extended[:, 0, place]
+    runs = range(len(places))
+    single, base = extended[runs, -1, places], extended[runs, 0, places]
     return np.where(SHARE * single > base, single, np.nan)
 
 
@@ -215,16 +228,28 @@ def over_seeds(results: ReportData, label: str, values: list[float]) -> Estimate
 
     Where some curve does not get to its target there is no mean, but how many do not.
     """
-    seeds = [run.seed for run in results.runs[label]]
-    known = [(seed, v) for seed, v in zip(seeds, values, strict=True) if not math.isnan(v)]
+    runs = results.runs[label]
+    known = [(run, v) for run, v in zip(runs, values, strict=True) if not math.isnan(v)]
     if not known:
         return Estimate(math.nan)
     if short := sum(math.isinf(value) for _, value in known):
         return f"not in {short} of {len(known)}"
-    mean, low, high = metrics.t_interval([value for _, value in known])
-    source = IntervalSource.RUNS if len(known) > 1 else IntervalSource.RUN
-    each = ", ".join(f"seed {seed}: {value:.4g}" for seed, value in known)
-    return Estimate(mean, low, high, f"{each}, {how_of(source)}", by=source)
+    return over_runs([run for run, _ in known], [value for _, value in known])
+
+
+def over_runs(runs: Sequence[RunId], values: Sequence[float]) -> Estimate:
+    """The mean of numbers of whole runs, with Student's interval over seeds, and over sequences."""
+    crossed = crossing(runs)
+    runs = [runs[i] for i in crossed.places]
+    kept = np.array([values[i] for i in crossed.places])
+    source = IntervalSource.RUNS if len(kept) > 1 else IntervalSource.RUN
+    each = ", ".join(f"{run.text}: {v:.4g}" for run, v in zip(runs, kept, strict=True))
+    how = f"{each}, {how_of(source)}"
+    if len(crossed.shape) == 1:
+        return Estimate(*metrics.t_interval(kept), how, by=source)
+    spread = intervals.of_records(kept.reshape(crossed.shape), [], levels=crossed.levels)
+    mean, half = float(kept.mean()), spread.quantile() * spread.stderr if spread else math.nan
+    return Estimate(mean, mean - half, mean + half, how, by=source, spread=spread)
 
 
 # -- items
@@ -234,9 +259,9 @@ def _transitions(results: ReportData, label: str) -> Iterator[tuple[str, str, Es
     """Shares of items that were lost and gained: skills since their own stage, tasks since the
     base model, these without what guessing explains.
     """
-    order = results.series[label].order
-    for place, name in enumerate(order[:-1]):
-        pair = _pair(results, label, "R", place + 1, place, results.metric[name], 0.0)
+    for place, name in enumerate(results.series[label].order):
+        later = [results.order_of(label, i)[-1] != name for i in range(len(results.runs[label]))]
+        pair = _pair(results, label, "S", place + 1, place, results.metric[name], 0.0, later)
         for what, estimate in zip(("lost", "gained"), pair, strict=False):
             yield name, f"items {what} since its own stage", estimate
     for place, (name, entry) in enumerate(results.retention.items()):
@@ -255,14 +280,18 @@ def _pair(
     place: int,
     metric: str,
     chance: float,
+    counts: list[bool] | None = None,
 ) -> list[Estimate]:
-    """(lost, gained) between stage ``first`` and the last one; [] where items are not 0 or 1."""
+    """(lost, gained) between stage ``first`` and the last one; [] where items are not 0 or 1.
+
+    counts: whether a run does, None where all do.
+    """
     runs: list[int] = []
     lost: list[Array] = []
     gained: list[Array] = []
     items: list[str] | None = None
     for run, keys in enumerate(results.keys[kind, label]):
-        if not results.is_readable(kind, label, run):
+        if not results.is_readable(kind, label, run) or (counts and not counts[run]):
             continue
         folder = results.runs[label][run].folder
         before, after = (results.read_items(folder, keys[k, place], metric) for k in (first, -1))

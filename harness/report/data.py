@@ -33,19 +33,26 @@ class ReportData:
     ``continuous`` (the same for the continuous metrics of tasks), ``grader`` and ``metric`` (before
     and after a judge), ``tasks_in_mean``; ``n`` and ``protocol_of`` by ("skill" or "retention",
     name). By label: ``series``, ``runs``, ``R`` and
-    ``D`` (values [runs, T + 1, columns]); by (kind, label): ``stderr``, ``answers`` and ``keys`` of
-    the same shape. ``references``: labels with joint or single
-    runs; ``reference_records``: records of all reference runs. ``records`` has one row a record,
-    with ``label`` and ``folder`` added; ``skill_records`` and ``retention_records`` are those that
-    count. ``estimate``, ``compare``, ``of_records``, ``of_items``, ``bases`` and ``base_estimate``
-    are those of the Estimator; ``read_items`` keeps what ``items`` reads. ``missing`` and
-    ``overlaps`` are lines for people.
+    ``D`` (values [runs, T + 1, columns]; a column of R is the k-th skill of the run's own sequence,
+    ``order_of``); by (kind, label): ``stderr``, ``answers`` and ``keys`` of the same shape.
+    ``references``: labels with joint or single runs; ``reference_records``: records of all
+    reference runs. ``records`` has one row a record, with ``label`` and ``folder`` added;
+    ``skill_records`` and ``retention_records`` are those that count. ``estimate``, ``compare``,
+    ``of_records``, ``of_items``, ``bases`` and ``base_estimate`` are those of the Estimator;
+    ``read_items`` keeps what ``items`` reads. ``missing`` and ``overlaps`` are lines for people.
     """
 
-    def __init__(self, folders: Sequence[str | Path], every_point: bool = False) -> None:
-        """every_point: let every point of a grid count as a method of its own."""
+    def __init__(
+        self,
+        folders: Sequence[str | Path],
+        every_point: bool = False,
+        sequence: str | None = None,
+    ) -> None:
+        """every_point: let every point of a grid count as a method of its own; sequence: see
+        ``of_sequences``.
+        """
         self.folders = [Path(folder) for folder in folders]
-        pool = open_pool(self.folders, every_point)
+        pool = open_pool(self.folders, every_point, sequence)
         measured = measure(pool)
         self._pool = pool
         self._measured = measured
@@ -98,6 +105,17 @@ class ReportData:
             "grid" in entry for f in self._pool.folders for entry in f.results["methods"].values()
         )
         return ReportData(self.folders, every_point=True) if has_grid else self
+
+    @cached_property
+    def of_sequences(self) -> dict[str, "ReportData"]:
+        """{sequence of ``orders``: its runs alone, as if it were the only one}; {} without any."""
+        names = dict.fromkeys(n for series in self.series.values() for n in series.orders)
+        every_point = any(folder.every_point for folder in self._pool.folders)
+        return {name: ReportData(self.folders, every_point, name) for name in names}
+
+    def order_of(self, label: str, run: int) -> tuple[str, ...]:
+        """The skills in the sequence of a label's run."""
+        return self.series[label].order_of(self.runs[label][run].sequence)
 
     # -- estimates
 

@@ -70,10 +70,11 @@ class Entries:
                 gradient = term.sign * _gradient(term.function, arrays.values[run])
                 folder = self.measurements.runs[term.label][run].folder
                 is_readable = self.is_readable(kind, term.label, run)
+                names = arrays.names(run)
                 for stage, column in np.argwhere(gradient):
                     value, stderr, answers, key = arrays.cell(run, stage, column)
                     weight = float(gradient[stage, column])
-                    entries.setdefault(arrays.columns[column], []).append(
+                    entries.setdefault(names[column], []).append(
                         Entry(place, weight, value, stderr, answers, folder, key, is_readable)
                     )
         return entries
@@ -85,7 +86,7 @@ class Entries:
 
     def metric(self, kind: Kind, name: str) -> str:
         """The metric that counts of a skill or a retention task."""
-        return self.pool.metric[name] if kind[0] == "R" else self.pool.retention[name]["metric"]
+        return self.pool.retention[name]["metric"] if kind[0] == "D" else self.pool.metric[name]
 
     def tests(
         self, entries: dict[str, list[Entry]], metrics: Mapping[str, str], runs: int

@@ -1,8 +1,8 @@
 """Estimates of the report: a value with its 95% interval, and where the interval comes from.
 
-The interval holds what varies: the questions of a test, and the seeds where there are several, by
-harness.base.intervals. Two methods are compared in pairs, on the questions and seeds that they
-share.
+The interval holds what varies: the questions of a test, the seeds where there are several, and the
+sequences of skills where the order has several, by harness.base.intervals. Two methods are compared
+in pairs, on the questions, seeds and sequences that they share.
 """
 
 import math
@@ -16,13 +16,13 @@ import pandas as pd
 
 from harness.base import intervals, metrics
 from harness.base.intervals import Spread
+from harness.report.crossing import Crossing, crossing
 from harness.report.entries import ArrayFunction, Entries, Entry, Term
-from harness.report.measurements import Arrays, Kind, PooledMeasurements, RunId
+from harness.report.measurements import Arrays, Kind, PooledMeasurements, RunId, run_ids
 from harness.results.formats import ORACLE
 from harness.results.pooling import Pool
 
 TEACHER = "teacher_accuracy"  # the metric of a skill under the teacher's prompt
-LEVELS = ("seeds",)  # of the runs of a label, beside the items of the tests
 
 
 class IntervalSource(StrEnum):
@@ -131,8 +131,9 @@ class Estimator:
         """
         values = self._values(kind, label, function)
         runs = np.flatnonzero(np.isfinite(values))
-        term = Term(label, runs.tolist(), function)
-        return self._estimate(kind, [term], values[runs], detail, difference)
+        return self._estimate(
+            kind, [Term(label, runs.tolist(), function)], values[runs], detail, difference
+        )
 
     def compare(
         self,
@@ -141,61 +142,63 @@ class Estimator:
         kind: Kind = "R",
         detail: str = "",
     ) -> Estimate:
-        """What the first label's number is above the second's, paired by seed and by question.
+        """What the first label's number is above the second's, paired by run and by question.
 
-        first, second: a label, and a function of its arrays. Seeds that only one of them has are
-        left out.
+        first, second: a label, and a function of its arrays. Seeds and sequences that only one of
+        them has are left out.
         """
         numbers = [self._values(kind, label, function) for label, function in (first, second)]
         places = [
-            {run.seed: i for i, run in enumerate(self.measurements.runs[label])}
+            {run.key: i for i, run in enumerate(self.measurements.runs[label])}
             for label, _ in (first, second)
         ]
         shared = [
-            (places[0][seed], places[1][seed])
-            for seed in places[0]
-            if seed in places[1]
-            and np.isfinite(numbers[0][places[0][seed]] - numbers[1][places[1][seed]])
+            (places[0][key], places[1][key])
+            for key in places[0]
+            if key in places[1]
+            and np.isfinite(numbers[0][places[0][key]] - numbers[1][places[1][key]])
         ]
         mine, other = [one for one, _ in shared], [two for _, two in shared]
         terms = [Term(first[0], mine, first[1]), Term(second[0], other, second[1], -1.0)]
         return self._estimate(kind, terms, numbers[0][mine] - numbers[1][other], detail, True)
 
     def combine(self, parts: Sequence[Weighted], detail: str = "") -> Estimate:
-        """A sum of numbers of several labels and kinds, weighted, paired by seed and by question.
+        """A sum of numbers of several labels and kinds, weighted, paired by run and by question.
 
-        Its interval is that of a difference. Seeds that only some of the labels have are left out.
+        Its interval is that of a difference. Runs that only some of the labels have are left out.
         """
         numbers = [self._values(kind, label, function) for kind, label, function, _ in parts]
         places = [
-            {run.seed: i for i, run in enumerate(self.measurements.runs[label])}
+            {run.key: i for i, run in enumerate(self.measurements.runs[label])}
             for _, label, _, _ in parts
         ]
-        seeds = [
-            seed
-            for seed in places[0]
+        shared = [
+            run
+            for run in self.measurements.runs[parts[0].label]
             if all(
-                seed in of and np.isfinite(n[of[seed]])
+                run.key in of and np.isfinite(n[of[run.key]])
                 for of, n in zip(places, numbers, strict=True)
             )
         ]
-        if not seeds:
+        if not shared:
             return Estimate(np.nan, detail=detail)
-        values = np.zeros(len(seeds))
+        crossed = crossing(shared)
+        shared = [shared[place] for place in crossed.places]
+        values = np.zeros(len(shared))
         entries: dict[str, list[Entry]] = {}
         metric_of: dict[str, str] = {}
         fractions = True
         for (kind, label, function, weight), of, n in zip(parts, places, numbers, strict=True):
-            runs = [of[seed] for seed in seeds]
+            runs = [of[run.key] for run in shared]
             values += weight * n[runs]
             terms = [Term(label, runs, function, weight)]
             for name, of_name in self.entries.of(kind, terms).items():
                 key = f"{kind}/{name}"
                 entries.setdefault(key, []).extend(of_name)
                 metric_of[key] = self.entries.metric(kind, name)
-                fractions &= kind[0] == "R" or self.measurements.tasks_in_mean[name]
-        found = self._of_entries(entries, metric_of, fractions, values, difference=True)
-        return _with_interval(values, seeds, *found, detail)
+                fractions &= kind[0] != "D" or self.measurements.tasks_in_mean[name]
+        found = self._of_entries(entries, metric_of, fractions, values, crossed, difference=True)
+        return _with_interval(values, shared, *found, detail)
 
     def _values(self, kind: Kind, label: str, function: ArrayFunction) -> np.ndarray:
         if (kind, label) not in self.measurements.arrays:  # a method without references
@@ -206,14 +209,15 @@ class Estimator:
     def _estimate(
         self, kind: Kind, terms: Sequence[Term], values: np.ndarray, detail: str, difference: bool
     ) -> Estimate:
-        """values: of the runs of the terms, one a seed."""
+        """values: of the runs of the terms."""
         if not len(values):
             return Estimate(np.nan, detail=detail)
-        runs = self.measurements.runs[terms[0].label]
-        seeds = [runs[i].seed for i in terms[0].runs]
-        return _with_interval(
-            values, seeds, *self.interval(kind, terms, values, difference), detail
-        )
+        runs = [self.measurements.runs[terms[0].label][i] for i in terms[0].runs]
+        crossed = crossing(runs)
+        values, runs = values[crossed.places], [runs[i] for i in crossed.places]
+        terms = [term._replace(runs=[term.runs[i] for i in crossed.places]) for term in terms]
+        found = self.interval(kind, terms, values, difference, crossed)
+        return _with_interval(values, runs, *found, detail)
 
     def of_records(self, label: str, records: pd.DataFrame) -> Estimate:
         """The mean of ``records`` of one name, split and metric, one a run of a label.
@@ -227,18 +231,19 @@ class Estimator:
         kind: Kind = "D" if first["kind"] == "retention" else "R"
         metric = str(first["metric"]).removeprefix(ORACLE)
         places = {run: place for place, run in enumerate(self.measurements.runs[label])}
+        runs = run_ids(records)
+        crossed = crossing(runs)
+        records, runs = records.iloc[crossed.places], [runs[i] for i in crossed.places]
         entries = []
-        columns = records[["value", "stderr", "n", "folder", "seed", "evaluation"]]
-        for place, (value, stderr, n, folder, seed, key) in enumerate(
-            columns.itertuples(index=False)
-        ):
-            run = places[RunId(int(folder), int(seed))]
+        columns = records[["value", "stderr", "n", "folder", "evaluation"]]
+        for place, (value, stderr, n, folder, key) in enumerate(columns.itertuples(index=False)):
+            run = places[runs[place]]
             is_readable = self.entries.is_readable(kind, label, run)
             entries.append(Entry(place, 1.0, value, stderr, n, int(folder), key, is_readable))
         name, values = str(first["name"]), records["value"].to_numpy(float)
         is_share = self._is_share(kind, name, metric)
-        found = self._of_entries({name: entries}, {name: metric}, is_share, values)
-        return _with_interval(values, records["seed"].tolist(), *found)
+        found = self._of_entries({name: entries}, {name: metric}, is_share, values, crossed)
+        return _with_interval(values, runs, *found)
 
     def of_items(
         self, label: str, runs: Sequence[int], parts: np.ndarray, detail: str = ""
@@ -248,15 +253,18 @@ class Estimator:
         runs: places of the runs among the label's. One answer more or less changes an item's part
         by 1, as in shares of items.
         """
-        spread = intervals.spread([parts], LEVELS, [1 / len(runs)])
+        ids = [self.measurements.runs[label][run] for run in runs]
+        crossed = crossing(ids)
+        parts, ids = parts[:, crossed.places], [ids[i] for i in crossed.places]
+        grid = parts.reshape(len(parts), *crossed.shape)
+        spread = intervals.spread([grid], crossed.levels, [1 / len(ids)])
         values = parts.mean(axis=0)
         interval = Interval.none(IntervalSource.ALIKE)
         if spread is not None:
             half, mean = spread.quantile() * spread.stderr, float(values.mean())
-            source = IntervalSource.BOTH if len(runs) > 1 else IntervalSource.ITEMS
+            source = IntervalSource.BOTH if len(ids) > 1 else IntervalSource.ITEMS
             interval = Interval(mean - half, mean + half, source)
-        seeds = [self.measurements.runs[label][run].seed for run in runs]
-        return _with_interval(values, seeds, interval, spread, detail)
+        return _with_interval(values, ids, interval, spread, detail)
 
     def _is_share(self, kind: Kind, name: str, metric: str) -> bool:
         """Whether a metric, of those that count or not, is a mean of scores in [0, 1]."""
@@ -270,14 +278,22 @@ class Estimator:
         return metric in known or metric.startswith("pass@")
 
     def interval(
-        self, kind: Kind, terms: Sequence[Term], values: np.ndarray, difference: bool = False
+        self,
+        kind: Kind,
+        terms: Sequence[Term],
+        values: np.ndarray,
+        difference: bool = False,
+        crossed: Crossing | None = None,
     ) -> tuple[Interval, Spread | None]:
         """The 95% interval of the mean of the runs' ``values``, and the spread behind it.
+
+        crossed: their seeds and sequences; None: seeds alone.
 
         The number is a mean of entries of the runs' arrays or, if so said, a ``difference`` of
         them. Its variance is, in this order:
 
-        * over questions and seeds (harness.base.intervals) where all item scores are at hand;
+        * over questions, seeds and sequences (harness.base.intervals) where all item scores are at
+          hand;
         * from the seeds and the standard errors on record;
         * over seeds alone, or none for one run, where the number is a difference: the errors do not
           know how the same questions fare at both stages.
@@ -287,9 +303,10 @@ class Estimator:
         """
         entries = self.entries.of(kind, terms)
         in_mean = self.measurements.tasks_in_mean
-        fractions = all(kind[0] == "R" or in_mean[name] for name in entries)
+        fractions = all(kind[0] != "D" or in_mean[name] for name in entries)
         metric_of = {name: self.entries.metric(kind, name) for name in entries}
-        return self._of_entries(entries, metric_of, fractions, values, difference)
+        crossed = crossed or Crossing(list(range(len(values))), (len(values),))
+        return self._of_entries(entries, metric_of, fractions, values, crossed, difference)
 
     def _of_entries(
         self,
@@ -297,6 +314,7 @@ class Estimator:
         metric_of: Mapping[str, str],
         fractions: bool,
         values: np.ndarray,
+        crossed: Crossing,
         difference: bool = False,
     ) -> tuple[Interval, Spread | None]:
         """``interval`` of a number that is made of ``entries``.
@@ -310,12 +328,15 @@ class Estimator:
         if tests is not None:
             source = IntervalSource.BOTH if runs > 1 else IntervalSource.ITEMS
             flips = [test.flip * (fractions and difference) for test in tests]
-            spread = intervals.spread([test.parts for test in tests], LEVELS, flips)
+            grids = [test.parts.reshape(len(test.parts), *crossed.shape) for test in tests]
+            spread = intervals.spread(grids, crossed.levels, flips)
         elif not difference:
             source = IntervalSource.ERRORS
-            spread = intervals.of_records(values, _errors(entries, runs))
+            grid = values.reshape(crossed.shape)
+            spread = intervals.of_records(grid, _errors(entries, runs), levels=crossed.levels)
         elif runs > 1:
-            source, spread = IntervalSource.SEEDS, intervals.of_records(values, [])
+            source, grid = IntervalSource.SEEDS, values.reshape(crossed.shape)
+            spread = intervals.of_records(grid, [], levels=crossed.levels)
         else:
             return Interval.none(IntervalSource.APART), None
         if fractions and not difference:
@@ -349,6 +370,7 @@ class Estimator:
         model, not one a seed.
         """
         model = self.pool.series[self.bases()[row]].model
+        kind = "S" if kind == "R" else kind
         for label, series in self.pool.series.items():
             arrays = self.measurements.arrays[kind, label]
             if series.model != model or not names or not set(names) <= set(arrays.columns):
@@ -365,17 +387,20 @@ class Estimator:
 
 def _with_interval(
     values: np.ndarray,
-    seeds: Sequence[int],
+    runs: Sequence[RunId],
     interval: Interval,
     spread: Spread | None,
     detail: str = "",
 ) -> Estimate:
-    """The mean of ``values``, one a seed, with its interval and how both came about."""
+    """The mean of ``values``, one a run, with its interval and how both came about."""
     low, high, source = interval
-    each = ", ".join(f"seed {seed}: {value:.4g}" for seed, value in zip(seeds, values, strict=True))
+    each = ", ".join(f"{run.text}: {v:.4g}" for run, v in zip(runs, values, strict=True))
     how = ", ".join(filter(None, (each, how_of(source))))
     if len(values) > 1:
-        how = f"mean of {len(values)} seeds, {how_of(source)} ({each})"
+        sequences = len({run.sequence for run in runs})
+        of = f"{len(values) // sequences} seeds"
+        of += f" x {sequences} sequences" if runs[0].sequence else ""
+        how = f"mean of {of}, {how_of(source)} ({each})"
     return Estimate(float(values.mean()), low, high, how, detail, source, spread)
 
 

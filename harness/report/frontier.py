@@ -9,13 +9,15 @@ compared at the same gain, by what each keeps there, and by the area that their 
 
 import json
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from harness.base import curves, metrics
+from harness.report.continual import over_runs
 from harness.report.data import ReportData
-from harness.report.estimates import Estimate, IntervalSource, Weighted, how_of
+from harness.report.estimates import Estimate, Weighted, how_of
+from harness.report.measurements import RunId
 from harness.report.table import Cell, Column, Row, Table
 from harness.report.tables import interval_note, retention_change
 
@@ -166,26 +168,25 @@ def retention_at(shown: Frontier, family: Family, gain: float) -> Estimate:
 def area(shown: Frontier, family: Family) -> Estimate:
     """The hypervolume of a family's points over (no gain, the lowest retention), square points.
 
-    The mean over seeds that all points have, with Student's interval.
+    The mean over the runs that all points have, with Student's interval.
     """
     results = shown.results
     change = retention_change(results)
-    by_seed: dict[int, list[tuple[float, float]]] = defaultdict(list)
+    by_run: dict[RunId, list[tuple[float, float]]] = defaultdict(list)
     for point in family.points:
         R, D = results.R[point.label], results.D[point.label]
         for run, gain, kept in zip(results.runs[point.label], mean_gain(R), change(D), strict=True):
             if np.isfinite([gain, kept]).all():
-                by_seed[run.seed].append((gain, kept))
-    areas = [
-        SQUARE * curves.hypervolume(points, (0.0, shown.lowest))
-        for points in by_seed.values()
+                by_run[run._replace(folder=0)].append((gain, kept))
+    areas = {
+        run: SQUARE * curves.hypervolume(points, (0.0, shown.lowest))
+        for run, points in by_run.items()
         if len(points) == len(family.points)
-    ]
+    }
     if not areas:
         return Estimate(np.nan)
-    mean, low, high = metrics.t_interval(areas)
-    by = IntervalSource.RUNS if len(areas) > 1 else IntervalSource.RUN
-    return Estimate(mean, low, high, how_of(by), by=by)
+    found = over_runs(list(areas), list(areas.values()))
+    return replace(found, how=how_of(found.by))
 
 
 def frontier_table(shown: Frontier) -> Table:

@@ -4,6 +4,10 @@ Two kinds of arrays, named as in harness/base/metrics.py and in the papers: R ha
 every skill, D the value of every retention task, both at the ends of all stages. Where a method has
 references, "R+" and "D+" are the same with two rows behind the last stage: of the joint run, and of
 the single runs, each of its own skill.
+
+Runs may learn the skills in several sequences. A column of R is then the k-th skill of the run's
+own sequence, as the formulas want it. "S" has the same by skill: column i is the series' i-th
+skill, row i + 1 the stage that teaches it, and the last row the end of the run ("S+" as above).
 """
 
 from collections.abc import Iterator
@@ -17,17 +21,34 @@ from harness.base import metrics
 from harness.results.formats import JOINT, SINGLE
 from harness.results.pooling import Pool
 
-Kind = Literal["R", "D", "R+", "D+"]
+Kind = Literal["R", "S", "D", "R+", "S+", "D+"]
 KINDS: tuple[Literal["R", "D"], ...] = ("R", "D")
 WITH_REFERENCES: dict[str, Kind] = {"R": "R+", "D": "D+"}
+BY_SKILL: dict[Kind, Kind] = {"R": "S", "R+": "S+"}
 PLACES = {JOINT: 0, SINGLE: 1}  # of a reference behind the last stage
 
 
 class RunId(NamedTuple):
-    """One run of a label: the index of its folder, and its seed."""
+    """One run of a label: index of its folder, seed, and sequence, "" where there is one."""
 
     folder: int
     seed: int
+    sequence: str = ""
+
+    @property
+    def text(self) -> str:
+        return f"seed {self.seed}" + (f" {self.sequence}" if self.sequence else "")
+
+    @property
+    def key(self) -> tuple[int, str]:
+        """What runs of two labels share that are a pair."""
+        return self.seed, self.sequence
+
+
+def run_ids(records: pd.DataFrame) -> list[RunId]:
+    """The run of each record."""
+    columns = records[["folder", "seed", "sequence"]]
+    return [RunId(int(f), int(s), str(name)) for f, s, name in columns.itertuples(index=False)]
 
 
 @dataclass(frozen=True)
@@ -36,7 +57,7 @@ class Arrays:
 
     columns: skills in the label's order, or retention tasks; values, stderr (standard errors) and
     answers (how many a value is the mean of): NaN where nothing is on record; keys: of evaluations,
-    None where there is none.
+    None where there is none; own: the columns of each run, where they differ.
     """
 
     columns: tuple[str, ...]
@@ -44,6 +65,11 @@ class Arrays:
     stderr: np.ndarray
     answers: np.ndarray
     keys: np.ndarray
+    own: tuple[tuple[str, ...], ...] = ()
+
+    def names(self, run: int) -> tuple[str, ...]:
+        """The columns of a run."""
+        return self.own[run] if self.own else self.columns
 
     def cell(self, run: int, stage: int, column: int) -> list[Any]:
         """Value, standard error, answers and key of one measurement."""
@@ -52,6 +78,10 @@ class Arrays:
     def set_cell(self, run: int, stage: int, column: int, cell: list[Any]) -> None:
         for array, value in zip(self.all(), cell, strict=True):
             array[run, stage, column] = value
+
+    def of(self, runs: list[int]) -> "Arrays":
+        """The same of some of the runs, of which some may be there twice."""
+        return Arrays(self.columns, *(array[runs] for array in self.all()))
 
     def all(self) -> tuple[np.ndarray, ...]:
         """The four arrays."""
@@ -104,7 +134,15 @@ def measure(pool: Pool) -> PooledMeasurements:
             arrays[kind, label] = _arrays(by_label.get(label), runs[label], shape, columns)
         _share_the_base(runs, {label: arrays[kind, label] for label in pool.series})
         for label, of_label in _references(pool, kind, runs):
-            arrays[WITH_REFERENCES[kind], label] = _joined(arrays[kind, label], of_label)
+            several = bool(pool.series[label].orders)  # then every single run has its record
+            joined = _joined(arrays[kind, label], of_label, first_alone=not several)
+            arrays[WITH_REFERENCES[kind], label] = joined
+    for label, series in pool.series.items():
+        orders = [series.order_of(run.sequence) for run in runs[label]]
+        for by_place, by_skill in BY_SKILL.items():
+            if (by_place, label) in arrays:
+                both = _placed(arrays[by_place, label], orders, len(series.order) + 1)
+                arrays[by_place, label], arrays[by_skill, label] = both
     of_tasks = retention_records["name"]
     tasks_in_mean = {
         task: metrics.in_unit_interval(
@@ -138,25 +176,51 @@ def _references(
     places = records["reference"].astype(object).map(PLACES)
     for label, of_label in records.assign(stage=places).groupby("label", observed=True):
         name = str(label)
+        # One for all sequences of a seed, in the same folder.
+        alone = [RunId(run.folder, run.seed) for run in runs[name]]
         of_runs = [RunId(*run) for run in zip(of_label["folder"], of_label["seed"], strict=True)]
-        of_label = of_label[[run in runs[name] for run in of_runs]]
+        of_label = of_label[[run in alone for run in of_runs]]
         if not of_label.empty:
             columns = pool.series[name].order if kind == "R" else tuple(pool.retention)
-            shape = (len(runs[name]), len(PLACES), len(columns))
-            yield name, _arrays(of_label, runs[name], shape, columns)
+            once = list(dict.fromkeys(alone))
+            shape = (len(once), len(PLACES), len(columns))
+            arrays = _arrays(of_label, once, shape, columns)
+            yield name, arrays.of([once.index(run) for run in alone])
 
 
-def _joined(stages: Arrays, references: Arrays) -> Arrays:
+def _joined(stages: Arrays, references: Arrays, first_alone: bool) -> Arrays:
     """Stages and references as one, [runs, T + 3, columns].
 
-    The first skill alone is stage 1 of the sequence. Retention has no single runs.
+    first_alone: take stage 1 of the sequence for the first skill alone. Retention has no single
+    runs.
     """
     parts = zip(stages.all(), references.all(), strict=True)
     values, stderr, answers, keys = (np.concatenate(pair, axis=1) for pair in parts)
     joined = Arrays(stages.columns, values, stderr, answers, keys)
-    for run in np.flatnonzero(np.isfinite(values[:, -1]).any(axis=1)):
+    for run in np.flatnonzero(np.isfinite(values[:, -1]).any(axis=1)) if first_alone else ():
         joined.set_cell(int(run), -1, 0, joined.cell(int(run), 1, 0))
     return joined
+
+
+def _placed(arrays: Arrays, orders: list[tuple[str, ...]], stages: int) -> tuple[Arrays, Arrays]:
+    """(by the place in each run's own sequence, by skill) of arrays whose columns are by skill.
+
+    Both are ``arrays`` itself where all runs have the series' order; stages: rows of these, base
+    included, before those of references.
+    """
+    if all(order == arrays.columns for order in orders):
+        return arrays, arrays
+    further = range(stages, arrays.values.shape[1])
+    columns = [[arrays.columns.index(name) for name in order] for order in orders]
+    rows = [
+        [0, *(order.index(name) + 1 for name in arrays.columns), stages - 1, *further]
+        for order in orders
+    ]
+    by_place = [
+        np.array([of[:, c] for of, c in zip(a, columns, strict=True)]) for a in arrays.all()
+    ]
+    by_skill = [np.array([of[r] for of, r in zip(a, rows, strict=True)]) for a in arrays.all()]
+    return Arrays(arrays.columns, *by_place, own=tuple(orders)), Arrays(arrays.columns, *by_skill)
 
 
 def _counting(pool: Pool, records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -181,11 +245,13 @@ def _counting(pool: Pool, records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataF
 def _runs(pool: Pool) -> dict[str, list[RunId]]:
     """{label: its runs with any record, by seed and folder}."""
     runs: dict[str, list[RunId]] = {label: [] for label in pool.series}
-    labelled = pool.records.loc[pool.records["label"].notna(), ["label", "folder", "seed"]]
-    for label, folder, seed in labelled.drop_duplicates().itertuples(index=False):
-        runs[label].append(RunId(int(folder), int(seed)))
-    for of_label in runs.values():
-        of_label.sort(key=lambda run: (run.seed, run.folder))
+    columns = ["label", "folder", "seed", "sequence"]
+    labelled = pool.records.loc[pool.records["label"].notna(), columns]
+    for label, folder, seed, sequence in labelled.drop_duplicates().itertuples(index=False):
+        runs[label].append(RunId(int(folder), int(seed), str(sequence)))
+    for label, of_label in runs.items():
+        place = {name: k for k, name in enumerate(pool.series[label].orders)}
+        of_label.sort(key=lambda run: (run.seed, place.get(run.sequence, 0), run.folder))
     return runs
 
 
@@ -202,7 +268,8 @@ def _arrays(
     if finals is None or not columns:
         return arrays
     finals = finals[finals["name"].isin(columns) & (finals["stage"] < shape[1])]
-    of_runs = pd.MultiIndex.from_arrays([finals["folder"], finals["seed"].astype(int)])
+    keys_of_runs = [finals["folder"], finals["seed"].astype(int), finals["sequence"].astype(object)]
+    of_runs = pd.MultiIndex.from_arrays(keys_of_runs)
     place_of_run = {tuple(run): i for i, run in enumerate(runs)}
     place_of_column = {name: i for i, name in enumerate(columns)}
     places = (
@@ -236,6 +303,6 @@ def _cells_of_stage_0(
     return [
         (folder, label, run, i)
         for label, of_label in arrays.items()
-        for run, (folder, _) in enumerate(runs[label])
+        for run, (folder, *_) in enumerate(runs[label])
         for i in range(len(of_label.columns))
     ]

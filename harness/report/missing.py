@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pandas as pd
 
+from harness.report.crossing import crossing
 from harness.report.measurements import PooledMeasurements, RunId
 from harness.results.folders import Json, read_failure
 from harness.results.formats import CONTINUOUS, JOINT, SINGLE
@@ -24,12 +25,15 @@ def missing(pool: Pool, measurements: PooledMeasurements) -> list[str]:
         lines.append("no records yet: nothing was measured")
     graded = _graded(pool)
     for label, series in pool.series.items():
-        lines += _absent_seeds(series, measurements.runs[label])
+        lines += _absent_runs(series, measurements.runs[label])
+        whole = []
         for i, run in enumerate(measurements.runs[label]):
             finished, line = _skills(pool, measurements, label, i, graded[label, run])
-            lines += [f"{label}, seed {run.seed}: {line}"] if line else []
+            lines += [f"{label}, {run.text}: {line}"] if line else []
             if finished:
+                whole.append(run)
                 lines += _absent_retention(pool, measurements, label, i)
+        lines += _uncrossed(label, whole)
     lines += _absent_references(pool, measurements)
     lines += _absent_margins(pool, measurements)
     lines += _absent_evaluations(pool)
@@ -78,14 +82,29 @@ def _failed(pool: Pool) -> Iterator[str]:
         for run in folder.runs():
             if reason := read_failure(run.path):
                 label = labels.get((index, run.label), run.label)
-                yield f"{label}, seed {run.seed}: failed ({reason}); the next start tries it again"
+                where = RunId(index, run.seed, run.sequence).text
+                yield f"{label}, {where}: failed ({reason}); the next start tries it again"
 
 
-def _absent_seeds(series: Series, runs: list[RunId]) -> Iterator[str]:
-    started = {run.seed for run in runs}
-    absent = [str(seed) for seed in series.seeds if seed not in started]
+def _absent_runs(series: Series, runs: list[RunId]) -> Iterator[str]:
+    started = {run.key for run in runs}
+    absent = [
+        f"{seed} {name}".strip() for seed, name in series.expected if (seed, name) not in started
+    ]
     if absent:
         yield f"{series.label}: no records of seed {', '.join(absent)}"
+
+
+def _uncrossed(label: str, runs: list[RunId]) -> Iterator[str]:
+    """Finished runs that no mean has: not every seed has every sequence."""
+    kept = crossing(runs).places
+    left = [run.text for i, run in enumerate(runs) if i not in kept]
+    if left:
+        more = " ..." if len(left) > MOST_NAMES else ""
+        yield (
+            f"{label}: means leave out {_list(left[:MOST_NAMES])}{more}: not every seed has run "
+            "with every sequence"
+        )
 
 
 def _skills(
@@ -126,11 +145,12 @@ def _graded(pool: Pool) -> dict[tuple[str, RunId], set[Cell]]:
     records = pool.records
     graded = records["metric"].astype(object) == records["name"].astype(object).map(judged)
     graded &= records["final"] & (records["split"] == pool.split) & records["label"].notna()
-    columns = records.loc[graded, ["label", "folder", "seed", "stage", "name"]]
-    for label, folder, seed, stage, name in columns.itertuples(index=False):
-        order = pool.series[label].order
+    columns = records.loc[graded, ["label", "folder", "seed", "sequence", "stage", "name"]]
+    for label, folder, seed, sequence, stage, name in columns.itertuples(index=False):
+        order = pool.series[label].order_of(sequence)
         if name in order:
-            cells[label, RunId(int(folder), int(seed))].add((int(stage), order.index(name)))
+            run = RunId(int(folder), int(seed), sequence)
+            cells[label, run].add((int(stage), order.index(name)))
     return cells
 
 
@@ -145,9 +165,9 @@ def _absent_retention(
         if np.isnan(value) and "of" not in pool.retention[task]
     ]
     if tasks:
-        seed = measurements.runs[label][i].seed
+        run = measurements.runs[label][i]
         more = " ..." if len(tasks) > MOST_TASKS else ""
-        yield f"{label}, seed {seed}: no final retention of {_list(tasks[:MOST_TASKS])}{more}"
+        yield f"{label}, {run.text}: no final retention of {_list(tasks[:MOST_TASKS])}{more}"
 
 
 def _absent_references(pool: Pool, measurements: PooledMeasurements) -> Iterator[str]:
@@ -158,11 +178,15 @@ def _absent_references(pool: Pool, measurements: PooledMeasurements) -> Iterator
         for index, head in enumerate(pool.heads)
         for label in head.get("references") or ()
     }
+    told: set[tuple[str, int]] = set()  # one line for all sequences of a seed
     for label, series in pool.series.items():
         arrays = measurements.arrays.get(("R+", label))
         for i, run in enumerate(measurements.runs[label]):
             if (run.folder, label) not in asked or len(series.order) < 2:
                 continue
+            if (label, run.seed) in told:
+                continue
+            told.add((label, run.seed))
             rows = np.full((2, 1), np.nan) if arrays is None else arrays.values[i, -2:]
             names = zip((JOINT, SINGLE), np.isfinite(rows).all(axis=1), strict=True)
             if absent := [name for name, is_there in names if not is_there]:

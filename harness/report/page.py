@@ -276,7 +276,9 @@ def _paths(results: ReportData) -> list[ModelPath]:
     for label in results.bases().values():
         series = results.series[label]
         more = max(0, len(series.order) - MOST_SKILLS)
-        paths.append(ModelPath(series.model, list(series.order[:MOST_SKILLS]), more))
+        for name, order in (series.orders or {"": series.order}).items():
+            model = f"{series.model}, {name}" if name else series.model
+            paths.append(ModelPath(model, list(order[:MOST_SKILLS]), more))
     return paths
 
 
@@ -404,6 +406,7 @@ def _provenance(results: ReportData, to_folder: Sequence[str]) -> list[Block]:
     for run in runs[:MOST_RUNS]:
         label = str(run.get("label"))
         label = labels.get((run["folder"], label), label)
+        label += f", {run['sequence']}" if run.get("sequence") else ""
         views.append(RunView(label, _run_cells(run)))
     return [*blocks, Runs(views, len(runs))]
 

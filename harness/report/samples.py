@@ -59,10 +59,10 @@ def choose(results: ReportData) -> list[Group]:
 
 def _group(results: ReportData, label: str, skill: str, most: int) -> Group | None:
     """At most ``most`` questions of the first run of a label that has any; None without one."""
-    order = results.series[label].order
-    own = order.index(skill) + 1
     metric = results.metric[skill]
-    for run, (_, seed) in enumerate(results.runs[label]):
+    for run, (_, seed, _) in enumerate(results.runs[label]):
+        order = results.order_of(label, run)
+        own = order.index(skill) + 1
         evaluations = _evaluations(results, label, run, own)
         if evaluations:
             ids = _pick(evaluations, metric, own)
@@ -73,7 +73,7 @@ def _group(results: ReportData, label: str, skill: str, most: int) -> Group | No
 
 def _evaluations(results: ReportData, label: str, run: int, own: int) -> Evaluations:
     """The items with a completion of the skill that stage ``own`` teaches, at the stages shown."""
-    folder, _ = results.runs[label][run]
+    folder = results.runs[label][run].folder
     T = len(results.series[label].order)
     stages = range(T + 1) if T <= STAGES else sorted({0, own, T})
     evaluations = {}

@@ -7,6 +7,7 @@ import pandas as pd
 
 from harness.base import metrics
 from harness.report.continual import NO_REFERENCES, of_joint, of_single
+from harness.report.crossing import OF_ORDERS, ORDERS
 from harness.report.data import ReportData
 from harness.report.entries import ArrayFunction
 from harness.report.estimates import HOW, NO_INTERVAL, Estimate, IntervalSource
@@ -59,8 +60,10 @@ def measured(results: ReportData, kind: str, name: str) -> str:
 def interval_note(rows: list[Row]) -> str:
     """Which intervals the cells of a table have, and why some have none."""
     sources: list[tuple[str, set[IntervalSource | None]]] = []
+    several = False
     for label, cells in rows:
         estimates = [cell for cell in cells.values() if isinstance(cell, Estimate)]
+        several |= any(ORDERS in each.spread.parts for each in estimates if each.spread)
         of_row = {estimate.by for estimate in estimates if np.isfinite(estimate.value)}
         if of_row:
             sources.append((label, of_row))
@@ -73,6 +76,7 @@ def interval_note(rows: list[Row]) -> str:
     note = "No number has an interval."
     if intervals:
         note = f"± is half of a 95% interval {'; '.join(intervals)}."
+        note += f" {OF_ORDERS}" if several else ""
     return note + (f" No ±: {'; '.join(gaps)}." if gaps else "")
 
 
@@ -116,8 +120,9 @@ def main_table(results: ReportData) -> Table:
 
 
 def _main_columns(results: ReportData) -> list[Column]:
+    runs = "runs" if results.of_sequences else "seeds"
     columns = [
-        Column("seeds", "seeds", unit="text", note="complete runs / expected"),
+        Column("seeds", runs, unit="text", note="complete runs / expected"),
         Column("acc", "ACC", note=MEANINGS["ACC"]),
         Column("bwt", "BWT", signed=True, note=MEANINGS["BWT"]),
         Column("forgetting", "Forgetting", note=MEANINGS["Forgetting"]),
@@ -148,7 +153,7 @@ def _main_cells(results: ReportData, label: str) -> dict[str, Cell]:
     """The cells of a method."""
     series = results.series[label]
     cells: dict[str, Cell] = {
-        "seeds": f"{results.complete(label)}/{len(series.seeds)}",
+        "seeds": f"{results.complete(label)}/{len(series.expected)}",
         "acc": results.estimate(label, metrics.average_accuracy),
         "bwt": results.estimate(label, metrics.backward_transfer, difference=True),
         "forgetting": results.estimate(label, metrics.forgetting, difference=True),
@@ -158,8 +163,8 @@ def _main_cells(results: ReportData, label: str) -> dict[str, Cell]:
         cells["retention"] = results.estimate(label, change, "D", difference=True)
     for i, name in enumerate(series.order):
         detail = measured(results, "skill", name)
-        cells[f"{name}/final"] = results.estimate(label, _entry(-1, i), detail=detail)
-        cells[f"{name}/own"] = results.estimate(label, _entry(i + 1, i), detail=detail)
+        cells[f"{name}/final"] = results.estimate(label, _entry(-1, i), "S", detail)
+        cells[f"{name}/own"] = results.estimate(label, _entry(i + 1, i), "S", detail)
     return cells
 
 
@@ -178,8 +183,8 @@ def _reference_rows(results: ReportData, label: str) -> Iterator[Row]:
     single: dict[str, Cell] = {}
     for i, name in enumerate(results.series[label].order):
         detail = measured(results, "skill", name)
-        joint[f"{name}/final"] = results.estimate(label, _entry(-2, i), "R+", detail)
-        single[f"{name}/own"] = results.estimate(label, _entry(-1, i), "R+", detail)
+        joint[f"{name}/final"] = results.estimate(label, _entry(-2, i), "S+", detail)
+        single[f"{name}/own"] = results.estimate(label, _entry(-1, i), "S+", detail)
     yield f"{label} joint", joint
     yield f"{label} single", single
 
@@ -254,6 +259,7 @@ def _gain_cells(results: ReportData, label: str) -> dict[str, Cell]:
         cells[name] = results.estimate(
             label,
             _own_stage_gain(i),
+            "S",
             detail=measured(results, "skill", name),
             difference=True,
         )
@@ -409,7 +415,7 @@ def _run_cost(stages: pd.DataFrame, length: int) -> dict[str, Cell]:
 
     stages: one row a stage; length: the number of stages of a complete run.
     """
-    runs = stages.groupby(["folder", "seed"])
+    runs = stages.groupby([c for c in ("folder", "seed", "sequence") if c in stages])
     summed = [c for c in stages.columns if c in COUNTS or c.startswith(SECONDS)]
     count = runs.size()
     complete = count.index[count == length]
@@ -440,5 +446,6 @@ def records_used(results: ReportData) -> pd.DataFrame:
         folder=used["folder"].map(dict(enumerate(results.names))),
         name=used["name"].astype(object).replace(task_of),
     )
-    columns = [column for column in COLUMNS if column not in NOT_IN_RECORDS_USED]
+    without = (*NOT_IN_RECORDS_USED, *(() if results.of_sequences else ("sequence",)))
+    columns = [column for column in COLUMNS if column not in without]
     return used[["folder", "label", *columns]]

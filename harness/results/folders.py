@@ -21,6 +21,7 @@ from harness.results.formats import (
     EVALUATION_KEY,
     FAILED,
     HEAD,
+    OF_SEQUENCE,
     READABLE,
     REMEDY,
     RUN,
@@ -36,16 +37,20 @@ from harness.results.reader import json_objects, read_records
 
 Json = dict[str, Any]  # an object of a JSON file; formats.py has the shapes that are checked
 
-RUN_NAME = re.compile(r"(.+)-seed(-?\d+)")
+RUN_NAME = re.compile(rf"([^{OF_SEQUENCE}]+)(?:{OF_SEQUENCE}(.+))?-seed(-?\d+)")
 REBUILT = "start the run again, which writes it anew from the stages"
 
 
 class RunFolder(NamedTuple):
-    """The folder of one run; ``label`` is the method's in results.json."""
+    """The folder of one run; ``label`` is the method's in results.json.
+
+    sequence: name in ``orders``, "" where there is one.
+    """
 
     label: str
     seed: int
     path: Path
+    sequence: str = ""
 
 
 class RecordTable(NamedTuple):
@@ -212,7 +217,7 @@ class ResultsFolder:
             if match := RUN_NAME.fullmatch(path.name):
                 for stage in _stages(path, "records.jsonl"):
                     check_place(stage / "records.jsonl")
-                runs.append(RunFolder(match[1], int(match[2]), path))
+                runs.append(RunFolder(match[1], int(match[3]), path, match[2] or ""))
         return runs
 
     def provenance(self) -> list[Json]:

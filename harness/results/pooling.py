@@ -3,7 +3,8 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from harness.base.errors import UserError
 from harness.results.folders import Json, ResultsFolder, open_results
 from harness.results.formats import CONTINUOUS, JOINT, RELEARN, SINGLE
 from harness.results.reader import TEXTS
+from harness.results.sequences import of_sequence, with_singles
 
 # A record is repeated where all of these are equal; the later one replaces the earlier one.
 RECORD_KEY = ("folder", "run", "stage", "step", "kind", "name", "split", "metric")
@@ -27,7 +29,8 @@ class Series:
     """One line of every table: a method's label, its runs (seeds pooled over folders), its order.
 
     members: (folder index, label there); seeds: all that are expected; selected: which point of a
-    grid this is and how it was chosen, empty for a method without a grid.
+    grid this is and how it was chosen, empty for a method without a grid. orders: {name: skills} of
+    several sequences, {} of one; expected: (seed, name of the sequence or "") of all runs.
     """
 
     label: str
@@ -38,6 +41,12 @@ class Series:
     members: list[tuple[int, str]]
     seeds: list[int]
     selected: str = ""
+    orders: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    expected: list[tuple[int, str]] = field(default_factory=list)
+
+    def order_of(self, sequence: str) -> tuple[str, ...]:
+        """The skills in a run's sequence."""
+        return self.orders.get(sequence, self.order)
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,8 @@ class Pool:
     metric: the metric that counts; skills, retention: their entries in results.json by name, and
     one more for each continuous metric of a task (see ``_continuous``); records: one row a record,
     with ``label`` (NaN where no head lists the method) and ``folder``; references: the same of
-    reference runs, with the label of the series that they are references of.
+    reference runs, with the label of the series that they are references of; sequence: the one of
+    ``orders`` that is all of the pool, None where it has every run.
     """
 
     folders: list[ResultsFolder]
@@ -65,17 +75,19 @@ class Pool:
     series: dict[str, Series]
     records: pd.DataFrame
     references: pd.DataFrame
+    sequence: str | None = None
 
     def labels(self) -> dict[tuple[int, str], str]:
         """{(folder index, label there): label of the series}."""
         return {member: s.label for s in self.series.values() for member in s.members}
 
 
-def open_pool(paths: list[Path], every_point: bool = False) -> Pool:
+def open_pool(paths: list[Path], every_point: bool = False, sequence: str | None = None) -> Pool:
     """Reads and pools results folders; every_point: as for ``open_results``.
 
-    Raises UserError for a folder that is no results folder of this version, and where the folders
-    (or the records of one) measured the same thing under two protocols, metrics or splits.
+    sequence: take the runs of this sequence alone, as if it were the folders' only one. Raises
+    UserError for a folder that is no results folder of this version, and where the folders (or the
+    records of one) measured the same thing under two protocols, metrics or splits.
     """
     folders = [open_results(path, every_point) for path in paths]
     tables, unreadable, heads = [], [], []
@@ -85,8 +97,13 @@ def open_pool(paths: list[Path], every_point: bool = False) -> Pool:
         tables.append(table.assign(folder=index))
         unreadable.append(lines)
         protocols.update(folder.protocols)
-    for folder, table in zip(folders, tables, strict=True):
-        heads.append(_head(folder, table))
+    for index, (folder, table) in enumerate(zip(folders, tables, strict=True)):
+        head = _head(folder, table)
+        if head.get("orders"):
+            tables[index] = with_singles(head, table)
+        if sequence is not None:
+            head, tables[index] = of_sequence(head, tables[index], sequence)
+        heads.append(head)
     split = _agreed(paths, "split", [{"": f.split} for f in folders], "evaluate.split")[""]
     metric = _agreed(paths, "metric", [_metrics(head["skills"]) for head in heads], "skill")
     _agreed(paths, "metric", [_metrics(f.retention) for f in folders], "retention task")
@@ -111,6 +128,7 @@ def open_pool(paths: list[Path], every_point: bool = False) -> Pool:
         series=series,
         records=records,
         references=references,
+        sequence=sequence,
     )
     _refuse_two_protocols(pool)
     return pool
@@ -177,7 +195,7 @@ def _agreed(paths: list[Path], what: str, values: list[dict[str, str]], of: str)
 
 @dataclass
 class _Group:
-    """Runs of one setting: what was learned is the same, and no seed is there twice."""
+    """Runs of one setting: what was learned is the same, and no seed x sequence is there twice."""
 
     setting: str
     entry: Json
@@ -185,7 +203,8 @@ class _Group:
     model: str
     selected: str
     members: list[tuple[int, str]]
-    seeds: set[int]
+    runs: set[tuple[int, str]]
+    orders: dict[str, tuple[str, ...]]
 
 
 def _pool_series(
@@ -195,15 +214,18 @@ def _pool_series(
 
     That is method, config, model and order; budget, rollout, and of each skill its prompts,
     teacher's template and training data. Results of two versions are apart: their hashes do not
-    mean the same. A folder with a seed that is there already is a series of
-    its own. The selected point of a grid has the grid's label.
+    mean the same. A folder with a seed and sequence that is there already is a series of
+    its own, and so is one with another sequence of the same name, or with `orders` where the other
+    has none. The selected point of a grid has the grid's label.
     """
     groups: dict[str, list[_Group]] = defaultdict(list)
     mixed = len({head["version"] for head in heads}) > 1
     for index, (head, table) in enumerate(zip(heads, tables, strict=True)):
         for label_there, entry in head["methods"].items():
             label, selected = _grid_label(label_there, entry)
-            on_record = table.loc[table["method"] == label_there, "seed"].dropna().astype(int)
+            mine = table[table["method"] == label_there]
+            on_record = zip(mine["seed"].astype(int), mine["sequence"].astype(str), strict=True)
+            orders = {name: tuple(of) for name, of in (head.get("orders") or {}).items()}
             entry = {key: value for key, value in entry.items() if key != "grid"}
             group = _Group(
                 setting=f"{head['version']} {_setting(head, label, entry)}",
@@ -212,7 +234,8 @@ def _pool_series(
                 model=_model_name(head) + f" (results version {head['version']})" * mixed,
                 selected=selected,
                 members=[(index, label_there)],
-                seeds={*head["seeds"], *on_record},
+                runs={*product(head["seeds"], orders or [""]), *on_record},
+                orders=orders,
             )
             _join(groups[label], group)
     series = {}
@@ -227,8 +250,10 @@ def _pool_series(
                 model=group.model,
                 order=group.order,
                 members=group.members,
-                seeds=sorted(group.seeds),
+                seeds=sorted({seed for seed, _ in group.runs}),
                 selected=group.selected,
+                orders=group.orders,
+                expected=sorted(group.runs),
             )
     return series
 
@@ -244,17 +269,19 @@ def _grid_label(label: str, entry: Json) -> tuple[str, str]:
 
 
 def _join(groups: list[_Group], new: _Group) -> None:
-    """Adds runs to the first group of their setting without their seeds, or as a new group."""
+    """Adds runs to the first group of their setting without their runs, or as a new group."""
     for group in groups:
-        if group.setting == new.setting and not group.seeds & new.seeds:
-            group.seeds |= new.seeds
+        same = all(group.orders.get(name, of) == of for name, of in new.orders.items())
+        if group.setting == new.setting and same and not group.runs & new.runs:
+            group.runs |= new.runs
             group.members += new.members
+            group.orders |= new.orders
             return
     groups.append(new)
 
 
 def _setting(head: Json, label: str, entry: Json) -> str:
-    """All that a run learns from, as text; two runs of one setting differ in their seeds alone."""
+    """All that a run learns from, as text; runs of one setting differ in seed and sequence."""
     model = head.get("model") or {}
     if isinstance(model, dict):  # Where it ran is provenance: seeds of two devices are pooled.
         model = {key: value for key, value in model.items() if key != "device"}
@@ -263,8 +290,9 @@ def _setting(head: Json, label: str, entry: Json) -> str:
         for skill in head["skills"]
     ]
     order = [skill["name"] for skill in head["skills"]]
+    several = bool(head.get("orders"))
     return json.dumps(
-        [label, entry, model, order, head.get("budget"), head.get("rollout"), learned],
+        [label, entry, model, order, head.get("budget"), head.get("rollout"), learned, several],
         sort_keys=True,
     )
 

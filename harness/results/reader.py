@@ -24,6 +24,7 @@ TEXTS = (
     "protocol",
     "evaluation",
     "reference",
+    "sequence",
 )
 WHOLE_NUMBERS = ("seed", "stage", "step")
 AMOUNTS = ("prompts", "prompts_learned", "tokens", "seconds")
@@ -34,8 +35,9 @@ def read_records(path: Path) -> tuple[pd.DataFrame, int]:
     """(table, number of lines that are no JSON objects) of records.jsonl.
 
     The table has a column a key of a record, and no row where there is no file. Texts are
-    categorical. A number that is missing or not finite is NaN, in ``seed``, ``stage`` and ``step``
-    0. Raises UserError where a text is something else, as a list.
+    categorical; ``sequence`` is "" where a record has none. A number that is missing or not finite
+    is NaN, in ``seed``, ``stage`` and ``step`` 0. Raises UserError where a text is something else,
+    as a list.
     """
     chunks = []
     broken = 0
@@ -56,7 +58,8 @@ def _table(rows: list[dict[str, Any]], path: Path) -> pd.DataFrame:
     )
     for column in TEXTS:
         _check_texts(table[column], path)
-        table[column] = pd.Categorical(table[column])
+        texts = table[column].fillna("") if column == "sequence" else table[column]
+        table[column] = pd.Categorical(texts)
     for column in NUMBERS:
         numbers = pd.to_numeric(table[column], errors="coerce").astype(float)
         table[column] = numbers.replace([np.inf, -np.inf], np.nan)

@@ -45,9 +45,10 @@ def sweep(
     """Evaluate each alpha of each run of ``order`` in the results folder; nothing is trained.
 
     Returns what ``wise_ft/wise_ft.json`` holds: ``rule``, ``selected`` ({method: alpha}), and
-    ``rows`` of ``method``, ``seed``, ``sequence`` where there are several, ``alpha``, ``weights`` (the fingerprint), ``validation`` (the
-    mean over the skills), ``skills`` ({skill: {split: {metric: [value, standard error]}}}) and
-    ``retention`` ({task: {metric: [value, standard error]}}).
+    ``rows`` of ``method``, ``seed``, ``sequence`` where there are several, ``alpha``, ``weights``
+    (the fingerprint), ``validation`` (the mean over the skills), ``skills`` ({skill: {split:
+    {metric: [value, standard error]}}}) and ``retention`` ({task: {metric: [value, standard
+    error]}}).
 
     What is measured is kept: the same command goes on after a kill. Raises UserError where a run
     has no kept weights, or a skill no validation data.

@@ -351,11 +351,8 @@ class Order(Sections):
             **({"products": asdict(self.products)} if self.products else {}),
             **({"references": self.references} if self.references else {}),
             **({"relearning": self.relearning} if self.relearning else {}),
-            **({} if "" in self.sequences else {"orders": self._about_orders()}),
+            **({"orders": self.orders} if self.orders else {}),
         }
-
-    def _about_orders(self) -> dict[str, list[str]]:
-        return {name: [s.name for s in self.in_sequence(name)] for name in self.sequences}
 
     def _about_skill(self, skill: Skill) -> dict[str, Any]:
         about: dict[str, Any] = {

@@ -44,10 +44,10 @@ class Sections:
     """An order file with every section in its dataclass; files, skills and methods are names.
 
     skill_specs: the entries of ``skills``; sequences: {name: numbers of the skills, from 1} of
-    ``orders``, {"": (1, 2, ...)} where there are none; method_options: the hyperparameters that the file gives
-    each label; grid: {label: {hyperparameter: values}}; judge_section, retention_section: as in the
-    file; reference_labels, relearning_labels: of ``references``, ``relearning``. ``selects``:
-    whether a grid selects among its points, by validation scores.
+    ``orders``, {"": (1, 2, ...)} where there are none; method_options: the hyperparameters that the
+    file gives each label; grid: {label: {hyperparameter: values}}; judge_section,
+    retention_section: as in the file; reference_labels, relearning_labels: of ``references``,
+    ``relearning``. ``selects``: whether a grid selects among its points, by validation scores.
     """
 
     def __init__(self, mapping: object, path: str | Path) -> None:
@@ -95,6 +95,12 @@ class Sections:
             )
         self.judge_section: dict[str, Any] = schema.judge
         self.retention_section: str | list[Any] | None = schema.retention
+
+    @property
+    def orders(self) -> dict[str, list[str]]:
+        """{name: skills} of the sequences that are kept; {} where the order has one."""
+        named = {name: numbers for name, numbers in self.sequences.items() if name}
+        return {name: [self.skill_specs[n - 1].name for n in of] for name, of in named.items()}
 
     @property
     def pass_at_k(self) -> PassAtK | None:

@@ -153,5 +153,5 @@ def test_a_picture_without_numbers_is_not_drawn(tmp_path):
         raise AssertionError("there is nothing to draw")
 
     nothing = Picture("nothing", "Nothing", "results", lambda _: None, never, never)
-    assert nothing.save(pictures.source_of(results), tmp_path) is None
+    assert nothing.save(pictures.source_of(results), tmp_path) == []
     assert not list(tmp_path.glob("nothing*"))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import pandas as pd
 
 from harness.report.data import ReportData
 from harness.report.pictures import (
@@ -47,11 +48,15 @@ PICTURES: list[Picture[Any]] = [  # in the page's order
 def source_of(results: ReportData) -> Source:
     """What the pictures of ``results`` are made from."""
     axis = TrainingAxis(results)
-    return Source(results, axis, looks(results.series), accuracy_curves_table(results, axis))
+    sequences = {name: source_of(of) for name, of in results.of_sequences.items() if of.series}
+    curves = accuracy_curves_table(results, axis)
+    if sequences:
+        tables = [of.curves.assign(sequence=name) for name, of in sequences.items()]
+        curves = pd.concat(tables, ignore_index=True)
+    return Source(results, axis, looks(results.series), curves, sequences)
 
 
 def draw_pictures(source: Source, folder: Path) -> list[PictureFile]:
     """Draws every picture that the records allow into ``folder``; returns them in order."""
     with matplotlib.rc_context(STYLE):
-        pictures = [picture.save(source, folder) for picture in PICTURES]
-    return [picture for picture in pictures if picture is not None]
+        return [file for picture in PICTURES for file in picture.save(source, folder)]

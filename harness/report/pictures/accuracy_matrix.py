@@ -189,5 +189,11 @@ def caption(shown: AccuracyMatrices) -> str:
 
 
 ACCURACY_MATRIX = Picture(
-    "accuracy_matrix", "Accuracy matrices", "skills", accuracy_matrices, draw, caption
+    "accuracy_matrix",
+    "Accuracy matrices",
+    "skills",
+    accuracy_matrices,
+    draw,
+    caption,
+    by_sequence=True,
 )

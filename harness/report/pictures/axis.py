@@ -12,11 +12,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from harness.base import intervals, metrics
+from harness.report.crossing import crossing
 from harness.report.data import ReportData
+from harness.report.measurements import run_ids
 from harness.report.style import INK, MUTED, SHADE, shorten
 
 MOST_BORDERS = 15  # with more stages no border is drawn
 MOST_NAMES = 4  # with more stages the borders bear numbers
+KEY = ["folder", "label", "seed", "sequence", "stage"]  # of the end of a stage of a run
 
 
 class TrainingAxis:
@@ -31,11 +34,15 @@ class TrainingAxis:
     """
 
     def __init__(self, results: ReportData) -> None:
-        orders = {tuple(series.order) for series in results.series.values()}
+        orders = {
+            tuple(order)
+            for series in results.series.values()
+            for order in (series.orders.values() or [series.order])
+        }
         self.order: tuple[str, ...] | None = next(iter(orders)) if len(orders) == 1 else None
         self.longest = max((len(order) for order in orders), default=0)
         table = results.skill_records
-        finals = table[table["final"]].drop_duplicates(["label", "folder", "seed", "stage"])
+        finals = table[table["final"]].drop_duplicates(KEY)
         steps = finals.groupby(["label", "stage"], observed=True)["step"]
         ends = steps.median()
         self.borders: dict[str, np.ndarray] = {}
@@ -87,10 +94,8 @@ class TrainingAxis:
         Where a run has not ended a stage, its method's usual steps stand in (``borders``). A record
         whose share is unknown lies at the end of its stage.
         """
-        runs = table[["folder", "label", "seed", "stage", "step", "final"]].copy()
-        runs["label"] = runs["label"].astype(object)
-        key = ["folder", "label", "seed", "stage"]
-        ends = runs[runs["final"]].drop_duplicates(key).set_index(key)["step"]
+        runs = table[[*KEY, "step", "final"]].astype({"label": object, "sequence": object})
+        ends = runs[runs["final"]].drop_duplicates(KEY).set_index(KEY)["step"]
         start = self._stage_ends(runs.assign(stage=runs["stage"] - 1), ends)
         end = self._stage_ends(runs, ends)
         with np.errstate(all="ignore"):
@@ -101,7 +106,7 @@ class TrainingAxis:
 
     def _stage_ends(self, runs: pd.DataFrame, ends: pd.Series) -> np.ndarray:
         """The step at which the stage of each row ended, NaN where nobody knows."""
-        rows = pd.MultiIndex.from_frame(runs[["folder", "label", "seed", "stage"]])
+        rows = pd.MultiIndex.from_frame(runs[KEY])
         steps = ends.reindex(rows).to_numpy(float, copy=True)
         gaps = np.isnan(steps)
         usual = {
@@ -116,20 +121,22 @@ class TrainingAxis:
         return steps
 
     def average(self, table: pd.DataFrame, fractions: Collection[str]) -> pd.DataFrame:
-        """Mean of records over seeds at each x, with a 95% interval; one row a label, name and x.
+        """Mean of records over runs at each x, with a 95% interval; one row a label, name and x.
 
-        Columns: label, name, x, value, seeds, stderr, stage, low, high. The interval is over seeds
-        and questions by the records alone (intervals.of_records), so that it may be a little wider
-        than the table's. fractions: names whose values lie in [0, 1]: theirs is the score interval.
+        Columns: label, name, x, value, seeds, stderr, stage, low, high. The interval is over seeds,
+        sequences and questions by the records alone (intervals.of_records), so that it may be a
+        little wider than the table's. fractions: names whose values lie in [0, 1]: theirs is the
+        score interval.
         """
         points = (
-            table.assign(x=self.place(table).round(4))
+            table.assign(x=self.place(table).round(4), run_id=run_ids(table))
             .groupby(["label", "name", "x"], observed=True)
             .agg(
                 value=("value", "mean"),
                 values=("value", list),
                 stderrs=("stderr", list),
                 seeds=("value", "count"),
+                runs=("run_id", list),
                 stderr=("stderr", "mean"),
                 n=("n", "mean"),
                 stage=("stage", "max"),
@@ -138,7 +145,7 @@ class TrainingAxis:
         )
         bounds = [_bounds(point, point.name in fractions) for point in points.itertuples()]
         points[["low", "high"]] = np.array(bounds, float).reshape(-1, 2)
-        return points.drop(columns=["n", "values", "stderrs"])
+        return points.drop(columns=["n", "values", "stderrs", "runs"])
 
     def frame(self, axes: Axes, learned: int | None = None) -> None:
         """Draws the borders and names of stages, and sets the limits of x.
@@ -194,7 +201,10 @@ def _filled(ends: dict[int, float], stages: int) -> np.ndarray:
 def _bounds(point: Any, is_fraction: bool) -> tuple[float, float]:
     """(low, high) of the mean at one point, as ``TrainingAxis.average`` says; NaN without one."""
     values = np.array(point.values, float)
-    spread = intervals.of_records(values[np.isfinite(values)], point.stderrs)
+    known = np.flatnonzero(np.isfinite(values))
+    crossed = crossing([point.runs[i] for i in known])
+    values = values[known[crossed.places]].reshape(crossed.shape)
+    spread = intervals.of_records(values, point.stderrs, levels=crossed.levels)
     if is_fraction:
         error, quantile = point.stderr, None
         if point.seeds > 1:

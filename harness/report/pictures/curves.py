@@ -227,7 +227,13 @@ def _gaps(shown: AccuracyCurves) -> str:
 
 
 ACCURACY = Picture(
-    "curves", "Forgetting curves", "results", accuracy_curves, draw_accuracy, caption_accuracy
+    "curves",
+    "Forgetting curves",
+    "results",
+    accuracy_curves,
+    draw_accuracy,
+    caption_accuracy,
+    by_sequence=True,
 )
 NORMALISED = Picture(
     "curves_normalised",
@@ -236,4 +242,5 @@ NORMALISED = Picture(
     normalised_curves,
     draw_normalised,
     caption_normalised,
+    by_sequence=True,
 )

@@ -1,7 +1,7 @@
 """What a picture of the report is: what it shows, how that is drawn, what its caption says."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -22,13 +22,15 @@ class Source:
     """What pictures are made from.
 
     axis: of training, the same for all pictures; looks: {label: colour, marker and dash}; curves:
-    ``accuracy_curves_table``, which several pictures show and tables/curves.csv holds.
+    ``accuracy_curves_table``, which several pictures show and tables/curves.csv holds; sequences:
+    the same of each sequence of skills, where there are several.
     """
 
     results: ReportData
     axis: TrainingAxis
     looks: dict[str, Look]
     curves: pd.DataFrame
+    sequences: dict[str, "Source"] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,9 @@ class Picture(Generic[Shown]):
 
     name: of its files and of its place on the page; section: key of the page's section that shows
     it; select: takes what is shown from the records, None where they have nothing to show; draw:
-    makes the figure of that, and of that alone; caption: says what is shown and how it was made.
+    makes the figure of that, and of that alone; caption: says what is shown and how it was made;
+    by_sequence: of several sequences of skills it is drawn once each, because its stages or its x
+    mean other skills in each.
     """
 
     name: str
@@ -57,17 +61,29 @@ class Picture(Generic[Shown]):
     select: Callable[[Source], Shown | None]
     draw: Callable[[Shown], Figure]
     caption: Callable[[Shown], str]
+    by_sequence: bool = False
 
-    def save(self, source: Source, folder: Path) -> PictureFile | None:
-        """Draws the picture into ``folder``, None where the records have nothing to show."""
+    def save(self, source: Source, folder: Path) -> list[PictureFile]:
+        """Draws the picture into ``folder``; [] where the records have nothing to show."""
+        if not (self.by_sequence and source.sequences):
+            return self._save(source, folder, "", "")
+        drawn = []
+        for name, of_sequence in source.sequences.items():
+            skills = ", ".join(next(iter(of_sequence.results.series.values())).order)
+            drawn += self._save(of_sequence, folder, name, f" The runs of {name}: {skills}.")
+        return drawn
+
+    def _save(self, source: Source, folder: Path, sequence: str, note: str) -> list[PictureFile]:
         shown = self.select(source)
         if shown is None:
-            return None
+            return []
         figure = self.draw(shown)
-        save(figure, folder, self.name)
-        return PictureFile(
-            self.name, self.title, self.section, self.caption(shown), figure.get_figwidth()
-        )
+        name, title = self.name, self.title
+        if sequence:
+            name, title = f"{name}_{sequence}", f"{title}, {sequence}"
+        save(figure, folder, name)
+        caption = self.caption(shown) + note
+        return [PictureFile(name, title, self.section, caption, figure.get_figwidth())]
 
 
 def only_first(panels: int, count: int, what: str, rest: str = "") -> str:

@@ -110,4 +110,6 @@ def caption(shown: Diagnostics) -> str:
     )
 
 
-TRAINING = Picture("training", "Training diagnostics", "cost", diagnostics, draw, caption)
+TRAINING = Picture(
+    "training", "Training diagnostics", "cost", diagnostics, draw, caption, by_sequence=True
+)

@@ -1,0 +1,48 @@
+"""Runs as a crossing of seeds and sequences of skills: the levels of an interval.
+
+The variance by level (harness.base.intervals) wants every seed with every sequence. Where a run is
+missing, the mean and its interval are of the largest part that is crossed.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from harness.report.measurements import RunId
+
+SEEDS, ORDERS = "seeds", "orders"
+OF_ORDERS = (
+    "Several sequences of the skills are a level beside the seeds, or in their place with one seed."
+)
+
+
+class Crossing(NamedTuple):
+    """places: of the runs that count, seeds first; shape: (seeds,) or (seeds, sequences)."""
+
+    places: list[int]
+    shape: tuple[int, ...]
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        return (SEEDS, ORDERS)[: len(self.shape)]
+
+
+def crossing(runs: Sequence[RunId]) -> Crossing:
+    """The largest crossing among runs; of equal ones that with more sequences.
+
+    Runs of one sequence are all of it, in their order.
+    """
+    counts = Counter(run.sequence for run in runs)
+    if not any(counts):
+        return Crossing(list(range(len(runs))), (len(runs),))
+    place = {run.key: i for i, run in enumerate(runs)}
+    names = [name for name, _ in counts.most_common()]  # in the order of runs where equal
+    seeds = list(dict.fromkeys(run.seed for run in runs))
+    best: list[list[int]] = []
+    for k in range(1, len(names) + 1):
+        whole = [seed for seed in seeds if all((seed, name) in place for name in names[:k])]
+        if len(whole) * k >= sum(map(len, best)) and whole:
+            best = [[place[seed, name] for name in names[:k]] for seed in whole]
+    return Crossing([i for of_seed in best for i in of_seed], np.shape(best))
