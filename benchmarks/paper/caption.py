@@ -20,7 +20,7 @@ def caption(orders: list[ReportData]) -> str:
 
 def _order(results: ReportData) -> str:
     """Model, skills, methods, seeds, split, n, decoding and KL direction of one order."""
-    seeds = sorted({seed for runs in results.runs.values() for _, seed in runs})
+    seeds = sorted({run.seed for runs in results.runs.values() for run in runs})
     parts = [
         f"{' and '.join(results.names)}: {_model(results)}",
         f"skills {', '.join(_skills(results))}",

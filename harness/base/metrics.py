@@ -4,7 +4,10 @@ The matrix R has shape [T + 1, T] for T skills learned one after the other: ``R[
 accuracy on the i-th skill after the k-th stage, and row 0 is the base model. Every skill is
 measured at every stage, learned or not. Formulas below count skills from 1.
 
-All functions take R with any leading axes (seeds,
+Skills are counted in the sequence of the run. Where runs learn them in several sequences
+(``orders`` of an order), a measure is computed inside each run, then averaged.
+
+All functions take R with any leading axes (runs,
 bootstrap draws), use the last two, and give NaN where a number they need is NaN: a mean over the
 numbers that happen to be there would be another quantity.
 """

@@ -11,7 +11,7 @@ skill, row i + 1 the stage that teaches it, and the last row the end of the run 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -81,7 +81,16 @@ class Arrays:
 
     def of(self, runs: list[int]) -> "Arrays":
         """The same of some of the runs, of which some may be there twice."""
-        return Arrays(self.columns, *(array[runs] for array in self.all()))
+        values, stderr, answers, keys = (array[runs] for array in self.all())
+        return Arrays(self.columns, values, stderr, answers, keys)
+
+    def picked(self, cells: list[tuple[list[int], list[int]]]) -> "Arrays":
+        """The same with these rows and columns of each run."""
+        values, stderr, answers, keys = (
+            np.array([of_run[np.ix_(*at)] for of_run, at in zip(array, cells, strict=True)])
+            for array in self.all()
+        )
+        return Arrays(self.columns, values, stderr, answers, keys)
 
     def all(self) -> tuple[np.ndarray, ...]:
         """The four arrays."""
@@ -210,17 +219,14 @@ def _placed(arrays: Arrays, orders: list[tuple[str, ...]], stages: int) -> tuple
     """
     if all(order == arrays.columns for order in orders):
         return arrays, arrays
-    further = range(stages, arrays.values.shape[1])
-    columns = [[arrays.columns.index(name) for name in order] for order in orders]
-    rows = [
-        [0, *(order.index(name) + 1 for name in arrays.columns), stages - 1, *further]
-        for order in orders
-    ]
-    by_place = [
-        np.array([of[:, c] for of, c in zip(a, columns, strict=True)]) for a in arrays.all()
-    ]
-    by_skill = [np.array([of[r] for of, r in zip(a, rows, strict=True)]) for a in arrays.all()]
-    return Arrays(arrays.columns, *by_place, own=tuple(orders)), Arrays(arrays.columns, *by_skill)
+    every = list(range(arrays.values.shape[1]))
+    placed, by_skill = [], []
+    for order in orders:
+        taught = [order.index(name) + 1 for name in arrays.columns]
+        placed.append((every, [arrays.columns.index(name) for name in order]))
+        by_skill.append(([0, *taught, stages - 1, *every[stages:]], list(range(len(order)))))
+    in_place = replace(arrays.picked(placed), own=tuple(orders))
+    return in_place, arrays.picked(by_skill)
 
 
 def _counting(pool: Pool, records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

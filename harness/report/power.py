@@ -59,6 +59,8 @@ def told_note(results: ReportData, told: Sequence[Told]) -> str:
     note = f"Would be told (80% power, two-sided 5%): {comma.join(named)}{more}."
     if told[0].seeds == 1:
         note += " With one seed, what another seed changes is not in it."
+    if any(of_one.variation.orders for of_one in told):
+        note += " More sequences of skills are not counted."
     return " ".join([note, *(_halving(results, of_unit[0]) for of_unit in units.values())])
 
 

@@ -36,8 +36,7 @@ MEANINGS = {
 COUNTS = ("steps", "prompts", "tokens", "flops")
 LARGEST = ("peak_memory_gib", "kept_bytes", "gold_rows")
 SECONDS = "seconds_"  # begins the columns of ReportData.stages with seconds of one part
-# Columns of records.jsonl that records_used leaves out: `folder` and `label` say where a record is
-# from, and all records are final.
+# Columns that records_used leaves out: `folder` and `label` name the run, all records are final.
 NOT_IN_RECORDS_USED = ("run", "method", "final", *AMOUNTS, "reference")
 
 

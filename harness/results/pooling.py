@@ -14,7 +14,7 @@ from harness.base.errors import UserError
 from harness.results.folders import Json, ResultsFolder, open_results
 from harness.results.formats import CONTINUOUS, JOINT, RELEARN, SINGLE
 from harness.results.reader import TEXTS
-from harness.results.sequences import of_sequence, with_singles
+from harness.results.sequences import check_orders, of_sequence, with_singles
 
 # A record is repeated where all of these are equal; the later one replaces the earlier one.
 RECORD_KEY = ("folder", "run", "stage", "step", "kind", "name", "split", "metric")
@@ -99,6 +99,7 @@ def open_pool(paths: list[Path], every_point: bool = False, sequence: str | None
         protocols.update(folder.protocols)
     for index, (folder, table) in enumerate(zip(folders, tables, strict=True)):
         head = _head(folder, table)
+        check_orders(head, table, folder.path)
         if head.get("orders"):
             tables[index] = with_singles(head, table)
         if sequence is not None:

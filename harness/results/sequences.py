@@ -1,13 +1,29 @@
 """A results folder with several sequences of its skills: one of them alone, and what they share."""
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from harness.results.formats import SINGLE
+from harness.base.errors import UserError
+from harness.results.formats import REMEDY, SINGLE
 from harness.results.reader import TEXTS
 
 Json = dict[str, Any]
+
+
+def check_orders(head: Json, table: pd.DataFrame, path: Path) -> None:
+    """Raises UserError unless sequences have every skill once, and records a sequence of them."""
+    orders = head.get("orders") or {}
+    skills = sorted(skill["name"] for skill in head["skills"])
+    for name, order in orders.items():
+        if sorted(order) != skills:
+            problem = f"`orders.{name[:60]}` is not every skill once"
+            raise UserError(path / "results.json", problem, REMEDY)
+    on_record = set(table.loc[table["method"].isin(list(head["methods"])), "sequence"])
+    if unknown := sorted(on_record - set(orders or [""])):
+        problem = f"has records of sequence {unknown[0][:60]!r}, which results.json does not name"
+        raise UserError(path / "records.jsonl", problem, REMEDY)
 
 
 def with_singles(head: Json, table: pd.DataFrame) -> pd.DataFrame:

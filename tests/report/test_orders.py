@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from harness.base import intervals, metrics
+from harness.base.errors import UserError
 from harness.report import tables
 from harness.report.build import write_report
 from harness.report.crossing import Crossing, crossing
@@ -213,7 +214,7 @@ def test_sequences_are_a_level_of_the_interval(tmp_path):
     assert "mean of 2 seeds x 2 sequences" in estimate.how
     assert "seed 1 backward: -0.2" in estimate.how
     assert "Several sequences of the skills are a level beside the seeds" in table.note
-    assert "power" not in table.note  # nothing fails where seeds are alike
+    assert "More sequences of skills are not counted." in table.note
 
 
 def test_without_scores_of_items_the_runs_alone_make_the_interval(results):
@@ -308,6 +309,18 @@ def test_the_report_draws_a_sequence_each(tmp_path, folder):
         *ORDERS
     }
     assert "sequence" in (out / "tables/records.csv").read_text().splitlines()[0]
+
+
+def test_a_folder_whose_sequences_are_none_is_refused(tmp_path):
+    for orders, said in (
+        ({**ORDERS, "forward": ("a", "b", "b")}, "`orders.forward` is not every skill once"),
+        ({"forward": SKILLS}, "has records of sequence 'backward', which results.json does not"),
+        ({}, "has records of sequence 'backward'"),
+    ):
+        place = write(tmp_path / str(len(orders)), ALL, orders=orders)
+        with pytest.raises(UserError) as error:
+            ReportData([place])
+        assert said in str(error.value)
 
 
 def test_folders_of_runs_know_their_sequence(folder):

@@ -55,6 +55,8 @@ class TrainingAxis:
         self.in_steps = bool(lines) and same_in_all_runs and same_in_all_methods
         self.edges: np.ndarray = lines[0] if self.in_steps else np.arange(self.longest + 1.0)
         self.note = self._note()
+        if any(series.orders for series in results.series.values()):
+            self.note += " A stage teaches another skill in each sequence."
 
     def _note(self) -> str:
         if self.in_steps:
@@ -128,8 +130,9 @@ class TrainingAxis:
         little wider than the table's. fractions: names whose values lie in [0, 1]: theirs is the
         score interval.
         """
+        of_runs = pd.Series(run_ids(table), table.index, dtype=object)
         points = (
-            table.assign(x=self.place(table).round(4), run_id=run_ids(table))
+            table.assign(x=self.place(table).round(4), run_id=of_runs)
             .groupby(["label", "name", "x"], observed=True)
             .agg(
                 value=("value", "mean"),
