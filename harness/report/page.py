@@ -376,7 +376,7 @@ def _record(results: ReportData, row: Any, to_folder: str) -> RecordView:
     return RecordView(
         folder=row.folder,
         label=str(row.label),
-        seed=str(row.seed),
+        seed=f"{row.seed} {getattr(row, 'sequence', '')}".rstrip(),
         stage=str(row.stage),
         name=str(row.name),
         metric=str(row.metric),

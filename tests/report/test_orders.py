@@ -300,7 +300,7 @@ def test_the_report_draws_a_sequence_each(tmp_path, folder):
     out = tmp_path / "report"
     _, page = write_report([folder], out)
     figures = {path.stem for path in (out / "figures").glob("*.png")}
-    assert {"curves_forward", "curves_backward", "accuracy_matrix_forward"} <= figures
+    assert {"curves@forward", "curves@backward", "accuracy_matrix@forward"} <= figures
     assert "curves" not in figures and "accuracy_matrix" not in figures
     html = page.read_text()
     assert "Accuracy matrices, backward" in html and "The runs of backward: c, b, a." in html

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from harness.report.data import ReportData
 from harness.report.pictures.axis import TrainingAxis
 from harness.report.style import Look, save
+from harness.results.formats import OF_SEQUENCE
 
 MOST_PANELS = 12  # more skills, tasks or methods than this are left to the tables
 
@@ -80,7 +81,7 @@ class Picture(Generic[Shown]):
         figure = self.draw(shown)
         name, title = self.name, self.title
         if sequence:
-            name, title = f"{name}_{sequence}", f"{title}, {sequence}"
+            name, title = f"{name}{OF_SEQUENCE}{sequence}", f"{title}, {sequence}"
         save(figure, folder, name)
         caption = self.caption(shown) + note
         return [PictureFile(name, title, self.section, caption, figure.get_figwidth())]
