@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.coverage.__main__ import coverage, main, power
-from benchmarks.coverage.laws import LAWS
+from benchmarks.coverage.laws import LAWS, LAWS_OF_ORDERS
 from harness.base.files import ROOT
 from harness.report.data import ReportData
 from harness.report.power import middle
@@ -27,6 +27,25 @@ def test_the_mean_of_many_draws_is_the_truth(law):
 def test_the_reports_intervals_cover_with_three_seeds(name, items):
     [(_, found)] = coverage(BY_NAME[name], items, 3, DRAWS, ["report"]).items()
     assert 0.93 - ERROR < found.share < 0.97 + ERROR
+
+
+@pytest.mark.parametrize("law", LAWS_OF_ORDERS[::3], ids=lambda law: law.name)
+def test_the_mean_over_many_sequences_is_the_truth(law):
+    generator = np.random.default_rng(0)
+    tests = law.draw(generator, 2000, 30, 30)
+    error = (law.by_seed**2 / 30 + law.by_order**2 / 30 + 0.25 / 2000) ** 0.5
+    assert sum(test.mean() for test in tests) == pytest.approx(law.truth, abs=3 * error)
+    assert tests[0].shape == (2000, 30, 30)
+
+
+@pytest.mark.parametrize("name", ["accuracy", "change, sequences differ much"])
+def test_intervals_with_sequences_as_a_level_cover_and_others_do_not(name):
+    [law] = [law for law in LAWS_OF_ORDERS if law.name == name]
+    found = coverage(law, 300, 3, 300, orders=3)
+    error = 2 * (0.95 * 0.05 / 300) ** 0.5
+    assert 0.94 - error < found["report"].share < 0.98 + error
+    if "much" in name:
+        assert found["runs as seeds"].share < 0.9 and found["sequences averaged"].share < 0.91
 
 
 def test_few_flips_cover_and_are_not_wide():
