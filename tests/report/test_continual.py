@@ -10,6 +10,7 @@ from harness.base import curves, metrics
 from harness.report.continual import _regained, continual_rows
 from harness.report.data import ReportData
 from harness.report.every_metric import every_metric
+from harness.report.measurements import RunId
 from harness.report.tables import gain_table, main_table
 from tests.fabricate import SKILLS, fabricate
 from tests.report.folders import raw, rewrite, row
@@ -231,13 +232,13 @@ def test_a_goal_below_the_base_is_none(tmp_path, base, is_there):
 def test_an_own_stage_without_a_number_is_no_goal():
     def table(*values, stderr=0.1):
         rows = [
-            {"folder": 0, "seed": 0, "stage": k, "final": True, "prompts": 4.0 * k, "value": v,
-             "stderr": stderr}
+            {"folder": 0, "seed": 0, "sequence": "", "stage": k, "final": True, "prompts": 4.0 * k,
+             "value": v, "stderr": stderr}
             for k, v in enumerate(values)
         ]  # fmt: skip
         return pd.DataFrame(rows)
 
     again = table(0.0, 0.9)
-    assert np.isnan(_regained(again, table(np.nan), (0, 0)))
-    assert _regained(again, table(0.6), (0, 0)) == 4
-    assert _regained(again, table(1.2), (0, 0)) == np.inf
+    assert np.isnan(_regained(again, table(np.nan), RunId(0, 0)))
+    assert _regained(again, table(0.6), RunId(0, 0)) == 4
+    assert _regained(again, table(1.2), RunId(0, 0)) == np.inf
