@@ -253,8 +253,7 @@ class Stage(Lessons):
             own = len(batch)
             for part in joined:
                 step.examples = list(part.examples(step))
-            tokens_before = self.tokens
-            updates_before = self.updates
+            tokens_before, updates_before = self.tokens, self.updates
             self.read_clock()
             start = time.perf_counter()
             yield step

@@ -5,7 +5,7 @@ PyTorch; here their names become skills, methods and a retention suite.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from harness.base.seeds import seed_for
 from harness.base.settings import check
 from harness.evaluation.endpoint import EndpointConfig, endpoint_config
 from harness.evaluation.protocol import scorer_hash
-from harness.evaluation.settings import Drift
 from harness.evaluation.skills import sample_of
 from harness.evaluation.suite import Suite, load_suite
 from harness.learning.trainer import TrainingConfig
@@ -28,6 +27,7 @@ from harness.models.load import check_device, check_name, resolve_device, resolv
 from harness.models.products import Products
 from harness.results.formats import VERSION
 from harness.results.overlap import Overlap
+from harness.runs.about import about_method, about_section
 from harness.runs.grid import expand_grid
 from harness.runs.methods import MethodSpec, build_method
 from harness.runs.references import Run, check_followed, check_references, no_short_prompt, runs
@@ -327,7 +327,7 @@ class Order(Sections):
             "description": self.description,
             "experiment": self.experiment,
             "model": {
-                **_about_section(self.model, optional=("deterministic", "template", "decode")),
+                **about_section(self.model, optional=("deterministic", "template", "decode")),
                 "dtype": str(self.dtype()).removeprefix("torch."),
             },
             "skills": [self._about_skill(skill) for skill in self.skills],
@@ -335,14 +335,14 @@ class Order(Sections):
             "retention": [] if self.suite is None else self.suite.summary(),
             "methods": {label: about_method(spec) for label, spec in self.listed.items()},
             "seeds": self.seeds,
-            "evaluate": _about_section(
+            "evaluate": about_section(
                 self.evaluate,
                 without=("batch_size",),
                 optional=("engine", "pass_at_k", "kl", "drift", "teacher", "oracle"),
             ),
             "budget": asdict(self.budget),
             "rollout": {
-                **_about_section(self.rollout, optional=("engine", "max_prompt_tokens")),
+                **about_section(self.rollout, optional=("engine", "max_prompt_tokens")),
                 "batch_size": self.rollout.batch_size
                 or usual_rows(resolve_device(self.model.device)),
             },
@@ -419,40 +419,3 @@ def _check_size(count: int, what: str, place: str) -> None:
 
 def _data_hash(skill: Skill, split: str) -> str:
     return examples_fingerprint(skill.examples(split))[:12]
-
-
-def about_method(spec: MethodSpec) -> dict[str, Any]:
-    about: dict[str, Any] = {
-        "method": spec.method,
-        "config": {**asdict(spec.config), **spec.written},
-    }
-    if spec.preset:
-        about["preset"] = spec.preset
-    if spec.parts:
-        about["with"] = {part.name: {**asdict(part.config), **part.written} for part in spec.parts}
-    if trained := spec.parameters:
-        about["parameters"] = {trained.name: {**asdict(trained.config), **trained.written}}
-    if spec.files:
-        about["files"] = spec.files
-    if spec.grid_of:
-        about["grid"] = {"of": spec.grid_of, "values": spec.values}
-    return about
-
-
-def _about_section(
-    section: Any, without: Iterable[str] = (), optional: Iterable[str] = ()
-) -> dict[str, Any]:
-    """A section as results.json holds it.
-
-    without: keys that are left out; optional: keys that are left out at their default, since
-    folders from before they existed do not have them.
-    """
-    default = {field.name: field.default for field in fields(section)}
-    about = {
-        key: value
-        for key, value in asdict(section).items()
-        if key not in without and (key not in optional or value != default[key])
-    }
-    if about.get("drift", {}).get("along") == Drift().along:
-        del about["drift"]["along"]
-    return about

@@ -17,7 +17,8 @@ from harness.results.writer import ResultsWriter
 from harness.runs.context import check_context
 from harness.runs.cost import GIB
 from harness.runs.engines import advice, take_products
-from harness.runs.estimate import estimate_order, example_count
+from harness.runs.estimate import estimate_order
+from harness.runs.measuring_cost import example_count
 from harness.runs.methods import MethodSpec
 from harness.runs.order import Order
 from harness.runs.order_cost import OrderCost, StageCost

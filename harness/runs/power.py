@@ -14,7 +14,7 @@ from harness.base.metrics import in_unit_interval
 from harness.base.power import Sizes, Variation, budgets
 from harness.results.formats import SINGLE
 from harness.results.writer import ResultsWriter
-from harness.runs.estimate import example_count
+from harness.runs.measuring_cost import example_count
 from harness.runs.order import Order
 from harness.runs.order_cost import OrderCost
 

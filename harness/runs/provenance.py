@@ -13,8 +13,8 @@ import torch
 
 from harness.base.files import ROOT, read_json, write_sealed
 from harness.models.memory import allocator_settings
+from harness.runs.about import about_method
 from harness.runs.one_run import OneRun
-from harness.runs.order import about_method
 from harness.sampling.settings import version
 from harness.sampling.vllm_setup import is_invariant
 

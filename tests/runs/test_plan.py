@@ -21,7 +21,7 @@ from harness.learning.outlook import Outlook, Work
 from harness.learning.trainer import TrainingConfig
 from harness.models.forward import hidden_states
 from harness.results.writer import ResultsWriter
-from harness.runs import estimate
+from harness.runs import measuring_cost
 from harness.runs.cost import Machine, Memory, activations
 from harness.runs.plan import plan
 from harness.runs.reading import read_order
@@ -215,15 +215,17 @@ def test_answers_are_as_long_as_on_record_or_as_the_task_says_or_as_they_may_be(
     items = [{"id": str(i), "response": text} for i, text in enumerate(texts)]
     evaluation = dict.fromkeys(("protocol", "kind", "name", "split", "n", "metrics"), 0)
     results.save_evaluation("a-b", {**evaluation, "items": items})
-    found = estimate.answer_lengths(order.suite, tokenizer, results)
+    found = measuring_cost.answer_lengths(order.suite, tokenizer, results)
     assert found == {"embedded_instructions": [8, 1, 81]}
     # a filter keeps a part of an answer, likelihoods are no answer, and another model has no record
     filtered = replace(order.suite.tasks[0], metric="inst_level_loose_acc,last")
-    assert estimate.answer_lengths(Suite([filtered]), tokenizer, results) == {}
+    assert measuring_cost.answer_lengths(Suite([filtered]), tokenizer, results) == {}
     items[0]["response"] = [-1.0, -2.0]
     results.save_evaluation("a-b", {**evaluation, "items": items})
-    assert estimate.answer_lengths(order.suite, tokenizer, results) == {}
-    assert estimate.answer_lengths(order.suite, tokenizer, ResultsWriter(tmp_path / "no")) == {}
+    assert measuring_cost.answer_lengths(order.suite, tokenizer, results) == {}
+    assert (
+        measuring_cost.answer_lengths(order.suite, tokenizer, ResultsWriter(tmp_path / "no")) == {}
+    )
 
 
 def test_a_folder_of_another_order_gives_no_times(order_file, tmp_path):
