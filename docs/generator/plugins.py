@@ -38,7 +38,7 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {  # by kind: what stands togeth
     "parts": {
         "Replay": ("replay",),
         "Anchor": ("anchor",),
-        "Penalty": ("ewc", "l2sp"),
+        "Penalty": ("ewc", "mas", "l2sp"),
         "Average": ("wise_ft", "sfa", "ema", "task_arithmetic", "ties", "dare"),
         "Projection": ("agem",),
         "Weighting of tokens and samples": ("stm", "talr", "eaft", "flow"),
