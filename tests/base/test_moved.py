@@ -10,7 +10,8 @@ from harness.runs.reading import read_order
 
 TRAINING = (
     "harness.training, whose names are now in harness.learning.draws, harness.learning.packing, "
-    "harness.learning.stage, harness.learning.teacher and harness.learning.trainer"
+    "harness.learning.stage, harness.learning.teacher, harness.learning.trainer and "
+    "harness.models.memory"
 )
 ROW = "harness.training.Row, which is now harness.learning.packing.Row"
 LEARNING = "harness.training.learning, which is now harness.learning.trainer.learning"

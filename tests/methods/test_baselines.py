@@ -28,7 +28,7 @@ from harness.models.load import load_model
 from harness.runs.plan import plan
 from harness.runs.reading import read_order
 from harness.runs.sequence import run_order
-from harness.sampling import transformers
+from harness.sampling import buffers
 from harness.skills.registry import get_skill
 from harness.skills.templates import TEACHER_CONTEXTS, TEACHER_TEMPLATES
 from methods.cpt import CPT, CPTConfig, chunks, texts
@@ -618,7 +618,7 @@ def test_plan_knows_the_work(sourced, tmp_path, monkeypatch, method, options):
     The plan counts every prompt in full, so here what prompts have in common is not shared.
     """
     monkeypatch.setattr(packing, "can_share_prompts", lambda model: False)
-    monkeypatch.setattr(transformers, "can_share_prompts", lambda model: False)
+    monkeypatch.setattr(buffers, "can_share_prompts", lambda model: False)
     write_rows(tmp_path / "general.jsonl", [{"prompt": f"What is {i}?"} for i in range(9)])
     if method == "sft_reinvoke":
         options = {**options, "general_prompts": "general.jsonl"}

@@ -179,6 +179,7 @@ def test_a_random_mask_takes_as_many_tokens_of_each_row_as_stm(model):
     start = {"stage": base}
     part = RandomMask(RandomMaskConfig(threshold=THRESHOLD))
     live, steps, logs, stage = trained(base, tokenizer, [part], start)
+    stage.let_go(part.scores)
     part.begin(stage)
     other = STM(STMConfig(threshold=THRESHOLD))
     other.stage = stage

@@ -13,7 +13,7 @@ import run_sequence
 from harness.base.errors import UserError
 from harness.learning.trainer import Trainer
 from harness.report.build import write_report
-from harness.runs import stage_run
+from harness.runs import checkpoints, stage_run
 from harness.runs.reading import read_order
 from harness.runs.sequence import run_order
 from harness.runs.stage_run import SkillStage
@@ -223,8 +223,8 @@ def test_a_stop_that_would_take_long_says_what_is_lost(one_skill, tmp_path, monk
 
 def test_a_stop_while_a_stage_is_measured_repeats_no_step(one_skill, tmp_path, monkeypatch, capsys):
     """Struck behind the last step, where the steps took long beside a checkpoint."""
-    monkeypatch.setattr(stage_run, "WORTH_KEEPING", 0.0)
-    monkeypatch.setattr(stage_run, "TIMES_WRITING", 0.0)
+    monkeypatch.setattr(checkpoints, "WORTH_KEEPING", 0.0)
+    monkeypatch.setattr(checkpoints, "TIMES_WRITING", 0.0)
     path, out = one_skill(methods={"sft": {}}), tmp_path / "out"
     real = SkillStage.evaluate
 

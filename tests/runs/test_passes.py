@@ -33,7 +33,7 @@ def test_passes_have_what_training_leaves(masters, each):
     memory = Memory(shape, torch.bfloat16, "cuda")
     weights = sum(p.numel() for p in shape.parameters())
     work, trained = Work(scored=1, copies=1, averaged=True), Size(weights, weights)
-    taken = weights * each + 6 * 4 * 2**24  # and a chunk of logits
+    taken = weights * each + 6 * 4 * 2**27  # and a chunk of logits
 
     def passes(room, layered=True, **options):
         config = TrainingConfig(masters=masters, **options)
