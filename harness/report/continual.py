@@ -96,8 +96,9 @@ def _drift(results: ReportData, label: str) -> Iterator[tuple[str, str, Estimate
     records = results.records[(results.records["label"] == label) & results.records["final"]]
     for kind in ("new", "old"):
         mine = records[records["metric"] == f"{kind}_kl_forward_token"]
-        of_stages = mine.groupby(["folder", "seed", "stage"], observed=True)["value"].mean()
-        of_runs = of_stages.groupby(["folder", "seed"]).mean()
+        run = ["folder", "seed", "sequence"]
+        of_stages = mine.groupby([*run, "stage"], observed=True)["value"].mean()
+        of_runs = of_stages.groupby(run, observed=True).mean()
         values = [float(of_runs.get(tuple(run), math.nan)) for run in results.runs[label]]
         measure = "KL from the base a token, mean of the stages"
         yield f"{kind} prompts", measure, over_seeds(results, label, values)

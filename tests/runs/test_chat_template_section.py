@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import yaml
 
 from harness.base.errors import UserError
 from harness.base.files import read_json
@@ -152,9 +153,9 @@ def test_student_teacher_and_evaluation_apart(ordered, tmp_path, monkeypatch):
         methods={"sft": {"learning_rate": 1e-3}, "sdft": {"learning_rate": 1e-3}},
         budget={"prompts": 2, "batch_size": 2},
     )
-    order = read_order(path)
-    order.skills = order.skills[:1]
-    run_order(order, tmp_path / "out")
+    mapping = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({**mapping, "skills": mapping["skills"][:1]}))
+    run_order(read_order(path), tmp_path / "out")
     assert seen["learned"] and all("think>" not in text for text in seen["learned"])
     assert seen["teacher"] and all(text.endswith("<think>") for text in seen["teacher"])
     rollouts = {text for text in seen["sampled"] if "train" in text}
