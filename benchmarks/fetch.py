@@ -8,14 +8,13 @@ authors, which a user downloads: --from reads the folder or the zip file, and ke
 the suite reads in the cache, where its skills find them. countdown is generated.
 """
 
-import math
 import os
 import shutil
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.skills._suite import SuiteSkill, data_folder
+from benchmarks.skills._suite import SuiteSkill, data_folder, half_of
 from benchmarks.skills.cl import LabelWords
 from benchmarks.skills.countdown import Countdown
 from benchmarks.skills.retaining import Retaining
@@ -43,7 +42,7 @@ def skills_of(suite: str) -> list[Skill]:
 
 def stems(cls: type[SuiteSkill]) -> tuple[str, ...]:
     """The files of a task, without their ending."""
-    return ("train", cls.second, "test", *(("labels",) if cls is LabelWords else ()))
+    return ("train", cls.second, "test", *cls.further)
 
 
 def keep_release(cls: type[SuiteSkill], source: Path) -> Path:
@@ -96,13 +95,27 @@ def _from_zip(cls: type[SuiteSkill], source: Path) -> Iterator[tuple[str, bytes]
                     if info := names.get(root + name):
                         if info.file_size > LARGEST:
                             raise UserError(f"{source}: {name[:80]}", "has more than 1 GiB")
-                        yield name, archive.read(info)
+                        yield name, _content(archive, info, source)
+
+
+def _content(archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: Path) -> bytes:
+    """Raises UserError for a file that is encrypted, damaged or packed in an unknown way."""
+    try:
+        return archive.read(info)
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+        raise UserError(
+            f"{source}: {info.filename[:80]}",
+            f"cannot be read ({error})",
+            "unpack it, and give the folder",
+        ) from None
 
 
 def _root(cls: type[SuiteSkill], names: Sequence[str] | dict, source: Path) -> str:
     """The folder of an archive in which every task has its train and test file."""
     tail = cls.place(cls.tasks[0], "train")
-    starts = {name.rpartition(tail)[0] for name in names if Path(name).with_suffix("").match(tail)}
+    endings = [tail + form for form in cls.forms]
+    found = {name.removesuffix(end) for name in names for end in endings if name.endswith(end)}
+    starts = {start for start in found if start == "" or start.endswith("/")}
     whole = [
         start
         for start in sorted(starts)
@@ -127,7 +140,7 @@ def table(skills: Sequence[Skill]) -> Iterator[str]:
     yield f"{'skill':22} {'train':>6} {'valid.':>6} {'test':>6} {'±':>5}  test's hash"
     for skill in skills:
         sizes = [len(skill.examples(split)) for split in SPLITS]
-        half = 98 / math.sqrt(sizes[-1])
+        half = half_of(sizes[-1])
         digest = examples_fingerprint(skill.examples("test"))[:12]
         yield f"{skill.name:22} {sizes[0]:6} {sizes[1]:6} {sizes[2]:6} {half:5.1f}  {digest}"
     yield "±: half of a 95% interval of an accuracy of 50%, in points"

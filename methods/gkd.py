@@ -124,5 +124,4 @@ class GKD(Method):
             read=outlook.prompt * share,
             answers=share,
             sampled=outlook.answer,
-            starts=frozenset({self.config.of}),
-        )
+        ).with_start(self.config.of, outlook.earlier)

@@ -166,16 +166,17 @@ class InContext(Method):
         return lengths.prompt
 
     def work(self, outlook: Outlook) -> Work:
-        kept, rows = 0.0, 0
+        def drawn(each: Outlook) -> int:
+            return min(each.prompts, len(each.skill.examples("train")))
+
+        kept, rows, most = 0.0, 0, self.config.demonstrations
         for each in (*outlook.earlier, outlook):  # all of them are asked again
-            drawn = min(each.prompts, len(each.skill.examples("train")))
-            shown = min(self.config.demonstrations, drawn)
-            count = shown if self.config.selection == "fixed" else drawn
+            count = min(most, drawn(each)) if self.config.selection == "fixed" else drawn(each)
             texts = [str(asdict(example)) for example in each.examples]
             kept += count * sum(len(text.encode()) for text in texts) / len(texts)
             rows += count
         return Work(
-            shown=shown * (outlook.prompt + outlook.demonstration),
+            shown=min(most, drawn(outlook)) * (outlook.prompt + outlook.demonstration),
             kept=kept * (outlook.later > 0),
             gold_rows=rows,
         )

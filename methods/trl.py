@@ -308,12 +308,10 @@ class TRL(Method):
         asks_a_server = self.config.trainer.startswith(SERVED)
         if asks_a_server or (self.config.args.get("use_vllm") and find_spec("vllm")):
             return
-        trials = [TRL(replace(self.config, rows_per_pass=None))]
-        if self.config.args:
-            each = {"num_generations": self.samples_each} if self.samples else {}
-            trials.append(TRL(replace(self.config, rows_per_pass=None, args=each)))
-        plain = trials[1] if len(trials) > 1 else None
-        if said := trial_error(trials[0], plain, model, tokenizer, chat):
+        config = replace(self.config, rows_per_pass=None)
+        each = {"num_generations": self.samples_each} if self.samples else {}
+        plain = TRL(replace(config, args=each)) if self.config.args else None
+        if said := trial_error(TRL(config), plain, model, tokenizer, chat):
             what, problem = ("args", "refuses them") if plain else ("trainer", "cannot be built")
             raise UserError(f"{place}: {what}", f"{self.config.trainer} {problem} ({said})")
 

@@ -118,6 +118,8 @@ def power_table(items: Sequence[int], seeds: int, draws: int) -> Iterator[str]:
 def _names(args: Namespace) -> list[str]:
     """The estimators that are asked for. Raises UserError for one that is not there."""
     known = ESTIMATORS_OF_ORDERS if args.orders else ESTIMATORS
+    if args.orders < 0 or args.orders == 1:
+        raise UserError(f"--orders {args.orders}", "is no number of sequences", "give 2 or more")
     for name in args.estimators or ():
         if name not in known:
             raise UserError(f"--estimators {name}", "is none of them", did_you_mean(name, known))
@@ -142,6 +144,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_args(arguments)
     with reported(None):
+        if args.orders and (args.measured or args.power):
+            raise UserError("--orders", "goes with the coverage alone", "leave it out")
         if args.measured:
             found = measured_table(ReportData(args.measured), args.items[-1], args.seeds or 5)
         elif args.power:

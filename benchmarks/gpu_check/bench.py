@@ -3,7 +3,6 @@
 import gc
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,12 @@ import torch
 
 from benchmarks.gpu_check.result import FAIL, Check, PartResult
 from harness.base.files import write_json
+from harness.models import memory
 from harness.models.load import prepare_device, resolve_device
+from harness.models.memory import finish
 from harness.runs.provenance import device_name, package_version
 
-CGROUP = Path("/sys/fs/cgroup")  # limits of a container
+CPU = torch.device("cpu")
 
 
 class Skip(Exception):
@@ -80,20 +81,14 @@ class Bench:
         write_json(self.out / f"{self.result.part}.json", asdict(self.result))
 
 
-def synchronise(device: torch.device) -> None:
-    """Wait for all that the device was given to do."""
-    if device.type != "cpu":
-        torch.get_device_module(device).synchronize()
-
-
 def seconds_of(work: Callable[[], object], device: torch.device, repeats: int = 1) -> float:
     """The shortest time of ``work()`` in ``repeats`` tries."""
     times = []
     for _ in range(repeats):
-        synchronise(device)
+        finish(device)
         start = time.perf_counter()
         work()
-        synchronise(device)
+        finish(device)
         times.append(time.perf_counter() - start)
     return min(times)
 
@@ -109,10 +104,4 @@ def free_memory(device: torch.device) -> float:
 
 def host_memory() -> float:
     """GiB of host memory that are available, within the limit of a container."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    kib = int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
-    room = kib / 2**20
-    with suppress(OSError, ValueError):  # no container, or one without a limit
-        limit = int((CGROUP / "memory.max").read_text())
-        room = min(room, (limit - int((CGROUP / "memory.current").read_text())) / 2**30)
-    return room
+    return memory.free_memory(CPU) / 2**30

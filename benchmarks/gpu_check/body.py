@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from benchmarks.gpu_check.bench import Bench, Skip, free_memory, seconds_of, synchronise
+from benchmarks.gpu_check.bench import Bench, Skip, free_memory, seconds_of
 from benchmarks.gpu_check.material import large_config, make_model
 from benchmarks.gpu_check.result import PartResult
 from harness.models.forward import hidden_states
+from harness.models.memory import finish
 from harness.models.repeatable import repeatable
 from harness.runs.cost import activations
 
@@ -98,7 +99,7 @@ def _pass(bench: Bench, model: "PreTrainedModel", tokens: int) -> tuple[float, f
         nonlocal kept
         before = _allocated(bench.device)
         states = hidden_states(model, ids)
-        synchronise(bench.device)
+        finish(bench.device)
         kept = _allocated(bench.device) - before
         states.backward(torch.ones_like(states))
 

@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import torch
 
-from benchmarks.gpu_check.bench import Bench, free_memory, host_memory, synchronise
+from benchmarks.gpu_check.bench import Bench, free_memory, host_memory
 from benchmarks.gpu_check.material import (
     large_config,
     make_model,
@@ -25,7 +25,7 @@ from harness.learning.outlook import Work
 from harness.learning.packing import Row
 from harness.learning.teacher import Teacher
 from harness.learning.trainer import Trainer
-from harness.models.memory import peak_memory, reset_peak_memory
+from harness.models.memory import finish, peak_memory, reset_peak_memory
 from harness.runs.cost import Memory
 from methods.sdft import SDFTConfig
 
@@ -91,10 +91,10 @@ def _step(
 
     def clocked(phase: str, work: Callable[..., Any]) -> Callable[..., Any]:
         def run(*arguments: Any) -> Any:
-            synchronise(bench.device)
+            finish(bench.device)
             start = time.perf_counter()
             result = work(*arguments)
-            synchronise(bench.device)
+            finish(bench.device)
             seconds[phase] += time.perf_counter() - start
             return result
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from harness.base import metrics
+from harness.base.console import padded
 from harness.base.errors import Parser, UserError, reported
 from harness.report.data import ReportData
 from harness.report.estimates import Estimate
@@ -46,6 +47,16 @@ def published_rows(suite: str) -> list[dict[str, str]]:
     return list(rows.values())
 
 
+def notes(suite: str) -> list[str]:
+    """What is said of single numbers, a line for each note."""
+    said: dict[str, list[str]] = {}
+    for entry in published_numbers(suite).to_dict("records"):
+        if entry["note"]:
+            where = " ".join(filter(None, [entry["order"], entry["model"], entry["method"]]))
+            said.setdefault(entry["note"], []).append(f"{where}, {entry['column']}")
+    return [f"{note}: {'; '.join(places)}" for note, places in said.items()]
+
+
 def measured_rows(folder: Path) -> list[dict[str, str]]:
     """A row a method of a results folder, with 95% intervals."""
     data = ReportData([folder])
@@ -60,7 +71,7 @@ def measured_rows(folder: Path) -> list[dict[str, str]]:
         ):
             row[name] = _points(data.estimate(label, function, difference=True))
         for place, task in enumerate(run.order):
-            row[task] = _points(data.estimate(label, lambda R, i=place: R[..., -1, i]))
+            row[task] = _points(data.estimate(label, lambda R, i=place: R[..., -1, i], "S"))
         rows.append(row)
     return rows
 
@@ -88,11 +99,7 @@ def table(
             cells.append(
                 [*(row[n] for n in names[:-1]), number, *(row.get(c, "") for c in columns)]
             )
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for line in cells:
-        texts = [cell.ljust(w) for cell, w in zip(line, widths, strict=True)][: len(names)]
-        texts += [cell.rjust(w) for cell, w in zip(line, widths, strict=True)][len(names) :]
-        yield "  ".join(texts).rstrip()
+    yield from padded(cells, left=range(len(names)))
 
 
 def source_numbers(rows: Sequence[Mapping[str, str]]) -> dict[str, int]:
@@ -116,6 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for columns in ([n for n in FIRST if n in names], [n for n in names if n not in FIRST]):
             print(*table(rows, columns, numbers), "", sep="\n")
         print(*(f"[{number}] {source}" for source, number in numbers.items()), sep="\n")
+        print(*notes(args.suite), sep="\n")
         print("In points. Measured: ± half of a 95% interval. Published: sd over seeds.")
 
 

@@ -1,4 +1,4 @@
-"""Measures of texts that the field's suites print, each in [0, 1]; none of them is exact match.
+"""Measures of texts that the field's suites print, each in [0, 1].
 
 Sources: ROUGE (Lin 2004) as the packages ``rouge`` 1.0.1 and ``rouge-score`` 0.1.2 compute it, the
 ratio of the package ``fuzzywuzzy``, SARI (Xu et al. 2016) as ``evaluate`` computes it. The packages
@@ -8,6 +8,7 @@ tests compare with implementations that share no code.
 
 import difflib
 import functools
+import string
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
@@ -24,6 +25,20 @@ def lcs_length(first: Sequence[Hashable], second: Sequence[Hashable]) -> int:
         match = row & places.get(item, 0)
         row = (row + match | row - match) & every
     return len(first) - row.bit_count()
+
+
+# ---- the same text ----
+
+
+def plain(answer: str) -> str:
+    """Lower case, without the punctuation of ASCII, with single blanks."""
+    kept = (letter for letter in answer.lower() if letter not in string.punctuation)
+    return " ".join("".join(kept).split())
+
+
+def exact_match(completion: str, reference: str) -> float:
+    """1 if the texts are the same after ``plain``: O-LoRA's measure."""
+    return float(plain(completion) == plain(reference))
 
 
 # ---- edit similarity ------------------------------------------------------------------------

@@ -38,6 +38,21 @@ SPLITS = {  # split: names that a file (before its ending) or a folder of ``data
 ENDINGS = (".jsonl", ".json", ".parquet", ".arrow")
 
 
+def held_out(examples: Sequence[Example], count: int, split: str, place: str) -> list[Example]:
+    """The ``split`` train or validation of train examples: ``count`` questions are validation.
+
+    By question, so that one that occurs twice is not in both. Raises UserError at ``place`` where
+    none is left to train on.
+    """
+    questions = draw(map(question_of, examples))
+    if count >= len(questions):
+        raise UserError(
+            place, f"is {count} of {len(questions)} questions", "leave some to train on"
+        )
+    out = set(questions[:count])
+    return [e for e in examples if (question_of(e) in out) == (split == "validation")]
+
+
 class PaperSkill(Skill):
     """A skill in the authors' columns.
 
@@ -113,21 +128,7 @@ class PaperSkill(Skill):
     def load(self, split: str) -> list[Example]:
         if not self.holdout or split not in ("train", "validation"):
             return self._read(split)
-        examples = self._read("train")
-        questions = draw(question_of(example) for example in examples)
-        if self.holdout >= len(questions):
-            raise UserError(
-                f"skill {self.name}: holdout",
-                f"is {self.holdout} of {len(questions)} questions",
-                "leave some to train on",
-            )
-        # Held out by question, so that a question that occurs twice is not in both splits.
-        held_out = set(questions[: self.holdout])
-        return [
-            example
-            for example in examples
-            if (question_of(example) in held_out) == (split == "validation")
-        ]
+        return held_out(self._read("train"), self.holdout, split, f"skill {self.name}: holdout")
 
     def reference(self, row: Mapping[str, Any], place: str) -> Any:
         """``reference`` itself, or what the skill's own columns say."""

@@ -5,6 +5,8 @@ validation split is always drawn from the train file, by question, and no ``dev`
 is ever read for its rows. A train file that is the test file is refused.
 """
 
+import csv
+import functools
 import hashlib
 import math
 import os
@@ -12,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from benchmarks.skills._sources import draw, fetch_blob, question_of, read_rows
+from benchmarks.skills._sources import fetch_blob, held_out, question_of, read_rows
 from harness.base.errors import UserError
 from harness.skills.skill import Example, Skill
 
@@ -43,10 +45,10 @@ class SuiteSkill(Skill):
     roots: ClassVar[tuple[str, ...]] = ("",)
     second: ClassVar[str] = "dev"  # what the source calls its validation file
     forms: ClassVar[tuple[str, ...]] = (".json", ".jsonl")
-    # Where the release is a repository: its names, the commit, and {file: git's blob id}.
+    # Where the release is a repository: its names, and the commit.
     repositories: ClassVar[tuple[str, ...]] = ()
     commit: ClassVar[str] = ""
-    blobs: ClassVar[Mapping[str, str]] = {}
+    further: ClassVar[tuple[str, ...]] = ()  # files of a task beside train, second and test
 
     def __init__(self, task: str, path: str | None = None, holdout: int | None = None) -> None:
         self.task = task
@@ -79,6 +81,11 @@ class SuiteSkill(Skill):
     def place(cls, task: str, stem: str) -> str:
         """Where the file ``train``, ``test`` ... of a task stands in the release, no ending."""
         return f"{cls.folders[task]}/{stem}"
+
+    @property
+    def blobs(self) -> Mapping[str, str]:
+        """{file: git's blob id} where the release is a repository."""
+        return released_blobs(self.suite)
 
     # ---- files -------------------------------------------------------------------------------
 
@@ -118,6 +125,8 @@ class SuiteSkill(Skill):
         if second := self.local(self.second):
             test = self.local("test")
             return test is not None and second.read_bytes() == test.read_bytes()
+        if self.local("test"):
+            return False
         names = (f"{self.place(self.task, stem)}.json" for stem in (self.second, "test"))
         second_blob, test_blob = (self.blobs.get(f"{self.roots[-1]}{name}") for name in names)
         return second_blob is not None and second_blob == test_blob
@@ -129,16 +138,9 @@ class SuiteSkill(Skill):
         if split == "test":
             self._check_apart()
             return examples
-        questions = draw(map(question_of, examples))
-        count = self.holdout or max(1, min(MOST, round(SHARE * len(questions))))
-        if count >= len(questions):
-            raise UserError(
-                f"skill {self.name}: holdout",
-                f"is {count} of {len(questions)} questions",
-                "leave some to train on",
-            )
-        held_out = set(questions[:count])
-        return [e for e in examples if (question_of(e) in held_out) == (split == "validation")]
+        questions = len(set(map(question_of, examples)))
+        count = self.holdout or max(1, min(MOST, round(SHARE * questions)))
+        return held_out(examples, count, split, f"skill {self.name}: holdout")
 
     def _read(self, stem: str) -> list[Example]:
         """The examples of a file, in an order that depends on their questions alone.
@@ -169,7 +171,7 @@ class SuiteSkill(Skill):
         if count < FEW:
             notes.append(
                 f"its test has {count} questions: at 50% the 95% interval of an accuracy is "
-                f"±{98 / math.sqrt(count):.0f} points"
+                f"±{half_of(count):.0f} points"
             )
         if self.second_is_test():
             notes.append(
@@ -179,8 +181,23 @@ class SuiteSkill(Skill):
         return [f"skill {self.name}: {'; '.join(notes)}"] if notes else []
 
 
+def half_of(count: int) -> float:
+    """Half of a 95% interval of an accuracy of 50% over so many questions, in points."""
+    return 98 / math.sqrt(count)
+
+
 def data_folder(suite: str) -> Path:
     """Where ``python -m benchmarks.fetch`` puts a suite that comes from a folder or an archive."""
     from harness.models.embedded import cache_folder
 
     return cache_folder() / "suites" / suite
+
+
+@functools.cache
+def released_blobs(suite: str) -> Mapping[str, str]:
+    """{file: git's blob id} of a suite's repository, at the commit that its class names."""
+    path = Path(__file__).with_name(f"{suite}.csv")
+    if not path.is_file():
+        return {}
+    with open(path, encoding="utf-8", newline="") as lines:
+        return {row["file"]: row["blob"] for row in csv.DictReader(lines)}

@@ -5,13 +5,10 @@ A task is a folder with ``train.json``, ``test.json`` (rows with ``sentence`` an
 licences of their own); they are fetched at a pinned commit and checked against git's own ids.
 """
 
-import csv
 import json
-import string
-from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.skills._measures import exact_match
 from benchmarks.skills._sources import text
 from benchmarks.skills._suite import SuiteSkill
 from harness.base.errors import UserError, did_you_mean
@@ -51,17 +48,6 @@ FOLDERS = {
 }
 
 
-def plain(answer: str) -> str:
-    """Lower case, without the punctuation of ASCII, with single blanks."""
-    kept = (letter for letter in answer.lower() if letter not in string.punctuation)
-    return " ".join("".join(kept).split())
-
-
-def exact_match(completion: str, reference: str) -> float:
-    """1 if the texts are the same after ``plain``: O-LoRA's measure."""
-    return float(plain(completion) == plain(reference))
-
-
 def exact_first_line(completion: str, reference: str) -> float:
     """``exact_match`` of the first line that is not blank: what follows does not count."""
     lines = completion.strip().split("\n")
@@ -88,13 +74,10 @@ class LabelWords(SuiteSkill):
     folders = FOLDERS
     roots = ("", "CL_Benchmark/")
     repositories = ("cmnfriend/O-LoRA",)
+    further = ("labels",)
     commit = "07117e1fc4a5f5ad9308a815a42cee8f46502dc8"
     max_new_tokens = 50
     metrics = {"exact_match": exact_match, "exact_first_line": exact_first_line}
-
-    @property
-    def blobs(self) -> Mapping[str, str]:
-        return released_blobs("cl")
 
     def labels(self) -> list[str]:
         """The label words, in the order of the option list."""
@@ -134,10 +117,3 @@ class LabelWords(SuiteSkill):
             LabelQuestion(e.prompt[0]["content"], labels, labels.index(e.reference))
             for e in examples
         ]
-
-
-def released_blobs(suite: str) -> dict[str, str]:
-    """{file: git's blob id} of a suite's repository, at the commit that its class names."""
-    path = Path(__file__).with_name(f"{suite}.csv")
-    with open(path, encoding="utf-8", newline="") as lines:
-        return {row["file"]: row["blob"] for row in csv.DictReader(lines)}

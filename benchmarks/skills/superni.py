@@ -6,13 +6,11 @@ or several). The repository circle-hit/SAPT holds them; they are fetched at a pi
 checked against git's own ids. The tests have 16 to 100 questions.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 
+from benchmarks.skills._measures import exact_match as same_words
 from benchmarks.skills._measures import rouge_score_l
 from benchmarks.skills._suite import SuiteSkill
-from benchmarks.skills.cl import exact_match as same_words
-from benchmarks.skills.cl import released_blobs
 from harness.base.errors import UserError
 from harness.base.files import read_json
 from harness.skills.skill import Example
@@ -69,10 +67,6 @@ class SuperNI(SuiteSkill):
     commit = "52a52b920324c656bdb6dac08e43dc600ba22f21"
     max_new_tokens = 50
     metrics = {"rouge_l": rouge_l, "rouge_l_first": rouge_l_first, "exact_match": exact_match}
-
-    @property
-    def blobs(self) -> Mapping[str, str]:
-        return released_blobs("superni")
 
     def rows(self, file: Path):
         """Rows with the task's definition in each."""

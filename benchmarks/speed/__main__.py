@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.speed.timing import ROOT, Result, Settings, machine
-from harness.base.console import clock
+from harness.base.console import clock, padded
 from harness.base.errors import Parser, UserError, did_you_mean, reported
 from harness.base.files import write_json, write_text
 from harness.models.embedded import EMBEDDED
@@ -44,16 +44,7 @@ def _ratio(result: Result) -> str:
 
 
 def terminal(results: Sequence[Result]) -> str:
-    rows = [HEAD, *map(cells, results)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        padded = [
-            cell.ljust(width) if i in LEFT else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(padded).rstrip())
-    return "\n".join(lines)
+    return "\n".join(padded([HEAD, *map(cells, results)], LEFT))
 
 
 def markdown(results: Sequence[Result], about: Mapping[str, Any]) -> str:

@@ -78,6 +78,7 @@ def outlook() -> Any:
         parameters=Terms(N=1),
         prompts=PROMPTS,
         later=1,
+        earlier=(),
         skill=skill,
     )
 

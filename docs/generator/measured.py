@@ -12,7 +12,7 @@ import yaml
 
 from harness.base import metrics
 from harness.base.files import ROOT
-from harness.report.continual import over_seeds
+from harness.report.continual import over_known_runs
 from harness.report.data import ReportData
 from harness.report.estimates import Estimate
 from harness.report.table import Cell, Column, Table
@@ -134,7 +134,7 @@ class Measured:
             own[run] / plain[run] if plain.get(run) and run in own else float("nan")
             for run in (run[:2] for run in data.runs[label])  # of one sequence
         ]
-        return over_seeds(data, label, ratios)
+        return over_known_runs(data, label, ratios)
 
     @cached_property
     def stages(self) -> pd.DataFrame:

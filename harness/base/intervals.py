@@ -210,13 +210,8 @@ def of_records(
     is no spread.
     """
     values, stderrs = np.asarray(values, np.float64), np.asarray(stderrs, np.float64)
-    parts = {}
-    seeds = len(values)
-    if values.ndim > 1:
-        found = spread([values[None]], levels)
-        parts = dict(found.parts) if found else {}
-    elif seeds > 1 and np.ptp(values) > ROUNDING**0.5:
-        parts["seeds"] = Share(float(values.var(ddof=1)) / seeds, 0.0, seeds, seeds - 1)
+    found = spread([values[None]], levels)
+    parts = dict(found.parts) if found else {}
     if len(stderrs) and np.isfinite(stderrs).all() and (stderrs > 0).any():
         by_items = float(np.square(stderrs).mean())
         parts[ITEMS] = Share(by_items, 0.0, 0, items - 1)

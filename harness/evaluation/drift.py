@@ -59,12 +59,12 @@ def drift_protocol(
     examples: Sequence[Example],
     settings: Drift,
     seed: int,
-    name: str = NAME,
-    split: str = "test",
+    name: str,
+    split: str,
 ) -> dict[str, Any]:
     """What the measurement depends on, the weights apart: JSON values.
 
-    name, split: of the skill whose prompts they are.
+    name, split: of the skill whose prompts they are, ``NAME`` and ``test`` of general ones.
     """
     template = subject.chat_template
     return {

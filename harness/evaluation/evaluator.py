@@ -291,8 +291,9 @@ class Evaluator:
         where its answers are not there yet. harness.evaluation.drift says what is measured.
         """
         settings, seed = cast(Drift, self.settings.drift), self.settings.seed
-        examples, name, split = drift.drift_prompts(settings.prompts), drift.NAME, "test"
-        if skill is not None:
+        if skill is None:
+            examples, name, split = drift.drift_prompts(settings.prompts), drift.NAME, "test"
+        else:
             name, split = skill.name, self.settings.split
             examples, settings = drift.skill_prompts(skill, split, settings, self.limits[name])
         meaning = drift.drift_protocol(subject, examples, settings, seed, name, split)

@@ -23,17 +23,13 @@ def seeded() -> Iterator[None]:
     import numpy as np
     import torch
 
-    python_state = random.getstate()
-    numpy_state = np.random.get_state()
-    with torch.random.fork_rng():
+    from harness.models.repeatable import same_draws
+
+    with same_draws():
         random.seed(SEEDS["python"])
         np.random.seed(SEEDS["numpy"])
         torch.manual_seed(SEEDS["torch"])
-        try:
-            yield
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)
+        yield
 
 
 @contextmanager

@@ -7,8 +7,8 @@ bfloat16 model and 16 bits beside it are its float32 master, and no copy of the 
     high = (bits - low) / 2^16
 
 ``high`` is the nearest bfloat16. Ties go away from zero: to an even one, as elsewhere, 2^16 + 1
-numbers would round, which 16 bits cannot tell apart. A GPU rounds so wherever a model's weights are
-written from float32 ones (``round_into``), so that where masters are changes no number.
+numbers would round, which 16 bits cannot tell apart. A GPU rounds so wherever masters are
+written into a model's weights (``round_into``), so that where masters are changes no number.
 """
 
 from __future__ import annotations

@@ -71,16 +71,16 @@ class ImportancePenalty(Penalty):
         if not stage.later:
             return
         drawn = list(dict.fromkeys(stage.draws()))[: self.config.examples]
-        squares, count = self._squares(stage, [stage.examples[i] for i in drawn])
-        total = sum(square.sum(dtype=torch.float64).item() for square in squares.values())
-        mean = total / sum(square.numel() for square in squares.values())
-        for name, square in squares.items():
-            new = square / mean if mean else square
+        sums, count = self._sums(stage, [stage.examples[i] for i in drawn])
+        total = sum(each.sum(dtype=torch.float64).item() for each in sums.values())
+        mean = total / sum(each.numel() for each in sums.values())
+        for name, each in sums.items():
+            new = each / mean if mean else each
             old = self.fisher.get(name)
             self.fisher[name] = new if old is None else new + self.config.gamma * old.to(new)
         write_json(stage.folder / self.file, {"sequences": count, "mean": mean / count})
 
-    def _squares(
+    def _sums(
         self, stage: Stage, examples: Sequence[Example]
     ) -> tuple[dict[str, torch.Tensor], int]:
         """Sums of what sequences add, by name, and of how many sequences."""
@@ -88,14 +88,14 @@ class ImportancePenalty(Penalty):
         count = 0
         config = dataclasses.replace(stage.training, dropout="none")
         with learning(stage, config, of_weights=True) as trainer:
-            squares = {name: torch.zeros_like(w) for name, w in trainer.effective()}
+            sums = {name: torch.zeros_like(w) for name, w in trainer.effective()}
             for batch in stage.over(examples, self.what):
                 for row in self._rows(stage, batch, count):
                     trainer.backward([row], lambda logits, at: self.output(logits, at.tokens))
                     for name, gradient in trainer.take_gradients().items():
-                        self.add(squares[name], gradient)
+                        self.add(sums[name], gradient)
                     count += 1
-        return {name: square.detach() for name, square in squares.items()}, count
+        return sums, count
 
     def output(self, logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """What the gradient of a sequence is of: a scalar of a chunk's logits and tokens."""

@@ -5,20 +5,18 @@ A config of TRL takes arguments that the trainer refuses when it is built, or in
 
 from __future__ import annotations
 
-import random
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy
 import torch
 
 from harness.base.errors import UserError, one_line
 from harness.learning.stage import Stage
 from harness.learning.trl_run import TRLMethod, TRLRun
 from harness.models.chat import ChatInputs
+from harness.models.repeatable import same_draws
 from harness.sampling.sampler import Sampler
 from harness.skills.skill import Example, Skill
 
@@ -92,7 +90,7 @@ def _tried(
     chat: ChatInputs | None,
 ) -> tuple[str, bool]:
     """(what TRL raises in one line or "", whether the trainer was built)."""
-    with tempfile.TemporaryDirectory() as folder, _same_draws():
+    with tempfile.TemporaryDirectory() as folder, same_draws():
         run = TRLTrial(_stage(Path(folder), model, tokenizer, chat), method)
         try:
             run.train()
@@ -141,15 +139,3 @@ def _stage(
         load_start=load,
         chat=chat,
     )
-
-
-@contextmanager
-def _same_draws() -> Iterator[None]:
-    """The generators of Python, NumPy and PyTorch are as before."""
-    python_state, numpy_state = random.getstate(), numpy.random.get_state()
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        random.setstate(python_state)
-        numpy.random.set_state(numpy_state)

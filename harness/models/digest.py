@@ -50,7 +50,7 @@ def _halves(tensor: torch.Tensor) -> torch.Tensor:
     sums = torch.zeros(len(LANES), dtype=torch.int64, device=tensor.device)
     for first in range(0, len(content), 8 * WORDS):
         part = content[first : first + 8 * WORDS]
-        # A copy where the bytes do not fill words, or do not begin at one.
+        # A copy, padded with zeros to whole words.
         words = torch.zeros(-(-len(part) // 8) * 8, dtype=torch.uint8, device=tensor.device)
         words[: len(part)] = part
         sums += _sums(words.view(torch.int64), first // 8)

@@ -18,6 +18,7 @@ import torch
 # Parameters of glibc's mallopt, as malloc.h numbers them.
 M_MMAP_MAX = -4
 M_TRIM_THRESHOLD = -1
+CGROUP = Path("/sys/fs/cgroup")  # limits of a container
 MUCH = 3 * 2**29  # bytes, 1.5 GiB
 
 # Where PyTorch looks for its CUDA allocator's settings, the first one first.
@@ -132,7 +133,7 @@ def finish(device: torch.device) -> None:
 
 def free_memory(device: torch.device) -> int:
     """Bytes that a GPU has free, with those that PyTorch keeps there for itself; of a CPU the
-    host's, as Linux counts them.
+    host's, as Linux counts them, within the limit of a container.
     """
     if device.type != "cpu":
         module = torch.get_device_module(device)
@@ -141,7 +142,11 @@ def free_memory(device: torch.device) -> int:
     with suppress(OSError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
         line = next(line for line in lines if line.startswith("MemAvailable:"))
-        return int(line.split()[1]) * 1024
+        room = int(line.split()[1]) * 1024
+        with suppress(OSError, ValueError):  # no container, or one without a limit
+            limit = int((CGROUP / "memory.max").read_text())
+            room = min(room, limit - int((CGROUP / "memory.current").read_text()))
+        return max(0, room)
     return 0
 
 

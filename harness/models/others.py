@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.base.errors import UserError, did_you_mean
-from harness.models.embedded import EMBEDDED_MODELS
+from harness.models.embedded import EMBEDDED_MODELS, sha256
 from harness.models.load import (
     cannot_load,
     check_name,
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 STARTS = ("stage", "run")  # words for the model that learns, as it was at a start
 WEIGHTS = (".safetensors", ".bin")
-SIZE_OF_BLOCK = 2**20  # bytes
 
 
 def find_model(name: str, place: str, beside: Callable[[str], Path]) -> str:
@@ -60,16 +59,8 @@ def model_checksum(name: str, place: str) -> str:
     digest = hashlib.sha256()
     for path in sorted(source.iterdir()):
         if path.name == "config.json" or path.suffix in WEIGHTS:
-            digest.update(path.name.encode())
-            for block in _blocks(path):
-                digest.update(block)
+            digest.update(f"{path.name} {sha256(path)}\n".encode())
     return digest.hexdigest()[:12]
-
-
-def _blocks(path: Path) -> Iterator[bytes]:
-    with open(path, "rb") as file:
-        while block := file.read(SIZE_OF_BLOCK):
-            yield block
 
 
 def check_vocabulary(name: str, own: str, revision: str | None, place: str) -> None:
@@ -77,8 +68,9 @@ def check_vocabulary(name: str, own: str, revision: str | None, place: str) -> N
 
     revision: of ``own``.
     """
-    other, _ = load_tokenizer(name, place=place)
-    mine, _ = load_tokenizer(own, revision, place)
+    # Tokens alone are compared: a base model has no chat template.
+    other, _ = load_tokenizer(name, place=place, template="plain")
+    mine, _ = load_tokenizer(own, revision, place, "plain")
     if other.get_vocab() != mine.get_vocab():
         raise UserError(
             place,
@@ -98,5 +90,5 @@ def load_other(name: str, like: PreTrainedModel, checksum: str | None) -> PreTra
             name, "has changed since the run started", "put the old model back, and start again"
         )
     dtype = str(like.dtype).removeprefix("torch.")
-    model, _ = load_model(name, dtype, str(like.device), place=name)
+    model, _ = load_model(name, dtype, str(like.device), place=name, template="plain")
     return model

@@ -5,10 +5,12 @@ of fused attention, and the cumulative sum of a single row. On a CPU nothing her
 """
 
 import os
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy
 import torch
 
 from harness.base.errors import UserError
@@ -20,6 +22,18 @@ REFUSAL = " does not have a deterministic implementation"
 def allow_repeatable_products() -> None:
     """Choose cuBLAS's repeatable workspace, which it reads once, before its first product."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+@contextmanager
+def same_draws() -> Iterator[None]:
+    """The generators of Python, NumPy and PyTorch are afterwards as they were before."""
+    python_state, numpy_state = random.getstate(), numpy.random.get_state()
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            numpy.random.set_state(numpy_state)
 
 
 @contextmanager

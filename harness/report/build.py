@@ -25,6 +25,7 @@ from harness.report.table import Table
 
 Folder = str | Path
 MOST_MISSING = 8  # lines in the terminal
+ANY_TEXT = "replace"  # half of a pair in a model's answer is no character
 
 
 def write_report(folders: Folder | Iterable[Folder], out: Folder | None = None) -> tuple[str, Path]:
@@ -104,7 +105,7 @@ def _write(results: ReportData, partial: Path, out: Path) -> Table:
     for table in all_tables:
         texts = {"csv": table.csv(), "md": table.markdown(), "tex": table.latex()}
         for ending, text in texts.items():
-            (partial / "tables" / f"{table.name}.{ending}").write_text(text, encoding="utf-8")
+            (partial / "tables" / f"{table.name}.{ending}").write_text(text, "utf-8", ANY_TEXT)
     write_csv(tables.records_used(results), partial / "tables" / "records.csv")
     source = source_of(results)
     write_csv(source.curves, partial / "tables" / "curves.csv")
@@ -114,7 +115,7 @@ def _write(results: ReportData, partial: Path, out: Path) -> Table:
         for folder in results.folders
     ]
     text = page.render(results, all_tables, pictures, source.looks, to_folder)
-    (partial / "index.html").write_text(text, encoding="utf-8")
+    (partial / "index.html").write_text(text, "utf-8", ANY_TEXT)
     return all_tables[0]
 
 

@@ -101,7 +101,7 @@ def _drift(results: ReportData, label: str) -> Iterator[tuple[str, str, Estimate
         of_runs = of_stages.groupby(run, observed=True).mean()
         values = [float(of_runs.get(tuple(run), math.nan)) for run in results.runs[label]]
         measure = "KL from the base a token, mean of the stages"
-        yield f"{kind} prompts", measure, over_seeds(results, label, values)
+        yield f"{kind} prompts", measure, over_known_runs(results, label, values)
 
 
 # -- weights
@@ -113,18 +113,15 @@ def _changes(
     """How far the weights are from the start of the run, and went in a stage: means over runs."""
     if "change_run_norm" not in stages:
         return
-    run = [column for column in ("seed", "sequence") if column in stages]
     mine = stages[stages["label"] == label]
     last = mine[mine["stage"] == len(results.series[label].order)]
     for of, rows, when in (("run", last, "at the end"), ("stage", mine, "mean of the stages")):
         for what, words in (("norm", "norm of the change"), ("share", "share of changed entries")):
-            values = rows[rows["stage"] > 0].groupby(run)[f"change_{of}_{what}"].mean()
-            of_runs = [
-                float(values.get(each.key if len(run) > 1 else each.seed, math.nan))
-                for each in results.runs[label]
-            ]
+            runs = rows[rows["stage"] > 0].groupby(["seed", "sequence"])
+            values = runs[f"change_{of}_{what}"].mean()
+            of_runs = [float(values.get(run.key, math.nan)) for run in results.runs[label]]
             since = f"since the start of the {of}, {when}"
-            yield WEIGHTS, f"{words} {since}", over_seeds(results, label, of_runs)
+            yield WEIGHTS, f"{words} {since}", over_known_runs(results, label, of_runs)
 
 
 # -- learning curves
@@ -145,13 +142,13 @@ def _curves(results: ReportData, label: str) -> Iterator[tuple[str, str, Estimat
             for (i, run), place in zip(enumerate(results.runs[label]), places, strict=True)
         ]
         areas = [curves.learning_curve_area(x, y) if len(x) > 2 else math.nan for x, y in points]
-        yield name, "area under the learning curve", over_seeds(results, label, areas)
+        yield name, "area under the learning curve", over_known_runs(results, label, areas)
         goals = SHARE * _single(results, label, places)
         reached = [
             curves.prompts_to_reach(x, y, goal) if len(x) > 2 else math.nan
             for (x, y), goal in zip(points, goals, strict=True)
         ]
-        yield name, target, over_seeds(results, label, reached)
+        yield name, target, over_known_runs(results, label, reached)
 
 
 def relearning(results: ReportData, label: str) -> Iterator[tuple[str, str, Estimate | str]]:
@@ -172,7 +169,7 @@ def relearning(results: ReportData, label: str) -> Iterator[tuple[str, str, Esti
         ]
         mine, own = (rows[rows["metric"] == results.metric[name]] for rows in counted)
         prompts = [_regained(mine, own, run) for run in results.runs[label]]
-        yield name, "prompts to relearn it (validation)", over_seeds(results, label, prompts)
+        yield name, "prompts to relearn it (validation)", over_known_runs(results, label, prompts)
 
 
 def _of_run(records: pd.DataFrame, run: RunId) -> pd.DataFrame:
@@ -224,8 +221,8 @@ def _single(results: ReportData, label: str, places: list[int]) -> np.ndarray:
     return np.where(SHARE * single > base, single, np.nan)
 
 
-def over_seeds(results: ReportData, label: str, values: list[float]) -> Estimate | str:
-    """Mean of the runs' numbers with Student's interval; runs without one are left out.
+def over_known_runs(results: ReportData, label: str, values: list[float]) -> Estimate | str:
+    """``over_runs`` of the runs that have a number.
 
     Where some curve does not get to its target there is no mean, but how many do not.
     """
@@ -246,10 +243,9 @@ def over_runs(runs: Sequence[RunId], values: Sequence[float]) -> Estimate:
     source = IntervalSource.RUNS if len(kept) > 1 else IntervalSource.RUN
     each = ", ".join(f"{run.text}: {v:.4g}" for run, v in zip(runs, kept, strict=True))
     how = f"{each}, {how_of(source)}"
-    if len(crossed.shape) == 1:
-        return Estimate(*metrics.t_interval(kept), how, by=source)
     spread = intervals.of_records(kept.reshape(crossed.shape), [], levels=crossed.levels)
-    mean, half = float(kept.mean()), spread.quantile() * spread.stderr if spread else math.nan
+    alike = 0.0 if len(kept) > 1 else math.nan
+    mean, half = float(kept.mean()), spread.quantile() * spread.stderr if spread else alike
     return Estimate(mean, mean - half, mean + half, how, by=source, spread=spread)
 
 

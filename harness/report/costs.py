@@ -20,19 +20,17 @@ def provenance(pool: Pool) -> list[Json]:
 def stages(pool: Pool) -> pd.DataFrame:
     """One row a finished stage.
 
-    Columns: label, folder, seed, sequence where there are several, stage, steps, prompts, tokens,
+    Columns: label, folder, seed, sequence, stage, steps, prompts, tokens,
     peak_memory_gib, where they are on record kept_bytes, learned_tokens, flops, gold_rows,
     ``change_OF_norm`` and ``change_OF_share`` since the start of the stage and the run, and
     ``seconds_PART`` for every part of a stage that took time.
     """
     rows = []
-    is_several = any(series.orders for series in pool.series.values())
     for label, folder, run in _runs(pool):
         for stage in read_stages(run.path):
             seconds = stage.pop("seconds", None) or {}
             changes = stage.pop("change", None) or {}
-            where = {"label": label, "folder": folder, "seed": run.seed}
-            where |= {"sequence": run.sequence} if is_several else {}
+            where = {"label": label, "folder": folder, "seed": run.seed, "sequence": run.sequence}
             further = {f"seconds_{part}": s for part, s in seconds.items()}
             for of, change in changes.items():
                 further |= {f"change_{of}_{what}": value for what, value in (change or {}).items()}

@@ -106,6 +106,11 @@ class ReportData:
         )
         return ReportData(self.folders, every_point=True) if has_grid else self
 
+    @property
+    def has_sequences(self) -> bool:
+        """Whether runs are of several sequences of skills."""
+        return any(series.orders for series in self.series.values())
+
     @cached_property
     def of_sequences(self) -> dict[str, "ReportData"]:
         """{sequence of ``orders``: its runs alone, as if it were the only one}; {} without any."""

@@ -24,7 +24,7 @@ AT_ONCE = 256  # derivatives: 50 skills in turn have 2,550 entries
 class Term(NamedTuple):
     """A number that each run of a label gives, and its sign in a difference of labels.
 
-    runs: their places in the label's arrays, one a seed, in the same order in every term.
+    runs: their places in the label's arrays, one a run, in the same order in every term.
     """
 
     label: str

@@ -34,7 +34,7 @@ def write_csv(frame: pd.DataFrame, path: Path, columns: list[str] | None = None)
         if not pd.api.types.is_numeric_dtype(frame[name]):
             cells = frame[name].astype(object)
             frame[name] = cells.map(lambda cell: csv_cell(cell) if isinstance(cell, str) else cell)
-    frame.rename(columns=csv_cell).to_csv(path, index=False)
+    frame.rename(columns=csv_cell).to_csv(path, index=False, errors="replace")
 
 
 def markdown_text(text: str) -> str:

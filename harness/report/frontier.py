@@ -98,7 +98,7 @@ def frontier(results: ReportData) -> Frontier | None:
 def _setting(results: ReportData, label: str) -> str:
     """What the settings of one method share, as text: all but its hyperparameters."""
     series = results.series[label]
-    return json.dumps([_composed(results, label), series.model, series.order])
+    return json.dumps([_composed(results, label), series.model, series.order, series.orders])
 
 
 def _composed(results: ReportData, label: str) -> str:

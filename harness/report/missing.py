@@ -178,15 +178,15 @@ def _absent_references(pool: Pool, measurements: PooledMeasurements) -> Iterator
         for index, head in enumerate(pool.heads)
         for label in head.get("references") or ()
     }
-    told: set[tuple[str, int]] = set()  # one line for all sequences of a seed
+    told: set[tuple[str, int, int]] = set()  # one line for all sequences of a seed
     for label, series in pool.series.items():
         arrays = measurements.arrays.get(("R+", label))
         for i, run in enumerate(measurements.runs[label]):
             if (run.folder, label) not in asked or len(series.order) < 2:
                 continue
-            if (label, run.seed) in told:
+            if (label, run.folder, run.seed) in told:
                 continue
-            told.add((label, run.seed))
+            told.add((label, run.folder, run.seed))
             rows = np.full((2, 1), np.nan) if arrays is None else arrays.values[i, -2:]
             names = zip((JOINT, SINGLE), np.isfinite(rows).all(axis=1), strict=True)
             if absent := [name for name, is_there in names if not is_there]:

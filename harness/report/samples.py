@@ -36,6 +36,7 @@ class Group(TypedDict):
     label: str
     skill: str
     seed: int
+    sequence: str
     items: list[Question]
 
 
@@ -60,14 +61,16 @@ def choose(results: ReportData) -> list[Group]:
 def _group(results: ReportData, label: str, skill: str, most: int) -> Group | None:
     """At most ``most`` questions of the first run of a label that has any; None without one."""
     metric = results.metric[skill]
-    for run, (_, seed, _) in enumerate(results.runs[label]):
+    for run, each in enumerate(results.runs[label]):
         order = results.order_of(label, run)
         own = order.index(skill) + 1
         evaluations = _evaluations(results, label, run, own)
         if evaluations:
             ids = _pick(evaluations, metric, own)
             items = [_follow(evaluations, item, metric, order) for item in ids[:most]]
-            return Group(label=label, skill=skill, seed=seed, items=items)
+            return Group(
+                label=label, skill=skill, seed=each.seed, sequence=each.sequence, items=items
+            )
     return None
 
 

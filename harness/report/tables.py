@@ -119,7 +119,7 @@ def main_table(results: ReportData) -> Table:
 
 
 def _main_columns(results: ReportData) -> list[Column]:
-    runs = "runs" if results.of_sequences else "seeds"
+    runs = "runs" if results.has_sequences else "seeds"
     columns = [
         Column("seeds", runs, unit="text", note="complete runs / expected"),
         Column("acc", "ACC", note=MEANINGS["ACC"]),
@@ -414,7 +414,7 @@ def _run_cost(stages: pd.DataFrame, length: int) -> dict[str, Cell]:
 
     stages: one row a stage; length: the number of stages of a complete run.
     """
-    runs = stages.groupby([c for c in ("folder", "seed", "sequence") if c in stages])
+    runs = stages.groupby(["folder", "seed", "sequence"])
     summed = [c for c in stages.columns if c in COUNTS or c.startswith(SECONDS)]
     count = runs.size()
     complete = count.index[count == length]
@@ -445,6 +445,6 @@ def records_used(results: ReportData) -> pd.DataFrame:
         folder=used["folder"].map(dict(enumerate(results.names))),
         name=used["name"].astype(object).replace(task_of),
     )
-    without = (*NOT_IN_RECORDS_USED, *(() if results.of_sequences else ("sequence",)))
+    without = (*NOT_IN_RECORDS_USED, *(() if results.has_sequences else ("sequence",)))
     columns = [column for column in COLUMNS if column not in without]
     return used[["folder", "label", *columns]]

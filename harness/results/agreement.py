@@ -48,8 +48,12 @@ def _sequences(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> di
     if bool(before) != bool(now):
         was, is_now = (", ".join(of) if of else "none" for of in (before, now))
         raise UserError(path, f"`orders` was {was[:80]} and is now {is_now[:80]}", OTHER_FOLDER)
-    for name in [name for name in now if name in before]:
-        _check_equal(before[name], now[name], f"orders.{name}", path, OTHER_FOLDER)
+    for name, of in now.items():
+        if name in before:
+            _check_equal(before[name], of, f"orders.{name}", path, OTHER_FOLDER)
+        elif of in before.values():
+            problem = f"`orders.{name}` is in it under another name"
+            raise UserError(path, problem, OTHER_FOLDER)
     return {**before, **now}
 
 

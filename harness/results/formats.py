@@ -118,7 +118,7 @@ class GridPoint(TypedDict):
 
     label: str  # of the method that has these values
     values: dict[str, Any]
-    validation: float | None  # mean over the seeds
+    validation: float | None  # mean over seeds and sequences
     # By seed, as a text: keys of JSON are texts. With `orders` by SEED@SEQUENCE.
     runs: dict[str, float | None]
 

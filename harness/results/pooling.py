@@ -28,9 +28,9 @@ MOST_DIFFERENCES = 4  # keys of two protocols that an error names
 class Series:
     """One line of every table: a method's label, its runs (seeds pooled over folders), its order.
 
-    members: (folder index, label there); seeds: all that are expected; selected: which point of a
-    grid this is and how it was chosen, empty for a method without a grid. orders: {name: skills} of
-    several sequences, {} of one; expected: (seed, name of the sequence or "") of all runs.
+    members: (folder index, label there); selected: which point of a grid this is and how it was
+    chosen, empty for a method without a grid. orders: {name: skills} of several sequences, {} of
+    one; expected: (seed, name of the sequence or "") of all runs.
     """
 
     label: str
@@ -39,7 +39,6 @@ class Series:
     model: str
     order: tuple[str, ...]
     members: list[tuple[int, str]]
-    seeds: list[int]
     selected: str = ""
     orders: dict[str, tuple[str, ...]] = field(default_factory=dict)
     expected: list[tuple[int, str]] = field(default_factory=list)
@@ -251,7 +250,6 @@ def _pool_series(
                 model=group.model,
                 order=group.order,
                 members=group.members,
-                seeds=sorted({seed for seed, _ in group.runs}),
                 selected=group.selected,
                 orders=group.orders,
                 expected=sorted(group.runs),
@@ -272,7 +270,11 @@ def _grid_label(label: str, entry: Json) -> tuple[str, str]:
 def _join(groups: list[_Group], new: _Group) -> None:
     """Adds runs to the first group of their setting without their runs, or as a new group."""
     for group in groups:
-        same = all(group.orders.get(name, of) == of for name, of in new.orders.items())
+        same = all(  # names, and what they stand for
+            (name == other) == (of == known)
+            for name, of in new.orders.items()
+            for other, known in group.orders.items()
+        )
         if group.setting == new.setting and same and not group.runs & new.runs:
             group.runs |= new.runs
             group.members += new.members
@@ -291,9 +293,11 @@ def _setting(head: Json, label: str, entry: Json) -> str:
         for skill in head["skills"]
     ]
     order = [skill["name"] for skill in head["skills"]]
+    # How many answers are sampled at once goes by the device, and changes last digits alone.
+    rollout = {k: v for k, v in (head.get("rollout") or {}).items() if k != "batch_size"}
     several = bool(head.get("orders"))
     return json.dumps(
-        [label, entry, model, order, head.get("budget"), head.get("rollout"), learned, several],
+        [label, entry, model, order, head.get("budget"), rollout, learned, several],
         sort_keys=True,
     )
 

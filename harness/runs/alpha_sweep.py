@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from harness.base import metrics
-from harness.base.console import Progress
+from harness.base.console import Progress, padded
 from harness.base.errors import UserError
 from harness.base.files import refuse_links, write_sealed
 from harness.base.sums import check_sums
@@ -184,7 +184,7 @@ def selected(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
 
 
 def table(order: Order, swept: Mapping[str, Any]) -> str:
-    """Means over the seeds, a line for each method and alpha; the chosen ones have a star.
+    """Means over the runs, a line for each method and alpha; the chosen ones have a star.
 
     The mean of retention is that of the report: over tasks whose metric is an accuracy.
     """
@@ -209,8 +209,4 @@ def table(order: Order, swept: Mapping[str, Any]) -> str:
         means = [f"{sum(each) / len(each):.3f}" if each else "–" for each in numbers]
         star = "*" if swept["selected"][method] == alpha else ""
         lines.append([method, f"{alpha:g}", *means, star])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+    return "\n".join(padded(lines, range(len(lines[0]))))

@@ -206,10 +206,11 @@ def _bytes(state: Any) -> int:
     return sum(map(_bytes, state)) if isinstance(state, list | tuple) else 0
 
 
-def load_state(folder: Path) -> dict[str, Any] | None:
+def load_state(folder: Path, device: torch.device) -> dict[str, Any] | None:
     """The checkpoint of a stage, None if there is none, on the CPU.
 
-    Raises UserError for a file that is damaged or of another edition.
+    Raises UserError for a file that is damaged, of another edition, or of another kind of device
+    than ``device``, where masters and averages are kept in another way.
     """
     path = folder / "state.pt"
     if not path.exists():
@@ -218,6 +219,8 @@ def load_state(folder: Path) -> dict[str, Any] | None:
     state = _load(path, "is no whole checkpoint", REMEDY)
     if not isinstance(state, dict) or state.get("edition") != EDITION:
         raise UserError(path, "is a checkpoint of another edition of the harness", REMEDY)
+    if (kind := state.get("device", "cpu")) != device.type:
+        raise UserError(path, f"is a checkpoint of a {kind}, and this is a {device.type}", REMEDY)
     return state
 
 

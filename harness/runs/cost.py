@@ -172,7 +172,7 @@ class Memory:
         packed: bool = False,
         trained: Size | None = None,
     ) -> tuple[float, float]:
-        """(GiB on the model's device, GiB in host memory for its masters) of a method.
+        """(GiB on the model's device, GiB of host memory that training keeps) of a method.
 
         length: tokens of its rows; cached_tokens: those whose keys and values are in memory while
         answers are sampled, for learning or evaluation; rows: that a step learns from, as many as

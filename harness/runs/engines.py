@@ -18,8 +18,8 @@ from harness.results.writer import ResultsWriter
 from harness.runs.order import Order
 from harness.sampling.settings import REMEDY, Rollout, version
 from harness.sampling.transformers import (
-    BUFFERS,
     GRAPHS,
+    OWN_WAYS,
     TransformersSampler,
     allow_graphs,
     way_of,
@@ -135,7 +135,7 @@ def check_sampling(order: Order, model: PreTrainedModel, progress: Progress) -> 
     """
     place = f"{order.path}: model"
     way = way_of(model, place)
-    if way not in (BUFFERS, GRAPHS):
+    if way not in OWN_WAYS:
         progress.say(
             f"{type(model).__name__} is sampled by transformers' {way}: the harness's faster "
             "sampler does not give this model's own log-probabilities"

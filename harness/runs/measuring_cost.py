@@ -98,15 +98,19 @@ class MeasuringCost:
             tokens += self._drift_tokens(None)
         return self.machine.forward(tokens)
 
-    def _drift_tokens(self, skill: Skill | None) -> float:
-        """Tokens of the base's answers with their prompts: of a skill, or general ones."""
+    def _drift_rows(self, skill: Skill | None) -> tuple[int, float, int]:
+        """(answers of the base, tokens of a prompt, of an answer) of a skill, or general ones."""
         drift = self.order.drift
         assert drift is not None
         if skill is None:
-            return drift.prompts * (GENERAL_PROMPT + drift.max_new_tokens)
+            return drift.prompts, GENERAL_PROMPT, drift.max_new_tokens
         rows = example_count(skill, self.order.evaluate.split, drift.prompts)
-        most = min(drift.max_new_tokens, self.order.limit(skill))
-        return rows * (self.outlooks[skill.name].prompt + most)
+        limit = min(drift.max_new_tokens, self.order.limit(skill))
+        return rows, self.outlooks[skill.name].prompt, limit
+
+    def _drift_tokens(self, skill: Skill | None) -> float:
+        rows, prompt, limit = self._drift_rows(skill)
+        return rows * (prompt + limit)
 
     def base_answers(self) -> float:
         """Seconds of the base's answers for the drift, which are sampled and scored once."""
@@ -117,16 +121,10 @@ class MeasuringCost:
         asked += [None] * ("general" in order.drift.along)
         seconds = 0.0
         for skill in asked:
-            tokens = self._drift_tokens(skill)
-            rows, limit = order.drift.prompts, order.drift.max_new_tokens
-            if skill is not None:
-                rows = example_count(skill, order.evaluate.split, rows)
-                limit = min(limit, order.limit(skill))
-            at_once = order.evaluate.batch_size or self.memory.rows_at_once(
-                tokens / max(rows, 1) - limit, limit
-            )
+            rows, prompt, limit = self._drift_rows(skill)
+            at_once = order.evaluate.batch_size or self.memory.rows_at_once(prompt, limit)
             seconds += self.machine.sample(rows, limit, at_once)
-            seconds += 2 * self.machine.forward(tokens)
+            seconds += 2 * self.machine.forward(rows * (prompt + limit))
         return seconds
 
     def _teacher(self, skill: Skill) -> float:

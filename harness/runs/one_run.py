@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +65,11 @@ class OneRun:
         self.engine = engine
         self.progress = progress
         self.title = title
-        self.spec = order.methods[run.label]
-        self.method = self.spec.cls(copy.deepcopy(self.spec.config))
+        spec = order.methods[run.label]
         # What a skill is learned again with is the method alone: parts guard earlier skills.
-        parts = () if run.reference == RELEARN else self.spec.parts
-        self.parts = {part.name: part.make() for part in parts}
+        self.spec = replace(spec, parts=()) if run.reference == RELEARN else spec
+        self.method = self.spec.cls(copy.deepcopy(self.spec.config))
+        self.parts = {part.name: part.make() for part in self.spec.parts}
         self.parameters = self.spec.make_parameters()
         self._lessons: dict[str, Lesson] = {}
         self._check_memory()

@@ -7,7 +7,7 @@ find another one.
 from collections.abc import Iterable
 
 from harness.base.files import read_json, write_sealed
-from harness.models.load import load_tokenizer
+from harness.models.load import source_of
 from harness.models.memory import Passes, free_memory
 from harness.models.recompute import can_recompute
 from harness.runs.cost import Memory
@@ -42,8 +42,7 @@ def passes_of(live: OneRun) -> Passes | None:
 def _fitting(live: OneRun, free: int) -> list[Passes]:
     """The passes that fit each stage of the run by itself; free: bytes."""
     order, spec = live.order, live.spec
-    _, source = load_tokenizer(order.model.name, order.model.revision)
-    shape = model_shape(order, source, f"{order.path}: model")
+    shape = model_shape(order, source_of(order.model.name), f"{order.path}: model")
     memory = Memory(shape, live.model.dtype, live.model.device)
     outlooks = outlooks_of(order, live.tokenizer, memory.parameters)
     layered = can_recompute(live.model)

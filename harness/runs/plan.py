@@ -140,7 +140,7 @@ def _summary(order: Order, cost: OrderCost, vocabulary: int) -> Iterator[str]:
     yield _evaluations_line(order, cost)
     yield from _further_lines(order, cost)
     yield from _trained_lines(order, cost)
-    yield from _shown_lines(order, cost)
+    yield from _shown_lines(cost)
     yield from _kept_lines(cost)
     yield from _sequence_lines(order, cost)
     yield from _grid_lines(order)
@@ -223,7 +223,7 @@ def _trained_lines(order: Order, cost: OrderCost) -> Iterator[str]:
         yield line
 
 
-def _shown_lines(order: Order, cost: OrderCost) -> Iterator[str]:
+def _shown_lines(cost: OrderCost) -> Iterator[str]:
     """What methods read before each question that is evaluated."""
     lines = [
         f"{stage.label}: demonstrations of about {stage.shown:.0f} tokens before each "
@@ -231,7 +231,7 @@ def _shown_lines(order: Order, cost: OrderCost) -> Iterator[str]:
         for stage in cost.stages
         if stage.shown
     ]
-    yield from lines if "" in order.sequences else dict.fromkeys(lines)
+    yield from dict.fromkeys(lines)  # stages of other sequences and references repeat them
 
 
 def _sequence_lines(order: Order, cost: OrderCost) -> Iterator[str]:

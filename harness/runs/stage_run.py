@@ -227,7 +227,7 @@ class SkillStage(BaseStage):
     def __init__(self, live: OneRun, number: int) -> None:
         self.skills = live.taught(number)
         super().__init__(live, number, joint_name(self.skills))
-        state = load_state(self.folder / "checkpoint")
+        state = load_state(self.folder / "checkpoint", live.model.device)
         if state:
             live.evaluator.seconds = state["evaluation_seconds"]
             self.log = state["log"]
@@ -406,6 +406,7 @@ class SkillStage(BaseStage):
             "records": self.records,
             "evaluation_seconds": self.live.evaluator.seconds,
             "due": self.due,
+            "device": self.live.model.device.type,
         }
         if not self.live.method.trains:  # What it is asked by is what it has learned.
             state["method"] = self.live.method.state_dict()

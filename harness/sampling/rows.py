@@ -58,7 +58,5 @@ def usual_rows(device: torch.device | str) -> int | None:
 
 def rows_of(model: PreTrainedModel, prompt: int, answer: int) -> int:
     """Answers that ``model`` samples at once, of so many tokens and to prompts of so many."""
-    if usual := usual_rows(model.device):
-        return usual
     row = RowBytes.of(model.config.get_text_config(), model.dtype.itemsize)
     return row.rows_at_once(model.device, prompt, answer)

@@ -29,7 +29,7 @@ from harness.sampling.ways import Way, find_way
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-BUFFERS, GRAPHS = "buffers", "graphs"  # ways of sampling of the harness's own
+OWN_WAYS = BUFFERS, GRAPHS = "buffers", "graphs"  # ways of sampling of the harness's own
 
 
 class TransformersSampler:
@@ -77,7 +77,7 @@ class TransformersSampler:
         way = WAYS[way_of(self.model)]
         completions: dict[tuple[int, int], Completion] = {}
         # ``generate`` serves models that are little tried: their products stay PyTorch's own.
-        own = way in (WAYS[BUFFERS], WAYS[GRAPHS])
+        own = way in [WAYS[name] for name in OWN_WAYS]
         with sampling_products(self.model) if own else nullcontext():
             for indices, turn in self._batches(prompts, n, way, max_new_tokens):
                 completions |= self._batch(prompts, indices, turn, way, decoding)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import copy
 import logging
 import os
-import random
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import numpy
 import torch
 
 from harness.base.errors import UserError
+from harness.models.repeatable import same_draws
 from harness.sampling.settings import REMEDY, version
 
 if TYPE_CHECKING:
@@ -156,14 +155,8 @@ def undisturbed(invariant: bool = False) -> Iterator[None]:
 
     invariant: whether vLLM computes in its batch-invariant mode meanwhile.
     """
-    python_state = random.getstate()
-    numpy_state = numpy.random.get_state()
-    with torch.random.fork_rng(), invariant_kernels(invariant):
-        try:
-            yield
-        finally:
-            random.setstate(python_state)
-            numpy.random.set_state(numpy_state)
+    with same_draws(), invariant_kernels(invariant):
+        yield
 
 
 def innermost_reason(error: BaseException) -> str:

@@ -56,7 +56,6 @@ from harness.base.files import read_jsonl, write_json
 from harness.base.seeds import seed_for
 from harness.base.settings import only_with, option
 from harness.learning.draws import draws
-from harness.learning.inner import InnerOptions
 from harness.learning.lessons import Lesson
 from harness.learning.method import Method, OrderView
 from harness.learning.options import TeacherOption
@@ -293,7 +292,7 @@ class Replay(Part):
         if taken:
             step.log(replayed=len(taken))
         mixed = [*own, *(self.rows[i] for i in taken)]
-        if isinstance(stage.training, InnerOptions) and stage.training.inner_batches > 1:
+        if own and taken and getattr(stage.training, "inner_batches", 1) > 1:
             random.Random(seed_for(step.seed, "mix")).shuffle(mixed)
         return mixed
 

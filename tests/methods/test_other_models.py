@@ -15,7 +15,7 @@ from harness.learning.lessons import Lesson
 from harness.learning.outlook import Work
 from harness.learning.trainer import TrainingConfig
 from harness.models.load import load_model
-from harness.models.others import model_checksum
+from harness.models.others import check_vocabulary, load_other, model_checksum
 from harness.runs.plan import plan
 from harness.runs.reading import read_order
 from harness.runs.sequence import run_order
@@ -146,6 +146,20 @@ def test_another_model_under_the_same_name_does_not_go_on(
     shutil.copytree(tmp_path / "first", tmp_path / "other")
     run_order(read_order(path), out)
     assert (out / f"runs/{method}-seed0/stage-2/stage.json").exists()
+
+
+def test_a_base_model_needs_no_chat_template(tmp_path):
+    """Its tokens and weights alone are used."""
+    own, other = save_tiny(tmp_path / "own"), save_tiny(tmp_path / "other", seed=4)
+    for folder in (own, other):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer.chat_template = None
+        (folder / "chat_template.jinja").unlink(missing_ok=True)
+        tokenizer.save_pretrained(folder)
+    check_vocabulary(str(other), str(own), None, "here")
+    like, _ = load_model(str(own), "float32", "cpu", template="plain")
+    loaded = load_other(str(other), like, model_checksum(str(other), "here"))
+    assert not torch.equal(loaded.lm_head.weight, like.lm_head.weight)
 
 
 def test_config_and_weights_tell_a_model(tmp_path):

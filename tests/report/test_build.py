@@ -161,6 +161,20 @@ def test_a_record_of_another_type_is_named(tiny, key, value):
         ReportData([tiny])
 
 
+def test_half_of_a_pair_in_an_answer_does_not_stop_the_report(tmp_path):
+    """Our runs write none, but a folder may come from elsewhere."""
+    folder = fabricate(
+        tmp_path / "few", ONE_SKILL, methods=TWO, retention={}, n=8, inside=0, training=False
+    )
+    for path in (folder / "evaluations").glob("*.json"):
+        evaluation = json.loads(path.read_text())
+        for item in evaluation["items"]:
+            item["completion"] = "\ud83d halved"
+        path.write_text(json.dumps(evaluation))
+    _, page = write_report(folder, tmp_path / "out")
+    assert "? halved" in page.read_text()
+
+
 def test_a_report_keeps_what_else_lies_in_its_folder(tmp_path):
     folder = fabricate(
         tmp_path / "few", ONE_SKILL, methods=TWO, retention={}, n=8, inside=0, training=False

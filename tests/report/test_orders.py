@@ -2,6 +2,7 @@
 
 import json
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from harness.report.crossing import Crossing, crossing
 from harness.report.data import ReportData
 from harness.report.every_metric import every_metric
 from harness.report.measurements import RunId
-from harness.report.pictures import source_of
+from harness.report.pictures import axis, source_of
 from harness.report.pictures.accuracy_matrix import accuracy_matrices
 from harness.results.folders import open_results
 from tests.report.folders import row
@@ -255,6 +256,13 @@ def test_the_largest_crossing_counts():
     assert crossing(runs((0, "x"), (1, "y"))) == Crossing([0], (1, 1))
     many = runs((0, "x"), (0, "y"), (1, "x"), (2, "x"), (3, "x"))
     assert crossing(many) == Crossing([0, 2, 3, 4], (4, 1))
+
+
+def test_a_point_of_a_picture_and_its_interval_are_of_the_crossed_runs():
+    kept = runs((0, "x"), (0, "y"), (1, "x"))
+    point = SimpleNamespace(values=[0.1, 0.2, 0.9], stderrs=[0.0] * 3, runs=kept)
+    half = 12.706 * 0.05  # of 0.1 and 0.2
+    assert axis._mean(point, False) == pytest.approx((0.15, 0.15 - half, 0.15 + half), rel=1e-3)
 
 
 def test_a_run_that_is_not_there_leaves_its_seed_out_and_is_told(tmp_path):

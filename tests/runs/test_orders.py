@@ -298,6 +298,7 @@ def test_sequences_may_be_added_to_a_folder_and_none_changed(tmp_path):
     assert "orders" not in continued(about(), about(), tmp_path)
     for old, new, said in (
         (about(orders=one), about(orders={"x": ["b", "a"]}), "orders.x"),
+        (about(orders=one), about(orders={"z": ["a", "b"]}), "`orders.z` is in it under another"),
         (about(), about(orders=one), "`orders` was none and is now x"),
         (about(orders=two), about(), "`orders` was y and is now none"),
     ):

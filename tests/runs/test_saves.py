@@ -8,7 +8,7 @@ import torch
 
 from harness.base.errors import UserError
 from harness.runs import checkpoints
-from harness.runs.checkpoints import Saves, host_copy, load_state
+from harness.runs.checkpoints import CPU, Saves, host_copy, load_state
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_what_is_written_is_what_was(saves, monkeypatch, tmp_path):
     assert not keeper.is_due() and keeper.saved == 4 and not written
     go_on.set()
     keeper.wait()
-    found = load_state(tmp_path)
+    found = load_state(tmp_path, CPU)
     assert torch.equal(found["model"]["w"], torch.arange(4.0)) and found["log"] == [1]
     assert found["model"]["w"].data_ptr() == found["model"]["tied"].data_ptr()
     assert keeper.saved == 5 and keeper.lost == 0
@@ -63,7 +63,7 @@ def test_what_is_written_is_what_was(saves, monkeypatch, tmp_path):
     keeper.save(state_of(weights), 6, wait=False)
     keeper.wait()
     assert [copy.data_ptr() for copy in keeper._copies] == before and keeper.saved == 6
-    assert not load_state(tmp_path)["model"]["w"].any()
+    assert not load_state(tmp_path, CPU)["model"]["w"].any()
 
 
 def test_there_are_never_two_at_once(saves, monkeypatch):
@@ -120,7 +120,7 @@ def test_without_room_it_is_written_at_once(saves, monkeypatch, tmp_path):
         keeper.save(state_of(weights), 5, wait=False)
         assert (keeper._thread is None) is at_once
         keeper.wait()
-    assert load_state(tmp_path)["model"]["w"].sum() == 1000
+    assert load_state(tmp_path, CPU)["model"]["w"].sum() == 1000
 
 
 def test_a_copy_keeps_the_form_of_a_state():
@@ -132,3 +132,11 @@ def test_a_copy_keeps_the_form_of_a_state():
     assert found["a"][2][1] == 1 and found["b"]["c"] is None and found["b"]["d"] == "text"
     assert found["a"][0] is found["b"]["e"] and len(copies) == 3
     assert isinstance(found["a"][2], tuple) and found["a"][0].data_ptr() != whole.data_ptr()
+
+
+def test_a_checkpoint_of_another_kind_of_device_is_refused(saves, tmp_path):
+    """Masters and averages are kept in another way there."""
+    saves(0.0).save({**state_of(torch.ones(2)), "device": "cuda"}, 1, wait=True)
+    assert load_state(tmp_path, torch.device("cuda"))["log"] == [1]
+    with pytest.raises(UserError, match="is a checkpoint of a cuda, and this is a cpu; remove it"):
+        load_state(tmp_path, CPU)

@@ -55,7 +55,7 @@ class TrainingAxis:
         self.in_steps = bool(lines) and same_in_all_runs and same_in_all_methods
         self.edges: np.ndarray = lines[0] if self.in_steps else np.arange(self.longest + 1.0)
         self.note = self._note()
-        if any(series.orders for series in results.series.values()):
+        if results.has_sequences:
             self.note += " A stage teaches another skill in each sequence."
 
     def _note(self) -> str:
@@ -146,8 +146,8 @@ class TrainingAxis:
             )
             .reset_index()
         )
-        bounds = [_bounds(point, point.name in fractions) for point in points.itertuples()]
-        points[["low", "high"]] = np.array(bounds, float).reshape(-1, 2)
+        means = [_mean(point, point.name in fractions) for point in points.itertuples()]
+        points[["value", "low", "high"]] = np.array(means, float).reshape(-1, 3)
         return points.drop(columns=["n", "values", "stderrs", "runs"])
 
     def frame(self, axes: Axes, learned: int | None = None) -> None:
@@ -201,17 +201,21 @@ def _filled(ends: dict[int, float], stages: int) -> np.ndarray:
     return line
 
 
-def _bounds(point: Any, is_fraction: bool) -> tuple[float, float]:
-    """(low, high) of the mean at one point, as ``TrainingAxis.average`` says; NaN without one."""
+def _mean(point: Any, is_fraction: bool) -> tuple[float, float, float]:
+    """(mean, low, high) at one point, as ``TrainingAxis.average`` says; bounds NaN without any.
+
+    Of the runs that are crossed, as in the tables.
+    """
     values = np.array(point.values, float)
     known = np.flatnonzero(np.isfinite(values))
     crossed = crossing([point.runs[i] for i in known])
     values = values[known[crossed.places]].reshape(crossed.shape)
     spread = intervals.of_records(values, point.stderrs, levels=crossed.levels)
+    value = float(values.mean()) if values.size else np.nan
     if is_fraction:
         error, quantile = point.stderr, None
         if point.seeds > 1:
             error, quantile = (spread.stderr, spread.quantile()) if spread else (np.nan, None)
-        return metrics.score_interval(point.value, error, point.n, quantile=quantile)
+        return value, *metrics.score_interval(value, error, point.n, quantile=quantile)
     half = spread.quantile() * spread.stderr if spread else np.nan
-    return point.value - half, point.value + half
+    return value, value - half, value + half

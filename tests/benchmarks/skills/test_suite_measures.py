@@ -1,5 +1,5 @@
 """The measures of TRACE, O-LoRA and SAPT against implementations that share no code with them, on
-thousands of made answers, and against the packages where they are installed.
+thousands of made answers.
 """
 
 import random
@@ -207,7 +207,7 @@ def test_sari():
         assert trace.sari(completion, reference) == _measures.sari(prompt, completion, answer)
 
 
-def test_sari_of_the_example_that_evaluate_prints_for_one_reference():
+def test_sari_by_hand():
     """By hand: of "a b" and "a c" against "a d", a is kept, b deleted, c added for nothing."""
     # n = 1: keep 1, delete 1, add F(0, 0) = 0; n = 2: keep 0/0 = 1 twice, delete 1, add 0;
     # n = 3, 4: nothing anywhere, all 1.

@@ -12,7 +12,7 @@ import yaml
 
 from benchmarks import fetch
 from benchmarks.published import __main__ as published
-from benchmarks.skills import _sources, cl, superni
+from benchmarks.skills import _sources, _suite, cl, superni
 from benchmarks.skills._sources import blob_id, question_of
 from benchmarks.skills.trace import TASKS, Trace
 from harness.base.errors import UserError
@@ -353,8 +353,8 @@ def test_files_of_a_repository_are_fetched_and_checked(cache, tmp_path, monkeypa
     )
     with pytest.raises(UserError, match=r"has the git id \w+, not e35c21d69b6e"):
         get_skill("superni_task591").examples("train")
-    blobs = {**superni.released_blobs("superni"), name: blob_id(file.read_bytes())}
-    monkeypatch.setattr(superni, "released_blobs", lambda suite: blobs)
+    blobs = {**_suite.released_blobs("superni"), name: blob_id(file.read_bytes())}
+    monkeypatch.setattr(_suite, "released_blobs", lambda suite: blobs)
     assert len(get_skill("superni_task591").examples("train")) == 18
     file.unlink()
     assert len(get_skill("superni_task591").examples("train")) == 18
