@@ -12,6 +12,11 @@ from collections.abc import Iterable, Iterator
 # which each of the thousands of products a second then waits.
 SPIN = "3000"
 
+# Made products that PyTorch and oneDNN keep, for each kind of them; 1,024 by default. Nearly every
+# step has other lengths, so most are never met again, and in what they hold tensors find no room.
+KEPT_PRODUCTS = "32"
+CACHES = "LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+
 
 def waiting(looks: Iterable[str]) -> dict[str, str]:
     """The variables of OpenMP that say how threads wait, given ``looks`` at /proc/loadavg.
@@ -36,3 +41,5 @@ def _looks() -> Iterator[str]:
 
 if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
     os.environ |= waiting(_looks())
+for cache in CACHES:
+    os.environ.setdefault(cache, KEPT_PRODUCTS)

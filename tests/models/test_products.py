@@ -271,3 +271,13 @@ def test_the_environment_says_how_threads_wait_before_pytorch_loads(said):
     assert loaded == "False"
     found = dict(zip(names, ast.literal_eval(kept), strict=True))
     assert {k: v for k, v in found.items() if v} == said if said else any(found.values())
+
+
+@pytest.mark.parametrize("said", [{}, {"LRU_CACHE_CAPACITY": "7"}])
+def test_few_made_products_are_kept(said):
+    code = f"import os, harness; print([os.environ[n] for n in {harness.CACHES}])"
+    others = {k: v for k, v in os.environ.items() if k not in harness.CACHES}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=others | said, capture_output=True, text=True, check=True
+    )
+    assert ast.literal_eval(done.stdout) == [said.get(n, "32") for n in harness.CACHES]
