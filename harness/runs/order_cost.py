@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from harness.models.memory import Passes
+
 
 @dataclass(frozen=True)
 class SkillCost:
@@ -33,7 +35,8 @@ class StageCost:
     checkpoint beside the weights; kept: bytes for later stages; held: of these, {method, part or
     parametrisation: (bytes, gold rows)}; reference: ``joint``, ``single`` or ``relearn``, empty for
     a stage of a sequence; sequence: its name, where there are several; is_last: whether no stage
-    comes after it; shown: prompt tokens before each question that is evaluated.
+    comes after it; shown: prompt tokens before each question that is evaluated; passes: of training
+    on a GPU.
     """
 
     label: str
@@ -54,6 +57,7 @@ class StageCost:
     reference: str = ""
     sequence: str = ""
     is_last: bool = True
+    passes: Passes | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,19 @@ class OrderCost:
         base = sum(skill.evaluation for skill in skills)
         further = sum(skill.pass_at_k + skill.teacher + skill.oracle for skill in skills)
         return stages + base + further + self.retention + self.base_answers
+
+    @property
+    def passes(self) -> dict[str, Passes]:
+        """{label: the passes that fit all stages}, of methods that train on a GPU."""
+        found: dict[str, Passes] = {}
+        for stage in self.stages:
+            if stage.passes:
+                other = found.get(stage.label, stage.passes)
+                found[stage.label] = Passes(
+                    min(other.tokens, stage.passes.tokens),
+                    other.recomputed or stage.passes.recomputed,
+                )
+        return found
 
     @property
     def memory(self) -> dict[str, tuple[float, float]]:
