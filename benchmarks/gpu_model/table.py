@@ -36,6 +36,12 @@ MEAN = 250  # tokens of an answer, where the longest of a step has ANSWER
 CONTEXT = 0.6  # GiB of the driver and libraries: an estimate
 RANK = 16
 HOST = 128  # GiB that a usual host has
+SAMPLERS = {  # what samples: whether it is vLLM, batch-invariant, by graphs
+    "transformers": (False, False, False),
+    "transformers, graphs": (False, False, True),
+    "vLLM": (True, True, False),
+    "vLLM, not invariant": (True, False, False),
+}
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,7 @@ class Choice:
     masters: str
     vllm: bool
     invariant: bool = True
+    graphs: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,11 +150,13 @@ def fit(card: Card, name: str, choice: Choice) -> Fit | None:
     passes = memory.passes(free, config, work, trained, layered=True)
     gpu, host = memory.of(
         *(config, work, PROMPT + ANSWER, cached, BATCH),
-        **{"trained": trained, "passes": passes, "engine": engine},
+        trained=trained,
+        passes=passes,
+        engine=engine,
     )
     if gpu + CONTEXT > card.gib:
         return None
-    sampling = Sampling(choice.vllm, VLLMConfig().max_num_seqs, choice.invariant)
+    sampling = Sampling(choice.vllm, VLLMConfig().max_num_seqs, choice.invariant, choice.graphs)
     gpu_cost = GPU(shape_of(name), card.speeds, sampling)
     step = StepWork(
         prompts=PROMPTS / -(-PROMPTS // BATCH),
@@ -214,12 +223,11 @@ def terms() -> str:
     heads = ["card", "`masters`", "samples", *Terms._fields, "step", "run, h"]
     lines = [f"| {' | '.join(heads)} |\n", "|---|---|---|" + "---:|" * 7 + "\n"]
     for card in ("H100 80GB", "H200 141GB"):
-        for vllm, invariant in ((False, False), (True, True), (True, False)):
+        for what, settings in SAMPLERS.items():
             for masters in MASTERS:
-                found = fit(CARDS[card], "7B", Choice("all", masters, vllm, invariant))
+                found = fit(CARDS[card], "7B", Choice("all", masters, *settings))
                 if found is None:
                     continue
-                what = f"vLLM{', invariant' * invariant}" if vllm else "transformers"
                 cells = [f"{seconds:.1f}" for seconds in (*found.terms, sum(found.terms))]
                 row = [card, f"`{masters}`", what, *cells, f"{found.hours:.2f}"]
                 lines.append(f"| {' | '.join(row)} |\n")

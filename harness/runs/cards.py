@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import partial
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -19,9 +19,6 @@ from harness.models.forward import hidden_states
 from harness.models.memory import BUSY, finish
 from harness.models.size import product_weights
 from harness.sampling.buffers import Rows, sampling_mode
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
 
 # Shares of a datasheet's figures that programs reach: estimates. 0.42: 420 of an H200's 989 TFLOP/s
 # in passes of a 7B. 0.8: of the memory's bandwidth, by kernels that only copy. 0.78: 50 GB/s of
@@ -33,7 +30,8 @@ LAUNCH, PLAIN_LAUNCH = 24e-6, 8e-6
 # Kernels of a decoding step: of each layer, and beside them. Counted on the strict device for Qwen2
 # without a mask (tests/benchmarks/test_gpu_model.py); under a mask there are a tenth more.
 TOKEN_LAYER, TOKEN_REST = 40, 38
-PRODUCT, COPIED = 4096, 2**30  # side of a matrix and bytes of a block that are measured with
+# Side of a matrix and bytes of a block that are measured with, by whether they fill a GPU.
+MEASURED = {True: (4096, 2**30), False: (512, 2**24)}
 
 
 @dataclass(frozen=True)
@@ -95,47 +93,49 @@ def seconds_of(work: Callable[[], object], device: torch.device, tries: int = 3)
     return max(min(times[1:]), 1e-9)
 
 
-def measured_speeds(
-    shape: PreTrainedModel, device: torch.device, product: int = PRODUCT, copied: int = COPIED
-) -> Speeds:
+def measured_speeds(shape: PreTrainedModel, device: torch.device) -> Speeds:
     """Speeds of the device for a model, from a product, copies, two decoding steps and one training
     pass of BUSY tokens by its first layers.
 
-    shape: the model on the meta device; product, copied: side of a matrix, bytes of a block. A
-    model that cannot be cut to two layers, or has no room, is judged by the product alone.
+    shape: the model on the meta device. One that cannot be cut to two layers, or has no room, is
+    judged by the product alone.
     """
-    matrix = torch.ones(product, product, dtype=shape.dtype, device=device)
-    flops = 2 * product**3 / seconds_of(lambda: matrix @ matrix, device)
-    del matrix
-    block = torch.zeros(copied, dtype=torch.uint8, device=device)
-    copy_rate = 2 * copied / seconds_of(block.clone, device)
-    host = torch.zeros(copied // 4, dtype=torch.uint8, pin_memory=device.type == "cuda")
-    link = len(host) / seconds_of(lambda: block[: len(host)].copy_(host), device)
-    del block, host
-    speeds = Speeds(MATRIX * flops, copy_rate, link, is_measured=True)
+    side, size = MEASURED[device.type == "cuda"]
+    speeds = Speeds(
+        MATRIX * _product_rate(side, shape.dtype, device),
+        *_copy_rates(size, device),
+        is_measured=True,
+    )
     with suppress(Exception):  # families differ in what they take, and others may have the memory
         model = _beginning(shape, device)
-        pass_flops = 6 * product_weights(model) * BUSY - 6 * _head_weights(model) * BUSY
-        token = _decoding(model)
+        head = model.get_output_embeddings().weight.numel()
+        operations = 6 * (product_weights(model) - head) * BUSY
+        layers = model.config.get_text_config().num_hidden_layers
         speeds = replace(
             speeds,
-            product=pass_flops / seconds_of(lambda: _training_pass(model), device, 1),
-            launch=token / kernels_of_token(_layers(model.config)),
+            product=operations / seconds_of(partial(_training_pass, model), device, 1),
+            launch=_decoding(model) / kernels_of_token(layers),
         )
     return speeds
+
+
+def _product_rate(side: int, dtype: torch.dtype, device: torch.device) -> float:
+    """FLOP/s of a product of square matrices."""
+    matrix = torch.ones(side, side, dtype=dtype, device=device)
+    return 2 * side**3 / seconds_of(partial(torch.matmul, matrix, matrix), device)
+
+
+def _copy_rates(size: int, device: torch.device) -> tuple[float, float]:
+    """Bytes a second read and written in the device's memory, and of a copy from the host's."""
+    block = torch.zeros(size, dtype=torch.uint8, device=device)
+    within = 2 * size / seconds_of(block.clone, device)
+    host = torch.zeros(size // 4, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    return within, len(host) / seconds_of(partial(block[: len(host)].copy_, host), device)
 
 
 def kernels_of_token(layers: int) -> int:
     """Kernels that a step of decoding starts, of a Qwen2 or Llama with so many layers."""
     return TOKEN_LAYER * layers + TOKEN_REST
-
-
-def _layers(config: PreTrainedConfig) -> int:
-    return int(config.get_text_config().num_hidden_layers)
-
-
-def _head_weights(model: PreTrainedModel) -> int:
-    return int(model.get_output_embeddings().weight.numel())
 
 
 def _beginning(shape: PreTrainedModel, device: torch.device) -> PreTrainedModel:

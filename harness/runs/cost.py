@@ -84,6 +84,11 @@ class Machine:
             rates.append(amount / (time.perf_counter() - start))
         return max(rates)
 
+    @property
+    def measured(self) -> str:
+        """What was measured of it, in words."""
+        return f"{self.flops / 1e9:.0f} GFLOP/s measured"
+
     def forward(self, tokens: float) -> float:
         """Seconds of a forward pass; a backward pass costs two of them."""
         return 2 * self.parameters * tokens / self.flops

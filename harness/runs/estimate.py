@@ -27,6 +27,7 @@ from harness.runs.methods import MethodSpec
 from harness.runs.order import Order
 from harness.runs.order_cost import OrderCost, StageCost
 from harness.runs.references import Run
+from harness.sampling.transformers import GRAPHS
 from harness.sampling.vllm import KV_CACHE_GIB
 from harness.sampling.vllm_setup import is_invariant
 from harness.skills.skill import Skill
@@ -54,7 +55,7 @@ def estimate_order(
             stages.append(estimator.reference(order.methods[run.label], run, results))
     return OrderCost(
         parameters=estimator.machine.parameters,
-        flops=estimator.machine.flops,
+        machine=estimator.machine.measured,
         seeds=len(order.seeds),
         skills=estimator.skills,
         stages=stages,
@@ -158,7 +159,16 @@ def machines_of(order: Order, shape: PreTrainedModel, device: str) -> tuple[Mach
     speeds = measured_speeds(shape, place)
     invariant = is_invariant(place, order.model.deterministic)
     learning, evaluating = (
-        GPU(shape, speeds, Sampling(section.engine == "vllm", order.vllm.max_num_seqs, invariant))
+        GPU(
+            shape,
+            speeds,
+            Sampling(
+                vllm=section.engine == "vllm",
+                seats=order.vllm.max_num_seqs,
+                invariant=invariant,
+                graphs=order.model.decode == GRAPHS,
+            ),
+        )
         for section in (order.rollout, order.evaluate)
     )
     return learning, evaluating

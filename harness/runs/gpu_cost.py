@@ -36,18 +36,21 @@ UPDATED_BYTES, AVERAGED_BYTES = 40, 20
 # 26 and 42 seconds for the same requests in "Defeating Nondeterminism in LLM Inference" (Thinking
 # Machines, 2025).
 VLLM_TOKEN, VLLM_WAKE, INVARIANT = 0.5e-3, 1.0, 1.6
+# Seconds of a small kernel on the GPU itself, which a CUDA graph starts at once: an estimate.
+SMALL = 3e-6
 SAVED = 1 / 50  # share of the time that checkpoints may take (harness/runs/checkpoints.py)
 
 
 @dataclass(frozen=True)
 class Sampling:
     """What samples: vLLM or transformers; seats: answers that vLLM computes at once; invariant:
-    whether it works batch-invariantly.
+    whether it works batch-invariantly; graphs: whether transformers' layers are a CUDA graph.
     """
 
     vllm: bool = False
     seats: int = 256
     invariant: bool = False
+    graphs: bool = False
 
 
 class Terms(NamedTuple):
@@ -80,6 +83,15 @@ class GPU(Machine):
         self.tensors = [p.numel() for p in shape.parameters()]
         self.step = self.token_seconds(1)
 
+    @property
+    def measured(self) -> str:
+        speeds = self.speeds
+        return (
+            f"{speeds.product / 1e12:.3g} TFLOP/s in a training pass, {speeds.launch * 1e6:.3g} us "
+            f"a kernel and {speeds.link / 1e9:.3g} GB/s from the host measured; a model of its "
+            "speed that no GPU has confirmed"
+        )
+
     def forward(self, tokens: float) -> float:
         """Of all products, the head's included; as many passes as the longest ones make."""
         launches = math.ceil(tokens / MICRO_BATCH_TOKENS[True]) * READ_LAYER * self.layers
@@ -99,14 +111,16 @@ class GPU(Machine):
     def token_seconds(self, rows: float, cached: float = 0.0) -> float:
         """Seconds of a token of ``rows`` answers; cached: tokens whose keys and values are read.
 
-        Weights and cache are read once, or products are computed, whichever takes longer; without
-        vLLM's graphs Python starts every kernel.
+        Weights and cache are read once, or products are computed, whichever takes longer. Python
+        starts every kernel, with a graph those around the layers alone.
         """
         read = (self.products * self.size + cached * self.cached) / self.speeds.copy
         computed = max(read, 2 * self.products * rows / self.speeds.product)
         if self.sampling.vllm:
             return (computed + VLLM_TOKEN) * (INVARIANT if self.sampling.invariant else 1.0)
-        return max(computed, kernels_of_token(self.layers) * self.speeds.launch)
+        launches = kernels_of_token(0 if self.sampling.graphs else self.layers) * self.speeds.launch
+        small = (kernels_of_token(self.layers) if self.sampling.graphs else 0) * SMALL
+        return max(computed + small, launches)
 
     def learning(self, step: StepWork) -> float:
         return sum(self.terms(step))

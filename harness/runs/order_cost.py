@@ -64,13 +64,13 @@ class StageCost:
 class OrderCost:
     """What all runs of an order cost.
 
-    parameters: weights of the model; flops: operations a second of this machine; retention: seconds
-    of the suite on one model, drift: of the last measurement of the drift, base_answers: of the
+    parameters: weights of the model; machine: its speed, in words; retention: seconds of the suite
+    on one model, drift: of the last measurement of the drift, base_answers: of the
     answers that it needs once; uncounted: why those of the suite are unknown, or None.
     """
 
     parameters: int
-    flops: float
+    machine: str
     seeds: int
     skills: dict[str, SkillCost]
     stages: list[StageCost]

@@ -150,8 +150,7 @@ def _summary(order: Order, cost: OrderCost, vocabulary: int) -> Iterator[str]:
     yield from _judge_lines(order, cost)
     yield (
         f"time: about {clock(cost.seconds)} on this machine "
-        f"({cost.flops / 1e9:.0f} GFLOP/s measured)"
-        + (", retention not counted" if cost.uncounted else "")
+        f"({cost.machine})" + (", retention not counted" if cost.uncounted else "")
     )
     yield "memory: about " + ", ".join(
         f"{device:.1f} GiB"
@@ -308,8 +307,8 @@ def _engine_lines(order: Order, weights: int, vocabulary: int) -> Iterator[str]:
         room = order.vllm.kv_cache_gib or KV_CACHE_GIB["cuda" if on_gpu else "cpu"]
         asleep = order.vllm.asleep(vocabulary) / GIB
         yield (
-            f"vLLM for {' and '.join(uses)}: {weights / GIB + room:.1f} GiB on top"
-            + (f", {asleep:.1f} GiB while the model learns" if on_gpu else "")
+            f"vLLM for {' and '.join(uses)}: {weights / GIB + room:.1f} GiB "
+            + (f"of it, {asleep:.1f} GiB while the model learns" if on_gpu else "on top")
         )
 
 
