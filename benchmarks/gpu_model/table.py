@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config
 
 from harness.learning.outlook import Work
 from harness.learning.parametrisation import Parametrisation, Size
+from harness.learning.trainer import MASTERS
 from harness.models.memory import Passes
 from harness.runs.cards import CARDS, Card
 from harness.runs.cost import GIB, EngineBytes, Memory, StepWork
@@ -29,7 +30,6 @@ SHAPES = {
     "14B": (5120, 13824, 48, 40, 8, False, 152064),
 }
 CARDS_SHOWN = ("RTX 4090", "L40S", "H100 80GB", "H200 141GB")
-MASTERS = ("device", "host_moments", "host")
 PROMPTS, BATCH = 4046, 32  # the paper's training examples of Tool Use, and of a step
 PROMPT, TEACHER_PROMPT, ANSWER = 600, 750, 1024  # tokens
 MEAN = 250  # tokens of an answer, where the longest of a step has ANSWER

@@ -14,6 +14,7 @@ from harness.base.files import read_json
 from harness.learning.outlook import Outlook, Work
 from harness.learning.parametrisation import Size
 from harness.learning.part import joint_budget
+from harness.learning.trainer import MASTERS
 from harness.models.load import resolve_device
 from harness.models.memory import MICRO_BATCH_TOKENS, Passes, free_memory
 from harness.models.recompute import can_recompute
@@ -252,6 +253,7 @@ class _Estimator:
             is_measured=seconds_measured is not None,
             memory=self._peak(spec, work, outlook, batch_size, trained, passes),
             passes=passes,
+            choices=self._choices(spec, work, outlook, batch_size, trained),
             trained=trained.numbers,
             state=self._state(spec, work, trained),
             kept=work.kept + 4 * trained.kept * (outlook.later > 0),
@@ -335,6 +337,17 @@ class _Estimator:
         free = free_memory(memory.device) - memory.parameters * memory.size - self.engine.asleep
         layered = can_recompute(self.shape)
         return memory.passes(int(free), spec.config, work, trained, layered)
+
+    def _choices(
+        self, spec: MethodSpec, work: Work, outlook: Outlook, batch_size: int, trained: Size
+    ) -> dict[str, tuple[float, float]]:
+        """{place of masters: peak as ``_peak``} of a method that trains on a GPU."""
+        peaks = {}
+        for masters in MASTERS if self.memory.on_gpu and spec.cls.trains else ():
+            other = replace(spec, config=replace(spec.config, masters=masters))
+            passes = self._passes(other, work, trained)
+            peaks[masters] = self._peak(other, work, outlook, batch_size, trained, passes)
+        return peaks
 
     def _learning_seconds(
         self, work: Work, prompts: int, batch_size: int, trained: Size, by: "_Learning"

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from harness.models.memory import Passes
 
@@ -36,7 +36,7 @@ class StageCost:
     parametrisation: (bytes, gold rows)}; reference: ``joint``, ``single`` or ``relearn``, empty for
     a stage of a sequence; sequence: its name, where there are several; is_last: whether no stage
     comes after it; shown: prompt tokens before each question that is evaluated; passes: of training
-    on a GPU.
+    on a GPU; choices: ``memory`` there by the place of the masters.
     """
 
     label: str
@@ -58,6 +58,7 @@ class StageCost:
     sequence: str = ""
     is_last: bool = True
     passes: Passes | None = None
+    choices: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,16 @@ class OrderCost:
                     min(other.tokens, stage.passes.tokens),
                     other.recomputed or stage.passes.recomputed,
                 )
+        return found
+
+    @property
+    def choices(self) -> dict[str, dict[str, tuple[float, float]]]:
+        """{label: {place of the masters: ``memory``}}, of methods that train on a GPU."""
+        found: dict[str, dict[str, tuple[float, float]]] = {}
+        for stage in self.stages:
+            peaks = found.setdefault(stage.label, {}) if stage.choices else {}
+            for masters, peak in stage.choices.items():
+                peaks[masters] = max(peaks.get(masters, (0.0, 0.0)), peak)
         return found
 
     @property

@@ -153,17 +153,22 @@ def _summary(order: Order, cost: OrderCost, vocabulary: int) -> Iterator[str]:
         f"({cost.machine})" + (", retention not counted" if cost.uncounted else "")
     )
     yield "memory: about " + ", ".join(
-        f"{device:.1f} GiB"
-        + (f" and {host:.1f} GiB in host memory" if host else "")
-        + f" for {label}"
-        for label, (device, host) in cost.memory.items()
+        f"{_amounts(peak)} for {label}" for label, peak in cost.memory.items()
     )
+    for label, choices in cost.choices.items():
+        others = ", ".join(f"{_amounts(peak)} with {masters}" for masters, peak in choices.items())
+        yield f"masters of {label}: {others}"
     for label, passes in cost.passes.items():
         again = ", layers computed again" if passes.recomputed else ""
         yield f"passes: {passes.tokens:,} tokens for {label}{again}, by what is free now"
     weights = cost.parameters * order.dtype().itemsize
     yield from _engine_lines(order, weights, vocabulary)
     yield _disk_line(order, cost, weights)
+
+
+def _amounts(peak: tuple[float, float]) -> str:
+    device, host = peak
+    return f"{device:.1f} GiB" + (f" and {host:.1f} GiB in host memory" if host else "")
 
 
 def _evaluations_line(order: Order, cost: OrderCost) -> str:

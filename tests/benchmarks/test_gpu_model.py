@@ -15,6 +15,7 @@ from benchmarks.gpu_model import table as model
 from harness.base.files import ROOT
 from harness.learning.outlook import Work
 from harness.learning.parametrisation import Size
+from harness.learning.trainer import MASTERS
 from harness.runs import cards, gpu_cost
 from harness.runs.cards import CARDS, Card, Speeds, measured_speeds
 from harness.runs.cost import Machine, StepWork, activations, repeated_bytes
@@ -210,7 +211,7 @@ def test_sampling_takes_as_long_as_its_longest_answer():
 @pytest.mark.parametrize("field", ["flops", "bandwidth", "link"])
 def test_a_faster_card_takes_no_longer(field):
     for sampling in (EAGER, VLLM):
-        for masters in model.MASTERS:
+        for masters in MASTERS:
             slow = gpu(speeds=H200.speeds, sampling=sampling).learning(step(masters=masters))
             card = replace(H200, **{field: 2 * getattr(H200, field)})
             assert (
@@ -225,13 +226,13 @@ def test_more_work_takes_longer():
     ) == [gpu(n, sampling=VLLM).learning(step()) for n in ("3B", "7B", "14B")]
     for longer in ({"prompts": 64}, {"work": model.work_of_run(2048)}, {"completion": 2048}):
         assert gpu().learning(step(**longer)) > gpu().learning(step())
-    by_masters = [gpu().learning(step(masters=masters)) for masters in model.MASTERS]
+    by_masters = [gpu().learning(step(masters=masters)) for masters in MASTERS]
     assert by_masters == sorted(by_masters)
 
 
 def test_a_larger_card_fits_whatever_a_smaller_one_does():
     sizes = [replace(H200, gib=gib) for gib in range(20, 160, 5)]
-    for masters in model.MASTERS:
+    for masters in MASTERS:
         for vllm in (False, True):
             choice = model.Choice("all", masters, vllm)
             fits = [model.fit(card, "7B", choice) is not None for card in sizes]
@@ -329,6 +330,12 @@ def test_a_plan_for_a_gpu(pool, tmp_path):
     assert re.search(r"TFLOP/s in a training pass, [\d.]+ us a kernel and [\d.e+]+ GB/s from", text)
     assert "passes: 8,192 tokens for sdft, by what is free now\n" in text
     assert "passes: 100 tokens for short, by" in text
+    places = (
+        r"masters of sdft: ([\d.]+) GiB with device, [\d.]+ GiB and [\d.]+ GiB in host memory with"
+    )
+    assert re.search(
+        places + r" host_moments, [\d.]+ GiB and [\d.]+ GiB in host memory with host", text
+    )
     assert "passes: 8,192 tokens for sdft, layers computed again, by" in again
     weights = re.search(r"\(([\d.]+)M parameters", text)
     # 2 for a weight, 12 for masters and moments, 4 for the average; twice
