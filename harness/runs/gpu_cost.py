@@ -2,7 +2,9 @@
 
 A term is what the GPU computes or copies, or the time that Python takes to start its kernels where
 that is longer. Kernels are counted on the strict device; formulas of bytes and operations are
-stated beside them; what is neither is marked as an estimate.
+stated beside them; what is neither is marked as an estimate. Not in it: what Python waits for, 18
+times a step of SDFT and twice a token on the strict device, whose cost only a GPU shows; the price
+of deterministic training, which ``gpu_check`` measures; and what else the GPU is doing.
 """
 
 from __future__ import annotations
