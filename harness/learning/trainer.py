@@ -59,6 +59,8 @@ from harness.models.repeatable import repeatable
 ChunkLoss = Callable[[torch.Tensor, Positions], torch.Tensor]
 TokenLoss = Callable[..., torch.Tensor]  # of (logits, tokens), and weights where parts have some
 
+MASTERS = ("device", "host_moments", "host")  # places of a GPU's masters and moments
+
 
 @dataclass
 class TrainingConfig(Checked):
@@ -96,7 +98,7 @@ class TrainingConfig(Checked):
         "device",
         "where a GPU's masters, averages and AdamW's moments are: all there, the moments in host "
         "memory, or all in it",
-        choices=("device", "host_moments", "host"),
+        choices=MASTERS,
     )
     micro_batch_tokens: int | None = option(
         None,

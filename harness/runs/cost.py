@@ -4,10 +4,11 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
 
 from harness.learning.outlook import Work
 from harness.learning.packing import VOCABULARY_CHUNK
@@ -29,6 +30,28 @@ from harness.sampling.rows import RowBytes
 GIB = 2**30
 COPIED = 64 * 2**20  # bytes of the block whose copy measures the memory's speed
 SIDE = 1536  # of the square matrices whose product measures the processor's speed
+
+
+@dataclass(frozen=True)
+class StepWork:
+    """A step of a stage: ``prompts`` of ``work`` each.
+
+    completion: tokens of a prompt that are learned, behind it; passes: forward passes that one of
+    training costs; trained, masters: what is moved, and where that is; limit: tokens of a
+    micro-batch; recomputed: whether layers are computed again; at_once: answers that transformers
+    samples at once; longest: tokens of the longest answer, where ``work`` has a mean.
+    """
+
+    prompts: float
+    work: Work
+    completion: float
+    passes: int
+    trained: Size
+    masters: str
+    limit: int
+    at_once: int
+    recomputed: bool = False
+    longest: float | None = None
 
 
 class Machine:
@@ -61,6 +84,11 @@ class Machine:
             rates.append(amount / (time.perf_counter() - start))
         return max(rates)
 
+    @property
+    def measured(self) -> str:
+        """What was measured of it, in words."""
+        return f"{self.flops / 1e9:.0f} GFLOP/s measured"
+
     def forward(self, tokens: float) -> float:
         """Seconds of a forward pass; a backward pass costs two of them."""
         return 2 * self.parameters * tokens / self.flops
@@ -74,6 +102,13 @@ class Machine:
         batches = -(-rows // batch) if rows else 0
         steps = batches * (length if longest is None else longest)
         return steps * self.step + self.forward(rows * length)
+
+    def learning(self, step: StepWork) -> float:
+        """Seconds of a step: products of all passes, and sampling."""
+        work, prompts = step.work, step.prompts
+        products = step.passes * self.forward(work.learned) + self.forward(work.scored + work.read)
+        answers = self.sample(prompts * work.answers, work.sampled, step.at_once)
+        return prompts * products + answers
 
 
 class _Attention(torch.autograd.Function):
@@ -135,6 +170,24 @@ def activations(shape: PreTrainedModel, tokens: int = 8) -> float:
     return float(17 * config.hidden_size * config.num_hidden_layers * shape.dtype.itemsize)
 
 
+def repeated_bytes(config: PretrainedConfig, size: int) -> float:
+    """Bytes of a token's keys and values that a pass under a mask keeps for every query head.
+
+    transformers repeats them there, beside what ``activations`` counts. config: of the text model.
+    """
+    all_heads = getattr(config, "num_attention_heads", None) or 1
+    heads = getattr(config, "num_key_value_heads", None) or all_heads
+    return cache_bytes(config, size) * (all_heads / heads - 1)
+
+
+@dataclass(frozen=True)
+class EngineBytes:
+    """Of vLLM's engine on a GPU: while it answers, and while the model learns."""
+
+    awake: float = 0.0
+    asleep: float = 0.0
+
+
 class Memory:
     """Peak memory of a stage in GiB.
 
@@ -154,6 +207,8 @@ class Memory:
         self.on_gpu = self.device.type != "cpu"
         # Bytes of a token in a micro-batch, and of one in the sampler's cache.
         self.token = activations(shape)
+        if self.on_gpu:
+            self.token += repeated_bytes(config, dtype.itemsize)
         self.recomputed = recomputed_bytes(
             self.token, config.num_hidden_layers, config.hidden_size, dtype.itemsize
         )
@@ -171,21 +226,30 @@ class Memory:
         rows: float = math.inf,
         packed: bool = False,
         trained: Size | None = None,
+        passes: Passes | None = None,
+        engine: EngineBytes | None = None,
     ) -> tuple[float, float]:
         """(GiB on the model's device, GiB of host memory that training keeps) of a method.
 
         length: tokens of its rows; cached_tokens: those whose keys and values are in memory while
         answers are sampled, for learning or evaluation; rows: that a step learns from, as many as
         fill a micro-batch if left out; packed: whether the sampler has the weights a second time;
-        trained: all weights if left out.
+        trained: all weights if left out; passes: as the run would find them, the longest ones if
+        left out; engine: vLLM's on this GPU.
         """
         trained = trained or Size(self.parameters, self.parameters)
+        engine = engine or EngineBytes()
         held = self._held(config, work, trained)
-        tokens: float = config.micro_batch_tokens or MICRO_BATCH_TOKENS[self.on_gpu]
-        tokens = max(length, min(tokens, rows * length))
-        token = self.recomputed if config.recomputes else self.token
-        micro_batch = tokens * token + self._head(work, trained, tokens)
+        passes = passes or Passes(
+            config.micro_batch_tokens or MICRO_BATCH_TOKENS[self.on_gpu], bool(config.recomputes)
+        )
+        tokens = max(length, min(passes.tokens, rows * length))
+        token = self.recomputed if passes.recomputed else self.token
+        micro_batch = tokens * token + self._head(work, trained, tokens) + engine.asleep
         sampling = cached_tokens * self.cache_token + packed * self.parameters * self.size
+        sampling += engine.awake
+        if self.on_gpu:  # Gradients end with their step, before the next answers are sampled.
+            sampling -= 4 * trained.numbers
         on_device = self._models(work, trained) + max(micro_batch, sampling) + held.device
         return on_device / GIB, held.host / GIB
 

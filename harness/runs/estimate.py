@@ -6,22 +6,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.base.errors import plug_in
 from harness.base.files import read_json
 from harness.learning.outlook import Outlook, Work
-from harness.learning.parametrisation import Parametrisation, Size
+from harness.learning.parametrisation import Size
 from harness.learning.part import joint_budget
+from harness.learning.trainer import MASTERS
 from harness.models.load import resolve_device
+from harness.models.memory import MICRO_BATCH_TOKENS, Passes, free_memory
+from harness.models.recompute import can_recompute
 from harness.results.formats import JOINT, RELEARN
 from harness.results.writer import ResultsWriter
-from harness.runs.cost import Machine, Memory
+from harness.runs.cards import measured_speeds
+from harness.runs.cost import GIB, EngineBytes, Machine, Memory, StepWork
+from harness.runs.gpu_cost import GPU, Sampling
 from harness.runs.measuring_cost import MeasuringCost
 from harness.runs.methods import MethodSpec
 from harness.runs.order import Order
 from harness.runs.order_cost import OrderCost, StageCost
 from harness.runs.references import Run
+from harness.sampling.transformers import GRAPHS
+from harness.sampling.vllm import KV_CACHE_GIB
+from harness.sampling.vllm_setup import is_invariant
 from harness.skills.skill import Skill
 
 
@@ -47,7 +56,7 @@ def estimate_order(
             stages.append(estimator.reference(order.methods[run.label], run, results))
     return OrderCost(
         parameters=estimator.machine.parameters,
-        flops=estimator.machine.flops,
+        machine=estimator.machine.measured,
         seeds=len(order.seeds),
         skills=estimator.skills,
         stages=stages,
@@ -130,6 +139,51 @@ def work_of(
     return StageWork(outlook, work, trained, held)
 
 
+class _Learning(NamedTuple):
+    """How a method learns: products of a pass in forward ones, its passes, tokens of a prompt."""
+
+    spec: MethodSpec
+    products: int
+    passes: Passes | None
+    prompt: float
+
+
+def machines_of(order: Order, shape: PreTrainedModel, device: str) -> tuple[Machine, Machine]:
+    """This machine as it learns and as it evaluates, whose engines may differ.
+
+    Of a GPU two steps of decoding, a training pass and copies are measured.
+    """
+    place = torch.device(device)
+    if place.type == "cpu":
+        machine = Machine(sum(p.numel() for p in shape.parameters()), order.dtype(), device)
+        return machine, machine
+    speeds = measured_speeds(shape, place)
+    invariant = is_invariant(place, order.model.deterministic)
+    learning, evaluating = (
+        GPU(
+            shape,
+            speeds,
+            Sampling(
+                vllm=section.engine == "vllm",
+                seats=order.vllm.max_num_seqs,
+                invariant=invariant,
+                graphs=order.model.decode == GRAPHS,
+            ),
+        )
+        for section in (order.rollout, order.evaluate)
+    )
+    return learning, evaluating
+
+
+def engine_bytes(order: Order, memory: Memory) -> EngineBytes:
+    """What vLLM takes on the order's GPU; nothing where it does not sample, or on a CPU."""
+    if not memory.on_gpu or "vllm" not in (order.rollout.engine, order.evaluate.engine):
+        return EngineBytes()
+    asleep = order.vllm.asleep(memory.vocabulary)
+    room = GIB * (order.vllm.kv_cache_gib or KV_CACHE_GIB["cuda"])
+    return EngineBytes(memory.parameters * memory.size + room + asleep, asleep)
+
+
 class _Estimator:
     """Costs of one order: of each skill, of the retention suite, and on request of a stage."""
 
@@ -143,10 +197,11 @@ class _Estimator:
         device, dtype = resolve_device(order.model.device), order.dtype()
         self.order = order
         self.shape = shape
-        self.machine = Machine(sum(p.numel() for p in shape.parameters()), dtype, device)
+        self.machine, evaluating = machines_of(order, shape, device)
         self.memory = Memory(shape, dtype, device)
+        self.engine = engine_bytes(order, self.memory)
         self.outlooks = outlooks_of(order, tokenizer, self.machine.parameters)
-        self.measuring = MeasuringCost(order, self.machine, self.memory, self.outlooks)
+        self.measuring = MeasuringCost(order, evaluating, self.memory, self.outlooks)
         self.skills = {skill.name: self.measuring.skill(skill) for skill in order.skills}
         self.retention, self.uncounted = self.measuring.retention(tokenizer, results)
         self.base_answers = self.measuring.base_answers()
@@ -178,7 +233,9 @@ class _Estimator:
         parameters = spec.make_parameters()
         stem = Run(spec.label, 0, (), sequence=sequence).stem
         seconds_measured = self._measured_seconds(stem, number, results)
-        seconds_estimated = self._learning_seconds(work, prompts, batch_size, type(parameters))
+        passes = self._passes(spec, work, trained)
+        learned_by = _Learning(spec, parameters.passes, passes, outlook.prompt)
+        seconds_estimated = self._learning_seconds(work, prompts, batch_size, trained, learned_by)
         seconds_estimated += self._evaluation_seconds(skill, names)
         seconds_estimated += (1 + inside) * self.measuring.drift_after(learned[:number])
         taught = {each.name for each in learned[:number]}
@@ -194,7 +251,9 @@ class _Estimator:
             evaluated_skills=tuple(names),
             seconds=seconds_estimated if seconds_measured is None else seconds_measured,
             is_measured=seconds_measured is not None,
-            memory=self._peak(spec, work, outlook, batch_size, trained),
+            memory=self._peak(spec, work, outlook, batch_size, trained, passes),
+            passes=passes,
+            choices=self._choices(spec, work, outlook, batch_size, trained),
             trained=trained.numbers,
             state=self._state(spec, work, trained),
             kept=work.kept + 4 * trained.kept * (outlook.later > 0),
@@ -217,12 +276,14 @@ class _Estimator:
         seconds = self._measured_seconds(run.stem, 1, results)
         estimated = self.retention if run.reference == JOINT else 0.0
         peaks, states = [(0.0, 0.0)], [0.0]
-        parameters = type(spec.make_parameters())
+        products = spec.make_parameters().passes
         for skill, own in zip(skills, prompts, strict=True):
             outlook, work, trained, _ = self._work(spec, skill, own, later=0, earlier=[])
-            estimated += self._learning_seconds(work, own, batch_size, parameters)
+            passes = self._passes(spec, work, trained)
+            learned_by = _Learning(spec, products, passes, outlook.prompt)
+            estimated += self._learning_seconds(work, own, batch_size, trained, learned_by)
             estimated += self.skills[skill.name].evaluation
-            peaks.append(self._peak(spec, work, outlook, batch_size, trained))
+            peaks.append(self._peak(spec, work, outlook, batch_size, trained, passes))
             states.append(self._state(spec, work, trained))
         steps = sum(-(-phase // batch_size) for phase in phases)
         inside = (steps - 1).bit_length() if run.reference == RELEARN else 0
@@ -257,7 +318,7 @@ class _Estimator:
     def _state(self, spec: MethodSpec, work: Work, trained: Size) -> float:
         """Bytes of float32 masters and moments, and of copies of what a teacher has."""
         copied = trained.numbers if trained.again else self.machine.parameters
-        return float(16 * trained.numbers * spec.cls.trains + 4 * work.copies * copied)
+        return float(12 * trained.numbers * spec.cls.trains + 4 * work.copies * copied)
 
     def _measured_seconds(self, stem: str, number: int, results: ResultsWriter) -> float | None:
         """Mean seconds of this stage in the folder's runs of all seeds; None if there are none."""
@@ -268,19 +329,47 @@ class _Estimator:
                 seconds.append(sum(read_json(path, "seconds")["seconds"].values()))
         return statistics.fmean(seconds) if seconds else None
 
+    def _passes(self, spec: MethodSpec, work: Work, trained: Size) -> Passes | None:
+        """The passes that a run would find on this GPU now; None on a CPU, as in ``passes_of``."""
+        memory = self.memory
+        if not memory.on_gpu or not spec.cls.trains or spec.cls.has_own_loop:
+            return None
+        free = free_memory(memory.device) - memory.parameters * memory.size - self.engine.asleep
+        layered = can_recompute(self.shape)
+        return memory.passes(int(free), spec.config, work, trained, layered)
+
+    def _choices(
+        self, spec: MethodSpec, work: Work, outlook: Outlook, batch_size: int, trained: Size
+    ) -> dict[str, tuple[float, float]]:
+        """{place of masters: peak as ``_peak``} of a method that trains on a GPU."""
+        peaks = {}
+        for masters in MASTERS if self.memory.on_gpu and spec.cls.trains else ():
+            other = replace(spec, config=replace(spec.config, masters=masters))
+            passes = self._passes(other, work, trained)
+            peaks[masters] = self._peak(other, work, outlook, batch_size, trained, passes)
+        return peaks
+
     def _learning_seconds(
-        self, work: Work, prompts: int, batch_size: int, trained: type[Parametrisation]
+        self, work: Work, prompts: int, batch_size: int, trained: Size, by: "_Learning"
     ) -> float:
         machine, rollout = self.machine, self.order.rollout
         at_once = rollout.batch_size or self.memory.rows_at_once(work.sampled, work.sampled)
-        passes = trained.passes * machine.forward(work.learned) + machine.forward(
-            work.scored + work.read
+        passes = by.passes or Passes(MICRO_BATCH_TOKENS[self.memory.on_gpu])
+        step = StepWork(
+            prompts=batch_size,
+            work=work,
+            completion=max(0.0, work.learned - by.prompt),
+            passes=by.products,
+            trained=trained,
+            masters=by.spec.config.masters,
+            limit=passes.tokens,
+            at_once=at_once,
+            recomputed=passes.recomputed,
         )
-        seconds = prompts * passes
         full_batches, rest = divmod(prompts, batch_size)
-        for batches, rows in ((full_batches, batch_size), (1, rest)):
-            if rows:
-                seconds += batches * machine.sample(rows * work.answers, work.sampled, at_once)
+        seconds = full_batches * machine.learning(step) if full_batches else 0.0
+        if rest:
+            seconds += machine.learning(replace(step, prompts=rest))
         return seconds + machine.sample(prompts * work.beforehand, work.sampled, at_once)
 
     def _evaluation_seconds(self, skill: Skill, evaluated_skills: Sequence[str]) -> float:
@@ -290,7 +379,13 @@ class _Estimator:
         return skills + self.retention + own.pass_at_k + own.kl
 
     def _peak(
-        self, spec: MethodSpec, work: Work, outlook: Outlook, batch_size: int, trained: Size
+        self,
+        spec: MethodSpec,
+        work: Work,
+        outlook: Outlook,
+        batch_size: int,
+        trained: Size,
+        passes: Passes | None,
     ) -> tuple[float, float]:
         """GiB (on the device, in host memory), of learning or evaluation, whichever has more."""
         order = self.order
@@ -298,8 +393,11 @@ class _Estimator:
         at_once = order.rollout.batch_size or self.memory.rows_at_once(
             outlook.prompt, outlook.limit
         )
-        cached_tokens = min(at_once, batch_size * work.answers) * length
+        by_vllm = order.rollout.engine == "vllm" and self.memory.on_gpu
+        cached_tokens = 0.0 if by_vllm else min(at_once, batch_size * work.answers) * length
         for skill in order.skills:
+            if order.evaluate.engine == "vllm" and self.memory.on_gpu:
+                continue
             prompt, limit = work.shown + self.outlooks[skill.name].prompt, order.limit(skill)
             at_once = order.evaluate.batch_size or self.memory.rows_at_once(prompt, limit)
             rows = min(at_once, self.skills[skill.name].answers)
@@ -309,5 +407,7 @@ class _Estimator:
         if not spec.cls.trains:
             return self.memory.untrained(cached_tokens, packed), 0.0
         return self.memory.of(
-            spec.config, work, length, cached_tokens, learned_rows, packed, trained
+            *(spec.config, work, length, cached_tokens, learned_rows, packed, trained),
+            passes=passes,
+            engine=self.engine,
         )

@@ -2,7 +2,9 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from harness.models.memory import Passes
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class StageCost:
     checkpoint beside the weights; kept: bytes for later stages; held: of these, {method, part or
     parametrisation: (bytes, gold rows)}; reference: ``joint``, ``single`` or ``relearn``, empty for
     a stage of a sequence; sequence: its name, where there are several; is_last: whether no stage
-    comes after it; shown: prompt tokens before each question that is evaluated.
+    comes after it; shown: prompt tokens before each question that is evaluated; passes: of training
+    on a GPU; choices: ``memory`` there by the place of the masters.
     """
 
     label: str
@@ -54,19 +57,21 @@ class StageCost:
     reference: str = ""
     sequence: str = ""
     is_last: bool = True
+    passes: Passes | None = None
+    choices: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class OrderCost:
     """What all runs of an order cost.
 
-    parameters: weights of the model; flops: operations a second of this machine; retention: seconds
-    of the suite on one model, drift: of the last measurement of the drift, base_answers: of the
+    parameters: weights of the model; machine: its speed, in words; retention: seconds of the suite
+    on one model, drift: of the last measurement of the drift, base_answers: of the
     answers that it needs once; uncounted: why those of the suite are unknown, or None.
     """
 
     parameters: int
-    flops: float
+    machine: str
     seeds: int
     skills: dict[str, SkillCost]
     stages: list[StageCost]
@@ -109,6 +114,29 @@ class OrderCost:
         base = sum(skill.evaluation for skill in skills)
         further = sum(skill.pass_at_k + skill.teacher + skill.oracle for skill in skills)
         return stages + base + further + self.retention + self.base_answers
+
+    @property
+    def passes(self) -> dict[str, Passes]:
+        """{label: the passes that fit all stages}, of methods that train on a GPU."""
+        found: dict[str, Passes] = {}
+        for stage in self.stages:
+            if stage.passes:
+                other = found.get(stage.label, stage.passes)
+                found[stage.label] = Passes(
+                    min(other.tokens, stage.passes.tokens),
+                    other.recomputed or stage.passes.recomputed,
+                )
+        return found
+
+    @property
+    def choices(self) -> dict[str, dict[str, tuple[float, float]]]:
+        """{label: {place of the masters: ``memory``}}, of methods that train on a GPU."""
+        found: dict[str, dict[str, tuple[float, float]]] = {}
+        for stage in self.stages:
+            peaks = found.setdefault(stage.label, {}) if stage.choices else {}
+            for masters, peak in stage.choices.items():
+                peaks[masters] = max(peaks.get(masters, (0.0, 0.0)), peak)
+        return found
 
     @property
     def memory(self) -> dict[str, tuple[float, float]]:

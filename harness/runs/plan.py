@@ -34,7 +34,8 @@ def plan(
 ) -> str:
     """The text that --plan prints; measured: see ``power_lines``.
 
-    Loads the tokenizer and the model's configuration, no weights. Raises UserError for what would
+    Loads the tokenizer and the model's configuration, no weights; a GPU is timed with random ones
+    (``measured_speeds``). Raises UserError for what would
     stop the start as well: a model that cannot be had, or a folder of another order.
     """
     take_products(order, Path(folder))
@@ -149,18 +150,25 @@ def _summary(order: Order, cost: OrderCost, vocabulary: int) -> Iterator[str]:
     yield from _judge_lines(order, cost)
     yield (
         f"time: about {clock(cost.seconds)} on this machine "
-        f"({cost.flops / 1e9:.0f} GFLOP/s measured)"
-        + (", retention not counted" if cost.uncounted else "")
+        f"({cost.machine})" + (", retention not counted" if cost.uncounted else "")
     )
     yield "memory: about " + ", ".join(
-        f"{device:.1f} GiB"
-        + (f" and {host:.1f} GiB in host memory" if host else "")
-        + f" for {label}"
-        for label, (device, host) in cost.memory.items()
+        f"{_amounts(peak)} for {label}" for label, peak in cost.memory.items()
     )
+    for label, choices in cost.choices.items():
+        others = ", ".join(f"{_amounts(peak)} with {masters}" for masters, peak in choices.items())
+        yield f"masters of {label}: {others}"
+    for label, passes in cost.passes.items():
+        again = ", layers computed again" if passes.recomputed else ""
+        yield f"passes: {passes.tokens:,} tokens for {label}{again}, by what is free now"
     weights = cost.parameters * order.dtype().itemsize
     yield from _engine_lines(order, weights, vocabulary)
     yield _disk_line(order, cost, weights)
+
+
+def _amounts(peak: tuple[float, float]) -> str:
+    device, host = peak
+    return f"{device:.1f} GiB" + (f" and {host:.1f} GiB in host memory" if host else "")
 
 
 def _evaluations_line(order: Order, cost: OrderCost) -> str:
@@ -304,16 +312,17 @@ def _engine_lines(order: Order, weights: int, vocabulary: int) -> Iterator[str]:
         room = order.vllm.kv_cache_gib or KV_CACHE_GIB["cuda" if on_gpu else "cpu"]
         asleep = order.vllm.asleep(vocabulary) / GIB
         yield (
-            f"vLLM for {' and '.join(uses)}: {weights / GIB + room:.1f} GiB on top"
-            + (f", {asleep:.1f} GiB while the model learns" if on_gpu else "")
+            f"vLLM for {' and '.join(uses)}: {weights / GIB + room:.1f} GiB "
+            + (f"of it, {asleep:.1f} GiB while the model learns" if on_gpu else "on top")
         )
 
 
 def _disk_line(order: Order, cost: OrderCost, weights: int) -> str:
     """weights: bytes of one checkpoint.
 
-    While a run goes on there are two more of them, the state of its optimizer, the method's copies
-    of the model in float32, and what the method remembers.
+    While a run goes on there are two checkpoints of its stage, one of them being written: weights,
+    the state of the optimizer, the method's copies of the model in float32, and what the method
+    remembers.
     """
     keep = order.checkpoints.keep
     runs = order.runs()
@@ -324,6 +333,6 @@ def _disk_line(order: Order, cost: OrderCost, weights: int) -> str:
         stages = [stage for stage in cost.stages if not stage.is_last]
         kept = sum(stage.kept for stage in stages) * len(order.seeds)  # of a reference it is 0
     at_end = weights_kept * weights + kept
-    at_most = at_end + 2 * weights + max(stage.state + 2 * stage.kept for stage in cost.stages)
+    at_most = at_end + 2 * max(weights + stage.state + stage.kept for stage in cost.stages)
     what = "weights and of what methods keep" if kept else "weights"
     return f"disk: {at_end / GIB:.1f} GiB of {what} when done, {at_most / GIB:.1f} GiB at most"

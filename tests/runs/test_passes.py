@@ -13,7 +13,7 @@ from harness.learning.outlook import Work
 from harness.learning.parametrisation import Size
 from harness.learning.trainer import TrainingConfig
 from harness.models.memory import Passes
-from harness.runs.cost import Memory
+from harness.runs.cost import EngineBytes, Memory
 from harness.runs.passes import passes_of
 from harness.runs.reading import read_order
 
@@ -46,6 +46,23 @@ def test_passes_have_what_training_leaves(masters, each):
     assert passes(2047 * memory.token, gradient_checkpointing=False) == Passes(1024)
     assert passes(0, micro_batch_tokens=100) == Passes(100, True)
     assert passes(-1e12) == Passes(256, True)
+
+
+@pytest.mark.parametrize("rows, learning", [(10**6, False), (0, True)])
+def test_an_engine_answers_or_sleeps(rows, learning):
+    """The larger of a micro-batch with what sleeps, and answers without gradients."""
+    with init_empty_weights():
+        shape = AutoModelForCausalLM.from_config(LLAMA, dtype=torch.bfloat16)
+    memory = Memory(shape, torch.bfloat16, "cuda")
+    weights = sum(p.numel() for p in shape.parameters())
+    engine = EngineBytes(awake=1e7 * rows + 1.0, asleep=5e5)
+    config, passes = TrainingConfig(masters="host"), Passes(1000, True)
+    on_device, host = memory.of(config, Work(), 10, 0, passes=passes, engine=engine)
+    micro_batch = 1000 * memory.recomputed + 3 * 4 * 1000 * 300 + 5e5
+    held = 2 * weights + 4 * weights
+    expected = held + micro_batch if learning else held - 4 * weights + engine.awake
+    assert on_device * 2**30 == pytest.approx(expected)
+    assert host * 2**30 == pytest.approx(10 * weights)
 
 
 def test_a_resumed_run_finds_its_passes(tmp_path):
