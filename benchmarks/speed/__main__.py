@@ -36,7 +36,7 @@ def cells(result: Result) -> tuple[str, ...]:
 
 
 def _ratio(result: Result) -> str:
-    if result.wanted.endswith("%"):
+    if result.wanted.startswith("under") and result.wanted.endswith("%"):
         return f"{100 * result.ratio:.1f}%"
     if "slope" in result.wanted or result.wanted == "0":
         return f"{result.ratio:.2g}"

@@ -1,6 +1,6 @@
 """Rows of a stage's evaluation: ours beside a script with generate and the ``lm_eval`` commands."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,12 +140,17 @@ def lm_eval_batch(settings: Settings, dtype: str) -> tuple[int, str]:
     return min(tried, key=tried.__getitem__)[0], stated(tried)
 
 
-def evaluation(settings: Settings) -> list[Result]:
-    """A stage's evaluation. The dtype is part of what is measured, so both sides have ours."""
-    dtype = settings.our_dtype
+def our_evaluation(
+    settings: Settings, name: str
+) -> tuple[Callable[[], tuple[dict[str, float], dict[str, float]]], Order, Mapping[str, float]]:
+    """(the work, its order, the seconds of its parts once it is done).
+
+    The work returns the first metric of every skill and of every retention task. name: of its
+    results' folder.
+    """
     order = _order(settings, settings.skills, settings.examples, settings.documents)
-    model, tokenizer = settings.load(dtype)
-    measure = evaluator_for(order, ResultsWriter(settings.work / "evaluation"))
+    model, tokenizer = settings.load(settings.our_dtype)
+    measure = evaluator_for(order, ResultsWriter(settings.work / name))
 
     def ours() -> tuple[dict[str, float], dict[str, float]]:
         weights = model_fingerprint(model)
@@ -157,6 +162,13 @@ def evaluation(settings: Settings) -> list[Result]:
         tasks = [entry for _, _, entry in measure.retention(model, tokenizer, weights)]
         return _first_metrics(skills), _first_metrics(tasks)
 
+    return ours, order, measure.seconds
+
+
+def evaluation(settings: Settings) -> list[Result]:
+    """A stage's evaluation. The dtype is part of what is measured, so both sides have ours."""
+    dtype = settings.our_dtype
+    ours, order, parts = our_evaluation(settings, "evaluation")
     size, tried = lm_eval_batch(settings, dtype)
     settings.say("ours")
     mine, (skills, tasks) = timed(ours)
@@ -169,7 +181,6 @@ def evaluation(settings: Settings) -> list[Result]:
     seconds = [python(*arguments)[0] for arguments in commands]
     scores = lm_eval_scores(order.suite, out)
     different = [name for name in tasks if tasks[name] != scores[name]]
-    parts = measure.seconds
     notes = [
         f"{len(skills)} skills x {settings.examples} greedy answers, {len(tasks)} retention tasks, "
         f"{dtype}; one pair",
@@ -186,7 +197,7 @@ def evaluation(settings: Settings) -> list[Result]:
             "a stage's evaluation",
             [mine],
             [script + sum(seconds)],
-            3,
+            4,
             notes,
             skills=[skills, answers],
             retention=[tasks, scores],

@@ -123,8 +123,8 @@ def stage(settings: Settings) -> list[Result]:
             learning["sdft"],
             learning["sft"],
             ratio,
-            "at most 2.5x",
-            ratio <= 2.5,
+            "at most 2.2x",
+            ratio <= 2.2,
             1,
             notes=[
                 f"{how}; training and sampling; with evaluation "

@@ -1,31 +1,87 @@
-"""Where our time goes: ``python -m benchmarks.speed.profiler sft|sdft|grpo|sampling``.
+"""Where our time goes: ``python -m benchmarks.speed.profiler sft|sdft|grpo|sampling|evaluation``.
 
-It measures what the benchmark's row does, in float32: the second of two optimizer steps with their
-sampling, or the second of two sampled batches, so that nothing is done for the first time.
+It measures what the benchmark's row does: the second of two optimizer steps with their sampling,
+the second of two sampled batches, so that nothing is done for the first time, or an evaluation with
+fewer questions. A row that misses its mark states it.
 """
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.speed.evaluation import our_evaluation
 from benchmarks.speed.steps import choose, our_steps
 from benchmarks.speed.timing import Settings, product_seconds, timed
 from harness.base.errors import Parser, reported
 from harness.models.chat import chat_tokens
 from harness.sampling.transformers import TransformersSampler
 
-PRODUCTS = {"aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm"}
+PRODUCTS = {
+    "aten::mm",
+    "aten::addmm",
+    "aten::addmm_",
+    "aten::bmm",
+    "aten::baddbmm",
+    "mkldnn::_linear_pointwise",  # by packed weights
+}
+KINDS = ("sft", "sdft", "grpo", "sampling", "evaluation")
+EXAMPLES, DOCUMENTS = 8, 16  # of an evaluation: the profiler keeps every operation
 
 
-Operator = tuple[str, float, float]  # name, its own seconds, FLOP of its matrix products
+@dataclass(frozen=True)
+class Operator:
+    """What one operator took in all. seconds: its own; flop: of its matrix products."""
+
+    name: str
+    seconds: float
+    flop: float
 
 
-def measure(settings: Settings, kind: str) -> tuple[float, list[Operator]]:
-    """(seconds, the operators, longest first)."""
+@dataclass(frozen=True)
+class Profile:
+    """seconds: of the work under the profiler; operators: the longest first."""
+
+    kind: str
+    dtype: str
+    seconds: float
+    operators: list[Operator]
+
+    @property
+    def products(self) -> list[Operator]:
+        return [operator for operator in self.operators if operator.name in PRODUCTS]
+
+    @property
+    def share(self) -> float:
+        """The part of the time that matrix products take."""
+        return sum(operator.seconds for operator in self.products) / self.seconds
+
+    def lines(self) -> list[str]:
+        """Matrix products beside what the machine reaches, and the longest operators."""
+        seconds = sum(operator.seconds for operator in self.products)
+        # A packed product states no FLOP.
+        counted = [operator for operator in self.products if operator.flop]
+        flop = sum(operator.flop for operator in counted)
+        rate = flop / max(1e-9, sum(operator.seconds for operator in counted)) / 1e9
+        reached = 2 * 2048**3 / product_seconds(2048, getattr(torch, self.dtype)) / 1e9
+        longest = ", ".join(
+            f"{operator.name.removeprefix('aten::')} {operator.seconds / self.seconds:.0%}"
+            for operator in self.operators[:8]
+        )
+        return [
+            f"under the profiler, {self.dtype}: {self.seconds:.3g} s, of which matrix products "
+            f"{seconds:.3g} s ({self.share:.0%}); {flop / 1e12:.3g} TFLOP of them counted, at "
+            f"{rate:.0f} GFLOP/s, where 2,048 x 2,048 reaches {reached:.0f}",
+            f"its longest operators: {longest}",
+        ]
+
+
+def measure(settings: Settings, kind: str) -> Profile:
+    """The Profile of one of KINDS in our dtype."""
     profiler = profile(activities=[ProfilerActivity.CPU], with_flops=True)
     seconds: list[float] = []
     if kind in ("sft", "sdft", "grpo"):
@@ -38,22 +94,31 @@ def measure(settings: Settings, kind: str) -> tuple[float, list[Operator]]:
             else:
                 profiler.start()
 
-        our_steps(settings, kind, examples, 2, "float32", True)(pause)
+        our_steps(settings, kind, examples, 2, settings.our_dtype, True)(pause)
     else:
-        sample = warm_sampling(settings)
+        if kind == "sampling":
+            work = warm_sampling(settings)
+        else:
+            fewer = replace(
+                settings,
+                examples=min(settings.examples, EXAMPLES),
+                documents=min(settings.documents or DOCUMENTS, DOCUMENTS),
+            )
+            work = our_evaluation(fewer, "profiled")[0]
         with profiler:
-            seconds.append(timed(sample)[0])
+            seconds.append(timed(work)[0])
     operators = [
-        (event.key, event.self_cpu_time_total / 1e6, event.flops)
+        Operator(event.key, event.self_cpu_time_total / 1e6, event.flops)
         for event in profiler.key_averages()
     ]
-    return seconds[-1], sorted(operators, key=lambda operator: -operator[1])
+    operators.sort(key=lambda operator: -operator.seconds)
+    return Profile(kind, settings.our_dtype, seconds[-1], operators)
 
 
 def warm_sampling(settings: Settings) -> Callable[[], Any]:
     """A function that samples the batch of the row, which has been sampled once."""
     examples, tokenizer = choose(settings, settings.prompts)
-    sampler = TransformersSampler(*settings.load("float32"))
+    sampler = TransformersSampler(*settings.load())
     sampler.stops = {-1}
     prompts = [chat_tokens(tokenizer, e.prompt) for e in examples]
 
@@ -64,29 +129,15 @@ def warm_sampling(settings: Settings) -> Callable[[], Any]:
     return work
 
 
-def report(seconds: float, operators: list[Operator]) -> str:
-    """Matrix products beside what the machine reaches, and the ten longest operators."""
-    products = [operator for operator in operators if operator[0] in PRODUCTS]
-    product = sum(own for _, own, _ in products)
-    flop = sum(flop for *_, flop in products)
-    reached = 2 * 2048**3 / product_seconds(2048, torch.float32)
-    lines = [
-        f"matrix products: {product:.3g} s ({product / seconds:.0%}), {flop / 1e12:.3g} TFLOP at "
-        f"{flop / product / 1e9:.0f} GFLOP/s; one of 2,048 x 2,048 reaches {reached / 1e9:.0f}"
-    ]
-    lines += [f"  {own:8.2f} s  {own / seconds:4.0%}  {name}" for name, own, _ in operators[:10]]
-    return "\n".join(lines)
-
-
 def main() -> None:
     parser = Parser(description=__doc__.split("\n")[0])
-    parser.add_argument("kind", choices=("sft", "sdft", "grpo", "sampling"))
+    parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--model", default=Settings.model, help="another model's folder")
+    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"))
     args = parser.parse_args()
     with reported(), tempfile.TemporaryDirectory() as work:
-        seconds, operators = measure(Settings(Path(work), model=args.model), args.kind)
-        print(f"{args.kind}: {seconds:.3g} s under the profiler, {torch.get_num_threads()} threads")
-        print(report(seconds, operators))
+        found = measure(Settings(Path(work), model=args.model, dtype=args.dtype), args.kind)
+        print(f"{args.kind}, {torch.get_num_threads()} threads", *found.lines(), sep="\n")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from harness.sampling.vllm import Engine, VLLMSampler
 def sampling(settings: Settings) -> list[Result]:
     """Completions of one batch."""
     sampler = TransformersSampler(*settings.load())
-    return [beside_generate(settings, sampler, "sampling", 2)]
+    return [beside_generate(settings, sampler, "sampling", 3)]
 
 
 def sampling_vllm(settings: Settings) -> list[Result]:

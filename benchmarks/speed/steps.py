@@ -246,7 +246,8 @@ def sdft(settings: Settings) -> list[Result]:
 
 
 def sft(settings: Settings) -> list[Result]:
-    return step(settings, "sft", f"SFT step, {settings.prompts} examples", 2)
+    wanted = 3 if settings.our_dtype == "bfloat16" else 2
+    return step(settings, "sft", f"SFT step, {settings.prompts} examples", wanted)
 
 
 def grpo(settings: Settings) -> list[Result]:

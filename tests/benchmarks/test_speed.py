@@ -16,7 +16,7 @@ from benchmarks.speed.evaluation import evaluation, identical_scores
 from benchmarks.speed.orders import order, stage
 from benchmarks.speed.sampling import sampling
 from benchmarks.speed.steps import check_same_work
-from benchmarks.speed.timing import Loop, Settings, alternate
+from benchmarks.speed.timing import Loop, Result, Settings, alternate
 
 
 @pytest.fixture
@@ -97,17 +97,37 @@ def test_peers_are_spared_a_dtype_without_instructions(settings, monkeypatch, sl
     assert settings.dtypes == wanted
 
 
-@pytest.mark.parametrize("kind", ["sdft", "sampling"])
+@pytest.mark.parametrize("kind", ["sdft", "sampling", "evaluation"])
 def test_profiler_says_where_the_time_goes(settings, kind):
-    seconds, operators = profiler.measure(settings, kind)
-    products = [row for row in operators if row[0] in profiler.PRODUCTS]
-    assert 0 < sum(row[1] for row in products) < sum(row[1] for row in operators) <= 1.1 * seconds
-    assert sum(row[2] for row in products) > 0
+    found = profiler.measure(settings, kind)
+    products = sum(operator.seconds for operator in found.products)
+    every = sum(operator.seconds for operator in found.operators)
+    assert 0 < products < every <= 1.1 * found.seconds
+    assert found.share == products / found.seconds
+    assert sum(operator.flop for operator in found.products) > 0
+    about, longest = found.lines()
+    assert f"({found.share:.0%})" in about and found.operators[0].name[6:] in longest
 
 
 def test_different_work_is_no_comparison(settings):
     with pytest.raises(RuntimeError, match="same work"):
         check_same_work(64, {63})
+
+
+@pytest.mark.parametrize("share, met", [(0.59, False), (0.61, True)])
+def test_a_row_that_misses_states_its_profile(settings, monkeypatch, share, met):
+    """A share of products that leaves nothing else to win reaches the mark of some rows."""
+    slow = Result("work", 2.0, 4.0, 2.0, "3x faster", False, 1)
+    products = profiler.Operator("aten::mm", share, 1e9)
+    found = profiler.Profile("sampling", "float32", 1.0, [products])
+    monkeypatch.setattr(rows, "measure", lambda settings, kind: found)
+    (result,) = rows._profiled("sampling", lambda settings: [slow], 0.6)(settings)
+    assert result.met is met and result.wanted == "3x faster, or 60% in products"
+    assert result.details["products_share"] == share and f"({share:.0%})" in result.notes[0]
+    monkeypatch.delattr(rows, "measure")  # One that reaches its mark is not profiled.
+    fast = Result("work", 1.0, 4.0, 4.0, "3x faster", True, 1)
+    assert rows._profiled("sampling", lambda settings: [fast], 0.6)(settings) == [fast]
+    assert not fast.notes
 
 
 def test_sampling(settings):
