@@ -63,19 +63,21 @@ class Profile:
     def lines(self) -> list[str]:
         """Matrix products beside what the machine reaches, and the longest operators."""
         seconds = sum(operator.seconds for operator in self.products)
-        # A packed product states no FLOP.
+        rate = ""
         counted = [operator for operator in self.products if operator.flop]
-        flop = sum(operator.flop for operator in counted)
-        rate = flop / max(1e-9, sum(operator.seconds for operator in counted)) / 1e9
-        reached = 2 * 2048**3 / product_seconds(2048, getattr(torch, self.dtype)) / 1e9
+        if sum(operator.seconds for operator in counted) > seconds / 2:
+            # A packed product states no FLOP, and takes most of the time in sampling.
+            flop = sum(operator.flop for operator in counted)
+            reached = 2 * 2048**3 / product_seconds(2048, getattr(torch, self.dtype))
+            speed = flop / sum(operator.seconds for operator in counted)
+            rate = f" at {speed / 1e9:.0f} GFLOP/s, where 2,048 x 2,048 reaches {reached / 1e9:.0f}"
         longest = ", ".join(
             f"{operator.name.removeprefix('aten::')} {operator.seconds / self.seconds:.0%}"
             for operator in self.operators[:8]
         )
         return [
             f"under the profiler, {self.dtype}: {self.seconds:.3g} s, of which matrix products "
-            f"{seconds:.3g} s ({self.share:.0%}); {flop / 1e12:.3g} TFLOP of them counted, at "
-            f"{rate:.0f} GFLOP/s, where 2,048 x 2,048 reaches {reached:.0f}",
+            f"{seconds:.3g} s ({self.share:.0%}){rate}",
             f"its longest operators: {longest}",
         ]
 
