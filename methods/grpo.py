@@ -38,12 +38,13 @@ Relatives
 * ``ratio: sequence`` is GSPO (arXiv 2507.18071): r = (p(y) / p_old(y))^(1/|y|), one for all tokens
   of a completion, clipped at 3e-4 and 4e-4, with ``normalise: sequences``.
 * ``clip: cispo`` is CISPO (arXiv 2506.13585): -sg(min(r, 1 + ``clip_high``)) A log p(y_t), so that
-  clipped tokens keep a gradient; ``clip_low`` has no effect. TRL's ``epsilon_high`` is 1 +
+  clipped tokens keep a gradient; it has no ``clip_low``. TRL's ``epsilon_high`` is 1 +
   ``clip_high`` here, 5 by its advice.
 
 With one update for each batch (``inner_batches`` and ``inner_epochs`` 1) r is 1, and the gradient
 is the same whatever ``clip``, ``clip_low``, ``clip_high`` and ``ratio`` say: GSPO is GRPO with
 ``normalise: sequences``, CISPO and DAPO without resampling are GRPO with ``normalise: tokens``.
+There these options are refused.
 
 The ratio of a step's first update is 1 exactly. In bfloat16 those of later ones carry the rounding
 of two passes, which for short answers may be more than GSPO's 3e-4.
@@ -60,7 +61,7 @@ from dataclasses import dataclass
 import torch
 
 from harness.base.seeds import seed_for
-from harness.base.settings import option
+from harness.base.settings import only_with, option
 from harness.learning.draws import draws
 from harness.learning.inner import (
     InnerOptions,
@@ -108,6 +109,19 @@ class GRPOConfig(InnerOptions, ImportanceOption, TrainingConfig):
         choices=("token", "sequence"),
     )
     clip: str = option("ppo", "how the ratio is clipped", choices=("ppo", "cispo"))
+    clip_low: float = option(0.2, "the ratio p / p_old is clipped at 1 less this", min=0, max=1)
+
+    def check_effects(self) -> None:
+        only_with(
+            self,
+            self.several,
+            "inner_batches or inner_epochs above 1",
+            "ratio",
+            "clip",
+            "clip_low",
+            "clip_high",
+        )
+        only_with(self, self.clip == "ppo", "clip: ppo", "clip_low")
 
 
 @dataclass

@@ -2,16 +2,16 @@
 
 SFT as PPO's clipped objective with advantage 1 on every token of the demonstration:
 
-    -min(r, clip(r, 1 - clip_low, 1 + clip_high)),    r = p(y*_t) / p_old(y*_t)
+    -min(r, 1 + clip_high),    r = p(y*_t) / p_old(y*_t)
 
 p_old is the model before the step, scored once. A token that has become likelier by more than
-``clip_high`` has no gradient until the next step. ``clip_low`` has no effect: the advantage is
-never negative, and below 1 - clip_low the smaller of the two is r. The loss is the mean over the
-tokens of an update, as in methods/sft.py; its value lies near -1.
+``clip_high`` has no gradient until the next step. The paper's lower bound of 0.2 does nothing and
+is no option: the advantage is never negative, and below the bound the smaller of the two is r. The
+loss is the mean over the tokens of an update, as in methods/sft.py; its value lies near -1.
 
 A step's batch is cut into ``inner_batches`` updates. With ``inner_batches`` and ``inner_epochs`` 1
 the ratio is 1, and its gradient, grad log p, is that of SFT. The paper has 64 prompts in
-mini-batches of 8, clips at 0.2 and 0.28, and a learning rate of 1e-6 with warm-up (its script
+mini-batches of 8, clips at 0.28, and a learning rate of 1e-6 with warm-up (its script
 run_psft.sh): ``preset: psft``.
 
 Dropout is off by default: a ratio of two passes under different dropout would be noise.
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 import torch
 
-from harness.base.settings import option
+from harness.base.settings import only_with, option
 from harness.learning.inner import InnerOptions, clipped, completion_logprobs, mean_of
 from harness.learning.logprobs import token_logprobs
 from harness.learning.method import Method
@@ -44,6 +44,9 @@ class PSFTConfig(InnerOptions, TrainingConfig):
     dropout: str = option(
         "none", "the model's own dropout where it learns", choices=("keep", "none")
     )
+
+    def check_effects(self) -> None:
+        only_with(self, self.several, "inner_batches or inner_epochs above 1", "clip_high")
 
 
 class PSFT(Method):
@@ -95,4 +98,4 @@ class ProximalLoss:
         old = logprobs.detach() if self.old is None else self.old.at(positions)
         ratio = (logprobs - old).exp()
         self.outside = self.outside.to(ratio) + (ratio.detach() > 1 + config.clip_high).sum()
-        return clipped(ratio, 1.0, config.clip_low, config.clip_high).sum() / self.count
+        return clipped(ratio, 1.0, 1.0, config.clip_high).sum() / self.count  # r is never below 0

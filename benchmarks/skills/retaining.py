@@ -74,12 +74,13 @@ class Retaining(SuiteSkill):
         else:
             demonstration = None
         asked = self._mmlu if self.task == "mmlu" else self._countdown
-        question, reference = asked(row, demonstration, place)
-        prompt = [{"role": "user", "content": question}]
+        prompt, reference = asked(row, demonstration, place)
         return Example(str(number), prompt, demonstration, reference)
 
     def _mmlu(self, row, demonstration, place):
-        """(question, letter). A row of answers has messages, and its answer names the letter."""
+        """(prompt, letter). A row of answers has messages, all of which are the prompt; its answer
+        names the letter.
+        """
         if demonstration is not None:
             turns = row.get("messages")
             if not (is_chat(turns) and turns and turns[-1]["role"] == "user"):
@@ -88,16 +89,18 @@ class Retaining(SuiteSkill):
             letter = found[2].upper() if found else ""
             if letter not in tuple(LETTERS):
                 raise UserError(f"{place}: output_text", "does not name its letter")
-            return text(turns[-1], ["content"], f"{place}: messages"), letter
+            text(turns[-1], ["content"], f"{place}: messages")  # it is not empty
+            return [{key: turn[key] for key in ("role", "content")} for turn in turns], letter
         choices, answer = row.get("choices"), row.get("answer")
         if not (isinstance(choices, list) and len(choices) == 4 and answer in range(4)):
             raise UserError(f"{place}: choices", "must be four, and `answer` a number from 0 to 3")
         options = "\n".join(f"{a}. {b}" for a, b in zip(LETTERS, choices, strict=True))
         asked = text(row, ["question"], place)
-        return f"{asked}\n\nAnswer options:\n{options}\n\n{ASKED}", LETTERS[answer]
+        question = f"{asked}\n\nAnswer options:\n{options}\n\n{ASKED}"
+        return [{"role": "user", "content": question}], LETTERS[answer]
 
     def _countdown(self, row, demonstration, place):
-        """(question, numbers and target). A row of answers has the question in ``datapoint``."""
+        """(prompt, numbers and target). A row of answers has the question in ``datapoint``."""
         if demonstration is not None:
             row = row.get("datapoint")
             if not isinstance(row, dict):
@@ -110,4 +113,5 @@ class Retaining(SuiteSkill):
         ):
             raise UserError(place, "`x` must be whole numbers, and `y` a whole number")
         reference = {"numbers": numbers, "target": target}
-        return text(row, ["input_text"], place), reference
+        question = text(row, ["input_text"], place)
+        return [{"role": "user", "content": question}], reference

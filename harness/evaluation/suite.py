@@ -14,9 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import yaml
-
 from harness.base.errors import UserError, did_you_mean
+from harness.base.strict_yaml import read_yaml
 from harness.evaluation.likelihoods import reference_text, scorer_of
 from harness.evaluation.lm_eval_tasks import FOLDER, RetentionTask, check_keys, retention_tasks
 from harness.evaluation.loaded_tasks import (
@@ -212,10 +211,7 @@ def _suite_file(name: str, place: str) -> tuple[list[Any], str]:
         )
     path = FOLDER / f"{name}.yaml"
     place = f"{path.parent.parent.name}/{path.parent.name}/{path.name}"
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(place, f"is not YAML ({error})") from None
+    data = read_yaml(path, "a suite is as benchmarks/retention/embedded.yaml", place)
     if not isinstance(data, dict) or not isinstance(data.get("tasks"), list):
         raise UserError(place, "must be a mapping with `description` and a list `tasks`")
     check_keys(data, ("description", "tasks"), place)

@@ -28,7 +28,6 @@ class InnerOptions:
         1, "pieces that a step's batch is cut into, each with an update of its own", min=1
     )
     inner_epochs: int = option(1, "passes over a step's batch", min=1)
-    clip_low: float = option(0.2, "the ratio p / p_old is clipped at 1 less this", min=0, max=1)
     clip_high: float = option(0.2, "the ratio p / p_old is clipped at 1 plus this", min=0)
 
     @property

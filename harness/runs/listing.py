@@ -9,10 +9,9 @@ import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import yaml
-
 from harness.base.files import ROOT
 from harness.base.registry import only_subclass
+from harness.base.strict_yaml import YAML_ERRORS, parse_yaml
 from harness.runs.presets import preset_files, read_preset
 from harness.skills.signs import GRADERS
 from harness.skills.skill import Skill
@@ -105,8 +104,8 @@ def _first_paragraph(docstring: str | None) -> str:
 def _description(path: Path) -> str:
     """The key ``description`` of a YAML file, on one line."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError):
+        content = parse_yaml(path.read_text(encoding="utf-8"))
+    except YAML_ERRORS:
         return "is not YAML"
     description = content.get("description") if isinstance(content, dict) else None
     return " ".join(str(description or "").split())

@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from harness.base.errors import UserError, did_you_mean
 from harness.base.files import ROOT
+from harness.base.strict_yaml import read_yaml
 
 FOLDER = ROOT / "benchmarks" / "presets"
 KEYS = {"method": (str, "text"), "source": (str, "text"), "settings": (dict, "mapping")}
@@ -26,11 +25,7 @@ def preset_files() -> dict[str, Path]:
 def read_preset(name: str) -> dict[str, Any]:
     """{"method", "source", "settings"} of a preset. Raises UserError for a file without them."""
     path = preset_files()[name]
-    try:
-        preset = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        problem = getattr(error, "problem", None) or type(error).__name__
-        raise UserError(path, f"is not YAML ({problem})", KEYS_ARE) from None
+    preset = read_yaml(path, KEYS_ARE)
     if not isinstance(preset, dict) or set(preset) != set(KEYS):
         raise UserError(path, "is no preset", KEYS_ARE)
     for key, (kind, word) in KEYS.items():

@@ -4,10 +4,9 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from harness.base.errors import UserError, did_you_mean
-from harness.base.settings import BEYOND, check
+from harness.base.settings import check
+from harness.base.strict_yaml import YAML_ERRORS, parse_yaml, read_yaml, yaml_problem
 from harness.runs.sections import Sections
 
 if TYPE_CHECKING:  # imports PyTorch
@@ -15,7 +14,6 @@ if TYPE_CHECKING:  # imports PyTorch
 
 EXAMPLE = "benchmarks/orders/quickstart.yaml"
 LARGEST_FILE = 1_000_000  # bytes of an order file
-MOST_NODES = 100_000  # keys, values and lists of a file, with all that its aliases repeat
 
 
 def read_order(
@@ -86,99 +84,6 @@ def _keep_sequences(order: "Order", names: Sequence[str]) -> None:
     order.sequences = {n: of for n, of in order.sequences.items() if n in names}
 
 
-# ---- YAML ----------------------------------------------------------------------------------------
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which a repeated key is an error, and whole numbers have at most 64 bits.
-
-    Numbers of YAML 1.1 that are others, or texts, in YAML 1.2 and to most readers are errors: octal
-    ones (010 is 8) and those to the base of 60 (1:30 is 90).
-
-    Aliases may not make it larger than any order is, nor contain themselves.
-    """
-
-    def get_single_node(self) -> yaml.Node | None:
-        node = super().get_single_node()
-        if node is not None:
-            _check_nodes(node)
-        return node
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in keys:
-                    raise _yaml_error(key, f"key {key.value!r} stands twice")
-                keys.add(key.value)
-        return super().construct_mapping(node, deep)
-
-    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        if len(node.value) < 99:
-            value = super().construct_yaml_int(node)
-            _check_base(node, value)
-            if abs(value) < BEYOND:
-                return value
-        raise _yaml_error(node, "a whole number beyond 64 bits")
-
-    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
-        value = super().construct_yaml_float(node)
-        _check_base(node, value)
-        return value
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
-_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
-
-
-def _check_base(node: yaml.ScalarNode, value: float) -> None:
-    """Raises a YAML error where a number is another than its digits say."""
-    text = node.value[:40]
-    digits = node.value.replace("_", "").lstrip("+")
-    if ":" in node.value:
-        problem = f"{text} is {value:g} in YAML 1.1, to the base of 60: write {value:g} or '{text}'"
-        raise _yaml_error(node, problem)
-    if digits.removeprefix("-").isdecimal() and int(digits) != value:
-        problem = f"{text} is {value} in YAML 1.1, octal: write {value} or {int(digits)}"
-        raise _yaml_error(node, problem)
-
-
-def _check_nodes(root: yaml.Node) -> None:
-    """Raises a YAML error where ``root`` holds too much or itself."""
-    counts: dict[int, int] = {}
-
-    def count(node: yaml.Node) -> int:
-        key = id(node)
-        if key not in counts:
-            counts[key] = 0  # until it is known: what the node meets of itself inside
-            inner = node.value if isinstance(node, yaml.SequenceNode) else []
-            if isinstance(node, yaml.MappingNode):
-                inner = [each for pair in node.value for each in pair]
-            counts[key] = 1 + sum(map(count, inner))
-            if counts[key] > MOST_NODES:
-                raise _yaml_error(node, f"more than {MOST_NODES:,} entries, aliases counted")
-        elif counts[key] == 0:
-            raise _yaml_error(node, "an alias that contains itself")
-        return counts[key]
-
-    count(root)
-
-
-def _yaml_error(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
-    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
-
-
-# A ValueError: bytes that are not UTF-8, or a date that is none. A RecursionError: lists in lists.
-_YAML_ERRORS = (yaml.YAMLError, ValueError, RecursionError)
-
-
-def _problem(error: Exception) -> object:
-    """What is wrong with a text that is not YAML, in a few words."""
-    if isinstance(error, UnicodeDecodeError):
-        return "not UTF-8"
-    return getattr(error, "problem", None) or error
-
-
 def _read_mapping(path: Path, changes: Iterable[str]) -> dict[str, Any]:
     """The file's keys and values, with the ``changes``."""
     if not path.is_file():
@@ -189,14 +94,7 @@ def _read_mapping(path: Path, changes: Iterable[str]) -> dict[str, Any]:
             f"has more than {LARGEST_FILE:,} bytes",
             "give a task-order file; data go into JSONL files that it names",
         )
-    try:
-        mapping = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except _YAML_ERRORS as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(
-            f"{path}{line}", f"is not YAML ({_problem(error)})", f"see {EXAMPLE}"
-        ) from None
+    mapping = read_yaml(path, f"see {EXAMPLE}")
     if not isinstance(mapping, dict):
         raise UserError(path, "must be a mapping of keys", f"see {EXAMPLE}")
     for change in changes:
@@ -214,11 +112,10 @@ def _apply(change: str, mapping: dict[str, Any]) -> None:
         raise UserError(f"--set {change}", "must be KEY=VALUE", "as --set budget.prompts=80")
     place = f"--set {key}"
     try:
-        value = yaml.load(text, _Loader)
-    except _YAML_ERRORS as error:
-        raise UserError(
-            place, f"its value is not YAML ({_problem(error)})", "quote the value"
-        ) from None
+        value = parse_yaml(text)
+    except YAML_ERRORS as error:
+        problem = f"its value is not YAML ({yaml_problem(error)})"
+        raise UserError(place, problem, "quote the value") from None
     keys = key.split(".")
     set_key(mapping, keys, value, place, named="task" if keys[0] == "retention" else "name")
 

@@ -11,11 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
-
 from harness.base.errors import UserError, did_you_mean, shortened
 from harness.base.files import ROOT, spelling
 from harness.base.settings import build, check
+from harness.base.strict_yaml import read_yaml
 from harness.evaluation.settings import KL, Drift, Evaluate, PassAtK
 from harness.runs.latin_square import latin_square
 from harness.runs.schema import (
@@ -132,7 +131,7 @@ class Sections:
 def known_experiments() -> list[str]:
     """Names of the experiments that benchmarks/*/experiments.yaml list."""
     files = sorted((ROOT / "benchmarks").glob("*/experiments.yaml"))
-    return [name for file in files for name in yaml.safe_load(file.read_text(encoding="utf-8"))]
+    return [name for file in files for name in read_yaml(file, "its keys are experiments")]
 
 
 def names_folder(text: str) -> bool:

@@ -595,6 +595,33 @@ def test_what_is_wrong_is_said_before_anything_loads(spec, said):
     assert said in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "tasks: [embedded_facts]\ntasks: [embedded_grammar]\n",
+            "line 2: is not YAML (key 'tasks'",
+        ),
+        ("tasks:\n- task: embedded_facts\n  limit: 1\n  limit: 2\n", "line 4: is not YAML (key"),
+        ("tasks:\n- {task: embedded_facts, limit: 010}\n", "octal: write 8 or 10"),
+        ("tasks:\n- {task: embedded_facts, limit: 1:30}\n", "to the base of 60"),
+        ("tasks: [", "is not YAML ("),
+        (b"\xff\xfe", "is not YAML (not UTF-8)"),
+        ("[embedded_facts]", "must be a mapping with `description` and a list `tasks`"),
+    ],
+)
+def test_the_file_of_a_suite_is_read_strictly(text, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(suite_module, "FOLDER", tmp_path)
+    path = tmp_path / "own.yaml"
+    path.write_text("description: x\ntasks:\n- {task: embedded_facts, limit: 10}\n")
+    assert [task.limit for task in load_suite("own").tasks] == [10]
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError) as error:
+        load_suite("own", "order.yaml: retention")
+    line = str(error.value)
+    assert "/own.yaml" in line and said in line and "\n" not in line
+
+
 def test_any_task_or_group_of_lm_eval_by_name_without_the_network(monkeypatch):
     def refuse(*_):
         raise AssertionError("a definition was downloaded")

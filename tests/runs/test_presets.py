@@ -90,6 +90,8 @@ GOOD = "method: sft\nsource: mine\nsettings: {learning_rate: 1e-4}\n"
         (b"method: sft\nsource: s\nsettings: {with: null}\n", "with is no mapping of parts"),
         (b"method: sft\nsource: s\nsettings: {with: {ewc: 1}}\n", "with is no mapping of parts"),
         (b"method: sft\nsource: s\nsettings: {method: grpo}\n", "its settings hold method"),
+        (b"method: sft\nmethod: grpo\nsource: s\nsettings: {}\n", "key 'method' stands twice"),
+        (b"method: sft\nsource: s\nsettings: {batch_size: 010}\n", "octal: write 8 or 10"),
     ],
 )
 def test_a_preset_of_ones_own_is_checked(order_file, tmp_path, monkeypatch, text, said):

@@ -48,6 +48,7 @@ from tests.runs.refusals import refused
         ({"parameters": {"pissa": {"alpha": 1e18}}}, "alpha: must be at most 1000000.0"),
         ({"parameters": {"olora": {"lambda_1": 1e18}}}, "lambda_1: must be at most 1000000.0"),
         ({"method": "grpo", "kl_beta": 1e18}, "kl_beta: must be at most 1000000.0"),
+        ({"method": "psft", "clip_low": 0.2}, "clip_low: unknown key; did you mean 'clip_high'?"),
     ],
 )
 def test_a_name_in_the_wrong_section_is_told_where_it_belongs(order_file, options, said):
@@ -74,6 +75,17 @@ IDLE = [
     ({"method": "sdft", "top_k": 5}, "top_k", {"estimator": "top_k"}),
     ({"method": "sdft", "tail": False}, "tail", {"estimator": "top_k"}),
     ({"method": "trl", "trainer": "GRPOTrainer", "answers": 8}, "answers", {}),
+    (
+        {"method": "grpo", "clip": "cispo", "inner_batches": 2, "clip_low": 0.1},
+        "clip_low",
+        {"clip": "ppo"},
+    ),
+    ({"method": "grpo", "clip_low": 0.1}, "clip_low", {"inner_batches": 2}),
+    ({"method": "grpo", "clip_high": 0.3}, "clip_high", {"inner_epochs": 2}),
+    ({"method": "grpo", "clip": "cispo"}, "clip", {"inner_batches": 2}),
+    ({"method": "grpo", "ratio": "sequence"}, "ratio", {"inner_epochs": 2}),
+    ({"preset": "gspo", "inner_batches": 1}, "clip_high", {"inner_epochs": 2}),
+    ({"method": "psft", "inner_batches": 1, "clip_high": 0.3}, "clip_high", {"inner_epochs": 2}),
 ]
 
 

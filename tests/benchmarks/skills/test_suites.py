@@ -406,6 +406,23 @@ def test_rows_of_retaining_by_doing(archive):
     assert mmlu.reward("The answer is D", "C") == 0
 
 
+def test_all_turns_of_a_row_are_its_prompt(archive):
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Which is first?"},
+        {"role": "assistant", "content": "The answer is: A"},
+        {"role": "user", "content": "And then?", "weight": 1},
+    ]
+    file = archive / "data/sft/mmlu.jsonl"
+    rows = read_lines(file)
+    write_rows(file, [*rows, {**rows[1], "messages": turns}])
+    skill = get_skill("retaining_mmlu", path=archive)
+    examples = [e for split in ("train", "validation") for e in skill.examples(split)]
+    (asked,) = [e.prompt for e in examples if len(e.prompt) > 1]
+    assert asked == [*turns[:3], {"role": "user", "content": "And then?"}]
+    assert len(examples) == 21
+
+
 @pytest.mark.parametrize(
     ("task", "change", "said"),
     [
