@@ -5,7 +5,8 @@
 Data that the authors' repositories hold (cl, superni) are fetched at a pinned commit and checked
 against git's id of each file. TRACE and the data of Retaining by Doing are archives of their
 authors, which a user downloads: --from reads the folder or the zip file, and keeps the files that
-the suite reads in the cache, where its skills find them. countdown is generated.
+the suite reads in the cache, where its skills find them. countdown, ifeval_style and drifting_facts
+are generated.
 """
 
 import os
@@ -17,6 +18,8 @@ from pathlib import Path
 from benchmarks.skills._suite import SuiteSkill, data_folder, half_of
 from benchmarks.skills.cl import LabelWords
 from benchmarks.skills.countdown import Countdown
+from benchmarks.skills.drifting_facts import DriftingFacts
+from benchmarks.skills.ifeval_style import IFEvalStyle
 from benchmarks.skills.retaining import Retaining
 from benchmarks.skills.superni import SuperNI
 from benchmarks.skills.trace import Trace
@@ -29,15 +32,19 @@ SUITES: dict[str, type[SuiteSkill]] = {
     "superni": SuperNI,
     "retaining": Retaining,
 }
+GENERATED: dict[str, type[Skill]] = {
+    "countdown": Countdown,
+    "ifeval_style": IFEvalStyle,
+    "drifting_facts": DriftingFacts,
+}
 SPLITS = ("train", "validation", "test")
 LARGEST = 1 << 30  # bytes of one file of an archive
 
 
 def skills_of(suite: str) -> list[Skill]:
     """The skills of a suite, one a task."""
-    if suite == "countdown":
-        return [Countdown()]
-    return [SUITES[suite](task) for task in SUITES[suite].tasks]
+    cls = GENERATED.get(suite) or SUITES[suite]
+    return [cls(task) for task in cls.tasks] if cls.tasks else [cls()]
 
 
 def stems(cls: type[SuiteSkill]) -> tuple[str, ...]:
@@ -161,7 +168,7 @@ def same_files(skills: Sequence[Skill]) -> list[str]:
 def parser() -> Parser:
     """The options of the command."""
     options = Parser(prog="benchmarks.fetch", description="Load the data of a suite.")
-    options.add_argument("suite", choices=[*SUITES, "countdown"])
+    options.add_argument("suite", choices=[*SUITES, *GENERATED])
     options.add_argument(
         "--from",
         dest="source",

@@ -497,6 +497,7 @@ def test_a_release_that_is_not_whole_leaves_nothing(release, cache, tmp_path, ca
         (["trace", "--from", "/nowhere"], "is not there"),
         (["trace", "--from", __file__], "is no zip file"),
         (["countdown", "--from", "."], "countdown is generated"),
+        (["drifting_facts", "--from", "."], "drifting_facts is generated"),
     ],
 )
 def test_wrong_arguments_are_one_line(arguments, said, cache, capsys):
@@ -522,10 +523,25 @@ def test_an_archive_with_one_form_is_kept(archive, cache, tmp_path, capsys):
     assert len(get_skill("retaining_mmlu").examples("train")) == 18
 
 
-def test_countdown_needs_no_network(capsys):
-    fetch.main(["countdown"])
-    line = capsys.readouterr().out.splitlines()[1]
-    assert line.split()[:5] == ["countdown", "4000", "200", "500", "4.4"]
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("countdown", ["countdown 4000 200 500 4.4"]),
+        ("ifeval_style", ["ifeval_style 2000 200 500 4.4"]),
+        (
+            "drifting_facts",
+            [
+                "drifting_facts_1 360 39 234 6.4",
+                "drifting_facts_2 120 21 126 8.7",
+                "drifting_facts_3 120 30 180 7.3",
+            ],
+        ),
+    ],
+)
+def test_what_is_generated_needs_no_network(name, said, capsys):
+    fetch.main([name])
+    lines = capsys.readouterr().out.splitlines()[1:-1]
+    assert [" ".join(line.split()[:5]) for line in lines] == said
 
 
 # ---- orders --------------------------------------------------------------------------------------
@@ -538,7 +554,8 @@ def test_orders_are_read(path):
     tasks = [spec.name for spec in sections.skill_specs]
     suite = fetch.SUITES.get(path.parent.name)
     if suite:
-        assert set(tasks) <= {"countdown", *(f"{suite.suite}_{task}" for task in suite.tasks)}
+        own = {f"{suite.suite}_{task}" for task in suite.tasks}
+        assert set(tasks) <= own | {"countdown", "ifeval_style"}
     if suite and path.parent.name != "retaining":
         short = path.parent.name == "cl" and path.stem in ("order_1", "order_2", "order_3")
         assert len(tasks) == (4 if short else len(suite.tasks))
