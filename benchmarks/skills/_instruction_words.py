@@ -108,11 +108,11 @@ WORDINGS = {
     ),
     "detectable_format:number_bullet_lists": (
         "Answer in exactly {num_bullets} bullet points that begin with a star.",
-        "Give exactly {num_bullets} bullets, each on a line that starts with *",
-        "Make a list of {num_bullets} bullet points, marked by *",
+        'Give exactly {num_bullets} bullets, each on a line that starts with "*".',
+        'Make a list of {num_bullets} bullet points, marked by "*".',
         "Use {num_bullets} bullet points in Markdown, no more and no fewer.",
-        "I want a list of exactly {num_bullets} bullets, each with a * in front.",
-        "Bullet points marked by * must number {num_bullets}.",
+        'I want a list of exactly {num_bullets} bullets, each with "*" in front.',
+        'Bullet points marked by "*" must number {num_bullets}.',
     ),
     "detectable_format:number_highlighted_sections": (
         "Highlight at least {num_highlights} words with asterisks, as in *word*.",

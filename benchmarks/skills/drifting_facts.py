@@ -4,7 +4,7 @@ A small mirror of TemporalWiki (Jang et al. 2022, arXiv 2204.14211), whose facts
 changed between two dates of Wikipedia. A seeded generator makes the world, so no model can know it.
 
 Stage 1 tells 90 facts: seat, head and emblem of 30 houses. Stages 2 and 3 each change one fact of
-every house; 9 of these change twice. Each skill teaches the bulletins of its stage. It asks only
+every house, of 9 houses the same one. Each skill teaches the bulletins of its stage. It asks only
 for facts that no later stage changes, so what is right once stays right to the end: what a later
 stage takes from these is lost, not outdated. A fact that changes is asked by the stage that changed
 it last, and that skill's ``old_value`` says how often an earlier value is given.

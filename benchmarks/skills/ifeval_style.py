@@ -52,6 +52,10 @@ APART = (  # no two of a set in one prompt
     {NTH, TITLE},
     {SECTIONS, LOWER},
     {SECTIONS, UPPER},
+    {POSTSCRIPT, LOWER},
+    {END, LOWER},
+    {END, UPPER},
+    {END, QUOTATION},
 )
 WORD = re.compile(r"[a-z]{4,}")
 COMMON = (  # words that say nothing of a topic

@@ -343,6 +343,7 @@ def test_numbers_of_the_table_are_those_of_the_records(results):
 
 def test_results_without_the_skills_are_refused(order_file, tmp_path, capsys):
     run_order(read_order(order_file(methods={"sft": {"learning_rate": 1e-3}})), tmp_path / "out")
+    capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
         table.main([str(tmp_path / "out")])
     error = capsys.readouterr().err
