@@ -132,7 +132,7 @@ WORDINGS = {
         "Headings {section_spliter} X, where X is a number, must open {num_sections} sections.",
     ),
     "detectable_format:title": (
-        "Give it a title in double angular brackets, such as <<my title>>.",
+        "Give it a title in double angular brackets, as in <<some words>>.",
         "Begin with a title wrapped like <<this>>.",
         "The answer needs a title, written as <<title>>.",
         "Put a title in brackets of this kind above it: <<title>>.",

@@ -266,7 +266,27 @@ def old_value(completion: str, reference: Mapping[str, Any]) -> float:
     return float(not named(reference["kind"], completion).isdisjoint(reference["old"]))
 
 
-CHECKSUMS: dict[str, dict[str, str]] = {}
+CHECKSUMS = {
+    "1": {
+        "train": "e29dbbe9361f25dc8fcc1ad004ee39b67bc4d17f3404e8fd13deb85aec7b07b2",
+        "validation": "2caa6a386ee795ee1b4c0ea0645f0bcfa81e0010a69c343ad4ac59934aa09d8f",
+        "test": "b92aafcf380e0e106d598d7e6c9849efb99acc5ecdb35ddee224b8b15558319e",
+        "efficacy": "c91cbfa96cd731fd1870dcb551e6314fb26663a968f30617f148095398e19e45",
+        "unrelated": "61b69adafff0f756f1815b66f498634c202a84460b6372cc0696c6c4eee9dbd8",
+    },
+    "2": {
+        "train": "5c72836085e4748004efd3d8c2a4dc9582e6d8ace2be669f74f5778ecf6c530b",
+        "validation": "4a68a8cc2008af510bc5132ba2c0cfbeaa4168b8ea6bc2211c2ab757e65c3e28",
+        "test": "18cd641d008541ac63eed1b71d6aca84d8aa79f9cdfda5e08f2969f8db375cd9",
+        "efficacy": "ac31678d3a162649114482f2519796b8bfa581ae3c4391069b8e9cb48e80d3b0",
+    },
+    "3": {
+        "train": "463c2b0cad1aa336a971617f1be6032d968231c9f7d8bab80d1484fd25d94505",
+        "validation": "2ad9deb36dc78a377b29ce8baf8afda6f93a145e1964e2659fe8779ca45477ea",
+        "test": "c030e21dfca7147e3e1162b264bf212433e12c2dd498471163394ab53fd8bff4",
+        "efficacy": "eba19e7dc0d0595eddace9ca1773848add60c82a4d395888f69a68cbd90a4161",
+    },
+}
 
 
 class DriftingFacts(Skill):

@@ -127,8 +127,8 @@ def build(
 
 
 def _highlight(rng: random.Random, sentences: list[str]) -> int:
-    """Put stars around a word of one or more of the sentences, in place; returns how many."""
-    places = rng.sample(range(len(sentences)), rng.randint(1, len(sentences)))
+    """Put stars around a word of two or more of the sentences, in place; returns how many."""
+    places = rng.sample(range(len(sentences)), rng.randint(2, len(sentences)))
     for place in places:
         word = rng.choice(_words(sentences[place]))
         sentences[place] = re.sub(
@@ -150,9 +150,14 @@ def _laid_out(
         found[layout] = {"num_paragraphs": count}
         return "\n***\n".join(sentences)
     if layout == NTH:
-        nth = rng.randint(1, count)
-        first = sentences[nth - 1].split()[0].strip("*,").lower()
-        found[layout] = {"num_paragraphs": count, "nth_paragraph": nth, "first_word": first}
+        words = [sentence.split()[0].strip("*,").lower() for sentence in sentences]
+        longer = [nth for nth, word in enumerate(words, 1) if len(word) > 2]
+        nth = rng.choice(longer or range(1, count + 1))
+        found[layout] = {
+            "num_paragraphs": count,
+            "nth_paragraph": nth,
+            "first_word": words[nth - 1],
+        }
         return "\n\n".join(sentences)
     if layout == BULLETS:
         found[layout] = {"num_bullets": count}
@@ -182,7 +187,7 @@ def _framed(
     if TITLE in found:
         text = f"<<{topic.name.title()}>>\n{text}"
     if PLACEHOLDERS in found:
-        notes = rng.sample(NOTES, rng.randint(1, 2))
+        notes = rng.sample(NOTES, 2)
         text = "\n".join([text, *notes])
         found[PLACEHOLDERS] = {"num_placeholders": "".join(notes).count("[")}
     if POSTSCRIPT in found:
@@ -306,7 +311,11 @@ class IFEvalStyle(Skill):
         grader.__name__: grader
         for grader in (prompt_strict, prompt_loose, instructions_strict, instructions_loose)
     }
-    checksums = {}
+    checksums = {
+        "train": "a17d1c0fb30bc8239958b1a090b193c49459bbb8cdc316170c48f46c06282c57",
+        "validation": "0286f70cd463c353d04046afefbbae117a3948e9e122447b8a7902e19bda2671",
+        "test": "b2a6d7e4e8618ad860337bd3ee3f7c52410be19f632be0aa7a08a7648453b28e",
+    }
 
     def load(self, split):
         """Kinds take turns as the first of a prompt, so the first rows are a sample of all."""

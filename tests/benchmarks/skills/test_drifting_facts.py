@@ -234,7 +234,7 @@ def test_graders_against_a_search_of_words():
             scores = [metric(text, reference) for metric in SKILLS[3].metrics.values()]
             assert scores == [only, new, any(map(says, reference["old"]))], text
             right += only
-    assert right > 100
+    assert right > 60
 
 
 def test_demonstrations_are_right_and_those_of_other_facts_wrong():
