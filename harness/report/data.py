@@ -137,6 +137,11 @@ class ReportData:
         arrays = self._measured.arrays.get(("R+", label))
         return None if arrays is None else arrays.values
 
+    def final_arrays(self, kind: str, label: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Values, keys of evaluations and numbers of answers of a kind, as in measurements.py."""
+        arrays = next(a for key, a in self._measured.arrays.items() if key == (kind, label))
+        return arrays.values, arrays.keys, arrays.answers
+
     # -- evaluations
 
     def evaluation(self, folder: int, key: str | None) -> Json:
