@@ -352,6 +352,8 @@ class Evaluator:
                 },
                 "items": result["items"],
             }
+            # Before the evaluation, which is not made again once it is there.
+            self.results.save_questions(protocol, result.pop("questions"))
             measurements[name] = self._save(key, protocol, "retention", name, "test", values)
 
         missing = [name for name in lookups if name not in measurements]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from harness.evaluation.lm_eval_context import SEEDS, code_allowed, quiet, seede
 from harness.evaluation.lm_eval_tasks import RetentionTask
 from harness.evaluation.loaded_tasks import smallest_limit
 from harness.evaluation.suite import Suite
+from harness.results.questions import AskedQuestion
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -49,9 +51,10 @@ def run_suite(
 
     Returns one dict a task: name, metric, value and stderr (lm-eval's unit; stderr None where there
     is none), n (documents), higher_is_better, items ([{"id", "score", "response"}]: response is the
-    text, or the log-likelihoods in nats), protocol, continuous ({metric: (value, stderr)}, see
-    likelihoods.py: means over the items, each of which then holds them as "scores"; {} for other
-    tasks). A group is one result, with the items of all its subtasks.
+    text, or the log-likelihoods in nats), questions (of the items, as results/questions.py keeps
+    them), protocol, continuous ({metric: (value, stderr)}, see likelihoods.py: means over the
+    items, each of which then holds them as "scores"; {} for other tasks). A group is one result,
+    with the items of all its subtasks.
     """
     from harness.evaluation.lm_eval_model import EngineModel, LiveModel, unchanged
 
@@ -93,6 +96,7 @@ def _evaluate(
     metric, _, filter_name = entry.metric.rpartition(",")
     is_group = bool(loaded.get("groups"))
     items = []
+    questions: list[AskedQuestion] = []
     values = []
     continuous = []
     for name, samples in output["samples"].items():
@@ -101,6 +105,7 @@ def _evaluate(
         prefix = f"{name}/" if is_group else ""
         counted = [s for s in samples if s["filter"] == filter_name and metric in s]
         items += [_item(sample, metric, aggregate, prefix) for sample in counted]
+        questions += [_question(sample, prefix) for sample in counted]
         values += [sample[metric] for sample in counted]
         continuous += _continuous(live, entry, task, metric, counted)
     stderr = _number(row.get(f"{metric}_stderr,{filter_name}"))
@@ -114,6 +119,7 @@ def _evaluate(
         "n": int(row["sample_len"]),
         "higher_is_better": entry.higher_is_better,
         "items": items,
+        "questions": questions,
         "continuous": _with_scores(items, continuous),
     }
 
@@ -185,6 +191,35 @@ def _item(
     if isinstance(value, list):  # IFEval: one value for each instruction of a prompt
         item["weight"] = len(value)
     return item
+
+
+def _question(sample: dict[str, Any], prefix: str) -> AskedQuestion:
+    """What one document asked; prefix: as for ``_item``.
+
+    Choices may differ in what stands before them. What all share is the prompt then.
+    """
+    arguments = [(str(first), rest) for first, *rest in sample["arguments"]]
+    requests = [(text, "".join(r for r in rest if isinstance(r, str))) for text, rest in arguments]
+    # Behind the choices may stand the same without a prompt, for a metric of mutual information.
+    requests = [request for request in requests if request[0]] or requests
+    prompt = os.path.commonprefix([text for text, _ in requests])  # noqa: RUF071  of letters
+    if any(text != prompt for text, _ in requests):
+        prompt = prompt[: prompt.rfind(" ") + 1]
+    question: AskedQuestion = {"id": f"{prefix}{sample['doc_id']}", "prompt": prompt}
+    texts = [text[len(prompt) :] + continuation for text, continuation in requests]
+    if len(texts) > 1:
+        question["choices"] = texts
+    target = sample["target"]
+    right = [
+        texts[one] if type(one) is int and len(texts) > 1 and 0 <= one < len(texts) else one
+        for one in (target if isinstance(target, list) else [target])
+    ]
+    reference = "\n".join(one for one in right if isinstance(one, str))
+    if len(texts) == 1 and texts[0]:  # a continuation whose likelihood is measured
+        reference = texts[0]
+    if reference and reference != prompt:
+        question["reference"] = reference
+    return question
 
 
 def jackknife(aggregate: Callable[[list[Any]], Any] | None, values: list[Any]) -> float | None:

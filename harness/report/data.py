@@ -20,6 +20,7 @@ from harness.results.folders import Json
 from harness.results.items import ItemScores, Joint, item_scores, join_items
 from harness.results.overlap import sentence
 from harness.results.pooling import open_pool
+from harness.results.questions import AskedQuestion
 
 
 class ReportData:
@@ -147,6 +148,10 @@ class ReportData:
     def evaluation(self, folder: int, key: str | None) -> Json:
         """The file of one evaluation, {} where it is missing; folder: its index."""
         return self._pool.folders[folder].evaluation(key)
+
+    def questions(self, folder: int, protocol: object) -> dict[str, AskedQuestion]:
+        """{item id: what a retention task of this protocol asked}, {} where it is not kept."""
+        return self._pool.folders[folder].questions(protocol)
 
     def items(self, folder: int, key: str | None, metric: str) -> ItemScores | None:
         """{item id: (score times weight, weight)} of an evaluation, None where there is none."""

@@ -33,6 +33,7 @@ from harness.results.formats import (
     short_json,
 )
 from harness.results.hashes import gone_sums_line
+from harness.results.questions import AskedQuestion, read_questions
 from harness.results.reader import json_objects, read_records
 
 Json = dict[str, Any]  # an object of a JSON file; formats.py has the shapes that are checked
@@ -197,6 +198,10 @@ class ResultsFolder:
         if not isinstance(key, str) or not EVALUATION_KEY.fullmatch(key):
             return {}
         return read_object(self.path / "evaluations" / f"{key}.json", EVALUATION)
+
+    def questions(self, protocol: object) -> dict[str, AskedQuestion]:
+        """{item id: what a retention task of this protocol asked}, {} where it is not kept."""
+        return read_questions(self.path, protocol)
 
     def evaluation_keys(self) -> set[str]:
         """Keys of all evaluations on disk."""

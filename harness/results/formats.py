@@ -180,7 +180,7 @@ STAGE: Shape = {
     "gold_rows?": float,
     "change?": {"*?": {"*?": float}},
 }
-EVALUATION: Shape = {"items?": [{"scores?": {"*?": float}}]}
+EVALUATION: Shape = {"items?": [{"scores?": {"*?": float}}], "unjudged?": [dict]}
 NAMES = {str: "a text", float: "a number", int: "a whole number", list: "a list", dict: "an object"}
 
 

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, cast
@@ -34,6 +34,7 @@ from harness.base.files import (
 from harness.base.sums import check_sum, check_sums, has_sums, sum_folder, write_summed
 from harness.results.agreement import continued
 from harness.results.formats import EVALUATION_KEY, Evaluation, GridChoice, Record, check_place
+from harness.results.questions import AskedQuestion, save_questions
 from harness.results.selection import grid_selection
 
 SMALL = 1_000_000  # bytes of a records.jsonl that is rebuilt at every commit, in some milliseconds
@@ -124,6 +125,10 @@ class ResultsWriter:
     def save_evaluation(self, key: str, evaluation: Mapping[str, Any]) -> None:
         """Keep an ``Evaluation``."""
         write_sealed(self.evaluation_path(key), evaluation)
+
+    def save_questions(self, protocol: str, questions: Sequence[AskedQuestion]) -> None:
+        """Keep what a retention task asks, see harness/results/questions.py."""
+        save_questions(self.folder, protocol, questions)
 
     def evaluation_path(self, key: str) -> Path:
         """The file of an evaluation. Raises UserError for a key that is no file's name."""
