@@ -22,6 +22,7 @@ from harness.report.frontier import frontier, frontier_table
 from harness.report.pictures import draw_pictures, source_of
 from harness.report.power import power_note
 from harness.report.table import Table
+from harness.report.viewer import STALE, write_viewer
 
 Folder = str | Path
 MOST_MISSING = 8  # lines in the terminal
@@ -32,11 +33,12 @@ def write_report(folders: Folder | Iterable[Folder], out: Folder | None = None) 
     """Writes the report of one or several results folders into ``out``.
 
     By default ``out`` is the folder ``report`` in the first of them. Tables go to ``tables/`` (CSV,
-    Markdown, LaTeX), pictures to ``figures/`` (PNG, SVG); the page is ``index.html``. All files are
-    made in a temporary folder beside ``out`` and moved at the end, so that a report that fails
-    leaves nothing half-written. Returns (the main table as terminal text, path of the page). Raises
-    UserError for a folder that is no results folder of a known version, for damaged files, for
-    records that must not be compared, and for an ``out`` that cannot be written.
+    Markdown, LaTeX), pictures to ``figures/`` (PNG, SVG), the answers behind the numbers to
+    ``viewer/``; the page is ``index.html``. All files are made in a temporary folder beside ``out``
+    and moved at the end, so that a report that fails leaves nothing half-written. Returns (the main
+    table as terminal text, path of the page). Raises UserError for a folder that is no results
+    folder of a known version, for damaged files, for records that must not be compared, and for an
+    ``out`` that cannot be written.
     """
     if isinstance(folders, str | Path):
         folders = [folders]
@@ -45,7 +47,7 @@ def write_report(folders: Folder | Iterable[Folder], out: Folder | None = None) 
     if not out and (results.folders[0] / "report").is_symlink():
         raise _link(results.folders[0] / "report")
     out = Path(out) if out else results.folders[0] / "report"
-    with made_beside(out) as partial:
+    with made_beside(out, STALE) as partial:
         main = _write(results, partial, out)
     return _terminal(results, main), out / "index.html"
 
@@ -116,6 +118,7 @@ def _write(results: ReportData, partial: Path, out: Path) -> Table:
     ]
     text = page.render(results, all_tables, pictures, source.looks, to_folder)
     (partial / "index.html").write_text(text, "utf-8", ANY_TEXT)
+    write_viewer(results, partial / "viewer")
     return all_tables[0]
 
 

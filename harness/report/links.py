@@ -1,4 +1,4 @@
-"""From a cell of a table to the evaluations behind it: addresses within the viewer."""
+"""From a number of the page to the evaluations behind it: addresses within the viewer."""
 
 from collections.abc import Callable
 from urllib.parse import urlencode
@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 from harness.report.comparisons import pairs
 from harness.report.data import ReportData
 from harness.report.table import Column
-from harness.report.viewer import run_key
+from harness.report.viewer import addresses, run_key
 from harness.results.formats import JOINT, SINGLE
 
 VIEWER = "viewer/index.html"
@@ -20,25 +20,29 @@ Address = dict[str, str]
 Link = Callable[[str, Column], str]  # (row, column) -> link, "" without one
 
 
-def address(method: str, run: str = "", name: str = "", stage: str = "") -> str:
-    """The link from the page to an evaluation."""
-    given = {"m": method, "r": run, "n": name, "s": stage}
-    return _link({key: value for key, value in given.items() if value})
+def answer_link(method: str, seed: int, sequence: str, skill: str, item: str) -> str:
+    """The link to one answer of a run after its last stage."""
+    run = run_key(seed, sequence)
+    return _link({"n": skill, "s": "end", "m": method, "r": run, "i": item})
 
 
 def links(results: ReportData, table: str) -> Link:
     """The links of a table's cells: to the evaluation, or where there are several to all."""
-    methods, names = _methods(results), _names(results)
+    methods = _methods(results)
+    names = {of_retention: _names(results, of_retention) for of_retention in (False, True)}
     gain = {"s": "own", "vs": "0"} if table == "own_stage" else {"s": "end"}
 
     def link(row: str, column: Column) -> str:
-        first, _, ending = column.key.partition("/")
+        first, _, ending = column.key.rpartition("/")
+        if ending not in STAGES:
+            first, ending = column.key, ""
         method, name = (first, row) if table in BY_COLUMN else (row, first)
         if table in WITHOUT or method not in methods:
             return ""
+        named = names[table.startswith("retention") or ending == "delta"]
         found: Address = {}
-        if name in names:
-            found = {"n": names[name], **STAGES.get(ending, gain)}
+        if name in named:
+            found = {"n": named[name], **STAGES.get(ending, gain)}
         return _link({**found, **methods[method]})
 
     return link
@@ -68,11 +72,13 @@ def _methods(results: ReportData) -> dict[str, Address]:
     return found
 
 
-def _names(results: ReportData) -> dict[str, str]:
-    """By what tables name a skill or task."""
-    names = {name: name for name in (*results.skills, *results.retention)}
+def _names(results: ReportData, of_retention: bool) -> dict[str, str]:
+    """By what tables name a skill or task; of_retention: a name of both is the task's."""
+    found = addresses(results)
+    kinds = ("skill", "retention") if of_retention else ("retention", "skill")
+    names = {name: found[of, name] for kind in kinds for of, name in found if of == kind}
     for entry in results.continuous.values():
         of, metric = entry["of"], entry["metric"]
         unit = " (nats)" if metric != "probability" else ""
-        names[f"{metric}, {of}{unit}"] = of
+        names[f"{metric}, {of}{unit}"] = found["retention", of]
     return names

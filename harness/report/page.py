@@ -16,6 +16,7 @@ from markupsafe import Markup
 from harness.report import samples
 from harness.report.data import ReportData
 from harness.report.html import environment
+from harness.report.links import Link, answer_link, links
 from harness.report.pictures.picture import PictureFile
 from harness.report.style import BASE, Look
 from harness.report.table import Table
@@ -106,11 +107,15 @@ class PictureView:
 
 @dataclass(frozen=True)
 class SampleCompletions:
-    """skills: those with samples; metric: the one that counts, by skill; groups: samples.choose."""
+    """skills: those with samples; metric: the one that counts, by skill; groups: samples.choose.
+
+    link: from (method, seed, sequence, skill, item) to the answer in the viewer.
+    """
 
     skills: list[str]
     metric: dict[str, str]
     groups: Sequence[Any]
+    link: Callable[..., str] = answer_link
     template: ClassVar[str] = "samples.html"
 
 
@@ -301,7 +306,7 @@ def _sections(
     for table in tables:
         if table.rows:
             section = _section(sections, TABLE_SECTIONS.get(table.name, table.name))
-            section.blocks.extend(_table(table, dot))
+            section.blocks.extend(_table(table, dot, links(results, table.name)))
     for picture in pictures:
         _section(sections, picture.section).blocks.append(_picture(picture))
     sections["samples"].blocks.extend(_samples(results))
@@ -315,8 +320,9 @@ def _section(sections: dict[str, PageSection], key: str) -> PageSection:
     return sections.setdefault(key, PageSection(key, key.replace("_", " ").capitalize()))
 
 
-def _table(table: Table, dot: Dot) -> list[Block]:
-    view = TableView(table.name, table.note, Markup(table.html(dot)), FOLDED.get(table.name, ""))
+def _table(table: Table, dot: Dot, link: Link) -> list[Block]:
+    markup = Markup(table.html(dot, link))
+    view = TableView(table.name, table.note, markup, FOLDED.get(table.name, ""))
     return [view, Meanings(MEANINGS)] if table.name == "main" else [view]
 
 
@@ -364,8 +370,8 @@ def _records(results: ReportData, to_folder: Sequence[str]) -> Records:
     at_end = used["stage"] == used["label"].astype(object).map(last)
     at_own_stage = used["name"].astype(object) == used["skill"].astype(object)
     rows = used[at_end | (used["stage"] == 0) | at_own_stage].head(MOST_RECORDS)
-    links = dict(zip(results.names, to_folder, strict=True))
-    views = [_record(results, row, links[str(row.folder)]) for row in rows.itertuples()]
+    folders = dict(zip(results.names, to_folder, strict=True))
+    views = [_record(results, row, folders[str(row.folder)]) for row in rows.itertuples()]
     return Records(views, len(used), len(results.names) > 1)
 
 

@@ -78,12 +78,13 @@ class Column:
 
 @dataclass(frozen=True)
 class HtmlCell:
-    """A cell as the template writes it; spread: half of its interval."""
+    """A cell as the template writes it; spread: half of its interval; href: "" without a link."""
 
     value: str
     spread: str
     note: str
     edge: bool
+    href: str
 
 
 @dataclass
@@ -172,8 +173,15 @@ class Table:
             lines.append(_latex_line([_tex(label), *texts]))
         return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
 
-    def html(self, dot: Callable[[str], str] = lambda label: "") -> Markup:
-        """An HTML table; ``dot`` gives the markup of a label's colour mark."""
+    def html(
+        self,
+        dot: Callable[[str], str] = lambda label: "",
+        link: Callable[[str, Column], str] = lambda label, column: "",
+    ) -> Markup:
+        """An HTML table.
+
+        dot: gives the markup of a label's colour mark; link: the address of a cell, "" for none.
+        """
         groups = self._groups()
         grouped = [(name, len(of)) for name, of in groups] if any(n for n, _ in groups) else []
         edges = {of[0].key for name, of in groups if name}
@@ -182,7 +190,9 @@ class Table:
                 "label": label,
                 "kind": _row_kind(label),
                 "dot": Markup(dot(label)),
-                "cells": [self._html_cell(column, label, cells, edges) for column in self.columns],
+                "cells": [
+                    self._html_cell(column, label, cells, edges, link) for column in self.columns
+                ],
             }
             for label, cells in self.rows
         ]
@@ -192,14 +202,20 @@ class Table:
         return Markup(text)
 
     def _html_cell(
-        self, column: Column, label: str, cells: dict[str, Cell], edges: set[str]
+        self,
+        column: Column,
+        label: str,
+        cells: dict[str, Cell],
+        edges: set[str],
+        link: Callable[[str, Column], str],
     ) -> HtmlCell:
         cell = cells.get(column.key)
         value, _, spread = self.text(column, cell).partition(" ±")
         note = ""
         if isinstance(cell, Estimate) and math.isfinite(cell.value):
             note = _note(column, label, cell)
-        return HtmlCell(value, spread, note, column.key in edges)
+        href = "" if value in ("", NOTHING) else link(label, column)
+        return HtmlCell(value, spread, note, column.key in edges, href)
 
     def terminal(self, width: int = 100) -> tuple[str, str]:
         """(plain text, what it leaves out); at most ``width`` columns wide where that is possible.

@@ -1,33 +1,42 @@
 """The viewer: from every number of a report to its questions and answers, as files that open alone.
 
-This writes the data; no page reads them yet. A browser fetches nothing from disk but runs scripts
-from there, so that every file of data is a script that calls ``viewer.load(name, value)``. The
-data, in pages that are read when they are shown:
+``write_viewer`` writes a folder of one page (templates/viewer.html, .css, .js) and its data. A
+browser fetches nothing from disk but runs scripts from there, so that every file of data is a
+script that calls ``viewer.load(name, value)``. They are read when they are shown:
 
 * ``index``: methods with their runs, and what was measured;
-* ``run-N``: one row a measurement, (name, stage, value, n, evaluation);
-* ``answers-F-KEY``, ``-P``: scores of an evaluation, and page P of its answers;
-* ``questions-HASH``, ``-P``: ids of the questions that evaluations share, and page P of them.
+* ``run-N``: one row a measurement, (place in ``measured``, stage, value, n, evaluation);
+* ``answers-N``, ``answers-N-P``: scores of an evaluation, and page P of its answers;
+* ``questions-N``, ``questions-N-P``: questions that evaluations share: their ids, and page P.
 """
 
 import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from harness.report.data import ReportData
+from harness.report.html import TEMPLATES
 from harness.results.folders import Json
 from harness.results.formats import JOINT, SINGLE
 from harness.results.items import item_scores
 
 PAGE = 200_000  # bytes of a page, except for one item that is larger
-MOST = 1_000_000  # answers in a viewer: ends of stages that tables show come first
-STALE = r"(run|answers|questions)-[\w.+=-]+\.js"  # files of data that an earlier report may have
+MOST = 200_000  # answers in a viewer, in some 100 MB: those behind the tables come first
+BRIEF = 90  # letters of a question or an answer in the list
+ENOUGH = 24  # letters with which the last lines of a question say what it asks
+FILES = {  # of the page, and the templates that make each: they hold no values
+    "index.html": ["viewer.html"],
+    "viewer.css": ["style.css", "viewer.css"],
+    "viewer.js": ["viewer_data.js", "viewer.js"],
+}
+# Files of data that an earlier report may have, and this one not.
+STALE = r"(run|answers|questions)-\d+(-\d+)?\.js"
 # Keys of an item that are shown as questions, scores or not at all; all others are its answer.
 NOT_ANSWERS = ("id", "prompt", "reference", "scores", "score", "weight")
 FIRST = ("completion", "completions", "answer", "verdict", "reply", "error", "response")
@@ -38,19 +47,25 @@ Rows = list[tuple[int, int, float | None, int | None, str | None]]
 
 @dataclass(frozen=True)
 class ViewedTask:
-    """What was measured: a skill or a retention task; ``metric`` is the one that counts."""
+    """What was measured: a skill or a retention task; ``metric`` is the one that counts.
+
+    name: in addresses; fraction: right or wrong, or between these; higher: is better.
+    """
 
     name: str
     kind: str
     metric: str
-    fraction: bool  # right or wrong, or between these
-    higher: bool  # is better
+    fraction: bool
+    higher: bool
     about: str
 
 
 @dataclass(frozen=True)
 class ViewedNumber:
-    """One number: ``what`` is a place in the list of ``ViewedTask``; key: of its evaluation."""
+    """One number: ``what`` is a place in the list of ``ViewedTask``; key: of its evaluation.
+
+    shown: whether a table shows it.
+    """
 
     what: int
     stage: int
@@ -58,32 +73,148 @@ class ViewedNumber:
     n: float
     folder: int
     key: str | None
-    shown: bool  # in a table
+    shown: bool
 
 
-def write_data(results: ReportData, out: Path) -> None:
-    """Writes the data of a report's viewer into the new folder ``out``/data."""
-    data = out / "data"
-    data.mkdir(parents=True)
+@dataclass(frozen=True)
+class ViewedQuestion:
+    """What an item asked; choices: of a retention task that has some."""
+
+    id: str
+    prompt: str | None
+    reference: str | None
+    choices: list[str] | None
+
+    @property
+    def brief(self) -> str:
+        """What it asks in a line: its last lines, since examples stand before the question."""
+        lines = [line.strip() for line in (self.prompt or "").splitlines() if line.strip()]
+        brief = ""
+        while lines and len(brief) < ENOUGH:
+            brief = f"{lines.pop()} {brief}".strip()
+        return _brief(brief or (self.choices or [""])[0])
+
+
+@dataclass
+class ViewerData:
+    """The files of data in the folder ``data``; numbers count the files of each kind."""
+
+    results: ReportData
+    data: Path
+    questions: dict[str, int] = field(default_factory=dict)  # {hash of the questions: number}
+    evaluations: int = 0
+    answers: int = 0
+
+    # -- files
+
+    def write(self, name: str, value: Any) -> None:
+        self._write_text(name, as_script(value))
+
+    def write_pages(self, name: str, rows: Sequence[Any]) -> list[int]:
+        """Writes rows in pages of about PAGE bytes; returns the place of each page's first row."""
+        starts: list[int] = []
+        page: list[str] = []
+        size = 0
+        for place, row in enumerate(rows):
+            text = as_script(row)
+            if not starts or size + len(text) > PAGE:
+                if starts:
+                    self._write_page(f"{name}-{len(starts) - 1}", page)
+                starts.append(place)
+                page, size = [], 0
+            page.append(text)
+            size += len(text)
+        self._write_page(f"{name}-{len(starts) - 1}", page)
+        return starts
+
+    def _write_page(self, name: str, rows: list[str]) -> None:
+        self._write_text(name, "[\n" + ",\n".join(rows) + "\n]")
+
+    def _write_text(self, name: str, script: str) -> None:
+        text = f'viewer.load("{name}",{script});\n'
+        (self.data / f"{name}.js").write_text(text, encoding="ascii")
+
+    # -- evaluations
+
+    def write_evaluations(
+        self, measured: list[ViewedTask], runs: Sequence[list[ViewedNumber]]
+    ) -> dict[tuple[int, str | None], str | None]:
+        """Writes every evaluation once; returns their names, None for one without answers."""
+        names: dict[tuple[int, str | None], str | None] = {}
+        every = (m for shown in (True, False) for of in runs for m in of if m.shown is shown)
+        for m in every:
+            if (m.folder, m.key) not in names:
+                names[m.folder, m.key] = self._write_evaluation(m, measured[m.what].metric)
+        return names
+
+    def _write_evaluation(self, number: ViewedNumber, metric: str) -> str | None:
+        """One evaluation: its scores, its answers in pages, and the questions if they are new."""
+        if self.answers >= MOST:
+            return LEFT_OUT
+        evaluation = self.results.evaluation(number.folder, number.key)
+        items = [*(evaluation.get("items") or []), *(evaluation.get("unjudged") or [])]
+        if not items:
+            return None
+        name = f"answers-{self.evaluations}"
+        self.evaluations += 1
+        self.answers += len(items)
+        asked = self.results.questions(number.folder, evaluation.get("protocol"))
+        questions = [_question(item, asked) for item in items]
+        scores = item_scores(evaluation, metric) or {}
+        judged = len(evaluation.get("items") or [])  # those behind have no verdict
+        pairs = [scores.get(q.id) if i < judged else None for i, q in enumerate(questions)]
+        fields, briefs, answers = _answers(items, questions, metric)
+        head = {
+            "questions": self._write_questions(questions),
+            "metric": metric,
+            "scores": [pair and (pair[0] / pair[1] if pair[1] else 0) for pair in pairs],
+            "weights": [pair and pair[1] for pair in pairs],
+            "fields": fields,
+            "briefs": briefs,
+            "starts": self.write_pages(name, answers),
+        }
+        self.write(name, head)
+        return name
+
+    def _write_questions(self, questions: Sequence[ViewedQuestion]) -> str:
+        rows = [(q.prompt, q.reference, q.choices) for q in questions]
+        ids = [q.id for q in questions]
+        digest = hashlib.sha256(json.dumps([ids, rows]).encode()).hexdigest()
+        name = f"questions-{self.questions.setdefault(digest, len(self.questions))}"
+        if not (self.data / f"{name}.js").exists():
+            starts = self.write_pages(name, rows)
+            self.write(name, {"ids": ids, "briefs": [q.brief for q in questions], "starts": starts})
+        return name
+
+
+def write_viewer(results: ReportData, out: Path) -> None:
+    """Writes the viewer of a report into the new folder ``out``."""
+    (out / "data").mkdir(parents=True)
+    for name, templates in FILES.items():
+        texts = [(TEMPLATES / template).read_text(encoding="utf-8") for template in templates]
+        (out / name).write_text("".join(texts), encoding="utf-8")
+    writer = ViewerData(results, out / "data")
     measured = list(_measured(results))
     runs = list(_runs(results, measured))
-    names = _write_evaluations(results, measured, [of for *_, of in runs], data)
+    names = writer.write_evaluations(measured, [of for *_, of in runs])
     methods: dict[str, list[Json]] = {}
-    for number, (method, run, order, measurements) in enumerate(runs):
+    for number, (method, run, order, reference, measurements) in enumerate(runs):
         file = f"run-{number}"
-        methods.setdefault(method, []).append({"key": run, "order": order, "file": file})
+        about = {"key": run, "order": order, "reference": reference, "file": file}
+        methods.setdefault(method, []).append(about)
         rows: Rows = []
         for m in measurements:
             evaluation = names[m.folder, m.key]
             n = int(m.n) if math.isfinite(m.n) else None
             rows.append((m.what, m.stage, m.value, n, evaluation))
-        _write(data, file, rows)
+        writer.write(file, rows)
     index = {
         "title": " and ".join(results.names),
         "methods": [{"name": name, "runs": of} for name, of in methods.items()],
         "measured": [vars(what) for what in measured],
+        "answers": writer.answers,
     }
-    _write(data, "index", index)
+    writer.write("index", index)
 
 
 def run_key(seed: int, sequence: str) -> str:
@@ -91,7 +222,17 @@ def run_key(seed: int, sequence: str) -> str:
     return f"{seed}@{sequence}" if sequence else str(seed)
 
 
+def addresses(results: ReportData) -> dict[tuple[str, str], str]:
+    """{("skill" or "retention", name): the name in addresses, which no two of them share}."""
+    of_tasks = {
+        ("retention", name): f"{name} (retention)" if name in results.skills else name
+        for name in results.retention
+    }
+    return {("skill", name): name for name in results.skills} | of_tasks
+
+
 def _measured(results: ReportData) -> Iterator[ViewedTask]:
+    names = addresses(results)
     for name, entry in results.skills.items():
         about = entry.get("description") or ""
         yield ViewedTask(name, "skill", results.metric[name], True, True, about)
@@ -99,22 +240,22 @@ def _measured(results: ReportData) -> Iterator[ViewedTask]:
         higher = entry.get("higher_is_better", True)
         fraction = results.tasks_in_mean[name]
         about = entry.get("description") or ""
-        yield ViewedTask(name, "retention", entry["metric"], fraction, higher, about)
+        address = names["retention", name]
+        yield ViewedTask(address, "retention", entry["metric"], fraction, higher, about)
 
 
 def _runs(
     results: ReportData, measured: list[ViewedTask]
-) -> Iterator[tuple[str, str, list[str], list[ViewedNumber]]]:
-    """(method, run, its skills in turn, what it measured at the ends of its stages)."""
+) -> Iterator[tuple[str, str, list[str], str, list[ViewedNumber]]]:
+    """(method, run, its skills in turn, of which reference, what it measured after its stages)."""
     places = {(what.kind, what.name): place for place, what in enumerate(measured)}
+    of_task = addresses(results)
+    tasks = [places["retention", of_task["retention", name]] for name in results.retention]
     for label in results.series:
         for run, (folder, seed, sequence) in enumerate(results.runs[label]):
             order = results.order_of(label, run)
             T = len(order)
-            columns = {
-                "R": [places["skill", name] for name in order],
-                "D": [places["retention", name] for name in results.retention],
-            }
+            columns = {"R": [places["skill", name] for name in order], "D": tasks}
             found: dict[str, list[ViewedNumber]] = {label: []}
             rows = {stage: (label, stage) for stage in range(T + 1)}
             if label in results.references:
@@ -132,8 +273,10 @@ def _runs(
                                 what, stage, values[at], answers[at], folder, keys[at], shown
                             )
                         )
+            references = {f"{label} {name}": name for name in (JOINT, SINGLE)}
             for method, measurements in found.items():
-                yield method, run_key(seed, sequence), list(order), measurements
+                about = run_key(seed, sequence), list(order), references.get(method, "")
+                yield method, *about, measurements
 
 
 def _arrays(results: ReportData, kind: str, label: str) -> tuple[np.ndarray, ...]:
@@ -141,75 +284,61 @@ def _arrays(results: ReportData, kind: str, label: str) -> tuple[np.ndarray, ...
     return results.final_arrays(f"{kind}+" if label in results.references else kind, label)
 
 
-# -- evaluations
+# -- items
 
 
-def _write_evaluations(
-    results: ReportData, measured: list[ViewedTask], runs: Sequence[list[ViewedNumber]], data: Path
-) -> dict[tuple[int, str | None], str | None]:
-    """Writes every evaluation once; returns their names, None for one that is not on disk."""
-    names: dict[tuple[int, str | None], str | None] = {}
-    written: set[str] = set()
-    answers = 0
-    every = (m for shown in (True, False) for of in runs for m in of if m.shown is shown)
-    for m in every:
-        if (m.folder, m.key) in names:
-            continue
-        if answers >= MOST:
-            names[m.folder, m.key] = LEFT_OUT
-            continue
-        evaluation = results.evaluation(m.folder, m.key)
-        items = [*(evaluation.get("items") or []), *(evaluation.get("unjudged") or [])]
-        name = f"answers-{m.folder}-{m.key}" if items else None
-        names[m.folder, m.key] = name
-        if name is not None:
-            answers += len(items)
-            _write_answers(evaluation, items, measured[m.what].metric, name, written, data)
-    return names
+def _question(item: Json, asked: dict[str, Any]) -> ViewedQuestion:
+    """asked: the questions that the folder keeps of a retention task, by id."""
+    own = {**asked.get(str(item.get("id")), {}), **item}
+    return ViewedQuestion(
+        str(item.get("id")),
+        _text(own.get("prompt")),
+        _text(own.get("reference")),
+        own["choices"] if "choices" not in item and "choices" in own else None,
+    )
 
 
-def _write_answers(
-    evaluation: Json, items: list[Json], metric: str, name: str, written: set[str], data: Path
-) -> None:
-    """One evaluation: its scores, its answers in pages, and the questions if they are new."""
-    questions = [
-        (str(item.get("id")), _text(item.get("prompt")), _text(item.get("reference")))
-        for item in items
-    ]
-    digest = hashlib.sha256(json.dumps(questions).encode()).hexdigest()[:16]
-    of_questions = f"questions-{digest}"
-    if of_questions not in written:
-        written.add(of_questions)
-        starts = _write_pages(data, of_questions, [question[1:] for question in questions])
-        _write(data, of_questions, {"ids": [q[0] for q in questions], "starts": starts})
-    scores = item_scores(evaluation, metric) or {}
-    judged = len(evaluation.get("items") or [])  # those behind have no verdict
-    pairs = [scores.get(q[0]) if i < judged else None for i, q in enumerate(questions)]
-    fields, answers = _answers(items, metric)
-    head = {
-        "questions": of_questions,
-        "metric": metric,
-        "scores": [pair and (pair[0] / pair[1] if pair[1] else 0) for pair in pairs],
-        "weights": [pair and pair[1] for pair in pairs],
-        "fields": fields,
-        "starts": _write_pages(data, name, answers),
-    }
-    _write(data, name, head)
-
-
-def _answers(items: list[Json], metric: str) -> tuple[list[str], list[list[Any]]]:
-    """(names of what items hold beside question and score, one row an item)."""
-    rows = []
-    for item in items:
+def _answers(
+    items: list[Json], questions: Sequence[ViewedQuestion], metric: str
+) -> tuple[list[str], list[str], list[list[Any]]]:
+    """(names of what items hold beside question and score, briefs, one row an item)."""
+    rows, briefs = [], []
+    for item, question in zip(items, questions, strict=True):
         row = {key: value for key, value in item.items() if key not in NOT_ANSWERS}
         others = {k: v for k, v in (item.get("scores") or {}).items() if k != metric}
         row = {key: _value(value) for key, value in {**row, **others}.items()}
-        if isinstance(row.get("response"), list) and isinstance(others.get("margin"), float):
-            row["right choice"] = right_choice(row["response"], others["margin"])
+        if isinstance(values := row.get("response"), list):
+            if question.choices:  # behind them may be the same without a prompt
+                values = values[: len(question.choices)]
+            row["choice"] = best_choice(values, question.choices, metric)
+            if isinstance(margin := others.get("margin"), float):
+                row["right choice"] = right_choice(values, margin)
         rows.append(row)
+        briefs.append(_brief(_said(row, question)))
     found = dict.fromkeys(key for row in rows for key in row)
     fields = [*(key for key in FIRST if key in found), *(key for key in found if key not in FIRST)]
-    return fields, [[row.get(field) for field in fields] for row in rows]
+    return fields, briefs, [[row.get(field) for field in fields] for row in rows]
+
+
+def _said(row: Json, question: ViewedQuestion) -> str:
+    """An answer in a line: its text, or the choice."""
+    if row.get("choice") and question.choices:
+        return question.choices[row["choice"] - 1]
+    texts = (row.get(key) for key in ("answer", "completion", "response"))
+    return next((text for text in texts if isinstance(text, str)), "")
+
+
+def best_choice(values: list[float], choices: list[str] | None, metric: str) -> int | None:
+    """Number (from 1) of the choice that the model took; None where that is not known.
+
+    values: log-likelihoods; ``acc_norm`` divides them by the letters of the choices (lm-eval).
+    """
+    if metric.startswith("acc_norm"):
+        if choices is None or len(choices) != len(values):
+            return None
+        lengths = (max(1, len(choice.removeprefix(" "))) for choice in choices)
+        values = [value / length for value, length in zip(values, lengths, strict=True)]
+    return values.index(max(values)) + 1
 
 
 def right_choice(values: list[float], margin: float) -> int | None:
@@ -238,35 +367,10 @@ def _text(value: Any) -> str | None:
     return json.dumps(value, indent=1, ensure_ascii=False)
 
 
-# -- files of data
-
-
-def _write_pages(data: Path, name: str, rows: Sequence[Any]) -> list[int]:
-    """Writes rows in pages of about PAGE bytes; returns the place of each page's first row."""
-    starts: list[int] = []
-    page: list[str] = []
-    size = 0
-    for place, row in enumerate(rows):
-        text = as_script(row)
-        if not starts or size + len(text) > PAGE:
-            if starts:
-                _write_texts(data, f"{name}-{len(starts) - 1}", page)
-            starts.append(place)
-            page, size = [], 0
-        page.append(text)
-        size += len(text)
-    _write_texts(data, f"{name}-{len(starts) - 1}", page)
-    return starts
-
-
-def _write_texts(data: Path, name: str, rows: list[str]) -> None:
-    text = f'viewer.load("{name}",[\n' + ",\n".join(rows) + "\n]);\n"
-    (data / f"{name}.js").write_text(text, encoding="ascii")
-
-
-def _write(data: Path, name: str, value: Any) -> None:
-    text = f'viewer.load("{name}",{as_script(value)});\n'
-    (data / f"{name}.js").write_text(text, encoding="ascii")
+def _brief(text: str) -> str:
+    """The beginning of a text in one line."""
+    line = " ".join(text[: 4 * BRIEF].split())
+    return line if len(line) <= BRIEF else line[: BRIEF - 1] + "…"
 
 
 def as_script(value: Any) -> str:
