@@ -213,8 +213,9 @@ def _question(sample: dict[str, Any], prefix: str) -> AskedQuestion:
     right = [
         texts[one] if type(one) is int and len(texts) > 1 and 0 <= one < len(texts) else one
         for one in (target if isinstance(target, list) else [target])
+        if one is not None
     ]
-    reference = "\n".join(one for one in right if isinstance(one, str))
+    reference = "\n".join(str(one) for one in right if len(texts) == 1 or isinstance(one, str))
     if len(texts) == 1 and texts[0]:  # a continuation whose likelihood is measured
         reference = texts[0]
     if reference and reference != prompt:

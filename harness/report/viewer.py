@@ -13,6 +13,7 @@ script that calls ``viewer.load(name, value)``. They are read when they are show
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,7 @@ PAGE = 200_000  # bytes of a page, except for one item that is larger
 MOST = 200_000  # answers in a viewer, in some 100 MB: those behind the tables come first
 BRIEF = 90  # letters of a question or an answer in the list
 ENOUGH = 24  # letters with which the last lines of a question say what it asks
+ROLE = re.compile(r"\[(?:system|user|assistant)\] ")  # begins a turn of a conversation
 FILES = {  # of the page, and the templates that make each: they hold no values
     "index.html": ["viewer.html"],
     "viewer.css": ["style.css", "viewer.css"],
@@ -91,7 +93,10 @@ class ViewedQuestion:
         lines = [line.strip() for line in (self.prompt or "").splitlines() if line.strip()]
         brief = ""
         while lines and len(brief) < ENOUGH:
-            brief = f"{lines.pop()} {brief}".strip()
+            line = lines.pop()
+            brief = f"{ROLE.sub('', line)} {brief}".strip()
+            if ROLE.match(line):
+                break
         return _brief(brief or (self.choices or [""])[0])
 
 
@@ -178,7 +183,7 @@ class ViewerData:
 
     def _write_questions(self, questions: Sequence[ViewedQuestion]) -> str:
         rows = [(q.prompt, q.reference, q.choices) for q in questions]
-        ids = [q.id for q in questions]
+        ids = [as_address(q.id) for q in questions]
         digest = hashlib.sha256(json.dumps([ids, rows]).encode()).hexdigest()
         name = f"questions-{self.questions.setdefault(digest, len(self.questions))}"
         if not (self.data / f"{name}.js").exists():
@@ -200,8 +205,13 @@ def write_viewer(results: ReportData, out: Path) -> None:
     methods: dict[str, list[Json]] = {}
     for number, (method, run, order, reference, measurements) in enumerate(runs):
         file = f"run-{number}"
-        about = {"key": run, "order": order, "reference": reference, "file": file}
-        methods.setdefault(method, []).append(about)
+        about = {
+            "key": as_address(run),
+            "order": [*map(as_address, order)],
+            "reference": reference,
+            "file": file,
+        }
+        methods.setdefault(as_address(method), []).append(about)
         rows: Rows = []
         for m in measurements:
             evaluation = names[m.folder, m.key]
@@ -211,7 +221,7 @@ def write_viewer(results: ReportData, out: Path) -> None:
     index = {
         "title": " and ".join(results.names),
         "methods": [{"name": name, "runs": of} for name, of in methods.items()],
-        "measured": [vars(what) for what in measured],
+        "measured": [{**vars(what), "name": as_address(what.name)} for what in measured],
         "answers": writer.answers,
     }
     writer.write("index", index)
@@ -220,6 +230,11 @@ def write_viewer(results: ReportData, out: Path) -> None:
 def run_key(seed: int, sequence: str) -> str:
     """A run as the addresses of the viewer name it."""
     return f"{seed}@{sequence}" if sequence else str(seed)
+
+
+def as_address(text: str) -> str:
+    """A text as addresses have it: half of a pair of surrogates is no letter of any."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def addresses(results: ReportData) -> dict[tuple[str, str], str]:

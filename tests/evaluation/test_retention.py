@@ -26,10 +26,11 @@ from harness.evaluation.evaluator import Evaluator
 from harness.evaluation.lm_eval_context import quiet
 from harness.evaluation.lm_eval_tasks import _indexed
 from harness.evaluation.loaded_tasks import sample_requests, task_definition
-from harness.evaluation.retention import _evaluate, jackknife, run_suite
+from harness.evaluation.retention import _evaluate, _question, jackknife, run_suite
 from harness.evaluation.settings import Evaluate
 from harness.evaluation.suite import FOLDER, load_suite
 from harness.models.chat import ChatInputs
+from harness.results.questions import read_questions
 from harness.results.writer import ResultsWriter
 from tests.conftest import save_tiny, tiny_tokenizer
 
@@ -479,6 +480,66 @@ def test_a_kill_keeps_the_tasks_that_are_done(tiny, tmp_path, monkeypatch):
     assert json.dumps(again) == json.dumps(
         evaluations(tmp_path / "whole", load_suite(entries(names, limit=4)))
     )
+
+
+def test_what_a_task_asks_is_kept_once_for_all_models(tiny, tmp_path):
+    model, tokenizer = load(tiny)
+    names = ["embedded_facts", "embedded_code"]
+    suite = load_suite(entries(names, limit=3))
+    evaluator = Evaluator(ResultsWriter(tmp_path), suite, Evaluate(), {}, {})
+    facts, code = evaluator.retention(model, tokenizer, "0" * 32)
+    files = {path.name for path in (tmp_path / "questions").iterdir()}
+    assert files == {f"{facts.protocol}.json.gz", f"{code.protocol}.json.gz"}
+    list(evaluator.retention(model, tokenizer, "1" * 32))
+    assert {path.name for path in (tmp_path / "questions").iterdir()} == files
+    for found, name in ((facts, names[0]), (code, names[1])):
+        asked = read_questions(tmp_path, found.protocol)
+        assert [*asked] == [item["id"] for item in found.evaluation["items"]]
+        [task] = suite.load(suite.tasks[names.index(name)])["tasks"].values()
+        for question, document in zip(asked.values(), task.test_docs(), strict=False):
+            if name == "embedded_facts":
+                assert question["prompt"] == document["text"]
+                assert question["choices"] == [f" {choice}" for choice in document["choices"]]
+                assert question["reference"] == f" {document['choices'][document['answer']]}"
+            else:
+                assert question == {
+                    "id": question["id"],
+                    "prompt": document["prompt"],
+                    "reference": document["solution"],
+                }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "target", "asked"),
+    [
+        (  # pairs of sentences
+            [("", "They are."), ("", "They is.")],
+            0,
+            {"prompt": "", "choices": ["They are.", "They is."], "reference": "They are."},
+        ),
+        (  # what stands before the blank differs, what stands behind it does not
+            [("Ann beat Eve since Ann", " won."), ("Ann beat Eve since Eve", " won.")],
+            "won.",
+            {
+                "prompt": "Ann beat Eve since ",
+                "choices": ["Ann won.", "Eve won."],
+                "reference": "won.",
+            },
+        ),
+        (  # the same choices without a prompt, for mutual information
+            [("Q:", " a"), ("Q:", " b"), ("", " a"), ("", " b")],
+            [1],
+            {"prompt": "Q:", "choices": [" a", " b"], "reference": " b"},
+        ),
+        ([("Q:", {"until": []})], ["a", "b"], {"prompt": "Q:", "reference": "a\nb"}),
+        ([("Q:", {"until": []})], 3, {"prompt": "Q:", "reference": "3"}),
+        ([("Q:", " 42")], 0, {"prompt": "Q:", "reference": " 42"}),
+        ([("A text.",)], "A text.", {"prompt": "A text."}),
+    ],
+)
+def test_a_question_is_what_the_model_read(arguments, target, asked):
+    sample = {"doc_id": 7, "arguments": arguments, "target": target}
+    assert _question(sample, "group/") == {"id": "group/7", **asked}
 
 
 def test_a_continuation_that_no_model_reads_is_a_user_error(tiny):

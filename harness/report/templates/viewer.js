@@ -6,213 +6,289 @@ function el(tag, attributes, ...children) {
   const node = document.createElement(tag);
   for (const [key, value] of Object.entries(attributes || {}))
     if (value !== null && value !== undefined && value !== false) node.setAttribute(key, value);
-  node.append(...children.filter(child => child !== null && child !== undefined));
+  node.append(...children.flat().filter(child => child !== null && child !== undefined));
   return node;
 }
 
-const percent = value => (100 * value).toFixed(1);
+const muted = words => el("span", {class: "muted"}, words);
+const remark = words => el("p", {class: "muted"}, words);
+const pre = text => el("pre", {tabindex: "0"}, text); // a long one scrolls, by keyboard as well
+const counted = number => number.toLocaleString("en");
 const small = value => Number.isInteger(value) ? String(value) : value.toPrecision(4);
 
+function scrolled(head, rows) { // a table that is scrolled within the page
+  const table = el("table", {}, el("thead", {}, el("tr", {}, head)), el("tbody", {}, rows));
+  return el("div", {class: "scroll", tabindex: "0"}, table);
+}
+
 function valueOf(what, value) { // a mean as people read it
-  return value === null ? "–" : what.fraction ? `${percent(value)} %` : value.toFixed(3);
+  if (value === null) return "–";
+  return what.fraction ? `${(100 * value).toFixed(1)} %` : value.toFixed(3);
 }
 
 function mark(what, score) { // a score of one item
   if (score === null) return el("span", {class: "muted", title: "no verdict"}, "·");
   if (!what.fraction) return el("span", {}, score.toFixed(3));
-  const right = score >= RIGHT;
-  const sign = el("span", {class: right ? "good" : "bad", role: "img", "aria-label": right ? "right" : "wrong"}, right ? "✓" : "✗");
-  return score === 0 || score === 1 ? sign : el("span", {}, sign, ` ${small(score)}`);
+  const [name, words, sign] = score >= RIGHT ? ["good", "right", "✓"] : ["bad", "wrong", "✗"];
+  const node = el("span", {class: name, role: "img", "aria-label": words}, sign);
+  return score === 0 || score === 1 ? node : el("span", {}, node, ` ${small(score)}`);
 }
 
-function fill(select, options, value) { // {value: words}; left alone where it has them already
-  const has = [...select.options].map(o => [o.value, o.text]);
-  if (JSON.stringify(has) !== JSON.stringify(options.map(([v, t]) => [v, t])))
-    select.replaceChildren(...options.map(([v, t]) => el("option", {value: v}, t)));
-  select.value = value;
-  select.closest("label").hidden = options.length < 2 && select.id.endsWith("r");
-}
-
-// options normalise white space in `text`, so that names with it are compared as they are shown
+// A browser shows the words of an option with single spaces, and gives them back so.
 const shown = text => String(text).replace(/\s+/g, " ").trim();
 
+function fill(id, options, value) { // options: [[value, words]]; one that has them is left alone
+  const select = $(id);
+  const wanted = options.map(([name, words]) => [name, shown(words)]);
+  const has = [...select.options].map(option => [option.value, option.text]);
+  if (JSON.stringify(has) !== JSON.stringify(wanted))
+    select.replaceChildren(...wanted.map(([name, words]) => el("option", {value: name}, words)));
+  select.value = value;
+  hide(id, options.length === 0);
+}
+
+function hide(id, hidden) { // a choice with its label
+  $(id).closest("label").hidden = hidden;
+}
+
 function drawChoice(v) {
-  const stages = side => [...side.numbers[v.what.place].keys()].sort((x, y) => x - y).map(k => [String(k), shown(whenOf(side, k))]);
-  const methods = v.index.methods.map(m => [m.name, shown(m.name)]);
-  const runs = side => side.method.runs.map(run => [run.key, shown(run.key)]);
-  fill($("m"), methods, v.a.method.name);
-  fill($("r"), runs(v.a), v.a.run.key);
-  const asked = v.index.measured.filter(w => v.a.numbers[w.place].size).map(w => [w.name, shown(w.name)]);
-  fill($("n"), [["", "everything"], ...asked], v.what ? v.what.name : "");
-  $("s").closest("label").hidden = $("beside").hidden = !v.what;
-  if (!v.what) return;
-  fill($("s"), stages(v.a), String(v.a.stage));
-  fill($("vm"), [["", "nothing"], ...methods], v.b ? v.b.method.name : "");
-  fill($("vr"), v.b ? runs(v.b) : [], v.b ? v.b.run.key : "");
-  fill($("vs"), v.b ? stages(v.b) : [], v.b ? String(v.b.stage) : "");
-  $("vs").closest("label").hidden = !v.b;
+  const methods = v.index.methods.map(method => [method.name, method.name]);
+  const fillSide = (side, m, r, s, others) => {
+    fill(m, [...others, ...methods], side ? side.method.name : "");
+    fill(r, side ? side.method.runs.map(run => [run.key, run.key]) : [], side ? side.run.key : "");
+    hide(r, !side || side.method.runs.length < 2);
+    const stages = side && v.what ? stagesOf(side, v.what) : [];
+    fill(s, stages.map(k => [String(k), whenOf(side, k)]), side ? String(side.stage) : "");
+  };
+  fillSide(v.a, "m", "r", "s", []);
+  fillSide(v.b, "vm", "vr", "vs", [["", "nothing"]]);
+  const asked = v.index.measured.filter(what => v.a.numbers[what.place].size);
+  const names = asked.map(what => [what.name, what.name]);
+  fill("n", [["", "everything"], ...names], v.what ? v.what.name : "");
+  $("beside").hidden = !v.what;
 }
 
 function drawOverview(v) {
-  const stages = [...new Set(v.a.numbers.flatMap(of => [...of.keys()]))].sort((x, y) => x - y);
-  const head = el("tr", {}, el("th", {scope: "col"}, ""), ...stages.map(k => el("th", {scope: "col"}, whenOf(v.a, k))));
-  let none = true;
-  const rows = v.index.measured.filter(what => v.a.numbers[what.place].size).map(what =>
-    el("tr", {}, el("th", {scope: "row", title: what.about}, what.name), ...stages.map(k => {
-      const number = v.a.numbers[what.place].get(k);
-      if (!number) return el("td", {}, "–");
-      if (number.file) none = false;
-      return el("td", {}, el("a", {href: link({n: what.name, s: k})}, valueOf(what, number.value)));
-    })));
-  const words = none ? "Answers are not kept in this results folder: it has scores alone." : "Choose a number to read the answers behind it.";
+  const asked = v.index.measured.filter(what => v.a.numbers[what.place].size);
+  const stages = [...new Set(asked.flatMap(what => stagesOf(v.a, what)))].sort((x, y) => x - y);
+  const cell = (what, k) => {
+    const number = v.a.numbers[what.place].get(k);
+    if (!number) return el("td", {}, "–");
+    return el("td", {}, el("a", {href: link({n: what.name, s: k})}, valueOf(what, number.value)));
+  };
+  const rows = asked.map(what => el("tr", {},
+    el("th", {scope: "row", title: what.about}, what.name), stages.map(k => cell(what, k))));
+  const head = [el("th"), ...stages.map(k => el("th", {scope: "col"}, whenOf(v.a, k)))];
+  const kept = v.a.numbers.some(of => [...of.values()].some(number => number.file !== null));
+  const words = kept ? "Choose a number to read the answers behind it."
+    : "Answers are not kept in this results folder: it has scores alone.";
   $("overview").replaceChildren(
-    el("p", {}, `What ${withRun(v.a)} was asked, and when. ${words}`),
-    el("div", {class: "scroll", tabindex: "0"}, el("table", {}, el("thead", {}, head), el("tbody", {}, ...rows))));
+    el("p", {}, `What ${withRun(v.a)} was asked, and when. ${words}`), scrolled(head, rows));
 }
 
-const earlier = v => v.b && v.b.run === v.a.run && v.b.stage < v.a.stage;
-const sidesOf = v => !v.b ? [v.a] : earlier(v) ? [v.b, v.a] : [v.a, v.b];
+function sidesOf(v) { // the earlier stage of one run is on the left
+  if (!v.b) return [v.a];
+  return v.b.run === v.a.run && v.b.stage < v.a.stage ? [v.b, v.a] : [v.a, v.b];
+}
 
 function drawSum(v) {
   const say = side => {
-    const {value, n} = side.number;
-    return [el("strong", {}, withRun(side)), ` ${whenOf(side, side.stage)}: ${valueOf(v.what, value)}` + (n ? ` of ${n}` : "")];
+    const of = side.number.n ? ` of ${side.number.n}` : "";
+    const value = valueOf(v.what, side.number.value);
+    return [el("strong", {}, withRun(side)), ` ${whenOf(side, side.stage)}: ${value}${of}`];
   };
-  const better = v.what.fraction ? "" : v.what.higher ? ", higher is better" : ", lower is better";
+  const way = v.what.fraction ? "" : `, ${v.what.higher ? "higher" : "lower"} is better`;
+  const up = link({n: null, s: null, i: null, p: null, f: null, q: null});
   $("sum").replaceChildren(
-    el("a", {id: "up", href: link({n: null, s: null, i: null, p: null, f: null, q: null})}, "everything"), " › ",
-    el("strong", {title: v.what.about}, v.what.name), ` (${v.what.metric}${better}). `,
+    el("a", {id: "up", href: up}, "everything"), " › ",
+    el("strong", {title: v.what.about}, v.what.name), ` (${v.what.metric}${way}). `,
     ...say(v.a), ...(v.b ? [" · beside it ", ...say(v.b)] : []));
 }
 
 function drawFilters(v, g) {
-  const filters = filtersOf(v);
-  const have = document.activeElement && document.activeElement.id;
-  $("filters").replaceChildren(...Object.entries(filters)
-    .filter(([name]) => name !== "none" || v.counts.none || v.filter === "none")
-    .map(([name, words]) => el("a", {
-      id: `f-${name}`,
-      href: link({f: name === "all" ? null : name, i: null, p: null}),
-      "aria-current": name === v.filter ? "true" : null,
-    }, words, el("span", {}, String(v.counts[name] || 0)))));
-  if (have && have.startsWith("f-") && $(have)) $(have).focus();
+  const is = name => name !== "none" || v.counts.none || v.filter === "none";
+  const focused = document.activeElement ? document.activeElement.id : "";
+  const filters = Object.entries(filtersOf(v)).filter(([name]) => is(name));
+  $("filters").replaceChildren(...filters.map(([name, words]) => el("a", {
+    id: `f-${name}`,
+    href: link({f: name === "all" ? null : name, i: null, p: null}),
+    "aria-current": name === v.filter ? "true" : null,
+  }, words, el("span", {}, counted(v.counts[name] || 0)))));
+  if (focused.startsWith("f-") && $(focused)) $(focused).focus();
   if (document.activeElement !== $("q")) $("q").value = g.q || "";
-  fill($("o"), Object.entries(sortsOf(v)), v.sort);
+  fill("o", Object.entries(sortsOf(v)), v.sort);
 }
+
+// -- the list
 
 function drawList(v, g) {
   const last = Math.max(0, Math.ceil(v.order.length / ROWS) - 1);
   const at = v.order.indexOf(v.item);
   const wanted = g.p ? Number(g.p) - 1 : at >= 0 ? Math.floor(at / ROWS) : 0;
   const page = Math.min(last, Math.max(0, Math.trunc(wanted) || 0));
-  const inside = $("list").contains(document.activeElement);
-  const rows = v.order.slice(page * ROWS, (page + 1) * ROWS);
-  const {ids, briefs} = v.a.of.questions;
+  const places = v.order.slice(page * ROWS, (page + 1) * ROWS);
   const sides = sidesOf(v).filter(side => side === v.a || v.at);
-  $("list").replaceChildren(...rows.map(place => el("li", {}, el("a", {
+  const {ids, briefs} = v.a.of.questions;
+  const focused = $("list").contains(document.activeElement);
+  $("list").replaceChildren(...places.map(place => el("li", {}, el("a", {
     href: link({i: ids[place], p: null}),
     title: ids[place],
     "aria-current": place === v.item ? "true" : null,
   },
-  el("span", {class: "marks"}, ...sides.map(side => mark(v.what, side === v.a ? scoreA(v, place) : scoreB(v, place)))),
+  el("span", {class: "marks"}, sides.map(side => mark(v.what, scoreOf(v, side, place)))),
   el("span", {class: "brief"}, briefs[place] || ids[place]),
   el("span", {class: "said"}, v.a.of.head.briefs[place])))));
   const current = $("list").querySelector("[aria-current]");
-  if (inside) (current || $("list").querySelector("a") || document.body).focus({preventScroll: true});
+  if (focused && places.length)
+    (current || $("list").querySelector("a")).focus({preventScroll: true});
   if (current && wide()) {
     const box = $("listed");
-    const top = current.offsetTop - box.clientHeight / 3;
-    if (current.offsetTop < box.scrollTop || current.offsetTop > box.scrollTop + box.clientHeight - 60) box.scrollTop = top;
+    const under = current.offsetTop - box.scrollTop;
+    if (under < 0 || under > box.clientHeight - 60)
+      box.scrollTop = current.offsetTop - box.clientHeight / 3;
   }
-  const legend = sides.length > 1 ? ` Marks: ${sides.map(side => shortOf(v, side)).join(", then ")}.` : "";
-  $("count").textContent = v.order.length
-    ? `${page * ROWS + 1} to ${page * ROWS + rows.length} of ${v.order.length.toLocaleString("en")}.${legend}`
-    : "No answer is of this kind.";
-  const turn = (id, words, to) => to < 0 || to > last ? el("span") : el("a", {id, href: link({p: to + 1})}, words);
-  const middle = el("span", {class: "muted"}, `page ${page + 1} of ${last + 1}`);
-  $("pages").replaceChildren(...(last ? [turn("page-before", "← before", page - 1), middle, turn("page-next", "next →", page + 1)] : []));
+  const marks = sides.map(side => shortOf(v, side)).join(", then ");
+  const span = `${counted(page * ROWS + 1)} to ${counted(page * ROWS + places.length)}`;
+  $("count").textContent = !places.length ? "No answer is of this kind."
+    : `${span} of ${counted(v.order.length)}.` + (sides.length > 1 ? ` Marks: ${marks}.` : "");
+  drawPages(page, last);
+}
+
+function drawPages(page, last) {
+  const turn = (id, words, to) => to < 0 || to > last ? el("span")
+    : el("a", {id, href: link({p: to + 1})}, words);
+  $("pages").replaceChildren(...(last ? [
+    turn("page-before", "← before", page - 1),
+    muted(`page ${counted(page + 1)} of ${counted(last + 1)}`),
+    turn("page-next", "next →", page + 1)] : []));
 }
 
 // -- one item
 
-const LABELS = {completion: "", response: "", answer: "without its thoughts", completions: "all answers", verdict: "the judge's verdict",
-  reply: "the judge's words", error: "why there is no verdict"};
-const HIDDEN = ["choice", "right choice"];
+const LABELS = { // of what items hold; other keys are their own
+  completion: "", response: "", answer: "without its thoughts", completions: "all answers",
+  verdict: "the judge's verdict", reply: "the judge's words", error: "why there is no verdict",
+};
+const IN_TABLE = ["choice", "right choice"]; // numbers from 1, in the table of the choices
 
-function choices(texts, head, row_) { // of a retention task: their likelihoods
-  const of = field => row_[head.fields.indexOf(field)];
-  return el("table", {}, el("caption", {class: "muted"}, "log-likelihoods, nats"), el("tbody", {}, ...of("response").map((value, k) => {
-    const [chosen, right] = [of("choice") === k + 1, of("right choice") === k + 1];
+function choices(texts, head, found) { // of a retention task: their likelihoods
+  const of = field => found[head.fields.indexOf(field)];
+  const rows = of("response").map((value, k) => {
+    const right = of("right choice") === k + 1;
+    const is = [of("choice") === k + 1 ? "chosen" : "", right ? "right" : ""];
     return el("tr", {class: right ? "right" : null},
-      el("td", {class: "text"}, texts && texts[k] !== undefined ? texts[k].trim() : `choice ${k + 1}`),
+      el("td", {class: "text"}, texts && k < texts.length ? texts[k].trim() : `choice ${k + 1}`),
       el("td", {}, value.toFixed(2)),
-      el("td", {class: "text"}, [chosen ? "chosen" : "", right ? "right" : ""].filter(Boolean).join(", ")));
-  })));
+      el("td", {class: "text"}, is.filter(Boolean).join(", ")));
+  });
+  const caption = el("caption", {class: "muted"}, "log-likelihoods, nats");
+  return el("table", {}, caption, el("tbody", {}, rows));
 }
 
-function body(v, side, row_, texts_) { // the answer of one side; texts_: of choices
-  if (!side.of) return [el("p", {class: "muted"}, side.number.file === "" ? `The viewer holds ${v.index.answers.toLocaleString("en")} answers, and not these.`
-    : "This answer is not kept in the results folder.")];
-  if (!row_) return [el("p", {class: "muted"}, "This question was not asked here.")];
+function absent(v, side) { // why a side has no answers
+  return side.number.file === ""
+    ? `The viewer holds ${counted(v.index.answers)} answers, those at the ends of runs first, `
+      + "and not these."
+    : "The answers behind this number are not kept in the results folder.";
+}
+
+function body(v, side, found, texts) { // the answer of one side; texts: of choices
+  if (!side.of) return [remark(absent(v, side))];
+  if (!found) return [remark("This question was not asked here.")];
   const parts = [], facts = [];
   side.of.head.fields.forEach((field, k) => {
-    const value = row_[k];
-    if (value === null || HIDDEN.includes(field)) return;
-    if (Array.isArray(value) && field === "response") parts.push(choices(texts_, side.of.head, row_));
+    const value = found[k];
+    if (value === null || IN_TABLE.includes(field)) return;
+    const label = Object.hasOwn(LABELS, field) ? LABELS[field] : field;
+    if (Array.isArray(value) && field === "response")
+      parts.push(choices(texts, side.of.head, found));
     else if (typeof value === "string" || Array.isArray(value)) {
-      const label = Object.hasOwn(LABELS, field) ? LABELS[field] : field;
       if (label) parts.push(el("h4", {}, label));
-      parts.push(value === "" ? el("p", {class: "muted"}, "(empty)") : el("pre", {tabindex: "0"}, String(value)));
-    } else if (field === "finished") { if (!value) facts.push("cut at the limit"); }
-    else facts.push(`${field === "response" ? "log-likelihood" : field} ${typeof value === "number" ? small(value) : value}`);
+      parts.push(value === "" ? remark("(empty)") : pre(String(value)));
+    } else if (field !== "finished") {
+      const words = typeof value === "number" ? small(value) : String(value);
+      facts.push(`${label || "log-likelihood"} ${words}`);
+    } else if (!value) facts.push("cut at the limit");
   });
-  if (!parts.length && !facts.length) parts.push(el("p", {class: "muted"}, "The results folder keeps the score of this answer, not its words."));
+  if (!parts.length && !facts.length)
+    return [remark("The results folder keeps the score of this answer, not its words.")];
   return [...parts, facts.length ? el("p", {class: "muted facts"}, facts.join(" · ")) : null];
 }
 
 async function itemOf(v) { // what is read of the item before it is drawn
-  const place = v.item, there = v.at ? v.at(place) : -1;
-  const {head, questions} = v.a.of;
-  const question = await row(head.questions, questions.starts, place);
-  const rowA = await row(v.a.of.file, head.starts, place);
-  if (there < 0) return {question, rowA, rowB: null, other: null};
-  const rowB = await row(v.b.of.file, v.b.of.head.starts, there);
-  const other = v.b.of.questions === questions ? null : await row(v.b.of.head.questions, v.b.of.questions.starts, there);
-  return {question, rowA, rowB, other};
+  const there = v.at ? v.at(v.item) : -1;
+  const question = await row(v.a.of.head.questions, v.a.of.questions.starts, v.item);
+  const foundA = await row(v.a.of.file, v.a.of.head.starts, v.item);
+  if (there < 0) return {question, foundA, foundB: null, other: null};
+  const {file, head, questions} = v.b.of;
+  const foundB = await row(file, head.starts, there);
+  const other = questions === v.a.of.questions ? null
+    : await row(head.questions, questions.starts, there);
+  return {question, foundA, foundB, other};
 }
 
 function drawItem(v, parts) {
   if (!parts) {
-    $("item").replaceChildren(el("p", {class: "muted"}, "Choose an answer to read it."));
+    $("item").replaceChildren(remark("Choose an answer to read it."));
     return;
   }
-  const {question, rowA, rowB, other} = parts;
-  const id = v.a.of.questions.ids[v.item];
-  const at = v.order.indexOf(v.item);
-  const step = (words, name, to) => v.order[to] === undefined ? null : el("a", {id: name, href: link({i: v.a.of.questions.ids[v.order[to]], p: null})}, words);
-  const lasting = {m: v.a.method.name, r: v.a.run.key, s: v.a.stage, i: id, p: null, f: null, o: null, q: null,
-    ...(v.b ? {vm: v.b.method.name, vr: v.b.run.key, vs: v.b.stage} : {vm: null, vr: null, vs: "none"})};
-  const pre = text => el("pre", {tabindex: "0"}, text);
-  const asked = other && other[0] !== question[0] ? [el("h4", {}, "asked as"), pre(other[0] || "")] : [];
+  const {question, foundA, foundB, other} = parts;
+  const asked = other && other[0] !== question[0]
+    ? [el("h4", {}, "asked as"), pre(other[0] || "")] : [];
   const answers = sidesOf(v).map(side => {
     const ofA = side === v.a;
-    const score = ofA ? scoreA(v, v.item) : scoreB(v, v.item);
+    const found = ofA ? foundA : foundB;
+    const sign = side.of && found ? mark(v.what, scoreOf(v, side, v.item)) : null;
+    const texts = (ofA || !other ? question : other)[2];
     return el("div", {class: "answer"},
-      el("h3", {}, side.of && (ofA || rowB) ? mark(v.what, score) : "", ` ${withRun(side)}, ${whenOf(side, side.stage)}`),
-      ...(ofA ? [] : asked), ...body(v, side, ofA ? rowA : rowB, (!ofA && other || question)[2]).filter(Boolean));
+      el("h3", {}, sign, ` ${withRun(side)}, ${whenOf(side, side.stage)}`),
+      ofA ? [] : asked, body(v, side, found, texts));
   });
-  const prompt = pre(question[0] || "");
   $("item").replaceChildren(
-    el("a", {id: "back", href: link({i: null, p: Math.floor(Math.max(0, at) / ROWS) + 1})}, "← All answers"),
-    el("h2", {}, id),
-    el("div", {class: "turn"}, at < 0 ? el("span", {class: "muted"}, "not in the list") : el("span", {class: "muted"}, `${at + 1} of ${v.order.length.toLocaleString("en")}`),
-      ...[step("← before", "before", at - 1), step("next →", "next", at + 1)].filter(Boolean), el("a", {id: "permanent", href: link(lasting)}, "permanent link")),
-    ...(question[0] ? [el("h3", {}, "Question"), prompt] : question[1] || question[2] ? [] : [el("p", {class: "muted"}, v.what.kind === "skill"
-      ? "The results folder does not keep this question." : "The results folder is from before questions of retention tasks were kept.")]),
-    ...(question[1] ? [el("h3", {}, v.what.kind === "skill" ? "Reference" : v.what.fraction ? "Right answer" : "Text whose likelihood is measured"), pre(question[1])] : []),
-    el("h3", {}, v.b ? "Answers" : "Answer"), el("div", {class: "answers"}, ...answers),
+    ...heading(v), ...questionOf(v, question),
+    el("h3", {}, v.b ? "Answers" : "Answer"), el("div", {class: "answers"}, answers),
     el("div", {id: "elsewhere"}));
-  prompt.scrollTop = prompt.scrollHeight; // examples stand before the question
+  const prompt = $("prompt");
+  if (prompt) prompt.scrollTop = prompt.scrollHeight; // examples stand before the question
+}
+
+function heading(v) { // of an item: its id, its neighbours, its link
+  const {ids} = v.a.of.questions;
+  const at = v.order.indexOf(v.item);
+  const step = (id, words, to) => v.order[to] === undefined ? null
+    : el("a", {id, href: link({i: ids[v.order[to]], p: null})}, words);
+  const beside = v.b ? {vm: v.b.method.name, vr: v.b.run.key, vs: v.b.stage}
+    : {vm: null, vr: null, vs: "none"};
+  const lasting = {
+    m: v.a.method.name, r: v.a.run.key, s: v.a.stage, i: ids[v.item], ...beside,
+    p: null, f: null, o: null, q: null,
+  };
+  const list = link({i: null, p: Math.floor(Math.max(0, at) / ROWS) + 1});
+  return [
+    el("a", {id: "back", href: list}, "← All answers"),
+    el("h2", {}, ids[v.item]),
+    el("div", {class: "turn"},
+      muted(at < 0 ? "not in the list" : `${counted(at + 1)} of ${counted(v.order.length)}`),
+      step("before", "← before", at - 1), step("next", "next →", at + 1),
+      el("a", {id: "permanent", href: link(lasting)}, "permanent link")),
+  ];
+}
+
+function questionOf(v, [prompt, reference, texts]) {
+  const skill = v.what.kind === "skill";
+  const parts = [];
+  if (prompt) {
+    const node = pre(prompt);
+    node.id = "prompt";
+    parts.push(el("h3", {}, "Question"), node);
+  }
+  if (reference) {
+    const words = skill ? "Reference" : v.what.fraction ? "Right answer" : "Text that is measured";
+    parts.push(el("h3", {}, words), pre(reference));
+  }
+  if (parts.length || texts) return parts;
+  return [remark(skill ? "The results folder does not keep this question."
+    : "The results folder is from before questions of retention tasks were kept.")];
 }
 
 async function drawElsewhere(v, turn) { // the same item after all stages, by all methods
@@ -220,36 +296,42 @@ async function drawElsewhere(v, turn) { // the same item after all stages, by al
   for (const method of v.index.methods) {
     const run = method.runs.find(r => r.key === v.a.run.key) || method.runs[0];
     const numbers = await numbersOf(v.index, run);
-    const cells = [...numbers[v.what.place]].filter(([, number]) => number.file);
-    if (cells.length) sides.push({method, run, cells});
+    const kept = [...numbers[v.what.place]].filter(([, number]) => number.file);
+    if (kept.length) sides.push({method, run, kept});
   }
-  const count = sides.reduce((sum, side) => sum + side.cells.length, 0);
+  const count = sides.reduce((sum, side) => sum + side.kept.length, 0);
   if (turn !== turns || count < 2 || count * v.n > MOST_SCORES) return;
+  for (const side of sides) {
+    const read = side.kept.map(async ([k, number]) => [k, await evaluation(number.file)]);
+    side.of = new Map(await Promise.all(read));
+  }
+  if (turn !== turns) return;
   const id = v.a.of.questions.ids[v.item];
-  const stages = [...new Set(sides.flatMap(side => side.cells.map(([k]) => k)))].sort((x, y) => x - y);
-  const rows = await Promise.all(sides.map(async side => {
-    const cells = new Map(await Promise.all(side.cells.map(async ([k, number]) => [k, await evaluation(number.file)])));
-    return el("tr", {}, el("th", {scope: "row"}, withRun(side)), ...stages.map(k => {
-      const of = cells.get(k);
-      const place = of ? placesOf(of.questions).get(id) : undefined;
-      if (place === undefined) return el("td", {}, "");
-      const is = other => other && other.run === side.run && other.stage === k;
-      return el("td", {}, el("a", {
-        href: link({i: id, vm: side.method.name, vr: side.run.key, vs: k}), title: `${withRun(side)} ${whenOf(side, k)}`,
-        "aria-current": is(v.a) ? "true" : null, class: is(v.b) ? "there" : null,
-      }, mark(v.what, of.head.scores[place])));
-    }));
-  }));
-  if (turn !== turns || !$("elsewhere")) return;
-  const head = el("tr", {}, el("th", {}, ""), ...stages.map(k => el("th", {scope: "col"}, k ? `stage ${k}` : "before")));
-  $("elsewhere").replaceChildren(el("h3", {}, "The same question, by all: choose an answer to read it beside"),
-    el("div", {class: "scroll", tabindex: "0"}, el("table", {}, el("thead", {}, head), el("tbody", {}, ...rows))));
+  const is = (other, side, k) => other && other.run === side.run && other.stage === k;
+  const cell = (side, k) => {
+    const of = side.of.get(k);
+    const place = of ? placesOf(of.questions).get(id) : undefined;
+    if (place === undefined) return el("td");
+    return el("td", {}, el("a", {
+      href: link({i: id, vm: side.method.name, vr: side.run.key, vs: k}),
+      title: `${withRun(side)} ${whenOf(side, k)}`,
+      "aria-current": is(v.a, side, k) ? "true" : null,
+      class: is(v.b, side, k) ? "there" : null,
+    }, mark(v.what, of.head.scores[place])));
+  };
+  const stages = [...new Set(sides.flatMap(side => [...side.of.keys()]))].sort((x, y) => x - y);
+  const words = stages.map(k => el("th", {scope: "col"}, k ? `stage ${k}` : "before"));
+  const rows = sides.map(side => el("tr", {},
+    el("th", {scope: "row"}, withRun(side)), stages.map(k => cell(side, k))));
+  $("elsewhere").replaceChildren(
+    el("h3", {}, "The same question, by all: choose an answer to read it beside"),
+    scrolled([el("th"), ...words], rows));
 }
 
 // -- showing an address
 
-const wide = () => matchMedia("(min-width:861px)").matches;
-let turns = 0;
+const wide = () => matchMedia("(min-width:861px)").matches; // as in viewer.css
+let turns = 0; // addresses asked for: only the last is shown
 let view = null; // what is on the page
 
 async function show() {
@@ -259,22 +341,9 @@ async function show() {
   $("main").setAttribute("aria-busy", "true");
   try {
     const v = await find(g);
-    let parts = null;
     if (turn !== turns) return;
-    if (v.what && v.a.of) {
-      const going = share => {
-        if (turn === turns && share) $("count").textContent = `searching: ${Math.round(100 * share)} %`;
-        return turn === turns;
-      };
-      const matches = g.q ? await search(v, g.q, going) : null;
-      if (turn !== turns) return;
-      arrange(v, g, matches);
-      const place = placesOf(v.a.of.questions).get(g.i);
-      if (g.i && place === undefined) v.notes.push(`${v.what.name} has no question ${g.i}.`);
-      v.item = place ?? (wide() ? v.order[0] : undefined);
-      if (v.item !== undefined) parts = await itemOf(v);
-      if (turn !== turns) return;
-    }
+    const parts = v.what && v.a.of ? await prepare(v, g, turn) : null;
+    if (turn !== turns) return;
     draw(v, g, parts);
     $("main").dataset.shown = hash;
     if (parts) await drawElsewhere(v, turn);
@@ -285,88 +354,125 @@ async function show() {
   }
 }
 
+async function prepare(v, g, turn) { // adds order and item; returns what the item holds
+  const goOn = share => {
+    if (turn === turns && share) $("count").textContent = `searching: ${Math.round(100 * share)} %`;
+    return turn === turns;
+  };
+  const matches = g.q ? await search(v, g.q, goOn) : null;
+  if (turn !== turns) return null;
+  arrange(v, g, matches);
+  const place = placesOf(v.a.of.questions).get(g.i);
+  if (g.i && place === undefined) v.notes.push(`${v.what.name} has no question ${g.i}.`);
+  v.item = place ?? (wide() ? v.order[0] : undefined);
+  return v.item === undefined ? null : itemOf(v);
+}
+
 function draw(v, g, parts) {
   const focused = document.activeElement ? document.activeElement.id : "";
   const before = view ? view.g : null;
   view = v;
   v.g = g;
-  const notes = [...v.notes];
-  const reading = Boolean(v.what && v.a.of);
-  if (v.what && !v.a.of) notes.push(v.a.number.file === ""
-    ? `The viewer holds ${v.index.answers.toLocaleString("en")} answers, and not these: those at the ends of runs come first.`
-    : "The answers behind this number are not kept in the results folder.");
+  const listed = Boolean(v.what && v.a.of);
+  const notes = v.what && !listed ? [...v.notes, absent(v, v.a)] : v.notes;
   $("message").replaceChildren(...notes.map(note => el("p", {}, note)));
-  document.title = [v.what && v.what.name, v.a && v.a.method.name, v.index.title].filter(Boolean).join(" · ");
+  const names = [v.what && v.what.name, v.a && v.a.method.name, v.index.title];
+  document.title = names.filter(Boolean).join(" · ");
   $("title").textContent = `Answers: ${v.index.title}`;
   $("choose").hidden = !v.a;
   $("overview").hidden = !v.a || Boolean(v.what);
   $("answers").hidden = !v.what;
-  $("narrow").hidden = $("panes").hidden = !reading;
-  document.body.classList.toggle("reading", reading && Boolean(g.i) && v.item !== undefined);
+  $("narrow").hidden = $("panes").hidden = !listed;
+  document.body.classList.toggle("reading", listed && Boolean(g.i) && v.item !== undefined);
   if (!v.a) return;
   drawChoice(v);
   if (!v.what) return drawOverview(v);
   drawSum(v);
-  if (!reading) return;
+  if (!listed) return;
   drawFilters(v, g);
   drawList(v, g);
   drawItem(v, parts);
-  if (before && before.i !== g.i) scroll(before.i, g.i);
-  if (focused && document.activeElement === document.body && $(focused)) $(focused).focus({preventScroll: true});
+  if (before && before.i !== g.i) bring(before.i, g.i);
+  if (focused && document.activeElement === document.body && $(focused))
+    $(focused).focus({preventScroll: true});
 }
 
-function scroll(before, now) { // to the item, or on a narrow page back to where it was in the list
+function bring(before, now) { // the item into sight, or on a narrow page its place in the list
+  const rows = [...$("list").querySelectorAll("a")];
   if (wide()) {
     if ($("item").getBoundingClientRect().top < 0) $("item").scrollIntoView();
   } else if (now) window.scrollTo(0, 0);
-  else [...$("list").querySelectorAll("a")].filter(a => a.title === before).forEach(a => a.scrollIntoView({block: "center"}));
+  else rows.filter(a => a.title === before).forEach(a => a.scrollIntoView({block: "center"}));
 }
 
 // -- what people do
 
-const NEXT = { // what else changes with a choice
-  m: {r: null, p: null}, r: {p: null}, n: {q: null, f: null, i: null, p: null}, s: {p: null}, o: {p: null},
+const CHOICES = { // and what else changes with a choice
+  m: {r: null, p: null}, r: {p: null}, s: {p: null}, o: {p: null},
+  n: {q: null, f: null, i: null, p: null},
   vm: {vr: null, vs: null, p: null}, vr: {p: null}, vs: {p: null},
 };
-for (const [id, others] of Object.entries(NEXT)) $(id).addEventListener("change", () => {
+for (const [id, others] of Object.entries(CHOICES)) $(id).addEventListener("change", () => {
   const value = $(id).value;
   if (id === "vm" && !value) go({...others, vm: null, vs: "none"});
-  else if (id === "vs" || id === "vr") go({vm: view.b.method.name, vr: view.b.run.key, ...others, [id]: value});
+  else if (id === "vs" || id === "vr")
+    go({vm: view.b.method.name, vr: view.b.run.key, ...others, [id]: value});
   else go({...others, [id]: value});
 });
 
 let pause = 0;
 $("q").addEventListener("input", () => { // typing leaves no trail in the history
   clearTimeout(pause);
-  pause = setTimeout(() => location.replace(link({q: $("q").value, i: null, p: null})), 150);
+  const address = () => location.replace(link({q: $("q").value, i: null, p: null}));
+  pause = setTimeout(address, 150);
 });
 
 function move(by) {
   const at = view.order.indexOf(view.item);
-  const to = at < 0 ? 0 : at + by;
-  if (view.order[to] !== undefined) go({i: view.a.of.questions.ids[view.order[to]], p: null});
+  const to = view.order[at < 0 ? 0 : at + by];
+  if (to !== undefined) go({i: view.a.of.questions.ids[to], p: null});
 }
 
-function stage(by) {
-  const stages = [...$("s").options].map(option => option.value);
-  const to = stages[stages.indexOf(String(view.a.stage)) + by];
+function toStage(by) {
+  const stages = stagesOf(view.a, view.what);
+  const to = stages[stages.indexOf(view.a.stage) + by];
   if (to !== undefined) go({s: to, p: null});
 }
 
-const KEYS = {
-  j: () => move(1), k: () => move(-1), "[": () => stage(-1), "]": () => stage(1),
-  "/": () => $("q").focus(), "?": () => { $("keys").open = !$("keys").open; if ($("keys").open) $("keys").scrollIntoView({block: "nearest"}); },
-  u: () => go(given().i ? {i: null, p: null} : {n: null, s: null, f: null, q: null, p: null}),
-  x: () => view.b && go({m: view.b.method.name, r: view.b.run.key, s: view.b.stage, vm: view.a.method.name, vr: view.a.run.key, vs: view.a.stage, p: null}),
+function changeSides() {
+  const {a, b} = view;
+  if (b) go({
+    m: b.method.name, r: b.run.key, s: b.stage, vm: a.method.name, vr: a.run.key, vs: a.stage,
+    p: null,
+  });
+}
+
+function up() {
+  if (given().i) go({i: null, p: null});
+  else go({n: null, s: null, f: null, q: null, p: null});
+}
+
+function toggleKeys() {
+  $("keys").open = !$("keys").open;
+  if ($("keys").open) $("keys").scrollIntoView({block: "nearest"});
+}
+
+const KEYS = {"?": toggleKeys, u: up};
+const KEYS_OF_A_LIST = {
+  j: () => move(1), k: () => move(-1), "[": () => toStage(-1), "]": () => toStage(1),
+  "/": () => $("q").focus(), x: changeSides,
 };
 
 document.addEventListener("keydown", event => {
-  const tag = event.target.tagName;
-  if (event.key === "Escape" && event.target === $("q")) $("q").blur();
-  if (event.ctrlKey || event.metaKey || event.altKey || tag === "INPUT" || tag === "SELECT") return;
-  const chip = /^[1-9]$/.test(event.key) ? $("filters").children[Number(event.key) - 1] : null;
-  if (chip && !$("narrow").hidden) chip.click();
-  else if (Object.hasOwn(KEYS, event.key) && view && ("/?u".includes(event.key) || (view.what && view.a.of))) KEYS[event.key]();
+  const {key, target} = event;
+  if (key === "Escape" && target === $("q")) $("q").blur();
+  const typing = target.tagName === "INPUT" || target.tagName === "SELECT";
+  if (typing || event.ctrlKey || event.metaKey || event.altKey || !view) return;
+  const listed = Boolean(view.what && view.a.of);
+  const chip = /^[1-9]$/.test(key) ? $("filters").children[Number(key) - 1] : null;
+  if (Object.hasOwn(KEYS, key)) KEYS[key]();
+  else if (listed && Object.hasOwn(KEYS_OF_A_LIST, key)) KEYS_OF_A_LIST[key]();
+  else if (listed && chip) chip.click();
   else return;
   event.preventDefault();
 });

@@ -22,7 +22,8 @@ const viewer = (() => {
       script.remove();
       if (waiting.delete(name)) {
         files.delete(name);
-        reject(new Error(`data/${name}.js ${problem}: load the page again, or make the report anew.`));
+        const remedy = "load the page again, or make the report anew";
+        reject(new Error(`data/${name}.js ${problem}: ${remedy}.`));
       }
     };
     waiting.set(name, resolve);
@@ -91,7 +92,8 @@ const given = () => Object.fromEntries(new URLSearchParams(location.hash.slice(1
 
 function link(changes) { // of the present address with changes; null takes a key away
   const pairs = Object.entries({...given(), ...changes});
-  return "#" + new URLSearchParams(pairs.filter(([, v]) => v !== null && v !== undefined && v !== ""));
+  const empty = [null, undefined, ""];
+  return "#" + new URLSearchParams(pairs.filter(([, value]) => !empty.includes(value)));
 }
 
 const go = changes => { location.hash = link(changes); };
@@ -105,27 +107,34 @@ async function sideOf(index, name, key, like, notes) { // a method and one of it
     method = index.methods[0];
   }
   const find = wanted => method.runs.find(run => run.key === wanted);
-  if (key && !find(key)) notes.push(`${method.name} has no run ${key}: here is ${method.runs[0].key}.`);
+  if (key && !find(key))
+    notes.push(`${method.name} has no run ${key}: here is ${method.runs[0].key}.`);
   const run = find(key) || find(like) || method.runs[0];
   return {method, run, numbers: await numbersOf(index, run)};
 }
 
 const ownStage = (side, what) => what.kind === "skill" ? side.run.order.indexOf(what.name) + 1 : 0;
 
+const stagesOf = (side, what) => [...side.numbers[what.place].keys()].sort((x, y) => x - y);
+
 function stageOf(side, what, wanted, notes) { // null where nothing was measured
-  const measured = [...side.numbers[what.place].keys()].sort((x, y) => x - y);
+  const measured = stagesOf(side, what);
   const end = side.run.order.length;
   const own = ownStage(side, what) || end;
   const number = wanted === "own" ? own : !wanted || wanted === "end" ? end : Number(wanted);
   if (measured.includes(number)) return number;
   const last = measured.length ? measured[measured.length - 1] : null;
-  if (!side.run.reference && last !== null)
-    notes.push(`${side.method.name} has no answers to ${what.name} ${whenOf(side, number)}: here are those ${whenOf(side, last)}.`);
+  if (!side.run.reference && last !== null) {
+    const when = Number.isInteger(number) ? whenOf(side, number) : `after stage ${wanted}`;
+    const other = `here are those ${whenOf(side, last)}`;
+    notes.push(`${side.method.name} has no answers to ${what.name} ${when}: ${other}.`);
+  }
   return last;
 }
 
 function whenOf(side, stage) { // in words
-  if (side.run.reference) return side.run.reference === "joint" ? "after all skills at once" : "after this skill alone";
+  if (side.run.reference === "joint") return "after all skills at once";
+  if (side.run.reference) return "after this skill alone";
   if (stage === 0) return "before training";
   const order = side.run.order;
   return `after stage ${stage}` + (order[stage - 1] ? `, ${order[stage - 1]}` : "");
@@ -157,7 +166,8 @@ async function find(g) { // everything that the page shows
   if (g.n && !what) notes.push(`Nothing in this report is called ${g.n}.`);
   if (!what) return {index, notes, a};
   a.stage = stageOf(a, what, g.s, notes);
-  if (a.stage === null) return {index, notes: [...notes, `${withRun(a)} has no answers to ${what.name}.`], a};
+  if (a.stage === null)
+    return {index, notes: [...notes, `${withRun(a)} has no answers to ${what.name}.`], a};
   const b = await besideOf(index, g, a, what, notes);
   for (const side of [a, b]) if (side) {
     side.number = side.numbers[what.place].get(side.stage);
@@ -178,10 +188,13 @@ function joined(a, b) { // scores of both sides, by the places of a's items
 // -- which answers, in which order
 
 const scoreA = (v, place) => v.a.of.head.scores[place];
-const scoreB = (v, place) => {
+
+function scoreB(v, place) { // null without a verdict, and where the other side has no such item
   const there = v.at ? v.at(place) : -1;
   return there < 0 ? null : v.b.of.head.scores[there];
-};
+}
+
+const scoreOf = (v, side, place) => side === v.a ? scoreA(v, place) : scoreB(v, place);
 
 function kindsOf(v, place) { // names of the filters that let an item through
   const x = scoreA(v, place), y = scoreB(v, place);
@@ -189,7 +202,9 @@ function kindsOf(v, place) { // names of the filters that let an item through
   if (x === null) kinds.push("none");
   else if (v.what.fraction) kinds.push(x >= RIGHT ? "right" : "wrong");
   if (x === null || y === null) return kinds;
-  const [good, before] = v.what.fraction ? [x >= RIGHT ? 1 : 0, y >= RIGHT ? 1 : 0] : v.what.higher ? [x, y] : [-x, -y];
+  const sign = v.what.higher ? 1 : -1;
+  const good = v.what.fraction ? Number(x >= RIGHT) : sign * x;
+  const before = v.what.fraction ? Number(y >= RIGHT) : sign * y;
   if (good < before) kinds.push("lost");
   if (good > before) kinds.push("gained");
   return kinds;
@@ -208,9 +223,10 @@ function filtersOf(v) { // {filter: its words}
   if (v.at) {
     const since = v.a.run === v.b.run && v.b.stage < v.a.stage;
     const [here, there] = [shortOf(v, v.a), shortOf(v, v.b)];
-    if (!v.what.fraction) Object.assign(filters, {lost: `Worse than ${there}`, gained: `Better than ${there}`});
-    else if (since) Object.assign(filters, {lost: `Forgotten since ${there}`, gained: `Gained since ${there}`});
-    else Object.assign(filters, {lost: `Only ${there} is right`, gained: `Only ${here} is right`});
+    const [lost, gained] = !v.what.fraction ? [`Worse than ${there}`, `Better than ${there}`]
+      : since ? [`Forgotten since ${there}`, `Gained since ${there}`]
+      : [`Only ${there} is right`, `Only ${here} is right`];
+    Object.assign(filters, {lost, gained});
   }
   return Object.assign(filters, {none: "Without a verdict"});
 }
@@ -252,26 +268,30 @@ async function textsOf(name, page) {
   const file = `${name}-${page}`;
   if (!texts.has(file)) {
     const rows = await viewer.file(file);
-    texts.set(file, rows.map(r => r.flat().filter(t => typeof t === "string").join("\n").toLowerCase()));
+    const words = cells => cells.flat().filter(cell => typeof cell === "string").join("\n");
+    texts.set(file, rows.map(cells => words(cells).toLowerCase()));
   }
   return texts.get(file);
 }
 
 async function search(v, words, goOn) { // 1 for each item that holds the words; null if given up
   const wanted = words.toLowerCase();
-  const sources = [[v.a.of.head.questions, v.a.of.questions.starts], [v.a.of.file, v.a.of.head.starts]];
-  const matches = new Uint8Array(v.n);
-  v.a.of.questions.ids.forEach((id, place) => { if (id.toLowerCase().includes(wanted)) matches[place] = 1; });
-  const there = v.at && new Uint8Array(v.b.of.questions.ids.length);
-  if (v.at) sources.push([v.b.of.file, v.b.of.head.starts, there]);
-  const pages = sources.flatMap(([name, starts, into]) => starts.map((start, page) => ({name, start, page, into: into || matches})));
+  const {file, head, questions} = v.a.of;
+  const matches = Uint8Array.from(questions.ids, id => id.toLowerCase().includes(wanted) ? 1 : 0);
+  const there = new Uint8Array(v.at ? v.b.of.questions.ids.length : 0);
+  const pages = [];
+  const add = (name, starts, into) =>
+    starts.forEach((start, page) => pages.push({name, start, page, into}));
+  add(head.questions, questions.starts, matches);
+  add(file, head.starts, matches);
+  if (v.at) add(v.b.of.file, v.b.of.head.starts, there);
+  const read = async ({name, start, page, into}) =>
+    (await textsOf(name, page)).forEach((text, k) => { if (text.includes(wanted)) into[start + k] = 1; });
   for (let done = 0; done < pages.length; done += 8) {
     if (!goOn(done / pages.length)) return null;
-    await Promise.all(pages.slice(done, done + 8).map(async ({name, start, page, into}) => {
-      (await textsOf(name, page)).forEach((text, k) => { if (text.includes(wanted)) into[start + k] = 1; });
-    }));
+    await Promise.all(pages.slice(done, done + 8).map(read));
   }
-  if (v.at) for (let place = 0; place < v.n; place++) if (v.at(place) >= 0 && there[v.at(place)]) matches[place] = 1;
+  for (let place = 0; v.at && place < v.n; place++)
+    if (there[v.at(place)]) matches[place] = 1;
   return matches;
 }
-
