@@ -195,7 +195,7 @@ def test_two_methods_stand_side_by_side_on_one_item(quickstart, opened, answers)
 def test_search_reads_questions_references_and_answers(quickstart, opened, answers):
     page = opened(quickstart, f"#m=sft&n={SKILL}&s=end&vs=none")
     items = answers("sft", 2)
-    for words in ("BURGER", "get_time", "no answer says this", "live_simple_24"):
+    for words in ("BURGER", "get_time", "no answer says this", "live_simple_24-5-2"):
         page.locator("#q").fill(words)
         page.wait_for_function(
             "words => location.hash.includes(new URLSearchParams({q: words}))", arg=words
@@ -282,9 +282,9 @@ def test_a_permanent_link_shows_the_same_in_another_window(quickstart, opened):
     assert texts(other, "#item h2") == texts(page, "#item h2")
 
 
-@pytest.mark.parametrize(
-    ("address", "said"),
-    [
+def test_an_address_of_something_else_says_so(quickstart, opened):
+    page = opened(quickstart)
+    said_of = [
         ("#m=nobody&n=elements", "no method nobody"),
         ("#m=sft&r=7", "no run 7"),
         ("#m=sft&n=nothing", "Nothing in this report is called nothing"),
@@ -295,12 +295,12 @@ def test_a_permanent_link_shows_the_same_in_another_window(quickstart, opened):
             "no method",
         ),
         ("#%%%&&==", ""),
-    ],
-)
-def test_an_address_of_something_else_says_so(quickstart, opened, address, said):
-    page = opened(quickstart, address)
-    assert said in page.locator("#message").text_content()
-    assert page.locator("#overview").is_visible() or page.locator("#list a").count()
+    ]
+    for address, said in said_of:
+        page.evaluate("address => { location.hash = address; }", address)
+        settle(page)
+        assert said in page.locator("#message").text_content()
+        assert page.locator("#overview").is_visible() or page.locator("#list a").count()
 
 
 def test_the_overview_has_every_number_and_each_leads_to_its_answers(quickstart, opened):
@@ -406,7 +406,7 @@ def test_retention_items_have_their_questions_and_choices(tmp_path, opened):
     viewer = write(folder, tmp_path / "new")
     page = opened(viewer, "#m=sft&n=arc&i=2&vs=none")
     assert texts(page, "#item pre") == ["Question 2:", " yes"]
-    assert texts(page, "#item .answer td") == ["no", "-1.50", "", "yes", "-0.50", "chosen, right"]
+    assert texts(page, "#item .answer td") == ["no", "−1.50", "", "yes", "−0.50", "chosen, right"]
     assert texts(page, "#list .said") == ["yes"] * 6
 
 
@@ -421,7 +421,7 @@ def test_own_is_the_stage_that_taught_the_skill(tmp_path, opened):
 
 
 def test_a_click_takes_less_than_300_ms_among_50000_answers(tmp_path, opened):
-    """The least of three tries, since other work may run beside the tests."""
+    """At most three tries, since other work may run beside the tests."""
     folder = fabricate(
         tmp_path / "many", ONE_SKILL, TWO, n=16_700, inside=0, retention={}, training=False
     )
@@ -430,7 +430,7 @@ def test_a_click_takes_less_than_300_ms_among_50000_answers(tmp_path, opened):
     took = {}
     for _ in range(3):
         page = opened(tmp_path / "viewer/index.html", "#m=sft&n=tooluse&s=1")
-        assert page.locator("#f-all span").text_content() == "16700"
+        assert page.locator("#f-all span").text_content() == "16,700"
         for selector in clicks:
             took.setdefault(selector, []).append(
                 timed(page, f"document.querySelector('{selector}').click()")
@@ -438,7 +438,10 @@ def test_a_click_takes_less_than_300_ms_among_50000_answers(tmp_path, opened):
         for change in ("o: 'worst'", "o: 'text'", "m: 'sdft'", "vm: 'sft', vs: '1'"):
             took.setdefault(change, []).append(timed(page, f"go({{{change}}})"))
         took.setdefault("search again", []).append(search_twice(page))
-    assert {name: times for name, times in took.items() if min(times) > 300} == {}
+        slow = {name: times for name, times in took.items() if min(times) > 300}
+        if not slow:
+            break
+    assert not slow
 
 
 def timed(page, action):

@@ -14,7 +14,8 @@ const muted = words => el("span", {class: "muted"}, words);
 const remark = words => el("p", {class: "muted"}, words);
 const pre = text => el("pre", {tabindex: "0"}, text); // a long one scrolls, by keyboard as well
 const counted = number => number.toLocaleString("en");
-const small = value => Number.isInteger(value) ? String(value) : value.toPrecision(4);
+const minus = digits => digits.replace("-", "−");
+const small = value => minus(Number.isInteger(value) ? String(value) : value.toPrecision(4));
 
 function scrolled(head, rows) { // a table that is scrolled within the page
   const table = el("table", {}, el("thead", {}, el("tr", {}, head)), el("tbody", {}, rows));
@@ -23,12 +24,12 @@ function scrolled(head, rows) { // a table that is scrolled within the page
 
 function valueOf(what, value) { // a mean as people read it
   if (value === null) return "–";
-  return what.fraction ? `${(100 * value).toFixed(1)} %` : value.toFixed(3);
+  return what.fraction ? `${(100 * value).toFixed(1)} %` : minus(value.toFixed(3));
 }
 
 function mark(what, score) { // a score of one item
   if (score === null) return el("span", {class: "muted", title: "no verdict"}, "·");
-  if (!what.fraction) return el("span", {}, score.toFixed(3));
+  if (!what.fraction) return el("span", {}, minus(score.toFixed(3)));
   const [name, words, sign] = score >= RIGHT ? ["good", "right", "✓"] : ["bad", "wrong", "✗"];
   const node = el("span", {class: name, role: "img", "aria-label": words}, sign);
   return score === 0 || score === 1 ? node : el("span", {}, node, ` ${small(score)}`);
@@ -147,10 +148,11 @@ function drawList(v, g) {
     if (under < 0 || under > box.clientHeight - 60)
       box.scrollTop = current.offsetTop - box.clientHeight / 3;
   }
-  const marks = sides.map(side => shortOf(v, side)).join(", then ");
+  const marks = sides.length < 2 ? ""
+    : ` Marks: ${sides.map(side => shortOf(v, side)).join(", then ")}.`;
   const span = `${counted(page * ROWS + 1)} to ${counted(page * ROWS + places.length)}`;
   $("count").textContent = !places.length ? "No answer is of this kind."
-    : `${span} of ${counted(v.order.length)}.` + (sides.length > 1 ? ` Marks: ${marks}.` : "");
+    : `${span} of ${counted(v.order.length)}.${marks}`;
   drawPages(page, last);
 }
 
@@ -178,7 +180,7 @@ function choices(texts, head, found) { // of a retention task: their likelihoods
     const is = [of("choice") === k + 1 ? "chosen" : "", right ? "right" : ""];
     return el("tr", {class: right ? "right" : null},
       el("td", {class: "text"}, texts && k < texts.length ? texts[k].trim() : `choice ${k + 1}`),
-      el("td", {}, value.toFixed(2)),
+      el("td", {}, minus(value.toFixed(2))),
       el("td", {class: "text"}, is.filter(Boolean).join(", ")));
   });
   const caption = el("caption", {class: "muted"}, "log-likelihoods, nats");
@@ -284,7 +286,9 @@ function questionOf(v, [prompt, reference, texts]) {
   }
   if (reference) {
     const words = skill ? "Reference" : v.what.fraction ? "Right answer" : "Text that is measured";
-    parts.push(el("h3", {}, words), pre(reference));
+    const node = pre(reference);
+    node.className = "reference";
+    parts.push(el("h3", {}, words), node);
   }
   if (parts.length || texts) return parts;
   return [remark(skill ? "The results folder does not keep this question."
