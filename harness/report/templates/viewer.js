@@ -17,6 +17,9 @@ const counted = number => number.toLocaleString("en");
 const minus = digits => digits.replace("-", "−");
 const small = value => minus(Number.isInteger(value) ? String(value) : value.toPrecision(4));
 
+// A name may go on in the next line behind an underscore.
+const breakable = name => name.split(/(?<=_)/).flatMap(part => [part, el("wbr")]);
+
 function scrolled(head, rows) { // a table that is scrolled within the page
   const table = el("table", {}, el("thead", {}, el("tr", {}, head)), el("tbody", {}, rows));
   return el("div", {class: "scroll", tabindex: "0"}, table);
@@ -78,8 +81,10 @@ function drawOverview(v) {
     return el("td", {}, el("a", {href: link({n: what.name, s: k})}, valueOf(what, number.value)));
   };
   const rows = asked.map(what => el("tr", {},
-    el("th", {scope: "row", title: what.about}, what.name), stages.map(k => cell(what, k))));
-  const head = [el("th"), ...stages.map(k => el("th", {scope: "col"}, whenOf(v.a, k)))];
+    el("th", {scope: "row", class: "stub", title: what.about}, breakable(what.name)),
+    stages.map(k => cell(what, k))));
+  const heads = stages.map(k => el("th", {scope: "col"}, breakable(whenOf(v.a, k))));
+  const head = [el("th", {class: "stub"}), ...heads];
   const kept = v.a.numbers.some(of => [...of.values()].some(number => number.file !== null));
   const words = kept ? "Choose a number to read the answers behind it."
     : "Answers are not kept in this results folder: it has scores alone.";
@@ -181,7 +186,7 @@ function choices(texts, head, found) { // of a retention task: their likelihoods
     return el("tr", {class: right ? "right" : null},
       el("td", {class: "text"}, texts && k < texts.length ? texts[k].trim() : `choice ${k + 1}`),
       el("td", {}, minus(value.toFixed(2))),
-      el("td", {class: "text"}, is.filter(Boolean).join(", ")));
+      el("td", {class: "is"}, is.filter(Boolean).join(", ")));
   });
   const caption = el("caption", {class: "muted"}, "log-likelihoods, nats");
   return el("table", {}, caption, el("tbody", {}, rows));
@@ -326,10 +331,10 @@ async function drawElsewhere(v, turn) { // the same item after all stages, by al
   const stages = [...new Set(sides.flatMap(side => [...side.of.keys()]))].sort((x, y) => x - y);
   const words = stages.map(k => el("th", {scope: "col"}, k ? `stage ${k}` : "before"));
   const rows = sides.map(side => el("tr", {},
-    el("th", {scope: "row"}, withRun(side)), stages.map(k => cell(side, k))));
+    el("th", {scope: "row", class: "stub"}, withRun(side)), stages.map(k => cell(side, k))));
   $("elsewhere").replaceChildren(
     el("h3", {}, "The same question, by all: choose an answer to read it beside"),
-    scrolled([el("th"), ...words], rows));
+    scrolled([el("th", {class: "stub"}), ...words], rows));
 }
 
 // -- showing an address
