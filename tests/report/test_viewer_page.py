@@ -13,8 +13,9 @@ from harness.report.data import ReportData
 from harness.report.style import looks
 from harness.report.viewer import write_viewer
 from harness.results.questions import save_questions
-from tests.fabricate import METHODS, SKILLS, fabricate
+from tests.fabricate import METHODS, fabricate
 from tests.report.folders import ONE_SKILL, TWO, raw, rewrite
+from tests.report.test_continual import add_references
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -411,13 +412,17 @@ def test_retention_items_have_their_questions_and_choices(tmp_path, opened):
 
 
 def test_own_is_the_stage_that_taught_the_skill(tmp_path, opened):
-    folder = fabricate(
-        tmp_path / "few", dict(list(SKILLS.items())[:2]), TWO, n=6, inside=0, retention={}
-    )
+    folder = fabricate(tmp_path / "few", methods=TWO, n=6, inside=0, retention={})
+    add_references(folder, alone="sdft")
     viewer = write(folder, tmp_path / "out")
     page = opened(viewer, "#m=sft&n=science&s=own&vs=0")
     assert "after stage 2, science" in page.locator("#sum").text_content()
     assert "before training" in page.locator("#sum").text_content()
+    choose(page, "#m", "sft joint")
+    assert "sft joint after all skills at once" in page.locator("#sum").text_content()
+    choose(page, "#m", "sft single")
+    assert "sft single after this skill alone" in page.locator("#sum").text_content()
+    assert page.locator("#list a").count() == 6
 
 
 def test_a_click_takes_less_than_300_ms_among_50000_answers(tmp_path, opened):
