@@ -16,8 +16,9 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from harness.models.forward import hidden_states
-from harness.models.memory import BUSY, finish
+from harness.models.memory import finish
 from harness.models.size import product_weights
+from harness.runs.training_bytes import BUSY
 from harness.sampling.buffers import Rows, sampling_mode
 
 # Shares of a datasheet's figures that programs reach: estimates. 0.42: 420 of an H200's 989 TFLOP/s
