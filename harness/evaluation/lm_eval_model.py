@@ -19,7 +19,7 @@ from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.base.errors import UserError
-from harness.evaluation.loaded_tasks import think_end_token
+from harness.evaluation.loaded_tasks import GENERATED_TOKENS, think_end_token
 from harness.evaluation.scoring_rows import PackedRow, Request, batches, plain_rows, shared_rows
 from harness.models.chat import ChatInputs, declared_ends
 from harness.models.forward import LOCAL, can_share_prompts, has_local_attention
@@ -31,7 +31,6 @@ from harness.sampling.vllm import VLLMSampler
 
 HEAD_VALUES = 2**26  # logits held at once: 256 MiB in float32
 GENERATED_AT_ONCE = 4096  # prompts given to vLLM, which schedules them itself
-GENERATED_TOKENS = 1024, 1024  # of a prompt and its answer, by which rows are counted
 SHARED_FROM = 8  # tokens; a shorter context is not worth a mask
 # Padded tokens of a forward pass: the caches of a CPU are small.
 BATCH_TOKENS_CPU = 1024

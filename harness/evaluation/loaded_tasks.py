@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # it takes seconds to import
     from transformers import PreTrainedTokenizerBase
 
 NEW_TOKENS = 256  # of an answer, where a task says nothing; lm-eval's own default
+GENERATED_TOKENS = 1024, 1024  # of a prompt and its answer, by which rows sampled at once go
 
 
 def load_tasks(entry: RetentionTask) -> dict[str, Any]:

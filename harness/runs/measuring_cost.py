@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from transformers import PreTrainedTokenizerBase
 
 from harness.base.errors import UserError
-from harness.evaluation.loaded_tasks import think_end_token
+from harness.evaluation.loaded_tasks import GENERATED_TOKENS, think_end_token
 from harness.evaluation.suite import Suite
 from harness.learning.outlook import Outlook
 from harness.results.writer import ResultsWriter
@@ -16,7 +16,6 @@ from harness.skills.skill import Skill
 from harness.skills.templates import ORACLE_TEMPLATE
 
 GENERAL_PROMPT = 40  # tokens of a prompt of the drift with its chat template
-RETENTION_BATCH = 32  # answers that the retention suite samples at once
 
 
 def example_count(skill: Skill, split: str, most: int | None) -> int:
@@ -59,13 +58,15 @@ class MeasuringCost:
         most = self.order.evaluate.examples
         return sum(example_count(skill, split, most) for split in splits)
 
-    def _sampling(self, skill: Skill, rows: int) -> float:
-        order = self.order
-        return self.machine.sample(rows, order.limit(skill), self._evaluated_at_once(skill))
+    def _sampling(self, skill: Skill, rows: int, prompt: float | None = None) -> float:
+        """Seconds of so many answers; prompt: tokens of what is asked, if not the skill's own."""
+        at_once = self._evaluated_at_once(skill, prompt)
+        return self.machine.sample(rows, self.order.limit(skill), at_once)
 
-    def _evaluated_at_once(self, skill: Skill) -> int:
-        """Answers of an evaluation that are sampled at once."""
-        prompt, limit = self.outlooks[skill.name].prompt, self.order.limit(skill)
+    def _evaluated_at_once(self, skill: Skill, prompt: float | None = None) -> int:
+        """Answers of an evaluation that are sampled at once; prompt: as in ``_sampling``."""
+        prompt = self.outlooks[skill.name].prompt if prompt is None else prompt
+        limit = self.order.limit(skill)
         return self.order.evaluate.batch_size or self.memory.rows_at_once(prompt, limit)
 
     def _pass_at_k(self, skill: Skill) -> float:
@@ -133,13 +134,15 @@ class MeasuringCost:
         teacher_prompt = outlook.teacher_prompt()
         split = order.teacher_split(skill)
         rows = example_count(skill, split, order.evaluate.examples)
-        seconds = self._sampling(skill, rows) + machine.forward(rows * teacher_prompt)
+        seconds = self._sampling(skill, rows, teacher_prompt)
+        seconds += machine.forward(rows * teacher_prompt)
         if split not in order.splits(skill):  # the model without the demonstration, beside it
             seconds += self._sampling(skill, rows) + machine.forward(rows * outlook.prompt)
         if order.kl:  # answers of the base and of the teacher, and two passes over each
             rows = example_count(skill, split, order.kl.prompts)
             length = outlook.prompt + teacher_prompt + 2 * order.limit(skill)
-            seconds += 2 * self._sampling(skill, rows) + machine.forward(2 * rows * length)
+            seconds += self._sampling(skill, rows) + self._sampling(skill, rows, teacher_prompt)
+            seconds += machine.forward(2 * rows * length)
         return seconds
 
     def _oracle(self, skill: Skill) -> float:
@@ -147,7 +150,7 @@ class MeasuringCost:
         for split in self.order.reported(skill):
             rows = example_count(skill, split, self.order.evaluate.examples)
             prompt = self.outlooks[skill.name].teacher_prompt(template=ORACLE_TEMPLATE, split=split)
-            seconds += self._sampling(skill, rows) + self.machine.forward(rows * prompt)
+            seconds += self._sampling(skill, rows, prompt) + self.machine.forward(rows * prompt)
         return seconds
 
     def retention(
@@ -166,8 +169,9 @@ class MeasuringCost:
             read, generated = suite.work(tokenizer, chat=chat, lengths=lengths)
         except UserError as error:
             return 0.0, str(error).partition(";")[0]
+        at_once = self.memory.rows_at_once(*GENERATED_TOKENS)
         answers = sum(
-            machine.sample(of_task.answers, of_task.tokens, RETENTION_BATCH, of_task.longest)
+            machine.sample(of_task.answers, of_task.tokens, at_once, of_task.longest)
             for of_task in generated
         )
         return machine.forward(read) + answers, None
