@@ -34,8 +34,8 @@ How a row of it differs from the other methods
 * The warm-up begins at rate 0, and sampling is that of ``generate``. The mean over micro-batches is
   TRL's. ``rows_per_pass`` sets their size. TRL's gradient checkpointing is off.
 * Tokens on record are those that the models read, in every pass and with padding.
-* ``dropout``, ``masters``, ``micro_batch_tokens`` and ``gradient_checkpointing`` do not reach TRL
-  and are refused.
+* ``dropout``, ``masters``, ``moments``, ``micro_batch_tokens`` and ``gradient_checkpointing`` do
+  not reach TRL and are refused.
 * No part joins: a part acts through the harness's own trainer.
 
 A killed stage goes on from TRL's own checkpoint, which is written whenever the stage's is. On a CPU
@@ -118,6 +118,9 @@ STARTS = {
 }
 
 
+UNREACHED = ("dropout", "masters", "moments", "micro_batch_tokens", "gradient_checkpointing")
+
+
 @dataclass
 class TRLMethodConfig(TrainingConfig):
     trainer: str = option("SFTTrainer", "a trainer of trl or trl.experimental")
@@ -130,7 +133,7 @@ class TRLMethodConfig(TrainingConfig):
     answers: int = option(4, "of DPOTrainer: answers of which a pair is made", min=2, max=10_000)
 
     def __post_init__(self) -> None:
-        for name in ("dropout", "masters", "micro_batch_tokens", "gradient_checkpointing"):
+        for name in UNREACHED:
             default = next(f.default for f in fields(TrainingConfig) if f.name == name)
             if getattr(self, name) != default:
                 raise ValueError(f"{name} does not reach a trainer of TRL; leave it out")

@@ -54,14 +54,19 @@ def pieces(tensor: torch.Tensor) -> Pieces:
 
 
 def buffers(like: torch.Tensor, dtype: torch.dtype, place: torch.device) -> Pieces:
-    """Zeros on ``place`` for the pieces of ``like``; pinned where a GPU reads host memory.
+    """``zeros`` on ``place`` for the pieces of ``like``."""
+    return [zeros(piece.shape, dtype, place, like.device) for piece in pieces(like)]
+
+
+def zeros(
+    shape: Sequence[int], dtype: torch.dtype, place: torch.device, reader: torch.device
+) -> torch.Tensor:
+    """Zeros on ``place``; pinned where the ``reader``, a GPU, reads host memory.
 
     The host's allocator rounds pinned memory up to a power of two, which PIECE elements are.
     """
-    pinned = place.type == "cpu" and like.device.type == "cuda"
-    return [
-        torch.zeros(p.shape, dtype=dtype, device=place, pin_memory=pinned) for p in pieces(like)
-    ]
+    pinned = place.type == "cpu" and reader.type == "cuda"
+    return torch.zeros(shape, dtype=dtype, device=place, pin_memory=pinned)
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
-"""AdamW with its moments beside the masters, or in host memory; its rate, and what decays.
+"""AdamW with its moments beside the masters, or kept elsewhere; its rate, and what decays.
 
-Both make the same numbers, those of ``torch.optim.AdamW``, by its own fused kernel.
+Both make the same numbers, those of ``torch.optim.AdamW``, by its own fused kernel. Moments in 8
+bits (moments.py) make numbers of their own.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import numpy
 import torch
 from torch.optim.adamw import adamw
 
-from harness.learning.halves import Halves, Master, Pieces, buffers, pieces
+from harness.learning.halves import Halves, Master, pieces
+from harness.learning.moments import FLOAT32, Moment, moments_of, restore, thresholds_at
 from harness.learning.weights import check_names
 from harness.models.memory import finish
 
 if TYPE_CHECKING:
-    from harness.learning.trainer import TrainingConfig
+    from harness.learning.options import TrainingConfig
 
 BETAS, EPS = (0.9, 0.999), 1e-8  # PyTorch's own defaults
 OWNER = "the checkpoint of the optimizer"
@@ -90,17 +92,26 @@ class Resident:
 
 
 class Streamed:
-    """AdamW whose moments are in host memory and pass through the device piece by piece.
+    """AdamW whose moments are kept in host memory or in 8 bits, and made whole piece by piece.
 
     Gradients, masters and the computation are on the device. All copies are in the order of the
     device's stream, so that the host waits for none of them; who reads ``state_dict`` waits.
     """
 
-    def __init__(self, masters: Mapping[str, Master], decay: Mapping[str, float]) -> None:
-        """decay: the weight decay of each master."""
+    def __init__(
+        self,
+        masters: Mapping[str, Master],
+        decay: Mapping[str, float],
+        place: torch.device | None = None,
+        kind: str = FLOAT32,
+    ) -> None:
+        """decay: the weight decay of each master; place: of the moments, host memory if left out;
+        kind: of MOMENTS.
+        """
         self.masters = masters
         self.decay = decay
-        self.moments: dict[str, tuple[Pieces, Pieces]] = {}  # means and mean squares of gradients
+        self.place, self.kind = place or torch.device("cpu"), kind
+        self.moments: dict[str, tuple[Moment, Moment]] = {}  # means and mean squares of gradients
         self.steps: dict[str, int] = {}
 
     def step(self, rate: float) -> None:
@@ -116,9 +127,10 @@ class Streamed:
         self.steps[name] = done + 1
         weight = master.weight if isinstance(master, Halves) else master
         gradients = pieces(gradient.contiguous() if weight.is_contiguous() else gradient)
+        thresholds = None if self.kind == FLOAT32 else thresholds_at(done, weight.device)
 
         def move(i: int, numbers: torch.Tensor) -> None:
-            moments = [moment[i].to(weight.device, non_blocking=True) for moment in kept]
+            moments = [moment.read(i, weight.device) for moment in kept]
             count = torch.full((), float(done), device=weight.device)
             adamw(
                 *([numbers], [gradients[i]], [moments[0]], [moments[1]], [], [count]),
@@ -132,7 +144,7 @@ class Streamed:
                 weight_decay=self.decay[name],
             )
             for moment, new in zip(kept, moments, strict=True):
-                moment[i].copy_(new, non_blocking=True)
+                moment.write(i, new, thresholds)
 
         if isinstance(master, Halves):
             master.change(move)
@@ -140,13 +152,11 @@ class Streamed:
             for i, part in enumerate(pieces(master)):
                 move(i, part)
 
-    def _moments(self, name: str) -> tuple[Pieces, Pieces]:
+    def _moments(self, name: str) -> tuple[Moment, Moment]:
         if name not in self.moments:
             master = self.masters[name]
             like = master.weight if isinstance(master, Halves) else master
-            host = torch.device("cpu")
-            means, squares = (buffers(like, torch.float32, host) for _ in range(2))
-            self.moments[name] = means, squares
+            self.moments[name] = moments_of(like, self.place, self.kind)
             self.steps[name] = 0
         return self.moments[name]
 
@@ -157,7 +167,11 @@ class Streamed:
         for device in {master.device for master in self.masters.values()}:
             finish(device)
         return {
-            name: {"step": self.steps[name], "exp_avg": list(means), "exp_avg_sq": list(squares)}
+            name: {
+                "step": self.steps[name],
+                "exp_avg": list(means.parts),
+                "exp_avg_sq": list(squares.parts),
+            }
             for name, (means, squares) in self.moments.items()
         }
 
@@ -167,11 +181,9 @@ class Streamed:
             check_names(state, self.masters, OWNER)
         self.forget()
         for name, kept in state.items():
-            for moment, values in zip(
-                self._moments(name), (kept["exp_avg"], kept["exp_avg_sq"]), strict=True
-            ):
-                for part, value in zip(moment, values, strict=True):
-                    part.copy_(value)
+            means, squares = self._moments(name)
+            restore(means, kept["exp_avg"])
+            restore(squares, kept["exp_avg_sq"])
             self.steps[name] = kept["step"]
 
 

@@ -2,8 +2,74 @@
 
 from dataclasses import dataclass
 
-from harness.base.settings import option
+from harness.base.settings import Checked, option
+from harness.learning.moments import FLOAT32, MOMENTS
 from harness.skills.templates import TEACHER_CONTEXTS
+
+MASTERS = ("device", "host_moments", "host")  # places of a GPU's masters and moments
+
+
+@dataclass
+class TrainingConfig(Checked):
+    """Hyperparameters that every method has.
+
+    Defaults are those of arXiv 2601.19897, section 4 and appendix.
+    """
+
+    learning_rate: float = option(2e-5, "peak learning rate of AdamW", min=0)
+    batch_size: int | None = option(
+        None, "prompts per optimizer step; the order's budget.batch_size if left out", min=1
+    )
+    epochs: float | None = option(
+        None,
+        "passes over the training examples of each skill; the order's budget if left out",
+        above=0,
+    )
+    schedule: str = option(
+        "cosine", "learning rate after the warm-up", choices=("cosine", "linear", "constant")
+    )
+    warmup_steps: int = option(
+        10, "optimizer steps of linear warm-up in each stage, a fifth of the stage at most", min=0
+    )
+    weight_decay: float = option(
+        0.0, "AdamW's decoupled weight decay, of all but biases and norms", min=0
+    )
+    dropout: str = option(
+        "keep",
+        "the model's own dropout where it learns from demonstrations or texts; samples of a step "
+        "are always learned without",
+        choices=("keep", "none"),
+    )
+    max_grad_norm: float = option(1.0, "gradients are scaled down to this global L2 norm", above=0)
+    masters: str = option(
+        "device",
+        "where a GPU's masters, averages and AdamW's moments are: all there, the moments in host "
+        "memory, or all in it",
+        choices=MASTERS,
+    )
+    moments: str = option(
+        FLOAT32,
+        "AdamW's two moments: float32, or 8bit (2 bytes a number for 8, other numbers), which no "
+        "GPU has run yet",
+        choices=MOMENTS,
+    )
+    micro_batch_tokens: int | None = option(
+        None,
+        "tokens of one pass, padding included; 1,024 on a CPU and up to 8,192 on a GPU if left out",
+        min=1,
+    )
+    gradient_checkpointing: bool | str = option(
+        "auto",
+        "on, off, or auto: whether layers are computed again, for less memory; auto where a pass "
+        "would not fit",
+        choices=("auto",),
+    )
+
+    @property
+    def recomputes(self) -> bool | None:
+        """``gradient_checkpointing``, whose on and off YAML reads as booleans; None for auto."""
+        wanted = self.gradient_checkpointing
+        return wanted if isinstance(wanted, bool) else None
 
 
 @dataclass

@@ -534,6 +534,7 @@ def through_disk(state):
     "method",
     [
         SFT(TrainingConfig(**CONFIG)),
+        SFT(TrainingConfig(**CONFIG, moments="8bit")),
         SDFT(SDFTConfig(**CONFIG, ema_alpha=0.1)),
         SDFT(SDFTConfig(**CONFIG, teacher="frozen", divergence="mixture", mixture_weight=0.3)),
         GRPO(GRPOConfig(**CONFIG, group_size=3, kl_beta=0.1)),

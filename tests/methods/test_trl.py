@@ -263,6 +263,7 @@ def test_trl_gets_the_orders_rollouts_and_rewards(tiny_model, tmp_path, monkeypa
         ({"trainer": "GRPOTrainer", "args": {"num_generations": 3}, "rows_per_pass": 5}, "rows_pe"),
         ({"trainer": "GRPOTrainer", "batch_size": 5}, "12 prompts of skill vowels are no whole"),
         ({"dropout": "none"}, "dropout does not reach a trainer of TRL"),
+        ({"moments": "8bit"}, "moments does not reach a trainer of TRL"),
         ({"with": {"ewc": {}}}, "trl has a training loop of its own, which calls no part"),
     ],
 )
