@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,9 +12,10 @@ import torch
 from accelerate import init_empty_weights
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config
 
+from harness.learning.moments import EIGHT_BITS, FLOAT32, MOMENTS
+from harness.learning.options import MASTERS
 from harness.learning.outlook import Work
 from harness.learning.parametrisation import Parametrisation, Size
-from harness.learning.trainer import MASTERS
 from harness.models.memory import Passes
 from harness.runs.cards import CARDS, Card
 from harness.runs.cost import GIB, EngineBytes, Memory, StepWork
@@ -46,13 +48,16 @@ SAMPLERS = {  # what samples: whether it is vLLM, batch-invariant, by graphs
 
 @dataclass(frozen=True)
 class Choice:
-    """What a user chooses: trained: ``all`` or ``LoRA``; where masters are; what samples."""
+    """What a user chooses: trained: ``all`` or ``LoRA``; where masters are; what samples; AdamW's
+    moments.
+    """
 
     trained: str
     masters: str
     vllm: bool
     invariant: bool = True
     graphs: bool = False
+    moments: str = FLOAT32
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,7 @@ def fit(card: Card, name: str, choice: Choice) -> Fit | None:
     """What a choice takes on a card, None where it does not fit."""
     memory, work = memory_of(name), work_of_run(ANSWER)
     trained, products = trained_by(name, choice.trained)
-    config = SDFTConfig(masters=choice.masters)
+    config = SDFTConfig(masters=choice.masters, moments=choice.moments)
     weights = memory.parameters * memory.size
     engine, cached, at_once = EngineBytes(), 0.0, BATCH
     if choice.vllm:
@@ -169,6 +174,7 @@ def fit(card: Card, name: str, choice: Choice) -> Fit | None:
         at_once=at_once,
         recomputed=passes.recomputed,
         longest=ANSWER,
+        moments=choice.moments,
     )
     short = replace(step, work=work_of_run(MEAN), completion=MEAN)
     terms = gpu_cost.terms(step), gpu_cost.terms(short)
@@ -219,16 +225,23 @@ def _range(fit: Fit | None) -> str:
 
 
 def terms() -> str:
-    """Seconds of a step of the 7B, term by term, every answer of ANSWER tokens."""
-    heads = ["card", "`masters`", "samples", *Terms._fields, "step", "run, h"]
+    """Seconds of a step of the 7B, term by term, every answer of ANSWER tokens.
+
+    Moments in 8 bits are shown where vLLM samples.
+    """
+    heads = ["card", "`masters`, `moments`", "samples", *Terms._fields, "step", "run, h"]
     lines = [f"| {' | '.join(heads)} |\n", "|---|---|---|" + "---:|" * 7 + "\n"]
     for card in ("H100 80GB", "H200 141GB"):
         for what, settings in SAMPLERS.items():
-            for masters in MASTERS:
-                found = fit(CARDS[card], "7B", Choice("all", masters, *settings))
+            for moments, masters in itertools.product(MOMENTS, MASTERS):
+                if moments == EIGHT_BITS and what != "vLLM":
+                    continue
+                choice = Choice("all", masters, *settings, moments=moments)
+                found = fit(CARDS[card], "7B", choice)
                 if found is None:
                     continue
                 cells = [f"{seconds:.1f}" for seconds in (*found.terms, sum(found.terms))]
-                row = [card, f"`{masters}`", what, *cells, f"{found.hours:.2f}"]
+                place = f"`{masters}`" + ("" if moments == FLOAT32 else f", `{moments}`")
+                row = [card, place, what, *cells, f"{found.hours:.2f}"]
                 lines.append(f"| {' | '.join(row)} |\n")
     return "".join(lines)

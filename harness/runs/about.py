@@ -12,7 +12,7 @@ def about_method(spec: MethodSpec) -> dict[str, Any]:
     """A method with its options, parts and what it trains."""
     about: dict[str, Any] = {
         "method": spec.method,
-        "config": {**asdict(spec.config), **spec.written},
+        "config": {**about_section(spec.config, optional=("moments",)), **spec.written},
     }
     if spec.preset:
         about["preset"] = spec.preset

@@ -10,21 +10,21 @@ from typing import Any
 import torch
 from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
 
+from harness.learning.moments import FLOAT32, MOMENT_BYTES
+from harness.learning.options import TrainingConfig
 from harness.learning.outlook import Work
 from harness.learning.packing import VOCABULARY_CHUNK
 from harness.learning.parametrisation import Size
-from harness.learning.trainer import TrainingConfig
 from harness.models.forward import attending, hidden_states
-from harness.models.memory import (
-    MICRO_BATCH_TOKENS,
+from harness.models.memory import MICRO_BATCH_TOKENS, Passes
+from harness.models.size import cache_bytes
+from harness.runs.training_bytes import (
     Bytes,
-    Passes,
     averaged_bytes,
     fitting_passes,
     recomputed_bytes,
     trained_bytes,
 )
-from harness.models.size import cache_bytes
 from harness.sampling.rows import RowBytes
 
 GIB = 2**30
@@ -37,9 +37,10 @@ class StepWork:
     """A step of a stage: ``prompts`` of ``work`` each.
 
     completion: tokens of a prompt that are learned, behind it; passes: forward passes that one of
-    training costs; trained, masters: what is moved, and where that is; limit: tokens of a
-    micro-batch; recomputed: whether layers are computed again; at_once: answers that transformers
-    samples at once; longest: tokens of the longest answer, where ``work`` has a mean.
+    training costs; trained, masters, moments: what is moved, where that is, and AdamW's moments;
+    limit: tokens of a micro-batch; recomputed: whether layers are computed again; at_once: answers
+    that transformers samples at once; longest: tokens of the longest answer, where ``work`` has a
+    mean.
     """
 
     prompts: float
@@ -52,6 +53,7 @@ class StepWork:
     at_once: int
     recomputed: bool = False
     longest: float | None = None
+    moments: str = FLOAT32
 
 
 class Machine:
@@ -275,7 +277,8 @@ class Memory:
         """Masters, gradients and moments, averages, and what parts hold."""
         made = bool(trained.again)  # of other numbers, which are what teachers average
         masters, on_gpu = config.masters, self.on_gpu
-        held = trained_bytes(trained.numbers, self.size, masters, on_gpu, made)
+        moments = MOMENT_BYTES[config.moments]
+        held = trained_bytes(trained.numbers, self.size, masters, on_gpu, made, moments)
         in_host = masters == "host" and (on_gpu or self.size < 4)
         parts, copies = float(work.held), 0.0
         if made:

@@ -2,7 +2,7 @@
 
 import copy
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -11,10 +11,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.base.errors import plug_in
 from harness.base.files import read_json
+from harness.learning.moments import MOMENT_BYTES, MOMENTS
+from harness.learning.options import MASTERS
 from harness.learning.outlook import Outlook, Work
-from harness.learning.parametrisation import Size
+from harness.learning.parametrisation import Size, get_parametrisation
 from harness.learning.part import joint_budget
-from harness.learning.trainer import MASTERS
 from harness.models.load import resolve_device
 from harness.models.memory import MICRO_BATCH_TOKENS, Passes, free_memory
 from harness.models.recompute import can_recompute
@@ -24,7 +25,7 @@ from harness.runs.cards import measured_speeds
 from harness.runs.cost import GIB, EngineBytes, Machine, Memory, StepWork
 from harness.runs.gpu_cost import GPU, Sampling
 from harness.runs.measuring_cost import MeasuringCost
-from harness.runs.methods import MethodSpec
+from harness.runs.methods import MethodSpec, ParametersSpec
 from harness.runs.order import Order
 from harness.runs.order_cost import OrderCost, StageCost
 from harness.runs.references import Run
@@ -140,12 +141,12 @@ def work_of(
 
 
 class _Learning(NamedTuple):
-    """How a method learns: products of a pass in forward ones, its passes, tokens of a prompt."""
+    """How a method learns: products of a pass in forward ones, its passes, what it learns from."""
 
     spec: MethodSpec
     products: int
     passes: Passes | None
-    prompt: float
+    outlook: Outlook
 
 
 def machines_of(order: Order, shape: PreTrainedModel, device: str) -> tuple[Machine, Machine]:
@@ -234,7 +235,7 @@ class _Estimator:
         stem = Run(spec.label, 0, (), sequence=sequence).stem
         seconds_measured = self._measured_seconds(stem, number, results)
         passes = self._passes(spec, work, trained)
-        learned_by = _Learning(spec, parameters.passes, passes, outlook.prompt)
+        learned_by = _Learning(spec, parameters.passes, passes, outlook)
         seconds_estimated = self._learning_seconds(work, prompts, batch_size, trained, learned_by)
         seconds_estimated += self._evaluation_seconds(skill, names)
         seconds_estimated += (1 + inside) * self.measuring.drift_after(learned[:number])
@@ -253,7 +254,7 @@ class _Estimator:
             is_measured=seconds_measured is not None,
             memory=self._peak(spec, work, outlook, batch_size, trained, passes),
             passes=passes,
-            choices=self._choices(spec, work, outlook, batch_size, trained),
+            choices=self._choices(spec, skill, prompts, len(learned) - number, earlier),
             trained=trained.numbers,
             state=self._state(spec, work, trained),
             kept=work.kept + 4 * trained.kept * (outlook.later > 0),
@@ -280,7 +281,7 @@ class _Estimator:
         for skill, own in zip(skills, prompts, strict=True):
             outlook, work, trained, _ = self._work(spec, skill, own, later=0, earlier=[])
             passes = self._passes(spec, work, trained)
-            learned_by = _Learning(spec, products, passes, outlook.prompt)
+            learned_by = _Learning(spec, products, passes, outlook)
             estimated += self._learning_seconds(work, own, batch_size, trained, learned_by)
             estimated += self.skills[skill.name].evaluation
             peaks.append(self._peak(spec, work, outlook, batch_size, trained, passes))
@@ -316,9 +317,10 @@ class _Estimator:
         return work_of(spec, self.shape, self.outlooks, (skill, prompts), later, budgets)
 
     def _state(self, spec: MethodSpec, work: Work, trained: Size) -> float:
-        """Bytes of float32 masters and moments, and of copies of what a teacher has."""
+        """Bytes of float32 masters, of moments, and of copies of what a teacher has."""
         copied = trained.numbers if trained.again else self.machine.parameters
-        return float(12 * trained.numbers * spec.cls.trains + 4 * work.copies * copied)
+        each = 4 + MOMENT_BYTES[spec.config.moments]
+        return float(each * trained.numbers * spec.cls.trains + 4 * work.copies * copied)
 
     def _measured_seconds(self, stem: str, number: int, results: ResultsWriter) -> float | None:
         """Mean seconds of this stage in the folder's runs of all seeds; None if there are none."""
@@ -339,38 +341,62 @@ class _Estimator:
         return memory.passes(int(free), spec.config, work, trained, layered)
 
     def _choices(
-        self, spec: MethodSpec, work: Work, outlook: Outlook, batch_size: int, trained: Size
-    ) -> dict[str, tuple[float, float]]:
-        """{place of masters: peak as ``_peak``} of a method that trains on a GPU."""
+        self, spec: MethodSpec, skill: Skill, prompts: int, later: int, earlier: Sequence[Skill]
+    ) -> dict[tuple[str, str], tuple[float, float]]:
+        """{(what else is chosen, place of masters): peak} of a method that trains on a GPU."""
         peaks = {}
-        for masters in MASTERS if self.memory.on_gpu and spec.cls.trains else ():
-            other = replace(spec, config=replace(spec.config, masters=masters))
-            passes = self._passes(other, work, trained)
-            peaks[masters] = self._peak(other, work, outlook, batch_size, trained, passes)
+        batch_size = self.order.batch_size(spec.config)
+        for what, other in self._others(spec):
+            outlook, work, trained, _ = self._work(other, skill, prompts, later, earlier)
+            for masters in MASTERS:
+                placed = replace(other, config=replace(other.config, masters=masters))
+                passes = self._passes(placed, work, trained)
+                peak = self._peak(placed, work, outlook, batch_size, trained, passes)
+                peaks[what, masters] = peak
         return peaks
+
+    def _others(self, spec: MethodSpec) -> Iterator[tuple[str, MethodSpec]]:
+        """The method, with other moments, and with adapters: ways to train it on a GPU."""
+        if not self.memory.on_gpu or not spec.cls.trains or spec.cls.has_own_loop:
+            return
+        yield "", spec
+        for moments in MOMENTS:
+            if moments != spec.config.moments:
+                config = replace(spec.config, moments=moments)
+                yield f"moments: {moments}", replace(spec, config=config)
+        if spec.parameters is None and not any(p.make().wants_weights() for p in spec.parts):
+            lora = get_parametrisation("lora", None, spec.place)
+            adapters = ParametersSpec("lora", lora, lora.Config(), {}, spec.place)
+            yield "parameters: lora", replace(spec, parameters=adapters)
 
     def _learning_seconds(
         self, work: Work, prompts: int, batch_size: int, trained: Size, by: "_Learning"
     ) -> float:
-        machine, rollout = self.machine, self.order.rollout
-        at_once = rollout.batch_size or self.memory.rows_at_once(work.sampled, work.sampled)
+        machine = self.machine
+        at_once = self._sampled_at_once(by.outlook)
         passes = by.passes or Passes(MICRO_BATCH_TOKENS[self.memory.on_gpu])
         step = StepWork(
             prompts=batch_size,
             work=work,
-            completion=max(0.0, work.learned - by.prompt),
+            completion=max(0.0, work.learned - by.outlook.prompt),
             passes=by.products,
             trained=trained,
             masters=by.spec.config.masters,
             limit=passes.tokens,
             at_once=at_once,
             recomputed=passes.recomputed,
+            moments=by.spec.config.moments,
         )
         full_batches, rest = divmod(prompts, batch_size)
         seconds = full_batches * machine.learning(step) if full_batches else 0.0
         if rest:
             seconds += machine.learning(replace(step, prompts=rest))
         return seconds + machine.sample(prompts * work.beforehand, work.sampled, at_once)
+
+    def _sampled_at_once(self, outlook: Outlook) -> int:
+        """Rollouts that are sampled at once."""
+        usual = self.memory.rows_at_once(outlook.prompt, outlook.limit)
+        return self.order.rollout.batch_size or usual
 
     def _evaluation_seconds(self, skill: Skill, evaluated_skills: Sequence[str]) -> float:
         """Of all evaluations of the stage that teaches ``skill``."""
@@ -390,9 +416,7 @@ class _Estimator:
         """GiB (on the device, in host memory), of learning or evaluation, whichever has more."""
         order = self.order
         length = outlook.prompt + outlook.limit
-        at_once = order.rollout.batch_size or self.memory.rows_at_once(
-            outlook.prompt, outlook.limit
-        )
+        at_once = self._sampled_at_once(outlook)
         by_vllm = order.rollout.engine == "vllm" and self.memory.on_gpu
         cached_tokens = 0.0 if by_vllm else min(at_once, batch_size * work.answers) * length
         for skill in order.skills:

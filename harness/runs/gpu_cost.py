@@ -16,6 +16,7 @@ from typing import NamedTuple
 from transformers import PreTrainedModel
 
 from harness.learning.halves import PIECE
+from harness.learning.moments import EIGHT_BITS, FLOAT32, MOMENT_BYTES
 from harness.learning.packing import VOCABULARY_CHUNK
 from harness.models.memory import MICRO_BATCH_TOKENS
 from harness.models.size import cache_bytes, product_weights
@@ -27,12 +28,15 @@ from harness.runs.cost import Machine, StepWork
 READ_LAYER, LEARNED_LAYER, AGAIN_LAYER = 26, 152, 36
 # Of a chunk of SDFT's logits, and of each tensor of a step: update and average, streamed or not.
 CHUNK = 41
-UPDATE, STREAMED_UPDATE, AVERAGE = 12, 22, 35
+UPDATE, STREAMED_UPDATE, EIGHT_BIT_UPDATE, AVERAGE = 12, 22, 80, 35
 # Times that a chunk's float32 logits are read or written: an estimate, about half of its kernels.
 CHUNK_PASSES = 20
 # Bytes of a weight that AdamW and an average read and write on the GPU: gradient, its norm, master
 # twice, moments twice each; two averages and a master. Counted in harness/learning.
 UPDATED_BYTES, AVERAGED_BYTES = 40, 20
+# And of making float32 moments of 8 bits and back: about 60 operations on float32 numbers of
+# harness/learning/moments.py, an estimate.
+EIGHT_BIT_BYTES = 480
 # vLLM: seconds of a token beside reading weights and cache, and of waking up and taking weights;
 # how much longer batch-invariant kernels take. Estimates: 4.5 ms a token of a 7B on an H200 in all;
 # 26 and 42 seconds for the same requests in "Defeating Nondeterminism in LLM Inference" (Thinking
@@ -194,24 +198,29 @@ class GPU(Machine):
         """AdamW and the average: bytes over PCIe and in memory one after the other, or launches."""
         numbers, speeds = step.trained.numbers, self.speeds
         averaged = self.parameters if step.work.averaged and not step.trained.again else 0
-        over_link = link_bytes(numbers, averaged, step.masters, self.size)
+        over_link = link_bytes(numbers, averaged, step.masters, self.size, step.moments)
         in_memory = numbers * UPDATED_BYTES + averaged * AVERAGED_BYTES
         pieces = sum(math.ceil(count / PIECE) for count in self.tensors)
         each = UPDATE if step.masters == "device" else STREAMED_UPDATE
+        if step.moments == EIGHT_BITS:
+            in_memory += numbers * EIGHT_BIT_BYTES
+            each = EIGHT_BIT_UPDATE
         kernels = pieces * (each + AVERAGE * bool(averaged))
         copied = over_link / speeds.link + in_memory / speeds.copy
         return max(copied, kernels * PLAIN_LAUNCH)
 
 
-def link_bytes(numbers: float, averaged: float, masters: str, size: int) -> float:
+def link_bytes(
+    numbers: float, averaged: float, masters: str, size: int, moments: str = FLOAT32
+) -> float:
     """Bytes that a step moves over PCIe, both ways: one after the other in the device's stream.
 
-    host_moments: AdamW's two float32 moments there and back. host: lower halves of the masters as
-    well, and where a teacher averages its own there and back and the masters' there once more.
+    host_moments: AdamW's two moments there and back. host: lower halves of the masters as well, and
+    where a teacher averages its own there and back and the masters' there once more.
     """
     if masters == "device":
         return 0.0
-    moved = 16.0 * numbers
+    moved = 2 * MOMENT_BYTES[moments] * numbers
     if masters == "host" and size < 4:
         moved += 4.0 * numbers + 6.0 * averaged
     return moved

@@ -20,7 +20,8 @@ from harness.evaluation.endpoint import EndpointConfig, endpoint_config
 from harness.evaluation.protocol import scorer_hash
 from harness.evaluation.skills import sample_of
 from harness.evaluation.suite import Suite, load_suite
-from harness.learning.trainer import TrainingConfig
+from harness.learning.fused import check_fused
+from harness.learning.options import TrainingConfig
 from harness.models.chat import ChatInputs, Message, chat_tokens
 from harness.models.demonstration import Demonstrations
 from harness.models.load import check_device, check_name, resolve_device, resolve_dtype
@@ -41,6 +42,9 @@ from harness.skills.rubrics import JUDGES
 from harness.skills.skill import Skill, examples_fingerprint
 from harness.skills.templates import ORACLE_TEMPLATE
 
+# Keys of the section ``model`` that results.json has only where they are not their defaults.
+OF_MODEL = ("deterministic", "template", "decode", "fused_losses")
+
 
 class Order(Sections):
     """A validated order: the sections, and the skills and methods that they name.
@@ -59,6 +63,8 @@ class Order(Sections):
         super().__init__(mapping, path)
         check_name(self.model.name, f"{self.place}: model")
         check_device(self.model.device, f"{self.place}: model: device")
+        if self.model.fused_losses:
+            check_fused(resolve_device(self.model.device), f"{self.place}: model: fused_losses")
         self._check_engines()
         self.specs = {spec.name: spec for spec in self.skill_specs}
         self.skills = [
@@ -327,7 +333,7 @@ class Order(Sections):
             "description": self.description,
             "experiment": self.experiment,
             "model": {
-                **about_section(self.model, optional=("deterministic", "template", "decode")),
+                **about_section(self.model, optional=OF_MODEL),
                 "dtype": str(self.dtype()).removeprefix("torch."),
             },
             "skills": [self._about_skill(skill) for skill in self.skills],

@@ -36,7 +36,7 @@ class StageCost:
     parametrisation: (bytes, gold rows)}; reference: ``joint``, ``single`` or ``relearn``, empty for
     a stage of a sequence; sequence: its name, where there are several; is_last: whether no stage
     comes after it; shown: prompt tokens before each question that is evaluated; passes: of training
-    on a GPU; choices: ``memory`` there by the place of the masters.
+    on a GPU; choices: ``memory`` there by what else is chosen and the place of the masters.
     """
 
     label: str
@@ -58,7 +58,7 @@ class StageCost:
     sequence: str = ""
     is_last: bool = True
     passes: Passes | None = None
-    choices: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    choices: Mapping[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -129,13 +129,13 @@ class OrderCost:
         return found
 
     @property
-    def choices(self) -> dict[str, dict[str, tuple[float, float]]]:
-        """{label: {place of the masters: ``memory``}}, of methods that train on a GPU."""
-        found: dict[str, dict[str, tuple[float, float]]] = {}
+    def choices(self) -> dict[str, dict[tuple[str, str], tuple[float, float]]]:
+        """{label: {(what else is chosen, place of the masters): ``memory``}}, on a GPU."""
+        found: dict[str, dict[tuple[str, str], tuple[float, float]]] = {}
         for stage in self.stages:
             peaks = found.setdefault(stage.label, {}) if stage.choices else {}
-            for masters, peak in stage.choices.items():
-                peaks[masters] = max(peaks.get(masters, (0.0, 0.0)), peak)
+            for choice, peak in stage.choices.items():
+                peaks[choice] = max(peaks.get(choice, (0.0, 0.0)), peak)
         return found
 
     @property

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.base.console import clock
 from harness.base.power import Variation
+from harness.learning.moments import EIGHT_BITS, MOMENT_BYTES
 from harness.models.chat import stop_tokens
 from harness.models.checkpoint import check_saving, generation_config
 from harness.models.load import cannot_load, check_tokens, load_tokenizer, resolve_device
@@ -155,15 +156,32 @@ def _summary(order: Order, cost: OrderCost, vocabulary: int) -> Iterator[str]:
     yield "memory: about " + ", ".join(
         f"{_amounts(peak)} for {label}" for label, peak in cost.memory.items()
     )
-    for label, choices in cost.choices.items():
-        others = ", ".join(f"{_amounts(peak)} with {masters}" for masters, peak in choices.items())
-        yield f"masters of {label}: {others}"
+    yield from _choice_lines(order, cost)
     for label, passes in cost.passes.items():
         again = ", layers computed again" if passes.recomputed else ""
         yield f"passes: {passes.tokens:,} tokens for {label}{again}, by what is free now"
     weights = cost.parameters * order.dtype().itemsize
     yield from _engine_lines(order, weights, vocabulary)
     yield _disk_line(order, cost, weights)
+
+
+def _choice_lines(order: Order, cost: OrderCost) -> Iterator[str]:
+    """What AdamW's moments in 8 bits mean, and what other choices take on a GPU."""
+    for label, spec in order.methods.items():
+        if spec.config.moments == EIGHT_BITS:
+            each = MOMENT_BYTES[EIGHT_BITS]
+            yield (
+                f"moments of {label}: 8 bits, {each:.2f} bytes a number for 8; numbers near "
+                "AdamW's, not its own"
+            )
+    for label, choices in cost.choices.items():
+        for what in dict.fromkeys(what for what, _ in choices):
+            peaks = ", ".join(
+                f"{_amounts(peak)} with {masters}"
+                for (of, masters), peak in choices.items()
+                if of == what
+            )
+            yield f"masters of {label}{f', {what}' if what else ''}: {peaks}"
 
 
 def _amounts(peak: tuple[float, float]) -> str:

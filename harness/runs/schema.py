@@ -38,6 +38,11 @@ class ModelSpec:
         "no GPU has run yet",
         choices=("eager", "graphs"),
     )
+    fused_losses: bool = option(
+        False,
+        "cross-entropy and forward KL write their gradient over the logits; no GPU has run their "
+        "Triton kernels yet",
+    )
 
 
 @dataclass

@@ -264,6 +264,7 @@ class SkillStage(BaseStage):
             sampler=sampler_for(order.rollout, live.engine, live.model, live.tokenizer),
             sampled_elsewhere=order.rollout.engine != "transformers",
             deterministic=order.model.deterministic,
+            fused_losses=order.model.fused_losses,
             skill=own,
             teacher_template=lessons[0].teacher_template,
             chat=order.chat_template.inputs("student"),

@@ -29,9 +29,10 @@ def _model(layers):
     return Qwen2ForCausalLM(config).to(torch.bfloat16).to(DEVICE).eval()
 
 
-def kernels(layers, masters, chunk=14, limit=256, recomputes=False):
+def kernels(layers, masters, chunk=14, limit=256, recomputes=False, moments="float32"):
     """{phase: kernels} of a model of so many layers; of a step those of all 16 rows."""
     from benchmarks.gpu_check.material import make_rows, make_stage
+    from harness.learning import moments as in_8_bits
     from harness.learning import packing
     from harness.learning.distillation import distil
     from harness.learning.packing import Row
@@ -58,13 +59,16 @@ def kernels(layers, masters, chunk=14, limit=256, recomputes=False):
             counted(limit_of, answer)
         found[name] = (found.pop(12) - found.pop(2)) / 10
     options = {"micro_batch_tokens": limit, "gradient_checkpointing": recomputes}
-    config = SDFTConfig(masters=masters, **options)
+    config = SDFTConfig(masters=masters, moments=moments, **options)
     rows = [
         Row([t - 300 for t in row.prompt], [t - 300 for t in row.completion])
         for row in make_rows(600, [16] * 16, 16)
     ]
     seen = [Row([5, 6, *row.prompt], row.completion) for row in rows]
-    with mock.patch.dict(packing.VOCABULARY_CHUNK, {True: chunk * 300}):
+    with (
+        mock.patch.dict(packing.VOCABULARY_CHUNK, {True: chunk * 300}),
+        mock.patch.object(in_8_bits, "SMALLEST", 0),
+    ):
         trainer = Trainer(stage, config)
         teacher = Teacher(stage, config.ema_alpha, trainer.limit, trainer.place)
         for _ in range(2):  # the first makes what is kept

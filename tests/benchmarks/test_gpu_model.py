@@ -13,9 +13,9 @@ import torch
 from benchmarks import strict_device
 from benchmarks.gpu_model import table as model
 from harness.base.files import ROOT
+from harness.learning.options import MASTERS
 from harness.learning.outlook import Work
 from harness.learning.parametrisation import Size
-from harness.learning.trainer import MASTERS
 from harness.runs import cards, gpu_cost
 from harness.runs.cards import CARDS, Card, Speeds, measured_speeds
 from harness.runs.cost import Machine, StepWork, activations, repeated_bytes
@@ -94,6 +94,12 @@ def test_kernels_are_those_of_the_strict_device(counted):
     assert streamed["average"] / four["weights"] == pytest.approx(gpu_cost.AVERAGE, rel=0.1)
 
 
+def test_kernels_of_moments_in_8_bits(pool):
+    found = pool.submit(kernels.kernels, 2, "device", moments="8bit").result()
+    each = found["update"] / found["weights"]
+    assert each == pytest.approx(gpu_cost.EIGHT_BIT_UPDATE, rel=0.1)
+
+
 def test_bytes_of_a_token_are_the_reviews():
     """6.0 MiB that a 7B keeps of a token, 0.41 where layers are computed again; under a mask 2.6
     GiB of 8,192 tokens for repeated keys and values.
@@ -158,13 +164,18 @@ def test_an_update_by_hand():
     assert link_bytes(B, B, "host", 2) == 26 * B
     assert link_bytes(B, 0, "host", 2) == 20 * B
     assert link_bytes(B, B, "host", 4) == 16 * B
-    assert link_bytes(B, B, "device", 2) == 0
+    assert link_bytes(B, B, "device", 2) == link_bytes(B, B, "device", 2, "8bit") == 0
+    assert link_bytes(B, B, "host_moments", 2, "8bit") == 2 * 2.03125 * B
+    assert link_bytes(B, B, "host", 2, "8bit") == (2 * 2.03125 + 10) * B
     update = gpu().terms(step()).update
     assert update == pytest.approx(16 * B / (0.78 * 64e9) + 60 * B / (0.8 * 4.8e12))
     assert update == pytest.approx(2.5, rel=0.05) and update <= 3
     on_device = gpu().terms(step(masters="device")).update
     pieces = sum(-(-p.numel() // 2**24) for p in model.shape_of("7B").parameters())
     assert on_device == pytest.approx(max(60 * B / (0.8 * 4.8e12), pieces * 47 * 8e-6))
+    eight = gpu().terms(step(masters="device", moments="8bit")).update
+    assert eight == pytest.approx(540 * B / (0.8 * 4.8e12))
+    assert on_device < eight < update
     slow = Speeds(1e15, 1e15, 1e15)  # only starting kernels takes time
     assert gpu(speeds=slow).terms(step()).update == pytest.approx(pieces * (22 + 35) * 8e-6)
 
@@ -249,6 +260,8 @@ def test_a_7b_takes_what_is_promised():
     large = model.best(H200, "7B", "all", vllm=True)
     assert large.choice.masters == "host_moments" and large.hours <= 0.7
     assert model.fit(H200, "7B", model.Choice("all", "device", True)) is None
+    eight = model.fit(H200, "7B", model.Choice("all", "device", True, moments="8bit"))
+    assert eight.host == 0 and eight.hours < large.hours
     small = model.best(CARDS["H100 80GB"], "7B", "all", vllm=True)
     assert small.choice.masters == "host" and small.host <= 128 and small.gpu <= 79.2
     # the review's 4.3 h: 121 s a step, of which 72 for gradients that no longer move, 13 an update
@@ -336,6 +349,8 @@ def test_a_plan_for_a_gpu(pool, tmp_path):
     assert re.search(
         places + r" host_moments, [\d.]+ GiB and [\d.]+ GiB in host memory with host", text
     )
+    for what in ("moments: 8bit", "parameters: lora"):
+        assert re.search(rf"masters of sdft, {what}: [\d.]+ GiB with device, ", text)
     assert "passes: 8,192 tokens for sdft, layers computed again, by" in again
     weights = re.search(r"\(([\d.]+)M parameters", text)
     # 2 for a weight, 12 for masters and moments, 4 for the average; twice

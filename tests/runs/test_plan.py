@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 from harness.base.errors import UserError
 from harness.base.files import read_json, write_json, write_jsonl
 from harness.base.power import Variation
+from harness.evaluation.lm_eval_model import LiveModel, unchanged
 from harness.evaluation.suite import FOLDER, Suite, load_suite
 from harness.learning.outlook import Outlook, Work
 from harness.learning.trainer import TrainingConfig
@@ -226,6 +227,52 @@ def test_answers_are_as_long_as_on_record_or_as_the_task_says_or_as_they_may_be(
     assert (
         measuring_cost.answer_lengths(order.suite, tokenizer, ResultsWriter(tmp_path / "no")) == {}
     )
+
+
+def test_rows_go_by_prompt_and_answer(order_file, tiny_model, tmp_path, monkeypatch):
+    """As the samplers take them: of rollouts and evaluations a skill's prompt and its limit, of the
+    suite what lm-eval's model counts with; the teacher's prompt where that is asked.
+    """
+    asked = []
+    monkeypatch.setattr(Memory, "rows_at_once", lambda self, *lengths: asked.append(lengths) or 64)
+    task = {"task": "embedded_instructions", "chat_template": True}
+    path = order_file(methods={"sdft": {}}, retention=[task])
+    order = read_order(path, ["evaluate.teacher=true", "rollout.max_new_tokens=9"])
+    plan(order, tmp_path / "out")
+    wanted = {(1024, 1024)}
+    for skill in order.skills:
+        outlook = Outlook(tiny_model[1], skill, order.template(skill), 9, 12)
+        wanted |= {(outlook.prompt, order.limit(skill, rollout=True)), (outlook.prompt, 6)}
+        wanted.add((outlook.teacher_prompt(), 6))
+    assert set(asked) == wanted
+    with unchanged(*tiny_model):
+        assert LiveModel(*tiny_model).batch_size == 64
+    assert measuring_cost.GENERATED_TOKENS == (1024, 1024)
+
+
+def test_moments_in_8_bits_are_explained_and_counted(order_file, tmp_path):
+    """A byte and a 64th for each of the two of 17 thousand numbers."""
+    order = read_order(
+        order_file(methods={"sft": {}, "less": {"method": "sft", "moments": "8bit"}})
+    )
+    text = plan(order, tmp_path / "out")
+    assert (
+        "moments of less: 8 bits, 2.03 bytes a number for 8; numbers near AdamW's, not its own\n"
+        in text
+    )
+    assert "moments of sft" not in text
+    config = order.about()["methods"]
+    # folders from before the option go on
+    assert "moments" not in config["sft"]["config"]
+    assert config["less"]["config"]["moments"] == "8bit"
+    with init_empty_weights():
+        shape = AutoModelForCausalLM.from_config(SHAPES["llama"], dtype=torch.float32)
+    memory = Memory(shape, torch.float32, "cpu")
+    usual, less = (
+        memory.of(TrainingConfig(moments=kind), Work(), 10, 0)[0] for kind in ("float32", "8bit")
+    )
+    weights = sum(p.numel() for p in shape.parameters())
+    assert (usual - less) * 2**30 == pytest.approx(weights * (8 - 2.03125))
 
 
 def test_a_folder_of_another_order_gives_no_times(order_file, tmp_path):
