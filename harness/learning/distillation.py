@@ -55,6 +55,7 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from harness.base.settings import only_with, option
+from harness.learning.fused import fused_kl, fused_logprobs
 from harness.learning.logprobs import importance_weights, token_logprobs
 from harness.learning.options import ImportanceOption
 from harness.learning.packing import Positions, Row, TokenValues
@@ -120,6 +121,11 @@ class DistillationConfig(ImportanceOption, TrainingConfig):
         mixes, is_top = self.divergence == "mixture", self.estimator == "top_k"
         only_with(self, mixes, "divergence: mixture", "mixture_weight")
         only_with(self, is_top, "estimator: top_k", "top_k", "tail")
+
+    @property
+    def fuses(self) -> bool:
+        """Whether the loss of a token is the one that fused.py has."""
+        return (self.estimator, self.divergence) == ("full", "forward") and not self.entry_clip
 
     @property
     def denominator(self) -> str:
@@ -293,7 +299,8 @@ def distil(
     importance weights alone.
     """
     loss = _DistillationLoss(trainer, teacher, rows, teacher_rows, config, logprobs)
-    value = trainer.backward(rows, loss, last_first=config.estimator == "rao_blackwell")
+    last_first = config.estimator == "rao_blackwell"
+    value = trainer.backward(rows, loss, last_first, raw=loss.fuses)
     return {"loss": value, **loss.diagnostics()}
 
 
@@ -312,6 +319,7 @@ class _DistillationLoss:
         stage = trainer.stage
         device = trainer.model.device
         self.config = config
+        self.fuses = stage.fused_losses and config.fuses
         self.rows = rows
         self.teacher = teacher
         self.teacher_states = teacher.states(teacher_rows)
@@ -338,17 +346,23 @@ class _DistillationLoss:
         """The chunk's loss, a scalar, from the student's logits [tokens, vocabulary]."""
         config = self.config
         tokens = positions.tokens
-        targets = self.teacher.logits_at(self.teacher_states, positions)
-        if self.temperature != 1:
-            logits = logits / self.temperature
-            targets = targets / self.temperature
-        losses = token_losses(logits, targets, tokens, config)
+        targets = self.teacher.logits_at(self.teacher_states, positions, raw=self.fuses)
+        if self.fuses:
+            losses = fused_kl(logits, targets, self.temperature)
+        else:
+            if self.temperature != 1:
+                logits = logits / self.temperature
+                targets = targets / self.temperature
+            losses = token_losses(logits, targets, tokens, config)
         carries_loss = (positions.offsets >= config.skip_tokens).float()
         self._count(losses.detach(), carries_loss, positions)
         if self.cap:
-            weights = importance_weights(
-                token_logprobs(logits.detach(), tokens), positions, self.sampler_logprobs, self.cap
+            logprobs = (
+                fused_logprobs(logits.detach(), tokens, self.temperature)
+                if self.fuses
+                else token_logprobs(logits.detach(), tokens)
             )
+            weights = importance_weights(logprobs, positions, self.sampler_logprobs, self.cap)
             self.importance += weights.sum()
             self.tokens += len(weights)
             losses = losses * weights

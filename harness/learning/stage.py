@@ -49,14 +49,13 @@ class Stage(Lessons):
     examples: its training examples. seed: of the run; index: 1 for the first skill of the order, by
     which seeds go; number: 1 for the first stage of the run, whatever it teaches, ``index`` if left
     out; reference: what the run's name has behind the label, as ``.single-2`` or ``@forward``.
-    begins_run: whether the stage begins with the weights of the run's start.
-    folder: a folder of the method's own, for files that it wants to write.
+    begins_run: whether the stage begins with the weights of the run's start. folder: of the method.
     prompts: the budget, in prompts; batch_size: prompts per optimizer step; phases: prompts drawn
     in each phase (Method.phases), the budget in one phase if left out.
     max_new_tokens, temperature, top_p: of rollouts; sampled_elsewhere: whether another engine than
     the model itself samples, so that its distribution differs slightly.
-    deterministic: whether training passes repeat to the bit on a GPU, which costs some time.
-    passes: how long these are where a method leaves it open; a run may set it.
+    deterministic: training passes repeat to the bit on a GPU, which costs time; fused_losses: see
+    fused.py; passes: how long they are where a method leaves it open; a run may set it.
     teacher_template: see Skill.teacher_prompt. earlier: the lessons of the skills that were learned
     before, in their order; later: how many skills are still to come.
     parts: what joins the method (harness/learning/part.py); behind: examples that parts learn from
@@ -110,6 +109,7 @@ class Stage(Lessons):
         phases: list[int] | None = None,
         sampled_elsewhere: bool = False,
         deterministic: bool = True,
+        fused_losses: bool = False,
         earlier: Sequence[Lesson] = (),
         later: int = 0,
         parts: Sequence[Part] = (),
@@ -136,7 +136,7 @@ class Stage(Lessons):
         self._starts: dict[str, PreTrainedModel] = {}
         self.temperature, self.top_p = temperature, top_p
         self.sampled_elsewhere = sampled_elsewhere
-        self.deterministic = deterministic
+        self.deterministic, self.fused_losses = deterministic, fused_losses
         self.examples: list[Example] = skill.examples("train")
         self.planned = self._steps_of(0)
         self.step = 0

@@ -122,9 +122,15 @@ class Teacher:
         return TokenValues(values, [len(rows[i].completion) for i in order], order)
 
     @torch.no_grad()
-    def logits_at(self, states: TokenValues, positions: Positions) -> torch.Tensor:
-        """Float32 logits [tokens, vocabulary] at a chunk's positions, from what ``states`` gave."""
-        return self.head(states.at(positions)).float()
+    def logits_at(
+        self, states: TokenValues, positions: Positions, raw: bool = False
+    ) -> torch.Tensor:
+        """Logits [tokens, vocabulary] at a chunk's positions, from what ``states`` gave.
+
+        They are float32; raw: in the model's dtype.
+        """
+        logits = self.head(states.at(positions))
+        return logits if raw else logits.float()
 
     def state_dict(self) -> dict[str, Any]:
         """The teacher's weights by name; of a live teacher, whose weights are the model's, none.
@@ -161,9 +167,11 @@ class OtherModel(Teacher):
     are left out of the teacher's distribution.
     """
 
-    def logits_at(self, states: TokenValues, positions: Positions) -> torch.Tensor:
+    def logits_at(
+        self, states: TokenValues, positions: Positions, raw: bool = False
+    ) -> torch.Tensor:
         width: int = self.stage.model.config.get_text_config().vocab_size
-        logits = super().logits_at(states, positions)
+        logits = super().logits_at(states, positions, raw)
         if logits.shape[1] < width:  # rows of the student's head that are no tokens
             logits = torch.nn.functional.pad(logits, (0, width - logits.shape[1]), value=-1e4)
         return logits[:, :width]
@@ -199,9 +207,12 @@ class TrustRegion:
 
     @torch.no_grad()
     def logits_at(
-        self, states: tuple[TokenValues, TokenValues], positions: Positions
+        self,
+        states: tuple[TokenValues, TokenValues],
+        positions: Positions,
+        raw: bool = False,
     ) -> torch.Tensor:
-        """Float32 logits [tokens, vocabulary] at a chunk's positions."""
+        """Float32 logits [tokens, vocabulary] at a chunk's positions, ``raw`` or not."""
         fixed, live = states
         logits = self.fixed.logits_at(fixed, positions)
         return logits.lerp_(self.live.logits_at(live, positions), self.share)
@@ -214,7 +225,7 @@ class AnyTeacher(Protocol):
 
     def states(self, rows: Sequence[Row]) -> Any: ...
 
-    def logits_at(self, states: Any, positions: Positions) -> torch.Tensor: ...
+    def logits_at(self, states: Any, positions: Positions, raw: bool = False) -> torch.Tensor: ...
 
 
 @dataclass

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
@@ -30,9 +29,10 @@ import torch
 import torch.nn.functional as F
 
 from harness.base.errors import UserError
-from harness.base.settings import Checked, option
 from harness.learning import halves
+from harness.learning.fused import fused_cross_entropy
 from harness.learning.halves import Halves, Master, Masters
+from harness.learning.moments import FLOAT32
 from harness.learning.optimizer import (
     Optimizer,
     Resident,
@@ -40,6 +40,7 @@ from harness.learning.optimizer import (
     decayed_names,
     learning_rate,
 )
+from harness.learning.options import TrainingConfig
 from harness.learning.packing import (
     Positions,
     Row,
@@ -58,65 +59,6 @@ from harness.models.repeatable import repeatable
 
 ChunkLoss = Callable[[torch.Tensor, Positions], torch.Tensor]
 TokenLoss = Callable[..., torch.Tensor]  # of (logits, tokens), and weights where parts have some
-
-MASTERS = ("device", "host_moments", "host")  # places of a GPU's masters and moments
-
-
-@dataclass
-class TrainingConfig(Checked):
-    """Hyperparameters that every method has.
-
-    Defaults are those of arXiv 2601.19897, section 4 and appendix.
-    """
-
-    learning_rate: float = option(2e-5, "peak learning rate of AdamW", min=0)
-    batch_size: int | None = option(
-        None, "prompts per optimizer step; the order's budget.batch_size if left out", min=1
-    )
-    epochs: float | None = option(
-        None,
-        "passes over the training examples of each skill; the order's budget if left out",
-        above=0,
-    )
-    schedule: str = option(
-        "cosine", "learning rate after the warm-up", choices=("cosine", "linear", "constant")
-    )
-    warmup_steps: int = option(
-        10, "optimizer steps of linear warm-up in each stage, a fifth of the stage at most", min=0
-    )
-    weight_decay: float = option(
-        0.0, "AdamW's decoupled weight decay, of all but biases and norms", min=0
-    )
-    dropout: str = option(
-        "keep",
-        "the model's own dropout where it learns from demonstrations or texts; samples of a step "
-        "are always learned without",
-        choices=("keep", "none"),
-    )
-    max_grad_norm: float = option(1.0, "gradients are scaled down to this global L2 norm", above=0)
-    masters: str = option(
-        "device",
-        "where a GPU's masters, averages and AdamW's moments are: all there, the moments in host "
-        "memory, or all in it",
-        choices=MASTERS,
-    )
-    micro_batch_tokens: int | None = option(
-        None,
-        "tokens of one pass, padding included; 1,024 on a CPU and up to 8,192 on a GPU if left out",
-        min=1,
-    )
-    gradient_checkpointing: bool | str = option(
-        "auto",
-        "on, off, or auto: whether layers are computed again, for less memory; auto where a pass "
-        "would not fit",
-        choices=("auto",),
-    )
-
-    @property
-    def recomputes(self) -> bool | None:
-        """``gradient_checkpointing``, whose on and off YAML reads as booleans; None for auto."""
-        wanted = self.gradient_checkpointing
-        return wanted if isinstance(wanted, bool) else None
 
 
 def cross_entropy(
@@ -177,8 +119,11 @@ class Trainer:
         ]
         decayed = self.parameters.decayed(decayed_names(self.model))
         decay = {name: config.weight_decay * (name in decayed) for name in self.holders}
+        place = torch.device("cpu") if streams else self.model.device
         self.optimizer: Optimizer = (
-            Streamed(self.holders, decay) if streams else Resident(self.masters, decay)
+            Streamed(self.holders, decay, place, config.moments)
+            if streams or config.moments != FLOAT32
+            else Resident(self.masters, decay)
         )
         self.limit = config.micro_batch_tokens or stage.passes.tokens
         # Float32 gradient [vocabulary, width] of the head's weight, while a micro-batch is computed
@@ -187,7 +132,9 @@ class Trainer:
         stage.updates = stage.updates or 0
         stage.keep(trainer=self)
 
-    def backward(self, rows: Sequence[Row], loss: ChunkLoss, last_first: bool = False) -> float:
+    def backward(
+        self, rows: Sequence[Row], loss: ChunkLoss, last_first: bool = False, raw: bool = False
+    ) -> float:
         """Add the gradient of a loss on all completion tokens of ``rows`` to the masters'.
 
         Returns the loss, which is the sum of the chunks' losses.
@@ -195,7 +142,8 @@ class Trainer:
         loss: ``f(logits, positions) -> scalar`` for one chunk of tokens: float32 logits [tokens,
         vocabulary], and Positions whose ``rows`` index into ``rows``. The scalar is already divided
         by what the method averages over. last_first: the chunks of a completion come in reverse,
-        for losses that need what comes after.
+        for losses that need what comes after. raw: the loss gets logits in the model's dtype, and
+        may write over them (harness/learning/fused.py).
         """
         dropout = self.config.dropout == "keep" and not self.stage.has_sampled
         self.model.train(dropout)
@@ -204,11 +152,11 @@ class Trainer:
             wanted, fitting = self.config.recomputes, self.stage.passes.recomputed
             recomputed = recomputing(self.model, fitting if wanted is None else wanted, dropout)
             with deterministic, self.parameters.computing(self.masters), recomputed:
-                return self._backward(rows, loss, last_first)
+                return self._backward(rows, loss, last_first, raw)
         finally:
             self.model.eval()
 
-    def _backward(self, rows: Sequence[Row], loss: ChunkLoss, last_first: bool) -> float:
+    def _backward(self, rows: Sequence[Row], loss: ChunkLoss, last_first: bool, raw: bool) -> float:
         # Sums stay on the device: a GPU waits at every number that is read.
         total = torch.zeros((), dtype=torch.float64, device=self.model.device)
         vocabulary = self.model.config.get_text_config().vocab_size
@@ -220,7 +168,8 @@ class Trainer:
             leaf = states.detach().requires_grad_()
             parts = chunks(len(leaf), vocabulary, leaf.device)
             for part in reversed(parts) if last_first else parts:
-                value = loss(self.head(leaf[part]).float(), positions.part(part))
+                logits = self.head(leaf[part])
+                value = loss(logits if raw else logits.float(), positions.part(part))
                 if value.requires_grad:
                     value.backward()
                 total += value.detach()
@@ -242,13 +191,15 @@ class Trainer:
         weighing = having(self.stage.parts, "weights")
         for part in weighing:
             part.weigh(rows)
+        fuses = self.stage.fused_losses and total is cross_entropy and not weighing
+        total = fused_cross_entropy if fuses else total
 
         def mean(logits: torch.Tensor, at: Positions) -> torch.Tensor:
             weights = [part.weights(rows, at, logits.detach()) for part in weighing]
             product = [torch.stack(weights).prod(0)] if weights else []
             return total(logits, at.tokens, *product) / count
 
-        value = self.backward(rows, mean)
+        value = self.backward(rows, mean, raw=fuses)
         return {"loss": value, "completion_tokens": count / len(rows)}
 
     def update(self) -> dict[str, float]:
