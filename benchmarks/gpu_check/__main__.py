@@ -41,6 +41,7 @@ PARTS = {
     "load": Chapter("load", "small", 60),
     "exact": Chapter("exact", "small", 120),
     "repeat": Chapter("repeat", "small", 60),
+    "options": Chapter("options", "small", 60),
     "order": Chapter("order", "small", 240),
     "7b-body": Chapter("body", "large", 90),
     "7b-decode": Chapter("decode", "large", 90),

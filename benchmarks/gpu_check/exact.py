@@ -106,9 +106,11 @@ def one_step(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
     backward: Callable[[Trainer], float],
+    fused_losses: bool = False,
 ) -> LossAndNorm:
     """Loss and gradient norm of one step, which leaves the weights as they are."""
-    trainer = Trainer(make_stage(model, tokenizer), TrainingConfig(micro_batch_tokens=LIMIT))
+    stage = make_stage(model, tokenizer, fused_losses=fused_losses)
+    trainer = Trainer(stage, TrainingConfig(micro_batch_tokens=LIMIT))
     loss = backward(trainer)
     gradients = [
         master.grad.double() for master in trainer.masters.values() if master.grad is not None

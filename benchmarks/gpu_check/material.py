@@ -161,6 +161,7 @@ def make_stage(
     tokenizer: PreTrainedTokenizerBase,
     answers: int = 64,
     deterministic: bool = True,
+    fused_losses: bool = False,
 ) -> Stage:
     """A stage for single steps; answers: tokens of a rollout at most."""
     return Stage(
@@ -174,6 +175,7 @@ def make_stage(
         batch_size=1,
         max_new_tokens=answers,
         deterministic=deterministic,
+        fused_losses=fused_losses,
     )
 
 

@@ -44,9 +44,12 @@ def test_every_part_passes_on_a_cpu(whole):
     for line in lines:
         assert line["verdict"] == PASS, line
         assert line["checks"]
-    assert done.stdout.rstrip().splitlines()[-1].startswith("9 passed, 0 failed, 0 skipped in ")
+    assert done.stdout.rstrip().splitlines()[-1].startswith("10 passed, 0 failed, 0 skipped in ")
     assert (out / "table.txt").read_text() in done.stdout
     names = {check["name"]: check for line in lines for check in line["checks"]}
+    assert names["fused SDFT full, float32, gradient norm"]["value"] < 1e-6
+    assert names["forward KL, bfloat16, distance of the gradients"]["ok"]
+    assert 0 < names["8-bit moments, distance from float32's"]["value"] < 0.1
     assert names["bfloat16, can share prompts"]["ok"]
     assert names["sdft, training.jsonl equal"]["ok"]
     assert names["SFT, gradient norm"]["value"] > 0  # the two sides do take different kernels
@@ -112,7 +115,7 @@ def test_bad_options_are_one_line(arguments, words, tmp_path):
 
 
 def test_parts_by_name_and_group():
-    assert command.chosen(["small"]) == ["env", "load", "exact", "repeat", "order"]
+    assert command.chosen(["small"]) == ["env", "load", "exact", "repeat", "options", "order"]
     assert command.chosen(["7B step", "body", "env"]) == ["env", "7b-body", "7b-step"]
     assert command.chosen(["small", "large"]) == ALL
     with pytest.raises(UserError, match="unknown part"):
