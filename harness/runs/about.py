@@ -5,15 +5,16 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from harness.evaluation.settings import Drift
+from harness.learning.moments import FLOAT32
 from harness.runs.methods import MethodSpec
 
 
 def about_method(spec: MethodSpec) -> dict[str, Any]:
     """A method with its options, parts and what it trains."""
-    about: dict[str, Any] = {
-        "method": spec.method,
-        "config": {**about_section(spec.config, optional=("moments",)), **spec.written},
-    }
+    config = {**asdict(spec.config), **spec.written}
+    if config.get("moments") == FLOAT32:  # folders from before the option do not have it
+        del config["moments"]
+    about: dict[str, Any] = {"method": spec.method, "config": config}
     if spec.preset:
         about["preset"] = spec.preset
     if spec.parts:

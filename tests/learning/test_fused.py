@@ -326,14 +326,48 @@ def whole_steps(kernels):
             assert (gradient - wanted[name]).norm() <= 1e-5 * wanted[name].norm(), name
 
 
-def test_the_kernels_in_tritons_interpreter():
+POINTERS = {
+    **dict.fromkeys(("logits", "student", "teacher"), "*bf16"),
+    **dict.fromkeys(("values", "sums", "gradient"), "*fp32"),
+    "tokens": "*i64",
+    "scale": "fp32",
+    "BLOCK": "constexpr",
+}
+
+
+def compiled():
+    """Every kernel by Triton's compiler, which needs no GPU, for two generations of them."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from harness.learning import fused_kernels
+
+    for name in ("_logprobs", "_logprobs_gradient", "_forward_kl", "_forward_kl_gradient"):
+        kernel = getattr(fused_kernels, name)
+        signature = {argument: POINTERS.get(argument, "i32") for argument in kernel.arg_names}
+        for capability in (80, 90):
+            source = ASTSource(kernel, signature, {"BLOCK": fused_kernels.LONGEST})
+            target = GPUTarget("cuda", capability, 32)
+            made = triton.compile(source, target, {"num_warps": fused_kernels.WARPS})
+            assert f".target sm_{capability}" in made.asm["ptx"]
+    print("compiled")
+
+
+@pytest.mark.parametrize("how, interprets", [("interpreted", "1"), ("compiled", "0")])
+def test_the_kernels_without_a_gpu(how, interprets, tmp_path):
+    """In Triton's interpreter, and by its compiler."""
     pytest.importorskip("triton", reason="Triton is not installed; make test-vllm has it")
     done = subprocess.run(
-        [sys.executable, "-c", "from tests.learning import test_fused as t; t.interpreted()"],
+        [sys.executable, "-c", f"from tests.learning import test_fused as t; t.{how}()"],
         cwd=ROOT,
-        env={**os.environ, "TRITON_INTERPRET": "1"},
+        env={
+            **os.environ,
+            "TRITON_INTERPRET": interprets,
+            "TRITON_CACHE_DIR": str(tmp_path),
+        },
         capture_output=True,
         text=True,
         timeout=300,
     )
-    assert done.stdout == "interpreted\n", done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1:] == [how], done.stderr[-3000:]

@@ -211,7 +211,12 @@ def test_they_go_on_from_a_checkpoint_to_the_bit(dtype, contiguous, monkeypatch)
     random = torch.Generator().manual_seed(0)
     weight = torch.randn(73, 70, generator=random).to(dtype)
     weight = weight if contiguous else weight.T
-    gradients = [torch.randn(weight.shape, generator=random) for _ in range(6)]
+    gradients = [
+        torch.empty_like(weight, dtype=torch.float32).copy_(
+            torch.randn(weight.shape, generator=random)
+        )
+        for _ in range(6)
+    ]
     whole = halves.halves_of({"w": weight.clone()}, CPU)
     run(EIGHT_BITS, gradients, weight, holders=whole)
 
