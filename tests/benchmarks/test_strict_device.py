@@ -419,7 +419,11 @@ def stopped_and_resumed(path, out):
 
 @pytest.mark.parametrize("masters", ["device", "host"])
 def test_a_stopped_run_ends_in_the_same_bits(strict, masters, tmp_path):
-    methods = {"sdft": {}, "grpo": {"group_size": 3, "kl_beta": 0.1}}
+    methods = {
+        "sdft": {},
+        "grpo": {"group_size": 3, "kl_beta": 0.1},
+        "less": {"method": "sft", "moments": "8bit"},
+    }
     path = write_order(
         tmp_path,
         methods,
@@ -430,7 +434,7 @@ def test_a_stopped_run_ends_in_the_same_bits(strict, masters, tmp_path):
         checkpoints={"minutes": 0},
     )
     resumed, stops = strict(stopped_and_resumed, path, tmp_path / "resumed")
-    assert stops == 2 and resumed == strict(run, path, tmp_path / "whole")
+    assert stops == 3 and resumed == strict(run, path, tmp_path / "whole")
     assert all(len(steps) == 5 for steps in resumed[1].values())
 
 
@@ -451,6 +455,7 @@ CLIPPED = {"weight_decay": 0.1, "max_grad_norm": 0.1}
 JOINED = {
     "plain": {"method": "sft", **CLIPPED},
     "again": {"method": "sft", **CLIPPED, "gradient_checkpointing": True},
+    "less": {"method": "sft", **CLIPPED, "moments": "8bit"},
     "sdft": {"gradient_checkpointing": True, "micro_batch_tokens": 60},
     "sfa": {"method": "sft", "with": {"sfa": {}}},
     "lora": {"method": "sdft", "parameters": {"lora": {}}},
@@ -477,7 +482,23 @@ def test_parts_and_adapters_do_not_see_where_masters_are(strict, tmp_path):
     assert found["host_moments"] == found["device"] and found["host"] == found["device"]
     _, logs = found["device"]
     assert set(logs) == {f"{label}-seed0" for label in JOINED}
-    assert logs["again-seed0"] == logs["plain-seed0"]
+    assert logs["again-seed0"] == logs["plain-seed0"] != logs["less-seed0"]
+
+
+def test_fused_losses_change_no_gradient(strict, tmp_path):
+    model, found = save_tiny(tmp_path / "model"), {}
+    for fused in (False, True):
+        path = write_order(tmp_path, {"sft": {}, "sdft": {}}, model, "bfloat16")
+        order = yaml.safe_load(path.read_text())
+        order["model"]["fused_losses"] = fused
+        path.write_text(yaml.safe_dump(order))
+        found[fused] = strict(run, path, tmp_path / f"out-{fused}")
+    (records, logs), (fused_records, fused_logs) = found.values()
+    assert records == fused_records
+    for label, steps in logs.items():
+        assert {step["grad_norm"] for step in steps} == {
+            step["grad_norm"] for step in fused_logs[label]
+        }
 
 
 # ---- how often the host waits ----------------------------------------------------------------
