@@ -75,7 +75,7 @@ def _start(kernel: Any, temperature: float, logits: torch.Tensor, *arguments: An
 
 
 @triton.jit
-def _sums(logits: Any, step: Any, vocabulary: Any, scale: Any, BLOCK: tl.constexpr) -> Any:
+def _sums(logits, step, vocabulary, scale, BLOCK: tl.constexpr):
     """The largest of a row's scaled logits x, and the log of the sum of exp(x - largest)."""
     largest = -3.0e38  # not -inf, of which a block of -inf would make NaN
     total = 0.0
@@ -91,16 +91,16 @@ def _sums(logits: Any, step: Any, vocabulary: Any, scale: Any, BLOCK: tl.constex
 
 @triton.jit
 def _logprobs(
-    logits: Any,
-    row_step: Any,
-    step: Any,
-    tokens: Any,
-    values: Any,
-    sums: Any,
-    vocabulary: Any,
-    scale: Any,
+    logits,
+    row_step,
+    step,
+    tokens,
+    values,
+    sums,
+    vocabulary,
+    scale,
     BLOCK: tl.constexpr,
-) -> None:
+):
     row = tl.program_id(0).to(tl.int64)
     logits += row * row_step
     largest, log_sum = _sums(logits, step, vocabulary, scale, BLOCK)
@@ -112,16 +112,16 @@ def _logprobs(
 
 @triton.jit
 def _logprobs_gradient(
-    logits: Any,
-    row_step: Any,
-    step: Any,
-    tokens: Any,
-    sums: Any,
-    gradient: Any,
-    vocabulary: Any,
-    scale: Any,
+    logits,
+    row_step,
+    step,
+    tokens,
+    sums,
+    gradient,
+    vocabulary,
+    scale,
     BLOCK: tl.constexpr,
-) -> None:
+):
     row = tl.program_id(0).to(tl.int64)
     logits += row * row_step
     largest = tl.load(sums + 2 * row)
@@ -138,18 +138,18 @@ def _logprobs_gradient(
 
 @triton.jit
 def _forward_kl(
-    student: Any,
-    student_row: Any,
-    student_step: Any,
-    teacher: Any,
-    teacher_row: Any,
-    teacher_step: Any,
-    values: Any,
-    sums: Any,
-    vocabulary: Any,
-    scale: Any,
+    student,
+    student_row,
+    student_step,
+    teacher,
+    teacher_row,
+    teacher_step,
+    values,
+    sums,
+    vocabulary,
+    scale,
     BLOCK: tl.constexpr,
-) -> None:
+):
     row = tl.program_id(0).to(tl.int64)
     student += row * student_row
     teacher += row * teacher_row
@@ -173,18 +173,18 @@ def _forward_kl(
 
 @triton.jit
 def _forward_kl_gradient(
-    student: Any,
-    student_row: Any,
-    student_step: Any,
-    teacher: Any,
-    teacher_row: Any,
-    teacher_step: Any,
-    sums: Any,
-    gradient: Any,
-    vocabulary: Any,
-    scale: Any,
+    student,
+    student_row,
+    student_step,
+    teacher,
+    teacher_row,
+    teacher_step,
+    sums,
+    gradient,
+    vocabulary,
+    scale,
     BLOCK: tl.constexpr,
-) -> None:
+):
     row = tl.program_id(0).to(tl.int64)
     student += row * student_row
     teacher += row * teacher_row

@@ -3,11 +3,12 @@
 In 8 bits a moment is a code of one byte for each number and a float32 scale for each block of BLOCK
 numbers, as in arXiv 2110.02861. The codes here need no table: in a block whose largest number is s,
 
-    number = s (k / L)^4,    k a whole number up to L
+    number = s (k / L)^p,    k a whole number up to L
 
-with L = 127 and a sign for the mean of the gradients, L = 255 for the mean of their squares. The
-largest number of a block stays what it is. Others are off by less than the gap between two levels,
-which is about 4 / k of the number, and at most 4 / L of s.
+with p = 4, L = 127 and a sign for the mean of the gradients; p = 8 and L = 255 for the mean of
+their squares, which so reaches as far down, 4 powers of a gradient. The largest number of a block
+stays what it is. Others are off by less than the gap between two levels, which is about p / k of
+the number, and at most p / L of s.
 
 A number between two levels takes the upper one where its place between them is above a threshold,
 which walks through [0, 1) from step to step: over the steps the mean is exact. The nearest level
@@ -34,7 +35,9 @@ BLOCK = 256
 SMALLEST = 4096
 # Bytes of a number's two moments, the scales included
 MOMENT_BYTES = {FLOAT32: 8.0, EIGHT_BITS: 2 * (1 + 4 / BLOCK)}
-LEVELS = {True: 127, False: 255}  # by whether numbers have signs
+# By whether numbers have signs: L, and how many square roots lead from a number to its level
+LEVELS = {True: 127, False: 255}
+ROOTS = {True: 2, False: 3}
 # Steps of the thresholds along a block and in time: 1/g and 1/g^2 of g^3 = g + 1, whose multiples
 # fill the unit square evenly.
 ALONG, IN_TIME = 0.7548776662466927, 0.5698402909980532
@@ -114,10 +117,12 @@ def encoded(
     sizes = blocks.abs() if signed else blocks
     scales = sizes.amax(1)
     sizes = sizes / torch.where(scales > 0, scales, 1.0)[:, None]
-    most = LEVELS[signed]
-    below = (sizes.sqrt().sqrt_() * most).floor_().clamp_(max=most - 1)
-    start = _level(below, most)
-    gap = _level(below + 1, most).sub_(start)
+    most, below = LEVELS[signed], sizes
+    for _ in range(ROOTS[signed]):
+        below = below.sqrt()
+    below = (below * most).floor_().clamp_(max=most - 1)
+    start = _level(below, signed)
+    gap = _level(below + 1, signed).sub_(start)
     codes = below.add_((sizes - start) > thresholds * gap)
     if signed:
         return torch.copysign(codes, blocks).to(torch.int8), scales
@@ -127,12 +132,15 @@ def encoded(
 def decoded(codes: torch.Tensor, scales: torch.Tensor, signed: bool) -> torch.Tensor:
     """Float32 numbers [blocks x BLOCK] of what ``encoded`` gave."""
     levels = codes.float()
-    numbers = _level(levels, LEVELS[signed])
+    numbers = _level(levels, signed)
     if signed:
         numbers = torch.copysign(numbers, levels)
     return numbers.mul_(scales[:, None]).view(-1)
 
 
-def _level(codes: torch.Tensor, most: int) -> torch.Tensor:
-    """(codes / most)^4, the same number wherever it is computed."""
-    return (codes / most).square_().square_()
+def _level(codes: torch.Tensor, signed: bool) -> torch.Tensor:
+    """(codes / L)^p, the same number wherever it is computed."""
+    level = codes / LEVELS[signed]
+    for _ in range(ROOTS[signed]):
+        level.square_()
+    return level

@@ -36,7 +36,7 @@ CHUNK_PASSES = 20
 UPDATED_BYTES, AVERAGED_BYTES = 40, 20
 # And of making float32 moments of 8 bits and back: about 60 operations on float32 numbers of
 # harness/learning/moments.py, an estimate.
-EIGHT_BIT_BYTES = 480
+EIGHT_BIT_BYTES = 510
 # vLLM: seconds of a token beside reading weights and cache, and of waking up and taking weights;
 # how much longer batch-invariant kernels take. Estimates: 4.5 ms a token of a 7B on an H200 in all;
 # 26 and 42 seconds for the same requests in "Defeating Nondeterminism in LLM Inference" (Thinking

@@ -174,7 +174,7 @@ def test_an_update_by_hand():
     pieces = sum(-(-p.numel() // 2**24) for p in model.shape_of("7B").parameters())
     assert on_device == pytest.approx(max(60 * B / (0.8 * 4.8e12), pieces * 47 * 8e-6))
     eight = gpu().terms(step(masters="device", moments="8bit")).update
-    assert eight == pytest.approx(540 * B / (0.8 * 4.8e12))
+    assert eight == pytest.approx(570 * B / (0.8 * 4.8e12))
     assert on_device < eight < update
     slow = Speeds(1e15, 1e15, 1e15)  # only starting kernels takes time
     assert gpu(speeds=slow).terms(step()).update == pytest.approx(pieces * (22 + 35) * 8e-6)

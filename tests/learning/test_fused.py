@@ -91,7 +91,8 @@ def test_cross_entropy_is_pytorchs():
     logits, tokens = logits_of(5, 40, BFLOAT16), torch.arange(5)
     value, gradient = gradient_at(logits, lambda x: fused_cross_entropy(x, tokens))
     wanted, slope = gradient_at(logits, lambda x: cross_entropy(x.float(), tokens))
-    assert value == pytest.approx(wanted, rel=1e-6) and torch.equal(gradient, slope)
+    assert value.item() == pytest.approx(wanted.item(), rel=1e-6)
+    assert torch.equal(gradient, slope)
 
 
 def test_the_gradient_takes_the_logits_place():
@@ -299,9 +300,8 @@ def compare(kernels, plain, student, teacher, tokens, gradient, temperature):
         assert found[1].dtype == student.dtype
         if student.dtype == FLOAT32:
             torch.testing.assert_close(found[1], wanted[1], rtol=2e-5, atol=2e-7)
-        else:  # rounded once: the same, or its neighbour
+        else:  # the interpreter cuts what a GPU rounds: the same, or its neighbour
             torch.testing.assert_close(found[1], wanted[1], rtol=2**-7, atol=1e-7)
-            assert (found[1] != wanted[1]).float().mean() < 0.02
 
 
 def whole_steps(kernels):
@@ -351,6 +351,8 @@ def compiled():
             target = GPUTarget("cuda", capability, 32)
             made = triton.compile(source, target, {"num_warps": fused_kernels.WARPS})
             assert f".target sm_{capability}" in made.asm["ptx"]
+            # what is written over the logits is rounded to nearest
+            assert ("cvt.rn.bf16" in made.asm["ptx"]) == name.endswith("gradient")
     print("compiled")
 
 

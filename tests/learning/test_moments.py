@@ -23,6 +23,7 @@ from harness.learning.moments import (
 from harness.learning.optimizer import Streamed
 
 CPU = torch.device("cpu")
+POWERS = {True: 4, False: 8}
 SIGNED = pytest.mark.parametrize("signed", [True, False])
 
 
@@ -48,7 +49,7 @@ def through(numbers, signed, step):
 def test_every_level_stays_what_it_is(signed):
     """As does the largest number of a block, whatever it is."""
     most = LEVELS[signed]
-    levels = (torch.arange(most + 1) / most) ** 4
+    levels = (torch.arange(most + 1) / most) ** POWERS[signed]
     levels = torch.cat([levels, -levels]) if signed else levels
     for step, scale in ((0, 1.0), (1, 3.7e-6), (7, 2.9e9)):
         numbers = torch.cat([levels * scale, torch.zeros(-len(levels) % BLOCK)])
@@ -60,20 +61,19 @@ def test_every_level_stays_what_it_is(signed):
 
 @SIGNED
 def test_a_number_is_off_by_less_than_a_gap(signed):
-    """The gap around share x of a block's largest is at most 4 x^(3/4) / L, and what a series has
-    after it.
-    """
+    """At a share x of a block's largest the next level is (x^(1/p) + 1 / L)^p at most."""
     most = LEVELS[signed]
     numbers = numbers_like(40 * BLOCK + 17, signed)
     padded = torch.cat([numbers, torch.zeros(-len(numbers) % BLOCK)]).view(-1, BLOCK)
     scales = padded.abs().amax(1)
-    root = (padded.abs() / scales[:, None]).sqrt().sqrt().double()
-    gap = ((root + 1 / most) ** 4 - root**4) * scales[:, None]
+    power = POWERS[signed]
+    root = (padded.abs() / scales[:, None]).double() ** (1 / power)
+    gap = ((root + 1 / most) ** power - root**power) * scales[:, None]
     for step in range(5):
         off = (through(numbers, signed, step) - numbers).abs()
         assert (off <= 1.001 * gap.view(-1)[: len(numbers)]).all()
         assert off.max() > 0
-        assert (off <= 4.1 / most * scales.repeat_interleave(BLOCK)[: len(numbers)]).all()
+        assert (off <= power / most * scales.repeat_interleave(BLOCK)[: len(numbers)]).all()
         largest = padded.abs().argmax(1) + torch.arange(len(padded)) * BLOCK
         assert not off[largest].any()
 
@@ -102,10 +102,11 @@ def test_the_mean_over_steps_is_exact(signed):
     found = torch.stack([through(numbers, signed, step) for step in range(500)]).double()
     share = numbers.abs() / scales
     most = LEVELS[signed]
-    root = share.sqrt().sqrt().double()
-    gap = ((root + 1 / most) ** 4 - (root - 1 / most).clamp(min=0) ** 4) * scales
+    power = POWERS[signed]
+    root = share.double() ** (1 / power)
+    gap = ((root + 1 / most) ** power - (root - 1 / most).clamp(min=0) ** power) * scales
     # below the first level squares are told as that level
-    told = share > most**-4.0
+    told = share > float(most) ** -power
     off = (found.mean(0) - numbers).abs() / gap
     assert off[told].max() < 0.01
     assert (found.std(0)[told] > 0).float().mean() > 0.9
@@ -133,8 +134,8 @@ def run(kind, gradients, start, rate=1e-2, holders=None):
 
 
 def test_steps_are_near_adamws():
-    """Gradients with a mean and noise, of sizes over four powers of ten: the way after 300 steps is
-    AdamW's within 3%, in the mean of all numbers.
+    """Gradients with a mean and noise, of sizes that differ by four powers of ten in a block: how
+    far the way of 300 steps is from AdamW's, by the size.
     """
     random = torch.Generator().manual_seed(0)
     size = 10 ** torch.randn(SMALLEST * 2, generator=random)
@@ -143,16 +144,21 @@ def test_steps_are_near_adamws():
     start = torch.zeros(len(size))
     whole, _ = run(FLOAT32, gradients, start)
     found, _ = run(EIGHT_BITS, gradients, start)
-    assert (found - whole).norm() < 0.1 * whole.norm()
-    assert found.norm() == pytest.approx(whole.norm(), rel=0.03)
-    by_size = [
-        (found - whole)[part].norm() / whole[part].norm() for part in size.argsort().chunk(4)
-    ]
-    assert max(by_size) < 0.2
+    share = (size.view(-1, BLOCK) / size.view(-1, BLOCK).amax(1, keepdim=True)).view(-1)
+    for least, most, off, longer in (
+        (0, 1e-3, 0.2, 0.06),
+        (1e-3, 1e-2, 0.1, 0.03),
+        (1e-2, 0.1, 0.06, 0.02),
+        (0.1, 2, 0.04, 0.01),
+    ):
+        part = (share >= least) & (share < most)
+        assert part.sum() > 300
+        assert (found - whole)[part].norm() < off * whole[part].norm()
+        assert found[part].norm() == pytest.approx(whole[part].norm().item(), rel=longer)
 
 
 def test_mean_squares_follow_gradients_that_grow_small():
-    """After 200 large gradients 3,000 small ones: a mean of squares goes down by a thousandth a
+    """After 100 large gradients 1,100 small ones: a mean of squares goes down by a thousandth a
     step, which no code can say.
     """
     random = torch.Generator().manual_seed(0)
@@ -161,7 +167,7 @@ def test_mean_squares_follow_gradients_that_grow_small():
         random.manual_seed(1)
         holders = {"w": torch.zeros(SMALLEST)}
         optimizer = Streamed(holders, {"w": 0.0}, CPU, kind)
-        for step in range(2000):
+        for step in range(1200):
             gradient = torch.randn(SMALLEST, generator=random)
             optimizer.move("w", gradient * (1.0 if step < 100 else 0.03), 1e-3)
         found[kind] = optimizer.moments["w"][1].read(0, CPU).sqrt()
