@@ -127,8 +127,7 @@ class Stage(Lessons):
         self.begins_run = self.number == 1
         self.prompts, self.batch_size = prompts, batch_size
         self.passes = Passes(MICRO_BATCH_TOKENS[model.device.type != "cpu"])
-        self.max_new_tokens = max_new_tokens
-        self.later = later
+        self.max_new_tokens, self.later = max_new_tokens, later
         self.parts = list(parts)
         self.phases = self._join(phases or [prompts])
         self.parameters = parameters or Parametrisation()

@@ -28,7 +28,7 @@ from harness.runs.cost import Machine, StepWork
 READ_LAYER, LEARNED_LAYER, AGAIN_LAYER = 26, 152, 36
 # Of a chunk of SDFT's logits, and of each tensor of a step: update and average, streamed or not.
 CHUNK = 41
-UPDATE, STREAMED_UPDATE, EIGHT_BIT_UPDATE, AVERAGE = 12, 22, 80, 35
+UPDATE, STREAMED_UPDATE, EIGHT_BIT_UPDATE, AVERAGE = 12, 22, 93, 35
 # Times that a chunk's float32 logits are read or written: an estimate, about half of its kernels.
 CHUNK_PASSES = 20
 # Bytes of a weight that AdamW and an average read and write on the GPU: gradient, its norm, master
