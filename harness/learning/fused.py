@@ -151,9 +151,10 @@ class _Logprobs(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        logits, *saved = ctx.saved_tensors
+        logits, tokens, sums = ctx.saved_tensors
         gradient = logits.detach()
-        kernels_of(logits.device).logprobs_gradient(gradient, *saved, grad, ctx.temperature)
+        kernels = kernels_of(logits.device)
+        kernels.logprobs_gradient(gradient, tokens, sums, grad, ctx.temperature)
         return _written(gradient), None, None
 
 
@@ -170,9 +171,10 @@ class _ForwardKLInPlace(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        student, *saved = ctx.saved_tensors
+        student, teacher, sums = ctx.saved_tensors
         gradient = student.detach()
-        kernels_of(student.device).forward_kl_gradient(gradient, *saved, grad, ctx.temperature)
+        kernels = kernels_of(student.device)
+        kernels.forward_kl_gradient(gradient, teacher, sums, grad, ctx.temperature)
         return _written(gradient), None, None
 
 

@@ -32,8 +32,8 @@ def logprobs_gradient(
     temperature: float,
 ) -> None:
     """Write the gradient over the logits; gradient [tokens]: of the log-probabilities."""
-    arguments = (tokens, sums, gradient.float().contiguous())
-    _start(_logprobs_gradient, temperature, logits, *logits.stride(), *arguments)
+    arguments = (*logits.stride(), tokens, sums, gradient.float().contiguous())
+    _start(_logprobs_gradient, temperature, logits, *arguments)
 
 
 def forward_kl(
@@ -41,8 +41,8 @@ def forward_kl(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(KL(teacher || student) [tokens] in nats, what ``forward_kl_gradient`` needs)."""
     values, sums = _outputs(student, 4)
-    both = (student, *student.stride(), teacher, *teacher.stride())
-    _start(_forward_kl, temperature, *both, values, sums)
+    both = (*student.stride(), teacher, *teacher.stride())
+    _start(_forward_kl, temperature, student, *both, values, sums)
     return values, sums
 
 
@@ -54,8 +54,8 @@ def forward_kl_gradient(
     temperature: float,
 ) -> None:
     """Write the gradient over the student's logits; gradient [tokens]: of the divergences."""
-    both = (student, *student.stride(), teacher, *teacher.stride())
-    _start(_forward_kl_gradient, temperature, *both, sums, gradient.float().contiguous())
+    both = (*student.stride(), teacher, *teacher.stride())
+    _start(_forward_kl_gradient, temperature, student, *both, sums, gradient.float().contiguous())
 
 
 def _outputs(logits: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
