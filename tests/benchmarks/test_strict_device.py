@@ -482,7 +482,7 @@ def test_parts_and_adapters_do_not_see_where_masters_are(strict, tmp_path):
     assert found["host_moments"] == found["device"] and found["host"] == found["device"]
     _, logs = found["device"]
     assert set(logs) == {f"{label}-seed0" for label in JOINED}
-    assert logs["again-seed0"] == logs["plain-seed0"] != logs["less-seed0"]
+    assert logs["again-seed0"] == logs["plain-seed0"]
 
 
 def test_fused_losses_change_no_gradient(strict, tmp_path):
