@@ -1,4 +1,5 @@
-"""Writes the generated pages of docs/reference from the schema and the docstrings.
+"""Writes the generated pages of docs/reference from the schema and the docstrings, and runs the
+notebooks of docs/examples.
 
     python docs/generate.py
 
@@ -18,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
 from generator.measured import Measured
+from generator.notebook import executed
 from generator.plugins import FOLDERS
 from generator.plugins import pages as plugin_pages
 from generator.text import NOTICE, cell, functions, grid, markdown, table
@@ -238,6 +240,9 @@ def write() -> None:
         page.parent.mkdir(exist_ok=True)
         page.write_text(text, encoding="utf-8")
         print(page.relative_to(ROOT))
+    for path in sorted((ROOT / "docs" / "examples").glob("*.ipynb")):
+        path.write_text(executed(path), encoding="utf-8")
+        print(path.relative_to(ROOT))
     for page in stale(made):
         page.unlink()
         print(f"removed {page.relative_to(ROOT)}")
