@@ -42,7 +42,7 @@ def generate():
     return SimpleNamespace(**made, costs=costs, measured=measured, plugins=plugins)
 
 
-@cachedef test_notebooks_print_what_is_committed():
+def test_notebooks_print_what_is_committed():
     made = generate()
     paths = sorted((ROOT / "docs" / "examples").glob("*.ipynb"))
     assert paths
