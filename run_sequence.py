@@ -95,15 +95,9 @@ def main() -> None:
 
             print(plan(order, out, measured_variations(out)))
             return
-        from harness.models.load import load_tokenizer
-        from harness.runs.context import check_context
+        from harness.runs.script import try_prompts
 
-        progress.say(f"tries the chat template of {order.model.name} on the prompts")
-        place = f"{order.path}: model"
-        tokenizer, source = load_tokenizer(order.model.name, order.model.revision, place)
-        # Before the minutes that a model and its evaluation take.
-        for note in order.check_prompts(tokenizer) + check_context(order, tokenizer, source):
-            progress.say(note)
+        try_prompts(order, progress)
         if args.check_teacher:
             from harness.runs.teacher_check import check_teacher
 

@@ -30,6 +30,7 @@ from harness.results.overlap import Overlap
 from harness.runs.about import about_method, about_section
 from harness.runs.grid import expand_grid
 from harness.runs.methods import MethodSpec, build_method
+from harness.runs.reading import Changes, keep, read_source
 from harness.runs.references import Run, check_followed, check_references, no_short_prompt, runs
 from harness.runs.schema import ChatTemplate
 from harness.runs.sections import Sections, check_plain
@@ -54,9 +55,24 @@ class Order(Sections):
     # How a CPU computes the model, once that is measured or read from the folder.
     products: Products | None = None
 
-    def __init__(self, mapping: object, path: str | Path) -> None:
-        """Raises UserError naming the place in the file and what would be right there."""
-        super().__init__(mapping, path)
+    def __init__(
+        self,
+        source: object,
+        path: str | Path | None = None,
+        *,
+        changes: Changes = (),
+        methods: Sequence[str] = (),
+        seeds: Sequence[int] = (),
+        sequences: Sequence[str] = (),
+    ) -> None:
+        """An order from a file, or from a mapping with its keys.
+
+        path: where a mapping comes from: files that it names are looked up beside it, else in the
+        current folder. changes: {key.key: value}, or texts ``key.key=value`` as for --set; methods,
+        seeds, sequences: keep only these. Raises UserError naming the place and what would be right
+        there.
+        """
+        super().__init__(*read_source(source, path, changes))
         check_name(self.model.name, f"{self.place}: model")
         check_device(self.model.device, f"{self.place}: model: device")
         self._check_engines()
@@ -77,6 +93,7 @@ class Order(Sections):
         self._check_sizes()
         self.judge = self._judge()
         self.suite = self._suite()
+        keep(self, methods, seeds, sequences)
 
     # ---- the parts -----------------------------------------------------------------------------
 
