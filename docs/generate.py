@@ -1,5 +1,5 @@
-"""Writes the generated pages of docs/reference from the schema and the docstrings, and runs the
-notebooks of docs/examples.
+"""Writes the generated pages of docs/reference and the order's JSON schema from the code, and runs
+the notebooks of docs/examples.
 
     python docs/generate.py
 
@@ -30,6 +30,7 @@ from harness.evaluation.settings import KL, Drift, Evaluate, PassAtK
 from harness.evaluation.suite import RetentionTask
 from harness.models import size
 from harness.report import continual
+from harness.runs.order_schema import FILE, order_schema
 from harness.runs.schema import (
     Budget,
     ChatTemplate,
@@ -96,7 +97,8 @@ def order_page() -> str:
         "in one line, with exit code 2; what only the model or a trainer of TRL can tell, before "
         "anything is learned. Paths are looked up beside the order file, then in the "
         "current folder; that of `model` in the current folder alone. `--set` changes any key "
-        "for one start ([commands](commands.md#run_sequencepy)).\n",
+        "for one start ([commands](commands.md#run_sequencepy)). "
+        "[In an editor](../how-to/editors.md) keys complete and explain themselves.\n",
         EXAMPLE,
     ]
     for title, (config, sentence) in SECTIONS.items():
@@ -224,6 +226,7 @@ def pages(measured: Measured | None = None) -> dict[Path, str]:
         **plugin_pages(measured or Measured()),
         folder / "metrics.md": metrics_page(),
         folder / "graders.md": graders_page(),
+        FILE: json.dumps(order_schema(), indent=1, ensure_ascii=False) + "\n",
     }
 
 
