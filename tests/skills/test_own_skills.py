@@ -250,7 +250,7 @@ def test_a_call_of_the_hub_has_no_empty_fields():
         {
             "role": "assistant",
             "content": "",
-            "tool_calls": [{"type": "function", "function": function}],
+            "tool_calls": left,
         },
         {"role": "tool", "content": "1", "name": "f"},
     ]
