@@ -3,14 +3,16 @@
     python -m harness list methods|parts|parameters|presets|skills|graders|suites|orders
     python -m harness schema
     python -m harness completion bash|zsh
+    python -m harness export RESULTS METHOD
 
 Orders are listed by their path in benchmarks/orders.
 """
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
-from harness.base.errors import Parser, reported
+from harness.base.errors import Parser, UserError, reported
 from harness.base.files import ROOT
 
 RUNS = ROOT / "harness" / "runs"
@@ -38,7 +40,29 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     add("schema", print_schema, "print the JSON schema of an order, for editors")
     completion = add("completion", print_completion, "print a script that completes in a shell")
     completion.add_argument("shell", choices=("bash", "zsh"), metavar="bash|zsh")
+    _add_export(add("export", export_method, "write a model with its card and its numbers"))
     return parser.parse_args(words)
+
+
+def _add_export(command: Parser) -> None:
+    """The options of ``export``."""
+    command.add_argument("results", help="a folder that run_sequence.py wrote")
+    command.add_argument("method", help="its label in the order")
+    command.add_argument(
+        "--out", metavar="DIR", help="where to write (default: RESULTS/export/METHOD)"
+    )
+    command.add_argument("--seed", type=int, metavar="N", help="of the run whose model is taken")
+    command.add_argument("--sequence", metavar="NAME", help="of the run, where there are several")
+    command.add_argument(
+        "--licence", metavar="ID", help="of the model, as the hub names it: apache-2.0, mit, ..."
+    )
+    command.add_argument(
+        "--numbers", action="store_true", help="leave the model out, as where no weights are kept"
+    )
+    command.add_argument(
+        "--push", metavar="OWNER/NAME", help="push the folder to this repository of the hub"
+    )
+    command.add_argument("--private", action="store_true", help="make the repository private")
 
 
 def list_names(args: argparse.Namespace) -> None:
@@ -66,6 +90,29 @@ def print_completion(args: argparse.Namespace) -> None:
     """Print the script that a shell evaluates."""
     script = (RUNS / "completion.sh").read_text(encoding="utf-8")
     print(script if args.shell == "bash" else ZSH + script, end="")
+
+
+def export_method(args: argparse.Namespace) -> None:
+    """Write the export, push it on request, and print where it is."""
+    if args.numbers and args.push:
+        raise UserError("--push", "pushes a model, and --numbers leaves it out", "leave one out")
+    if args.private and not args.push:
+        raise UserError("--private", "goes with --push", "leave it out")
+    from harness.report.publish import export, push
+
+    out = export(
+        Path(args.results),
+        args.method,
+        Path(args.out) if args.out else None,
+        args.seed,
+        args.sequence,
+        args.licence,
+        args.push,
+        args.numbers,
+    )
+    print(f"exported: {out}")
+    if args.push:
+        print(f"pushed: {push(out, args.push, args.private)}")
 
 
 def main(words: list[str] | None = None) -> None:
