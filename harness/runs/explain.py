@@ -29,7 +29,7 @@ LISTED = "docs/reference/order.md and docs/reference/methods.md list all"
 SOME = {"integer": 1, "number": 0.5, "string": "...", "array": [], "object": {}}
 
 
-class Key(NamedTuple):
+class OrderKey(NamedTuple):
     """A key of an order: its dotted path, its schema, and whether it must be given.
 
     An entry of a list has no name in the path. An option of a part is with.PART.OPTION, one of a
@@ -60,7 +60,7 @@ def explain(asked: str) -> str:
 
 
 @cache
-def keys() -> tuple[Key, ...]:
+def keys() -> tuple[OrderKey, ...]:
     """Every key of an order."""
     schema = read_json(SCHEMA, remedy="python docs/generate.py writes it")
     found = list(_inside(schema, ""))
@@ -71,10 +71,10 @@ def keys() -> tuple[Key, ...]:
     return (*found, *_inside(schema["$defs"]["own_file"], f"methods.{LABEL}."))
 
 
-def _inside(schema: Json, before: str) -> Iterator[Key]:
+def _inside(schema: Json, before: str) -> Iterator[OrderKey]:
     """The keys of a mapping, and those inside them."""
     for name, each in schema.get("properties", {}).items():
-        yield Key(before + name, each, name in schema.get("required", ()))
+        yield OrderKey(before + name, each, name in schema.get("required", ()))
         for form in _forms(each) if name != "methods" else ():
             yield from _inside(form, f"{before}{name}.")
 
@@ -86,7 +86,7 @@ def _forms(schema: Json) -> Iterator[Json]:
         yield from _forms(form)
 
 
-def _found(words: list[str]) -> list[Key]:
+def _found(words: list[str]) -> list[OrderKey]:
     """The keys that a dotted key may mean: the one itself, or all that end with it."""
     for wanted in _spellings(words):
         path = ".".join(wanted)
@@ -121,9 +121,9 @@ def _remedy(words: list[str]) -> str:
     return LISTED
 
 
-def _alike(found: list[Key]) -> list[list[Key]]:
+def _alike(found: list[OrderKey]) -> list[list[OrderKey]]:
     """Keys with the same schema together: methods share most of their options."""
-    groups: dict[str, list[Key]] = {}
+    groups: dict[str, list[OrderKey]] = {}
     for key in found:
         groups.setdefault(json.dumps(key.schema, sort_keys=True), []).append(key)
     return list(groups.values())
@@ -132,7 +132,7 @@ def _alike(found: list[Key]) -> list[list[Key]]:
 # ---- what is said of it --------------------------------------------------------------------------
 
 
-def _text(alike: list[Key]) -> str:
+def _text(alike: list[OrderKey]) -> str:
     """The lines on keys of one schema."""
     path, schema, is_required = alike[0]
     paths = [key.path for key in alike]

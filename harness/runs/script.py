@@ -14,7 +14,6 @@ from harness.base.errors import UserError, called_exit, lack_of_memory, refused_
 from harness.base.files import ROOT, check_folder
 from harness.base.stopping import heard
 from harness.models.load import load_tokenizer
-from harness.results import open_results
 from harness.runs.context import check_context
 from harness.runs.order import Order
 from harness.runs.sequence import run_order
@@ -36,6 +35,8 @@ def run(
 
     Raises UserError for what a user can mend, and at the end where runs have failed.
     """
+    from harness.results import open_results  # wants pandas, which the command does without
+
     folder = Path(out) if out else ROOT / "results" / order.name
     progress = progress or Progress()
     failed: dict[str, str] = {}
