@@ -7,7 +7,6 @@ Pages of plug-ins that are gone are removed. A test compares the pages with what
 the code, so that they cannot go stale.
 """
 
-import dataclasses
 import json
 import re
 import sys
@@ -112,10 +111,8 @@ def order_page() -> str:
         "{lora: {rank: 8}}` trains [other numbers](parameters.md) than all weights.\n",
         "## retention\n",
         "A suite of benchmarks/retention, or a list of lm-eval tasks "
-        "([how to](../how-to/retention.md)).\n",
-        "Its keys: "
-        + ", ".join(f"`{field.name}`" for field in dataclasses.fields(RetentionTask))
-        + ".\n",
+        "([how to](../how-to/retention.md)), each a mapping or the name alone.\n",
+        table(RetentionTask),
         "## grid\n",
         "`label: {setting: [values]}`, also `with.PART.OPTION` and `parameters.NAME.OPTION`. "
         "Validation accuracy selects among all combinations "

@@ -163,15 +163,15 @@ class Results:
     # -- answers
 
     @property
-    def answers(self) -> "Answers":
+    def answers(self) -> "LazyAnswers":
         """Every answer on record, one row an item, read when it is collected."""
         records = self.records
         of_runs = records[records["evaluation"].notna() & records["label"].notna()]
         index = of_runs[EVALUATION].drop_duplicates(ignore_index=True)
-        return Answers(self.data, index.astype({"evaluation": object}))
+        return LazyAnswers(self.data, index.astype({"evaluation": object}))
 
 
-class Answers:
+class LazyAnswers:
     """A lazy frame of the items of evaluations: none is read before ``collect``.
 
     index: one row an evaluation: of which run, when, of what, and the key of its file. ``len`` is
@@ -182,7 +182,7 @@ class Answers:
         self._data = data
         self.index = index
 
-    def where(self, **columns: object) -> "Answers":
+    def where(self, **columns: object) -> "LazyAnswers":
         """Those with these values in the columns of ``index``, each one value or a list of some.
 
         Raises UserError for a column that is not there.
@@ -194,7 +194,7 @@ class Answers:
                 raise UserError(f"answers: {name[:80]}", "there is no such column", remedy)
             among = list(wanted) if isinstance(wanted, list | tuple | set) else [wanted]
             chosen = chosen[chosen[name].astype(object).isin(among)]
-        return Answers(self._data, chosen)
+        return LazyAnswers(self._data, chosen)
 
     def __len__(self) -> int:
         return len(self.index)
