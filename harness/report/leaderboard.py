@@ -130,7 +130,9 @@ def _comparable(row: Json) -> str:
         kind: {name: (each["metric"], each["protocol"]) for name, each in row[kind].items()}
         for kind in ("skills", "retention")
     }
-    model = {key: value for key, value in (row["model"] or {}).items() if key != "device"}
+    model = row["model"]
+    if isinstance(model, dict):  # older results have its name alone
+        model = {key: value for key, value in model.items() if key != "device"}
     shared = [row["results_version"], model, row["order"], row["orders"], row["budget"], protocols]
     text = json.dumps(shared, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -27,7 +27,8 @@ def model_card(results: ReportData, label: str, run: RunId, made: Json, licence:
     made: the run's run.json; licence: an id of the hub, by default that of an embedded base model.
     """
     head = results.heads[run.folder]
-    name = str((head.get("model") or {}).get("name") or "model")
+    model = head.get("model") or "model"  # older results have its name alone
+    name = str(model.get("name") if isinstance(model, dict) else model)
     base, known = EMBEDDED.get(name, (name, None))
     licence = licence or known
     row = leaderboard_row(results, label)

@@ -26,7 +26,7 @@ LABEL = "LABEL"  # of a method, in the path of a key that has no method's name
 MOST = 12  # keys of one name that are explained
 LONGEST = 100  # letters of a whole section as an example
 LISTED = "docs/reference/order.md and docs/reference/methods.md list all"
-SOME = {"integer": 1, "number": 0.5, "string": "...", "array": [], "object": {}}
+SOME = {"integer": 1, "number": 0.5, "string": "text", "array": [], "object": {}}
 
 
 class OrderKey(NamedTuple):
@@ -228,7 +228,8 @@ def _made(path: str, schema: Json) -> str:
     if words[0] in PLUGGED:
         words = ["methods", "my_label", *words]
     elif words[0] in LISTS and len(words) > 1:
-        entry = {"name" if words[0] == "skills" else "task": "...", words[1]: _value(schema)}
+        named = {"name": "mine"} if words[0] == "skills" else {"task": "hellaswag"}
+        entry = {**named, words[1]: _value(schema)}
         return yaml_line({words[0]: [entry]})
     return yaml_line(_nested(words, _value(schema)))
 
@@ -246,7 +247,7 @@ def _value(schema: Json) -> Any:
         return default
     kinds = [form["type"] for form in forms if form.get("type") not in (None, "null")]
     lowest = max((form.get("minimum", 0) for form in forms), default=0)
-    return lowest or SOME.get(kinds[0] if kinds else "", "...")
+    return lowest or SOME.get(kinds[0] if kinds else "", "text")
 
 
 def _nested(words: list[str], value: Any) -> Any:

@@ -57,7 +57,7 @@ class HubSkill(OwnSkill):
                 f"{self.place}: {split}",
                 f"{self.dataset} has no split {split!r}",
                 f"it has {', '.join(self.there)}; name one, also a slice of it: "
-                f"{split}: {self.there[0]}[90%:]",
+                f"{split}: {(self.there or [split])[0]}[90%:]",
             )
         return super().examples(split)
 

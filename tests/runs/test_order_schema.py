@@ -209,7 +209,7 @@ def test_a_key_is_explained():
         ("parameters.lora.rank", "parameters.lora.rank", "parameters: {lora: {rank: "),
         ("evaluate.kl.prompts", "evaluate.kl.prompts", "evaluate: {kl: {prompts: "),
         ("checkpoints.keep", "checkpoints.keep", "checkpoints: {keep: none}"),
-        ("methods.mine.file", "methods.LABEL.file", "methods: {LABEL: {file: ..."),
+        ("methods.mine.file", "methods.LABEL.file", "methods: {LABEL: {file: text}}"),
         ("rollout.top_p", "rollout.top_p", "rollout: {top_p: "),
     ],
 )

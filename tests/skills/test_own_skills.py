@@ -82,12 +82,13 @@ def test_messages(tmp_path):
     ],
 )
 def test_prompt_and_completion(tmp_path, row):
-    hub_folder(tmp_path / "support", train=[row], test=[{**row, "reference": ["b", "c"]}])
-    made = skill(tmp_path)
-    (train,), (test,) = made.examples("train"), made.examples("test")
-    assert train.prompt == [{"role": "user", "content": "q"}]
-    assert (train.demonstration, train.reference) == ("a", "a")
-    assert test.reference == ["b", "c"]
+    hub_folder(tmp_path / "support", train=[row], test=[row])
+    (example,) = skill(tmp_path).examples("train")
+    assert example.prompt == [{"role": "user", "content": "q"}]
+    assert (example.demonstration, example.reference) == ("a", "a")
+    rows = [{**row, "reference": ["b", "c"]}]
+    hub_folder(tmp_path / "own", train=rows, test=rows)
+    assert skill(tmp_path, hub="own").examples("test")[0].reference == ["b", "c"]
 
 
 def test_splits_have_the_names_that_the_order_gives_also_slices(tmp_path):
@@ -111,8 +112,8 @@ def test_rows_that_end_without_words_are_left_out_and_told(tmp_path):
         {"messages": [*said("q", "a"), {"role": "user", "content": "and?"}]},
         {"messages": [{"role": "user", "content": "q"}, call]},
     ]
-    hub_folder(tmp_path / "support", train=rows, test=rows[:1])
-    made = skill(tmp_path)
+    hub_folder(tmp_path / "support", train=rows, test=rows)
+    made = skill(tmp_path, ["train"])
     assert [e.id for e in made.examples("train")] == ["1"]
     assert made.notes() == [
         "skill support, split train: 2 of 3 rows are left out, which end without an answer in words"
