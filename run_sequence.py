@@ -92,7 +92,7 @@ def main() -> None:
     args = arguments()
     with steady_streams(), reported(args.out or ROOT / "results"):
         if args.explain is not None:
-            from harness.runs.explain import explain
+            from harness.base.explain import explain
 
             print(explain(args.explain))
             return

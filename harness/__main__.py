@@ -13,9 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.base.errors import Parser, UserError, reported
-from harness.base.files import ROOT
 
-RUNS = ROOT / "harness" / "runs"
+HERE = Path(__file__).parent
 ZSH = "autoload -U +X bashcompinit && bashcompinit\n"
 
 
@@ -83,12 +82,12 @@ def list_names(args: argparse.Namespace) -> None:
 
 def print_schema(args: argparse.Namespace) -> None:
     """Print the JSON schema of an order."""
-    print((RUNS / "order.schema.json").read_text(encoding="utf-8"), end="")
+    print((HERE / "order.schema.json").read_text(encoding="utf-8"), end="")
 
 
 def print_completion(args: argparse.Namespace) -> None:
     """Print the script that a shell evaluates."""
-    script = (RUNS / "completion.sh").read_text(encoding="utf-8")
+    script = (HERE / "completion.sh").read_text(encoding="utf-8")
     print(script if args.shell == "bash" else ZSH + script, end="")
 
 

@@ -1,12 +1,11 @@
 """The JSON schema of a whole order file: its sections, and the options of every plug-in.
 
-docs/generate.py writes it to order.schema.json beside this file, where editors and ``--explain``
+docs/generate.py writes it to harness/order.schema.json, where editors and ``--explain``
 read it without PyTorch. What it allows may still be refused: it knows types, names and bounds, and
 neither data nor what goes together.
 """
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from harness.base.files import ROOT
@@ -32,7 +31,7 @@ from harness.sampling.settings import Rollout, VLLMConfig
 
 Json = dict[str, Any]
 
-FILE = Path(__file__).with_name("order.schema.json")
+FILE = ROOT / "harness" / "order.schema.json"
 METHODS = ROOT / "methods"
 SECTIONS = {
     "chat_template": ChatTemplate,

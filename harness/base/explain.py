@@ -16,7 +16,7 @@ from harness.base.files import ROOT, read_json
 
 Json = dict[str, Any]
 
-SCHEMA = Path(__file__).with_name("order.schema.json")
+SCHEMA = ROOT / "harness" / "order.schema.json"
 ORDERS = ROOT / "benchmarks" / "orders"
 FIRST = "quickstart.yaml"  # of the orders that examples come from
 LISTS = ("skills", "retention")  # sections that are lists of entries
