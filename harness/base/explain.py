@@ -114,7 +114,9 @@ def _spellings(words: list[str]) -> Iterator[list[str]]:
 def _remedy(words: list[str]) -> str:
     paths = [key.path for key in keys()]
     names = dict.fromkeys(path.rpartition(".")[2] for path in paths)
-    for word, known in ((".".join(words), paths), (words[-1] if words else "", names)):
+    last = (words[-1] if words else "", names)
+    whole = (".".join(words), paths)
+    for word, known in (whole, last) if len(words) > 1 else (last, whole):
         near, meant, _ = did_you_mean(word, known).partition(" known: ")
         if meant:
             return f"{near} {LISTED}"

@@ -203,7 +203,7 @@ def test_a_key_is_explained():
         ("skills.elements.prompts", "skills.prompts", "skills: [{name: "),
         ("skills[0].prompts", "skills.prompts", "skills: [{name: "),
         ("methods.sdft.skip_tokens", "methods.sdft.skip_tokens", "skip_tokens: 0"),
-        ("methods.my_label.skip_tokens", "methods.", "skip_tokens: 0"),
+        ("methods.my_label.skip_tokens", "methods.", "skip_tokens: "),
         ("methods.my_label.with.replay.ratio", "with.replay.ratio", "with: {replay: {ratio: "),
         ("with.replay.ratio", "with.replay.ratio", "with: {replay: {ratio: "),
         ("parameters.lora.rank", "parameters.lora.rank", "parameters: {lora: {rank: "),
@@ -221,7 +221,7 @@ def test_ways_to_ask(asked, title, example):
 
 def test_a_bare_name_is_explained_wherever_it_stands():
     titles = [text.splitlines()[0] for text in explain("prompts").split("\n\n")]
-    assert {"budget.prompts", "skills.prompts", "evaluate.kl.prompts"} <= set(titles)
+    assert {"budget.prompts", "skills.prompts", "evaluate.{pass_at_k, kl}.prompts"} <= set(titles)
     rates = explain("learning_rate").split("\n\n")
     assert any(text.startswith("methods.{") and "sft" in text for text in rates)
 
