@@ -149,8 +149,8 @@ def lm_eval_results(results: ReportData, label: str, run: RunId, made: Json, pat
     """
     records = _last_records(results, label, run)
     tasks: dict[str, Json] = {}
-    form: Json = {key: {} for key in ("results", "group_subtasks", "configs", "versions", "n-shot")}
-    form |= {"higher_is_better": {}, "n-samples": {}}
+    kinds = ("group_subtasks", "configs", "versions", "n-shot", "higher_is_better", "n-samples")
+    form: dict[str, Json] = {kind: {} for kind in kinds}
     for record in records.to_dict("records"):
         name = _task_name(results, record)
         task = tasks.setdefault(name, {"name": name, "alias": name, "sample_len": int(record["n"])})

@@ -13,8 +13,8 @@ import yaml
 import run_sequence
 from harness.__main__ import main as small_command
 from harness.base.errors import UserError
-from harness.base.files import ROOT
 from harness.base.explain import SCHEMA, explain, keys
+from harness.base.files import ROOT
 from harness.runs.schema import Schema
 from tests.base.test_settings import TYPES
 
