@@ -7,7 +7,7 @@ text (``_source``) or both (``_both``), as in figure 7 of arXiv 2601.19897.
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 # {"role": ..., "content": a text}; a turn that calls tools has `tool_calls` beside them, as chat
 # templates read it: [{"type": "function", "function": {"name": ..., "arguments": ...}}].
@@ -26,7 +26,7 @@ def is_chat(messages: Any) -> bool:
     )
 
 
-def is_prompt(messages: Any) -> bool:
+def is_prompt(messages: Any) -> TypeGuard[list[Message]]:
     """Whether ``messages`` are a conversation in which the assistant has the next turn."""
     if not is_chat(messages) or not messages:
         return False

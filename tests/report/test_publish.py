@@ -279,7 +279,7 @@ def test_a_push_sends_every_file(folder, hub, tmp_path):
     assert said.returncode == 0, said.stderr
     assert said.stdout.splitlines()[-1] == f"pushed: {endpoint}/me/mine"
     (made,) = [json.loads(body) for path, body in hub.asked if path == "/api/repos/create"]
-    assert made["name"] == "mine" and made["private"] is True
+    assert made["name"] == "mine" and made["visibility"] == "private"
     (commit,) = [body for path, body in hub.asked if "/commit/" in path]
     lines = [json.loads(line) for line in commit.splitlines()]
     sent = {
