@@ -126,8 +126,8 @@ class SkillSpec:
     test: str | None = option(None, "JSONL file")
     hub: str | None = option(
         None,
-        "instead of files: a dataset of the hub, or a folder in its form; `train`, `validation` "
-        "and `test` then name its splits",
+        "instead of files: a dataset of the hub or a folder; `train`, `validation` and `test` name "
+        "its splits",
     )
     subset: str | None = option(None, "of `hub`: which of its datasets")
     revision: str | None = option(None, "of `hub`: commit of the repository")
