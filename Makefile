@@ -1,3 +1,4 @@
+# make taste: the quickstart's comparison in about 90 seconds, too small to measure anything.
 # make quickstart: from nothing to forgetting curves on a real model. make test: all tests, offline.
 # make test-vllm: those of vLLM, and kernels in Triton's interpreter; an environment of its own, offline once made.
 # make gpu-check: proves the path on this machine's GPU, with the Python that is there; installs nothing.
@@ -7,7 +8,7 @@ VENV := .venv
 VLLM := .venv-vllm
 RUN := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(VENV)/bin/python
 
-.PHONY: setup quickstart paper bench test test-vllm gpu-check gpu-check-vllm lint clean
+.PHONY: setup taste quickstart paper bench test test-vllm gpu-check gpu-check-vllm lint clean
 
 setup: $(VENV)/.model
 
@@ -23,6 +24,9 @@ $(VENV)/.installed: requirements.txt requirements-data.txt
 $(VENV)/.model: $(VENV)/.installed
 	$(RUN) -m harness.models
 	touch $@
+
+taste: setup
+	$(RUN) run_sequence.py benchmarks/orders/taste.yaml
 
 quickstart: setup
 	$(RUN) run_sequence.py benchmarks/orders/quickstart.yaml

@@ -20,7 +20,9 @@ def arguments() -> argparse.Namespace:
         epilog="python -m harness list methods|parts|parameters|presets|skills|graders|suites|"
         "orders prints what an order can name.",
     )
-    parser.add_argument("order", help="task-order file, as benchmarks/orders/quickstart.yaml")
+    parser.add_argument(
+        "order", nargs="?", help="task-order file, as benchmarks/orders/quickstart.yaml"
+    )
     parser.add_argument(
         "--out", metavar="DIR", help="results folder (default: results/<name of the order>)"
     )
@@ -73,13 +75,27 @@ def arguments() -> argparse.Namespace:
         action="store_true",
         help="end at the first run that fails; without it the other runs go on",
     )
-    return parser.parse_args()
+    parser.add_argument(
+        "--explain",
+        metavar="KEY",
+        help="print what a key of an order means, as budget.prompts or learning_rate; takes no "
+        "order",
+    )
+    args = parser.parse_args()
+    if args.order is None and args.explain is None:
+        parser.error("the following arguments are required: order")
+    return args
 
 
 def main() -> None:
     """The command. It imports PyTorch, which takes seconds, after the first line on the screen."""
     args = arguments()
     with steady_streams(), reported(args.out or ROOT / "results"):
+        if args.explain is not None:
+            from harness.base.explain import explain
+
+            print(explain(args.explain))
+            return
         from harness.base.console import Progress
         from harness.base.files import check_folder
         from harness.runs.reading import read_order, read_sections
@@ -95,15 +111,9 @@ def main() -> None:
 
             print(plan(order, out, measured_variations(out)))
             return
-        from harness.models.load import load_tokenizer
-        from harness.runs.context import check_context
+        from harness.runs.script import try_prompts
 
-        progress.say(f"tries the chat template of {order.model.name} on the prompts")
-        place = f"{order.path}: model"
-        tokenizer, source = load_tokenizer(order.model.name, order.model.revision, place)
-        # Before the minutes that a model and its evaluation take.
-        for note in order.check_prompts(tokenizer) + check_context(order, tokenizer, source):
-            progress.say(note)
+        try_prompts(order, progress)
         if args.check_teacher:
             from harness.runs.teacher_check import check_teacher
 

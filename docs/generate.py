@@ -1,4 +1,5 @@
-"""Writes the generated pages of docs/reference from the schema and the docstrings.
+"""Writes the generated pages of docs/reference and the order's JSON schema from the code, and runs
+the notebooks of docs/examples.
 
     python docs/generate.py
 
@@ -6,7 +7,6 @@ Pages of plug-ins that are gone are removed. A test compares the pages with what
 the code, so that they cannot go stale.
 """
 
-import dataclasses
 import json
 import re
 import sys
@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
 from generator.measured import Measured
+from generator.notebook import executed
 from generator.plugins import FOLDERS
 from generator.plugins import pages as plugin_pages
 from generator.text import NOTICE, cell, functions, grid, markdown, table
@@ -28,6 +29,7 @@ from harness.evaluation.settings import KL, Drift, Evaluate, PassAtK
 from harness.evaluation.suite import RetentionTask
 from harness.models import size
 from harness.report import continual
+from harness.runs.order_schema import FILE, order_schema
 from harness.runs.schema import (
     Budget,
     ChatTemplate,
@@ -94,7 +96,8 @@ def order_page() -> str:
         "in one line, with exit code 2; what only the model or a trainer of TRL can tell, before "
         "anything is learned. Paths are looked up beside the order file, then in the "
         "current folder; that of `model` in the current folder alone. `--set` changes any key "
-        "for one start ([commands](commands.md#run_sequencepy)).\n",
+        "for one start ([commands](commands.md#run_sequencepy)). "
+        "[In an editor](../how-to/editors.md) keys complete and explain themselves.\n",
         EXAMPLE,
     ]
     for title, (config, sentence) in SECTIONS.items():
@@ -108,10 +111,8 @@ def order_page() -> str:
         "{lora: {rank: 8}}` trains [other numbers](parameters.md) than all weights.\n",
         "## retention\n",
         "A suite of benchmarks/retention, or a list of lm-eval tasks "
-        "([how to](../how-to/retention.md)).\n",
-        "Its keys: "
-        + ", ".join(f"`{field.name}`" for field in dataclasses.fields(RetentionTask))
-        + ".\n",
+        "([how to](../how-to/retention.md)), each a mapping or the name alone.\n",
+        table(RetentionTask),
         "## grid\n",
         "`label: {setting: [values]}`, also `with.PART.OPTION` and `parameters.NAME.OPTION`. "
         "Validation accuracy selects among all combinations "
@@ -222,6 +223,7 @@ def pages(measured: Measured | None = None) -> dict[Path, str]:
         **plugin_pages(measured or Measured()),
         folder / "metrics.md": metrics_page(),
         folder / "graders.md": graders_page(),
+        FILE: json.dumps(order_schema(), indent=1, ensure_ascii=False) + "\n",
     }
 
 
@@ -238,6 +240,9 @@ def write() -> None:
         page.parent.mkdir(exist_ok=True)
         page.write_text(text, encoding="utf-8")
         print(page.relative_to(ROOT))
+    for path in sorted((ROOT / "docs" / "examples").glob("*.ipynb")):
+        path.write_text(executed(path), encoding="utf-8")
+        print(path.relative_to(ROOT))
     for page in stale(made):
         page.unlink()
         print(f"removed {page.relative_to(ROOT)}")

@@ -1,11 +1,20 @@
 """A benchmark harness for continual learning.
 
-What must be known before PyTorch loads is said here: the package is imported before it.
+    from harness import Order, run
+
+    run(Order("my_order.yaml", changes={"budget.prompts": 80}), out="results/mine")
+
+What must be known before PyTorch loads is said here: the package is imported before it. ``Order``
+and ``run`` import it once they are asked for.
 """
 
+import importlib
 import os
 import time
 from collections.abc import Iterable, Iterator
+from typing import Any
+
+LAZY = {"Order": "harness.runs.order", "run": "harness.runs.script"}
 
 # Turns of a thread of GNU's OpenMP that waits for the others, before it sleeps: some microseconds.
 # They bridge the time between two products. More of them take the core from another program, for
@@ -16,6 +25,12 @@ SPIN = "3000"
 # step has other lengths, so most are never met again, and in what they hold tensors find no room.
 KEPT_PRODUCTS = "32"
 CACHES = "LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+
+
+def __getattr__(name: str) -> Any:
+    if name in LAZY:
+        return getattr(importlib.import_module(LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def waiting(looks: Iterable[str]) -> dict[str, str]:

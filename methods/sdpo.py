@@ -50,7 +50,7 @@ from harness.learning.trainer import learning
 from harness.models.chat import chat_tokens
 from harness.sampling.sampler import Completion
 from harness.skills.skill import Example
-from harness.skills.templates import Message
+from harness.skills.templates import Message, last_user_turn
 
 SOLUTION = "\nCorrect solution:\n\n{}\n\n"
 FEEDBACK = "\nThe following is feedback from your unsuccessful earlier attempt:\n\n{}\n\n"
@@ -184,9 +184,11 @@ class SDPO(Method):
 
 def reprompt(example: Example, solution: str | None, feedback: str | None) -> list[Message]:
     """The chat messages that the teacher reads before an answer."""
-    text = example.prompt[-1]["content"]
+    asked = last_user_turn(example.prompt)
+    text = example.prompt[asked]["content"]
     if solution is not None:
         text += SOLUTION.replace("{}", solution)
     if feedback is not None:
         text += FEEDBACK.replace("{}", feedback)
-    return [*example.prompt[:-1], {"role": "user", "content": text + TASK}]
+    question: Message = {"role": "user", "content": text + TASK}
+    return [*example.prompt[:asked], question, *example.prompt[asked + 1 :]]

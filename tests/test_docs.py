@@ -42,6 +42,16 @@ def generate():
     return SimpleNamespace(**made, costs=costs, measured=measured, plugins=plugins)
 
 
+def test_notebooks_print_what_is_committed():
+    made = generate()
+    paths = sorted((ROOT / "docs" / "examples").glob("*.ipynb"))
+    assert paths
+    for path in paths:
+        assert made.executed(path) == path.read_text(encoding="utf-8"), (
+            f"{path.name} is old: python docs/generate.py"
+        )
+
+
 @cache
 def plugin_pages():
     """{(kind, name): text} as committed."""

@@ -1,13 +1,18 @@
-"""Plug-ins by name: a file of a folder holds one class, imported only when it is asked for."""
+"""Plug-ins by name: a file of a folder holds one class, imported only when it is asked for.
+
+A user's own file holds a class or a function.
+"""
 
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from harness.base.errors import UserError, did_you_mean, plug_in
 from harness.base.moved import CHANGE_IMPORTS, moved_imports
@@ -106,3 +111,31 @@ def _import_file(path: Path, kind: str, place: str) -> ModuleType:
             place, f"{path} cannot be imported ({type(error).__name__}: {error})"
         ) from error
     return module
+
+
+def function_of_file(named: str, kind: str, place: str, find: Callable[[str], Path]) -> Any:
+    """The function of a user's file: FILE.py with one public function, or FILE.py:NAME.
+
+    find: finds a file that an order names. Raises UserError if there is none.
+    """
+    file, _, name = named.partition(".py:")
+    path = find(file if not name else f"{file}.py")
+    if not path.is_file():
+        raise UserError(place, f"{path} is not a file", f"write FILE.py or FILE.py:{kind}")
+    module = _import_file(path, kind, place)
+    own = {
+        key: value
+        for key, value in vars(module).items()
+        if inspect.isfunction(value)
+        and value.__module__ == module.__name__
+        and value.__name__ == key
+        and not key.startswith("_")
+    }
+    if name and name not in own:
+        problem = f"{path} defines no function {name!r}"
+        raise UserError(place, problem, did_you_mean(name, own) if own else "")
+    if not name and len(own) != 1:
+        which = f"{len(own)} public functions" if own else "no public function"
+        remedy = "name the one that is meant, as FILE.py:NAME"
+        raise UserError(place, f"{path} defines {which}", remedy)
+    return own[name or next(iter(own))]

@@ -9,6 +9,7 @@ from typing import Any
 
 from harness.base.errors import UserError, did_you_mean
 from harness.base.files import ROOT
+from harness.base.settings import option
 from harness.evaluation.lm_eval_context import code_allowed, quiet
 
 FOLDER = ROOT / "benchmarks" / "retention"
@@ -28,26 +29,23 @@ LEAST = {"num_fewshot": 0, "limit": 1, "max_gen_toks": 1}  # of whole numbers, o
 
 @dataclass(frozen=True)
 class RetentionTask:
-    """One lm-eval task or group and how it counts.
+    """One lm-eval task or group and how it counts."""
 
-    metric: lm-eval's name with its filter ("acc,none"); chance: the metric's value for guessing,
-    None where there is none; num_fewshot, limit (documents), max_gen_toks (new tokens): None leaves
-    lm-eval's own; coarse: whether it has too few items for its accuracy to show small changes,
-    which tables say; reference: of a task that generates, the field of its documents (or lm-eval's
-    template) with a good answer, whose log-likelihood is measured too.
-    """
-
-    task: str
-    metric: str
-    higher_is_better: bool = True
-    chance: float | None = None
-    num_fewshot: int | None = None
-    chat_template: bool = False
-    limit: int | None = None
-    max_gen_toks: int | None = None
-    coarse: bool = False
-    reference: str | None = None
-    description: str = ""
+    task: str = option(help="name of an lm-eval task or group")
+    metric: str = option(help="the one that counts, with its filter, as `acc,none`")
+    higher_is_better: bool = option(True, "false for a loss, as bits per byte")
+    chance: float | None = option(None, "the metric's value for guessing")
+    num_fewshot: int | None = option(None, "examples in a prompt; lm-eval's own if left out", min=0)
+    chat_template: bool = option(False, "whether prompts go through the model's chat template")
+    limit: int | None = option(None, "documents, the first ones; all if left out", min=1)
+    max_gen_toks: int | None = option(
+        None, "new tokens of an answer; lm-eval's own if left out", min=1
+    )
+    coarse: bool = option(False, "too few items for small changes of accuracy, which tables say")
+    reference: str | None = option(
+        None, "field of a document with a good answer, whose log-likelihood is measured too"
+    )
+    description: str = option("", "words for the report")
 
 
 def retention_tasks(item: object, place: str) -> list[RetentionTask]:

@@ -9,8 +9,9 @@ from harness.evaluation.settings import Evaluate
 from harness.evaluation.subject import Subject
 from harness.sampling.sampler import Completion
 from harness.skills.skill import Example, Skill
+from harness.skills.templates import Message, turn_text
 
-Messages = list[dict[str, str]]  # a prompt: [{"role", "content"}, ...]
+Messages = list[Message]  # a prompt: [{"role", "content"}, ...]
 
 
 def sample_of(examples: list[Example], count: int | None) -> list[Example]:
@@ -25,7 +26,7 @@ def decoding(temperature: float, top_p: float, seed: int) -> str:
 
 def message_text(messages: Messages) -> str:
     """A prompt as one text for people, with the role of each message."""
-    return "\n".join(f"[{message['role']}] {message['content']}" for message in messages)
+    return "\n".join(f"[{message['role']}] {turn_text(message)}" for message in messages)
 
 
 def evaluate_skill(

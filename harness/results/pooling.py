@@ -213,9 +213,9 @@ def _pool_series(
     """Pools a label over the folders in which all that is learned is the same.
 
     That is method, config, model and order; budget, rollout, and of each skill its prompts,
-    teacher's template and training data. Results of two versions are apart: their hashes do not
-    mean the same. A folder with a seed and sequence that is there already is a series of
-    its own, and so is one with another sequence of the same name, or with `orders` where the other
+    teacher's template, training data and reward. Results of two versions are apart: their hashes do
+    not mean the same. A folder with a seed and sequence that is there already is a series of its
+    own, and so is one with another sequence of the same name, or with `orders` where the other
     has none. The selected point of a grid has the grid's label.
     """
     groups: dict[str, list[_Group]] = defaultdict(list)
@@ -289,7 +289,7 @@ def _setting(head: Json, label: str, entry: Json) -> str:
     if isinstance(model, dict):  # Where it ran is provenance: seeds of two devices are pooled.
         model = {key: value for key, value in model.items() if key != "device"}
     learned = [
-        [skill.get(key) for key in ("prompts", "teacher_template", "train")]
+        [skill.get(key) for key in ("prompts", "teacher_template", "train", "reward")]
         for skill in head["skills"]
     ]
     order = [skill["name"] for skill in head["skills"]]

@@ -20,7 +20,7 @@ from harness.models.rope import Border, answer_side, border_of
 from harness.runs.methods import MethodSpec
 from harness.runs.order import Order
 from harness.skills.skill import Example, Skill
-from harness.skills.templates import ORACLE_TEMPLATE, TEACHER_TEMPLATES
+from harness.skills.templates import ORACLE_TEMPLATE, TEACHER_TEMPLATES, turn_text
 
 MARGIN = 512  # tokens that a chat template may add to the texts of a conversation
 REMEDY = (
@@ -131,7 +131,7 @@ class _Context:
         """Whether all texts of an example fit together: a token has at least one byte."""
         template = self.order.template(skill) or skill.teacher_template
         turns = TEACHER_TEMPLATES[template] if isinstance(template, str) else template
-        texts = [turn["content"] for turn in [*example.prompt, *turns, *ORACLE_TEMPLATE]]
+        texts = [turn_text(turn) for turn in [*example.prompt, *turns, *ORACLE_TEMPLATE]]
         texts += [example.demonstration or "", example.source or ""]
         limit = max(self.order.limit(skill), self.order.limit(skill, rollout=True))
         roles = len(example.prompt) + len(turns)

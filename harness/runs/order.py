@@ -4,7 +4,7 @@ docs/reference/order.md explains every key. harness.runs.sections reads the sect
 PyTorch; here their names become skills, methods and a retention suite.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -22,8 +22,7 @@ from harness.evaluation.skills import sample_of
 from harness.evaluation.suite import Suite, load_suite
 from harness.learning.fused import check_fused
 from harness.learning.options import TrainingConfig
-from harness.models.chat import ChatInputs, Message, chat_tokens
-from harness.models.demonstration import Demonstrations
+from harness.models.chat import chat_tokens
 from harness.models.load import check_device, check_name, resolve_device, resolve_dtype
 from harness.models.products import Products
 from harness.results.formats import VERSION
@@ -31,6 +30,8 @@ from harness.results.overlap import Overlap
 from harness.runs.about import about_method, about_section
 from harness.runs.grid import expand_grid
 from harness.runs.methods import MethodSpec, build_method
+from harness.runs.prompts import live_turns, try_template
+from harness.runs.reading import Changes, keep, read_source
 from harness.runs.references import Run, check_followed, check_references, no_short_prompt, runs
 from harness.runs.schema import ChatTemplate
 from harness.runs.sections import Sections, check_plain
@@ -58,9 +59,24 @@ class Order(Sections):
     # How a CPU computes the model, once that is measured or read from the folder.
     products: Products | None = None
 
-    def __init__(self, mapping: object, path: str | Path) -> None:
-        """Raises UserError naming the place in the file and what would be right there."""
-        super().__init__(mapping, path)
+    def __init__(
+        self,
+        source: object,
+        path: str | Path | None = None,
+        *,
+        changes: Changes = (),
+        methods: Sequence[str] = (),
+        seeds: Sequence[int] = (),
+        sequences: Sequence[str] = (),
+    ) -> None:
+        """An order from a file, or from a mapping with its keys.
+
+        path: where a mapping comes from: files that it names are looked up beside it, else in the
+        current folder. changes: {key.key: value}, or texts ``key.key=value`` as for --set; methods,
+        seeds, sequences: keep only these. Raises UserError naming the place and what would be right
+        there.
+        """
+        super().__init__(*read_source(source, path, changes))
         check_name(self.model.name, f"{self.place}: model")
         check_device(self.model.device, f"{self.place}: model: device")
         if self.model.fused_losses:
@@ -83,6 +99,7 @@ class Order(Sections):
         self._check_sizes()
         self.judge = self._judge()
         self.suite = self._suite()
+        keep(self, methods, seeds, sequences)
 
     # ---- the parts -----------------------------------------------------------------------------
 
@@ -193,21 +210,21 @@ class Order(Sections):
         for skill in self.skills:
             place = f"skill {skill.name}"
             train = [example.prompt for example in skill.examples("train")]
-            _try_prompts(tokenizer, train, f"{place}, split train", student)
+            try_template(tokenizer, train, f"{place}, split train", student)
             for split in self.splits(skill):
                 prompts = [example.prompt for example in skill.examples(split)]
-                _try_prompts(tokenizer, prompts, f"{place}, split {split}", evaluate)
+                try_template(tokenizer, prompts, f"{place}, split {split}", evaluate)
             self._try_shown(tokenizer, skill)
             limit = self.rollout.max_prompt_tokens
             if limit and not any(
                 len(chat_tokens(tokenizer, prompt, inputs=student)) <= limit for prompt in train
             ):
                 raise no_short_prompt(skill, limit)
-            notes += [*_live_turns(tokenizer, skill, student), *skill.notes()]
+            notes += [*live_turns(tokenizer, skill, student), *skill.notes()]
         for label, spec in self.methods.items():
             messages = spec.conversations(self)
             for chat in (student, teacher):
-                _try_prompts(tokenizer, messages, f"{self.place}: methods.{label}", chat)
+                try_template(tokenizer, messages, f"{self.place}: methods.{label}", chat)
         return notes
 
     def _try_shown(self, tokenizer: PreTrainedTokenizerBase, skill: Skill) -> None:
@@ -217,12 +234,12 @@ class Order(Sections):
             examples = skill.examples(self.teacher_split(skill))
             shown = [skill.teacher_prompt(e, self.template(skill)) for e in examples]
             chat = self.chat_template.inputs("teacher")
-            _try_prompts(tokenizer, shown, f"{place}: teacher_template", chat)
+            try_template(tokenizer, shown, f"{place}: teacher_template", chat)
         if self.evaluate.oracle:
             examples = [e for split in self.reported(skill) for e in skill.examples(split)]
             shown = [skill.teacher_prompt(e, ORACLE_TEMPLATE) for e in examples]
             chat = self.chat_template.inputs("evaluate")
-            _try_prompts(tokenizer, shown, f"{place}: oracle", chat)
+            try_template(tokenizer, shown, f"{place}: oracle", chat)
 
     # ---- what follows from it ------------------------------------------------------------------
 
@@ -373,6 +390,8 @@ class Order(Sections):
             "evaluated": {split: _data_hash(skill, split) for split in self._measured(skill)},
             "graders": {name: scorer_hash(grader) for name, grader in skill.metrics.items()},
         }
+        if reward := getattr(skill, "own_reward", None):
+            about["reward"] = scorer_hash(reward)
         if skill.judge:
             metrics = list(JUDGES[skill.judge].metrics)
             about["judge"] = {"rubric": skill.judge, "metrics": metrics}
@@ -382,40 +401,6 @@ class Order(Sections):
         """All splits that give a number: those evaluated, and the one that measures the teacher."""
         teacher = [self.teacher_split(skill)] if self.evaluate.teacher else []
         return dict.fromkeys([*self.splits(skill), *teacher])
-
-
-def _try_prompts(
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Iterable[Sequence[Message]],
-    place: str,
-    chat: ChatInputs,
-) -> None:
-    """Raises UserError at ``place`` if the chat template refuses a prompt.
-
-    One of each sequence of roles is tried.
-    """
-    by_roles = {tuple(message["role"] for message in prompt): prompt for prompt in prompts}
-    for prompt in by_roles.values():
-        chat_tokens(tokenizer, prompt, place, chat)
-
-
-def _live_turns(
-    tokenizer: PreTrainedTokenizerBase, skill: Skill, chat: ChatInputs
-) -> Iterator[str]:
-    """A line where demonstrations are no turns as the chat template writes finished ones."""
-    rows = Demonstrations(tokenizer, tokenizer.eos_token_id or 0, chat)
-    demonstrations = [
-        (example.prompt, example.demonstration)
-        for example in skill.examples("train")
-        if example.demonstration is not None
-    ]
-    live = sum(rows.text(prompt, text)[1] for prompt, text in demonstrations)
-    if live:
-        yield (
-            f"skill {skill.name}: {live} of {len(demonstrations)} demonstrations are learned as "
-            "live turns; the chat template writes them otherwise in a finished conversation "
-            "(docs/how-to/my-model.md)"
-        )
 
 
 def _check_size(count: int, what: str, place: str) -> None:

@@ -1,6 +1,7 @@
 """Reads an order file, and changes keys of it; ``read_sections`` does so without PyTorch."""
 
-from collections.abc import Collection, Iterable, Sequence
+import copy
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,25 +14,55 @@ if TYPE_CHECKING:  # imports PyTorch
     from harness.runs.order import Order
 
 EXAMPLE = "benchmarks/orders/quickstart.yaml"
+IN_SCRIPT = "order"  # the place of an order that a script makes, in messages
 LARGEST_FILE = 1_000_000  # bytes of an order file
+Changes = Iterable[str] | Mapping[str, Any]  # of keys: texts key=value, or {key: value}
 
 
 def read_order(
     path: str | Path,
-    changes: Iterable[str] = (),
+    changes: Changes = (),
     methods: Sequence[str] = (),
     seeds: Sequence[int] = (),
     sequences: Sequence[str] = (),
 ) -> "Order":
     """Read, change and validate an order file.
 
-    changes: texts ``key.key=value`` (the value in YAML); methods, seeds, sequences: keep only
-    these. Raises UserError.
+    changes: texts ``key.key=value`` (the value in YAML), or {key.key: value}; methods, seeds,
+    sequences: keep only these. Raises UserError.
     """
-    mapping = _read_mapping(Path(path), changes)
     from harness.runs.order import Order
 
-    order = Order(mapping, path)
+    return Order(path, changes=changes, methods=methods, seeds=seeds, sequences=sequences)
+
+
+def read_source(
+    source: object, path: str | Path | None, changes: Changes = ()
+) -> tuple[object, str | Path]:
+    """(keys and values with the ``changes``, where they come from) of a file or a mapping.
+
+    path: where a mapping comes from; it stays as it is. Raises UserError for a file without any.
+    """
+    if isinstance(source, str | Path) and path is None:
+        return _read_mapping(Path(source), changes), source
+    mapping = copy.deepcopy(source)
+    if isinstance(mapping, dict):
+        _apply_all(changes, mapping)
+    return mapping, IN_SCRIPT if path is None else path
+
+
+def read_sections(path: str | Path, changes: Changes = ()) -> Sections:
+    """What ``read_order`` knows of a file before it looks at skills, methods and machine.
+
+    Raises UserError for what is wrong up to there.
+    """
+    return Sections(_read_mapping(Path(path), changes), path)
+
+
+def keep(
+    order: "Order", methods: Sequence[str], seeds: Sequence[int], sequences: Sequence[str]
+) -> None:
+    """Keep these methods, seeds and sequences of an order, all where none is named."""
     if methods:
         _keep_methods(order, methods)
     for seed in seeds:
@@ -40,15 +71,6 @@ def read_order(
         order.seeds = list(dict.fromkeys(seeds))
     if sequences:
         _keep_sequences(order, sequences)
-    return order
-
-
-def read_sections(path: str | Path, changes: Iterable[str] = ()) -> Sections:
-    """What ``read_order`` knows of a file before it looks at skills, methods and machine.
-
-    Raises UserError for what is wrong up to there.
-    """
-    return Sections(_read_mapping(Path(path), changes), path)
 
 
 def _keep_methods(order: "Order", labels: Iterable[str]) -> None:
@@ -84,7 +106,7 @@ def _keep_sequences(order: "Order", names: Sequence[str]) -> None:
     order.sequences = {n: of for n, of in order.sequences.items() if n in names}
 
 
-def _read_mapping(path: Path, changes: Iterable[str]) -> dict[str, Any]:
+def _read_mapping(path: Path, changes: Changes) -> dict[str, Any]:
     """The file's keys and values, with the ``changes``."""
     if not path.is_file():
         raise UserError(path, "is not a file", f"give a task-order file, as {EXAMPLE}")
@@ -97,12 +119,21 @@ def _read_mapping(path: Path, changes: Iterable[str]) -> dict[str, Any]:
     mapping = read_yaml(path, f"see {EXAMPLE}")
     if not isinstance(mapping, dict):
         raise UserError(path, "must be a mapping of keys", f"see {EXAMPLE}")
-    for change in changes:
-        _apply(change, mapping)
+    _apply_all(changes, mapping)
     return mapping
 
 
 # ---- changes ------------------------------------------------------------------------------------
+
+
+def _apply_all(changes: Changes, mapping: dict[str, Any]) -> None:
+    """Apply changes in their order."""
+    if isinstance(changes, Mapping):
+        for key, value in changes.items():
+            _set(mapping, str(key), copy.deepcopy(value))
+        return
+    for change in [changes] if isinstance(changes, str) else changes:
+        _apply(change, mapping)
 
 
 def _apply(change: str, mapping: dict[str, Any]) -> None:
@@ -116,8 +147,14 @@ def _apply(change: str, mapping: dict[str, Any]) -> None:
     except YAML_ERRORS as error:
         problem = f"its value is not YAML ({yaml_problem(error)})"
         raise UserError(place, problem, "quote the value") from None
+    _set(mapping, key, value)
+
+
+def _set(mapping: dict[str, Any], key: str, value: Any) -> None:
+    """Set the value of a dotted key."""
     keys = key.split(".")
-    set_key(mapping, keys, value, place, named="task" if keys[0] == "retention" else "name")
+    named = "task" if keys[0] == "retention" else "name"
+    set_key(mapping, keys, value, f"--set {key}", named)
 
 
 def set_key(

@@ -129,7 +129,19 @@ class SkillSpec:
     train: str | None = option(None, "JSONL file of a skill of your own")
     validation: str | None = option(None, "JSONL file")
     test: str | None = option(None, "JSONL file")
-    grader: str | None = option(None, "one of harness/skills/graders.py")
+    hub: str | None = option(
+        None,
+        "instead of files: a dataset of the hub or a folder; `train`, `validation` and `test` name "
+        "its splits",
+    )
+    subset: str | None = option(None, "of `hub`: which of its datasets")
+    revision: str | None = option(None, "of `hub`: commit of the repository")
+    grader: str | None = option(
+        None, "one of harness/skills/graders.py, or a function of yours: FILE.py or FILE.py:NAME"
+    )
+    reward: str | None = option(
+        None, "a function of yours, FILE.py or FILE.py:NAME; the grade if left out"
+    )
     path: str | None = option(
         None, "folder with the data of tooluse, science, medical, wiki or a suite"
     )

@@ -1,18 +1,24 @@
 """The skills of an order: an entry of its list ``skills`` becomes a Skill."""
 
+import re
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 from harness.base.errors import UserError, did_you_mean
+from harness.base.registry import function_of_file
 from harness.runs.schema import SkillSpec
 from harness.skills.files import FileSkill
+from harness.skills.hub import HubSkill
 from harness.skills.registry import get_skill
 from harness.skills.rubrics import JUDGES
-from harness.skills.skill import Skill
+from harness.skills.skill import Metric, Skill
 from harness.skills.templates import TEACHER_TEMPLATES
 
 SPLITS = ("train", "validation", "test")
+HUB = ("subset", "revision")  # keys that go with `hub`
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+OWN_FILE = re.compile(r"\.py(:|$)")  # of a grader that is no name
 OPTIONS = ("path", "source", "holdout")  # keys that go to the constructor of a project's skill
 
 
@@ -23,8 +29,18 @@ def build_skill(
 
     splits: those that the order needs; beside: finds a file that the order names. Raises UserError.
     """
-    files = {split: str(beside(file)) for split in SPLITS if (file := getattr(spec, split))}
-    skill = _own_skill(spec, files, place, splits) if files else _project_skill(spec, place, beside)
+    named = {split: name for split in SPLITS if (name := getattr(spec, split))}
+    if spec.hub or named:
+        _check_own(spec, place)
+        grader, reward = _functions(spec, place, beside)
+        if spec.hub:
+            skill: Skill = _hub_skill(spec, named, grader, reward, place, beside)
+        else:
+            files = {split: str(beside(file)) for split, file in named.items()}
+            _check_files(files, place, splits)
+            skill = FileSkill(spec.name, files, grader, f"{place}: grader", reward)
+    else:
+        skill = _project_skill(spec, place, beside)
     skill.check_grading(place)
     _set_judge(skill, spec, place)
     if spec.overlap:
@@ -36,10 +52,23 @@ def build_skill(
     return skill
 
 
-def _own_skill(
-    spec: SkillSpec, files: dict[str, str], place: str, splits: Collection[str]
-) -> Skill:
-    """A skill of the user's own, from JSONL files."""
+def _check_own(spec: SkillSpec, place: str) -> None:
+    """Raises UserError for keys that a skill of the user's own has not."""
+    for key in _options(spec):
+        raise UserError(
+            f"{place}: {key}",
+            "goes with a skill of benchmarks/skills",
+            "leave it out, or `train` and `test`",
+        )
+    for key in HUB if not spec.hub else ():
+        if getattr(spec, key):
+            raise UserError(f"{place}: {key}", "goes with `hub`", "leave it out")
+    if not spec.grader:
+        raise UserError(f"{place}: grader", "is missing", "name one of harness/skills/graders.py")
+
+
+def _check_files(files: dict[str, str], place: str, splits: Collection[str]) -> None:
+    """Raises UserError for a file that is not there, and for a split without one."""
     for split, file in files.items():
         if not Path(file).is_file():
             raise UserError(
@@ -47,25 +76,49 @@ def _own_skill(
             )
     for split in sorted(set(splits) - set(files)):
         raise UserError(f"{place}: {split}", "is missing", "give the path of a JSONL file")
-    for key in _options(spec):
+
+
+def _functions(
+    spec: SkillSpec, place: str, beside: Callable[[str], Path]
+) -> tuple[str | Metric, Metric | None]:
+    """The grader, a name or a function of the user's own, and the reward where there is one."""
+    grader: str | Metric = spec.grader or ""
+    if spec.grader and OWN_FILE.search(spec.grader):
+        grader = function_of_file(spec.grader, "grader", f"{place}: grader", beside)
+    reward = spec.reward and function_of_file(spec.reward, "reward", f"{place}: reward", beside)
+    return grader, reward or None
+
+
+def _hub_skill(
+    spec: SkillSpec,
+    named: dict[str, str],
+    grader: str | Metric,
+    reward: Metric | None,
+    place: str,
+    beside: Callable[[str], Path],
+) -> HubSkill:
+    """A skill from a dataset of the hub, or from a folder in its form."""
+    assert spec.hub is not None
+    folder = beside(spec.hub)
+    if not folder.is_dir() and not HUB_ID.fullmatch(spec.hub):
         raise UserError(
-            f"{place}: {key}",
-            "goes with a skill of benchmarks/skills",
-            "leave it out, or `train` and `test`",
+            f"{place}: hub",
+            f"{spec.hub} is neither a folder nor a dataset of the hub",
+            "write OWNER/NAME, or the path of a folder",
         )
-    if not spec.grader:
-        raise UserError(f"{place}: grader", "is missing", "name one of harness/skills/graders.py")
-    return FileSkill(spec.name, files, spec.grader, f"{place}: grader")
+    dataset = str(folder) if folder.is_dir() else spec.hub
+    return HubSkill(spec.name, dataset, named, grader, place, reward, spec.subset, spec.revision)
 
 
 def _project_skill(spec: SkillSpec, place: str, beside: Callable[[str], Path]) -> Skill:
     """A skill of benchmarks/skills."""
-    if spec.grader:
-        raise UserError(
-            f"{place}: grader",
-            "goes with a skill of your own",
-            "give `train` and `test`, or leave it out",
-        )
+    for key in ("grader", "reward", *HUB):
+        if getattr(spec, key):
+            raise UserError(
+                f"{place}: {key}",
+                "goes with a skill of your own",
+                "give `train` and `test`, or leave it out",
+            )
     options = _options(spec)
     if "path" in options:
         options["path"] = str(beside(options["path"]))

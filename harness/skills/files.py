@@ -1,6 +1,6 @@
-"""A skill of the user's own: JSONL files that the order names, and a grader by name. No code."""
+"""Skills of the user's own: data that the order names, and a grader by name or from a file."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,49 +9,52 @@ from harness.base.files import read_jsonl
 from harness.skills.graders import check_reference
 from harness.skills.signs import GRADERS
 from harness.skills.skill import Example, Metric, Skill
-from harness.skills.templates import Message, is_chat
+from harness.skills.templates import PROMPT_ENDS, Message, is_prompt
 
 
-class FileSkill(Skill):
-    """A skill from one JSONL file a split and the name of a grader.
+class OwnSkill(Skill):
+    """A skill without a class of its own.
 
     A row has ``prompt`` (a text or chat messages), ``demonstration`` (a text, optional outside
     train), ``reference`` (any JSON value) and optionally ``id`` and ``source``.
     """
 
     def __init__(
-        self, name: str, files: Mapping[str, str | Path], grader: str, place: str = "order"
+        self,
+        name: str,
+        splits: Sequence[str],
+        grader: str | Metric,
+        place: str = "order",
+        reward: Metric | None = None,
     ) -> None:
-        """Raises UserError at ``place`` for an unknown grader or a path that is not a file."""
-        if grader not in GRADERS:
-            raise UserError(place, f"unknown grader {grader!r}", did_you_mean(grader, GRADERS))
+        """grader: a name, or a function; reward: of answers in training, the grade if left out.
+
+        Raises UserError at ``place`` for an unknown grader.
+        """
+        if isinstance(grader, str) and grader not in GRADERS:
+            remedy = f"{did_you_mean(grader, GRADERS)}, or a Python file"
+            raise UserError(place, f"unknown grader {grader!r}", remedy)
         self.name = name
-        self.files = {split: Path(path) for split, path in files.items()}
-        self.splits = tuple(files)
-        self.description = f"{name}, from " + ", ".join(path.name for path in self.files.values())
-        self._metrics = {grader: GRADERS[grader]}
-        for path in self.files.values():
-            if not path.is_file():
-                raise UserError(place, f"{path} is not a file", "give the path of a JSONL file")
+        self.splits = tuple(splits)
+        self._knows_references = isinstance(grader, str)
+        function = GRADERS[grader] if isinstance(grader, str) else grader
+        self._metrics = {grader if isinstance(grader, str) else grader.__name__: function}
+        self.own_reward = reward
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
         return self._metrics
 
+    def reward(self, completion: str, reference: Any) -> float:
+        if self.own_reward is None:
+            return super().reward(completion, reference)
+        return self.own_reward(completion, reference)
+
     def reference(self, row: Mapping[str, Any], place: str) -> Any:
         reference = super().reference(row, place)
-        check_reference(reference, self.metric, place)
+        if self._knows_references:
+            check_reference(reference, self.metric, place)
         return reference
-
-    def load(self, split: str) -> list[Example]:
-        path = self.files[split]
-        examples = [
-            self._example(row, split, number, f"{path}, row {number}")
-            for number, row in read_jsonl(path)
-        ]
-        if not examples:
-            raise UserError(path, "has no rows")
-        return examples
 
     def _example(self, row: Mapping[str, Any], split: str, number: int, place: str) -> Example:
         prompt = chat_prompt(row, place)
@@ -77,14 +80,53 @@ class FileSkill(Skill):
         )
 
 
-def chat_prompt(row: Mapping[str, Any], place: str) -> list[Message]:
-    """The ``prompt`` of a JSONL row as chat messages.
+class FileSkill(OwnSkill):
+    """A skill from one JSONL file a split."""
 
-    Raises UserError at ``place`` if it is neither a text nor messages that end in a user turn.
+    def __init__(
+        self,
+        name: str,
+        files: Mapping[str, str | Path],
+        grader: str | Metric,
+        place: str = "order",
+        reward: Metric | None = None,
+    ) -> None:
+        """Raises UserError at ``place`` for an unknown grader or a path that is not a file."""
+        super().__init__(name, tuple(files), grader, place, reward)
+        self.files = {split: Path(path) for split, path in files.items()}
+        self.description = f"{name}, from " + ", ".join(path.name for path in self.files.values())
+        for path in self.files.values():
+            if not path.is_file():
+                raise UserError(place, f"{path} is not a file", "give the path of a JSONL file")
+
+    def load(self, split: str) -> list[Example]:
+        path = self.files[split]
+        examples = [
+            self._example(row, split, number, f"{path}, row {number}")
+            for number, row in read_jsonl(path)
+        ]
+        if not examples:
+            raise UserError(path, "has no rows")
+        return examples
+
+
+def chat_prompt(row: Mapping[str, Any], place: str) -> list[Message]:
+    """The ``prompt`` of a row as chat messages.
+
+    A turn that calls tools may have no content. Raises UserError at ``place`` if it is neither a
+    text nor messages that an assistant's turn can follow.
     """
     prompt = row.get("prompt")
     if isinstance(prompt, str):
         return [{"role": "user", "content": prompt}]
-    if not is_chat(prompt) or not prompt or prompt[-1]["role"] != "user":
-        raise UserError(place, "`prompt` must be a text or chat messages that end in a user turn")
+    if isinstance(prompt, list):
+        prompt = [_with_content(turn) for turn in prompt]
+    if not is_prompt(prompt):
+        raise UserError(place, f"`prompt` must be a text or chat messages that {PROMPT_ENDS}")
     return prompt
+
+
+def _with_content(turn: Any) -> Any:
+    """A turn of calls alone with an empty text, which chat templates take for no text."""
+    calls = isinstance(turn, dict) and turn.get("tool_calls")
+    return {**turn, "content": ""} if calls and turn.get("content") is None else turn

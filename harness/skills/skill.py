@@ -14,7 +14,13 @@ from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
 from harness.base.errors import UserError, did_you_mean, one_line, plug_in, shortened
-from harness.skills.templates import TEACHER_TEMPLATES, Message, is_chat
+from harness.skills.templates import (
+    PROMPT_ENDS,
+    TEACHER_TEMPLATES,
+    Message,
+    is_prompt,
+    last_user_turn,
+)
 
 Metric = Callable[[str, Any], float]  # (completion, reference) -> score in [0, 1]
 
@@ -25,7 +31,8 @@ class Example:
 
     Attributes:
         id: unique within its split.
-        prompt: chat messages ``[{"role", "content"}, ...]`` that end in a user turn.
+        prompt: chat messages ``[{"role", "content"}, ...]`` that end in a user turn, or in the
+            answer of a tool behind one.
         demonstration: text of a good response; None where a split has none.
         reference: any JSON value; the grader compares the completion with it.
         source: text that the demonstration rests on (an article), where there is one.
@@ -211,6 +218,8 @@ class Skill:
     ) -> list[Message]:
         """Chat messages for the teacher: the prompt with the template as its last user turn.
 
+        What tools answer behind that turn stays behind it.
+
         Args:
             example: its last user turn is the ``{question}`` of the template.
             template: a name in TEACHER_TEMPLATES, or messages with ``{question}``,
@@ -221,8 +230,9 @@ class Skill:
         Raises UserError if the example lacks what the template shows.
         """
         turns = self._template_turns(template or self.teacher_template, context)
+        asked = last_user_turn(example.prompt)
         values = {
-            "question": example.prompt[-1]["content"],
+            "question": example.prompt[asked]["content"],
             "demonstration": example.demonstration,
             "source": example.source,
         }
@@ -243,7 +253,7 @@ class Skill:
             {"role": turn["role"], "content": placeholder.sub(fill, turn["content"])}
             for turn in turns
         ]
-        return [*example.prompt[:-1], *filled]
+        return [*example.prompt[:asked], *filled, *example.prompt[asked + 1 :]]
 
     def _template_turns(
         self, template: str | Sequence[Message], context: str | None
@@ -265,8 +275,8 @@ def _fault(example: object) -> str:
     """What is wrong with an example; empty for one that can be read, asked and recorded."""
     if not isinstance(example, Example):
         return f"{shortened(repr(example), 80)} is no Example"
-    if not is_chat(example.prompt) or not example.prompt or example.prompt[-1]["role"] != "user":
-        return "its prompt must be chat messages that end in a user turn"
+    if not is_prompt(example.prompt):
+        return f"its prompt must be chat messages that {PROMPT_ENDS}"
     for name in ("demonstration", "source"):
         if not isinstance(getattr(example, name), str | None):
             return f"its {name} must be a text"

@@ -5,9 +5,15 @@ or ``three_turn``. Its ending says what the teacher sees: the demonstration (no 
 text (``_source``) or both (``_both``), as in figure 7 of arXiv 2601.19897.
 """
 
-from typing import Any
+import json
+from collections.abc import Sequence
+from typing import Any, TypeGuard
 
-Message = dict[str, str]  # {"role": ..., "content": ...}
+# {"role": ..., "content": a text}; a turn that calls tools has `tool_calls` beside them, as chat
+# templates read it: [{"type": "function", "function": {"name": ..., "arguments": ...}}].
+Message = dict[str, Any]
+
+PROMPT_ENDS = "end in a user turn, or in the answer of a tool behind one"
 
 
 def is_chat(messages: Any) -> bool:
@@ -18,6 +24,27 @@ def is_chat(messages: Any) -> bool:
         and isinstance(message.get("content"), str)
         for message in messages
     )
+
+
+def is_prompt(messages: Any) -> TypeGuard[list[Message]]:
+    """Whether ``messages`` are a conversation in which the assistant has the next turn."""
+    if not is_chat(messages) or not messages:
+        return False
+    roles = [message["role"] for message in messages]
+    return "user" in roles and roles[-1] in ("user", "tool")
+
+
+def last_user_turn(prompt: Sequence[Message]) -> int:
+    """The place of a prompt's last user turn: the question. Tools may have answered behind it."""
+    return max(i for i, turn in enumerate(prompt) if turn["role"] == "user")
+
+
+def turn_text(turn: Message) -> str:
+    """The text of a turn, with the calls of tools that it makes."""
+    calls = turn.get("tool_calls")
+    if not calls:
+        return turn["content"]
+    return turn["content"] + json.dumps(calls, ensure_ascii=False)
 
 
 _SOURCE = "This is a text that the answer to the question rests on:\n{source}\n\n"
