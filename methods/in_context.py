@@ -172,8 +172,7 @@ class InContext(Method):
         kept, rows, most = 0.0, 0, self.config.demonstrations
         for each in (*outlook.earlier, outlook):  # all of them are asked again
             count = min(most, drawn(each)) if self.config.selection == "fixed" else drawn(each)
-            texts = [str(asdict(example)) for example in each.examples]
-            kept += count * sum(len(text.encode()) for text in texts) / len(texts)
+            kept += count * each.example_bytes
             rows += count
         return Work(
             shown=min(most, drawn(outlook)) * (outlook.prompt + outlook.demonstration),

@@ -355,7 +355,10 @@ class _DistillationLoss:
                 targets = targets / self.temperature
             losses = token_losses(logits, targets, tokens, config)
         carries_loss = (positions.offsets >= config.skip_tokens).float()
-        self._count(losses.detach(), carries_loss, positions)
+        divergences = losses.detach()
+        self.first_token_gap += (divergences * (positions.offsets == 0)).sum()
+        self.kl += (divergences * carries_loss).sum()
+        self.kl_tokens += carries_loss.sum()
         if self.cap:
             logprobs = (
                 fused_logprobs(logits.detach(), tokens, self.temperature)
@@ -372,14 +375,6 @@ class _DistillationLoss:
             credit = _credit(losses.detach(), positions, self.later)
             losses = losses + credit * (logprobs - logprobs.detach())
         return (losses * self.row_weights[positions.rows]).sum()
-
-    def _count(
-        self, losses: torch.Tensor, carries_loss: torch.Tensor, positions: Positions
-    ) -> None:
-        first = [j for j, (_, offset) in enumerate(positions.places) if offset == 0]
-        self.first_token_gap += losses[on_device(torch.tensor(first).long(), losses.device)].sum()
-        self.kl += (losses * carries_loss).sum()
-        self.kl_tokens += carries_loss.sum()
 
     def diagnostics(self) -> dict[str, float]:
         count = len(self.rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -100,8 +100,8 @@ class Outlook:
     tokenizer; skill; template: shows the teacher what it sees; limit: tokens of a rollout at most;
     prompts: the budget; earlier: what is known of the skills learned before; later: skills still to
     come; parameters: weights of the model. Means over the first 32 training examples, in tokens:
-    prompt; demonstration, 0 where there is none. shared: tokens that all of these prompts begin
-    with.
+    prompt; demonstration, 0 where there is none. In bytes: prompt_bytes of the prompt's texts;
+    example_bytes of a kept example. shared: tokens that all of these prompts begin with.
     """
 
     def __init__(
@@ -133,6 +133,10 @@ class Outlook:
         self.demonstration = (
             statistics.fmean(demonstration_lengths) if demonstration_lengths else 0.0
         )
+        self.prompt_bytes = statistics.fmean(map(prompt_bytes, self.examples))
+        self.example_bytes = statistics.fmean(
+            len(str(asdict(example)).encode()) for example in self.examples
+        )
 
     def reading(self, rows: int, batch: int) -> float:
         """Tokens to read of ``rows`` prompts, ``batch`` at a time.
@@ -163,3 +167,8 @@ class Outlook:
             for example in examples
         ]
         return statistics.fmean(len(chat_tokens(self.tokenizer, prompt)) for prompt in prompts)
+
+
+def prompt_bytes(example: Example) -> int:
+    """Bytes of the texts of an example's prompt."""
+    return sum(len(message["content"].encode()) for message in example.prompt)

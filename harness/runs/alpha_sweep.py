@@ -4,8 +4,8 @@
 
 theta_B are the weights of the base model, theta_T those at the end of a run's last stage, as the
 results folder keeps them. They are mixed in float32 and rounded to the model's dtype. For each
-method the alpha counts whose mean validation score is the highest, over all skills and seeds: no
-score of a test or of the retention suite selects.
+method the alpha counts whose mean validation score is the highest, over all skills, seeds and
+sequences: no score of a test or of the retention suite selects.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,7 +36,7 @@ from harness.runs.order import Order
 from harness.runs.references import Run
 
 FOLDER = "wise_ft"  # of the results folder: what is measured here
-RULE = "highest mean validation score over the skills, then over the seeds"
+RULE = "highest mean validation score over skills, seeds and sequences"
 
 
 def sweep(
@@ -175,7 +175,7 @@ def _measured(
 
 
 def selected(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """The alpha of each method with the highest mean validation score over its seeds."""
+    """The alpha of each method with the highest mean validation score over its runs."""
     points: dict[str, dict[float, list[float]]] = {}
     for row in rows:
         of_method = points.setdefault(row["method"], {})

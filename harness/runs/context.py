@@ -22,7 +22,7 @@ from harness.runs.order import Order
 from harness.skills.skill import Example, Skill
 from harness.skills.templates import ORACLE_TEMPLATE, TEACHER_TEMPLATES, turn_text
 
-MARGIN = 512  # tokens that a chat template may add to the texts of a conversation
+MARGIN = 512  # tokens that a chat template may add to turns, beside what it adds to an empty one
 REMEDY = (
     "lower max_new_tokens, leave longer training prompts out with rollout.max_prompt_tokens, or "
     "set too_long: leave_out"
@@ -84,6 +84,10 @@ class _Context:
         self.order = order
         self.tokenizer = tokenizer
         self.leaves_out = order.too_long == "leave_out"
+        # Of all inputs that templates are given, as a tool's description or a long system prompt.
+        inputs = [order.chat_template.inputs(use) for use in ("evaluate", "student", "teacher")]
+        empty: list[Message] = [{"role": "user", "content": "?"}]
+        self.margin = MARGIN + max(self._tokens(empty, each) for each in inputs)
 
     def check(self, most: int) -> list[str]:
         """The lines of ``check_context`` about rows that are left out."""
@@ -136,7 +140,7 @@ class _Context:
         limit = max(self.order.limit(skill), self.order.limit(skill, rollout=True))
         roles = len(example.prompt) + len(turns)
         size = sum(len(text.encode()) for text in texts)
-        return size + limit + MARGIN * (1 + roles // 4) <= most
+        return size + limit + self.margin * (1 + roles // 4) <= most
 
     def _refuse(self, skill: Skill, use: Use, longer: dict[str, int], remedy: str) -> None:
         raise UserError(

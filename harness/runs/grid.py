@@ -4,7 +4,7 @@ import copy
 import itertools
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from harness.base.errors import UserError, did_you_mean
@@ -52,6 +52,19 @@ def expand_grid(
         spellings.add(spelling(spec.label))
         result[spec.label] = spec
     return result
+
+
+def check_effects(points: Sequence[MethodSpec]) -> None:
+    """Raises UserError where no point of a grid gives all of its options an effect.
+
+    One value of a grid may leave another option idle.
+    """
+    for number, spec in enumerate(points, 1):
+        try:
+            return spec.check_effects()
+        except UserError:
+            if number == len(points):
+                raise
 
 
 def _checked(

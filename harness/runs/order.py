@@ -28,7 +28,7 @@ from harness.models.products import Products
 from harness.results.formats import VERSION
 from harness.results.overlap import Overlap
 from harness.runs.about import about_method, about_section
-from harness.runs.grid import expand_grid
+from harness.runs.grid import check_effects, expand_grid
 from harness.runs.methods import MethodSpec, build_method
 from harness.runs.prompts import live_turns, try_template
 from harness.runs.reading import Changes, keep, read_source
@@ -147,12 +147,13 @@ class Order(Sections):
             for label, options in self.method_options.items()
         }
         for label, spec in methods.items():
-            if label not in self.grid:  # one value of a grid may leave another option idle
+            if label not in self.grid:
                 spec.check_effects()
         for label, values in self.grid.items():
             place = f"{self.place}: grid.{label}"
             options = self.method_options.get(label, {})
             methods = expand_grid(methods, label, values, options, self._method, place)
+            check_effects([spec for spec in methods.values() if spec.grid_of == label])
         return methods
 
     def _method(self, label: str, options: Mapping[str, Any], place: str) -> MethodSpec:

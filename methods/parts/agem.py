@@ -134,12 +134,11 @@ class AGEM(Part):
             min(self.config.rows, each.prompts, len(each.skill.examples("train")))
             for each in (*earlier, outlook)
         )
-        kept = rows * (6 * length + 200)  # as replay's
         return replace(
             work,
             learned=work.learned + learned,
             held=work.held + 8 * outlook.parameters,
-            kept=work.kept + kept * (outlook.later > 0),
+            kept=work.kept + rows * outlook.example_bytes * (outlook.later > 0),
             gold_rows=work.gold_rows + rows * (outlook.later > 0),
         )
 

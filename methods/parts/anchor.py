@@ -47,7 +47,7 @@ from harness.learning.distillation import divergence
 from harness.learning.draws import draws
 from harness.learning.general_prompts import general_prompts
 from harness.learning.method import Method, OrderView
-from harness.learning.outlook import Outlook, Work
+from harness.learning.outlook import Outlook, Work, prompt_bytes
 from harness.learning.packing import Positions, Row
 from harness.learning.part import Part, PartConfig
 from harness.learning.stage import Stage
@@ -57,8 +57,6 @@ from harness.learning.trainer import Trainer
 from harness.models.others import STARTS, check_vocabulary
 from harness.skills.skill import Example
 from harness.skills.templates import Message
-
-BYTES_OF_A_TOKEN = 4  # about, of a prompt's text
 
 
 @dataclass
@@ -134,7 +132,7 @@ class Anchor(Part):
 
     def end(self, stage: Stage) -> None:
         if self.config.along == "old_prompts" and stage.later:
-            self.kept = sum(map(_size, [*self.pool, *stage.examples]))
+            self.kept = sum(map(prompt_bytes, [*self.pool, *stage.examples]))
         del self.reference, self.pool
 
     def kept_bytes(self) -> int:
@@ -180,18 +178,13 @@ class Anchor(Part):
             share = 0.0
         answer = outlook.answer if sampled else outlook.demonstration
         read_again = config.along == "old_prompts" and outlook.later > 0
-        prompts = [len(o.skill.examples("train")) * o.prompt for o in (*earlier, outlook)]
+        prompts = [len(o.skill.examples("train")) * o.prompt_bytes for o in (*earlier, outlook)]
         return replace(
             work.with_start(config.of, earlier),
-            kept=work.kept + read_again * BYTES_OF_A_TOKEN * sum(prompts),
+            kept=work.kept + read_again * sum(prompts),
             learned=work.learned + share * (outlook.prompt + answer),
             scored=work.scored + share * (outlook.prompt + answer),
             read=work.read + share * outlook.prompt * sampled,
             answers=work.answers + share * sampled,
             sampled=max(work.sampled, outlook.answer * sampled),
         )
-
-
-def _size(example: Example) -> int:
-    """Bytes of a prompt's texts."""
-    return sum(len(message["content"].encode()) for message in example.prompt)

@@ -422,7 +422,8 @@ class Replay(Part):
             kept = answered = 0
         # Steps behind the budget's have prompts of their own in the plan.
         further = answered + replayed * (is_on_top and config.mix == "steps")
-        length = outlook.prompt + outlook.demonstration
+        own_answer = outlook.answer * outlook.prompt_bytes / outlook.prompt
+        each = outlook.example_bytes + own_answer * (config.content == "own")
         return replace(
             work,
             learned=work.learned * more,
@@ -431,7 +432,7 @@ class Replay(Part):
             answers=work.answers * more,
             beforehand=work.beforehand + answered / prompts,
             sampled=work.sampled or outlook.answer,
-            kept=work.kept + kept * (6 * length + 200),  # bytes: some 6 a token, and the fields
+            kept=work.kept + kept * each,
             gold_rows=work.gold_rows + kept,
             further=work.further + further,
         )

@@ -56,6 +56,16 @@ def refusal(order):
     return str(caught.value)
 
 
+def test_what_a_template_says_of_itself_counts(order_with, tmp_path):
+    folder = save_tiny(tmp_path / "talks", max_position_embeddings=1600)
+    assert checked(order_with(model=folder, evaluate={"max_new_tokens": 500})) == []
+    tokenizer, _ = load_tokenizer(str(folder))
+    tokenizer.chat_template = "x" * 1200 + tokenizer.chat_template
+    tokenizer.save_pretrained(folder)
+    order = order_with(model=folder, evaluate={"max_new_tokens": 500})
+    assert "rows do not fit the model's 1600 positions" in refusal(order)
+
+
 def test_a_long_question_is_refused(order_with):
     order = order_with(prompt="x" * 150)
     line = refusal(order)

@@ -23,6 +23,15 @@ GRID = {"sft": {"learning_rate": ["1e-2", 1e-5], "epochs": [0.5]}}
 POINTS = ["sft.learning_rate-0.01.epochs-0.5", "sft.learning_rate-1e-05.epochs-0.5"]
 
 
+def test_an_option_that_no_point_uses_is_refused(order_file):
+    methods = {"grpo": {"inner_epochs": 2}}
+    both = {"clip": ["ppo", "cispo"], "clip_low": [0.1, 0.3]}
+    assert len(read_order(order_file(methods=methods, grid={"grpo": both})).methods) == 4
+    idle = {"clip": ["cispo"], "clip_low": [0.1, 0.3]}
+    with pytest.raises(UserError, match="clip_low does something with clip: ppo alone"):
+        read_order(order_file(methods=methods, grid={"grpo": idle}))
+
+
 def test_points_are_methods_with_values_of_their_own(order_file):
     order = read_order(
         order_file(grid={"sft": {"learning_rate": ["1e-2", 1e-5], "batch_size": [2, 3, 4]}})
