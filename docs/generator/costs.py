@@ -21,7 +21,8 @@ SIDE = 1024  # of the linear map for which numbers are counted
 LEGEND = (
     "For each prompt of the budget, with the defaults, in the second of three stages of "
     f"{PROMPTS} prompts. Tokens: P of a prompt, D of a demonstration, A of a sampled answer, "
-    "Q of what a teacher reads before it. N: weights in products, of all weights alike."
+    "Q of what a teacher reads before it. Bytes: B of a prompt or an answer, E of an example as "
+    "it is kept. N: weights in products, of all weights alike."
 )
 # They ask a tokenizer, or train nothing: the docstring says what they cost.
 NOT_SYMBOLIC = ("cpt", "in_context", "sft_reinvoke", "trl")
@@ -75,6 +76,9 @@ def outlook() -> Any:
         demonstration=Terms(D=1),
         answer=Terms(A=1),
         teacher_prompt=lambda *_, **__: Terms(Q=1),
+        prompt_bytes=Terms(B=1),
+        answer_bytes=Terms(B=1),
+        example_bytes=Terms(E=1),
         parameters=Terms(N=1),
         prompts=PROMPTS,
         later=1,

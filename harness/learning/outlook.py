@@ -151,6 +151,11 @@ class Outlook:
         """Tokens of a sampled answer: as many as a demonstration has, up to the limit."""
         return min(self.limit, self.demonstration or self.limit)
 
+    @property
+    def answer_bytes(self) -> float:
+        """Bytes of a sampled answer, whose tokens are as long as the prompt's."""
+        return self.answer * self.prompt_bytes / self.prompt
+
     def teacher_prompt(
         self,
         context: str | None = None,

@@ -422,8 +422,7 @@ class Replay(Part):
             kept = answered = 0
         # Steps behind the budget's have prompts of their own in the plan.
         further = answered + replayed * (is_on_top and config.mix == "steps")
-        own_answer = outlook.answer * outlook.prompt_bytes / outlook.prompt
-        each = outlook.example_bytes + own_answer * (config.content == "own")
+        each = outlook.example_bytes + outlook.answer_bytes * (config.content == "own")
         return replace(
             work,
             learned=work.learned * more,
