@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from harness.base.errors import Parser, UserError, exit_if_failed, reported
 
 if TYPE_CHECKING:  # imports PyTorch
+    from harness.base.console import Progress
     from harness.runs.order import Order
 
 
@@ -229,32 +230,49 @@ def take_out(out: Path, run: str) -> None:
     weights.rmdir()
 
 
+def learn(args: argparse.Namespace, progress: "Progress", failed: dict[str, str]) -> str:
+    """Run the order that the arguments describe; returns what is printed at the end.
+
+    failed: gets the run's name and the reason, if it fails.
+    """
+    out = Path(args.output_dir)
+    order = order_of(args)
+    from harness.models.load import load_tokenizer
+    from harness.report.build import write_report
+    from harness.results.writer import ResultsWriter
+    from harness.runs.context import check_context
+    from harness.runs.sequence import run_order
+
+    seeds = ResultsWriter(out).check(order.about())["seeds"]
+    if seeds != [args.seed]:
+        other = next(seed for seed in seeds if seed != args.seed)
+        raise UserError(out, f"holds the model of seed {other}", "give another --output_dir")
+    tokenizer, source = load_tokenizer(order.model.name, place="main.py: model")
+    for note in order.check_prompts(tokenizer) + check_context(order, tokenizer, source):
+        progress.say(note)
+    run_order(order, out, progress, on_failure=failed.__setitem__)
+    if failed:
+        return ""
+    take_out(out, order.runs()[0].name)
+    progress.show("draws tables, pictures and the page")
+    table, page = write_report([out])
+    return f"{table}\nreport: {os.path.relpath(page)}\nmodel: {os.path.relpath(out)}"
+
+
 def main(words: list[str] | None = None) -> None:
     """The command."""
     args = arguments(words)
+    failed: dict[str, str] = {}
     with reported():
-        out = Path(args.output_dir)
-        order = order_of(args)
-        from harness.models.load import load_tokenizer
-        from harness.report.build import write_report
-        from harness.results.writer import ResultsWriter
-        from harness.runs.context import check_context
-        from harness.runs.sequence import run_order
+        from harness.base.console import Progress
+        from harness.watch.log import LogFile
 
-        seeds = ResultsWriter(out).check(order.about())["seeds"]
-        if seeds != [args.seed]:
-            other = next(seed for seed in seeds if seed != args.seed)
-            raise UserError(out, f"holds the model of seed {other}", "give another --output_dir")
-        tokenizer, source = load_tokenizer(order.model.name, place="main.py: model")
-        for note in order.check_prompts(tokenizer) + check_context(order, tokenizer, source):
-            print(note)
-        failed: dict[str, str] = {}
-        run_order(order, out, on_failure=failed.__setitem__)
-        if not failed:
-            take_out(out, order.runs()[0].name)
-            table, page = write_report([out])
-            print(table)
-            print(f"report: {os.path.relpath(page)}\nmodel: {os.path.relpath(out)}")
+        with Progress() as progress:
+            progress.listeners.append(LogFile())
+            progress.show("imports PyTorch and transformers")
+            said = learn(args, progress, failed)
+        if said:
+            print(said)
     exit_if_failed(failed, 1)
 
 

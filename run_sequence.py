@@ -5,10 +5,13 @@ after every stage.
 import argparse
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from harness.base.console import steady_streams
 from harness.base.errors import Parser, UserError, exit_if_failed, reported
+from harness.base.streams import steady_streams
+
+if TYPE_CHECKING:
+    from harness.base.console import Progress
 
 ROOT = Path(__file__).resolve().parent
 
@@ -75,6 +78,11 @@ def arguments() -> argparse.Namespace:
         action="store_true",
         help="end at the first run that fails; without it the other runs go on",
     )
+    look = parser.add_mutually_exclusive_group()
+    look.add_argument("--quiet", action="store_true", help="print errors and the last line alone")
+    look.add_argument(
+        "--live", action="store_true", help="also draw learning curves in the terminal"
+    )
     parser.add_argument(
         "--explain",
         metavar="KEY",
@@ -90,6 +98,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """The command. It imports PyTorch, which takes seconds, after the first line on the screen."""
     args = arguments()
+    failed: dict[str, str] = {}
     with steady_streams(), reported(args.out or ROOT / "results"):
         if args.explain is not None:
             from harness.base.explain import explain
@@ -98,33 +107,72 @@ def main() -> None:
             return
         from harness.base.console import Progress
         from harness.base.files import check_folder
-        from harness.runs.reading import read_order, read_sections
+        from harness.runs.reading import read_sections
+        from harness.watch.log import LogFile
 
         sections = read_sections(args.order, args.set)
         out = Path(args.out) if args.out else ROOT / "results" / sections.name
         check_folder(out / "teacher_check" if args.check_teacher else out)
-        progress = Progress()
-        progress.say(f"reads {args.order}")
-        order = read_order(args.order, args.set, args.method, args.seed, args.sequence)
-        if args.plan:
-            from harness.runs.plan import plan
+        with Progress(quiet=args.quiet) as progress:
+            progress.listeners.append(LogFile())
+            progress.say(f"reads {args.order}")
+            said, runs = work(args, out, progress, failed)
+        print(said)
+    exit_if_failed(failed, runs)
 
-            print(plan(order, out, measured_variations(out)))
-            return
-        from harness.runs.script import try_prompts
 
-        try_prompts(order, progress)
-        if args.check_teacher:
-            from harness.runs.teacher_check import check_teacher
+def work(
+    args: argparse.Namespace, out: Path, progress: "Progress", failed: dict[str, str]
+) -> tuple[str, int]:
+    """Do what the options say; returns what is printed at the end, and the number of runs.
 
-            print_teachers(check_teacher(order, out / "teacher_check", progress))
-            return
-        from harness.runs.sequence import run_order
+    failed: gets {run: reason} of runs that fail while the others go on.
+    """
+    progress.show("imports PyTorch and transformers")
+    from harness.runs.reading import read_order
 
-        failed: dict[str, str] = {}
-        run_order(order, out, progress, None if args.fail_fast else failed.__setitem__)
-        print_report(out)
-    exit_if_failed(failed, len(order.runs()))
+    order = read_order(args.order, args.set, args.method, args.seed, args.sequence)
+    runs = order.runs()
+    if args.plan:
+        progress.show("plans")
+        from harness.runs.plan import plan
+
+        return plan(order, out, measured_variations(out)), len(runs)
+    from harness.runs.script import try_prompts
+
+    try_prompts(order, progress)
+    if args.check_teacher:
+        from harness.runs.teacher_check import check_teacher
+
+        rows = check_teacher(order, out / "teacher_check", progress)
+        return teachers(rows), len(runs)
+    from harness.runs.sequence import run_order
+
+    listen(args, out, progress, (runs[-1].name, len(runs[-1].stages)))
+    run_order(order, out, progress, None if args.fail_fast else failed.__setitem__)
+    text = report(out, progress)
+    last_line = text.rpartition("\n")[2]
+    progress.say(f"finished: {len(runs) - len(failed)} of {len(runs)} runs; {last_line}")
+    return last_line if args.quiet else text, len(runs)
+
+
+def listen(
+    args: argparse.Namespace, out: Path, progress: "Progress", last: tuple[str, int]
+) -> None:
+    """Let the page, and curves where they are wanted, hear of the order.
+
+    last: run and number of the order's last stage.
+    """
+    from harness.watch.page import PageRedrawer
+
+    progress.listeners.append(PageRedrawer(out, last, progress))
+    if args.live:
+        from harness.watch.curves import Curves
+
+        curves = Curves()
+        progress.listeners.append(curves)
+        if not progress.show_below(curves):
+            progress.say("--live: there is no terminal to draw in, so there are lines alone")
 
 
 def measured_variations(out: Path) -> dict[str, Any]:
@@ -140,30 +188,30 @@ def measured_variations(out: Path) -> dict[str, Any]:
         return {}
 
 
-def print_report(out: Path) -> None:
+def report(out: Path, progress: "Progress") -> str:
     """The main table and the path of the page; a line where a package for reports is missing."""
+    progress.show("draws tables, pictures and the page")
     try:
         from harness.report.build import write_report
     except ModuleNotFoundError as error:
-        print(
+        return (
             f"no table and no page: {error.name} is not installed; "
             f"pip install -r requirements.txt && python report.py {out}"
         )
-        return
     table, page = write_report([out])
-    print(table)
-    print(f"report: {os.path.relpath(page)}")
+    return f"{table}\nreport: {os.path.relpath(page)}"
 
 
-def print_teachers(rows: list[dict[str, Any]]) -> None:
+def teachers(rows: list[dict[str, Any]]) -> str:
     """The table of --check-teacher."""
-    print(f"{'skill':<16}{'split':<12}{'n':>5}{'base':>8}{'teacher':>9}")
+    lines = [f"{'skill':<16}{'split':<12}{'n':>5}{'base':>8}{'teacher':>9}"]
     for row in rows:
         line = f"{row['skill']:<16}{row['split']:<12}{row['n']:>5}"
         line += f"{row['base']:>8.3f}{row['teacher']:>9.3f}"
         if row["teacher"] <= row["base"]:
             line += "   the teacher is no better: change teacher_template"
-        print(line)
+        lines.append(line)
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -36,18 +36,18 @@ def main() -> None:
     with reported(args.folder):
         config = _settings(args)
         endpoint = open_endpoint(config)
-        progress = Progress()
-        progress.say(f"asks {config.model} at {config.base_url}")
-        try:
-            counts = judge_folder(args.folder, endpoint, progress=progress)
-        except EndpointDown as down:
-            raise UserError(
-                f"judge {config.base_url}",
-                f"gives no answers ({down})",
-                "what it has answered is kept; start the same command again when it is back",
-            ) from None
-        finally:
-            progress.say(endpoint.summary())
+        with Progress() as progress:
+            progress.say(f"asks {config.model} at {config.base_url}")
+            try:
+                counts = judge_folder(args.folder, endpoint, progress=progress)
+            except EndpointDown as down:
+                raise UserError(
+                    f"judge {config.base_url}",
+                    f"gives no answers ({down})",
+                    "what it has answered is kept; start the same command again when it is back",
+                ) from None
+            finally:
+                progress.say(endpoint.summary())
         print(
             f"{counts['answers']:,} answers judged, {counts['unjudged']:,} without a verdict; "
             f"records: {args.folder / 'records.jsonl'}"

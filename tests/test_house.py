@@ -19,6 +19,7 @@ ROOMS = {  # a room and the rooms that it may import
     "evaluation": {"base", "results", "skills", "models", "sampling", "learning"},
     "runs": {"base", "results", "skills", "models", "sampling", "learning", "evaluation"},
     "report": {"base", "results"},
+    "watch": {"base", "results"},
 }
 FILES = sorted(
     path
@@ -61,7 +62,7 @@ def test_there_are_no_other_rooms():
 
 
 def test_the_report_and_the_base_need_no_torch():
-    for room in ("base", "results", "report"):
+    for room in ("base", "results", "report", "watch"):
         for path in (ROOT / "harness" / room).rglob("*.py"):
             heavy = {"torch", "transformers", "lm_eval", "vllm"}
             assert not heavy & {m.partition(".")[0] for m in imported(path)}, path

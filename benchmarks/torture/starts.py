@@ -19,6 +19,7 @@ import torch
 
 from harness.base.files import ROOT
 from harness.base.sums import SUMS
+from harness.watch.log import LOG
 
 PRELOADED = [
     "harness.runs.sequence",
@@ -94,11 +95,11 @@ class Starts:
 
 
 def contents(folder: Path) -> Contents:
-    """{file: what it holds, but for when and where}, of all files but the report's."""
+    """{file: what it holds, but for when and where}, of all files but report and log."""
     out: Contents = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = str(path.relative_to(folder))
-        if name.startswith("report/") or path.name == SUMS:
+        if name.startswith("report/") or path.name in (SUMS, LOG):
             continue
         if path.suffix == ".jsonl":
             out[name] = lasting_rows(path)

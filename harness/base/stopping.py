@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -29,8 +29,11 @@ class Signals:
     """The signals of this process.
 
     pending: the number of the first signal, None before it; waits: whether the code that runs now
-    looks at ``pending`` by itself, soon.
+    looks at ``pending`` by itself, soon; tell: shows a line from within a handler, where a screen
+    is painted, else the line goes to stderr.
     """
+
+    tell: Callable[[str], None] | None = None
 
     def __init__(self) -> None:
         self.start()
@@ -57,7 +60,7 @@ class Signals:
         self.since = time.monotonic()
         if not self.waits:
             raise Stopped(number)
-        _say("stops after this step and a checkpoint; a second signal ends at once")
+        (self.tell or _say)("stops after this step and a checkpoint; a second signal ends at once")
 
 
 SIGNALS = Signals()

@@ -71,8 +71,9 @@ def save_checkpoint(
     for leftover in (partial, old):
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir(parents=True)
-    model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
+    with no_bars():
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
     # The old checkpoint is moved away first: a removal that is cut short would leave half of it.
     if folder.exists():
         os.replace(folder, old)
@@ -125,7 +126,7 @@ def check_saving(
     model's weights are not looked at, and may be on the meta device.
     """
     remedy = "mend config.json, generation_config.json or the tokenizer's files in its folder"
-    with tempfile.TemporaryDirectory() as folder, _no_progress():
+    with tempfile.TemporaryDirectory() as folder, no_bars():
         # transformers and a user's files may raise any exception.
         try:
             model.save_pretrained(folder, state_dict={})
@@ -174,8 +175,8 @@ def _lasting(config: PretrainedConfig | GenerationConfig) -> dict[str, Any]:
 
 
 @contextmanager
-def _no_progress() -> Iterator[None]:
-    """No progress bar of transformers meanwhile."""
+def no_bars() -> Iterator[None]:
+    """No progress bar of transformers meanwhile: the harness has its own."""
     from transformers.utils import logging
 
     was_on = logging.is_progress_bar_enabled()

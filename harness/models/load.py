@@ -16,7 +16,7 @@ import transformers
 from harness.base.errors import UserError
 from harness.base.files import read_json
 from harness.models.chat import PLAIN_TEMPLATE, around_answer, stop_tokens
-from harness.models.checkpoint import mend_sampling
+from harness.models.checkpoint import mend_sampling, no_bars
 from harness.models.embedded import EMBEDDED, EMBEDDED_MODELS, embedded_checkpoint
 from harness.models.forward import hidden_states, output_head, sees_later_tokens
 from harness.models.memory import keep_freed_memory, let_segments_grow
@@ -209,14 +209,15 @@ def _read_weights(
 
     # Files that are no weights, or a missing package, make transformers raise any exception.
     try:
-        model, loading = AutoModelForCausalLM.from_pretrained(
-            source,
-            revision=revision,
-            trust_remote_code=False,
-            dtype=resolve_dtype(dtype, device),
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # An error below reports them in one line.
-        )
+        with no_bars():
+            model, loading = AutoModelForCausalLM.from_pretrained(
+                source,
+                revision=revision,
+                trust_remote_code=False,
+                dtype=resolve_dtype(dtype, device),
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # An error below reports them in one line.
+            )
     except Exception as error:
         raise cannot_load(name, error, place) from None
     # Missing and mismatched weights now hold random numbers.

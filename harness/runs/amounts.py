@@ -1,5 +1,7 @@
 """What learning takes: counts and seconds of a stage, and of a run so far."""
 
+import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from harness.base.files import read_json
@@ -33,3 +35,22 @@ def amounts_before(results: ResultsWriter, run: str, number: int) -> Amounts:
         seconds = stage["seconds"]["training"] + stage["seconds"]["sampling"]
         total += Amounts(stage["steps"], stage["prompts"], stage["tokens"], seconds)
     return total
+
+
+def measured_seconds(
+    results: ResultsWriter, stem: str, seeds: Iterable[int], number: int
+) -> tuple[float, float] | None:
+    """Mean seconds of learning, and of all, in stage ``number`` of a folder's runs of all seeds.
+
+    stem: of the runs' names. None if there are none.
+    """
+    found = []
+    for seed in seeds:
+        path = results.stage(f"{stem}-seed{seed}", number) / "stage.json"
+        if path.exists():
+            seconds = read_json(path, "seconds")["seconds"]
+            found.append((seconds["training"] + seconds["sampling"], sum(seconds.values())))
+    if not found:
+        return None
+    learning, in_all = zip(*found, strict=True)
+    return statistics.fmean(learning), statistics.fmean(in_all)

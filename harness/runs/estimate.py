@@ -1,7 +1,6 @@
 """What an order costs before it runs: work, seconds and memory of each method x skill."""
 
 import copy
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -10,7 +9,6 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.base.errors import plug_in
-from harness.base.files import read_json
 from harness.learning.moments import MOMENT_BYTES, MOMENTS
 from harness.learning.options import MASTERS
 from harness.learning.outlook import Outlook, Work
@@ -21,6 +19,7 @@ from harness.models.memory import MICRO_BATCH_TOKENS, Passes, free_memory
 from harness.models.recompute import can_recompute
 from harness.results.formats import JOINT, RELEARN
 from harness.results.writer import ResultsWriter
+from harness.runs.amounts import measured_seconds
 from harness.runs.cards import measured_speeds
 from harness.runs.cost import GIB, EngineBytes, Machine, Memory, StepWork
 from harness.runs.gpu_cost import GPU, Sampling
@@ -233,11 +232,11 @@ class _Estimator:
         )
         parameters = spec.make_parameters()
         stem = Run(spec.label, 0, (), sequence=sequence).stem
-        seconds_measured = self._measured_seconds(stem, number, results)
+        measured = measured_seconds(results, stem, self.order.seeds, number)
         passes = self._passes(spec, work, trained)
         learned_by = _Learning(spec, parameters.passes, passes, outlook)
-        seconds_estimated = self._learning_seconds(work, prompts, batch_size, trained, learned_by)
-        seconds_estimated += self._evaluation_seconds(skill, names)
+        learning = self._learning_seconds(work, prompts, batch_size, trained, learned_by)
+        seconds_estimated = learning + self._evaluation_seconds(skill, names)
         seconds_estimated += (1 + inside) * self.measuring.drift_after(learned[:number])
         taught = {each.name for each in learned[:number]}
         answers = sum(self.skills[name].answers for name in names if name in taught)
@@ -250,8 +249,11 @@ class _Estimator:
             steps=steps,
             evaluations=1 + inside,
             evaluated_skills=tuple(names),
-            seconds=seconds_estimated if seconds_measured is None else seconds_measured,
-            is_measured=seconds_measured is not None,
+            stem=stem,
+            number=number,
+            learning=measured[0] if measured else learning,
+            seconds=measured[1] if measured else seconds_estimated,
+            is_measured=measured is not None,
             memory=self._peak(spec, work, outlook, batch_size, trained, passes),
             passes=passes,
             choices=self._choices(spec, skill, prompts, len(learned) - number, earlier),
@@ -274,15 +276,15 @@ class _Estimator:
         batch_size = order.batch_size(spec.config)
         phases = _with_parts(spec, spec.phases(sum(prompts)), [])
         further = self._work(spec, skills[0], sum(prompts), later=0, earlier=[]).work.further
-        seconds = self._measured_seconds(run.stem, 1, results)
-        estimated = self.retention if run.reference == JOINT else 0.0
+        measured = measured_seconds(results, run.stem, self.order.seeds, 1)
+        learning, estimated = 0.0, self.retention if run.reference == JOINT else 0.0
         peaks, states = [(0.0, 0.0)], [0.0]
         products = spec.make_parameters().passes
         for skill, own in zip(skills, prompts, strict=True):
             outlook, work, trained, _ = self._work(spec, skill, own, later=0, earlier=[])
             passes = self._passes(spec, work, trained)
             learned_by = _Learning(spec, products, passes, outlook)
-            estimated += self._learning_seconds(work, own, batch_size, trained, learned_by)
+            learning += self._learning_seconds(work, own, batch_size, trained, learned_by)
             estimated += self.skills[skill.name].evaluation
             peaks.append(self._peak(spec, work, outlook, batch_size, trained, passes))
             states.append(self._state(spec, work, trained))
@@ -297,8 +299,11 @@ class _Estimator:
             steps=steps,
             evaluations=1 + inside,
             evaluated_skills=tuple(skill.name for skill in skills) * (1 + inside),
-            seconds=estimated if seconds is None else seconds,
-            is_measured=seconds is not None,
+            stem=run.stem,
+            number=1,
+            learning=measured[0] if measured else learning,
+            seconds=measured[1] if measured else learning + estimated,
+            is_measured=measured is not None,
             memory=max(peaks),
             trained=trained.numbers,
             state=max(states),
@@ -321,15 +326,6 @@ class _Estimator:
         copied = trained.numbers if trained.again else self.machine.parameters
         each = 4 + MOMENT_BYTES[spec.config.moments]
         return float(each * trained.numbers * spec.cls.trains + 4 * work.copies * copied)
-
-    def _measured_seconds(self, stem: str, number: int, results: ResultsWriter) -> float | None:
-        """Mean seconds of this stage in the folder's runs of all seeds; None if there are none."""
-        seconds = []
-        for seed in self.order.seeds:
-            path = results.stage(f"{stem}-seed{seed}", number) / "stage.json"
-            if path.exists():
-                seconds.append(sum(read_json(path, "seconds")["seconds"].values()))
-        return statistics.fmean(seconds) if seconds else None
 
     def _passes(self, spec: MethodSpec, work: Work, trained: Size) -> Passes | None:
         """The passes that a run would find on this GPU now; None on a CPU, as in ``passes_of``."""

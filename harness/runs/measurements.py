@@ -9,6 +9,7 @@ from harness.evaluation.evaluator import Measurement
 from harness.evaluation.subject import Subject
 from harness.models.checkpoint import model_fingerprint
 from harness.results.formats import ORACLE, RELEARN
+from harness.runs.measuring_cost import example_count
 from harness.runs.one_run import OneRun, base_weights
 from harness.sampling.transformers import TransformersSampler
 from harness.skills.skill import Skill
@@ -39,8 +40,12 @@ class Measurements:
     Every method yields a Finding as soon as it is made.
     """
 
-    def __init__(self, live: OneRun, progress: Callable[[str], Callable[..., None]]) -> None:
-        """progress: makes a line of progress for what is evaluated."""
+    def __init__(
+        self, live: OneRun, progress: Callable[[str, str, int], Callable[..., None]]
+    ) -> None:
+        """progress: f(what is evaluated, its name in a forecast, answers) makes what shows how far
+        it is.
+        """
         self.live = live
         self.order = live.order
         self.progress = progress
@@ -88,6 +93,7 @@ class Measurements:
     def _drift(self, skill: Skill | None) -> Measurement:
         """On the prompts of a skill, or on general ones."""
         live = self.live
+        assert self.order.drift is not None
         base = base_weights(live.results, live.run.name) or self.weights
 
         def load_base() -> Subject:
@@ -100,7 +106,7 @@ class Measurements:
             self._subject(live.model, self.weights),
             base,
             load_base,
-            self.progress("the drift from the base"),
+            self.progress("the drift from the base", "drift", self.order.drift.prompts),
             skill,
         )
 
@@ -137,8 +143,9 @@ class Measurements:
         if self.order.suite is None:
             return
         live = self.live
+        show = self.progress("retention", "retention", 0)
         for measurement in live.evaluator.retention(
-            live.model, live.tokenizer, self.weights, self.progress("retention"), live.sampler
+            live.model, live.tokenizer, self.weights, show, live.sampler
         ):
             yield Finding(measurement)
 
@@ -152,19 +159,26 @@ class Measurements:
             self.weights,
             skill,
             split,
-            self.progress(what),
+            self.progress(
+                what,
+                " ".join([skill.name, *prompt]),
+                example_count(skill, split, self.order.evaluate.examples),
+            ),
             **prompt,
         )
 
     def _pass_at_k(self, skill: Skill) -> Finding:
         live = self.live
+        assert self.order.pass_at_k is not None
+        prompts = example_count(skill, self.order.evaluate.split, self.order.pass_at_k.prompts)
+        what = f"{skill.name} pass@k"
         measurement = live.evaluator.pass_at_k(
             live.model,
             live.tokenizer,
             live.sampler,
             self.weights,
             skill,
-            self.progress(f"{skill.name} pass@k"),
+            self.progress(what, what, prompts * self.order.pass_at_k.samples),
         )
         return Finding(measurement)
 
@@ -176,9 +190,14 @@ class Measurements:
             live.tokenizer,
             skill,
             self.order.evaluate.split,
-            self.progress(f"{skill.name} KL to the base policy"),
+            self._progress_of_kl(skill, self.order.evaluate.split),
         )
         return Finding(measurement)
+
+    def _progress_of_kl(self, skill: Skill, split: str) -> Callable[..., None]:
+        assert self.order.kl is not None
+        answers = example_count(skill, split, self.order.kl.prompts)
+        return self.progress(f"{skill.name} KL to the base policy", f"{skill.name} KL", answers)
 
     def _teacher(self, skill: Skill) -> Iterator[Finding]:
         """Accuracy under the teacher's prompt, and what it is to be compared with."""
@@ -196,7 +215,7 @@ class Measurements:
                 live.tokenizer,
                 skill,
                 split,
-                self.progress(what),
+                self._progress_of_kl(skill, split),
                 teacher=True,
             )
             yield Finding(measurement)

@@ -28,15 +28,17 @@ class SkillCost:
 class StageCost:
     """One stage of one run of a method.
 
-    prompts: drawn in all, replayed ones and those outside the steps included; evaluations: inside
-    the stage and at its end; evaluated_skills: the names of the skills that these measure, once
-    each time; seconds: measured in runs of the folder, if there are any, or estimated; memory: GiB
-    at the peak, on the device and in host memory; trained: numbers that learn; state: bytes of a
-    checkpoint beside the weights; kept: bytes for later stages; held: of these, {method, part or
-    parametrisation: (bytes, gold rows)}; reference: ``joint``, ``single`` or ``relearn``, empty for
-    a stage of a sequence; sequence: its name, where there are several; is_last: whether no stage
-    comes after it; shown: prompt tokens before each question that is evaluated; passes: of training
-    on a GPU; choices: ``memory`` there by what else is chosen and the place of the masters.
+    stem, number: of the run's name, and of the stage in it; learning: of ``seconds``, those that
+    are not measuring; prompts: drawn in all, replayed ones and those outside the steps included;
+    evaluations: inside the stage and at its end; evaluated_skills: the names of the skills that
+    these measure, once each time; seconds: measured in runs of the folder, if there are any, or
+    estimated; memory: GiB at the peak, on the device and in host memory; trained: numbers that
+    learn; state: bytes of a checkpoint beside the weights; kept: bytes for later stages; held: of
+    these, {method, part or parametrisation: (bytes, gold rows)}; reference: ``joint``, ``single``
+    or ``relearn``, empty for a stage of a sequence; sequence: its name, where there are several;
+    is_last: whether no stage comes after it; shown: prompt tokens before each question that is
+    evaluated; passes: of training on a GPU; choices: ``memory`` there by what else is chosen and
+    the place of the masters.
     """
 
     label: str
@@ -53,6 +55,9 @@ class StageCost:
     state: float
     kept: float
     shown: float
+    stem: str
+    number: int
+    learning: float
     held: Mapping[str, tuple[float, float]]
     reference: str = ""
     sequence: str = ""
@@ -107,13 +112,15 @@ class OrderCost:
     @property
     def seconds(self) -> float:
         """Of all runs, and of everything that is measured at the base."""
-        stages = 0.0
-        for stage in self.stages:
-            stages += stage.seconds * self.seeds
+        return sum(stage.seconds * self.seeds for stage in self.stages) + self.base
+
+    @property
+    def base(self) -> float:
+        """Seconds of everything that is measured at the base."""
         skills = self.skills.values()
         base = sum(skill.evaluation for skill in skills)
         further = sum(skill.pass_at_k + skill.teacher + skill.oracle for skill in skills)
-        return stages + base + further + self.retention + self.base_answers
+        return base + further + self.retention + self.base_answers
 
     @property
     def passes(self) -> dict[str, Passes]:

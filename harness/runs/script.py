@@ -42,7 +42,7 @@ def run(
     failed: dict[str, str] = {}
     try:
         check_folder(folder, "give a folder as `out`")
-        with heard():
+        with heard(), progress:
             try_prompts(order, progress)
             run_order(order, folder, progress, None if fail_fast else failed.__setitem__)
     except (UserError, KeyboardInterrupt):

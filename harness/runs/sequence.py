@@ -8,6 +8,7 @@ optimizer, averages and all that was logged.
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -31,6 +32,7 @@ from harness.runs.engines import (
     measure_products,
     take_products,
 )
+from harness.runs.expected import forecast_of
 from harness.runs.failures import RunFailed, failing_alone
 from harness.runs.one_run import (
     OneRun,
@@ -68,6 +70,8 @@ def run_order(
     results.check(about)
     if line := gone_sums_line(results.folder, VERSION):
         progress.say(line)
+    on_gpu = resolve_device(order.model.device) != "cpu"  # timed before a model is in its memory
+    progress.expect(partial(forecast_of, order, results), at_once=on_gpu)
     fresh_model = None
     if not (results.folder / "results.json").exists():
         progress.say(f"loads {order.model.name}, and tries to sample from it and to save it")
@@ -86,15 +90,19 @@ def run_order(
     else:
         _check_new(order, results)
     results.open(about)
+    progress.opened(results.folder, about)
     _say_advice(order, progress)
     runs = order.runs()
     with engine_for(order) as engine:
         for number, run in enumerate(runs, 1):
             title = f"run {number}/{len(runs)} {run.name}"
+            progress.at(title)
             with _one_process(results.run(run.name)):
                 (results.run(run.name) / FAILED).unlink(missing_ok=True)
                 tidy(order, results, run)
                 first = _first_open_stage(results, run)
+                if progress.wants_history:
+                    _tell_history(results, run, first, progress)
                 if first is None:  # a kill, or a judge that was down, may have left verdicts open
                     judge_stage(order, results, run.name, progress)
                 else:
@@ -115,6 +123,7 @@ def run_order(
                         assert on_failure is not None
                         on_failure(run.name, str(failure))
                     fresh_model = None
+    progress.at()
     results.rebuild()
     _say_selection(results, progress)
 
@@ -139,6 +148,7 @@ def _run_stages(
     """
     gc.collect()  # the model of the run before may be part of a cycle
     before = start_of(results, order, run, max(first, 1))
+    progress.show(f"loads {order.model.name}" + (f" of {before.name}" if before else ""))
 
     def guard() -> AbstractContextManager[None]:
         alone = failing_alone(order, results, results.run(run.name))
@@ -168,6 +178,16 @@ def _run_stages(
             run_stage(live, stage)
         judge_stage(order, results, run.name, progress)
         tidy(order, results, run)
+        progress.stage_over(run.name, stage)
+
+
+def _tell_history(results: ResultsWriter, run: Run, first: int | None, progress: Progress) -> None:
+    """Tell what earlier starts did in the stages of a run before ``first``, all if it is None."""
+    for number in range(len(run.stages) + 1 if first is None else first):
+        stage = results.stage(run.name, number)
+        for row in results.rows(stage, "training.jsonl"):
+            progress.learned(run.name, row)
+        progress.measured(run.name, results.rows(stage, "records.jsonl"))
 
 
 def check_sequence(run: Run, last: Path) -> None:

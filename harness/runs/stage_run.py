@@ -1,13 +1,12 @@
 """One stage of a run, from its first draw to the commit of its folder."""
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
 from harness.base.console import Rate, clock
 from harness.base.errors import UserError
-from harness.base.files import write_jsonl, write_sealed
+from harness.base.forecast import BETWEEN, LEARNING
 from harness.base.seeds import seed_for
 from harness.base.stopping import SIGNALS, Stopped
 from harness.learning.checks import check_done
@@ -15,9 +14,9 @@ from harness.learning.draws import seed_all
 from harness.learning.stage import Stage
 from harness.learning.step import Step
 from harness.models.checkpoint import save_checkpoint
-from harness.models.memory import peak_memory, reset_peak_memory
-from harness.results.formats import JOINT, RELEARN
-from harness.runs.amounts import Amounts, amounts_before
+from harness.results.formats import RELEARN
+from harness.runs.amounts import Amounts
+from harness.runs.base_stage import BaseStage
 from harness.runs.changes import Changes
 from harness.runs.checkpoints import Saves, check_kept, load_state, save_memory
 from harness.runs.engines import sampler_for
@@ -43,177 +42,6 @@ def run_stage(live: OneRun, number: int) -> None:
     finally:
         if isinstance(stage, SkillStage):
             stage.saves.join()
-
-
-def _finite(value: float | None) -> float | None:
-    """A number as a record holds it: None where it is not finite."""
-    return None if value is None or not math.isfinite(value) else float(value)
-
-
-class BaseStage:
-    """What every stage does: evaluate, record, commit. By itself it is stage 0, the base model.
-
-    folder: where the stage is written until it is committed; before: what the stages before it
-    took; log: the rows of training.jsonl; records: those of records.jsonl.
-    """
-
-    learned = 0  # prompts drawn at the last step, before what parts read behind it
-
-    def __init__(self, live: OneRun, number: int = 0, name: str = "base model") -> None:
-        self.live = live
-        self.number = number
-        self.where = f"{live.title}, stage {number}/{len(live.run.stages)} {name}"
-        self.folder = live.results.run(live.run.name) / f"stage-{number}.partial"
-        self.before = amounts_before(live.results, live.run.name, number)
-        self.log: list[dict[str, Any]] = []
-        self.records: list[dict[str, Any]] = []
-        live.evaluator.seconds = {"evaluation": 0.0, "retention": 0.0}
-        reset_peak_memory(live.model.device)
-        self.folder.mkdir(parents=True, exist_ok=True)
-
-    @property
-    def skill_name(self) -> str | None:
-        """The skill that this stage teaches."""
-        return None
-
-    @property
-    def amounts(self) -> Amounts:
-        """What learning took in this stage so far."""
-        return Amounts()
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        """Seconds of learning in this stage so far, by what they were for."""
-        return {"training": 0.0, "sampling": 0.0}
-
-    def learn(self) -> None:
-        """The base model learns nothing."""
-
-    def kept(self) -> str:
-        """What a stop leaves of this stage, in words."""
-        return f"{self.where}: what is measured is kept"
-
-    def evaluate(self, final: bool) -> None:
-        """Measure the live model and record it; final: at the end of the stage, or inside it."""
-        measurements = Measurements(self.live, self._progress)
-        if final:
-            self._check_learned(measurements.weights)
-            self.live.weights = measurements.weights
-        self._record(measurements.of_skills(self._evaluated(final)), final)
-        if not self.live.run.reference:
-            self._record(measurements.of_drift(self.number), final)
-        if final:
-            self._record(self._further(measurements), final)
-        if final and self.live.run.reference in ("", JOINT):
-            self._record(measurements.of_retention(), final)
-        self.live.sampler.rest()
-
-    def _evaluated(self, final: bool) -> list[Skill]:
-        """The skills that are measured, at the end of the stage or inside it."""
-        if self.live.run.reference == RELEARN:
-            return self.live.taught(1)
-        return self.live.order.evaluated(self.number, final, self.live.run.sequence)
-
-    def _check_learned(self, weights: str) -> None:
-        """Whether the weights, by their fingerprint, may be those at the end of the stage."""
-
-    def _further(self, measurements: Measurements) -> Iterable[Finding]:
-        """Further measures at the end of the stage: pass@k, KL, teacher, oracle."""
-        return () if self.live.run.reference else measurements.of_base()
-
-    def _progress(self, what: str) -> Callable[..., None]:
-        def show(*counts: object) -> None:
-            numbers = " ".join(map(str, counts))
-            self.live.progress.show(f"{self.where}: evaluates {what} {numbers}")
-
-        return show
-
-    def _record(self, findings: Iterable[Finding], final: bool) -> None:
-        """One record for every metric of an evaluation."""
-        mark = self.live.run.mark
-        if final and 0 < self.learned < self.amounts.prompts:
-            mark["prompts_learned"] = self.before.prompts + self.learned
-        for finding in findings:
-            total = self.before + self.amounts
-            evaluation = finding.measurement.evaluation
-            for metric, value, stderr in finding.values():
-                self.records.append(
-                    {
-                        "run": self.live.run.name,
-                        "method": self.live.run.method,
-                        "seed": self.live.run.seed,
-                        "stage": self.number,
-                        "skill": self.skill_name,
-                        "step": total.steps,
-                        "final": final,
-                        "kind": evaluation["kind"],
-                        "name": evaluation["name"],
-                        "split": evaluation["split"],
-                        "metric": metric,
-                        "value": _finite(value),
-                        "stderr": _finite(stderr),
-                        "n": evaluation["n"],
-                        "protocol": finding.measurement.protocol,
-                        "evaluation": finding.measurement.key,
-                        "prompts": total.prompts,
-                        "tokens": total.tokens,
-                        "seconds": round(total.seconds, 3),
-                        **mark,
-                    }
-                )
-
-    def commit(self) -> None:
-        """Write the files of the stage, and give its folder its name."""
-        live = self.live
-        write_jsonl(self.folder / "records.jsonl", self.records)
-        write_jsonl(self.folder / "training.jsonl", self.log)
-        self._save_weights()
-        write_sealed(
-            self.folder / "stage.json",
-            {
-                "stage": self.number,
-                "skill": self.skill_name,
-                "steps": self.amounts.steps,
-                "prompts": self.amounts.prompts,
-                "tokens": self.amounts.tokens,
-                "seconds": {**self.seconds, **live.evaluator.seconds},
-                "peak_memory_gib": peak_memory(live.model.device),
-                "kept_bytes": self._kept_bytes(),
-                **self._sizes(),
-            },
-        )
-        live.results.commit(self.folder, live.run.name, self.number)
-        live.progress.say(f"{self.where}: {self._scores()}")
-
-    def _sizes(self) -> dict[str, Any]:
-        """Further entries of stage.json: FLOPs, gold rows, changes of the weights."""
-        return {}
-
-    def _save_weights(self) -> None:
-        """The base model's weights are where it was loaded from."""
-
-    def _kept_bytes(self) -> int:
-        """Bytes that the method keeps on the disk: its memory of earlier skills, and its files."""
-        files = [self.folder / "method.pt", *(self.folder / "method").rglob("*")]
-        again = sum(part.kept_bytes() for part in self.live.parts.values())
-        return again + sum(file.stat().st_size for file in files if file.is_file())
-
-    def _scores(self) -> str:
-        """The number that counts of every skill, as the last evaluation gave it."""
-        order = self.live.order
-        metric = {skill.name: skill.metric for skill in order.skills}
-        scores = {
-            record["name"]: record["value"]
-            for record in self.records
-            if record["final"]
-            and record["kind"] == "skill"
-            and record["split"] == order.evaluate.split
-            and record["metric"] == metric[record["name"]]
-        }
-        return ", ".join(
-            f"{name} {'no number' if value is None else f'{value:.3f}'}"
-            for name, value in scores.items()
-        )
 
 
 class SkillStage(BaseStage):
@@ -245,6 +73,11 @@ class SkillStage(BaseStage):
         self.is_checked = False  # whether a checkpoint can hold what the method keeps
         self.saves = Saves(self.folder / "checkpoint", live, self.stage.step)
         if state:
+            done = self.stage.step / max(1, self.stage.steps_in_all)
+            live.progress.forecast.enter(live.run.name, number, done)
+            for row in self.log:
+                live.progress.learned(live.run.name, row)
+            live.progress.measured(live.run.name, self.records)
             live.progress.say(f"{self.where}: goes on after step {self.stage.step}")
 
     def _new_stage(self, restored: dict[str, Any] | None) -> Stage:
@@ -317,6 +150,9 @@ class SkillStage(BaseStage):
         """Let the method teach the model what is left of the stage."""
         if self.due:
             self._evaluate_inside()
+        progress = self.live.progress
+        progress.forecast.doing(LEARNING)
+        progress.show("begins to learn")
         self.stage.start_clock()
         try:
             for name, part in self.live.parts.items():
@@ -328,6 +164,7 @@ class SkillStage(BaseStage):
             self.learned = self.stage.prompts_drawn
             check_done(self.stage, f"methods.{self.live.run.label}")
             for name, part in self.live.parts.items():
+                progress.show(f"ends the stage for {name}")
                 self._seed("end", name)
                 part.end(self.stage)
             self.live.parameters.end(self.stage)
@@ -337,6 +174,8 @@ class SkillStage(BaseStage):
         if self.number < len(self.live.run.stages):
             self.live.memory()  # Refused before the stage is measured.
         self.stage.close()
+        progress.forecast.doing(BETWEEN)
+        progress.show("measures how far the weights have gone")
         self.changes.measure()
 
     def _seed(self, *what: str) -> None:
@@ -360,7 +199,9 @@ class SkillStage(BaseStage):
         numbers = " ".join(
             f"{name} {step.logged[name]:.3g}" for name in ("loss", "reward") if name in step.logged
         )
-        self.live.progress.show(f"{self.where}: {self.rate.text(stage.step)}, {numbers}")
+        self.live.progress.forecast.learned(stage.step / stage.steps_in_all)
+        self.live.progress.learned(self.live.run.name, self.log[-1])
+        self.live.progress.show(f"{self.rate.text(stage.step)} {numbers}".rstrip())
         self.saves.lost += step.logged["seconds"]
         self.due = stage.step < stage.steps_in_all and self._is_measured(stage.step)
         if self.due and SIGNALS.pending is None:
@@ -397,9 +238,10 @@ class SkillStage(BaseStage):
         self.due = False
 
     def _show_work(self, what: str, done: int, total: int) -> None:
-        self.live.progress.show(f"{self.where}: {what} {done}/{total}")
+        self.live.progress.show(f"{what} {done}/{total}")
 
     def _save_state(self, wait: bool = False) -> None:
+        self.live.progress.show("writes a checkpoint")
         state = {
             "model": self.live.parameters.checkpoint(self.live.model),
             "stage": self.stage.state_dict(),
@@ -433,6 +275,7 @@ class SkillStage(BaseStage):
 
     def _save_weights(self) -> None:
         live = self.live
+        live.progress.show("writes the weights")
         self.saves.wait()  # The folder gets another name.
         save_checkpoint(live.model, live.tokenizer, self.folder / "weights")
         if self.number < len(live.run.stages):  # else no stage reads it

@@ -1,4 +1,4 @@
-"""What a person sees: one line that is rewritten on a terminal, whole lines in a log file."""
+"""What a person sees: bars that are painted anew on a terminal, whole lines in a log file."""
 
 import io
 import os
@@ -9,33 +9,18 @@ import sys
 import pytest
 
 from harness.base import console
-from harness.base.console import Progress, Rate, clock
+from harness.base.console import Listener, Progress, Rate, Screen, clock
 from harness.base.files import ROOT
+from harness.base.forecast import Expected, Forecast
 
 # What rich would interpret: markup, an emoji code, a link, a number, and half of a tag.
 ODD = "[red]sft[/red] [b] :smile: https://x.y/z 3.14 'text' [/"
+STAMP = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d "
 
 
 class Terminal(io.StringIO):
     def isatty(self):
         return True
-
-    def screen(self):
-        """The lines that a terminal shows: \\r goes to the start, ESC [2K empties the line."""
-        lines, column = [""], 0
-        for part in re.findall(r"\r|\n|\x1b\[2K|[^\r\n\x1b]+", self.getvalue()):
-            if part == "\n":
-                lines.append("")
-                column = 0
-            elif part == "\r":
-                column = 0
-            elif part == "\x1b[2K":
-                lines[-1] = ""
-            else:
-                lines[-1] = lines[-1][:column] + part + lines[-1][column + len(part) :]
-                column += len(part)
-        assert "\x1b" not in self.getvalue().replace("\x1b[2K", "")
-        return lines
 
 
 @pytest.fixture(autouse=True)
@@ -44,59 +29,103 @@ def environment(monkeypatch):
     monkeypatch.setenv("TERM", "xterm-256color")
 
 
-def test_the_line_does_not_wrap():
+def painted(progress, width=80):
+    """The lines that the bars take, and what is under them, without their colours."""
+    (screen,) = progress.listeners
+    screen.console.width = width
+    with screen.console.capture() as capture:
+        screen.console.print(screen.painted())
+    return re.sub(r"\x1b\[[\d;]*m", "", capture.get()).rstrip("\n").split("\n")
+
+
+@pytest.fixture
+def on_the_way(monkeypatch):
+    """A progress in the second of two stages of a run of three."""
+    monkeypatch.setattr(Screen, "_start", lambda self: None)
     progress = Progress(stream=Terminal())
-    progress.show("x" * 200)
-    assert progress.stream.screen() == ["x" * 79]
-    progress.show("short")
-    assert progress.stream.screen() == ["short"]
-    progress.say("stays")
-    assert progress.stream.screen() == ["[0:00] stays", ""]
-    progress.show("two\nlines")
-    assert progress.stream.screen() == ["[0:00] stays", "two lines"]
+    stages = [Expected("", 0, 4), Expected("sft", 10, 6), Expected("sft", 10, 6)]
+    runs = {f"sft-seed{k}": [Expected(*vars(s).values()) for s in stages] for k in range(3)}
+    progress.forecast = Forecast(runs)
+    progress.forecast.over_before("sft-seed0", 3)
+    progress.forecast.over_before("sft-seed1", 1)
+    progress.at("run 2/3 sft-seed1", "stage 1/2 vowels")
+    progress.forecast.enter("sft-seed1", 1, learned=0.5)
+    progress.show("step 5/10, 2.0 s/step loss 1.2")
+    return progress
 
 
-def test_a_line_is_cut_by_the_width_of_its_characters():
-    progress = Progress(stream=Terminal())
-    progress.show("語" * 200)
-    assert progress.stream.screen()[0].strip() == "語" * 39  # two columns each
+def test_bars_say_what_where_and_how_long(on_the_way):
+    order, run, stage, line = painted(on_the_way)
+    assert re.fullmatch(r"order [━╸╺]{19,20} +42% 1:0\d left +", order)
+    assert re.fullmatch(r"run +[━╸╺]{19,20} +25% 0:2\d left run 2/3 sft-seed1 *", run)
+    assert re.fullmatch(r"stage [━╸╺]{19,20} +31% 0:1\d left stage 1/2 vowels *", stage)
+    assert line == "0:00 step 5/10, 2.0 s/step loss 1.2"
+    said = rf"run 2/3 sft-seed1, stage 1/2 vowels: {re.escape(on_the_way.text)}; "
+    assert re.fullmatch(said + r"42% of the order, about 1:0\d left", on_the_way.line)
 
 
-def test_elsewhere_lines_are_whole():
+@pytest.mark.parametrize("width", [10, 20, 40, 59, 60, 200])
+def test_nothing_wraps_at_any_width(on_the_way, width):
+    on_the_way.text = "x" * 300 + "\nsecond 語"
+    lines = painted(on_the_way, width)
+    assert len(lines) == 4 and all(len(line) < width for line in lines), lines
+    on_the_way.text = "語" * 200
+    assert painted(on_the_way, width)[-1].count("語") == (width - 6) // 2  # two columns each
+
+
+def test_elsewhere_lines_are_whole_and_have_the_time():
     progress = Progress(every=0, stream=io.StringIO())
     progress.show("x" * 200)
     progress.say("y" * 200 + "  ")
-    assert progress.stream.getvalue() == f"[0:00] {'x' * 200}\n[0:00] {'y' * 200}  \n"
+    said = progress.listeners[0].stream.getvalue()
+    assert re.fullmatch(f"{STAMP}x{{200}}\n{STAMP}y{{200}}  \n", said)
 
 
 @pytest.mark.parametrize("stream", [io.StringIO, Terminal])
 def test_texts_are_printed_as_they_are(stream, monkeypatch):
     for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.setenv(name, "1")
-    progress = Progress(every=0, stream=stream())
+    monkeypatch.setattr(Screen, "_start", lambda self: None)
+    out = stream()
+    progress = Progress(every=0, stream=out)
     progress.say(ODD)
     progress.show(ODD)
     if stream is Terminal:
-        assert progress.stream.screen() == [f"[0:00] {ODD}", ODD]
+        assert out.getvalue() == f"[0:00] {ODD}\n" and painted(progress) == [f"0:00 {ODD}"]
     else:
-        assert progress.stream.getvalue() == f"[0:00] {ODD}\n" * 2
+        assert re.fullmatch(f"({STAMP}{re.escape(ODD)}\n){{2}}", out.getvalue())
 
 
 def test_a_dumb_terminal_gets_a_line_now_and_then(monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
-    progress = Progress(every=1000, stream=Terminal())
+    out = Terminal()
+    progress = Progress(every=1000, stream=out)
     progress.show("not yet")
     progress.say("a line")
-    assert progress.stream.getvalue() == "[0:00] a line\n"
+    assert re.fullmatch(f"{STAMP}a line\n", out.getvalue())
 
 
 def test_a_line_in_so_many_seconds(monkeypatch):
     now = 100.0
     monkeypatch.setattr(console.time, "monotonic", lambda: now)
-    progress = Progress(stream=io.StringIO())
+    out = io.StringIO()
+    progress = Progress(stream=out)
     for now in (101.0, 119.0, 121.0, 130.0, 3741.0):
         progress.show(f"at {now:.0f}")
-    assert progress.stream.getvalue() == "[0:21] at 121\n[1:00:41] at 3741\n"
+    assert re.fullmatch(f"{STAMP}at 121\n{STAMP}at 3741\n", out.getvalue())
+
+
+def test_a_listener_that_fails_is_told_once_and_stops_nothing():
+    class Failing(Listener):
+        def learned(self, run, row):
+            raise ValueError("so")
+
+    out = io.StringIO()
+    progress = Progress(stream=out)
+    progress.listeners.append(Failing())
+    for _ in range(2):
+        progress.learned("sft-seed0", {"step": 1})
+    assert re.fullmatch(f"{STAMP}Failing is off: ValueError: so\n", out.getvalue())
 
 
 def test_clock_and_rate(monkeypatch):
@@ -111,9 +140,9 @@ def test_clock_and_rate(monkeypatch):
     monkeypatch.setattr(console.time, "monotonic", lambda: now)
     rate = Rate(10, done=2)
     now = 5.0
-    assert rate.text(4) == "step 4/10, 2.5 s/step, 0:15 left"
+    assert rate.text(4) == "step 4/10, 2.5 s/step"
     now = 0.5
-    assert rate.text(4) == "step 4/10, 4.0 steps/s, 0:01 left"
+    assert rate.text(4) == "step 4/10, 4.0 steps/s"
 
 
 @pytest.mark.parametrize("target", ["full", "pipe"])
@@ -121,7 +150,8 @@ def test_progress_that_cannot_be_written_stops_nothing(target):
     """A full disk behind a log, a pipe whose reader is gone: exit 0, and nothing is complained."""
     code = (
         "import sys\n"
-        "from harness.base.console import Progress, steady_streams\n"
+        "from harness.base.console import Progress\n"
+        "from harness.base.streams import steady_streams\n"
         "with steady_streams():\n"
         "    for _ in range(3):\n"
         "        Progress().say('x' * 9999)\n"
@@ -142,7 +172,7 @@ def test_closed_streams_are_filled():
     """Else the number of a closed one goes to the next file, which gets what libraries print."""
     code = (
         "import os, sys; from harness.base.errors import UserError, reported\n"
-        "from harness.base.console import steady_streams\n"
+        "from harness.base.streams import steady_streams\n"
         "with steady_streams(), reported():\n"
         "    assert os.open(sys.argv[1], os.O_RDWR | os.O_CREAT) > 2\n"
         "    print('x', file=sys.stderr); os.write(2, b'y'); os.write(1, b'z'); sys.stdin.read()\n"

@@ -187,7 +187,7 @@ def test_the_command_refuses_and_leaves_out(order_with, tmp_path, monkeypatch, c
     path = order_with(prompt="x" * 150, budget={"prompts": 4, "batch_size": 4}, evaluate={}).path
     words = ["run_sequence.py", str(path), "--out", str(tmp_path / "out"), "--method", "sft"]
     monkeypatch.setattr("sys.argv", words)
-    monkeypatch.setattr(run_sequence, "print_report", lambda out: None)
+    monkeypatch.setattr(run_sequence, "report", lambda out, progress: "")
     with pytest.raises(SystemExit) as caught:
         run_sequence.main()
     assert caught.value.code == 2 and not (tmp_path / "out").exists()

@@ -74,7 +74,7 @@ SAID = {
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch):
     gc.freeze()  # Each stage collects garbage: not what pytest and the imports have made.
-    monkeypatch.setattr(run_sequence, "print_report", lambda out: None)
+    monkeypatch.setattr(run_sequence, "report", lambda out, progress: "")
     monkeypatch.setattr(sys, "argv", sys.argv)
 
 

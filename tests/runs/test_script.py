@@ -42,7 +42,7 @@ def test_it_ends_in_the_numbers_of_the_command(order_file, tmp_path, monkeypatch
     results = run(Order(path), out=tmp_path / "script")
     words = ["run_sequence.py", str(path), "--out", str(tmp_path / "command")]
     monkeypatch.setattr(sys, "argv", words)
-    monkeypatch.setattr(run_sequence, "print_report", lambda out: None)
+    monkeypatch.setattr(run_sequence, "report", lambda out, progress: "")
     run_sequence.main()
     assert numbers(tmp_path / "script") == numbers(tmp_path / "command")
     assert results.matrix.shape == (3, 2) and list(results.data.series) == ["sft"]
