@@ -256,6 +256,7 @@ def learn(args: argparse.Namespace, progress: "Progress", failed: dict[str, str]
     take_out(out, order.runs()[0].name)
     progress.show("draws tables, pictures and the page")
     table, page = write_report([out])
+    progress.reported(page)
     return f"{table}\nreport: {os.path.relpath(page)}\nmodel: {os.path.relpath(out)}"
 
 

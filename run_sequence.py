@@ -199,6 +199,7 @@ def report(out: Path, progress: "Progress") -> str:
             f"pip install -r requirements.txt && python report.py {out}"
         )
     table, page = write_report([out])
+    progress.reported(page)
     return f"{table}\nreport: {os.path.relpath(page)}"
 
 

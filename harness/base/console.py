@@ -51,9 +51,11 @@ def padded(rows: Sequence[Sequence[str]], left: Container[int]) -> Iterator[str]
 class Listener:
     """Hears what an order does. A hook that is left out does nothing, and an error stops no run.
 
-    wants_history: whether it hears of what earlier starts did as well.
+    name: what it is called where it is told that it is off; wants_history: whether it hears of what
+    earlier starts did as well.
     """
 
+    name = ""
     wants_history = False
 
     def said(self, text: str) -> None:
@@ -74,8 +76,15 @@ class Listener:
     def stage_over(self, run: str, stage: int) -> None:
         """A stage is on record."""
 
+    def reported(self, page: Path) -> None:
+        """The report of the whole order is written; ``tables`` beside the page has its tables."""
+
     def closed(self, error: BaseException | None = None) -> None:
         """Nothing more will come; error: what ended the order early."""
+
+
+class ListenerOff(Exception):
+    """Why a listener hears nothing any more, in words for the user."""
 
 
 class Lines(Listener):
@@ -281,6 +290,10 @@ class Progress:
         """See Listener."""
         self._tell("stage_over", run, stage)
 
+    def reported(self, page: Path) -> None:
+        """See Listener."""
+        self._tell("reported", page)
+
     @property
     def wants_history(self) -> bool:
         """Whether what earlier starts did is to be told as well."""
@@ -304,15 +317,17 @@ class Progress:
         self.close(error)
 
     def _tell(self, hook: str, *facts: Any) -> None:
-        for listener in list(self.listeners):
+        # The last one first: those before it still show what it says.
+        for listener in reversed(self.listeners.copy()):
             try:
                 getattr(listener, hook)(*facts)
             except Exception as error:
                 self.listeners.remove(listener)
-                name = type(listener).__name__
+                name = listener.name or type(listener).__name__
                 with suppress(Exception):
-                    listener.closed()
-                self.say(f"{name} is off: {type(error).__name__}: {error}")
+                    listener.closed(error)
+                kind = "" if isinstance(error, ListenerOff) else f"{type(error).__name__}: "
+                self.say(f"{name} is off: {kind}{error}")
 
     # ---- what is shown ---------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -49,7 +50,7 @@ def quickest_first_line(*arguments, tries=3):
     [
         (
             ["benchmarks/orders/quickstart.yaml", "--plan"],
-            "[0:00] reads benchmarks/orders/quickstart.yaml\n",
+            "reads benchmarks/orders/quickstart.yaml\n",
         ),
         (["nowhere.yaml"], "error: nowhere.yaml: is not a file; give a task-order file, "),
         (["README.md"], "error: README.md"),
@@ -65,6 +66,7 @@ def quickest_first_line(*arguments, tries=3):
 )
 def test_the_first_line_comes_at_once(arguments, line):
     found, seconds = quickest_first_line(*arguments)
+    found = re.sub(r"^[\d-]{10} [\d:]{8} ", "", found)
     assert found.startswith(line) and seconds < LONGEST, (found, seconds)
 
 
