@@ -64,33 +64,7 @@ def run_order(
     """
     results = ResultsWriter(folder)
     progress = progress or Progress()
-    take_products(order, results.folder)
-    progress.say("looks for questions of the tests in the training data")
-    about = order.about()
-    results.check(about)
-    if line := gone_sums_line(results.folder, VERSION):
-        progress.say(line)
-    on_gpu = resolve_device(order.model.device) != "cpu"  # timed before a model is in its memory
-    progress.expect(partial(forecast_of, order, results), at_once=on_gpu)
-    fresh_model = None
-    if not (results.folder / "results.json").exists():
-        progress.say(f"loads {order.model.name}, and tries to sample from it and to save it")
-        fresh_model = load_order_model(order)  # a model that cannot be had leaves no folder behind
-        measure_products(order, fresh_model[0])
-        if order.products and (said := order.products.said()):
-            progress.say(said)
-        about = order.about()
-        check_sampling(order, fresh_model[0], progress)
-        check_saving(*fresh_model, f"{order.path}: model")
-        check_models(order.methods.values(), order, *fresh_model)
-        measured = order.products
-        take_products(order, results.folder)
-        if order.products != measured:  # another process has begun the folder meanwhile
-            fresh_model, about = None, order.about()
-    else:
-        _check_new(order, results)
-    results.open(about)
-    progress.opened(results.folder, about)
+    fresh_model = _open(order, results, progress)
     _say_advice(order, progress)
     runs = order.runs()
     with engine_for(order) as engine:
@@ -126,6 +100,38 @@ def run_order(
     progress.at()
     results.rebuild()
     _say_selection(results, progress)
+
+
+def _open(order: Order, results: ResultsWriter, progress: Progress) -> ModelAndTokenizer | None:
+    """Begin the folder or go on with it; returns the model, where it had to be loaded for that."""
+    take_products(order, results.folder)
+    progress.say("looks for questions of the tests in the training data")
+    about = order.about()
+    results.check(about)
+    if line := gone_sums_line(results.folder, VERSION):
+        progress.say(line)
+    on_gpu = resolve_device(order.model.device) != "cpu"  # timed before a model is in its memory
+    progress.expect(partial(forecast_of, order, results), at_once=on_gpu)
+    fresh_model = None
+    if not (results.folder / "results.json").exists():
+        progress.say(f"loads {order.model.name}, and tries to sample from it and to save it")
+        fresh_model = load_order_model(order)  # a model that cannot be had leaves no folder behind
+        measure_products(order, fresh_model[0])
+        if order.products and (said := order.products.said()):
+            progress.say(said)
+        about = order.about()
+        check_sampling(order, fresh_model[0], progress)
+        check_saving(*fresh_model, f"{order.path}: model")
+        check_models(order.methods.values(), order, *fresh_model)
+        measured = order.products
+        take_products(order, results.folder)
+        if order.products != measured:  # another process has begun the folder meanwhile
+            fresh_model, about = None, order.about()
+    else:
+        _check_new(order, results)
+    results.open(about)
+    progress.opened(results.folder, about)
+    return fresh_model
 
 
 def _run_stages(
