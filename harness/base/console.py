@@ -1,7 +1,7 @@
 """What a person sees while a run goes on: where it is, what it does, how long it still takes.
 
 Who works tells a ``Progress``: a line that stays, or what goes on now. Its listeners show that, or
-write it down: a ``Screen`` on a terminal, ``Lines`` elsewhere.
+write it down: a ``Screen`` on a terminal, ``PlainLines`` elsewhere.
 """
 
 import atexit
@@ -20,7 +20,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from harness.base.forecast import Forecast, Share
+from harness.base.forecast import Forecast, HowFar
 from harness.base.stopping import SIGNALS
 
 LONGEST = 24  # columns of a bar
@@ -87,7 +87,7 @@ class ListenerOff(Exception):
     """Why a listener hears nothing any more, in words for the user."""
 
 
-class Lines(Listener):
+class PlainLines(Listener):
     """Plain lines with a time stamp, those of what goes on once in ``every`` seconds at most."""
 
     def __init__(self, stream: TextIO, every: float = 20.0) -> None:
@@ -187,7 +187,7 @@ class Screen(Listener):
             lines.append(_cut(self.notice, width))
         return Group(*lines)
 
-    def _bars(self, rows: Sequence[tuple[str, str, Share]], width: int) -> RenderableType:
+    def _bars(self, rows: Sequence[tuple[str, str, HowFar]], width: int) -> RenderableType:
         names = width >= NARROW
         left = [f"{clock(s.left)} left" if s.left is not None else "" for _, _, s in rows]
         bar = min(LONGEST, width // 4)
@@ -241,7 +241,7 @@ class Progress:
         if stream.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown"):
             self.listeners.append(Screen(stream, self))
         else:
-            self.listeners.append(Lines(stream, every))
+            self.listeners.append(PlainLines(stream, every))
 
     def say(self, text: str) -> None:
         """A line that stays."""
@@ -332,7 +332,7 @@ class Progress:
     # ---- what is shown ---------------------------------------------------------------------------
 
     @property
-    def shares(self) -> list[tuple[str, str, Share]]:
+    def shares(self) -> list[tuple[str, str, HowFar]]:
         """(name, place, share) of the bars of order, run and stage, outermost first."""
         forecast = self.forecast
         if not forecast.runs:

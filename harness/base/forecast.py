@@ -54,7 +54,7 @@ class _Taken:
         return float(ratio**weight * usual ** (1 - weight))
 
 
-class Share(NamedTuple):
+class HowFar(NamedTuple):
     """How much of something is done, from 0 to 1, and the seconds that are left; None: unknown."""
 
     done: float
@@ -177,25 +177,25 @@ class Forecast:
     # ---- what is left ----------------------------------------------------------------------------
 
     @property
-    def of_order(self) -> Share:
+    def of_order(self) -> HowFar:
         """Of all runs."""
         return self._share("", self._all())
 
     @property
-    def of_run(self) -> Share:
+    def of_run(self) -> HowFar:
         """Of the present run."""
         run, _ = self._place
         return self._share(run, self.runs.get(run, ()))
 
     @property
-    def of_stage(self) -> Share:
+    def of_stage(self) -> HowFar:
         """Of the present stage."""
         return self._share(self._place, [self._stage])
 
     def _all(self) -> list[Expected]:
         return [stage for run in self.runs.values() for stage in run]
 
-    def _share(self, key: object, stages: Sequence[Expected]) -> Share:
+    def _share(self, key: object, stages: Sequence[Expected]) -> HowFar:
         learning, measuring = self._factors(LEARNING), self._factors(MEASURING)
         rest = self._between / (self._over + 1)
         done = left = 0.0
@@ -211,9 +211,9 @@ class Forecast:
         share = done / (done + left) if done + left > 0 else 0.0
         self._most[key] = max(self._most.get(key, 0.0), min(share, 1.0))
         if not (self.is_timed or self._taken):
-            return Share(self._most[key], None)
+            return HowFar(self._most[key], None)
         since = self._spent + time.monotonic() - self._since  # while nothing is heard, time goes on
-        return Share(self._most[key], max(0.0, left - since))
+        return HowFar(self._most[key], max(0.0, left - since))
 
     def _factors(self, kind: str) -> dict[tuple[str, bool], float]:
         """{(label, is_known): actual over expected seconds of this kind of work}."""

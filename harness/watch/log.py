@@ -4,13 +4,13 @@ import io
 from pathlib import Path
 from typing import Any
 
-from harness.base.console import Lines
+from harness.base.console import PlainLines
 from harness.base.errors import UserError
 
 LOG = "log.txt"
 
 
-class LogFile(Lines):
+class LogFile(PlainLines):
     """Lines in ``log.txt`` of the results folder, kept in memory until the folder is there.
 
     Processes that work in one folder write into one file; a line is written at once.
