@@ -1,4 +1,5 @@
-"""What stands behind an option until a GPU has run it: fused losses, AdamW's moments in 8 bits.
+"""What stands behind an option until a GPU has run it: fused losses, FlexAttention, AdamW's moments
+in 8 bits.
 
 Each beside the usual one on the same device, and the moments beside the CPU's as well. What passes
 here may become a default.
@@ -14,30 +15,34 @@ from typing import TYPE_CHECKING
 import torch
 
 from benchmarks.gpu_check.bench import Bench, seconds_of
-from benchmarks.gpu_check.exact import objectives, one_step
+from benchmarks.gpu_check.exact import LossAndNorm, objectives, one_step
 from benchmarks.gpu_check.material import make_model, make_rows, make_tokenizer, small_config
 from harness.learning.distillation import divergence
 from harness.learning.fused import fused_cross_entropy, fused_kl
 from harness.learning.moments import EIGHT_BITS, FLOAT32
 from harness.learning.optimizer import Streamed
-from harness.learning.trainer import cross_entropy
+from harness.learning.trainer import Trainer, cross_entropy
+from harness.models.flex import attend_by_flex, keep_flex
 from harness.models.memory import peak_memory, reset_peak_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Loss = Callable[[torch.Tensor], torch.Tensor]  # of logits, a scalar
+Backward = Callable[[Trainer], float]  # of a step, whose loss it returns
 FUSED = ("SFT", "SDFT full")  # objectives that fuse
 CPU = torch.device("cpu")
 
 
 def run(bench: Bench) -> None:
-    """Fused losses where there are kernels for this device, then moments."""
+    """Fused losses and FlexAttention where there are kernels for this device, then moments."""
     if bench.device.type == "cuda" and importlib.util.find_spec("triton") is None:
-        bench.note("fused losses", "not tried: Triton is not installed")
+        bench.note("fused losses, FlexAttention", "not tried: Triton is not installed")
     else:
         steps(bench)
         chunks(bench)
+        if bench.device.type in ("cpu", "cuda"):  # others have no FlexAttention
+            attention(bench)
     moments(bench)
 
 
@@ -101,6 +106,40 @@ def _gradient(logits: torch.Tensor, loss: Loss) -> torch.Tensor:
     leaf = logits.requires_grad_()
     (gradient,) = torch.autograd.grad(loss(leaf * 1), leaf)  # not of the leaf's own memory
     return gradient
+
+
+def attention(bench: Bench) -> None:
+    """Loss and gradient norm of whole steps by FlexAttention and as usual; seconds and memory of a
+    step whose rows share prompts.
+    """
+    config = small_config(bench.tiny)
+    tokenizer = make_tokenizer(config.vocab_size)
+    rows = make_rows(config.vocab_size, [9, 40, 17], 12 if bench.tiny else 48, each=2)
+    sharing = make_rows(config.vocab_size, [600, 640], 128, each=8)
+    for dtype, limit in ((torch.float32, 1e-5), (torch.bfloat16, 2e-3)):
+        model: PreTrainedModel = make_model(config, dtype, bench.device)
+        attend_by_flex(model, "model: attention")
+        name = str(dtype).removeprefix("torch.")
+
+        def step(backward: Backward, by_flex: bool, model: PreTrainedModel = model) -> LossAndNorm:
+            keep_flex(model, by_flex)
+            return one_step(model, tokenizer, backward)
+
+        for objective in ("SFT", "SDFT full", "GRPO"):
+            backward = objectives(rows)[objective]
+            usual, found = step(backward, False), step(backward, True)
+            loss = abs(found[0] - usual[0]) / max(0.1, abs(usual[0]))
+            bench.at_most(f"FlexAttention, {objective}, {name}, loss", loss, limit)
+            norm = abs(found[1] / usual[1] - 1)
+            bench.at_most(f"FlexAttention, {objective}, {name}, gradient norm", norm, 10 * limit)
+        if bench.tiny:  # seconds would say nothing
+            continue
+        backward = objectives(sharing)["SFT"]
+        for kind, by_flex in (("usual attention", False), ("FlexAttention", True)):
+            reset_peak_memory(bench.device)
+            seconds = seconds_of(partial(step, backward, by_flex), bench.device, 3)
+            bench.note(f"{kind}, {name}, a step of shared prompts", 1e3 * seconds, "ms")
+            bench.note(f"{kind}, {name}, peak", peak_memory(bench.device), "GiB")
 
 
 def moments(bench: Bench) -> None:

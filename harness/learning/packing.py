@@ -4,7 +4,8 @@ Vocabulary of this file: a *row* is a prompt and a completion. A *tree* is a lis
 computed as one sequence, because their prompts begin alike: the common beginning is the trunk, and
 the rest of each prompt and each completion branch off it. A *micro-batch* is a list of trees that
 go through the model together: one behind the other in one sequence where the model attends by
-segments (harness/models/segments.py), else padded beside each other under a mask.
+segments or by FlexAttention (segments.py, flex.py of harness/models), else padded beside each other
+under a mask.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from harness.models.flex import ATTENTION as FLEX
+from harness.models.flex import attends_by_flex, line_mask
 from harness.models.forward import (
     attending,
     can_share_prompts,
@@ -172,7 +175,7 @@ def _micro_batches(
 
 def _in_line(model: PreTrainedModel) -> bool:
     """Whether the trees of a micro-batch stand behind each other, without padding."""
-    return can_share_prompts(model) and can_take_segments(model)
+    return can_share_prompts(model) and (attends_by_flex(model) or can_take_segments(model))
 
 
 def _trees(rows: Sequence[Row], limit: int, longest: int) -> list[Tree]:
@@ -323,17 +326,18 @@ def _states_in_line(
             # The trunk continues nothing, the rest of a prompt the trunk, a completion both.
             chains.append([spans[i] for i in sorted({0, segment.parent, k})])
     device = model.device
-    segmented = Segments(chains, model.dtype, device)
-    with attending(model, ATTENTION):
+    tokens = [[t for each in sequences for t in _tokens(each)]]
+    places = [[p for each in sequences for p in _position_ids(each)]]
+    by_flex = attends_by_flex(model)
+    mask = line_mask(chains, device) if by_flex else Segments(chains, model.dtype, device).mask()
+    with attending(model, FLEX if by_flex else ATTENTION):
         states = hidden_states(
             model,
-            torch.tensor([[t for each in sequences for t in _tokens(each)]], device=device),
-            position_ids=torch.tensor(
-                [[p for each in sequences for p in _position_ids(each)]], device=device
-            ),
-            attention_mask=segmented.mask(),
+            on_device(torch.tensor(tokens), device),
+            position_ids=on_device(torch.tensor(places), device),
+            attention_mask=mask,
         )
-    return states[0], torch.tensor(starts, device=device)
+    return states[0], on_device(torch.tensor(starts), device)
 
 
 def _lay_out(

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
     from transformers import PreTrainedModel
 
 PAD = 0  # Rows are padded on the right, where no real token looks: the value does not matter.
@@ -24,13 +25,14 @@ GradientOf = Callable[[torch.nn.Parameter], torch.Tensor]
 
 
 def hidden_states(
-    model: PreTrainedModel, input_ids: torch.Tensor, **inputs: torch.Tensor
+    model: PreTrainedModel, input_ids: torch.Tensor, **inputs: torch.Tensor | BlockMask
 ) -> torch.Tensor:
     """Last hidden states [rows, tokens, width] of right-padded rows of token ids.
 
     By default there is no attention mask: under causal attention a real token never sees the
     padding to its right, and without a mask the fast kernels apply.
-    inputs: position_ids and a boolean attention_mask [rows, 1, tokens, tokens].
+    inputs: position_ids and a boolean attention_mask [rows, 1, tokens, tokens], or one that the
+    model's attention takes.
     """
     # Llama 4 names a prefix that it does not have.
     body = getattr(model, model.base_model_prefix or "model", None) or model.model

@@ -21,6 +21,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from harness.models.forward import attending, can_share_prompts, distinct_tokens, hidden_states
 
 if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
     from transformers import PreTrainedModel
 
 ATTENTION = "segments"  # its name in transformers' registry
@@ -233,7 +234,10 @@ AttentionInterface.register(ATTENTION, _segment_attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
+# ---- whether a model takes it --------------------------------------------------------------------
+
 _TAKES = "_takes_segments"  # attribute of a model with what can_take_segments answered
+TRIAL: list[Chain] = [[(0, 3)], [(0, 3), (3, 6)], [(0, 3), (6, 8)]]  # a beginning and two rows
 
 
 def can_take_segments(model: PreTrainedModel) -> bool:
@@ -244,7 +248,7 @@ def can_take_segments(model: PreTrainedModel) -> bool:
     """
     if not hasattr(model, _TAKES):
         plain = model.config._attn_implementation == "sdpa" and model.device.type == "cpu"
-        keep_segments(model, plain and can_share_prompts(model) and _agrees(model))
+        keep_segments(model, plain and can_share_prompts(model) and _takes(model))
     return bool(getattr(model, _TAKES))
 
 
@@ -253,28 +257,41 @@ def keep_segments(model: PreTrainedModel, answer: bool) -> None:
     setattr(model, _TAKES, answer)
 
 
-@torch.no_grad()
-def _agrees(model: PreTrainedModel) -> bool:
-    """The trial of ``can_take_segments``: a beginning and two rows that follow it."""
-    tokens = distinct_tokens(model, 8)
-    if tokens is None:
+def _takes(model: PreTrainedModel) -> bool:
+    segments = Segments(TRIAL, model.dtype, model.device)
+    try:
+        return agrees(model, ATTENTION, segments.mask()) and segments.used
+    except Exception:  # A model that takes no other attention may raise anything.
         return False
-    segments = Segments([[(0, 3)], [(0, 3), (3, 6)], [(0, 3), (6, 8)]], model.dtype, model.device)
-    inputs = {
-        "input_ids": torch.tensor([tokens]),
-        "position_ids": torch.tensor([[0, 1, 2, 3, 4, 5, 3, 4]]),
-        "attention_mask": segments.mask(),
-    }
+
+
+@torch.no_grad()
+def agrees(model: PreTrainedModel, attention: str, mask: torch.Tensor | BlockMask) -> bool:
+    """Whether the tokens of TRIAL have the states of the model's own attention by another one.
+
+    mask: of TRIAL, as ``attention`` takes it. Whatever the model raises is not caught.
+    """
+    if distinct_tokens(model, 8) is None:
+        return False
     was_training = model.training
     model.eval()  # Dropout would move the states.
     try:
-        wanted = hidden_states(model, **inputs)
-        with attending(model, ATTENTION):
-            states = hidden_states(model, **inputs)
-    except Exception:  # A model that takes no other attention may raise anything.
-        return False
+        plain = Segments(TRIAL, model.dtype, model.device).mask()
+        wanted = trial_states(model, str(model.config._attn_implementation), plain)
+        states = trial_states(model, attention, mask)
     finally:
         model.train(was_training)
     # Another mask moves the states by about their size, rounding by far less.
     tolerance = 1e-3 if model.dtype == torch.float32 else 0.1
-    return segments.used and bool((states - wanted).norm() <= tolerance * wanted.norm())
+    return bool((states - wanted).norm() <= tolerance * wanted.norm())
+
+
+def trial_states(
+    model: PreTrainedModel, attention: str, mask: torch.Tensor | BlockMask
+) -> torch.Tensor:
+    """States [1, tokens, width] of TRIAL's tokens by ``attention``."""
+    device = model.device
+    positions = torch.tensor([[0, 1, 2, 3, 4, 5, 3, 4]], device=device)
+    ids = torch.tensor([distinct_tokens(model, 8)], device=device)
+    with attending(model, attention):
+        return hidden_states(model, ids, position_ids=positions, attention_mask=mask)

@@ -199,9 +199,15 @@ class Memory:
     """
 
     def __init__(
-        self, shape: PreTrainedModel, dtype: torch.dtype, device: str | torch.device
+        self,
+        shape: PreTrainedModel,
+        dtype: torch.dtype,
+        device: str | torch.device,
+        repeats: bool = True,
     ) -> None:
-        """shape: the model on the meta device."""
+        """shape: the model on the meta device; repeats: whether a GPU's passes under a mask keep
+        keys and values for every query head, as all but FlexAttention do.
+        """
         config = shape.config.get_text_config()
         self.parameters = sum(p.numel() for p in shape.parameters())
         self.size = dtype.itemsize
@@ -209,7 +215,7 @@ class Memory:
         self.on_gpu = self.device.type != "cpu"
         # Bytes of a token in a micro-batch, and of one in the sampler's cache.
         self.token = activations(shape)
-        if self.on_gpu:
+        if self.on_gpu and repeats:
             self.token += repeated_bytes(config, dtype.itemsize)
         self.recomputed = recomputed_bytes(
             self.token, config.num_hidden_layers, config.hidden_size, dtype.itemsize

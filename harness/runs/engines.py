@@ -11,6 +11,7 @@ from harness.base.console import Progress
 from harness.base.files import read_json
 from harness.evaluation.evaluator import Evaluator
 from harness.evaluation.settings import Evaluate
+from harness.models.flex import FLEX, attend_by_flex, keep_flex
 from harness.models.load import load_model, resolve_device
 from harness.models.products import Products, fixed_products, keep_products, measured_products
 from harness.results.formats import PRODUCTS, check_shape
@@ -92,6 +93,11 @@ def load_order_model(
         keep_products(model, order.products.sampling)
     if spec.decode == GRAPHS:
         allow_graphs(model)
+    if spec.attention == FLEX:
+        if source:  # of a run whose base model was tried
+            keep_flex(model, True)
+        else:
+            attend_by_flex(model, f"{place}: attention")
     return model, tokenizer
 
 

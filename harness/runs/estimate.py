@@ -14,6 +14,7 @@ from harness.learning.options import MASTERS
 from harness.learning.outlook import Outlook, Work
 from harness.learning.parametrisation import Size, get_parametrisation
 from harness.learning.part import joint_budget
+from harness.models.flex import FLEX
 from harness.models.load import resolve_device
 from harness.models.memory import MICRO_BATCH_TOKENS, Passes, free_memory
 from harness.models.recompute import can_recompute
@@ -198,7 +199,7 @@ class _Estimator:
         self.order = order
         self.shape = shape
         self.machine, evaluating = machines_of(order, shape, device)
-        self.memory = Memory(shape, dtype, device)
+        self.memory = Memory(shape, dtype, device, order.model.attention != FLEX)
         self.engine = engine_bytes(order, self.memory)
         self.outlooks = outlooks_of(order, tokenizer, self.machine.parameters)
         self.measuring = MeasuringCost(order, evaluating, self.memory, self.outlooks)

@@ -23,6 +23,7 @@ from harness.evaluation.suite import Suite, load_suite
 from harness.learning.fused import check_fused
 from harness.learning.options import TrainingConfig
 from harness.models.chat import chat_tokens
+from harness.models.flex import FLEX, check_flex
 from harness.models.load import check_device, check_name, resolve_device, resolve_dtype
 from harness.models.products import Products
 from harness.results.formats import VERSION
@@ -44,7 +45,7 @@ from harness.skills.skill import Skill, examples_fingerprint
 from harness.skills.templates import ORACLE_TEMPLATE
 
 # Keys of the section ``model`` that results.json has only where they are not their defaults.
-OF_MODEL = ("deterministic", "template", "decode", "fused_losses")
+OF_MODEL = ("deterministic", "template", "decode", "fused_losses", "attention")
 
 
 class Order(Sections):
@@ -81,6 +82,8 @@ class Order(Sections):
         check_device(self.model.device, f"{self.place}: model: device")
         if self.model.fused_losses:
             check_fused(resolve_device(self.model.device), f"{self.place}: model: fused_losses")
+        if self.model.attention == FLEX:
+            check_flex(resolve_device(self.model.device), f"{self.place}: model: attention")
         self._check_engines()
         self.specs = {spec.name: spec for spec in self.skill_specs}
         self.skills = [

@@ -7,6 +7,7 @@ find another one.
 from collections.abc import Iterable
 
 from harness.base.files import read_json, write_sealed
+from harness.models.flex import FLEX
 from harness.models.load import source_of
 from harness.models.memory import Passes, free_memory
 from harness.models.recompute import can_recompute
@@ -43,7 +44,8 @@ def _fitting(live: OneRun, free: int) -> list[Passes]:
     """The passes that fit each stage of the run by itself; free: bytes."""
     order, spec = live.order, live.spec
     shape = model_shape(order, source_of(order.model.name), f"{order.path}: model")
-    memory = Memory(shape, live.model.dtype, live.model.device)
+    repeats = order.model.attention != FLEX
+    memory = Memory(shape, live.model.dtype, live.model.device, repeats)
     outlooks = outlooks_of(order, live.tokenizer, memory.parameters)
     layered = can_recompute(live.model)
     found = []

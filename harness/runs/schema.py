@@ -43,6 +43,12 @@ class ModelSpec:
         "cross-entropy and forward KL write their gradient over the logits; no GPU has run their "
         "Triton kernels yet",
     )
+    attention: str = option(
+        "auto",
+        "in training: segments on a CPU, PyTorch's attention on a GPU; or FlexAttention, which "
+        "never ran on a GPU",
+        choices=("auto", "flex"),
+    )
 
 
 @dataclass

@@ -4,6 +4,8 @@ gradients as one row each.
 
 import pytest
 import torch
+import torch.nn.functional as F
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
 from harness.learning import packing
 from harness.learning.packing import Row
@@ -12,6 +14,7 @@ from harness.learning.teacher import Teacher
 from harness.learning.trainer import Trainer, TrainingConfig
 from harness.models.forward import can_share_prompts, hidden_states
 from harness.models.load import load_model
+from harness.models.segments import keep_segments
 from harness.sampling.transformers import TransformersSampler
 from harness.skills.skill import Skill
 
@@ -123,3 +126,29 @@ def test_a_sliding_window_is_not_shared(tmp_path):
         )
     )
     assert not can_share_prompts(model)
+
+
+@pytest.mark.parametrize("config", [LlamaConfig, Qwen2Config, Qwen3Config])
+def test_rows_alone_take_the_kernels_without_a_mask(config, monkeypatch):
+    """As on a GPU, where no segments are: rows of different prompts stand beside each other, and
+    PyTorch is told that attention is causal. Rows of one prompt need a mask.
+    """
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "head_dim": 8}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2}
+    model = AutoModelForCausalLM.from_config(config(**sizes, **heads))
+    keep_segments(model, False)
+    assert can_share_prompts(model)  # which tries passes of its own
+    real, seen = F.scaled_dot_product_attention, []
+
+    def spy(*tensors, attn_mask=None, is_causal=False, **settings):
+        seen.append((attn_mask is None, is_causal))
+        return real(*tensors, attn_mask=attn_mask, is_causal=is_causal, **settings)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+    for rows, unmasked in ((ROWS[1:3], True), (ROWS, False)):
+        seen.clear()
+        (batch,) = packing.micro_batches(model, rows, 64)
+        states, _ = packing.completion_states(model, rows, batch)
+        states.sum().backward()
+        assert set(seen) == {(unmasked, unmasked)} and len(seen) == 2

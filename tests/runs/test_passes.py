@@ -48,6 +48,15 @@ def test_passes_have_what_training_leaves(masters, each):
     assert passes(-1e12) == Passes(256, True)
 
 
+def test_flex_attention_repeats_no_keys():
+    """Where four query heads more than two keys' heads are not copied, longer passes fit."""
+    with init_empty_weights():
+        shape = AutoModelForCausalLM.from_config(LLAMA, dtype=torch.bfloat16)
+    usual, flex = (Memory(shape, torch.bfloat16, "cuda", repeats) for repeats in (True, False))
+    assert usual.token - flex.token == 3 * 2 * (6 - 2) * 16 * 2
+    assert flex.token == Memory(shape, torch.bfloat16, "cpu").token
+
+
 @pytest.mark.parametrize("rows, learning", [(10**6, False), (0, True)])
 def test_an_engine_answers_or_sleeps(rows, learning):
     """The larger of a micro-batch with what sleeps, and answers without gradients."""
