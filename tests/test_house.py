@@ -17,7 +17,7 @@ ROOMS = {  # a room and the rooms that it may import
     "sampling": {"base", "results", "skills", "models"},
     "learning": {"base", "results", "skills", "models", "sampling"},
     "evaluation": {"base", "results", "skills", "models", "sampling", "learning"},
-    "runs": {"base", "results", "skills", "models", "sampling", "learning", "evaluation"},
+    "runs": {"base", "results", "skills", "models", "sampling", "learning", "evaluation", "watch"},
     "report": {"base", "results"},
     "watch": {"base", "results"},
 }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from harness.base.settings import option
 from harness.models.chat import DATE, ChatInputs
 from harness.sampling.settings import MOST_NEW_TOKENS, MOST_PROMPTS
+from harness.watch.trackers import TRACKERS
 
 # Equals harness.models.embedded.EMBEDDED, whose module imports PyTorch: an order is read without.
 EMBEDDED = "embedded"
@@ -199,6 +200,11 @@ class Schema:
     retention: str | list | None = option(None, "a suite of benchmarks/retention, or lm-eval tasks")
     power: dict = option({}, "differences that should be told: --plan proposes seeds and questions")
     checkpoints: dict = option({}, "resume and disk")
+    report_to: str | list[str] = option(
+        [],
+        "trackers that get steps, evaluations, settings and tables while the order runs",
+        choices=tuple(TRACKERS),
+    )
     orders: dict | list | str | None = option(
         None,
         "several sequences of these skills, each a run of its own: name: [skills], a list of "

@@ -27,6 +27,7 @@ from harness.runs.schema import (
     SkillSpec,
 )
 from harness.sampling.settings import Rollout, VLLMConfig
+from harness.watch.tracking import check_installed
 
 NAMES = "use letters, digits, - and _, at most 200"
 LONGEST_NAME = 200
@@ -46,7 +47,8 @@ class Sections:
     ``orders``, {"": (1, 2, ...)} where there are none; method_options: the hyperparameters that the
     file gives each label; grid: {label: {hyperparameter: values}}; judge_section,
     retention_section: as in the file; reference_labels, relearning_labels: of ``references``,
-    ``relearning``. ``selects``: whether a grid selects among its points, by validation scores.
+    ``relearning``; report_to: trackers. ``selects``: whether a grid selects among its points, by
+    validation scores.
     """
 
     def __init__(self, mapping: object, path: str | Path) -> None:
@@ -74,6 +76,9 @@ class Sections:
             Checkpoints, schema.checkpoints, f"{place}: checkpoints"
         )
         self.power: Power = build(Power, schema.power, f"{place}: power")
+        report_to = [schema.report_to] if isinstance(schema.report_to, str) else schema.report_to
+        self.report_to = list(dict.fromkeys(report_to))
+        check_installed(self.report_to, f"{place}: report_to")
         self.seeds = _seeds(schema.seeds, f"{place}: seeds")
         self.skill_specs = _skill_specs(schema.skills, f"{place}: skills")
         self.sequences = _sequences(

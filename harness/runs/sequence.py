@@ -47,6 +47,7 @@ from harness.runs.provenance import write_provenance
 from harness.runs.references import Run, without_runs
 from harness.runs.stage_run import run_stage
 from harness.sampling.vllm import Engine
+from harness.watch.tracking import track
 
 ModelAndTokenizer = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
@@ -130,6 +131,7 @@ def _open(order: Order, results: ResultsWriter, progress: Progress) -> ModelAndT
     else:
         _check_new(order, results)
     results.open(about)
+    track(order.report_to, progress)
     progress.opened(results.folder, about)
     return fresh_model
 
