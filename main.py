@@ -254,8 +254,7 @@ def learn(args: argparse.Namespace, progress: "Progress", failed: dict[str, str]
     if failed:
         return ""
     take_out(out, order.runs()[0].name)
-    progress.show("draws tables, pictures and the page")
-    table, page = write_report([out])
+    table, page = write_report([out], show=progress.show)
     progress.reported(page)
     return f"{table}\nreport: {os.path.relpath(page)}\nmodel: {os.path.relpath(out)}"
 

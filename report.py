@@ -10,6 +10,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.base.console import Progress
 from harness.base.errors import Parser, UserError, reported
 from harness.base.files import check_folder
 
@@ -89,7 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             from harness.report.build import write_report
 
-            text, page = write_report(options.folders, options.out)
+            with Progress() as progress:
+                text, page = write_report(options.folders, options.out, progress.show)
         print(text)
         print(f"\nreport: {page}")
 

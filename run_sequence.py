@@ -190,7 +190,7 @@ def measured_variations(out: Path) -> dict[str, Any]:
 
 def report(out: Path, progress: "Progress") -> str:
     """The main table and the path of the page; a line where a package for reports is missing."""
-    progress.show("draws tables, pictures and the page")
+    progress.show("writes the report")
     try:
         from harness.report.build import write_report
     except ModuleNotFoundError as error:
@@ -198,7 +198,7 @@ def report(out: Path, progress: "Progress") -> str:
             f"no table and no page: {error.name} is not installed; "
             f"pip install -r requirements.txt && python report.py {out}"
         )
-    table, page = write_report([out])
+    table, page = write_report([out], show=progress.show)
     progress.reported(page)
     return f"{table}\nreport: {os.path.relpath(page)}"
 

@@ -52,3 +52,4 @@ def open_server(config: EndpointConfig) -> Iterator[tuple[Endpoint, Progress]]:
         ) from None
     finally:
         progress.say(endpoint.summary())
+        progress.close()

@@ -44,6 +44,7 @@ def main(words: list[str] | None = None) -> None:
         for alpha in alphas:
             if not 0 <= alpha <= 1:
                 raise UserError(f"--alpha {alpha:g}", "must be from 0 to 1")
+        from harness.base.console import Progress
         from harness.runs.alpha_sweep import sweep, table  # PyTorch takes seconds
         from harness.runs.reading import read_order
 
@@ -53,7 +54,9 @@ def main(words: list[str] | None = None) -> None:
         folder = Path(args.out) if args.out else ROOT / "results" / order.name
         if not (folder / "results.json").is_file():
             raise UserError(folder, "is no results folder", "give that of the runs with --out")
-        print(table(order, sweep(order, folder, alphas)))
+        with Progress() as progress:
+            swept = sweep(order, folder, alphas, progress)
+        print(table(order, swept))
 
 
 if __name__ == "__main__":

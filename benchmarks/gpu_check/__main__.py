@@ -182,6 +182,7 @@ def run_parts(names: Sequence[str], args: argparse.Namespace) -> int:
             result = run_part(name, args, start, progress)
         results.append(result)
         progress.say(f"{result.verdict} {name}" + (f": {result.reason}" if result.reason else ""))
+        progress.close()  # what is printed is no line below the screen's bars
         print(result.json(), flush=True)
         for check in result.checks:
             print(f"  {check.line()}", flush=True)

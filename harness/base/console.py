@@ -130,7 +130,7 @@ class Screen(Listener):
             console=self.console,
             refresh_per_second=2,
             transient=True,
-            vertical_overflow="crop",
+            redirect_stdout=sys.stdout.isatty(),  # what goes into a file stays out of this
         )
 
     def said(self, text: str) -> None:
@@ -143,6 +143,7 @@ class Screen(Listener):
 
     def _start(self) -> None:
         streams = sys.stdout, sys.stderr
+        self.live.vertical_overflow = "crop"
         self.live.start()
         self.console.show_cursor(True)  # A process that is killed cannot bring it back.
         SIGNALS.tell = self._note

@@ -6,7 +6,7 @@ Neither torch nor transformers is needed.
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -29,26 +29,31 @@ MOST_MISSING = 8  # lines in the terminal
 ANY_TEXT = "replace"  # half of a pair in a model's answer is no character
 
 
-def write_report(folders: Folder | Iterable[Folder], out: Folder | None = None) -> tuple[str, Path]:
+def write_report(
+    folders: Folder | Iterable[Folder],
+    out: Folder | None = None,
+    show: Callable[[str], object] = lambda what: None,
+) -> tuple[str, Path]:
     """Writes the report of one or several results folders into ``out``.
 
     By default ``out`` is the folder ``report`` in the first of them. Tables go to ``tables/`` (CSV,
     Markdown, LaTeX), pictures to ``figures/`` (PNG, SVG), the answers behind the numbers to
     ``viewer/``; the page is ``index.html``. All files are made in a temporary folder beside ``out``
     and moved at the end, so that a report that fails leaves nothing half-written. Returns (the main
-    table as terminal text, path of the page). Raises UserError for a folder that is no results
-    folder of a known version, for damaged files, for records that must not be compared, and for an
-    ``out`` that cannot be written.
+    table as terminal text, path of the page). show: is told what is being made. Raises UserError
+    for a folder that is no results folder of a known version, for damaged files, for records that
+    must not be compared, and for an ``out`` that cannot be written.
     """
     if isinstance(folders, str | Path):
         folders = [folders]
     by_place = {Path(folder).resolve(): Path(folder) for folder in folders}
+    show("reads records")
     results = ReportData(list(by_place.values()))
     if not out and (results.folders[0] / "report").is_symlink():
         raise _link(results.folders[0] / "report")
     out = Path(out) if out else results.folders[0] / "report"
     with made_beside(out, STALE) as partial:
-        main = _write(results, partial, out)
+        main = _write(results, partial, out, show)
     return _terminal(results, main), out / "index.html"
 
 
@@ -100,8 +105,9 @@ def _remove_if_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-def _write(results: ReportData, partial: Path, out: Path) -> Table:
+def _write(results: ReportData, partial: Path, out: Path, show: Callable[[str], object]) -> Table:
     """Makes all files in ``partial``, with links as from ``out``; returns the main table."""
+    show("computes tables")
     all_tables = _all_tables(results)
     (partial / "tables").mkdir()
     for table in all_tables:
@@ -111,6 +117,7 @@ def _write(results: ReportData, partial: Path, out: Path) -> Table:
     write_csv(tables.records_used(results), partial / "tables" / "records.csv")
     source = source_of(results)
     write_csv(source.curves, partial / "tables" / "curves.csv")
+    show("draws pictures")
     pictures = draw_pictures(source, partial / "figures")
     to_folder = [
         link(os.path.relpath(folder.resolve(), out.resolve()).replace(os.sep, "/"))
@@ -118,6 +125,7 @@ def _write(results: ReportData, partial: Path, out: Path) -> Table:
     ]
     text = page.render(results, all_tables, pictures, source.looks, to_folder)
     (partial / "index.html").write_text(text, "utf-8", ANY_TEXT)
+    show("writes the answers for the viewer")
     write_viewer(results, partial / "viewer")
     return all_tables[0]
 

@@ -76,8 +76,11 @@ def run_order(
                 (results.run(run.name) / FAILED).unlink(missing_ok=True)
                 tidy(order, results, run)
                 first = _first_open_stage(results, run)
+                # Another process may have done some of it since the forecast was made.
+                done = len(run.stages) + 1 if first is None else first
+                progress.forecast.over_before(run.name, done)
                 if progress.wants_history:
-                    _tell_history(results, run, first, progress)
+                    _tell_history(results, run, done, progress)
                 if first is None:  # a kill, or a judge that was down, may have left verdicts open
                     judge_stage(order, results, run.name, progress)
                 else:
@@ -95,6 +98,7 @@ def run_order(
                         )
                     except RunFailed as failure:
                         progress.say(f"{title} failed: {failure}")
+                        progress.forecast.over_before(run.name, len(run.stages) + 1)
                         assert on_failure is not None
                         on_failure(run.name, str(failure))
                     fresh_model = None
@@ -189,9 +193,9 @@ def _run_stages(
         progress.stage_over(run.name, stage)
 
 
-def _tell_history(results: ResultsWriter, run: Run, first: int | None, progress: Progress) -> None:
-    """Tell what earlier starts did in the stages of a run before ``first``, all if it is None."""
-    for number in range(len(run.stages) + 1 if first is None else first):
+def _tell_history(results: ResultsWriter, run: Run, done: int, progress: Progress) -> None:
+    """Tell what earlier starts did in the first ``done`` stages of a run."""
+    for number in range(done):
         stage = results.stage(run.name, number)
         for row in results.rows(stage, "training.jsonl"):
             progress.learned(run.name, row)
