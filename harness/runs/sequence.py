@@ -79,6 +79,7 @@ def run_order(
                 # Another process may have done some of it since the forecast was made.
                 done = len(run.stages) + 1 if first is None else first
                 progress.forecast.over_before(run.name, done)
+                progress.forecast.enter(run.name, done)
                 if progress.wants_history:
                     _tell_history(results, run, done, progress)
                 if first is None:  # a kill, or a judge that was down, may have left verdicts open
