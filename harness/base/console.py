@@ -7,6 +7,7 @@ write it down: a ``Screen`` on a terminal, ``PlainLines`` elsewhere.
 import atexit
 import datetime
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
@@ -24,6 +25,7 @@ from harness.base.forecast import Forecast, HowFar
 from harness.base.stopping import SIGNALS
 
 LONGEST = 24  # columns of a bar
+STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")  # of a plain line
 NARROW, TINY = 60, 30  # columns below which rows have no names, and no bars
 
 

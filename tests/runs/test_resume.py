@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from benchmarks.torture.starts import fork_server
+from harness.base.console import STAMP
 from tests.conftest import write_rows
 from tests.runs.processes import Runner, assert_same, contents
 
@@ -261,7 +262,7 @@ def test_ctrl_c_says_one_line_and_resumes(processes, orders, left_alone, tmp_pat
     wanted, _ = left_alone("sdft")
     runner = Runner(processes, orders("sdft", methods={"sdft": METHODS["sdft"]}), tmp_path / "out")
     assert runner.run("update", "after", 3, signal.SIGINT) == 130
-    lines = [line for line in runner.text().splitlines() if not line.startswith("[0:")]
+    lines = [line for line in runner.text().splitlines() if not STAMP.match(line)]
     assert len(lines) == 2 and lines[0].startswith("stops after this step and a checkpoint; ")
     assert lines[1].startswith("stopped: ") and "go on with: " in lines[1], lines
     assert runner.run("sample", "before", 2, signal.SIGINT) == 130
@@ -333,7 +334,7 @@ def test_a_disk_that_takes_no_more(file_limit, minutes, processes, orders, left_
     )
     runner = Runner(processes, order, tmp_path / "out")
     assert runner.run(file_limit=file_limit) == 2, runner.text()
-    lines = [line for line in runner.text().splitlines() if not line.startswith("[0:")]
+    lines = [line for line in runner.text().splitlines() if not STAMP.match(line)]
     assert (
         len(lines) == 1
         # the very first write is a trial of saving, in a folder of its own
@@ -367,7 +368,7 @@ def test_full_disk(processes, orders, left_alone, tmp_path):
     wanted, _ = left_alone("sft")
     runner = Runner(processes, orders("sft", methods={"sft": METHODS["sft"]}), tmp_path / "out")
     assert runner.run("checkpoint", "full", 1) == 2, runner.text()
-    lines = [line for line in runner.text().splitlines() if not line.startswith("[0:")]
+    lines = [line for line in runner.text().splitlines() if not STAMP.match(line)]
     assert len(lines) == 1 and lines[0].startswith(
         f"error: {tmp_path}/out: No space left on device; make room"
     ), runner.text()
@@ -401,7 +402,7 @@ def test_a_full_disk_that_a_thread_meets(processes, orders, left_alone, tmp_path
     order = orders("threaded-sft", methods={"sft": METHODS["sft"]}, **THREADED)
     runner = Runner(processes, order, tmp_path / "out")
     assert runner.run("checkpoint", "full", 2, threaded=True) == 2, runner.text()
-    lines = [line for line in runner.text().splitlines() if not line.startswith("[0:")]
+    lines = [line for line in runner.text().splitlines() if not STAMP.match(line)]
     assert len(lines) == 1 and lines[0].startswith(
         f"error: {tmp_path}/out: No space left on device; make room"
     ), runner.text()
