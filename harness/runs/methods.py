@@ -189,7 +189,7 @@ class MethodSpec:
                 if why := _apart(spec, other):
                     raise UserError(place, f"cannot join beside {other.name}: {why}")
             trained = self.parameters
-            if trained and (why := _beside(spec.make(), trained.make())):
+            if trained and (why := beside(spec.make(), trained.make())):
                 raise UserError(place, f"cannot join parameters: {trained.name}: {why}")
             with plug_in(place, "check()"):
                 spec.make().check(order, method, place)
@@ -345,7 +345,7 @@ def _built(cls: type[Any], options: Mapping[str, Any], place: str) -> Any:
         return build(cls.Config, options, place)
 
 
-def _beside(part: Part, trained: Parametrisation) -> str:
+def beside(part: Part, trained: Parametrisation) -> str:
     """Why a part cannot act on what a method trains; empty if it can."""
     if trained.continues and part.has("merge"):
         return "the stage ends with other weights than its adapter makes; take adapter: merged"

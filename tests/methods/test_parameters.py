@@ -2,7 +2,8 @@
 
     ALL_PARTS=1 python -m pytest tests/methods/test_parameters.py
 
-cuts off every method with an adapter, where otherwise some do.
+cuts off every method with an adapter, where otherwise some do, and SFT with every single part and
+parametrisation, where otherwise all parts that can join do at once.
 """
 
 import copy
@@ -22,18 +23,20 @@ from harness.base.errors import UserError
 from harness.base.files import ROOT, read_json
 from harness.learning.lessons import Lesson
 from harness.learning.parametrisation import get_parametrisation
-from harness.learning.part import get_part
+from harness.learning.part import get_part, lacking
 from harness.learning.teacher import Teacher
 from harness.learning.trainer import Trainer, TrainingConfig, cross_entropy, learning
 from harness.models.load import load_model
 from harness.models.size import product_weights
 from harness.runs.listing import LISTINGS
+from harness.runs.methods import beside
 from harness.runs.plan import plan
 from harness.runs.reading import read_order
 from harness.runs.sequence import run_order
 from tests.conftest import read_lines
 from tests.learning.test_training import Letters, make_stage, some_rows
-from tests.methods.test_parts import METHODS, Numbers, assert_same, method
+from tests.methods.test_parts import METHODS, PARTS, Numbers, assert_same, method
+from tests.methods.test_parts import made as made_part
 
 PLAIN = {"learning_rate": 1e-2, "schedule": "constant", "warmup_steps": 0}
 
@@ -257,13 +260,15 @@ KINDS = {
 }
 
 
-def two_stages(name, kind, base, tokenizer, folder, cut=None, parts=()):
+def two_stages(name, kind, base, tokenizer, folder, cut=None, names=()):
     """The model after two stages of a method, and the rows of the log.
 
-    cut: (stage, step) after which everything is made anew, as a resume does.
+    cut: (stage, step) after which everything is made anew, as a resume does; names: of the parts
+    that join.
     """
     chosen, options = KINDS[kind]
     parameters, model = made(chosen, **options), copy.deepcopy(base)
+    parts = [made_part(part, **PARTS[part]) for part in names]
     logs, starts, kept = [], {"run": base}, {}
 
     def on_step(stage, step):
@@ -276,6 +281,7 @@ def two_stages(name, kind, base, tokenizer, folder, cut=None, parts=()):
 
     for index in (1, 2):
         starts["stage"], memory = copy.deepcopy(model), copy.deepcopy(parameters.state_dict())
+        memories = [copy.deepcopy(part.state_dict()) for part in parts]
         restored = None
         while True:
             stage = make_stage(
@@ -284,6 +290,7 @@ def two_stages(name, kind, base, tokenizer, folder, cut=None, parts=()):
                 skill=Numbers(),
                 index=index,
                 earlier=[Lesson(Letters(), 5)][: index - 1],
+                later=2 - index,
                 phases=method(name).phases(12),
                 parameters=parameters,
                 load_start=lambda of: copy.deepcopy(starts[of]),
@@ -298,13 +305,20 @@ def two_stages(name, kind, base, tokenizer, folder, cut=None, parts=()):
                 parameters.restore(model, kept["weights"])
                 assert_same(dict(model.state_dict()), kept["model"])
             try:
+                for part in parts:
+                    part.begin(stage)
                 method(name).learn(stage)
             except InterruptedError:
                 restored = kept["stage"]
                 model, parameters = copy.deepcopy(starts["stage"]), made(chosen, **options)
                 parameters.load_state_dict(memory)
+                parts = [made_part(part, **PARTS[part]) for part in names]
+                for part, state in zip(parts, memories, strict=True):
+                    part.load_state_dict(copy.deepcopy(state))
                 continue
             break
+        for part in parts:
+            part.end(stage)
         parameters.end(stage)
         stage.close()
     return model, logs
@@ -337,6 +351,36 @@ def test_a_cut_off_stage_is_the_same(tiny_model, tmp_path, name, kind):
     assert set(frozen) == {n for n, _ in base.named_parameters()} - set(
         made(KINDS[kind][0], **KINDS[kind][1]).trained(base)
     )
+
+
+def joining(kind):
+    """The parts that can join SFT beside a parametrisation; each alone where all are tried."""
+    trained = made(KINDS[kind][0], **KINDS[kind][1])
+    parts = {name: made_part(name, **options) for name, options in PARTS.items()}
+    able = [
+        name
+        for name, part in parts.items()
+        if not lacking(type(part), type(method("sft"))) and not beside(part, trained)
+    ]
+    return [able, *([[part] for part in able] if os.environ.get("ALL_PARTS") else [])]
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        (kind, names)
+        for kind in (KINDS if os.environ.get("ALL_PARTS") else ("merged", "osf", "freeze"))
+        for names in joining(kind)
+    ],
+)
+def test_a_cut_off_stage_with_parts_is_the_same(tiny_model, tmp_path, kind, names):
+    base, tokenizer = tiny_model
+    whole, logs = two_stages("sft", kind, base, tokenizer, tmp_path / "a", names=names)
+    cut = (2, len(logs) // 2 - 1)
+    model, again = two_stages("sft", kind, base, tokenizer, tmp_path / "b", cut, names)
+    assert again == logs
+    for key, value in whole.state_dict().items():
+        assert torch.equal(value, model.state_dict()[key]), key
 
 
 def test_osf_with_projected_gradients_is_pefts(tiny_model):
