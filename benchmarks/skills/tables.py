@@ -27,7 +27,8 @@ THEMES = (
         "wins goals",
     ),
 )
-KINDS = ("of", "which", "of", "most", "which", "of", "least", "which", "of", "which")
+# A small model finds no largest of three numbers: one of ten questions wants it.
+KINDS = ("of", "which", "of", "which", "best", "which", "of", "which", "of", "which")
 
 
 def query(completion: str, reference: Mapping[str, Any]) -> float:
@@ -56,14 +57,14 @@ class Tables(PairSkill):
     max_new_tokens = 32
     pinned = {
         "query": {
-            "train": "5cd598e28c35385cdcb45248ec091ecb157047c2edc1d23f461d15f0c6f25c38",
-            "validation": "aa1ca81644ff6eb6bcb60fff192215ffb861550149c87fe6737d03f1a5f77c57",
-            "test": "80f893f21c9fb7efc0b3db592c085be45e4f24db8047291a5c9f81ee68106c5f",
+            "train": "76f1d926a473ec8705f632c9c9b26e5c46e8f4db6fd69181d12699c824232e7a",
+            "validation": "551fbd2bd329cd4358d501ced1a99c3e85439e5005b6ed010a2a73c6d35056b8",
+            "test": "a11b1cc48bcfd2ea462685198a730d681f92d847c87cf36dd5ac92f51e427df4",
         },
         "value": {
-            "train": "c99e19749dbb5d8f588d08891fc33b4964cf7ef36d59e1b3abf142a3198fe352",
-            "validation": "4b241317327418667b349da3d9cf21cf32a67146e69a0ab90255308e6d4f21fe",
-            "test": "cbd0d3f67df434c8596d8273acecad3192e50e7aa12c8fdda3366498c7db0099",
+            "train": "2d6ff203bb076e47bc4c36cb1b7da090ba62861a08c20c07137067a5391c5a16",
+            "validation": "4733bf6ab4a6513470f64b0181df2a6185bfe83cb95914a6baab89ba4a7c6a51",
+            "test": "76244fc7b1e541b4ae3ad461d47681e1757567fe1ba0e711c5bae3345aa28023",
         },
     }
 
@@ -77,7 +78,10 @@ class Tables(PairSkill):
         columns = (first, *numbers.split())
         rows = _table(rng, words.split())
         number = rng.randrange(1, 3)
-        asked, sql, value = _ask(KINDS[place % len(KINDS)], rng.choice(rows), number, columns, rows)
+        kind = KINDS[place % len(KINDS)]
+        if kind == "best":
+            kind = rng.choice(("highest", "lowest"))
+        asked, sql, value = _ask(kind, rng.choice(rows), number, columns, rows)
         lines = [f"Table {table}: {', '.join(columns)}", *(", ".join(map(str, r)) for r in rows)]
         question = "\n".join([*lines, asked, f"Write the {task}."])
         key = (table, tuple(rows))
@@ -109,10 +113,9 @@ def _ask(
     if kind == "which":
         sql = f"SELECT {first} FROM {{table}} WHERE {column} = {row[number]}"
         return f"Which {first} has the {column} {row[number]}?", sql, row[0]
-    highest = kind == "most"
-    sql = f"SELECT {first} FROM {{table}} ORDER BY {column}{' DESC' * highest} LIMIT 1"
-    best = (max if highest else min)(rows, key=lambda each: each[number])
-    return f"Which {first} has the {'highest' if highest else 'lowest'} {column}?", sql, best[0]
+    sql = f"SELECT {first} FROM {{table}} ORDER BY {column}{' DESC' * (kind == 'highest')} LIMIT 1"
+    best = (max if kind == "highest" else min)(rows, key=lambda each: each[number])
+    return f"Which {first} has the {kind} {column}?", sql, best[0]
 
 
 def _other(rng: random.Random, rows: list[tuple], words: list[str]) -> list[tuple]:

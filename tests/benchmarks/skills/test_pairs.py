@@ -293,6 +293,9 @@ def test_patterns_are_run(skills, sandbox):
         assert skills["codes_pattern"].grade(pattern, reference) == float(expected), pattern
         right += expected
     assert right >= 2
+    assert _programs.pattern_tells("A-1", ("A-1",), ("A-2",))
+    assert not _programs.pattern_tells("A-1", ("A-1", "B-2"), ())
+    assert not _programs.pattern_tells("A-1", ("A-1",), ("A-1",))
 
 
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) "
