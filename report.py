@@ -1,6 +1,6 @@
 """Tables, pictures and a page from results folders.
 
-python report.py RESULTS_DIR [RESULTS_DIR ...] [--paper] [--out DIR]
+python report.py RESULTS_DIR [RESULTS_DIR ...] [--paper] [--watch] [--out DIR]
 
 With --paper the figures and tables of arXiv 2601.19897, published beside measured; with --published
 the published ones alone.
@@ -52,6 +52,12 @@ def parser() -> Parser:
         help="draw the paper's published numbers alone; takes no RESULTS_DIR",
     )
     parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="show what the runs of one RESULTS_DIR do, here and on a page that redraws itself, "
+        "until all are over",
+    )
+    parser.add_argument(
         "--out",
         metavar="DIR",
         help="where to write (default: report, with --paper paper, in the first folder; "
@@ -68,12 +74,16 @@ def check_options(options: Namespace) -> None:
             "takes no RESULTS_DIR",
             "RESULTS_DIR --paper draws both, side by side",
         )
+    if options.published and options.watch:
+        raise UserError("--watch", "takes a RESULTS_DIR", "leave out --published")
     if not options.published and not options.folders:
         raise UserError(
             "RESULTS_DIR",
             "is missing",
             "give a folder that run_sequence.py wrote, or --published",
         )
+    if options.watch and (len(options.folders) > 1 or options.paper):
+        raise UserError("--watch", "takes one RESULTS_DIR and no --paper", "watch them one by one")
     if options.out:
         check_out(options.out)
 
@@ -83,6 +93,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     with reported(options.out or "the report's folder"):
         check_options(options)
+        if options.watch:
+            from harness.report.watch import watch
+
+            watch(Path(options.folders[0]), options.out)
         if options.paper or options.published:
             from benchmarks.paper.write import write_paper
 

@@ -84,6 +84,17 @@ def arguments() -> argparse.Namespace:
         "--live", action="store_true", help="also draw learning curves in the terminal"
     )
     parser.add_argument(
+        "--shard",
+        metavar="I/N",
+        help="for the I-th of N jobs of an array: begin with every N-th run, go past what another "
+        "job works on, then take up what is left",
+    )
+    parser.add_argument(
+        "--status",
+        action="store_true",
+        help="print which runs wait, go on, are done or have failed, and the time left; start none",
+    )
+    parser.add_argument(
         "--explain",
         metavar="KEY",
         help="print what a key of an order means, as budget.prompts or learning_rate; takes no "
@@ -113,6 +124,12 @@ def main() -> None:
         sections = read_sections(args.order, args.set)
         out = Path(args.out) if args.out else ROOT / "results" / sections.name
         check_folder(out / "teacher_check" if args.check_teacher else out)
+        if args.status:
+            from harness.results.status import status_of
+
+            found = status_of(out)
+            print("\n".join([*found.lines(), found.summary()]))
+            return
         with Progress(quiet=args.quiet) as progress:
             progress.listeners.append(LogFile())
             progress.say(f"reads {args.order}")
@@ -147,9 +164,11 @@ def work(
         rows = check_teacher(order, out / "teacher_check", progress)
         return teachers(rows), len(runs)
     from harness.runs.sequence import run_order
+    from harness.runs.shards import Shard
 
+    shard = Shard.read(args.shard) if args.shard else None
     listen(args, out, progress, (runs[-1].name, len(runs[-1].stages)))
-    run_order(order, out, progress, None if args.fail_fast else failed.__setitem__)
+    run_order(order, out, progress, None if args.fail_fast else failed.__setitem__, shard)
     text = report(out, progress)
     last_line = text.rpartition("\n")[2]
     progress.say(f"finished: {len(runs) - len(failed)} of {len(runs)} runs; {last_line}")
@@ -165,7 +184,8 @@ def listen(
     """
     from harness.watch.page import PageRedrawer
 
-    progress.listeners.append(PageRedrawer(out, last, progress))
+    if not args.shard:  # of many jobs each would draw it; report.py --watch shows their state
+        progress.listeners.append(PageRedrawer(out, last, progress))
     if args.live:
         from harness.watch.curves import Curves
 

@@ -1,4 +1,4 @@
-"""The command: three campaigns on a tiny model, or those that are asked for; exit 1 for a fault."""
+"""The command: five campaigns, or those that are asked for; exit 1 for a fault."""
 
 import argparse
 import sys
@@ -8,13 +8,13 @@ from pathlib import Path
 
 from harness.base.errors import Parser, reported
 
-KILLS, ORDERS = 300, 200
+KILLS, JOBS, CLAIMS, ORDERS = 300, 30, 1000, 200
 
 
 def arguments() -> argparse.Namespace:
     parser = Parser(
         prog="python -m benchmarks.torture",
-        description="Kill runs, damage files and mutate orders; without options all of it.",
+        description="Kill runs and jobs, claim, damage files, mutate orders; by default all of it.",
     )
     parser.add_argument(
         "--kills", type=int, metavar="N", help=f"SIGKILLs over eight methods ({KILLS})"
@@ -23,6 +23,15 @@ def arguments() -> argparse.Namespace:
         "--files", type=int, metavar="N", help="damaged files; 0 for every file in three ways (0)"
     )
     parser.add_argument("--orders", type=int, metavar="N", help=f"mutated orders ({ORDERS})")
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help=f"SIGKILLs of jobs that share 8 runs ({JOBS})"
+    )
+    parser.add_argument(
+        "--claims",
+        type=int,
+        metavar="N",
+        help=f"claims and appends by 32 processes over a simulated NFS ({CLAIMS})",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all draws (0)")
     return parser.parse_args()
 
@@ -30,14 +39,16 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Prints what each campaign found, and how long it took."""
     args = arguments()
-    asked = [args.kills, args.files, args.orders]
-    if asked == [None, None, None]:
-        args.kills, args.files, args.orders = KILLS, 0, ORDERS
+    asked = [args.kills, args.jobs, args.claims, args.files, args.orders]
+    if asked == [None] * len(asked):
+        args.kills, args.jobs, args.claims = KILLS, JOBS, CLAIMS
+        args.files, args.orders = 0, ORDERS
     faults = 0
     with reported("the temporary folder"), tempfile.TemporaryDirectory() as temporary:
         import torch
 
-        from benchmarks.torture.kills import kill_at_random
+        from benchmarks.torture.claims import claim_by_many
+        from benchmarks.torture.kills import kill_at_random, kill_jobs
         from benchmarks.torture.material import make_material
         from benchmarks.torture.orders import mutate_orders
         from benchmarks.torture.tears import tear_every_file
@@ -47,6 +58,8 @@ def main() -> None:
         make_material(folder)
         campaigns = {
             "kills": lambda: kill_at_random(folder, args.kills, args.seed),
+            "jobs": lambda: kill_jobs(folder, args.jobs, args.seed),
+            "claims": lambda: claim_by_many(folder / "claims" / "out", args.claims, seed=args.seed),
             "files": lambda: tear_every_file(folder, args.seed, args.files or None),
             "orders": lambda: mutate_orders(folder, args.orders, args.seed),
         }

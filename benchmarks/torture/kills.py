@@ -95,6 +95,60 @@ def _kill_until_the_end(
             return kills
 
 
+def kill_jobs(
+    folder: Path,
+    kills: int,
+    seed: int = 0,
+    jobs: int = 2,
+    seeds: int = 4,
+    say: Callable[[str], object] = print,
+) -> Kills:
+    """``kills`` SIGKILLs of jobs that share the runs of an order by --shard, each started again.
+
+    seeds: of two methods, so that there are twice as many runs.
+
+    At the end all files of the folder are those of one process that nothing disturbed.
+    """
+    generator, context = random.Random(seed), fork_server()
+    changes = {"seeds": list(range(seeds)), "checkpoints": {"minutes": 0, "keep": "last"}}
+    order = write_order(folder, "jobs", order_of(folder, ["sft", "sdft"], **changes))
+    alone = Starts(context, order, folder / "jobs-alone")
+    start = time.monotonic()
+    process = alone.process()
+    process.join(LONGEST)
+    seconds = time.monotonic() - start
+    found = Kills({"jobs": 0})
+    if process.exitcode != 0:
+        found.faults.append(f"undisturbed: {_end(alone, process.exitcode)}")
+        return found
+    wanted, attempt = contents(alone.out), 0
+    while found.kills["jobs"] < kills:
+        starts = [
+            Starts(context, order, folder / f"jobs-{attempt}", "--shard", f"{i}/{jobs}")
+            for i in range(1, jobs + 1)
+        ]
+        for number, each in enumerate(starts):
+            each.log = folder / f"jobs-{attempt}-{number}.log"
+        running = [each.process() for each in starts]
+        while any(process.exitcode is None for process in running):
+            number = generator.randrange(jobs)
+            running[number].join(generator.uniform(0, seconds / 4))
+            if running[number].exitcode is None and found.kills["jobs"] < kills:
+                running[number].kill()
+                running[number].join()
+                found.kills["jobs"] += 1
+                running[number] = starts[number].process()
+        for each, process in zip(starts, running, strict=True):
+            if process.exitcode != 0:
+                found.faults.append(f"{each.log.name}: {_end(each, process.exitcode)}")
+        found.ended += 2 * seeds
+        if changed := differences(contents(starts[0].out), wanted):
+            found.faults.append(f"jobs-{attempt}: {', '.join(changed[:5])}")
+        attempt += 1
+    say(f"{jobs} jobs: {found.kills['jobs']} kills, {attempt} folders, {len(found.faults)} faults")
+    return found
+
+
 def _end(runs: Starts, code: int | None) -> str:
     lines = runs.text().strip().splitlines() or [""]
     return f"exit {code}, {lines[-1][:200]}"

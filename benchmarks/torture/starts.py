@@ -99,7 +99,7 @@ def contents(folder: Path) -> Contents:
     out: Contents = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = str(path.relative_to(folder))
-        if name.startswith("report/") or path.name in (SUMS, LOG):
+        if name.startswith(("report/", "leases/")) or path.name in (SUMS, LOG):
             continue
         if path.suffix == ".jsonl":
             out[name] = lasting_rows(path)

@@ -364,9 +364,12 @@ class Rate:
         self.first = done  # steps that an earlier start did
         self.start = time.monotonic()
 
+    def each(self, done: int) -> float:
+        """Seconds of a step, after ``done`` of them."""
+        return (time.monotonic() - self.start) / max(1, done - self.first)
+
     def text(self, done: int) -> str:
         """``step 3/10, 2.5 s/step`` after ``done`` steps."""
-        spent = time.monotonic() - self.start
-        each = spent / max(1, done - self.first)
+        each = self.each(done)
         rate = f"{each:.1f} s/step" if each >= 1 else f"{1 / each:.1f} steps/s"
         return f"step {done}/{self.total}, {rate}"

@@ -34,6 +34,8 @@ LOCK = ".lock"  # name of a folder's lock file
 PARTIAL = ".partial"  # end of the name of a file that is being written
 SEAL = "file_sha256"  # key of a JSON file: the hash of all lines below it
 _SEALED = re.compile(rb'\{\n "' + SEAL.encode() + rb'": "([0-9a-f]{64})",?\n')
+# What a file system says that gives a file one name alone.
+NO_LINKS = frozenset([errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK])
 StrPath = str | os.PathLike[str]
 
 
@@ -103,12 +105,7 @@ def write_file(
     a power cut could leave the name with nothing behind it. whole: called with the partial file
     once all of it is written, before it takes the file's name.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(path)
-    writer = f"{_machine()}.{os.getpid()}.{secrets.token_hex(4)}"
-    partial = path.with_name(f".{path.name}.{writer}{PARTIAL}")
-    try:
+    with _partial(Path(path)) as partial:
         with open(partial, "xb") as file:  # x: never through a link of this name
             write(file)
             if sync:
@@ -117,8 +114,61 @@ def write_file(
         if whole:
             whole(partial)
         os.replace(partial, path)
+
+
+def create_text(path: StrPath, text: str) -> bool:
+    """Write a text unless a file has its name; whether this call wrote it, all of it at once.
+
+    Of several processes, on one machine or on several, one alone is told so.
+    """
+    with _partial(Path(path)) as partial:
+        with open(partial, "x", encoding="utf-8") as file:
+            file.write(text)
+        try:
+            os.link(partial, path)
+        except OSError as error:
+            if error.errno in NO_LINKS:
+                return _create_in_place(Path(path), text)
+            # Over NFS a request whose answer is lost is sent again, and then refused: what counts
+            # is whether the partial file has the other name as well.
+            if partial.stat().st_nlink == 2:
+                return True
+            if error.errno != errno.EEXIST:
+                raise
+            return False
+        return True
+
+
+def _create_in_place(path: Path, text: str) -> bool:
+    """``create_text`` where files have one name alone: a reader may see an empty file at first."""
+    try:
+        with open(path, "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        return False
+    return True
+
+
+@contextmanager
+def _partial(path: Path) -> Iterator[Path]:
+    """The name of a partial file of ``path``, which is gone at the end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path)
+    writer = f"{machine()}.{os.getpid()}.{secrets.token_hex(4)}"
+    partial = path.with_name(f".{path.name}.{writer}{PARTIAL}")
+    try:
+        yield partial
     finally:
         partial.unlink(missing_ok=True)
+
+
+def look_again(folder: StrPath) -> None:
+    """Forget what this machine remembers of a folder over NFS, as that a file is not there.
+
+    NFS asks the server again after some seconds, or at once after a change of its own.
+    """
+    with _partial(Path(folder) / "look") as partial:
+        partial.touch()
 
 
 def is_partial(name: str, of: str) -> bool:
@@ -127,7 +177,7 @@ def is_partial(name: str, of: str) -> bool:
 
 
 @functools.cache
-def _machine() -> str:
+def machine() -> str:
     """Names the process table in which the pid of this process means this process.
 
     The name of the host, for a person who reads it, and a hash of the boot and of the namespace:
@@ -143,16 +193,17 @@ def _machine() -> str:
 
 def _remove_leftovers(path: Path) -> None:
     """Remove partial files of ``path`` whose writers ran on this machine and are dead."""
-    start = f".{path.name}.{_machine()}."
+    start = f".{path.name}.{machine()}."
     for name in os.listdir(path.parent):
         if name.startswith(start) and name.endswith(PARTIAL):
             pid = name.removeprefix(start).partition(".")[0]
-            if pid.isdecimal() and not _alive(int(pid)):
+            if pid.isdecimal() and not alive(int(pid)):
                 with suppress(OSError):  # Another process removed it first, or owns it.
                     path.with_name(name).unlink()
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """Whether a process of this machine, or of this container, has this pid."""
     try:
         os.kill(pid, 0)  # Signal 0 is not sent: the call checks the pid alone.
     except ProcessLookupError:

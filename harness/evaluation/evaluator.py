@@ -8,6 +8,7 @@ never evaluated twice for the same thing.
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Any, NamedTuple, cast
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -19,7 +20,7 @@ from harness.evaluation.kl import Policy, Tokens, evaluate_kl, kl_protocol, samp
 from harness.evaluation.own_prompts import OwnPrompts, Questions, own_prompts
 from harness.evaluation.pass_at_k import evaluate_pass_at_k, pass_at_k_protocol
 from harness.evaluation.protocol import evaluation_key, protocol_hash, scorer_hash
-from harness.evaluation.retention import run_suite
+from harness.evaluation.retention import kept_values, run_suite
 from harness.evaluation.settings import KL, Drift, Evaluate, PassAtK
 from harness.evaluation.skills import Messages, decoding, evaluate_skill, sample_of
 from harness.evaluation.subject import Sampler, Subject, dtype_name
@@ -49,7 +50,7 @@ class Evaluator:
 
     It asks the results folder first: what was measured before is not measured again. ``seconds``
     sums what the measurements took: evaluation, retention, and further ones by name. questions:
-    ``Method.questions`` of the run's method.
+    ``Method.questions`` of the run's method. waits: is told who measures what this needs.
     """
 
     questions: Questions | None = None
@@ -65,8 +66,7 @@ class Evaluator:
         teacher_chat: ChatInputs | None = None,
     ) -> None:
         """settings: the order's ``evaluate``; limits: new tokens by skill; templates: of the
-        teacher, by skill; chat, teacher_chat: what the chat template is given, also under the
-        teacher's prompt.
+        teacher, by skill; chat, teacher_chat: what the chat template is given, and the teacher's.
         """
         self.results = results
         self.suite = suite
@@ -76,6 +76,7 @@ class Evaluator:
         self.chat = chat or ChatInputs()
         self.teacher_chat = teacher_chat or ChatInputs()
         self.seconds = {"evaluation": 0.0, "retention": 0.0}
+        self.waits: Callable[[str], object] = lambda holder: None
 
     def skill_protocol(
         self,
@@ -344,33 +345,27 @@ class Evaluator:
             """Each task is kept at once: a kill costs the one that runs."""
             name = result["name"]
             key, protocol, _ = lookups[name]
-            values = {
-                "n": result["n"],
-                "metrics": {
-                    result["metric"]: [result["value"], result["stderr"]],
-                    **{metric: list(pair) for metric, pair in result["continuous"].items()},
-                },
-                "items": result["items"],
-            }
             # Before the evaluation, which is not made again once it is there.
             self.results.save_questions(protocol, result.pop("questions"))
+            values = kept_values(result)
             measurements[name] = self._save(key, protocol, "retention", name, "test", values)
 
-        missing = [name for name in lookups if name not in measurements]
-        if missing:
-            run_suite(
-                self.suite,
-                model,
-                tokenizer,
-                only=missing,
-                progress=progress,
-                vllm=vllm,
-                done=save,
-                chat=self.chat,
-            )
+        missing = {lookups[name][0]: name for name in lookups if name not in measurements}
+        with closing(self.results.unmeasured(missing, self.waits)) as keys:
+            for key in keys:
+                run_suite(
+                    self.suite,
+                    model,
+                    tokenizer,
+                    only=[missing[key]],
+                    progress=progress,
+                    vllm=vllm,
+                    done=save,
+                    chat=self.chat,
+                )
         self.seconds["retention"] += time.perf_counter() - start
-        for name in lookups:
-            yield measurements[name]
+        for name, (key, protocol, _) in lookups.items():
+            yield measurements.get(name) or self._by_others(key, protocol)
 
     def _measure_once(
         self,
@@ -382,19 +377,23 @@ class Evaluator:
         own: OwnPrompts | None = None,
     ) -> Measurement:
         """What ``measure()`` returns, now or before; its seconds go to ``clock``."""
-        key, protocol, evaluation = self._lookup(
-            weights, meaning, meaning["kind"], meaning["name"], meaning["split"], examples, own
-        )
+        named = meaning["kind"], meaning["name"], meaning["split"]
+        key, protocol, evaluation = self._lookup(weights, meaning, *named, examples, own)
         if evaluation is not None:
             return Measurement(key, protocol, evaluation)
-        start = time.perf_counter()
-        measurement = self._save(
-            key, protocol, meaning["kind"], meaning["name"], meaning["split"], measure()
-        )
-        if clock:
-            seconds = time.perf_counter() - start
-            self.seconds[clock] = self.seconds.get(clock, 0.0) + seconds
-        return measurement
+        with closing(self.results.unmeasured([key], self.waits)) as keys:
+            for _ in keys:
+                start = time.perf_counter()
+                measurement = self._save(key, protocol, *named, measure())
+                if clock:
+                    seconds = time.perf_counter() - start
+                    self.seconds[clock] = self.seconds.get(clock, 0.0) + seconds
+                return measurement
+        return self._by_others(key, protocol)
+
+    def _by_others(self, key: str, protocol: str) -> Measurement:
+        """What another process has measured."""
+        return Measurement(key, protocol, cast(Evaluation, self.results.evaluation(key)))
 
     def _subject(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Subject:
         """A model that transformers samples, of no name."""
@@ -417,7 +416,7 @@ class Evaluator:
         examples: Sequence[Example] | None = None,
         own: OwnPrompts | None = None,
     ) -> tuple[str, str, Mapping[str, Any] | None]:
-        """(key, protocol, the evaluation or None); the protocol is put on record.
+        """(key, protocol, the evaluation or None); the protocol goes on record.
 
         A method's own prompts are in the key alone: rows of one protocol are compared. Raises
         UserError if the evaluation of this key is of something else.

@@ -80,6 +80,16 @@ def run_suite(
     return results
 
 
+def kept_values(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What an evaluation on record has of a result of ``run_suite``."""
+    continuous = {metric: list(pair) for metric, pair in result["continuous"].items()}
+    return {
+        "n": result["n"],
+        "metrics": {result["metric"]: [result["value"], result["stderr"]], **continuous},
+        "items": result["items"],
+    }
+
+
 def _evaluate(
     live: Any, entry: RetentionTask, loaded: dict[str, Any], limit: int | None
 ) -> dict[str, Any]:

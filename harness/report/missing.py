@@ -8,9 +8,10 @@ import pandas as pd
 
 from harness.report.crossing import crossing
 from harness.report.measurements import PooledMeasurements, RunId
-from harness.results.folders import Json, read_failure
+from harness.results.folders import Json
 from harness.results.formats import CONTINUOUS, JOINT, SINGLE
 from harness.results.pooling import Pool, Series
+from harness.results.status import read_failure
 
 MOST_NAMES = 5  # of methods or protocols in a line
 MOST_TASKS = 8

@@ -19,7 +19,6 @@ from harness.base.sums import check_sum, has_sums
 from harness.results.formats import (
     EVALUATION,
     EVALUATION_KEY,
-    FAILED,
     HEAD,
     OF_SEQUENCE,
     READABLE,
@@ -232,15 +231,6 @@ class ResultsFolder:
     def base_stages(self) -> list[Json]:
         """stage.json of stage 0, which measures the base model, of every run that has one."""
         return [read_object(path, STAGE) for path in self.path.glob("runs/*/stage-0/stage.json")]
-
-
-def read_failure(run: Path) -> str:
-    """Why a run failed, in one line; "" for a run that did not fail when it was started last."""
-    path = run / FAILED
-    if not path.is_file():
-        return ""
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return file.readline(1000).strip() or "for an unknown reason"
 
 
 def read_stages(run: Path) -> list[Json]:

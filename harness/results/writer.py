@@ -6,14 +6,15 @@ A stage commits by one atomic rename of its folder, whose SHA256SUMS has the has
 files hold their own. ``records.jsonl`` beside ``runs/`` is rebuilt from the committed stages, again
 by a rename, so that a reader never sees half a line. While runs go on this happens as often as
 takes a fiftieth of the time, and once at their end. Several processes, on one machine or on
-several, may work on different runs of one folder.
+several, may work on different runs of one folder: each holds a lease on its run, and on what it
+measures at the moment.
 """
 
 import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, cast
@@ -25,17 +26,20 @@ from harness.base.files import (
     check_folder,
     is_partial,
     locked,
+    look_again,
     read_json,
     read_jsonl,
     refuse_links,
     write_sealed,
     write_text,
 )
+from harness.base.leases import LOOK, Lease, Leases
 from harness.base.sums import check_sum, check_sums, has_sums, sum_folder, write_summed
 from harness.results.agreement import continued
 from harness.results.formats import EVALUATION_KEY, Evaluation, GridChoice, Record, check_place
 from harness.results.questions import AskedQuestion, save_questions
 from harness.results.selection import grid_selection
+from harness.results.status import LEASES, PLAN
 
 SMALL = 1_000_000  # bytes of a records.jsonl that is rebuilt at every commit, in some milliseconds
 PAUSE = 50  # a larger one rests so many times as long as its rebuilding took
@@ -49,14 +53,20 @@ BEFORE = (
 class ResultsWriter:
     """A results folder, opened for writing.
 
-    asked: keys of the evaluations that a judge was asked about since this was opened. Raises
-    UserError for a folder with a symbolic link in it.
+    asked: keys of the evaluations that a judge was asked about since this was opened; owners:
+    leases on runs; measured: on keys of evaluations; lease: on the run that this process works on
+    now; rebuilds: whether it brings records.jsonl up to date after a stage, or another process
+    does. Raises UserError for a folder with a symbolic link in it.
     """
 
     def __init__(self, folder: StrPath) -> None:
         self.folder = Path(folder)
         refuse_links(self.folder)
         self.asked: set[str] = set()
+        self.owners = Leases(self.folder / LEASES / "runs")
+        self.lease: Lease | None = None
+        self.rebuilds = True
+        self.measured = Leases(self.folder / LEASES / "evaluations")
         # By time.monotonic(), when refresh rebuilds again. At once at first: a killed process may
         # have left stages that records.jsonl does not hold.
         self._due = 0.0
@@ -100,6 +110,16 @@ class ResultsWriter:
         with self._alone():
             write_sealed(self.folder / "results.json", self.check(about))
 
+    def plan(self, runs: Mapping[str, int], dashboard: str = "") -> None:
+        """Put on record which runs are asked for, {name: stages}, beside those of other starts.
+
+        dashboard: the address of Ray's, where it works on them.
+        """
+        path = self.folder / LEASES / PLAN
+        with self._alone():
+            before = read_json(path, "runs")["runs"] if path.exists() else {}
+            write_sealed(path, {"runs": {**before, **runs}, "dashboard": dashboard})
+
     def _alone(self) -> AbstractContextManager[None]:
         """Nobody else reads and then writes what all runs share."""
         return locked(self.folder / LOCK)
@@ -125,6 +145,40 @@ class ResultsWriter:
     def save_evaluation(self, key: str, evaluation: Mapping[str, Any]) -> None:
         """Keep an ``Evaluation``."""
         write_sealed(self.evaluation_path(key), evaluation)
+
+    def unmeasured(
+        self, keys: Iterable[str], waits: Callable[[str], object] | None = None
+    ) -> Generator[str, None, None]:
+        """Each of ``keys`` without an evaluation, which nobody else measures meanwhile.
+
+        Those that another process is measuring come last, if it ends without them; this waits for
+        it. waits: is told now and then which process that is.
+        """
+        left = dict.fromkeys(keys)
+        while left:
+            before = len(left)
+            for key in list(left):
+                path = self.evaluation_path(key)
+                lease = None if path.exists() else self.measured.claim(key)
+                if lease:
+                    try:
+                        look_again(path.parent)  # for what others measured a moment ago
+                        if not path.exists():
+                            yield key
+                    finally:
+                        lease.release(done=True)
+                if lease or path.exists():
+                    del left[key]
+                elif waits and (holder := self.measured.holder(key)):
+                    waits(holder.text)
+            if len(left) == before:
+                time.sleep(LOOK)
+
+    def tidy_leases(self) -> None:
+        """Remove the leases that killed processes have left on what is measured."""
+        for key in self.measured.names():
+            if self.evaluation_path(key).exists():
+                self.measured.remove(key)
 
     def save_questions(self, protocol: str, questions: Sequence[AskedQuestion]) -> None:
         """Keep what a retention task asks, see harness/results/questions.py."""
@@ -152,9 +206,14 @@ class ResultsWriter:
         return (self.stage(run, stage) / "stage.json").exists()
 
     def commit(self, partial: StrPath, run: str, stage: int) -> None:
-        """The stage is done: its folder takes its name, once the disk has all that is in it."""
+        """The stage is done: its folder takes its name, once the disk has all that is in it.
+
+        Raises UserError if another process has taken over the run.
+        """
         sum_folder(partial, without=["checkpoint"])  # which goes now
         final = self.stage(run, stage)
+        if self.lease:
+            self.lease.check()
         shutil.rmtree(final, ignore_errors=True)
         os.replace(partial, final)
         self.refresh()
@@ -189,7 +248,7 @@ class ResultsWriter:
 
         So the cost of many stages grows with their time, not with their square.
         """
-        if time.monotonic() >= self._due:
+        if self.rebuilds and time.monotonic() >= self._due:
             self.rebuild()
 
     def rebuild(self) -> None:

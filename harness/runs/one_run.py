@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.base.console import Progress
@@ -15,6 +16,7 @@ from harness.base.files import read_json, to_json, write_sealed
 from harness.learning.lessons import Lesson
 from harness.models.checkpoint import has_fingerprint, model_fingerprint
 from harness.models.forward import can_share_prompts, keep_sharing
+from harness.models.memory import peak_memory
 from harness.models.segments import can_take_segments, keep_segments
 from harness.results.formats import RELEARN
 from harness.results.writer import BEFORE, ResultsWriter
@@ -77,7 +79,20 @@ class OneRun:
         keep_abilities(self.abilities, model)
         self.evaluator = evaluator_for(order, results)
         self.evaluator.questions = self.method.questions
+        self.evaluator.waits = self._say_waits
         self.sampler = sampler_for(order.evaluate, engine, model, tokenizer)
+
+    def tell(self, doing: str, **numbers: object) -> None:
+        """Let ``--status`` know what the run does; numbers: of a step."""
+        if lease := self.results.lease:
+            device = self.model.device
+            module = torch.get_device_module(device)
+            on = {} if device.type == "cpu" else {"gpu": str(module.get_device_name(device))}
+            peak = round(peak_memory(device), 3)
+            lease.tell({"doing": doing, **numbers, **on, "peak_gib": peak})
+
+    def _say_waits(self, holder: str) -> None:
+        self.progress.show(f"waits for {holder}, which measures what this run needs")
 
     def taught(self, stage: int) -> list[Skill]:
         """The skills that a stage of the run teaches."""

@@ -6,8 +6,8 @@ optimizer, averages and all that was logged.
 """
 
 import gc
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.base.console import Progress
 from harness.base.errors import UserError
-from harness.base.files import locked, read_json
+from harness.base.files import read_json
 from harness.evaluation.judge import judge_stage
 from harness.models.checkpoint import check_saving, model_fingerprint
 from harness.models.load import load_tokenizer, resolve_device
@@ -45,8 +45,10 @@ from harness.runs.order import Order
 from harness.runs.plan import check_models, model_shape
 from harness.runs.provenance import write_provenance
 from harness.runs.references import Run, without_runs
+from harness.runs.shards import Shard, claimed, first_open_stage
 from harness.runs.stage_run import run_stage
 from harness.sampling.vllm import Engine
+from harness.watch.lease import LeaseTeller
 from harness.watch.tracking import track
 
 ModelAndTokenizer = tuple[PreTrainedModel, PreTrainedTokenizerBase]
@@ -57,58 +59,67 @@ def run_order(
     folder: str | Path,
     progress: Progress | None = None,
     on_failure: Callable[[str, str], None] | None = None,
+    shard: Shard | None = None,
 ) -> None:
     """Run what ``order`` asks for and ``folder`` does not hold yet.
 
     on_failure: is told the name of a run that failed and the reason in one line, and the other runs
     go on; if left out, the first error passes. A run that failed is tried again by the next start.
+    shard: the part of the runs that this process begins with, and it leaves out what others work
+    on; without one such a run raises UserError.
     """
     results = ResultsWriter(folder)
     progress = progress or Progress()
-    fresh_model = _open(order, results, progress)
-    _say_advice(order, progress)
+    progress.listeners.append(LeaseTeller(results))
+    fresh_model = prepare(order, results, progress)
     runs = order.runs()
     with engine_for(order) as engine:
-        for number, run in enumerate(runs, 1):
-            title = f"run {number}/{len(runs)} {run.name}"
+        for run in claimed(order, results, shard):
+            title = f"run {runs.index(run) + 1}/{len(runs)} {run.name}"
             progress.at(title)
-            with _one_process(results.run(run.name)):
-                (results.run(run.name) / FAILED).unlink(missing_ok=True)
-                tidy(order, results, run)
-                first = _first_open_stage(results, run)
-                # Another process may have done some of it since the forecast was made.
-                done = len(run.stages) + 1 if first is None else first
-                progress.forecast.over_before(run.name, done)
-                progress.forecast.enter(run.name, done)
-                if progress.wants_history:
-                    _tell_history(results, run, done, progress)
-                if first is None:  # a kill, or a judge that was down, may have left verdicts open
-                    judge_stage(order, results, run.name, progress)
-                else:
-                    try:
-                        _run_stages(
-                            order,
-                            results,
-                            run,
-                            first,
-                            fresh_model,
-                            engine,
-                            progress,
-                            title,
-                            fails_alone=on_failure is not None,
-                        )
-                    except RunFailed as failure:
-                        progress.say(f"{title} failed: {failure}")
-                        progress.forecast.over_before(run.name, len(run.stages) + 1)
-                        assert on_failure is not None
-                        on_failure(run.name, str(failure))
-                    fresh_model = None
+            if (first := open_stage(order, results, run, progress)) is None:
+                continue
+            fails_alone = on_failure is not None
+            try:
+                run_stages(
+                    order, results, run, first, fresh_model, engine, progress, title, fails_alone
+                )
+            except RunFailed as failure:
+                progress.say(f"{title} failed: {failure}")
+                progress.forecast.over_before(run.name, len(run.stages) + 1)
+                assert on_failure is not None
+                on_failure(run.name, str(failure))
+            fresh_model = None
     progress.at()
+    finish(results, progress)
+
+
+def open_stage(order: Order, results: ResultsWriter, run: Run, progress: Progress) -> int | None:
+    """The first stage of a run that is to be done, None if it is over."""
+    (results.run(run.name) / FAILED).unlink(missing_ok=True)
+    tidy(order, results, run)
+    first = first_open_stage(results, run)
+    # Another process may have done some of it since the forecast was made.
+    done = len(run.stages) + 1 if first is None else first
+    progress.forecast.over_before(run.name, done)
+    progress.forecast.enter(run.name, done)
+    if progress.wants_history:
+        _tell_history(results, run, done, progress)
+    if first is None:  # a kill, or a judge that was down, may have left verdicts open
+        judge_stage(order, results, run.name, progress)
+    return first
+
+
+def finish(results: ResultsWriter, progress: Progress) -> None:
+    """Bring what all runs share up to date."""
     results.rebuild()
+    results.tidy_leases()
+    if elsewhere := results.owners.holders():
+        progress.say(f"other processes work on {', '.join(elsewhere)}")
     _say_selection(results, progress)
 
 
-def _open(order: Order, results: ResultsWriter, progress: Progress) -> ModelAndTokenizer | None:
+def prepare(order: Order, results: ResultsWriter, progress: Progress) -> ModelAndTokenizer | None:
     """Begin the folder or go on with it; returns the model, where it had to be loaded for that."""
     take_products(order, results.folder)
     progress.say("looks for questions of the tests in the training data")
@@ -136,12 +147,14 @@ def _open(order: Order, results: ResultsWriter, progress: Progress) -> ModelAndT
     else:
         _check_new(order, results)
     results.open(about)
+    results.plan({run.name: len(run.stages) for run in order.runs()})
     track(order.report_to, progress)
     progress.opened(results.folder, about)
+    _say_advice(order, progress)
     return fresh_model
 
 
-def _run_stages(
+def run_stages(
     order: Order,
     results: ResultsWriter,
     run: Run,
@@ -210,14 +223,6 @@ def check_sequence(run: Run, last: Path) -> None:
         raise UserError(f"relearning of {run.label}", f"{run.whole} {state}", "run it first")
 
 
-def _first_open_stage(results: ResultsWriter, run: Run) -> int | None:
-    """The first stage of a run that is not committed, None if all are."""
-    for stage in range(len(run.stages) + 1):
-        if not results.committed(run.name, stage):
-            return stage
-    return None
-
-
 def _check_new(order: Order, results: ResultsWriter) -> None:
     """Raises UserError where a label that the folder does not know cannot learn."""
     known = read_json(results.folder / "results.json").get("methods") or {}
@@ -227,22 +232,6 @@ def _check_new(order: Order, results: ResultsWriter) -> None:
         model = order.model
         tokenizer, source = load_tokenizer(model.name, model.revision, place, model.template)
         check_models(new, order, model_shape(order, source, place), tokenizer)
-
-
-@contextmanager
-def _one_process(folder: Path) -> Iterator[None]:
-    """No other process works on the run of this folder meanwhile. Raises UserError if one does."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(locked(folder / ".lock", wait=False))
-        except BlockingIOError:
-            raise UserError(
-                folder,
-                "another process works on this run",
-                "wait for it, or choose another --method, --seed or --sequence",
-            ) from None
-        yield
 
 
 def _say_advice(order: Order, progress: Progress) -> None:

@@ -202,6 +202,8 @@ class SkillStage(BaseStage):
         self.live.progress.forecast.learned(stage.step / stage.steps_in_all)
         self.live.progress.learned(self.live.run.name, self.log[-1])
         self.live.progress.show(f"{self.rate.text(stage.step)} {numbers}".rstrip())
+        steps = {"step": stage.step, "steps": stage.steps_in_all}
+        self.live.tell(f"learns {self.skill_name}", **steps, each=self.rate.each(stage.step))
         self.saves.lost += step.logged["seconds"]
         self.due = stage.step < stage.steps_in_all and self._is_measured(stage.step)
         if self.due and SIGNALS.pending is None:

@@ -79,7 +79,7 @@ def test_a_write_removes_what_a_killed_process_left_of_the_same_file(tmp_path):
 def test_a_write_keeps_partial_files_of_living_processes_and_of_other_machines(tmp_path):
     ended = start(time.sleep, 0)
     ended.join()
-    machine = files._machine()
+    machine = files.machine()
     dead = f".a.json.{machine}.{ended.pid}.aa.partial"
     elsewhere = [f".a.json.{name}.{ended.pid}.aa.partial" for name in ("node2-00", f"{machine}0")]
     living = [f".a.json.{machine}.{pid}.aa.partial" for pid in (os.getpid(), os.getppid(), 1)]

@@ -2,7 +2,8 @@
 
 import pytest
 
-from benchmarks.torture.kills import kill_at_random
+from benchmarks.torture.claims import claim_by_many
+from benchmarks.torture.kills import kill_at_random, kill_jobs
 from benchmarks.torture.material import METHODS, make_material
 from benchmarks.torture.orders import mutate_orders
 from benchmarks.torture.tears import tear_every_file
@@ -23,6 +24,16 @@ def test_all_methods_are_tried():
 def test_killed_runs_end_as_undisturbed_ones(folder):
     found = kill_at_random(folder, 2, seed=1, methods=["sdft"], say=lambda line: None)
     assert found.faults == [] and found.kills == {"sdft": 2} and found.ended >= 1
+
+
+def test_killed_jobs_of_an_array_end_as_one_process(folder):
+    found = kill_jobs(folder, 1, seed=3, seeds=1, say=lambda line: None)
+    assert found.faults == [] and found.kills == {"jobs": 1} and found.ended >= 2
+
+
+def test_claims_over_nfs(tmp_path):
+    found = claim_by_many(tmp_path / "out", 40, processes=8)
+    assert found.faults == [] and found.claims == 40
 
 
 def test_damaged_files_are_refused_or_harmless(folder):

@@ -292,7 +292,7 @@ def test_a_second_process_is_refused_and_the_first_is_not_disturbed(
     said = [line for line in second.text().splitlines() if not line.startswith("[")]
     assert said == [
         f"error: {tmp_path}/out/runs/sft-seed0: another process works on this run; "
-        "wait for it, or choose another --method, --seed or --sequence"
+        "wait for it, or choose another --method, --seed or --sequence; --shard 1/1 goes past"
     ]
     os.kill(process.pid, signal.SIGCONT)
     process.join(150)

@@ -10,7 +10,7 @@ import yaml
 import run_sequence
 from harness import Order, run
 from harness.base.errors import UserError
-from harness.base.files import locked
+from harness.base.leases import Leases
 from harness.runs.reading import read_order
 from tests.conftest import read_lines
 
@@ -46,9 +46,10 @@ def test_it_ends_in_the_numbers_of_the_command(order_file, tmp_path, monkeypatch
     run_sequence.main()
     assert numbers(tmp_path / "script") == numbers(tmp_path / "command")
     assert results.matrix.shape == (3, 2) and list(results.data.series) == ["sft"]
-    place = tmp_path / "script" / "runs" / "sft-seed0"
-    with locked(place / ".lock"), pytest.raises(UserError, match="sft-seed0: another process"):
+    lease = Leases(tmp_path / "script" / "leases" / "runs").claim("sft-seed0")
+    with pytest.raises(UserError, match="sft-seed0: another process"):
         run(Order(path), out=tmp_path / "script")
+    lease.release()
 
 
 def test_an_order_of_a_mapping_is_that_of_its_file(order_file, monkeypatch):

@@ -1,0 +1,58 @@
+"""What the runs of a folder do at the moment: in the terminal, and on a page that redraws itself.
+
+The page is a file, which a browser loads again every few seconds; nothing listens to a port.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from harness.base.files import check_folder, write_text
+from harness.base.leases import Leases
+from harness.base.streams import steady_streams
+from harness.report.html import environment
+from harness.results.status import HEADS, LEASES, FolderStatus, status_of
+
+EVERY = 5.0  # seconds between two drawings
+PAGE = "watch.html"
+
+
+def watch(folder: Path, out: Path | None = None, every: float = EVERY) -> None:
+    """Draw the state of ``folder`` into ``out`` every so many seconds, until all runs are over.
+
+    out: by default the folder of the report. Raises UserError where no run was asked for yet.
+    """
+    page = Path(out or folder / "report") / PAGE
+    leases = Leases(folder / LEASES / "runs")
+    status = status_of(folder, leases)
+    check_folder(page.parent)
+    with steady_streams():
+        print(f"page: {os.path.relpath(page)}; Ctrl-C ends the watching, and no run")
+        shown = 0
+        while True:
+            write_text(page, render(status, every))
+            if sys.stdout.isatty():
+                lines = [*status.lines(), status.summary()]
+                print(f"\x1b[{shown}F\x1b[J" * bool(shown) + "\n".join(lines))
+                shown = len(lines)
+            else:
+                print(f"{time.strftime('%H:%M:%S')} {status.summary()}")
+            if status.is_over:
+                return
+            time.sleep(every)
+            status = status_of(folder, leases)
+
+
+def render(status: FolderStatus, every: float) -> str:
+    """The page, which loads itself again unless all runs are over."""
+    return (
+        environment()
+        .get_template("watch.html")
+        .render(
+            status=status,
+            heads=HEADS,
+            again=None if status.is_over else round(every),
+            at=time.strftime("%Y-%m-%d %H:%M:%S"),
+        )
+    )
