@@ -13,10 +13,11 @@ import yaml
 from harness.base import metrics
 from harness.base.files import ROOT
 from harness.report.continual import over_known_runs
+from harness.report.cost_table import SECONDS
 from harness.report.data import ReportData
 from harness.report.estimates import Estimate
 from harness.report.table import Cell, Column, Table
-from harness.report.tables import SECONDS, interval_note, retention_change
+from harness.report.tables import interval_note, retention_change
 
 ORDER = ROOT / "benchmarks" / "orders" / "methods.yaml"
 FOLDER = ROOT / "results" / "measured" / "methods"

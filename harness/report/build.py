@@ -15,12 +15,14 @@ from harness.base.files import locked
 from harness.report import page, tables
 from harness.report.comparisons import comparison_table, holm_table
 from harness.report.continuous import continuous_table
+from harness.report.cost_table import cost_table
 from harness.report.data import ReportData
 from harness.report.every_metric import every_metric
 from harness.report.exports import link, write_csv
 from harness.report.frontier import frontier, frontier_table
 from harness.report.pictures import draw_pictures, source_of
 from harness.report.power import power_note
+from harness.report.summary import summary_table
 from harness.report.table import Table
 from harness.report.viewer import STALE, write_viewer
 
@@ -127,24 +129,26 @@ def _write(results: ReportData, partial: Path, out: Path, show: Callable[[str], 
     (partial / "index.html").write_text(text, "utf-8", ANY_TEXT)
     show("writes the answers for the viewer")
     write_viewer(results, partial / "viewer")
-    return all_tables[0]
+    return all_tables[1]
 
 
 def _all_tables(results: ReportData) -> list[Table]:
-    """All tables in the page's order, the main one first."""
-    all_tables = [tables.main_table(results)]
+    """All tables in the page's order: the summary, the main one, then the others."""
+    main, gains = tables.main_table(results), tables.gain_table(results)
+    cost = cost_table(results)
+    all_tables = [summary_table(main, gains, cost), main]
     if len(results.series) > 1:
         all_tables.append(comparison_table(results))
     if len(results.series) > 2:
         all_tables.append(holm_table(all_tables[-1]))
     if shown := frontier(results):
         all_tables.append(frontier_table(shown))
-    all_tables.append(tables.gain_table(results))
+    all_tables.append(gains)
     if results.retention:
         all_tables.append(tables.retention_table(results))
     if results.continuous:
         all_tables.append(continuous_table(results))
-    return [*all_tables, tables.cost_table(results), every_metric(results)]
+    return [*all_tables, cost, every_metric(results)]
 
 
 def _move(partial: Path, out: Path, stale: str | None) -> None:

@@ -19,6 +19,7 @@ from harness.base.intervals import Spread
 from harness.report.crossing import Crossing, crossing
 from harness.report.entries import ArrayFunction, Entries, Entry, Term
 from harness.report.measurements import Arrays, Kind, PooledMeasurements, RunId, run_ids
+from harness.report.names import model_names
 from harness.results.formats import ORACLE
 from harness.results.pooling import Pool
 
@@ -358,8 +359,11 @@ class Estimator:
             complete = self.measurements.complete
             if best is None or complete(label) > complete(best):
                 label_of[series.model] = label
-        alone = len(label_of) == 1
-        return {"base" if alone else f"base ({model})": label for model, label in label_of.items()}
+        alone, names = len(label_of) == 1, model_names(label_of)
+        return {
+            "base" if alone else f"base ({names[model]})": label
+            for model, label in label_of.items()
+        }
 
     def base_estimate(
         self, names: Sequence[str], row: str, kind: Kind = "R", detail: str = ""

@@ -8,15 +8,11 @@ from harness.report.data import ReportData
 from harness.report.exports import markdown_text
 from harness.report.leaderboard import leaderboard_row
 from harness.report.measurements import RunId
+from harness.report.names import EMBEDDED
 from harness.report.table import Table
 from harness.report.tables import main_table
 from harness.results.folders import Json
 
-# Models that come without a hub: (name on the hub, licence there).
-EMBEDDED = {
-    "embedded": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0"),
-    "gemma-3-270m": ("google/gemma-3-270m-it", "gemma"),
-}
 DEQUANTISED = " Its weights come from a 4-bit file, dequantised: they are not the original ones."
 UNKNOWN = "not stated here: that of the base model holds, and those of the data"
 

@@ -17,6 +17,7 @@ from harness.report import samples
 from harness.report.data import ReportData
 from harness.report.html import environment
 from harness.report.links import Link, answer_link, links
+from harness.report.opening import opening, verdict_block, warnings
 from harness.report.pictures.picture import PictureFile
 from harness.report.style import BASE, Look
 from harness.report.table import Table
@@ -25,13 +26,12 @@ from harness.results.formats import read_object
 
 MOST_RECORDS = 400  # written into the page; tables/records.csv has all
 MOST_RUNS = 200  # the same; runs/*/run.json has each
-MOST_MISSING = 60  # lines of a warning
-MOST_SKILLS = 15  # named at the top of the page
 MOST_LETTERS = 400  # of one cell
 WIDE = 7  # inches; on a phone a wider picture is scrolled, not shrunk
 
 # In the page's order. A picture names its section itself (pictures.picture.Picture.section).
 SECTIONS = {
+    "summary": "In short",
     "results": "Results",
     "skills": "Learning each skill",
     "retention-section": "Retention",
@@ -42,6 +42,7 @@ SECTIONS = {
 }
 # The section of each table; one that is not named here is in a section of its own.
 TABLE_SECTIONS = {
+    "summary": "summary",
     "main": "results",
     "comparisons": "results",
     "comparisons_holm": "results",
@@ -200,24 +201,6 @@ class Runs:
     template: ClassVar[str] = "runs.html"
 
 
-@dataclass(frozen=True)
-class Warnings:
-    """Lines at the top of the page; key: their id there."""
-
-    key: str
-    title: str
-    lines: list[str]
-
-
-@dataclass(frozen=True)
-class ModelPath:
-    """A base model and the skills that it learns in turn; more: skills that are not named."""
-
-    model: str
-    skills: list[str]
-    more: int
-
-
 def render(
     results: ReportData,
     tables: Sequence[Table],
@@ -235,14 +218,7 @@ def render(
         environment()
         .get_template("page.html")
         .render(
-            title=" and ".join(results.names),
-            facts=_facts(results),
-            paths=_paths(results),
-            warnings=[
-                Warnings("missing", "What is missing", results.missing),
-                Warnings("overlap", "Questions that were taught and tested", results.overlaps),
-            ],
-            most=MOST_MISSING,
+            opening=opening(results),
             sections=_sections(results, tables, pictures, dot, to_folder),
             folders=", ".join(folder.resolve().name for folder in results.folders),
             dot=dot,
@@ -261,32 +237,6 @@ def _dot(look: dict[str, Look]) -> Dot:
     return dot
 
 
-def _facts(results: ReportData) -> str:
-    runs = sum(len(runs) for runs in results.runs.values())
-    counts = [
-        _count(len(results.skills), "skill"),
-        _count(len(results.series), "method"),
-        _count(runs, "run"),
-        _count(len(results.retention), "retention task"),
-    ]
-    return ", ".join(counts) + f", {len(results.records):,} records"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _paths(results: ReportData) -> list[ModelPath]:
-    paths = []
-    for label in results.bases().values():
-        series = results.series[label]
-        more = max(0, len(series.order) - MOST_SKILLS)
-        for name, order in (series.orders or {"": series.order}).items():
-            model = f"{series.model}, {name}" if name else series.model
-            paths.append(ModelPath(model, list(order[:MOST_SKILLS]), more))
-    return paths
-
-
 # -- sections
 
 
@@ -299,16 +249,23 @@ def _sections(
 ) -> list[PageSection]:
     """The sections that have something in them: tables first, then pictures.
 
-    A table without rows is left out: nothing was recorded of it.
+    The first has one table and one picture: that which says it is its own, or the first of all. A
+    table without rows is left out: nothing was recorded of it.
     """
     sections = {key: PageSection(key, title) for key, title in SECTIONS.items()}
     sections["measured"].blocks.append(_protocols(results))
+    summary = next((table for table in tables if table.name == "summary" and table.rows), None)
+    if summary is not None:
+        sections["summary"].blocks.append(verdict_block(results, summary))
     for table in tables:
         if table.rows:
             section = _section(sections, TABLE_SECTIONS.get(table.name, table.name))
             section.blocks.extend(_table(table, dot, links(results, table.name)))
+    opens = next((p for p in pictures if p.section == "summary"), next(iter(pictures), None))
     for picture in pictures:
-        _section(sections, picture.section).blocks.append(_picture(picture))
+        key = "summary" if picture is opens and summary is not None else picture.section
+        _section(sections, key).blocks.append(_picture(picture))
+    sections["summary"].blocks.extend(warnings(results))
     sections["samples"].blocks.extend(_samples(results))
     sections["measured"].blocks.append(_records(results, to_folder))
     sections["provenance"].blocks.extend(_provenance(results, to_folder))

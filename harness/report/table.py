@@ -21,6 +21,7 @@ from rich.text import Text
 from harness.report.estimates import Estimate
 from harness.report.exports import csv_cell, markdown_text, one_line
 from harness.report.html import environment
+from harness.report.names import measure_name, metric_name
 
 # "%": a fraction, written times 100; "own": the metric's own unit.
 Unit = Literal["%", "own", "text", "count", "seconds", "GiB", "MiB"]
@@ -74,6 +75,17 @@ class Column:
     @property
     def heading(self) -> str:
         return f"{self.group} {self.title}".strip()
+
+    @property
+    def people(self) -> str:
+        """The title as people read it, in the page."""
+        return measure_name(self.title)
+
+    @property
+    def about(self) -> str:
+        """What the heading says when it is pointed at: the machine's name too, if it is another."""
+        machine = self.title if self.people != self.title else ""
+        return ": ".join(filter(None, (machine, self.note)))
 
 
 @dataclass(frozen=True)
@@ -212,6 +224,8 @@ class Table:
         cell = cells.get(column.key)
         value, _, spread = self.text(column, cell).partition(" ±")
         note = ""
+        if column.key == "metric" and isinstance(cell, str):
+            value, note = metric_name(cell), cell
         if isinstance(cell, Estimate) and math.isfinite(cell.value):
             note = _note(column, label, cell)
         href = "" if value in ("", NOTHING) else link(label, column)

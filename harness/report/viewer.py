@@ -23,6 +23,7 @@ import numpy as np
 
 from harness.report.data import ReportData
 from harness.report.html import TEMPLATES
+from harness.report.names import metric_name
 from harness.results.folders import Json
 from harness.results.formats import JOINT, SINGLE
 from harness.results.items import item_scores
@@ -231,7 +232,10 @@ def write_viewer(results: ReportData, out: Path) -> None:
     index = {
         "title": " and ".join(results.names),
         "methods": [{"name": name, "runs": of} for name, of in methods.items()],
-        "measured": [{**vars(what), "name": as_address(what.name)} for what in measured],
+        "measured": [
+            {**vars(what), "name": as_address(what.name), "words": metric_name(what.metric)}
+            for what in measured
+        ],
         "answers": writer.answers,
     }
     writer.write("index", index)

@@ -43,7 +43,7 @@ def test_a_picture_and_a_table_that_the_page_does_not_know_have_sections_of_thei
     ]
     html = render(results, tables, pictures)
     assert ids(html) == [
-        *("results", "curves"),
+        *("summary", "results", "curves"),
         *("samples", "measured", "provenance"),
         *("speed", "transfer_between", "interference"),
     ]
@@ -58,7 +58,7 @@ def test_a_picture_and_a_table_that_the_page_does_not_know_have_sections_of_thei
 
 def test_a_table_without_rows_and_a_section_without_content_are_left_out(results):
     html = render(results, [Table("cost", "Cost", "No costs.", [])])
-    assert ids(html) == ["samples", "measured", "provenance"]
+    assert ids(html) == ["summary", "samples", "measured", "provenance"]
     assert "No costs." not in html
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from harness.base import intervals, metrics
 from harness.report import tables
+from harness.report.cost_table import cost_table
 from harness.report.data import ReportData
 from harness.report.every_metric import every_metric
 from tests.fabricate import SKILLS, fabricate
@@ -130,7 +131,7 @@ def test_the_records_used_are_final_ones_of_the_metrics_that_count(three):
 def test_cost_is_summed_over_stages(three):
     killed = three / "runs" / "sdft-seed0" / "stage-4.partial"  # does not count
     shutil.copytree(three / "runs" / "sdft-seed0" / "stage-3", killed)
-    cells = row(tables.cost_table(ReportData([three])), "sdft")
+    cells = row(cost_table(ReportData([three])), "sdft")
     shutil.rmtree(killed)
     assert cells["tokens"] == 3 * 18 * 900
     assert cells["seconds_sampling"] == pytest.approx(3 * 18 * 3.1)
@@ -143,7 +144,7 @@ def test_the_base_models_evaluation_is_no_methods_cost(tmp_path):
     Memory at stage 0 is what another run left.
     """
     folder = fabricate(tmp_path / "base", methods=TWO, items=False, n=8, inside=0, retention={})
-    without = dict(tables.cost_table(ReportData([folder])).rows)
+    without = dict(cost_table(ReportData([folder])).rows)
     assert "base" not in without
     for run, seconds, peak in (
         ("unselected-seed0", 100.0, 1.5),
@@ -161,7 +162,7 @@ def test_the_base_models_evaluation_is_no_methods_cost(tmp_path):
             "seconds": {"evaluation": seconds, "retention": 2 * seconds, "training": 0.0},
         }
         (place / "stage.json").write_text(json.dumps(stage))
-    rows = dict(tables.cost_table(ReportData([folder])).rows)
+    rows = dict(cost_table(ReportData([folder])).rows)
     assert list(rows) == ["base", "sft", "sdft"]
     assert {label: rows[label] for label in TWO} == without
     assert rows["base"] == {"seconds_evaluation": 120.5, "seconds_retention": 241.0, "total": 361.5}

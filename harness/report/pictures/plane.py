@@ -197,4 +197,4 @@ def caption(shown: Plane) -> str:
     )
 
 
-PLANE = Picture("plane", "New skills against retention", "results", plane, draw, caption)
+PLANE = Picture("plane", "New skills against retention", "summary", plane, draw, caption)

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.report.data import ReportData
+from harness.report.names import metric_name
 from harness.report.pictures.axis import TrainingAxis
 from harness.report.pictures.curves import base_values, draw_line, lines_of
 from harness.report.pictures.picture import MOST_PANELS, Picture, Source, only_first
@@ -118,9 +119,9 @@ def _task_panel(
     results: ReportData, axis: TrainingAxis, rows: pd.DataFrame, labels: list[str], task: str
 ) -> TaskPanel:
     entry = results.retention.get(task) or results.continuous[task]
-    metric = entry["metric"].removesuffix(",none")  # lm-eval's name for "no filter"
+    metric = metric_name(entry["metric"])
     fraction = results.tasks_in_mean[task]
-    if metric == "margin":
+    if entry["metric"] == "margin":
         metric += " (nats)"
     if fraction:
         metric += " (%)"

@@ -107,7 +107,8 @@ function drawSum(v) {
   const up = link({n: null, s: null, i: null, p: null, f: null, q: null});
   $("sum").replaceChildren(
     el("a", {id: "up", href: up}, "everything"), " › ",
-    el("strong", {title: v.what.about}, v.what.name), ` (${v.what.metric}${way}). `,
+    el("strong", {title: v.what.about}, v.what.name), " (",
+    el("span", {title: v.what.metric}, v.what.words), `${way}). `,
     ...say(v.a), ...(v.b ? [" · beside it ", ...say(v.b)] : []));
 }
 

@@ -1,0 +1,112 @@
+"""The first screen of a report: a row and a sentence a method on what it learned, forgot, cost.
+
+Numbers are those of the other tables; nothing is computed anew.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from harness.base import power
+from harness.base.console import clock
+from harness.report.cost_table import MEASURING, SECONDS
+from harness.report.data import ReportData
+from harness.report.estimates import Estimate
+from harness.report.table import Cell, Column, Row, Table
+from harness.report.tables import interval_note
+
+MOST_VERDICTS = 12  # sentences; the table has every method
+COPIED = {"main": ("acc", "bwt", "retention"), "own_stage": ("gain",)}  # columns of tables
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A sentence on one method."""
+
+    label: str
+    text: str
+
+
+def summary_table(main: Table, gains: Table, cost: Table) -> Table:
+    """One row a method: accuracy at the end, learned, changes since, cost of learning."""
+    found: dict[str, tuple[Column, dict[str, Cell]]] = {}
+    for table in (main, gains):
+        rows = dict(table.rows)
+        for column in table.columns:
+            if column.key in COPIED[table.name]:
+                cells = {label: of_row.get(column.key) for label, of_row in rows.items()}
+                found[column.key] = (column, cells)
+    costs = dict(cost.rows)
+    labels = [label for label, of_row in main.rows if isinstance(of_row.get("acc"), Estimate)]
+    rows_of: list[Row] = []
+    for label in labels:
+        cells = {key: cells.get(label) for key, (_, cells) in found.items()}
+        rows_of.append((label, {**cells, **_cost(costs.get(label, {}))}))
+    columns = [found[key][0] for key in ("gain", "bwt", "retention", "acc") if key in found]
+    columns.append(
+        Column("learning", "learning", unit="seconds", note="seconds of a run without measuring")
+    )
+    note = (
+        "Learned: accuracy right after each skill's own stage less the base model's, in points; "
+        "then the change of earlier skills since, and of what the model could do before; the mean "
+        f"accuracy at the end in per cent; seconds of learning a run. {interval_note(rows_of)}"
+    )
+    return Table("summary", "Summary", note, columns, rows_of)
+
+
+def _cost(cells: dict[str, Cell]) -> dict[str, Cell]:
+    """Seconds of learning and tokens of a row of the table of costs."""
+    seconds = [
+        value
+        for key, value in cells.items()
+        if key.startswith(SECONDS) and key.removeprefix(SECONDS) not in MEASURING
+        if isinstance(value, float)
+    ]
+    return {"learning": sum(seconds), "tokens": cells.get("tokens")} if seconds else {}
+
+
+def verdicts(results: ReportData, summary: Table) -> list[Verdict]:
+    """A sentence a method; of more than MOST_VERDICTS none, the table is the shorter text."""
+    rows = dict(summary.rows)
+    methods = [label for label in results.series if label in rows]
+    if len(methods) > MOST_VERDICTS:
+        return []
+    return [Verdict(label, _sentence(summary, rows[label])) for label in methods]
+
+
+def _sentence(summary: Table, cells: dict[str, Cell]) -> str:
+    learned = _change(summary, cells.get("gain"), "learned {}", "lost {} of the skills")
+    since = [
+        _change(summary, cells.get(key), f"gained {{}} of {of}", f"forgot {{}} of {of}")
+        for key, of in (("bwt", "earlier skills"), ("retention", "prior abilities"))
+    ]
+    changes = " and ".join(part for part in since if part)
+    said = [part for part in (learned, changes) if part]
+    if not said:
+        return "has not measured its last stage in any run."
+    return "; ".join([*said, *_price(cells)]) + "."
+
+
+def _change(summary: Table, cell: Cell, up: str, down: str) -> str:
+    """A difference in words, and whether it can be told from 0; "" where there is none."""
+    if not isinstance(cell, Estimate) or not math.isfinite(cell.value):
+        return ""
+    column = Column("", "")
+    size = summary.text(column, replace(cell, value=abs(cell.value)))
+    words = (down if cell.value < 0 else up).format(f"{size} points")
+    if not math.isfinite(cell.low):
+        return f"{words} (without an interval)"
+    if cell.low > 0 or cell.high < 0:
+        return words
+    smallest = power.detectable(cell.spread) if cell.spread else math.nan
+    told = f"; {summary.text(column, smallest)} would be" if math.isfinite(smallest) else ""
+    return f"{words} (cannot be told from 0{told})"
+
+
+def _price(cells: dict[str, Cell]) -> Iterator[str]:
+    """What a run cost, nothing where that is not on record."""
+    seconds, tokens = cells.get("learning"), cells.get("tokens")
+    if isinstance(seconds, float):
+        counted = f" and {tokens:,.0f} tokens" if isinstance(tokens, float) else ""
+        unit = "hours" if seconds >= 3600 else "minutes"
+        yield f"cost {clock(seconds)} {unit} of learning{counted} a run"
