@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from benchmarks.paper import measured
 from benchmarks.paper.form import Number
 from benchmarks.paper.pictures import Looks, bars, lines, plane, sequence_lines
-from benchmarks.paper.signs import Contrast, contrast_signs, model_size_signs
+from benchmarks.paper.signs import Contrast, Sign, contrast_signs, model_size_signs
 from benchmarks.paper.training import training_curves
 from harness.report.data import ReportData
+from harness.report.style import Form
 
 CURVES_ONLY = "the paper shows curves and prints no numbers"
 
@@ -29,48 +30,48 @@ class Item:
     experiment: str  # of the orders whose results it shows
     description: str
     measure: Callable[[ReportData], Iterable[Number]]
-    draw: Callable[[pd.DataFrame, Looks], Figure] | None = None  # None: it is a table
+    draw: Callable[[pd.DataFrame, Looks, Form], Figure] | None = None  # None: it is a table
     joined: bool = False  # results of several orders go into one picture or table
     absent: str = ""  # why the published side is not drawn
     contrasts: tuple[Contrast, ...] = ()
     # Its numbers are differences, in the paper from the smallest to the largest model.
     by_model_size: bool = False
 
-    def signs(self, published: pd.DataFrame, measured: pd.DataFrame) -> list[str]:
-        """Sentences on the measured differences: whether their sign is the published one."""
+    def signs(self, published: pd.DataFrame, measured: pd.DataFrame) -> list[Sign]:
+        """The signs of the measured differences beside the published ones."""
         if self.by_model_size:
             return model_size_signs(published, measured)
         return contrast_signs(self.contrasts, published, measured)
 
 
-def draw_in_context(frame: pd.DataFrame, looks: Looks) -> Figure:
+def draw_in_context(frame: pd.DataFrame, looks: Looks, form: Form) -> Figure:
     """Figure 2 right: a panel a measure, a bar a model."""
-    return bars(frame, looks, panel="x", bar="series")
+    return bars(frame, looks, form, panel="x", bar="series")
 
 
-def draw_sequence(frame: pd.DataFrame, looks: Looks) -> Figure:
+def draw_sequence(frame: pd.DataFrame, looks: Looks, form: Form) -> Figure:
     """Figure 3: a panel a skill, with the stages of the sequence."""
-    return sequence_lines(frame, looks, training_curves(frame["results"].iloc[0]))
+    return sequence_lines(frame, looks, form, training_curves(frame["results"].iloc[0]))
 
 
-def draw_bars_by_x(frame: pd.DataFrame, looks: Looks) -> Figure:
+def draw_bars_by_x(frame: pd.DataFrame, looks: Looks, form: Form) -> Figure:
     """Figures 5 left and 7: a panel a task, a bar a model or a context."""
-    return bars(frame, looks, panel="panel", bar="x")
+    return bars(frame, looks, form, panel="panel", bar="x")
 
 
-def draw_pass_at_k(frame: pd.DataFrame, looks: Looks) -> Figure:
+def draw_pass_at_k(frame: pd.DataFrame, looks: Looks, form: Form) -> Figure:
     """Figure 5 right."""
-    return lines(frame, looks, "k", "pass@k (%)", log=True)
+    return lines(frame, looks, form, "k", "pass@k (%)", log=True)
 
 
-def draw_generations(frame: pd.DataFrame, looks: Looks) -> Figure:
+def draw_generations(frame: pd.DataFrame, looks: Looks, form: Form) -> Figure:
     """Figure 6."""
-    return lines(frame, looks, "answers sampled to learn from")
+    return lines(frame, looks, form, "answers sampled to learn from")
 
 
-def draw_teacher_weights(frame: pd.DataFrame, looks: Looks) -> Figure:
+def draw_teacher_weights(frame: pd.DataFrame, looks: Looks, form: Form) -> Figure:
     """Figure 8."""
-    return lines(frame, looks, "optimizer steps")
+    return lines(frame, looks, form, "optimizer steps")
 
 
 SKILL_CONTRASTS = (Contrast("sdft", "sft", "new_task"), Contrast("sdft", "sft", "prior_avg"))

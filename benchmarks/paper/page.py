@@ -10,6 +10,7 @@ from markupsafe import Markup
 from benchmarks.paper.form import PAPER
 from benchmarks.paper.items import Item
 from benchmarks.paper.pictures import Looks
+from benchmarks.paper.signs import Sign
 from harness.report.html import environment
 from harness.report.style import BASE
 from harness.report.table import Table
@@ -23,6 +24,7 @@ class Exhibit:
 
     name: str
     caption: str
+    alt: str = ""  # what a picture shows, in numbers
     table: Table | None = None  # None: a picture
     width: float = 0.0  # of a picture, in inches
 
@@ -34,17 +36,19 @@ class Section:
     item: Item
     published: list[Exhibit]
     measured: list[Exhibit]
-    signs: list[str]  # sentences on the signs of differences
+    signs: list[Sign]  # of differences
     reproductions: pd.DataFrame  # what others report: other metrics, so never in one picture
     looks: Looks
 
 
-def paper_page(sections: list[Section], with_measured: bool, missing: list[str]) -> str:
-    """The HTML text; with_measured: whether results folders were given; missing: their gaps."""
+def paper_page(sections: list[Section], signs: Table | None, missing: list[str]) -> str:
+    """The HTML text; signs: those of the measured side, None without one; missing: its gaps."""
+    with_measured = signs is not None
     template = environment(TEMPLATES).get_template("paper.html")
     return template.render(
         title=f"{PAPER}, published and measured" if with_measured else f"{PAPER} as published",
         sections=sections,
+        signs=signs,
         with_measured=with_measured,
         missing=missing,
         table_markup=table_markup,

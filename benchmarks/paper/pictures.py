@@ -21,11 +21,14 @@ from harness.report.style import (
     INK,
     MUTED,
     PAPER,
+    WIDE,
     Dash,
+    Form,
     base_line,
     curve,
     grid,
     legend,
+    shifts,
 )
 
 Looks = Mapping[str, tuple[str, str, Dash]]  # colour, marker and dash of a series
@@ -36,17 +39,21 @@ AXIS_LABELS = {  # of the values, by their unit; other units bear their name
 }
 
 
-def bars(frame: pd.DataFrame, looks: Looks, panel: str, bar: str) -> Figure:
+def bars(frame: pd.DataFrame, looks: Looks, form: Form, panel: str, bar: str) -> Figure:
     """One panel a value of column ``panel``, one bar a value of column ``bar``, with its number."""
     names = _distinct(frame[panel])
     most = max(len(frame[frame[panel] == name]) for name in names)
     width = max(2.7, 1.0 + 0.85 * most)
-    figure, panels, _, _ = grid(len(names), width=width, columns=2 if most < 5 else 1)
+    figure, panels, _, _ = grid(len(names), form, width=width, columns=2 if most < 5 else 1)
     for axes, name in zip(panels, names, strict=True):
         rows = frame[frame[panel] == name]
         _draw_bars(axes, rows, looks)
         labels = [_broken(text) for text in rows[bar].astype(str)]
-        axes.set_xticks(range(len(rows)), labels, color=INK)
+        is_slanted = form is not WIDE and len(rows) > 3
+        slanted: dict[str, Any] = (
+            {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if is_slanted else {}
+        )
+        axes.set_xticks(range(len(rows)), labels, color=INK, **slanted)
         axes.tick_params(axis="x", length=0)
         axes.grid(axis="x", visible=False)
         axes.margins(y=0.16)
@@ -83,10 +90,15 @@ def _draw_bars(axes: Axes, rows: pd.DataFrame, looks: Looks) -> None:
 
 
 def lines(
-    frame: pd.DataFrame, looks: Looks, x_label: str, y_label: str = "", log: bool = False
+    frame: pd.DataFrame,
+    looks: Looks,
+    form: Form,
+    x_label: str,
+    y_label: str = "",
+    log: bool = False,
 ) -> Figure:
-    """One panel a task, one line a series with its band; log: x is powers of two."""
-    figure, panels = _line_panels(frame, looks, x_label, y_label or _axis_label(frame))
+    """One panel a task, one line a series with whiskers; log: x is powers of two."""
+    figure, panels = _line_panels(frame, looks, form, x_label, y_label or _axis_label(frame))
     if log:
         ticks = sorted({int(x) for x in frame["x"]})
         for axes in panels.values():
@@ -96,9 +108,11 @@ def lines(
     return figure
 
 
-def sequence_lines(frame: pd.DataFrame, looks: Looks, training: TrainingCurves) -> Figure:
+def sequence_lines(
+    frame: pd.DataFrame, looks: Looks, form: Form, training: TrainingCurves
+) -> Figure:
     """Lines of normalised accuracy along a sequence of skills, with the borders of its stages."""
-    figure, panels = _line_panels(frame, looks, training.axis.title, _axis_label(frame))
+    figure, panels = _line_panels(frame, looks, form, training.axis.title, _axis_label(frame))
     for skill, axes in panels.items():
         training.axis.frame(axes, training.axis.stage_of(skill))
         base_line(axes, 0)
@@ -110,21 +124,21 @@ def sequence_lines(frame: pd.DataFrame, looks: Looks, training: TrainingCurves) 
 
 
 def _line_panels(
-    frame: pd.DataFrame, looks: Looks, x_label: str, y_label: str
+    frame: pd.DataFrame, looks: Looks, form: Form, x_label: str, y_label: str
 ) -> tuple[Figure, dict[str, Axes]]:
     """A figure with the curves of every task in a panel, and {task: its panel}."""
     frame = frame.assign(x=frame["x"].astype(float))
     names, labels = _distinct(frame["panel"]), _distinct(frame["series"])
     several = len(names) > 1
     figure, panels, _, columns = grid(
-        len(names), width=3.4 if several else 5.4, height=2.5 if several else 3.1
+        len(names), form, width=3.4 if several else 5.4, height=2.5 if several else 3.1
     )
     for name, axes in zip(names, panels, strict=True):
-        for label in labels:
+        for label, shift in zip(labels, shifts(len(labels)), strict=True):
             rows = frame[(frame["panel"] == name) & (frame["series"] == label)].sort_values("x")
             if len(rows):
                 low, high = _band(rows)
-                curve(axes, looks[label], rows["x"], rows["value"], low, high, scale=1)
+                curve(axes, looks[label], rows["x"], rows["value"], low, high, 1, shift)
         axes.set_title(name)
     for axes in panels[::columns]:
         axes.set_ylabel(y_label)
@@ -140,7 +154,7 @@ def _band(rows: pd.DataFrame) -> np.ndarray:
     return bounds.clip(0, 100) if rows["unit"].iloc[0] == "%" else bounds
 
 
-def plane(frame: pd.DataFrame, looks: Looks) -> Figure:
+def plane(frame: pd.DataFrame, looks: Looks, form: Form) -> Figure:
     """Figure 4: the new task (up) against the mean of prior capabilities (right).
 
     One panel a task; a dashed cross marks the base model.
@@ -150,7 +164,7 @@ def plane(frame: pd.DataFrame, looks: Looks) -> Figure:
     labels = [label for label in _distinct(frame["series"]) if label != "base"]
     several = len(names) > 1
     figure, panels, _, columns = grid(
-        len(names), width=3.4 if several else 5.4, height=2.7 if several else 3.3
+        len(names), form, width=3.4 if several else 5.4, height=2.7 if several else 3.3
     )
     for name, axes in zip(names, panels, strict=True):
         points = frame[frame["panel"] == name]

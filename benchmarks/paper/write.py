@@ -5,7 +5,7 @@ is read from CSV files; the measured one comes from results folders whose order 
 ``experiment``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -13,15 +13,18 @@ import pandas as pd
 
 from benchmarks.paper.caption import caption
 from benchmarks.paper.collect import Collection, MeasuredSide, collect
-from benchmarks.paper.form import COLUMNS
+from benchmarks.paper.form import COLUMNS, TITLES
 from benchmarks.paper.items import ITEMS, Item
 from benchmarks.paper.page import Exhibit, Section, paper_page
 from benchmarks.paper.pictures import Looks
 from benchmarks.paper.published import published_numbers, reproduced_numbers
+from benchmarks.paper.signs import sign_table
 from benchmarks.paper.tables import number_table
 from harness.report.build import made_beside
 from harness.report.exports import write_csv
-from harness.report.style import BASE, BROKEN, STYLE, Look, looks, save
+from harness.report.pictures.picture import alt_text
+from harness.report.style import BASE, BROKEN, NARROW, STYLE, WIDE, Look, looks, save
+from harness.report.table import Table
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,7 +48,11 @@ def write_paper(
     stale = rf"(published|measured)_({'|'.join(ITEMS)})(_\d+)?\.\w+"
     with made_beside(place, stale=stale) as partial:
         sections = _write_sections(partial, collection)
-        html = paper_page(sections, bool(paths), collection.missing)
+        signs = None
+        if paths:
+            signs = sign_table({section.item.title: section.signs for section in sections})
+            _write_table(partial, signs)
+        html = paper_page(sections, signs, collection.missing)
         (partial / "index.html").write_text(html, encoding="utf-8")
     summary = [_summary(section, bool(paths)) for section in sections]
     for folder in collection.without_experiment:
@@ -112,14 +119,29 @@ def _exhibit(
     write_csv(numbers, out / "data" / f"{name}.csv", COLUMNS)
     if item.draw is None:
         table = number_table(numbers, name, item.title, text)
-        forms = {"csv": table.csv(), "md": table.markdown(), "tex": table.latex()}
-        for ending, content in forms.items():
-            (out / "tables" / f"{name}.{ending}").write_text(content, encoding="utf-8")
+        _write_table(out, table)
         return Exhibit(name, text, table=table)
     with matplotlib.rc_context(STYLE):
-        figure = item.draw(numbers, colours)
+        figure = item.draw(numbers, colours, WIDE)
         save(figure, out / "figures", name)
-    return Exhibit(name, text, width=figure.get_figwidth())
+        save(item.draw(numbers, colours, NARROW), out / "figures", name, NARROW)
+    side = name.partition("_")[0]
+    alt = alt_text(f"{item.title}, {side}", _last_numbers(numbers))
+    return Exhibit(name, text, alt, width=figure.get_figwidth())
+
+
+def _write_table(out: Path, table: Table) -> None:
+    forms = {"csv": table.csv(), "md": table.markdown(), "tex": table.latex()}
+    for ending, content in forms.items():
+        (out / "tables" / f"{table.name}.{ending}").write_text(content, encoding="utf-8")
+
+
+def _last_numbers(numbers: pd.DataFrame) -> Iterator[str]:
+    """The last number of each series and panel, in words."""
+    last = numbers.drop_duplicates(["panel", "series"], keep="last")
+    for panel, rows in last.groupby("panel", sort=False):
+        said = [f"{row.series} {row.value:.3g} {row.unit}" for row in rows.itertuples()]
+        yield f"{panel}, {TITLES.get(rows['x'].iloc[0], rows['x'].iloc[0])}: {', '.join(said)}"
 
 
 def _summary(section: Section, with_measured: bool) -> str:

@@ -81,8 +81,8 @@ def test_figure_5_left_pairs_the_seeds_and_joins_the_models(tmp_path):
     printed = published_numbers()
     printed = printed[printed["experiment"] == "figure_5_left"]
     gemma, smollm = ITEMS["figure_5_left"].signs(printed, frame)
-    assert "sign of its smallest model" in smollm
-    assert "sign of its larger models" in gemma
+    assert "sign of its smallest model" in smollm.sentence
+    assert "sign of its larger models" in gemma.sentence
 
 
 def test_figure_5_left_goes_from_the_small_model_to_the_large_one(tmp_path):
