@@ -1,8 +1,10 @@
 """Jinja2 for the pages: templates in files, every value escaped."""
 
+import re
 from pathlib import Path
 
 import jinja2
+from markupsafe import Markup
 
 from harness.report.names import measure_name, metric_name
 
@@ -24,5 +26,21 @@ def environment(*folders: Path) -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals |= {"metric_name": metric_name, "measure_name": measure_name}
+    made.globals |= {
+        "metric_name": metric_name,
+        "measure_name": measure_name,
+        "sentences": lead_and_rest,
+        "uplot": _uplot,
+    }
     return made
+
+
+def lead_and_rest(text: str) -> tuple[str, str]:
+    """The first sentence of a text, and the others."""
+    lead, *rest = re.split(r"(?<=[.!?])\s+(?=[A-Z±])", text.strip(), maxsplit=1)
+    return lead, "".join(rest)
+
+
+def _uplot(name: str) -> Markup:
+    """A file of uPlot, which draws the pictures that one can point at, as it is."""
+    return Markup((TEMPLATES / "uplot" / name).read_text(encoding="utf-8"))

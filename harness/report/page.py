@@ -22,12 +22,13 @@ from harness.report.pictures.picture import PictureFile
 from harness.report.style import BASE, Look
 from harness.report.table import Table
 from harness.report.tables import MEANINGS, measured, records_used
+from harness.report.viewer import as_script
 from harness.results.formats import read_object
 
 MOST_RECORDS = 400  # written into the page; tables/records.csv has all
 MOST_RUNS = 200  # the same; runs/*/run.json has each
 MOST_LETTERS = 400  # of one cell
-WIDE = 7  # inches; on a phone a wider picture is scrolled, not shrunk
+WIDE = 7  # inches; a wider picture does not stand beside a text
 
 # In the page's order. A picture names its section itself (pictures.picture.Picture.section).
 SECTIONS = {
@@ -96,13 +97,19 @@ class Meanings:
 
 @dataclass(frozen=True)
 class PictureView:
-    """width: in CSS pixels."""
+    """width: in CSS pixels; narrow: whether there is another for narrow screens.
+
+    live: JSON of the panels that the page's script draws, "" for none.
+    """
 
     name: str
     title: str
     caption: str
+    alt: str
     width: float
     wide: bool
+    narrow: bool
+    live: Markup
     template: ClassVar[str] = "picture.html"
 
 
@@ -222,6 +229,7 @@ def render(
             sections=_sections(results, tables, pictures, dot, to_folder),
             folders=", ".join(folder.resolve().name for folder in results.folders),
             dot=dot,
+            is_live=any(picture.panels for picture in pictures),
         )
     )
 
@@ -285,7 +293,14 @@ def _table(table: Table, dot: Dot, link: Link) -> list[Block]:
 
 def _picture(picture: PictureFile) -> PictureView:
     return PictureView(
-        picture.name, picture.title, picture.caption, picture.width * 96, picture.width > WIDE
+        picture.name,
+        picture.title,
+        picture.caption,
+        picture.alt,
+        picture.width * 96,
+        picture.width > WIDE,
+        picture.has_narrow,
+        Markup(as_script([panel.plain() for panel in picture.panels]) if picture.panels else ""),
     )
 
 

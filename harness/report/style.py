@@ -1,7 +1,7 @@
 """The look of every picture: colours, fonts, the panels of a figure, the files it is saved as.
 
-Colours are the eight of Okabe & Ito, which readers with any common colour blindness tell apart.
-Markers and dashes repeat the difference.
+Colours are those of Okabe & Ito, which readers with any common colour blindness tell apart, four of
+them darkened. Markers and dashes repeat the difference. No letter is below SMALL points, 10 pixels.
 """
 
 import zlib
@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.textpath import TextPath
+from matplotlib.transforms import ScaledTranslation
 from matplotlib.typing import RcKeyType
 from numpy.typing import ArrayLike
 
@@ -30,7 +31,8 @@ PAPER = "#fefefe"
 BASE = "#5a5a5a"
 SHADE = "#f3f4f6"
 FRAME = "#E69F00"
-# The colours of a dark page. A dark picture is the light SVG with these replaced.
+# The colours of a dark page. A dark picture is the light SVG with these replaced. Those of methods
+# are not among them: each has a contrast of 3 to both papers, so that a method has one colour.
 DARK = {
     INK: "#e8eaed",
     MUTED: "#a3abb5",
@@ -38,18 +40,19 @@ DARK = {
     PAPER: "#171a1f",
     BASE: "#b9bec5",
     SHADE: "#22272e",
-    "#0072b2": "#4aa3df",
-    "#d55e00": "#f08a3c",
-    "#009e73": "#2fc59a",
 }
 FIXED = {"sft": ("#D55E00", "o"), "sdft": ("#0072B2", "s"), "grpo": ("#009E73", "^")}
-OTHERS = ["#CC79A7", "#E69F00", "#56B4E9", "#B8A900"]  # the yellow darkened: lines on white
+OTHERS = ["#C673A1", "#B07800", "#3292CC", "#8A8000"]  # darkened: lines on white as on black
 MARKERS = ["D", "v", "P", "X", "<", ">", "p", "h"]
 DASHES: list[Dash] = ["-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5))]
 BROKEN: Dash = (0, (4, 2))  # of the base model's line
 HEAT = LinearSegmentedColormap.from_list(
     "heat", ["#f7fbff", "#c6dbef", "#6baed6", "#2171b5", "#08306b"]
 )
+SMALL = 8.0
+LETTERS = 14  # of a name beside the end of its line
+MOST_NAMED = 6  # lines of a panel that are named there
+SHIFT, MOST_SHIFT = 3.2, 14.0  # points between neighbouring lines; between the first and the last
 STYLE: dict[RcKeyType, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -81,6 +84,21 @@ STYLE: dict[RcKeyType, Any] = {
     "path.simplify": True,
     "text.parse_math": False,  # a name with $ is a name
 }
+
+
+class Form(NamedTuple):
+    """What a picture is drawn for: columns of panels, and the width of a column in inches.
+
+    folder: of its files in the folder of the pictures; it has PNG beside SVG if it is the first.
+    """
+
+    folder: str
+    columns: int
+    width: float
+
+
+WIDE = Form("", 3, 3.4)
+NARROW = Form("narrow", 1, 3.6)  # of a screen of 390 pixels, without its margins
 
 
 class Look(NamedTuple):
@@ -116,15 +134,17 @@ def looks(labels: Iterable[str]) -> dict[str, Look]:
     return chosen
 
 
-def save(figure: Figure, folder: Path, name: str) -> None:
-    """Writes ``name`` as PNG and SVG into ``folder``, and as a dark SVG into ``folder/dark``.
+def save(figure: Figure, folder: Path, name: str, form: Form = WIDE) -> None:
+    """Writes ``name`` as SVG into the form's folder of ``folder``, dark into ``dark`` in there.
 
-    The figure is laid out once, for the PNG; the SVG has the same layout.
+    The wide form has a PNG too. The figure is laid out once, for it; the SVG has the same layout.
     """
+    folder = folder / form.folder
     (folder / "dark").mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure)
-    figure.savefig(folder / f"{name}.png", dpi=160)
-    figure.set_layout_engine(None)
+    if form is WIDE:
+        figure.savefig(folder / f"{name}.png", dpi=160)
+        figure.set_layout_engine(None)
     figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
     text = (folder / f"{name}.svg").read_text(encoding="utf-8")
     for light, dark in DARK.items():
@@ -132,17 +152,29 @@ def save(figure: Figure, folder: Path, name: str) -> None:
     (folder / "dark" / f"{name}.svg").write_text(text, encoding="utf-8")
 
 
+def single() -> tuple[Figure, Axes]:
+    """A figure of one large panel, as wide as the narrow form."""
+    figure = Figure(figsize=(NARROW.width, 3.4), layout="constrained")
+    return figure, figure.subplots()
+
+
 def grid(
-    count: int, width: float = 3.4, height: float = 2.35, columns: int = 3
+    count: int,
+    form: Form = WIDE,
+    width: float = WIDE.width,
+    height: float = 2.35,
+    columns: int = WIDE.columns,
 ) -> tuple[Figure, list[Axes], int, int]:
-    """A figure of ``count`` panels, each ``width`` by ``height`` inches.
+    """A figure of ``count`` panels, each ``width`` by ``height`` inches in the wide form.
 
     Returns (figure, panels, rows, columns).
     """
+    if form is not WIDE:
+        width, columns = form.width, form.columns
     columns = min(columns, max(1, count))
     rows = -(-count // columns)
     figure = Figure(
-        figsize=(max(5.4, width * columns), height * rows + 0.55),
+        figsize=(max(NARROW.width, width * columns), height * rows + 0.55),
         layout=ConstrainedLayoutEngine(w_pad=0.07, h_pad=0.06, hspace=0.04),
     )
     panels = figure.subplots(rows, columns, squeeze=False)
@@ -163,6 +195,9 @@ def legend(
     Further rows make the figure higher. base: whether the base model's line is explained as well.
     """
     handles = []
+    size = matplotlib.rcParams["legend.fontsize"]
+    room = 72 * figure.get_figwidth() - size  # in points
+    letters = min(54, int((room - 4 * size) / (0.64 * size)))
     for label in labels:
         colour, marker, dash = look[label]
         handles.append(
@@ -172,15 +207,13 @@ def legend(
                 color=colour,
                 marker=marker if markers else None,
                 linestyle=dash,
-                label=shorten(label, 54),
+                label=shorten(label, letters),
             )
         )
     if base:
         handles.append(Line2D([], [], color=BASE, linestyle=BROKEN, linewidth=1.2, label="base"))
-    size = matplotlib.rcParams["legend.fontsize"]
     widest = max((_text_width(str(handle.get_label()), size) for handle in handles), default=0)
-    # In points. A column takes: handle 2.6 letters, gap to the text 0.8, to the next column 2.
-    room = 72 * figure.get_figwidth() - size
+    # A column takes: handle 2.6 letters, gap to the text 0.8, to the next column 2.
     columns = max(1, min(6, len(handles), int((room + 2 * size) // (widest + 5.4 * size))))
     rows = -(-len(handles) // columns)
     figure.set_figheight(figure.get_figheight() + 1.6 * size / 72 * max(0, rows - 1))
@@ -191,6 +224,12 @@ def _text_width(text: str, size: float) -> float:
     return TextPath((0, 0), text, size=size).get_extents().width
 
 
+def shifts(count: int) -> list[float]:
+    """How far each of ``count`` lines of a panel is moved to the right, in points; 0 on average."""
+    step = min(SHIFT, MOST_SHIFT / max(1, count - 1))
+    return [step * (place - (count - 1) / 2) for place in range(count)]
+
+
 def curve(
     axes: Axes,
     look: tuple[str, str, Dash],
@@ -199,16 +238,20 @@ def curve(
     low: ArrayLike,
     high: ArrayLike,
     scale: float = 100,
+    shift: float = 0,
+    at: ArrayLike | None = None,
 ) -> None:
-    """Draws a line with its markers, and the band from ``low`` to ``high`` where they are finite.
+    """Draws a line with its markers, and whiskers from ``low`` to ``high`` where they are finite.
 
-    look: one of ``looks``; scale: a factor on y and its band, 100 for a fraction in per cent.
+    look: one of ``looks``; scale: a factor on y and its whiskers, 100 for a fraction in per cent;
+    shift: to the right, in points; at: the x of the points that have whiskers, None for all.
     """
     colour, marker, dash = look
     x = np.asarray(x, float)
-    y = np.asarray(y, float) * scale
-    low = np.asarray(low, float) * scale
-    high = np.asarray(high, float) * scale
+    y, low, high = (np.asarray(values, float) * scale for values in (y, low, high))
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    moved = axes.transData + ScaledTranslation(shift / 72, 0, figure.dpi_scale_trans)
     axes.plot(
         x,
         y,
@@ -219,9 +262,62 @@ def curve(
         zorder=3,
         markeredgecolor=PAPER,
         markeredgewidth=0.5,
+        transform=moved,
     )
-    if np.isfinite(low).any():
-        axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0, zorder=2)
+    known = np.isfinite(y) & np.isfinite(low) & np.isfinite(high)
+    if at is not None:
+        known &= np.isclose(x[:, None], np.asarray(at, float)).any(axis=1)
+    axes.vlines(
+        x[known], low[known], high[known], color=colour, linewidth=1, zorder=2.5, transform=moved
+    )
+    # What is moved does not count in the limits of the axes by itself.
+    points = [np.stack([x, y], 1), *(np.stack([x[known], v[known]], 1) for v in (low, high))]
+    extent = np.concatenate(points)
+    axes.update_datalim(extent[np.isfinite(extent).all(axis=1)])
+    axes.autoscale_view()
+
+
+def can_be_named(labels: Sequence[str]) -> bool:
+    """Whether the lines of a panel are few, and their names short, so that no legend is needed."""
+    return len(labels) <= MOST_NAMED and max(map(len, labels), default=0) <= LETTERS
+
+
+def name_ends(axes: Axes, ends: Sequence[tuple[str, float, str]]) -> None:
+    """Writes names (text, y of the line's end, colour) to the right of a panel, none on another.
+
+    A thin line leads from the end to its name. The limits of y must be set.
+    """
+    low, high = axes.get_ylim()
+    places = [float(np.clip((y - low) / (high - low), 0, 1)) for _, y, _ in ends]
+    order = np.argsort(places, kind="stable")
+    room = 0.085  # of a line of letters, as a share of the panel's height
+    free = [places[i] for i in order]
+    for k in range(1, len(free)):
+        free[k] = max(free[k], free[k - 1] + room)
+    free = [y - max(0.0, free[-1] - 1.02) for y in free] if free else free
+    for k in range(len(free) - 2, -1, -1):
+        free[k] = min(free[k], free[k + 1] - room)
+    for i, y in zip(order, free, strict=True):
+        text, _, colour = ends[i]
+        axes.annotate(
+            text,
+            (1.0, places[i]),
+            xycoords="axes fraction",
+            xytext=(1.06, y),
+            textcoords="axes fraction",
+            fontsize=SMALL,
+            color=colour,
+            va="center",
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "linewidth": 0.7,
+                "shrinkA": 0,
+                "shrinkB": 0,
+                "relpos": (0, 0.5),
+            },
+        )
 
 
 def base_line(axes: Axes, y: float) -> None:

@@ -47,9 +47,9 @@ def summary_table(main: Table, gains: Table, cost: Table) -> Table:
         Column("learning", "learning", unit="seconds", note="seconds of a run without measuring")
     )
     note = (
-        "Learned: accuracy right after each skill's own stage less the base model's, in points; "
-        "then the change of earlier skills since, and of what the model could do before; the mean "
-        f"accuracy at the end in per cent; seconds of learning a run. {interval_note(rows_of)}"
+        "Points of accuracy; the accuracy at the end in per cent, learning in seconds a run. "
+        "Learned: right after each skill's own stage, less the base model; then what became of "
+        f"earlier skills since, and of what the model could do before. {interval_note(rows_of)}"
     )
     return Table("summary", "Summary", note, columns, rows_of)
 

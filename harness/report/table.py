@@ -62,7 +62,8 @@ TEX = {
 class Column:
     """A column: ``key`` in the rows, title, group (a heading above several), what its cells hold.
 
-    signed: positive numbers have a plus; note: what is measured, for cells without a detail.
+    signed: positive numbers have a plus; note: what is measured, for cells without a detail; shown:
+    the group as people read it, in the page.
     """
 
     key: str
@@ -71,6 +72,7 @@ class Column:
     unit: Unit = "%"
     signed: bool = False
     note: str = ""
+    shown: str = ""
 
     @property
     def heading(self) -> str:
@@ -195,7 +197,9 @@ class Table:
         dot: gives the markup of a label's colour mark; link: the address of a cell, "" for none.
         """
         groups = self._groups()
-        grouped = [(name, len(of)) for name, of in groups] if any(n for n, _ in groups) else []
+        grouped = []
+        if any(name for name, _ in groups):
+            grouped = [(of[0].shown or name, len(of), name) for name, of in groups]
         edges = {of[0].key for name, of in groups if name}
         rows = [
             {

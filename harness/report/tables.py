@@ -279,9 +279,12 @@ def retention_table(results: ReportData) -> Table:
         note += f", chance {chance}" if chance is not None else ""
         lower = "" if entry.get("higher_is_better", True) else ", lower is better"
         coarse = ", coarse" if entry.get("coarse") else ""
-        group = f"{task} ({metric_name(entry['metric'])}{lower}{coarse})"
-        columns.append(Column(f"{task}/final", "final", group, unit, note=note))
-        columns.append(Column(f"{task}/delta", "Δ", group, unit, True, note=note))
+        group, shown = (
+            f"{task} ({metric}{lower}{coarse})"
+            for metric in (entry["metric"], metric_name(entry["metric"]))
+        )
+        columns.append(Column(f"{task}/final", "final", group, unit, note=note, shown=shown))
+        columns.append(Column(f"{task}/delta", "Δ", group, unit, True, note=note, shown=shown))
     rows = [(row, _retention_base(results, row)) for row in results.bases()]
     rows += [(label, _retention_cells(results, label)) for label in results.series]
     rows.append(_numbers_of_examples(results, "retention", list(results.retention)))

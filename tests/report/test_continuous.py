@@ -123,8 +123,8 @@ def test_every_place_has_them_by_their_own_name(folder, tmp_path):
     assert set(used.loc[used["name"] == "facts", "metric"]) == {"acc", "margin", "probability"}
     panels = retention_curves(source_of(results)).panels
     assert [(p.task, p.metric, p.scale) for p in panels] == [
-        ("facts", "acc (%)", 100),
-        ("pairs", "acc (%)", 100),
+        ("facts", "accuracy (%)", 100),
+        ("pairs", "accuracy (%)", 100),
         ("facts", "margin (nats)", 1),
         ("pairs", "margin (nats)", 1),
     ]

@@ -38,8 +38,10 @@ def test_a_picture_and_a_table_that_the_page_does_not_know_have_sections_of_thei
         Table("speed", "Speed", "Note of the table.", [Column("x", "x")], [("sft", {"x": 0.5})]),
     ]
     pictures = [
-        PictureFile("interference", "Interference", "transfer_between", "A caption.", 5),
-        PictureFile("curves", "Curves", "results", "Another.", 9),
+        PictureFile(
+            "interference", "Interference", "transfer_between", "A caption.", "Numbers.", 5
+        ),
+        PictureFile("curves", "Curves", "results", "Another. More.", "a 1 %", 9),
     ]
     html = render(results, tables, pictures)
     assert ids(html) == [
@@ -50,7 +52,10 @@ def test_a_picture_and_a_table_that_the_page_does_not_know_have_sections_of_thei
     assert "<h2>Transfer between</h2>" in html
     assert "Note of the table." in html
     assert "tables/speed.csv" in html
-    assert '<img class="wide" style="max-width:864px" src="figures/curves.svg"' in html
+    assert '<img class="wide" style="max-width:864px" src="figures/curves.svg" alt="a 1 %">' in html
+    assert re.search(
+        r"Another\..*<details[^>]*><summary>[^<]+</summary>More\.</details>", html, re.S
+    )
     assert '<img class="" style="max-width:480px" src="figures/interference.svg"' in html
     for key in ("speed", "transfer_between", "results"):
         assert f'<a href="#{key}">' in html
@@ -64,7 +69,7 @@ def test_a_table_without_rows_and_a_section_without_content_are_left_out(results
 
 def test_every_text_is_escaped(results):
     name = "<script>alert(1)</script>"
-    html = render(results, pictures=[PictureFile("x", name, "results", f'"{name}"', 5)])
+    html = render(results, pictures=[PictureFile("x", name, "results", f'"{name}"', name, 5)])
     assert name not in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
     assert 'alt="&lt;script&gt;' in html

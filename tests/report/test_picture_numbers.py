@@ -128,7 +128,7 @@ def test_retention_says_which_tasks_the_mean_is_without(source):
     assert shown.outside == ["wikitext"]
     assert "so without wikitext. ↓: lower is better." in caption(shown)
     by_task = {panel.task: panel for panel in shown.panels}
-    assert (by_task["wikitext"].scale, by_task["wikitext"].metric) == (1, "bits_per_byte (↓)")
+    assert (by_task["wikitext"].scale, by_task["wikitext"].metric) == (1, "bits per byte (↓)")
     assert (by_task["hellaswag"].scale, by_task["hellaswag"].chance) == (100, 0.25)
 
 

@@ -42,12 +42,43 @@ def test_bands_of_one_seed_are_wilsons(tmp_path):
         assert (low, high) == pytest.approx(wilson(round(48 * value), 48), abs=1e-9)
 
 
-def test_a_band_ends_where_it_is_not_known():
+def test_whiskers_stand_where_they_are_known_and_asked_for():
     axes = style.Figure().subplots()
     look = style.Look("red", "o", "-")
-    style.curve(axes, look, [0, 1, 2], [0.0, 0.98, 0.5], [0.0, 0.9, np.nan], [0.07, 1.0, np.nan])
-    band = axes.collections[0].get_paths()[0].vertices
-    assert {(x, round(y, 6)) for x, y in band} == {(0, 0), (0, 7), (1, 90), (1, 100)}
+    low, high = [0.0, 0.9, 0.4, np.nan], [0.07, 1.0, 0.6, np.nan]
+    style.curve(axes, look, [0, 1, 2, 3], [0.0, 0.98, 0.5, 0.5], low, high, at=[0, 1, 3])
+    (whiskers,) = axes.collections
+    ends = {tuple(map(tuple, path.vertices.round(6))) for path in whiskers.get_paths()}
+    assert ends == {((0, 0), (0, 7)), ((1, 90), (1, 100))}
+
+
+def test_lines_that_coincide_are_drawn_beside_each_other_with_names_of_their_own():
+    axes = style.Figure(figsize=(3.6, 2.4)).subplots()
+    for colour, shift in zip(("red", "blue"), style.shifts(2), strict=True):
+        style.curve(
+            axes, style.Look(colour, "o", "-"), [0, 1], [0.5, 0.5], [0.4] * 2, [0.6] * 2, 1, shift
+        )
+    moved = [line.get_transform().transform([(1, 0.5)])[0] for line in axes.lines]
+    assert moved[1][0] - moved[0][0] == pytest.approx(style.SHIFT * axes.figure.dpi / 72)
+    assert moved[0][1] == moved[1][1]
+    style.name_ends(axes, [("one", 0.5, "red"), ("two", 0.5, "blue"), ("three", 0.6, "green")])
+    heights = sorted(text.xyann[1] for text in axes.texts)
+    assert min(np.diff(heights)) > 0.08
+    assert sum(style.shifts(7)) == pytest.approx(0)
+    assert max(style.shifts(30)) <= style.MOST_SHIFT / 2
+
+
+@pytest.mark.parametrize("colour", [*style.OTHERS, *(look[0] for look in style.FIXED.values())])
+def test_a_method_s_colour_is_seen_on_white_and_on_black(colour):
+    def luminance(name):
+        parts = np.array([int(name[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+        parts = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+        return float(parts @ [0.2126, 0.7152, 0.0722])
+
+    assert colour not in style.DARK
+    for paper in (style.PAPER, style.DARK[style.PAPER]):
+        dark, light = sorted((luminance(colour), luminance(paper)))
+        assert (light + 0.05) / (dark + 0.05) >= 3
 
 
 def test_bands_hold_questions_and_seeds_and_stay_in_the_unit_interval(tmp_path):
@@ -152,6 +183,6 @@ def test_a_picture_without_numbers_is_not_drawn(tmp_path):
     def never(_):
         raise AssertionError("there is nothing to draw")
 
-    nothing = Picture("nothing", "Nothing", "results", lambda _: None, never, never)
+    nothing = Picture("nothing", "Nothing", "results", lambda _: None, never, never, never)
     assert nothing.save(pictures.source_of(results), tmp_path) == []
     assert not list(tmp_path.glob("nothing*"))

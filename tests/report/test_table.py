@@ -68,12 +68,15 @@ def test_html_escapes_texts_and_says_how_a_number_came_about():
     assert '50.0<span class="ci"> ±11.0</span></td>' in html
     assert "ACC: 50.00 % [40.00, 62.00]\nover &lt;seeds&gt;\n&#34;split&#34; test" in html
     assert '<th colspan="2" scope="colgroup" class="group">science</th>' in html
-    assert '<th scope="col" title="mean accuracy" data-note class="">ACC</th>' in html
+    heading = (
+        'title="ACC: mean accuracy" data-note class="" data-column="1">accuracy at the end</th>'
+    )
+    assert f'<th scope="col" {heading}' in html
 
 
 def test_html_without_groups_has_one_line_of_headings():
     html = table(("base", {"acc": 0.5}), columns=[ACCURACY]).html()
-    assert html.startswith('<table>\n<thead>\n<tr><th scope="col" class="stub">method</th>\n<th')
+    assert html.startswith('<table class="sorts">\n<thead>\n<tr><th scope="col" class="stub"')
     assert '<tr class="base"><th scope="row" class="stub">base</th>\n<td class="">50.0</td>' in html
 
 

@@ -1,8 +1,6 @@
 """The viewer in a browser: what people click and type, from files on the disk alone."""
 
 import json
-import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -14,59 +12,13 @@ from harness.report.style import looks
 from harness.report.viewer import write_viewer
 from harness.results.questions import save_questions
 from tests.fabricate import METHODS, fabricate
+from tests.report.conftest import settle
 from tests.report.folders import ONE_SKILL, TWO, raw, rewrite
 from tests.report.test_continual import add_references
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
 QUICKSTART = Path(__file__).parents[2] / "results/measured/quickstart"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 SKILL = "bfcl_tools"
 MARKUP = "</script><script>pwned=1</script><img src=x onerror=pwned=1>\u2028<!-- {{x}} &amp;"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    with playwright.sync_playwright() as running:
-        if path is None and not os.path.exists(running.chromium.executable_path):
-            pytest.skip("no Chromium is installed")
-        browser = running.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def opened(browser):
-    """A function that opens a file; at the end nothing was asked for elsewhere or went wrong."""
-    problems, contexts = [], []
-
-    def open_file(path, address="", width=1280, **how):
-        context = browser.new_context(viewport={"width": width, "height": 800}, **how)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(20_000)
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("console", lambda m: m.type in ("error", "warning") and problems.append(m.text))
-        page.on("request", lambda r: r.url.startswith("file:") or problems.append(r.url))
-        page.on("dialog", lambda dialog: problems.append(dialog.message) or dialog.dismiss())
-        page.goto(path.as_uri() + address)
-        if path.parent.name == "viewer":
-            settle(page)
-        return page
-
-    yield open_file
-    for context in contexts:
-        context.close()
-    assert not problems
-
-
-def settle(page):
-    """Waits until the page shows its address."""
-    page.wait_for_function(
-        """() => {const main = document.getElementById('main');
-        return main && main.dataset.shown === location.hash && main.ariaBusy === 'false'}"""
-    )
 
 
 def click(page, selector):

@@ -1,12 +1,14 @@
 """The pictures of a report, one file each, and how to add one.
 
-A picture is a file of this folder with three parts and the ``Picture`` that joins them:
+A picture is a file of this folder with four parts and the ``Picture`` that joins them:
 
 * what is shown: a function from a ``Source`` to a dataclass or DataFrame of numbers and labels
   (None where the records have nothing to show), which a test reads without drawing anything;
-* how it is drawn: a function from that to a matplotlib ``Figure``, with the colours and helpers of
-  harness.report.style;
-* its caption: a function from the same to sentences.
+* how it is drawn: a function from that and a ``Form``, wide or narrow, to a matplotlib ``Figure``,
+  with the colours and helpers of harness.report.style;
+* its caption: a function from the same to sentences, of which the first stands alone;
+* its numbers in words, for those who do not see it; and, if one can point at it, as panels
+  (live.py) that the page's script draws.
 
 Then it gets one line in ``PICTURES`` below. Its ``section`` is the key of the page's section that
 shows it (harness.report.page.SECTIONS); another key opens a section of its own.

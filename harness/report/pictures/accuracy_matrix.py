@@ -1,5 +1,6 @@
 """Accuracy matrices: every skill (column) after every stage (row), one heat map a method."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,9 +9,10 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
 from harness.report.pictures.picture import MOST_PANELS, Picture, Source, only_first
-from harness.report.style import FRAME, HEAT, INK, PAPER, grid, shorten
+from harness.report.style import FRAME, HEAT, INK, NARROW, PAPER, WIDE, Form, grid, shorten
 
-MOST_NUMBERS = 10  # with more skills the numbers are not written into the cells
+# With more skills the numbers are not written into the cells, by the form.
+MOST_NUMBERS = {WIDE: 10, NARROW: 5}
 MOST_TICKS = 10  # on an axis whose cells have no numbers
 
 # -- what is shown
@@ -40,10 +42,9 @@ class AccuracyMatrices:
     longest_name: int
     methods: int
 
-    @property
-    def with_numbers(self) -> bool:
+    def with_numbers(self, form: Form) -> bool:
         """Whether the cells are large enough for numbers."""
-        return self.stages <= MOST_NUMBERS
+        return self.stages <= MOST_NUMBERS[form]
 
 
 def accuracy_matrices(source: Source) -> AccuracyMatrices | None:
@@ -78,20 +79,21 @@ def _column_name(skill: str) -> str:
 # -- how it is drawn
 
 
-def draw(shown: AccuracyMatrices) -> Figure:
+def draw(shown: AccuracyMatrices, form: Form) -> Figure:
     """One heat map a method, all in one scale of colours."""
-    numbers = shown.with_numbers
+    numbers = shown.with_numbers(form)
     narrow = shown.stages <= 6 or not numbers
     height = 0.9 + 0.32 * (shown.stages + 1) if numbers else 3.3
     figure, all_axes, rows, columns = grid(
         len(shown.matrices),
+        form,
         width=3.6 if narrow else 5.2,
         height=height + 0.05 * shown.longest_name,
         columns=3 if narrow else 2,
     )
     for number, (axes, matrix) in enumerate(zip(all_axes, shown.matrices, strict=True)):
-        mesh = _draw_cells(axes, matrix, shown)
-        _name_cells(axes, matrix, shown)
+        mesh = _draw_cells(axes, matrix, shown, numbers)
+        _name_cells(axes, matrix, shown, numbers)
         axes.set_title(matrix.label, color=INK)
         if number % columns == 0:
             axes.set_ylabel("after stage")
@@ -111,8 +113,7 @@ def draw(shown: AccuracyMatrices) -> Figure:
     return figure
 
 
-def _draw_cells(axes: Axes, matrix: Matrix, shown: AccuracyMatrices) -> QuadMesh:
-    numbers = shown.with_numbers
+def _draw_cells(axes: Axes, matrix: Matrix, shown: AccuracyMatrices, numbers: bool) -> QuadMesh:
     mesh = axes.pcolormesh(
         np.ma.masked_invalid(matrix.values),
         cmap=HEAT,
@@ -130,10 +131,10 @@ def _draw_cells(axes: Axes, matrix: Matrix, shown: AccuracyMatrices) -> QuadMesh
     return mesh
 
 
-def _name_cells(axes: Axes, matrix: Matrix, shown: AccuracyMatrices) -> None:
+def _name_cells(axes: Axes, matrix: Matrix, shown: AccuracyMatrices, numbers: bool) -> None:
     """Names of skills below the columns; stages, with the skill that each teaches, left of rows."""
     count = len(matrix.skills)
-    every = 1 if shown.with_numbers else max(1, -(-count // MOST_TICKS))
+    every = 1 if numbers else max(1, -(-count // MOST_TICKS))
     slanted = shown.longest_name > 8 or shown.stages > 4
     axes.set_xticks(
         np.arange(0, count, every) + 0.5,
@@ -143,7 +144,7 @@ def _name_cells(axes: Axes, matrix: Matrix, shown: AccuracyMatrices) -> None:
     )
     rows = ["base"]
     for stage, skill in enumerate(matrix.skills, 1):
-        rows.append(f"{stage} {shorten(skill, 12)}" if shown.with_numbers else str(stage))
+        rows.append(f"{stage} {shorten(skill, 12)}" if numbers else str(stage))
     axes.set_yticks(np.arange(0, count + 1, every) + 0.5, rows[::every])
 
 
@@ -182,10 +183,18 @@ def _frame_own_stages(axes: Axes, matrix: Matrix, linewidth: float) -> None:
 
 def caption(shown: AccuracyMatrices) -> str:
     return (
-        "Accuracy of every skill (column) after every stage (row), mean over the seeds that have "
-        "it; framed: the stage that teaches the skill. Right of the frames: skills not yet "
+        "Accuracy of every skill (column) after every stage (row); framed: the stage that teaches "
+        "it. Mean over the seeds that have it. Right of the frames: skills not yet "
         "learned; below: what is left of learned ones. Blank: not measured."
     ) + only_first(len(shown.matrices), shown.methods, "methods")
+
+
+def alt(shown: AccuracyMatrices) -> Iterator[str]:
+    """The last row of each matrix."""
+    for matrix in shown.matrices:
+        cells = zip(matrix.skills, matrix.values[-1], strict=True)
+        known = [f"{shorten(k, 14)} {v:.0f} %" for k, v in cells if np.isfinite(v)]
+        yield f"{matrix.label} at the end: {', '.join(known) or 'not measured'}"
 
 
 ACCURACY_MATRIX = Picture(
@@ -195,5 +204,6 @@ ACCURACY_MATRIX = Picture(
     accuracy_matrices,
     draw,
     caption,
+    alt,
     by_sequence=True,
 )

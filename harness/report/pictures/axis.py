@@ -15,7 +15,7 @@ from harness.base import intervals, metrics
 from harness.report.crossing import crossing
 from harness.report.data import ReportData
 from harness.report.measurements import run_ids
-from harness.report.style import INK, MUTED, SHADE, shorten
+from harness.report.style import INK, MUTED, SHADE, SMALL, shorten
 
 MOST_BORDERS = 15  # with more stages no border is drawn
 MOST_NAMES = 4  # with more stages the borders bear numbers
@@ -60,14 +60,14 @@ class TrainingAxis:
 
     def _note(self) -> str:
         if self.in_steps:
-            return "x: optimizer steps, the same number a stage for every method."
+            return "Across: optimizer steps, the same number a stage for every method."
         steps = ", ".join(
             f"{label} {line[-1]:,.0f}"
             for label, line in self.borders.items()
             if np.isfinite(line[-1])
         )
         return (
-            "x: stages of equal width, because methods differ in optimizer steps a stage; "
+            "Across: stages of equal width, because methods differ in optimizer steps a stage; "
             f"within a stage, the share of the run's own steps. Steps a run: {steps}."
         )
 
@@ -125,10 +125,10 @@ class TrainingAxis:
     def average(self, table: pd.DataFrame, fractions: Collection[str]) -> pd.DataFrame:
         """Mean of records over runs at each x, with a 95% interval; one row a label, name and x.
 
-        Columns: label, name, x, value, seeds, stderr, stage, low, high. The interval is over seeds,
-        sequences and questions by the records alone (intervals.of_records), so that it may be a
-        little wider than the table's. fractions: names whose values lie in [0, 1]: theirs is the
-        score interval.
+        Columns: label, name, x, value, seeds, stderr, n (answers a run), stage, low, high. The
+        interval is over seeds, sequences and questions by the records alone (intervals.of_records),
+        so that it may be a little wider than the table's. fractions: names whose values lie in
+        [0, 1]: theirs is the score interval.
         """
         of_runs = pd.Series(run_ids(table), table.index, dtype=object)
         points = (
@@ -148,7 +148,7 @@ class TrainingAxis:
         )
         means = [_mean(point, point.name in fractions) for point in points.itertuples()]
         points[["value", "low", "high"]] = np.array(means, float).reshape(-1, 3)
-        return points.drop(columns=["n", "values", "stderrs", "runs"])
+        return points.drop(columns=["values", "stderrs", "runs"])
 
     def frame(self, axes: Axes, learned: int | None = None) -> None:
         """Draws the borders and names of stages, and sets the limits of x.
@@ -165,17 +165,17 @@ class TrainingAxis:
                 axes.text(
                     (self.edges[stage - 1] + self.edges[stage]) / 2,
                     1.0,
-                    shorten(skill, 34 // self.longest)
+                    shorten(skill, 26 // self.longest)
                     if self.longest <= MOST_NAMES
                     else str(stage),
                     transform=axes.get_xaxis_transform(),
                     ha="center",
                     va="bottom",
-                    fontsize=7,
+                    fontsize=SMALL,
                     color=INK if stage == learned else MUTED,
                     fontweight="bold" if stage == learned else "normal",
                 )
-        margin = 0.015 * (self.edges[-1] - self.edges[0])
+        margin = 0.04 * (self.edges[-1] - self.edges[0])
         axes.set_xlim(self.edges[0] - margin, self.edges[-1] + margin)
         if not self.in_steps and self.has_borders:
             axes.set_xticks(self.edges)

@@ -1,6 +1,6 @@
 """Forgetting curves: the accuracy of every skill along training, in per cent and normalised."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +11,24 @@ from matplotlib.figure import Figure
 from harness.base import metrics
 from harness.report.data import ReportData
 from harness.report.pictures.axis import TrainingAxis
+from harness.report.pictures.live import LivePanel, training_lines, training_panel
 from harness.report.pictures.picture import MOST_PANELS, Picture, Source, only_first
-from harness.report.style import MUTED, Look, base_line, curve, grid, legend, shorten
+from harness.report.style import (
+    BASE,
+    MUTED,
+    Form,
+    Look,
+    base_line,
+    can_be_named,
+    curve,
+    grid,
+    legend,
+    name_ends,
+    shifts,
+    shorten,
+)
 
-COLUMNS = ["label", "name", "x", "value", "seeds", "stderr", "stage", "low", "high"]
+COLUMNS = ["label", "name", "x", "value", "seeds", "stderr", "n", "stage", "low", "high"]
 BOUNDS = ["value", "low", "high"]
 
 # -- what is shown
@@ -128,40 +142,67 @@ def _uneven(results: ReportData, curves: pd.DataFrame) -> list[str]:
 # -- how it is drawn
 
 
-def draw_accuracy(shown: AccuracyCurves) -> Figure:
+def draw_accuracy(shown: AccuracyCurves, form: Form) -> Figure:
     """One panel a skill, in per cent; a broken line at each base model."""
-    return _draw(shown, "accuracy (%)", 100, _percent_scale)
+    return _draw(shown, form, "accuracy (%)", 100, _percent_scale, lambda panel: panel.bases)
 
 
-def draw_normalised(shown: AccuracyCurves) -> Figure:
+def draw_normalised(shown: AccuracyCurves, form: Form) -> Figure:
     """One panel a skill; a broken line at the base model, a plain one at the best point."""
-    return _draw(shown, "normalised accuracy", 1, _normalised_scale)
+    return _draw(shown, form, "normalised accuracy", 1, _normalised_scale, lambda panel: [0.0])
 
 
 def _draw(
     shown: AccuracyCurves,
+    form: Form,
     quantity: str,
     scale: float,
     set_scale: Callable[[Axes, SkillPanel], None],
+    bases_of: Callable[[SkillPanel], list[float]],
 ) -> Figure:
-    figure, all_axes, _, columns = grid(len(shown.panels))
+    figure, all_axes, _, columns = grid(len(shown.panels), form)
+    named = can_be_named(shown.labels)
     for number, (axes, panel) in enumerate(zip(all_axes, shown.panels, strict=True)):
-        for label, line in panel.lines.items():
-            draw_line(axes, shown.looks[label], line, scale)
+        draw_lines(axes, shown.axis, shown.looks, panel.lines, scale)
         shown.axis.frame(axes, panel.stage)
         axes.set_title(shorten(panel.skill, 34), pad=shown.axis.title_pad)
         set_scale(axes, panel)
+        if named:
+            name_lines(axes, shown.looks, panel.lines, scale, bases_of(panel))
         if number % columns == 0:
             axes.set_ylabel(quantity)
         if number >= len(all_axes) - columns:
             axes.set_xlabel(shown.axis.title)
-    legend(figure, shown.looks, shown.labels, base=True)
+    if not named:
+        legend(figure, shown.looks, shown.labels, base=True)
     return figure
 
 
-def draw_line(axes: Axes, look: Look, line: pd.DataFrame, scale: float) -> None:
-    """Draws one of ``lines_of``."""
-    curve(axes, look, line["x"], line["value"], line["low"], line["high"], scale)
+def draw_lines(
+    axes: Axes,
+    axis: TrainingAxis,
+    looks: Mapping[str, Look],
+    lines: Mapping[str, pd.DataFrame],
+    scale: float,
+) -> None:
+    """Draws some of ``lines_of`` beside each other, with whiskers at the ends of stages."""
+    for (label, line), shift in zip(lines.items(), shifts(len(lines)), strict=True):
+        y, low, high = line["value"], line["low"], line["high"]
+        curve(axes, looks[label], line["x"], y, low, high, scale, shift, axis.edges)
+
+
+def name_lines(
+    axes: Axes,
+    looks: Mapping[str, Look],
+    lines: Mapping[str, pd.DataFrame],
+    scale: float,
+    bases: Sequence[float],
+) -> None:
+    """Names the lines and the first base at their ends, where the picture has no legend."""
+    known = {label: line["value"].dropna() for label, line in lines.items()}
+    ends = [(k, v.iloc[-1] * scale, looks[k].colour) for k, v in known.items() if len(v)]
+    base = [("base", bases[0] * scale, BASE)] if bases else []
+    name_ends(axes, [*ends, *base])
 
 
 def _values(panel: SkillPanel) -> np.ndarray:
@@ -192,13 +233,13 @@ def _normalised_scale(axes: Axes, panel: SkillPanel) -> None:
 
 
 def caption_accuracy(shown: AccuracyCurves) -> str:
-    return _caption(shown) + _gaps(shown)
+    return f"Accuracy of each skill along training. {_caption(shown)}{_gaps(shown)}"
 
 
 def caption_normalised(shown: AccuracyCurves) -> str:
     text = (
-        "Linear in the accuracy, 0 = base model, 1 = the highest point of any method's mean curve "
-        f"on the skill. {_caption(shown)}"
+        "Accuracy of each skill, 0 = base model, 1 = the highest point of any method's mean curve. "
+        f"Linear in the accuracy. {_caption(shown)}"
     )
     if shown.level:
         text += f" No method is above the base on {', '.join(shown.level)}."
@@ -207,10 +248,10 @@ def caption_normalised(shown: AccuracyCurves) -> str:
 
 def _caption(shown: AccuracyCurves) -> str:
     return (
-        f"Accuracy of each skill along training. {shown.axis.note} The shaded stage teaches the "
-        "skill of the panel; dashed lines are stage borders. "
-        "Band: 95% interval over questions and seeds, from the values and standard errors on "
-        "record; where there is one seed over questions alone (Wilson's)."
+        f"{shown.axis.note} The shaded stage teaches the skill of the panel; dashed lines down are "
+        "stage borders, the one across is the base model. Lines of methods are set a little apart. "
+        "Whiskers at the ends of stages: 95% interval over questions and seeds, from the values "
+        "and standard errors on record; where there is one seed over questions alone (Wilson's)."
     )
 
 
@@ -226,6 +267,49 @@ def _gaps(shown: AccuracyCurves) -> str:
     return text
 
 
+# -- in words, and for the page's script
+
+
+def alt_accuracy(shown: AccuracyCurves) -> Iterator[str]:
+    return _alt(shown, 100, ".0f", " %")
+
+
+def alt_normalised(shown: AccuracyCurves) -> Iterator[str]:
+    return _alt(shown, 1, ".2f", "")
+
+
+def _alt(shown: AccuracyCurves, scale: float, form: str, unit: str) -> Iterator[str]:
+    """The last value of each line."""
+    for panel in shown.panels:
+        known = {label: line["value"].dropna() for label, line in panel.lines.items()}
+        ends = [f"{k} {v.iloc[-1] * scale:{form}}{unit}" for k, v in known.items() if len(v)]
+        yield f"{shorten(panel.skill, 20)} ends at {', '.join(ends)}"
+
+
+def live_accuracy(shown: AccuracyCurves) -> list[LivePanel]:
+    return _live(shown, "accuracy (%)", 100, [])
+
+
+def live_normalised(shown: AccuracyCurves) -> list[LivePanel]:
+    return _live(shown, "normalised accuracy", 1, [("base", 0), ("best", 1)])
+
+
+def _live(
+    shown: AccuracyCurves, quantity: str, scale: float, levels: list[tuple[str, float]]
+) -> list[LivePanel]:
+    return [
+        training_panel(
+            shown.axis,
+            panel.skill,
+            quantity,
+            training_lines(shown.axis, shown.looks, panel.lines, scale),
+            levels or [("base", value * scale) for value in panel.bases],
+            panel.stage,
+        )
+        for panel in shown.panels
+    ]
+
+
 ACCURACY = Picture(
     "curves",
     "Forgetting curves",
@@ -233,6 +317,8 @@ ACCURACY = Picture(
     accuracy_curves,
     draw_accuracy,
     caption_accuracy,
+    alt_accuracy,
+    live_accuracy,
     by_sequence=True,
 )
 NORMALISED = Picture(
@@ -242,5 +328,7 @@ NORMALISED = Picture(
     normalised_curves,
     draw_normalised,
     caption_normalised,
+    alt_normalised,
+    live_normalised,
     by_sequence=True,
 )

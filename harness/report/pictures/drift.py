@@ -1,5 +1,6 @@
 """How far the model has gone from the base policy along training: an early sign of forgetting."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pandas as pd
@@ -7,9 +8,10 @@ from matplotlib.figure import Figure
 
 from harness.report.data import ReportData
 from harness.report.pictures.axis import TrainingAxis
-from harness.report.pictures.curves import draw_line, lines_of
+from harness.report.pictures.curves import draw_lines, lines_of, name_lines
+from harness.report.pictures.live import LivePanel, training_lines, training_panel
 from harness.report.pictures.picture import Picture, Source
-from harness.report.style import Look, base_line, grid, legend
+from harness.report.style import Form, Look, base_line, can_be_named, grid, legend
 
 METRIC = "kl_forward_token"
 
@@ -46,16 +48,19 @@ def drift_curves(source: Source) -> DriftCurves | None:
 # -- how it is drawn
 
 
-def draw(shown: DriftCurves) -> Figure:
-    figure, (axes, *_), _, _ = grid(1)
-    for label, line in shown.lines.items():
-        draw_line(axes, shown.looks[label], line, 1)
+def draw(shown: DriftCurves, form: Form) -> Figure:
+    figure, (axes, *_), _, _ = grid(1, form)
+    draw_lines(axes, shown.axis, shown.looks, shown.lines, 1)
     base_line(axes, 0)
     axes.set_title("KL(base ‖ model)", pad=shown.axis.title_pad)
     axes.set_ylabel("nats a token")
     axes.set_xlabel(shown.axis.title)
     shown.axis.frame(axes)
-    legend(figure, shown.looks, list(shown.lines), base=True)
+    labels = list(shown.lines)
+    if can_be_named(labels):
+        name_lines(axes, shown.looks, shown.lines, 1, [0.0])
+    else:
+        legend(figure, shown.looks, labels, base=True)
     return figure
 
 
@@ -67,10 +72,29 @@ def caption(shown: DriftCurves) -> str:
         f"How far the model has gone from the base policy on {shown.prompts} general prompts that "
         f"no skill teaches, whatever became of its answers' quality. {shown.axis.note} The base "
         "answered once, at temperature 1; estimated from the log-probabilities of its tokens "
-        "(Schulman's k3). Band: 95% interval over seeds and answers."
+        "(Schulman's k3). Whiskers: 95% interval over seeds and answers."
     )
 
 
+def alt(shown: DriftCurves) -> Iterator[str]:
+    """Where each line ends."""
+    for label, line in shown.lines.items():
+        yield f"{label} ends at {line['value'].iloc[-1]:.2f} nats a token"
+
+
+def live(shown: DriftCurves) -> list[LivePanel]:
+    lines = training_lines(shown.axis, shown.looks, shown.lines, 1)
+    title, levels = "KL(base ‖ model)", [("base", 0.0)]
+    return [training_panel(shown.axis, title, "nats a token", lines, levels)]
+
+
 DRIFT = Picture(
-    "drift", "Drift from the base along training", "retention-section", drift_curves, draw, caption
+    "drift",
+    "Drift from the base along training",
+    "retention-section",
+    drift_curves,
+    draw,
+    caption,
+    alt,
+    live,
 )

@@ -1,5 +1,6 @@
 """New-task gain against retention: all settings of each method, and the line between them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ from matplotlib.figure import Figure
 from harness.report.estimates import Estimate
 from harness.report.frontier import Family, frontier, retention_at
 from harness.report.pictures.picture import Picture, Source
-from harness.report.style import BASE, MUTED, PAPER, Look, legend, looks
+from harness.report.style import BASE, MUTED, PAPER, Form, Look, legend, looks, single
 
 STEPS = 12  # of the band between two neighbouring points
 
@@ -65,10 +66,9 @@ def lines(source: Source) -> Lines | None:
 # -- how it is drawn
 
 
-def draw(shown: Lines) -> Figure:
+def draw(shown: Lines, form: Form) -> Figure:
     """All methods in one panel, in points; the base model is where both are 0."""
-    figure = Figure(figsize=(6.4, 4.6), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = single()
     for line in shown.lines:
         _draw_line(axes, line, shown.looks[line.name])
     axes.plot(
@@ -143,4 +143,11 @@ def caption(shown: Lines) -> str:
     return text
 
 
-FRONTIER = Picture("frontier", "Gain against retention", "results", lines, draw, caption)
+def alt(shown: Lines) -> Iterator[str]:
+    """Each method's points."""
+    for line in shown.lines:
+        points = [f"{g.value * 100:+.1f} with {r.value * 100:+.1f}" for r, g in line.points]
+        yield f"{line.name} gains {', '.join(points)} of prior abilities"
+
+
+FRONTIER = Picture("frontier", "Gain against retention", "results", lines, draw, caption, alt)

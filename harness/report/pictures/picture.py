@@ -1,6 +1,6 @@
 """What a picture of the report is: what it shows, how that is drawn, what its caption says."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -10,9 +10,11 @@ from matplotlib.figure import Figure
 
 from harness.report.data import ReportData
 from harness.report.pictures.axis import TrainingAxis
-from harness.report.style import Look, save
+from harness.report.pictures.live import LivePanel
+from harness.report.style import NARROW, WIDE, Form, Look, save, shorten
 from harness.results.formats import OF_SEQUENCE
 
+MOST_ALT = 200  # letters of the text for those who do not see the picture
 MOST_PANELS = 12  # more skills, tasks or methods than this are left to the tables
 
 Shown = TypeVar("Shown")
@@ -36,13 +38,23 @@ class Source:
 
 @dataclass(frozen=True)
 class PictureFile:
-    """A picture in the folder ``figures``: ``name``.png, .svg and dark/``name``.svg."""
+    """A picture in the folder ``figures``: ``name``.png, .svg and dark/``name``.svg.
+
+    alt: what it shows, in fewer than MOST_ALT letters; width: of the wide form; panels: for the
+    page's script. One that is wider than a narrow screen has SVG in narrow/ and narrow/dark/ too.
+    """
 
     name: str
     title: str
     section: str
     caption: str
+    alt: str
     width: float  # inches
+    panels: list[LivePanel] = field(default_factory=list)
+
+    @property
+    def has_narrow(self) -> bool:
+        return self.width > NARROW.width
 
 
 @dataclass(frozen=True)
@@ -51,7 +63,9 @@ class Picture(Generic[Shown]):
 
     name: of its files and of its place on the page; section: key of the page's section that shows
     it; select: takes what is shown from the records, None where they have nothing to show; draw:
-    makes the figure of that, and of that alone; caption: says what is shown and how it was made;
+    makes the figure of that, and of that alone, in a form; caption: says what is shown and how it
+    was made, the first sentence what one must know; alt: the numbers that it shows, in parts; live:
+    the same for the page's script, None for a picture that stays still;
     by_sequence: of several sequences of skills it is drawn once each, because its stages or its x
     mean other skills in each.
     """
@@ -60,8 +74,10 @@ class Picture(Generic[Shown]):
     title: str
     section: str
     select: Callable[[Source], Shown | None]
-    draw: Callable[[Shown], Figure]
+    draw: Callable[[Shown, Form], Figure]
     caption: Callable[[Shown], str]
+    alt: Callable[[Shown], Iterable[str]]
+    live: Callable[[Shown], list[LivePanel]] | None = None
     by_sequence: bool = False
 
     def save(self, source: Source, folder: Path) -> list[PictureFile]:
@@ -78,13 +94,30 @@ class Picture(Generic[Shown]):
         shown = self.select(source)
         if shown is None:
             return []
-        figure = self.draw(shown)
+        figure = self.draw(shown, WIDE)
         name, title = self.name, self.title
         if sequence:
             name, title = f"{name}{OF_SEQUENCE}{sequence}", f"{title}, {sequence}"
         save(figure, folder, name)
+        width = figure.get_figwidth()
+        if width > NARROW.width:
+            save(self.draw(shown, NARROW), folder, name, NARROW)
         caption = self.caption(shown) + note
-        return [PictureFile(name, title, self.section, caption, figure.get_figwidth())]
+        alt = alt_text(title, self.alt(shown))
+        panels = self.live(shown) if self.live else []
+        return [PictureFile(name, title, self.section, caption, alt, figure.get_figwidth(), panels)]
+
+
+def alt_text(title: str, parts: Iterable[str]) -> str:
+    """A title and as many of ``parts`` as there is room for."""
+    text, rest = f"{shorten(title, 80)}. ", list(parts)
+    said: list[str] = []
+    for place, part in enumerate(rest):
+        more = "; …" if place < len(rest) - 1 else ""
+        if len(text + "; ".join([*said, part]) + more) >= MOST_ALT:
+            return text + "; ".join([*said, "…"])
+        said.append(part)
+    return text + "; ".join(said)
 
 
 def only_first(panels: int, count: int, what: str, rest: str = "") -> str:

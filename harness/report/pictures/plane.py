@@ -1,5 +1,6 @@
 """New skills against retention: better at the skills is up, more of what was there is right."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,8 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.report.estimates import Estimate
+from harness.report.pictures.live import LiveLine, LivePanel, numbers
 from harness.report.pictures.picture import Picture, Source
-from harness.report.style import BASE, PAPER, Look, legend
+from harness.report.style import BASE, PAPER, Form, Look, legend, single
 
 MOST_TASKS = 8  # the caption names at most so many
 
@@ -90,18 +92,17 @@ def _path(source: Source, label: str, from_base: bool) -> MethodPath | None:
 # -- how it is drawn
 
 
-def draw(shown: Plane) -> Figure:
+def draw(shown: Plane, form: Form) -> Figure:
     """All paths in one panel, in per cent."""
-    figure = Figure(figsize=(6.4, 4.6), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = single()
     for path in shown.paths:
         look = shown.looks[path.label]
         _draw_way(axes, path, look)
         if path.from_base:
             _draw_base(axes, path.stages[0] * 100)
         _draw_end(axes, path, look)
-    axes.set_xlabel("mean retention (%)")
-    axes.set_ylabel("mean accuracy over the skills (%)")
+    axes.set_xlabel("prior abilities, mean retention (%)")
+    axes.set_ylabel("skills, mean accuracy (%)")
     axes.margins(0.1)
     legend(figure, shown.looks, [path.label for path in shown.paths])
     return figure
@@ -189,7 +190,7 @@ def caption(shown: Plane) -> str:
     if len(shown.tasks) > MOST_TASKS:
         tasks += f" and {len(shown.tasks) - MOST_TASKS} more"
     return (
-        "Up is better at the skills, right is more of what the model could do before. Large mark: "
+        "Up: better at the skills; right: more of what the model could do before. Large mark: "
         "after the last stage with 95% intervals (over questions and seeds; across, of the change "
         "from the base model on the same questions); dots: its seeds; thin line: the way there "
         "from the base model (star), a mark a stage. "
@@ -197,4 +198,44 @@ def caption(shown: Plane) -> str:
     )
 
 
-PLANE = Picture("plane", "New skills against retention", "summary", plane, draw, caption)
+# -- in words, and for the page's script
+
+
+def alt(shown: Plane) -> Iterator[str]:
+    """Where each path ends."""
+    for path in shown.paths:
+        x, y = path.stages[-1] * 100
+        yield f"{path.label} ends at {y:.1f} % of the skills and {x:.1f} % of prior abilities"
+
+
+def live(shown: Plane) -> list[LivePanel]:
+    """One panel; only the last point has intervals, that of x is of the change from the base."""
+    lines = []
+    for path in shown.paths:
+        x, y = path.stages.T
+        before: list[float | None] = [None] * (len(x) - 1)
+        change, accuracy = path.change, path.accuracy
+        start = x[-1] - change.value
+        ends = (accuracy.low, accuracy.high, start + change.low, start + change.high)
+        low, high, left, right = ([*before, *numbers([end], 100)] for end in ends)
+        lines.append(
+            LiveLine(
+                path.label,
+                shown.looks[path.label].colour,
+                shown.looks[path.label].dash != "-",
+                numbers(x, 100),
+                numbers(y, 100),
+                low,
+                high,
+                left,
+                right,
+                runs=[*before, float(len(path.seeds))],
+                ends=[len(x) - 1],
+            )
+        )
+    return [LivePanel("", "prior abilities (%)", "skills (%)", lines)]
+
+
+PLANE = Picture(
+    "plane", "New skills against prior abilities", "summary", plane, draw, caption, alt, live
+)

@@ -1,5 +1,6 @@
 """Retention along training: what the model could do before, after each stage."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +11,23 @@ from matplotlib.figure import Figure
 from harness.report.data import ReportData
 from harness.report.names import metric_name
 from harness.report.pictures.axis import TrainingAxis
-from harness.report.pictures.curves import base_values, draw_line, lines_of
+from harness.report.pictures.curves import base_values, draw_lines, lines_of, name_lines
+from harness.report.pictures.live import LivePanel, training_lines, training_panel
 from harness.report.pictures.picture import MOST_PANELS, Picture, Source, only_first
-from harness.report.style import MUTED, Look, base_line, grid, legend, shorten
+from harness.report.style import (
+    MUTED,
+    SMALL,
+    Form,
+    Look,
+    base_line,
+    can_be_named,
+    grid,
+    legend,
+    shorten,
+)
 
 MOST_TASKS = MOST_PANELS - 1  # the mean has a panel of its own
+MEAN = "mean change"  # its title
 
 # -- what is shown
 
@@ -145,39 +158,42 @@ def _higher_is_better(entry: dict) -> bool:
 # -- how it is drawn
 
 
-def draw(shown: RetentionCurves) -> Figure:
+def draw(shown: RetentionCurves, form: Form) -> Figure:
     """The mean change first, then one panel a task."""
     mean = shown.change is not None
-    figure, all_axes, _, columns = grid(len(shown.panels) + mean)
+    figure, all_axes, _, columns = grid(len(shown.panels) + mean, form)
     if shown.change is not None:
         _draw_change(all_axes[0], shown, shown.change)
     for axes, panel in zip(all_axes[mean:], shown.panels, strict=True):
         _draw_task(axes, shown, panel)
     for axes in all_axes[-columns:]:
         axes.set_xlabel(shown.axis.title)
-    legend(figure, shown.looks, shown.labels, base=True)
+    if not can_be_named(shown.labels):
+        legend(figure, shown.looks, shown.labels, base=True)
     return figure
 
 
 def _draw_change(axes: Axes, shown: RetentionCurves, change: dict[str, pd.DataFrame]) -> None:
-    for label, line in change.items():
-        draw_line(axes, shown.looks[label], line, 100)
+    draw_lines(axes, shown.axis, shown.looks, change, 100)
     base_line(axes, 0)
-    axes.set_title("mean Δ", pad=shown.axis.title_pad)
+    axes.set_title(MEAN, pad=shown.axis.title_pad)
     axes.set_ylabel("points")
     shown.axis.frame(axes)
+    if can_be_named(shown.labels):
+        name_lines(axes, shown.looks, change, 100, [0.0])
 
 
 def _draw_task(axes: Axes, shown: RetentionCurves, panel: TaskPanel) -> None:
-    for label, line in panel.lines.items():
-        draw_line(axes, shown.looks[label], line, panel.scale)
+    draw_lines(axes, shown.axis, shown.looks, panel.lines, panel.scale)
     for value in panel.bases:
         base_line(axes, value * panel.scale)
     if panel.chance is not None:
         _draw_chance(axes, panel.chance * panel.scale)
     axes.set_title(shorten(panel.task, 30), pad=shown.axis.title_pad)
-    axes.set_ylabel(panel.metric)
+    axes.set_ylabel(shorten(panel.metric, 26))
     shown.axis.frame(axes)
+    if can_be_named(shown.labels):
+        name_lines(axes, shown.looks, panel.lines, panel.scale, panel.bases)
 
 
 def _draw_chance(axes: Axes, chance: float) -> None:
@@ -193,7 +209,7 @@ def _draw_chance(axes: Axes, chance: float) -> None:
         transform=axes.get_yaxis_transform(),
         ha="left",
         va="bottom",
-        fontsize=7,
+        fontsize=SMALL,
         color=MUTED,
     )
 
@@ -205,10 +221,10 @@ def caption(shown: RetentionCurves) -> str:
     without = f", so without {', '.join(shown.outside)}" if shown.outside else ""
     return (
         f"What the model could do before, after each stage. {shown.axis.note} "
-        "Band: 95% interval over questions and seeds, where there is one seed over questions "
-        "alone; of the mean Δ, where item scores are missing or do not make up the values, over "
-        "seeds alone, and none of one seed. Mean Δ: final minus base over the tasks whose metric "
-        f"is a fraction, higher is better{without}."
+        "Whiskers: 95% interval over questions and seeds, where there is one seed over questions "
+        "alone; of the mean change, where item scores are missing or do not make up the values, "
+        "over seeds alone, and none of one seed. Mean change: final minus base over the tasks "
+        f"whose metric is a fraction, higher is better{without}."
         + (
             " Margin: the right choice's log-likelihood less the best wrong one's, in nats."
             if shown.margins
@@ -219,6 +235,38 @@ def caption(shown: RetentionCurves) -> str:
     )
 
 
+# -- in words, and for the page's script
+
+
+def alt(shown: RetentionCurves) -> Iterator[str]:
+    """Where the mean change ends, then each task."""
+    for label, line in (shown.change or {}).items():
+        yield f"{MEAN} {label} {line['value'].iloc[-1] * 100:+.1f} points"
+    for panel in shown.panels:
+        ends = [f"{k} {v['value'].iloc[-1] * panel.scale:.3g}" for k, v in panel.lines.items()]
+        yield f"{shorten(panel.task, 20)} {', '.join(ends)}"
+
+
+def live(shown: RetentionCurves) -> list[LivePanel]:
+    axis, looks = shown.axis, shown.looks
+    panels = []
+    if shown.change is not None:
+        lines = training_lines(axis, looks, shown.change, 100)
+        panels.append(training_panel(axis, MEAN, "points", lines, [("base", 0.0)]))
+    for panel in shown.panels:
+        lines = training_lines(axis, looks, panel.lines, panel.scale)
+        levels = [("base", value * panel.scale) for value in panel.bases]
+        panels.append(training_panel(axis, panel.task, panel.metric, lines, levels))
+    return panels
+
+
 RETENTION = Picture(
-    "retention", "Retention along training", "retention-section", retention_curves, draw, caption
+    "retention",
+    "Retention along training",
+    "retention-section",
+    retention_curves,
+    draw,
+    caption,
+    alt,
+    live,
 )

@@ -1,5 +1,6 @@
 """Training diagnostics: what training.jsonl logs at every optimizer step."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pandas as pd
@@ -8,7 +9,7 @@ from matplotlib.figure import Figure
 
 from harness.report.pictures.axis import TrainingAxis
 from harness.report.pictures.picture import Picture, Source
-from harness.report.style import Look, grid, legend
+from harness.report.style import Form, Look, grid, legend
 
 FIRST = ["loss", "kl", "completion_tokens", "reward"]
 LAST = ["grad_norm", "learning_rate"]
@@ -64,9 +65,9 @@ def diagnostics(source: Source) -> Diagnostics | None:
 # -- how it is drawn
 
 
-def draw(shown: Diagnostics) -> Figure:
+def draw(shown: Diagnostics, form: Form) -> Figure:
     """One panel a quantity, against each method's own optimizer steps."""
-    figure, all_axes, _, columns = grid(len(shown.quantities), height=2.2)
+    figure, all_axes, _, columns = grid(len(shown.quantities), form, height=2.2)
     for axes, quantity in zip(all_axes, shown.quantities, strict=True):
         for label in shown.labels:
             _draw_line(axes, shown.line(label, quantity), shown.looks[label])
@@ -110,6 +111,14 @@ def caption(shown: Diagnostics) -> str:
     )
 
 
+def alt(shown: Diagnostics) -> Iterator[str]:
+    """The last value of each line."""
+    for quantity in shown.quantities:
+        lines = {label: shown.line(label, quantity) for label in shown.labels}
+        ends = [f"{label} {line.iloc[-1]:.3g}" for label, line in lines.items() if len(line)]
+        yield f"last {quantity.replace('_', ' ')}: {', '.join(ends)}"
+
+
 TRAINING = Picture(
-    "training", "Training diagnostics", "cost", diagnostics, draw, caption, by_sequence=True
+    "training", "Training diagnostics", "cost", diagnostics, draw, caption, alt, by_sequence=True
 )

@@ -1,0 +1,109 @@
+"""Pictures as numbers for the page's script, which draws them again where one can point at them."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from harness.report.pictures.axis import TrainingAxis
+from harness.report.style import Look
+
+DIGITS = 5  # significant ones of a number
+
+
+@dataclass(frozen=True)
+class LiveLine:
+    """One method's points; low, high: of y; left, right: of x; n: answers of a run, runs: how many.
+
+    Lists are as long as ``x``, or empty where nothing is known of any point.
+    """
+
+    label: str
+    colour: str
+    dash: bool
+    x: list[float | None]
+    y: list[float | None]
+    low: list[float | None] = field(default_factory=list)
+    high: list[float | None] = field(default_factory=list)
+    left: list[float | None] = field(default_factory=list)
+    right: list[float | None] = field(default_factory=list)
+    n: list[float | None] = field(default_factory=list)
+    runs: list[float | None] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)  # places of the points that have whiskers
+
+
+@dataclass(frozen=True)
+class LivePanel:
+    """One panel; x, y: its axes in words; levels: (name, y) of lines across it; borders: x of lines
+    down it; taught: the part of x that is shaded.
+    """
+
+    title: str
+    x: str
+    y: str
+    lines: list[LiveLine]
+    levels: list[tuple[str, float | None]] = field(default_factory=list)
+    borders: list[float] = field(default_factory=list)
+    taught: tuple[float, float] | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """The panel as JSON has it."""
+        return asdict(self)
+
+
+def numbers(values: Iterable[float], scale: float = 1) -> list[float | None]:
+    """Values times ``scale``, rounded; None for what is not finite."""
+    return [
+        float(f"{value * scale:.{DIGITS}g}") if math.isfinite(value) else None for value in values
+    ]
+
+
+def training_lines(
+    axis: TrainingAxis,
+    looks: Mapping[str, Look],
+    lines: Mapping[str, pd.DataFrame],
+    scale: float = 100,
+) -> list[LiveLine]:
+    """Lines along training; lines: {label: x, value, low, high, and where known n, seeds}."""
+    found = []
+    for label, line in lines.items():
+        at_end = np.isclose(line["x"].to_numpy(float)[:, None], axis.edges).any(axis=1)
+        found.append(
+            LiveLine(
+                label,
+                looks[label].colour,
+                looks[label].dash != "-",
+                numbers(line["x"]),
+                numbers(line["value"], scale),
+                numbers(line["low"], scale),
+                numbers(line["high"], scale),
+                n=numbers(line["n"]) if "n" in line else [],
+                runs=numbers(line["seeds"]) if "seeds" in line else [],
+                ends=np.flatnonzero(at_end).tolist(),
+            )
+        )
+    return found
+
+
+def training_panel(
+    axis: TrainingAxis,
+    title: str,
+    y: str,
+    lines: list[LiveLine],
+    levels: Sequence[tuple[str, float]] = (),
+    stage: int | None = None,
+) -> LivePanel:
+    """A panel along training; stage: the one that teaches its skill."""
+    taught = None if stage is None else (axis.edges[stage - 1], axis.edges[stage])
+    return LivePanel(
+        title,
+        axis.title,
+        y,
+        lines,
+        [(name, numbers([level])[0]) for name, level in levels],
+        axis.edges[1:-1].tolist() if axis.has_borders else [],
+        None if taught is None else (float(taught[0]), float(taught[1])),
+    )

@@ -1,0 +1,264 @@
+// Pictures that one can point at: the numbers of a figure, drawn by uPlot in place of the picture,
+// which stays for paper and where no script runs. Every text becomes a text node or canvas text.
+const SHIFT = 4, NEAR = 40, MOST_NAMED = 6; // pixels; lines with a name at their end
+const tint = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const node = (name, kind, text) => {
+  const made = document.createElement(name);
+  if (kind) made.className = kind;
+  if (text !== undefined) made.textContent = text;
+  return made;
+};
+const short = value => {
+  const size = Math.abs(value);
+  const text = size >= 1000 ? value.toLocaleString('en') : value.toFixed(size >= 10 ? 1 : size >= 1 ? 2 : 3);
+  return text.replace('-', '−');
+};
+const plots = [];
+
+function span(values, room) { // the range of an axis, with some room
+  const known = values.filter(value => value !== null && value !== undefined);
+  const low = Math.min(...known), high = Math.max(...known);
+  const pad = (high - low || Math.abs(high) || 1) * room;
+  return [low - pad, high + pad];
+}
+
+function pathOf(line, place, count, hidden) { // draws one line: uPlot asks for it
+  return (u, series) => {
+    if (hidden.has(line.label)) return null;
+    const {ctx} = u, ratio = devicePixelRatio, step = Math.min(SHIFT, 20 / Math.max(1, count - 1));
+    const move = (place - (count - 1) / 2) * step * ratio;
+    const at = k => [u.valToPos(line.x[k], 'x', true) + move, u.valToPos(line.y[k], 'y', true)];
+    const known = line.x.map((_, k) => k).filter(k => line.x[k] !== null && line.y[k] !== null);
+    ctx.save();
+    ctx.strokeStyle = ctx.fillStyle = line.colour;
+    ctx.lineWidth = 2 * ratio;
+    ctx.setLineDash(line.dash ? [6 * ratio, 3 * ratio] : []);
+    ctx.beginPath();
+    known.forEach((k, first) => ctx[first ? 'lineTo' : 'moveTo'](...at(k)));
+    ctx.stroke();
+    ctx.setLineDash([]);
+    ctx.lineWidth = 1.2 * ratio;
+    ctx.beginPath();
+    for (const k of line.ends) {
+      const [x, y] = at(k);
+      if (line.low.length && line.low[k] !== null && line.high[k] !== null) {
+        ctx.moveTo(x, u.valToPos(line.low[k], 'y', true));
+        ctx.lineTo(x, u.valToPos(line.high[k], 'y', true));
+      }
+      if (line.left.length && line.left[k] !== null && line.right[k] !== null) {
+        ctx.moveTo(u.valToPos(line.left[k], 'x', true) + move, y);
+        ctx.lineTo(u.valToPos(line.right[k], 'x', true) + move, y);
+      }
+    }
+    ctx.stroke();
+    for (const k of known.length > 40 ? line.ends : known) {
+      ctx.beginPath();
+      ctx.arc(...at(k), (line.ends.includes(k) ? 3.6 : 2.2) * ratio, 0, 7);
+      ctx.fill();
+    }
+    ctx.restore();
+    return null;
+  };
+}
+
+function ground(panel) { // what lies under the lines: levels, borders, the stage that is taught
+  return u => {
+    const {ctx} = u, {left, top, width, height} = u.bbox, ratio = devicePixelRatio;
+    ctx.save();
+    if (panel.taught) {
+      const [from, to] = panel.taught.map(x => u.valToPos(x, 'x', true));
+      ctx.fillStyle = tint('--soft');
+      ctx.fillRect(from, top, to - from, height);
+    }
+    ctx.strokeStyle = ctx.fillStyle = tint('--muted');
+    ctx.lineWidth = ratio;
+    ctx.font = `${11 * ratio}px system-ui, sans-serif`;
+    ctx.textAlign = 'left';
+    ctx.setLineDash([4 * ratio, 3 * ratio]);
+    ctx.beginPath();
+    for (const x of panel.borders) {
+      ctx.moveTo(u.valToPos(x, 'x', true), top);
+      ctx.lineTo(u.valToPos(x, 'x', true), top + height);
+    }
+    for (const [name, y] of panel.levels) {
+      const down = u.valToPos(y, 'y', true);
+      ctx.moveTo(left, down);
+      ctx.lineTo(left + width, down);
+      ctx.fillText(name, left + width * 0.22, down - 4 * ratio);
+    }
+    ctx.stroke();
+    ctx.restore();
+  };
+}
+
+function names(panel, hidden) { // beside the ends of the lines, none on another
+  return u => {
+    const shown = panel.lines.filter(line => !hidden.has(line.label) && line.y.some(y => y !== null));
+    if (shown.length > MOST_NAMED) return;
+    const {ctx} = u, {left, top, width, height} = u.bbox, ratio = devicePixelRatio, row = 14 * ratio;
+    const isPlane = shown.some(line => line.left.length);
+    const ends = shown.map(line => {
+      const k = line.y.findLastIndex(y => y !== null);
+      return {line, x: u.valToPos(line.x[k], 'x', true), y: u.valToPos(line.y[k], 'y', true)};
+    }).sort((a, b) => a.y - b.y);
+    ends.forEach((end, k) => { end.at = k ? Math.max(end.y, ends[k - 1].at + row) : Math.max(end.y, top); });
+    for (let k = ends.length - 1, most = top + height; k >= 0; k--, most = ends[k + 1].at - row)
+      ends[k].at = Math.min(ends[k].at, most);
+    ctx.save();
+    ctx.font = `${11 * ratio}px system-ui, sans-serif`;
+    ctx.textBaseline = 'middle';
+    ctx.textAlign = 'left';
+    ctx.lineWidth = ratio;
+    ctx.fillStyle = tint('--ink');
+    for (const {line, x, y, at} of ends) {
+      const text = line.label.length > 14 ? `${line.label.slice(0, 13)}…` : line.label;
+      if (isPlane) { // there a line ends anywhere
+        ctx.fillText(text, x + 7 * ratio, y - 9 * ratio);
+        continue;
+      }
+      const side = left + width + 12 * ratio;
+      ctx.strokeStyle = line.colour;
+      ctx.beginPath();
+      ctx.moveTo(x + 9 * ratio, y);
+      ctx.lineTo(side, at);
+      ctx.stroke();
+      ctx.fillText(text, side + 3 * ratio, at);
+    }
+    if (isPlane && shown[0].x[0] !== null)
+      ctx.fillText('base', u.valToPos(shown[0].x[0], 'x', true) + 9 * ratio, u.valToPos(shown[0].y[0], 'y', true));
+    ctx.restore();
+  };
+}
+
+function words(panel, line, k) { // what a point says
+  const bounds = (low, high) => low.length && low[k] !== null && high[k] !== null
+    ? ` [${short(low[k])}, ${short(high[k])}]` : '';
+  const facts = [
+    `${panel.x} ${short(line.x[k])}${bounds(line.left, line.right)}`,
+    `${panel.y} ${short(line.y[k])}${bounds(line.low, line.high) || ', no interval'}`,
+  ];
+  if (line.n.length && line.n[k] !== null) facts.push(`n = ${line.n[k]}`);
+  if (line.runs.length && line.runs[k]) facts.push(line.runs[k] === 1 ? '1 run' : `${line.runs[k]} runs`);
+  return `${line.label}\n${facts.join('\n')}`;
+}
+
+function reading(u, panel, hidden, tip) { // pointing, touching, and the arrow keys
+  const at = {line: 0, k: -1};
+  const visible = () => panel.lines.filter(line => !hidden.has(line.label));
+  const show = (line, k) => {
+    const x = u.valToPos(line.x[k], 'x'), y = u.valToPos(line.y[k], 'y');
+    tip.textContent = words(panel, line, k);
+    tip.style.borderColor = line.colour;
+    tip.hidden = false;
+    const width = u.over.clientWidth, box = u.over.getBoundingClientRect();
+    const frame = tip.parentElement.getBoundingClientRect();
+    const inside = x > width / 2 ? x - tip.offsetWidth - 10 : x + 10;
+    tip.style.left = `${Math.max(0, box.left - frame.left + inside)}px`;
+    tip.style.top = `${Math.max(0, box.top - frame.top + y - tip.offsetHeight / 2)}px`;
+  };
+  const point = event => {
+    const box = u.over.getBoundingClientRect();
+    let best = NEAR, found = null;
+    for (const line of visible()) line.x.forEach((value, k) => {
+      if (value === null || line.y[k] === null) return;
+      const dx = u.valToPos(value, 'x') - event.clientX + box.left;
+      const dy = u.valToPos(line.y[k], 'y') - event.clientY + box.top;
+      const far = Math.hypot(dx, dy);
+      if (far < best) [best, found] = [far, [line, k]];
+    });
+    if (found) show(...found); else tip.hidden = true;
+  };
+  u.over.addEventListener('pointermove', point);
+  u.over.addEventListener('pointerdown', point);
+  u.over.addEventListener('pointerleave', () => { tip.hidden = true; });
+  const focus = tip.parentElement;
+  focus.addEventListener('blur', () => { tip.hidden = true; });
+  focus.addEventListener('keydown', event => {
+    const step = {ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0]}[event.key];
+    const lines = visible();
+    if (!step || !lines.length) return;
+    event.preventDefault();
+    at.line = (at.line + step[0] + lines.length) % lines.length;
+    const line = lines[at.line];
+    const known = line.x.map((_, k) => k).filter(k => line.x[k] !== null && line.y[k] !== null);
+    at.k = Math.min(Math.max(at.k + step[1], 0), known.length - 1);
+    if (known.length) show(line, known[at.k]);
+  });
+}
+
+function drawPanel(panel, hidden, box) {
+  const frame = node('div', 'panel');
+  frame.tabIndex = 0;
+  frame.setAttribute('role', 'group');
+  frame.setAttribute('aria-label', `${panel.title || 'All'}: arrow keys read the points`);
+  if (panel.title) frame.append(node('h4', '', panel.title));
+  const place = node('div'), tip = node('div', 'tip');
+  tip.hidden = true;
+  tip.setAttribute('role', 'status');
+  frame.append(place, tip);
+  box.append(frame);
+  const all = (...keys) => panel.lines.flatMap(line => keys.flatMap(key => line[key]));
+  const ranges = {
+    x: span(all('x', 'left', 'right'), 0.03),
+    y: span([...all('y', 'low', 'high'), ...panel.levels.map(level => level[1])], 0.06),
+  };
+  const named = panel.lines.length <= MOST_NAMED;
+  const longest = Math.min(14, Math.max(...panel.lines.map(line => line.label.length)));
+  const axis = {stroke: () => tint('--muted'), grid: {stroke: () => tint('--line'), width: 1},
+    ticks: {stroke: () => tint('--line'), width: 1}, font: '11px system-ui, sans-serif',
+    labelFont: '11px system-ui, sans-serif', labelSize: 16, labelGap: 0};
+  const size = () => ({width: Math.max(200, frame.clientWidth), height: panel.title ? 220 : 340});
+  const u = new uPlot({
+    mode: 2, ...size(), legend: {show: false}, cursor: {show: false},
+    padding: [8, named && panel.title ? 20 + longest * 6.4 : 40, 0, 0],
+    scales: {x: {time: false, range: () => ranges.x}, y: {range: () => ranges.y}},
+    axes: [{...axis, label: panel.x, size: 30}, {...axis, label: panel.y, size: 42}],
+    series: [null, ...panel.lines.map((line, place) => ({
+      label: line.label, stroke: line.colour,
+      facets: [{scale: 'x', auto: true}, {scale: 'y', auto: true}],
+      paths: pathOf(line, place, panel.lines.length, hidden), points: {show: false},
+    }))],
+    hooks: {drawAxes: [ground(panel)], draw: [names(panel, hidden)]},
+  }, [null, ...panel.lines.map(line => [line.x, line.y])], place);
+  plots.push({u, size});
+  reading(u, panel, hidden, tip);
+  return u;
+}
+
+function bring(box) { // draws a figure once it comes near
+  const panels = JSON.parse(document.getElementById(box.dataset.of).textContent);
+  const hidden = new Set(), looks = new Map(), own = [];
+  for (const panel of panels) for (const line of panel.lines) looks.set(line.label, line.colour);
+  const keys = node('div', 'keys'), drawn = node('div', panels.length > 1 ? 'panels' : 'panels one');
+  for (const [label, colour] of looks) {
+    const key = node('button', '', label), dot = node('span', 'dot');
+    key.type = 'button';
+    dot.style.background = colour;
+    key.prepend(dot);
+    key.setAttribute('aria-pressed', 'true');
+    key.title = `hide or show ${label}`;
+    key.addEventListener('click', () => {
+      if (!hidden.delete(label)) hidden.add(label);
+      key.setAttribute('aria-pressed', String(!hidden.has(label)));
+      own.forEach(u => u.redraw());
+    });
+    keys.append(key);
+  }
+  box.append(keys, drawn);
+  box.hidden = false;
+  box.parentElement.classList.add('alive');
+  panels.forEach(panel => own.push(drawPanel(panel, hidden, drawn)));
+}
+
+const near = new IntersectionObserver(entries => entries.forEach(({isIntersecting, target}) => {
+  if (!isIntersecting) return;
+  near.unobserve(target);
+  bring(target.querySelector('.live'));
+}), {rootMargin: '300px'});
+document.querySelectorAll('figure:has(.live)').forEach(figure => near.observe(figure));
+matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => plots.forEach(({u}) => u.redraw()));
+let resized = 0;
+addEventListener('resize', () => {
+  cancelAnimationFrame(resized);
+  resized = requestAnimationFrame(() => plots.forEach(({u, size}) => u.setSize(size())));
+});

@@ -1,0 +1,229 @@
+"""The report's page in a browser: pointing, sorting, keys, paper, narrow screens, accessibility."""
+
+import json
+import re
+
+import matplotlib
+import pandas as pd
+import pytest
+from matplotlib.text import Text
+
+from harness.report.build import write_report
+from harness.report.data import ReportData
+from harness.report.pictures import PICTURES, source_of
+from harness.report.style import NARROW, STYLE
+from tests.fabricate import METHODS, fabricate
+from tests.report.folders import TWO
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+PAPER = 1032  # CSS pixels of A4 across without its margins
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The folder of two seeds of three methods, one of which has markup for a name; its page."""
+    folder = tmp_path_factory.mktemp("page") / "made"
+    methods = {**TWO, HOSTILE: METHODS["grpo"]}
+    fabricate(folder, methods=methods, seeds=(0, 1), n=20, inside=1)
+    return folder, write_report(folder)[1]
+
+
+@pytest.fixture
+def page(made, opened):
+    return opened(made[1])
+
+
+def awake(page, name="curves"):
+    """The figure ``name`` once its numbers are drawn."""
+    figure = page.locator(f"#{name}")
+    figure.scroll_into_view_if_needed()
+    page.wait_for_selector(f"#{name} .panel .u-over")
+    return figure
+
+
+def panels_of(page, name="curves"):
+    return json.loads(page.locator(f"#live-{name}").text_content())
+
+
+def point(page, figure, panel, line, place):
+    """Points at a point of a line; returns what is said of it."""
+    over = figure.locator(".u-over").nth(0)
+    box = over.bounding_box()
+
+    def share(values, value, room):
+        low, high = min(values), max(values)
+        pad = (high - low) * room
+        return (value - low + pad) / (high - low + 2 * pad)
+
+    every = panel["lines"]
+    of_y = [y for each in every for key in ("y", "low", "high") for y in each[key]]
+    of_y += [level for _, level in panel["levels"]]
+    x = share([x for each in every for x in each["x"]], line["x"][place], 0.03)
+    y = share([y for y in of_y if y is not None], line["y"][place], 0.06)
+    page.mouse.move(box["x"] + x * box["width"], box["y"] + (1 - y) * box["height"])
+    return figure.locator(".tip").nth(0)
+
+
+def test_a_point_says_its_value_its_interval_and_n(page):
+    figure, panel = awake(page), panels_of(page)[0]
+    line = panel["lines"][0]
+    place = line["ends"][1]
+    tip = point(page, figure, panel, line, place)
+    text = tip.text_content()
+    assert text.startswith("sft\n")
+    value, low, high = (line[key][place] for key in ("y", "low", "high"))
+    for number in (value, low, high):
+        assert re.search(rf"\b{number:.1f}\b", text), (text, number)
+    assert text.endswith("n = 20\n2 runs")
+    page.mouse.move(0, 0)
+    assert tip.is_hidden()
+
+
+def test_a_method_is_hidden_by_its_name_and_comes_back(page):
+    figure, panel = awake(page), panels_of(page)[0]
+    line = panel["lines"][0]
+    before = figure.locator("canvas").first.evaluate("c => c.toDataURL()")
+    key = figure.get_by_role("button", name="sft", exact=True)
+    key.click()
+    assert key.get_attribute("aria-pressed") == "false"
+    page.wait_for_function(
+        "before => document.querySelector('#curves canvas').toDataURL() !== before", arg=before
+    )
+    tip = point(page, figure, panel, line, line["ends"][1])
+    assert tip.is_hidden() or not tip.text_content().startswith("sft\n")
+    page.keyboard.press("Enter")
+    assert key.get_attribute("aria-pressed") == "true"
+
+
+def test_the_arrow_keys_read_the_points(page):
+    figure, panel = awake(page), panels_of(page)[0]
+    figure.locator(".panel").first.focus()
+    page.keyboard.press("ArrowRight")
+    assert figure.locator(".tip").first.text_content().startswith("sft\n")
+    page.keyboard.press("ArrowDown")
+    assert figure.locator(".tip").first.text_content().startswith(f"{panel['lines'][1]['label']}\n")
+
+
+def test_what_is_a_name_is_never_markup(page):
+    figure = awake(page)
+    assert figure.get_by_role("button", name=HOSTILE).count() == 1
+    assert page.locator("img[src=x]").count() == 0
+
+
+def test_the_picture_shows_what_the_page_draws(made, page):
+    """The numbers in the page are those of the curves on disk, in per cent."""
+    curves = pd.read_csv(made[1].parent / "tables" / "curves.csv")
+    for panel in panels_of(page):
+        for line in panel["lines"]:
+            rows = curves[(curves["name"] == panel["title"]) & (curves["label"] == line["label"])]
+            rows = rows.sort_values("x")
+            for key, column in (("x", "x"), ("n", "n"), ("runs", "seeds")):
+                assert line[key] == pytest.approx(rows[column].tolist())
+            for key, column in (("y", "value"), ("low", "low"), ("high", "high")):
+                assert line[key] == pytest.approx((100 * rows[column]).tolist(), rel=1e-4)
+
+
+def column(page, place):
+    cells = page.locator(f"table.sorts >> nth=0 >> tbody tr td:nth-child({place + 1})")
+    return [text.partition(" ±")[0].replace("−", "-") for text in cells.all_text_contents()]
+
+
+def test_tables_sort_by_click_and_by_key(page):
+    head = page.locator("table.sorts >> nth=0 >> thead th").nth(1)
+    first = column(page, 1)
+    head.get_by_role("button").click()
+    assert head.get_attribute("aria-sort") == "descending"
+    known = [float(text) for text in column(page, 1) if text != "–"]
+    assert known == sorted(known, reverse=True) and column(page, 1)[-1] == "–"
+    page.keyboard.press("Enter")
+    assert head.get_attribute("aria-sort") == "ascending"
+    assert [float(text) for text in column(page, 1) if text != "–"] == known[::-1]
+    page.keyboard.press("Enter")
+    assert head.get_attribute("aria-sort") is None
+    assert column(page, 1) == first
+
+
+def test_cells_are_reached_by_keys_and_say_what_they_are(page):
+    row = page.locator("table.sorts >> nth=0 >> tbody tr", has_text=re.compile("^sft"))
+    cell = row.locator("a.cell").first
+    cell.focus()
+    page.keyboard.press("ArrowRight")
+    now = page.evaluate("document.activeElement.closest('td').cellIndex")
+    assert now == cell.evaluate("a => a.closest('td').cellIndex") + 1
+    assert "95% interval" in page.locator("#why").text_content()
+    page.keyboard.press("Escape")
+    assert page.locator("#why").is_hidden()
+    unreached = "td[data-note]:not([tabindex]):not(:has(a))"
+    assert page.locator(unreached).count() == 0
+
+
+def test_on_paper_nothing_is_cut_off(made, opened):
+    page = opened(made[1], width=PAPER)
+    awake(page)
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    page.emulate_media(media="print")
+    assert page.locator("nav").is_hidden() and page.locator(".live").first.is_hidden()
+    assert page.locator("#curves img").is_visible()
+    cut = page.evaluate(
+        """width => [...document.querySelectorAll('table, figure img')]
+        .filter(node => node.checkVisibility() && node.getBoundingClientRect().right > width + 1)
+        .map(node => node.outerHTML.slice(0, 80))""",
+        PAPER,
+    )
+    assert not cut
+    wide = page.locator("table:has(+ .part)")
+    columns = "table => table.tBodies[0].rows[0].cells.length - 1"
+    assert wide.count() and wide.first.is_hidden()
+    parts = page.locator(".scroll:has(> .parted) >> nth=0 >> .part")
+    shown = sum(part.evaluate(columns) for part in parts.all())
+    assert parts.count() > 1 and shown == wide.first.evaluate(columns)
+    breaks = "getComputedStyle(document.querySelector('h3')).breakAfter"
+    assert page.evaluate(breaks) == "avoid"
+
+
+def test_a_narrow_screen_has_pictures_of_its_own_with_letters_of_ten_pixels(made, opened):
+    page = opened(made[1], width=390)
+    picture = page.locator("#accuracy_matrix img")
+    picture.scroll_into_view_if_needed()
+    page.wait_for_function("document.querySelector('#accuracy_matrix img').complete")
+    assert picture.evaluate("img => img.currentSrc").endswith("narrow/accuracy_matrix.svg")
+    drawn = picture.bounding_box()["width"] / (NARROW.width * 96)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    source = source_of(ReportData([made[0]]))
+    shown = [(picture, picture.select(source)) for picture in PICTURES]
+    with matplotlib.rc_context(STYLE):
+        figures = [picture.draw(numbers, NARROW) for picture, numbers in shown if numbers]
+    assert len(figures) > 4
+    for figure in figures:
+        texts = [text for text in figure.findobj(Text) if text.get_text()]
+        assert min(text.get_fontsize() for text in texts) * 96 / 72 * drawn >= 10
+        assert figure.get_figwidth() == pytest.approx(NARROW.width)
+
+
+def test_alt_texts_are_short_and_have_numbers(page):
+    texts = page.locator("figure img").evaluate_all("all => all.map(img => img.alt)")
+    assert len(texts) > 4
+    for text in texts:
+        assert len(text) < 200 and re.search(r"\d", text), text
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("address", ["index.html", "viewer/index.html#m=sft&n=science"])
+def test_axe_finds_no_serious_fault(made, opened, address, scheme, width):
+    reason = "axe-playwright-python is not installed"
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason=reason)
+    name, _, hash_ = address.partition("#")
+    how = {"color_scheme": scheme, "bypass_csp": True}  # axe adds a style
+    page = opened(made[1].parent / name, f"#{hash_}" * bool(hash_), width, **how)
+    if not hash_:
+        awake(page)
+    page.evaluate("document.querySelectorAll('details').forEach(fold => { fold.open = true })")
+    page.wait_for_timeout(50)  # until the folds have told that they are open
+    found = axe.Axe().run(page).response["violations"]
+    serious = [
+        (fault["id"], [node["html"][:160] for node in fault["nodes"][:3]])
+        for fault in found
+        if fault["impact"] in ("serious", "critical")
+    ]
+    assert not serious
