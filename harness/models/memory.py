@@ -110,10 +110,11 @@ def let_segments_grow() -> None:
     """Let PyTorch's CUDA allocator grow its segments, unless the user has set it otherwise.
 
     Micro-batches differ in shape, and segments of fixed sizes would keep holes that fit none of
-    them. The allocator reads the variable at its first use.
+    them. PyTorch reads the variable when it starts CUDA. vLLM knows its first name alone, and turns
+    growing off around the memory that it puts to sleep (device_allocator/cumem.py).
     """
-    if not any(name in os.environ for name in ALLOCATOR):
-        os.environ[ALLOCATOR[0]] = "expandable_segments:True"
+    said = allocator_settings()
+    os.environ[ALLOCATOR[0]] = "expandable_segments:True" if said is None else said
 
 
 def allocator_settings() -> str | None:

@@ -26,7 +26,6 @@ from harness.sampling.transformers import (
     way_of,
 )
 from harness.sampling.vllm import Engine, VLLMSampler
-from harness.sampling.vllm_setup import prepare_invariant
 
 
 def samples_by_vllm(order: Order) -> bool:
@@ -82,8 +81,6 @@ def load_order_model(
     """The order's model and tokenizer, or those of a checkpoint in folder ``source``."""
     spec = order.model
     dtype = str(order.dtype()).removeprefix("torch.")
-    if samples_by_vllm(order):
-        prepare_invariant(resolve_device(spec.device), spec.deterministic)
     if source:
         name, revision, place = str(source), None, str(source)
     else:

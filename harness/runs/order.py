@@ -24,7 +24,14 @@ from harness.learning.fused import check_fused
 from harness.learning.options import TrainingConfig
 from harness.models.chat import chat_tokens
 from harness.models.flex import FLEX, check_flex
-from harness.models.load import check_device, check_name, resolve_device, resolve_dtype
+from harness.models.load import (
+    check_device,
+    check_name,
+    prepare_device,
+    resolve_device,
+    resolve_dtype,
+)
+from harness.models.memory import let_segments_grow
 from harness.models.products import Products
 from harness.results.formats import VERSION
 from harness.results.overlap import Overlap
@@ -39,6 +46,7 @@ from harness.runs.sections import Sections, check_plain
 from harness.runs.skills import SPLITS, build_skill
 from harness.sampling.rows import usual_rows
 from harness.sampling.settings import MOST_PROMPTS, REMEDY, version
+from harness.sampling.vllm_setup import prepare_invariant
 from harness.skills.overlap import find_overlaps
 from harness.skills.rubrics import JUDGES
 from harness.skills.skill import Skill, examples_fingerprint
@@ -80,6 +88,7 @@ class Order(Sections):
         super().__init__(*read_source(source, path, changes))
         check_name(self.model.name, f"{self.place}: model")
         check_device(self.model.device, f"{self.place}: model: device")
+        self._prepare_gpu()
         if self.model.fused_losses:
             check_fused(resolve_device(self.model.device), f"{self.place}: model: fused_losses")
         if self.model.attention == FLEX:
@@ -105,6 +114,19 @@ class Order(Sections):
         keep(self, methods, seeds, sequences)
 
     # ---- the parts -----------------------------------------------------------------------------
+
+    def _prepare_gpu(self) -> None:
+        """What PyTorch reads once: at its first look at a GPU, and before its first product there.
+
+        An order's dtype and times of its steps ask for the GPU before a model is loaded.
+        """
+        device = resolve_device(self.model.device)
+        if torch.device(device).type == "cpu":
+            return
+        let_segments_grow()
+        if "vllm" in (self.rollout.engine, self.evaluate.engine):
+            prepare_invariant(device, self.model.deterministic)
+        prepare_device(device)
 
     def _check_engines(self) -> None:
         engines = {"rollout": self.rollout.engine, "evaluate": self.evaluate.engine}
