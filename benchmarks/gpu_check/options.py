@@ -125,7 +125,8 @@ def attention(bench: Bench) -> None:
             keep_flex(model, by_flex)
             return one_step(model, tokenizer, backward)
 
-        for objective in ("SFT", "SDFT full", "GRPO"):
+        # the tests have all of them on a CPU
+        for objective in ("SFT",) if bench.tiny else ("SFT", "SDFT full", "GRPO"):
             backward = objectives(rows)[objective]
             usual, found = step(backward, False), step(backward, True)
             loss = abs(found[0] - usual[0]) / max(0.1, abs(usual[0]))

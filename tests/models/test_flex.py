@@ -1,7 +1,6 @@
 """FlexAttention over a packed sequence: the states and gradients of attention under a mask."""
 
 import copy
-from collections import Counter
 
 import pytest
 import torch
@@ -11,16 +10,25 @@ from torch._dynamo.utils import counters
 from torch.nn.attention.flex_attention import create_mask
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, Qwen2Config
 
+from benchmarks.gpu_check.exact import objectives
+from benchmarks.gpu_check.material import (
+    make_model,
+    make_rows,
+    make_stage,
+    make_tokenizer,
+    small_config,
+)
 from harness.base.errors import UserError
 from harness.base.files import read_json
+from harness.learning.halves import gradient_of
+from harness.learning.trainer import Trainer, TrainingConfig
 from harness.models import flex
-from harness.models.flex import attend_by_flex, attends_by_flex, check_flex, line_mask
+from harness.models.flex import attend_by_flex, attends_by_flex, check_flex, keep_flex, line_mask
 from harness.models.forward import attending, hidden_states
 from harness.models.recompute import recomputing
 from harness.models.segments import Segments
 from harness.runs.reading import read_order
 from harness.runs.sequence import run_order
-from tests.conftest import read_lines
 from tests.models.test_segments import CHAINS, TOKENS, positions
 
 CPU = torch.device("cpu")
@@ -190,38 +198,47 @@ def test_other_devices_are_refused(monkeypatch):
 
 # ---- whole steps ---------------------------------------------------------------------------------
 
-BUDGET = {"prompts": 4, "batch_size": 4}
-METHODS = {
-    "sft": {"learning_rate": 0.01},
-    "sdft": {"learning_rate": 0.01},
-    "grpo": {"learning_rate": 0.01, "group_size": 4, "kl_beta": 0.1},
-}
+
+def step_of(model, tokenizer, backward):
+    """(loss, gradients of all weights) of a step."""
+    trainer = Trainer(make_stage(model, tokenizer), TrainingConfig(micro_batch_tokens=200))
+    loss = backward(trainer)
+    gradients = {name: gradient_of(master).clone() for name, master in trainer.holders.items()}
+    for master in trainer.masters.values():
+        master.grad = None
+    trainer.close()
+    return loss, gradients
 
 
-def test_whole_steps_of_an_order(order_file, tmp_path, monkeypatch):
-    """Losses and gradient norms of three methods are those of segments; the record says so."""
-    real, calls, found = flex._OnCPU.apply, Counter(), {}
+@pytest.mark.parametrize("objective", ["SFT", "SDFT full", "GRPO"])
+def test_whole_steps(objective):
+    """By segments or by FlexAttention: several micro-batches, prompts that begin alike."""
+    config = small_config(tiny=True)
+    model, tokenizer = make_model(config, torch.float32, CPU), make_tokenizer(config.vocab_size)
+    rows = make_rows(config.vocab_size, [9, 40, 17], 12, each=3)
+    backward, found = objectives(rows)[objective], {}
+    for by_flex in (False, True):
+        keep_flex(model, by_flex)
+        found[by_flex] = step_of(model, tokenizer, backward)
+    (loss, usual), (other, gradients) = found[False], found[True]
+    assert other == pytest.approx(loss, rel=1e-5, abs=1e-7)
+    for name, gradient in usual.items():
+        assert (gradients[name] - gradient).norm() <= 1e-5 * gradient.norm(), name
 
-    def counted(query, key, value, mask, scale):
-        calls[attention] += 1
-        return real(query, key, value, mask, scale)
 
-    monkeypatch.setattr(flex._OnCPU, "apply", counted)
-    path = order_file(methods=METHODS, evaluate={"examples": 1}, budget=BUDGET)
+def test_an_order_chooses_it_and_it_is_on_record(order_file, tmp_path, monkeypatch):
+    real, calls = flex._OnCPU.apply, []
+    monkeypatch.setattr(flex._OnCPU, "apply", lambda *inputs: calls.append(1) or real(*inputs))
+    path = order_file(
+        methods={"sft": {}},
+        evaluate={"examples": 1},
+        budget={"prompts": 4, "batch_size": 4},
+    )
     order = yaml.safe_load(path.read_text())
     path.write_text(yaml.safe_dump({**order, "skills": order["skills"][:1]}))
-    for attention in ("auto", "flex"):
-        order = read_order(path, [f"model.attention={attention}"])
-        run_order(order, tmp_path / attention)
-        kept = read_json(tmp_path / attention / "results.json")["model"].get("attention")
-        assert kept == (None if attention == "auto" else "flex")
-        found[attention] = {
-            path.parts[-3]: read_lines(path)
-            for path in sorted((tmp_path / attention).glob("runs/*/stage-*/training.jsonl"))
-        }
-    assert len(found["auto"]) == 3 and set(calls) == {"flex"}
-    for run, steps in found["auto"].items():
-        assert len(steps) == len(found["flex"][run]) > 0
-        for usual, step in zip(steps, found["flex"][run], strict=True):
-            for key in ("loss", "grad_norm"):
-                assert step[key] == pytest.approx(usual[key], rel=1e-3, abs=1e-6)
+    assert "attention" not in read_order(path).about()["model"]
+    run_order(read_order(path, ["model.attention=flex"]), tmp_path / "out")
+    assert read_json(tmp_path / "out" / "results.json")["model"]["attention"] == "flex"
+    assert calls
+    with pytest.raises(UserError, match="attention"):
+        run_order(read_order(path), tmp_path / "out")
