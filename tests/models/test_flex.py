@@ -240,5 +240,5 @@ def test_an_order_chooses_it_and_it_is_on_record(order_file, tmp_path, monkeypat
     run_order(read_order(path, ["model.attention=flex"]), tmp_path / "out")
     assert read_json(tmp_path / "out" / "results.json")["model"]["attention"] == "flex"
     assert calls
-    with pytest.raises(UserError, match="attention"):
+    with pytest.raises(UserError, match="`model` was "):
         run_order(read_order(path), tmp_path / "out")
