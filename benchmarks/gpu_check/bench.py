@@ -35,8 +35,9 @@ class Bench:
         self.device = torch.device(resolve_device(device))
         if self.device.type == "cuda":
             self.device = torch.device("cuda", self.device.index or 0)
+        prepare_device(self.device)  # before PyTorch starts CUDA, and reads its settings
+        if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
-        prepare_device(self.device)
         self.tiny = self.device.type != "cuda"
         self.model = model
         self.out = out

@@ -52,6 +52,8 @@ def run(bench: Bench) -> None:
         records = rows(whole / "records.jsonl")
         equal = rows(broken / "records.jsonl") == records
         bench.equal(f"all {len(records)} records equal", equal, True)
+        if bench.device.type == "cuda":
+            compare_settings(bench, whole)
         compare_with_plan(bench, order, whole)
 
 
@@ -129,6 +131,14 @@ def rows(path: Path) -> list[dict[str, Any]]:
         {key: value for key, value in row.items() if key != "seconds"}
         for _, row in read_jsonl(path)
     ]
+
+
+def compare_settings(bench: Bench, whole: Path) -> None:
+    """Whether PyTorch took the settings of its allocator, which it reads once."""
+    for path in sorted(whole.glob("runs/*/run.json")):
+        kept = read_json(path)
+        wanted = "expandable_segments:True" in (kept["allocator"] or "")
+        bench.equal(f"{path.parent.name}, segments grow", kept["segments_grow"], wanted)
 
 
 def compare_with_plan(bench: Bench, path: Path, whole: Path) -> None:

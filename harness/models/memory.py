@@ -122,6 +122,15 @@ def allocator_settings() -> str | None:
     return next((os.environ[name] for name in ALLOCATOR if name in os.environ), None)
 
 
+def segments_grow(device: torch.device) -> bool:
+    """Whether PyTorch's allocator grows its segments on ``device``, which holds something by now.
+
+    The settings of the environment came too late if they say otherwise.
+    """
+    segments = torch.cuda.memory_snapshot() if device.type == "cuda" else []
+    return any(segment.get("is_expandable") for segment in segments)
+
+
 def finish(device: torch.device) -> None:
     """Wait until a device has done what it was given: copies into host memory can now be read."""
     if device.type != "cpu":

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from harness.base.files import ROOT, read_json, write_sealed
-from harness.models.memory import allocator_settings
+from harness.models.memory import allocator_settings, segments_grow
 from harness.runs.about import about_method
 from harness.runs.one_run import OneRun
 from harness.sampling.settings import version
@@ -96,8 +96,10 @@ def _provenance(live: OneRun, first: int) -> dict[str, Any]:
 
 
 def _allocator(device: torch.device) -> dict[str, Any]:
-    """Of a GPU: the settings of PyTorch's allocator."""
-    return {"allocator": allocator_settings()} if device.type != "cpu" else {}
+    """Of a GPU: the settings of PyTorch's allocator, and whether its segments do grow."""
+    if device.type == "cpu":
+        return {}
+    return {"allocator": allocator_settings(), "segments_grow": segments_grow(device)}
 
 
 def _engines(live: OneRun) -> dict[str, Any]:

@@ -12,9 +12,10 @@ import torch
 from benchmarks.gpu_check import __main__ as command
 from benchmarks.gpu_check import material
 from benchmarks.gpu_check.bench import Bench, Skip
+from benchmarks.gpu_check.order import compare_settings
 from benchmarks.gpu_check.result import FAIL, PASS, SKIPPED, Check, PartResult, table
 from harness.base.errors import UserError
-from harness.base.files import ROOT, read_json
+from harness.base.files import ROOT, read_json, write_sealed
 from harness.skills.graders import token_f1
 
 ALL = [name for name, part in command.PARTS.items() if part.group != "vllm"]
@@ -199,6 +200,16 @@ def test_one_failure_is_exit_1_and_in_the_table(tmp_path, monkeypatch, capsys):
         "most",
         "0.0001",
     ]
+
+
+@pytest.mark.parametrize("grow", [True, False])
+def test_segments_are_judged_by_what_a_run_recorded(grow, tmp_path):
+    path = tmp_path / "whole" / "runs" / "sft-seed0" / "run.json"
+    path.parent.mkdir(parents=True)
+    write_sealed(path, {"allocator": "expandable_segments:True", "segments_grow": grow})
+    bench = Bench("order", "cpu", None, tmp_path)
+    compare_settings(bench, tmp_path / "whole")
+    assert [check.ok for check in bench.result.checks] == [grow]
 
 
 def test_shapes_are_those_of_the_models():

@@ -8,6 +8,7 @@ import torch
 
 from harness.models import load, memory
 from harness.models.memory import ALLOCATOR, free_memory
+from harness.runs import provenance
 from harness.runs.reading import read_order
 from harness.sampling import vllm_setup
 
@@ -37,6 +38,15 @@ def test_the_allocator_is_told_with_the_device(monkeypatch):
     load.prepare_device("cpu")
     load.prepare_device("cuda:0")
     assert told == ["keep", "grow"]
+
+
+def test_a_run_records_whether_segments_do_grow(monkeypatch):
+    """By what PyTorch says, not by the environment."""
+    for kinds, grow in (([False, True], True), ([False], False), ([], False)):
+        segments = [{"is_expandable": kind} for kind in kinds]
+        monkeypatch.setattr(torch.cuda, "memory_snapshot", lambda segments=segments: segments)
+        assert provenance._allocator(torch.device("cuda", 0))["segments_grow"] is grow
+    assert provenance._allocator(torch.device("cpu")) == {}
 
 
 @pytest.mark.parametrize("engine", ["transformers", "vllm"])
