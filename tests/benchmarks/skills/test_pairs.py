@@ -322,7 +322,7 @@ def test_hostile_queries_are_wrong_and_end(kind, sandbox):
     columns = ("item", "price", "count")
     query = HOSTILE_QUERIES[kind]
     assert not _programs.query_agrees(query, "SELECT price FROM t", "t", columns, (table,))
-    assert time.monotonic() - start < _programs.SECONDS + 10
+    assert time.monotonic() - start < _programs.SECONDS + 30
 
 
 @pytest.mark.parametrize("kind", HOSTILE_PATTERNS)
@@ -330,7 +330,7 @@ def test_hostile_patterns_are_wrong_and_end(kind, sandbox, monkeypatch):
     monkeypatch.setattr(_programs, "SECONDS", 1.0)
     start = time.monotonic()
     assert not _programs.pattern_tells(HOSTILE_PATTERNS[kind], ("ABC-123-abc",) * 3, ("x",))
-    assert time.monotonic() - start < 11
+    assert time.monotonic() - start < 31
 
 
 def test_an_endless_query_ends_by_its_steps(sandbox, monkeypatch):
