@@ -27,7 +27,7 @@ THEMES = (
         "wins goals",
     ),
 )
-# A small model finds no largest of three numbers: one of ten questions wants it.
+# A small model seldom finds the largest of three numbers: one of ten questions wants it.
 KINDS = ("of", "which", "of", "which", "best", "which", "of", "which", "of", "which")
 
 
@@ -57,14 +57,14 @@ class Tables(PairSkill):
     max_new_tokens = 32
     pinned = {
         "query": {
-            "train": "76f1d926a473ec8705f632c9c9b26e5c46e8f4db6fd69181d12699c824232e7a",
-            "validation": "551fbd2bd329cd4358d501ced1a99c3e85439e5005b6ed010a2a73c6d35056b8",
-            "test": "a11b1cc48bcfd2ea462685198a730d681f92d847c87cf36dd5ac92f51e427df4",
+            "train": "be7b6635c63795c43c81140cacb9c4f0e06a692142cc29a1099830c4b9612dcc",
+            "validation": "ee71eb79de1e369256c4730828b010bad6c3f30a47f3c17c6f0a4fd7c3b80e42",
+            "test": "266898c0aeb3a3d1beb966b29fdeca32805adb91f0b65eac3eacf4bfbd33cf01",
         },
         "value": {
-            "train": "2d6ff203bb076e47bc4c36cb1b7da090ba62861a08c20c07137067a5391c5a16",
-            "validation": "4733bf6ab4a6513470f64b0181df2a6185bfe83cb95914a6baab89ba4a7c6a51",
-            "test": "76244fc7b1e541b4ae3ad461d47681e1757567fe1ba0e711c5bae3345aa28023",
+            "train": "2803f6fa647647ea3eddefdaa77cae88444cc6f2886fbb5b90f66a142209c68e",
+            "validation": "241620ec2b2ca3af978b38baa9930d634a53eea09144e0aafdf4e3af1e7e5278",
+            "test": "1756956e876e01d8294272efc879151bc930f068dd925841c897f67e0d3b61ad",
         },
     }
 
@@ -82,7 +82,7 @@ class Tables(PairSkill):
         if kind == "best":
             kind = rng.choice(("highest", "lowest"))
         asked, sql, value = _ask(kind, rng.choice(rows), number, columns, rows)
-        lines = [f"Table {table}: {', '.join(columns)}", *(", ".join(map(str, r)) for r in rows)]
+        lines = [f"Table {table}", *(_line(columns, row) for row in rows)]
         question = "\n".join([*lines, asked, f"Write the {task}."])
         key = (table, tuple(rows))
         if task == "value":
@@ -100,6 +100,11 @@ def _table(rng: random.Random, words: list[str]) -> list[tuple[str, int, int]]:
     """ROWS rows; no number occurs twice."""
     values = rng.sample(range(2, 100), 2 * ROWS)
     return list(zip(rng.sample(words, ROWS), values[:ROWS], values[ROWS:], strict=True))
+
+
+def _line(columns: tuple[str, ...], row: tuple) -> str:
+    """A row with its columns' names: a small model does not find a column by its place."""
+    return ", ".join(f"{column} {value}" for column, value in zip(columns, row, strict=True))
 
 
 def _ask(

@@ -141,9 +141,9 @@ def test_notes_hold_what_is_written(skills):
 
 def answer_by_hand(question):
     """What a reader of the table answers, without SQL."""
-    head, *lines, sentence, _ = question.split("\n")
-    first, *numbers = head.split(": ")[1].split(", ")
-    rows = [dict(zip([first, *numbers], line.split(", "), strict=True)) for line in lines]
+    _, *lines, sentence, _ = question.split("\n")
+    rows = [dict(cell.split(" ") for cell in line.split(", ")) for line in lines]
+    first = next(iter(rows[0]))
     if match := re.fullmatch(r"What is the (\w+) of (\w+)\?", sentence):
         (row,) = (row for row in rows if row[first] == match[2])
         return row[match[1]]
