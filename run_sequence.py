@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from harness.base.console import Progress
 
 ROOT = Path(__file__).resolve().parent
+LAUNCHER = "TORCHELASTIC_RUN_ID"  # in the environment of what torchrun starts
 
 
 def arguments() -> argparse.Namespace:
@@ -68,6 +69,11 @@ def arguments() -> argparse.Namespace:
         help="print runs, steps, evaluations, time and disk; train nothing",
     )
     parser.add_argument(
+        "--gpus",
+        metavar="NxGB",
+        help="with --plan: what one run takes on N GPUs of so many GB under torchrun, as 8x80",
+    )
+    parser.add_argument(
         "--check-teacher",
         action="store_true",
         help="print the accuracy of the base model and of the demonstration-conditioned teacher; "
@@ -103,6 +109,8 @@ def arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if args.order is None and args.explain is None:
         parser.error("the following arguments are required: order")
+    if args.gpus and not args.plan:
+        parser.error("--gpus is of --plan")
     return args
 
 
@@ -110,6 +118,9 @@ def main() -> None:
     """The command. It imports PyTorch, which takes seconds, after the first line on the screen."""
     args = arguments()
     failed: dict[str, str] = {}
+    if LAUNCHER in os.environ:
+        among_ranks(args)
+        return
     with steady_streams(), reported(args.out or ROOT / "results"):
         if args.explain is not None:
             from harness.base.explain import explain
@@ -150,6 +161,10 @@ def work(
 
     order = read_order(args.order, args.set, args.method, args.seed, args.sequence)
     runs = order.runs()
+    if args.gpus:
+        from harness.runs.ranks_plan import plan_on_ranks
+
+        return plan_on_ranks(order, args.gpus), len(runs)
     if args.plan:
         progress.show("plans")
         from harness.runs.plan import plan
@@ -193,6 +208,39 @@ def listen(
         progress.listeners.append(curves)
         if not progress.show_below(curves):
             progress.say("--live: there is no terminal to draw in, so there are lines alone")
+
+
+def among_ranks(args: argparse.Namespace) -> None:
+    """The command as one of the ranks that torchrun has started; see docs/how-to/large.md."""
+    with steady_streams(), reported(args.out or ROOT / "results"):
+        from harness.models import ranks
+
+        with ranks.joined():
+            from harness.base.console import Progress
+            from harness.base.files import check_folder
+            from harness.runs.mirror import folder_of_rank
+            from harness.runs.on_ranks import check_options, check_order
+            from harness.runs.reading import read_order
+            from harness.runs.script import try_prompts
+            from harness.runs.sequence import run_order
+            from harness.watch.log import LogFile
+
+            check_options(args)
+            with Progress(quiet=args.quiet or bool(ranks.index())) as progress:
+                progress.listeners += [] if ranks.index() else [LogFile()]
+                progress.say(f"reads {args.order}, on {ranks.count()} ranks")
+                order = read_order(args.order, args.set, args.method, args.seed, args.sequence)
+                out = Path(args.out) if args.out else ROOT / "results" / order.name
+                check_folder(out)
+                check_order(order)
+                try_prompts(order, progress)
+                runs = order.runs()
+                if not ranks.index():
+                    listen(args, out, progress, (runs[-1].name, len(runs[-1].stages)))
+                with folder_of_rank(out.resolve()) as folder:
+                    run_order(order, folder, progress)
+                if not ranks.index():
+                    print(report(out, progress))
 
 
 def measured_variations(out: Path) -> dict[str, Any]:

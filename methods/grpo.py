@@ -76,6 +76,7 @@ from harness.learning.options import ImportanceOption
 from harness.learning.outlook import Outlook, Work
 from harness.learning.packing import Positions, Row, TokenValues
 from harness.learning.rewards import alike, group_rewards
+from harness.learning.shares import mean_of_all
 from harness.learning.stage import Stage
 from harness.learning.step import Step
 from harness.learning.teacher import Teacher, live_scorer
@@ -372,5 +373,11 @@ class PolicyLoss:
 
     def diagnostics(self) -> dict[str, torch.Tensor]:
         """The mean importance weight, and the share of ratios outside the clip, where there are."""
-        found = {"importance_weight": self.importance, "outside_clip": self.outside}
-        return {name: torch.cat(each).float().mean() for name, each in found.items() if each}
+        if not self.rows:
+            return {}
+        found = {}
+        if self.cap:
+            found["importance_weight"] = mean_of_all(self.importance, self.advantages.device)
+        if self.old is not None:
+            found["outside_clip"] = mean_of_all(self.outside, self.advantages.device)
+        return found

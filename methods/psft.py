@@ -33,6 +33,7 @@ from harness.learning.packing import Positions, TokenValues
 from harness.learning.stage import Stage
 from harness.learning.teacher import live_scorer
 from harness.learning.trainer import TrainingConfig, learning
+from harness.models import ranks
 
 
 @dataclass
@@ -69,7 +70,7 @@ class PSFT(Method):
                         old[part.start : part.stop] if updates else None,
                     )
                     value = trainer.backward(learned, loss)
-                    outside = float(loss.outside) / loss.count
+                    outside = float(ranks.summed(loss.outside)) / loss.count
                     updates.append({"loss": value, "outside_clip": outside, **trainer.update()})
                 tokens = sum(len(row.completion) for row in rows)
                 step.log(**mean_of(updates), completion_tokens=tokens / len(rows))

@@ -31,6 +31,7 @@ SHAPES = {
     "7B": (3584, 18944, 28, 28, 4, False, 152064),
     "14B": (5120, 13824, 48, 40, 8, False, 152064),
 }
+LARGE = {"72B": (8192, 29568, 80, 64, 8, False, 152064)}  # on several GPUs alone (ranks.py)
 CARDS_SHOWN = ("RTX 4090", "L40S", "H100 80GB", "H200 141GB")
 PROMPTS, BATCH = 4046, 32  # the paper's training examples of Tool Use, and of a step
 PROMPT, TEACHER_PROMPT, ANSWER = 600, 750, 1024  # tokens
@@ -90,7 +91,7 @@ def hours(terms: Terms) -> float:
 @cache
 def shape_of(name: str) -> PreTrainedModel:
     """A Qwen2.5 in bfloat16 on the meta device."""
-    width, inner, layers, heads, key_heads, tied, vocabulary = SHAPES[name]
+    width, inner, layers, heads, key_heads, tied, vocabulary = (SHAPES | LARGE)[name]
     config = Qwen2Config(
         vocab_size=vocabulary,
         hidden_size=width,

@@ -101,7 +101,12 @@ def reported(written: object = "disk") -> Iterator[None]:
 def _command() -> str:
     """The command line of this process, as a shell takes it."""
     words = sys.orig_argv
-    if len(sys.argv) > 1 and words[1 - len(sys.argv) :] != sys.argv[1:]:
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        machines = int(os.environ["GROUP_WORLD_SIZE"])
+        on = ["--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"]]
+        on += [] if machines == 1 else ["--nnodes", str(machines)]
+        words = ["torchrun", *on, *sys.argv]
+    elif len(sys.argv) > 1 and words[1 - len(sys.argv) :] != sys.argv[1:]:
         words = ["python", *sys.argv]  # started by another program's machinery
     return shlex.join(words)
 

@@ -17,7 +17,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from transformers import PreTrainedModel
 
 from harness.base.files import ROOT, read_jsonl
@@ -28,7 +27,7 @@ from harness.evaluation.skills import decoding, sample_of
 from harness.evaluation.subject import Subject
 from harness.learning.logprobs import token_logprobs
 from harness.learning.packing import Row, chunks, completion_states, micro_batches
-from harness.models.forward import output_head
+from harness.models.forward import output_head, unrecorded
 from harness.skills.skill import Example, Skill, examples_fingerprint
 
 PROMPTS = ROOT / "benchmarks" / "retention" / "drift_prompts.jsonl"  # written for this project
@@ -152,7 +151,7 @@ def _rows(subject: Subject, examples: Sequence[Example], answers: Sequence[list[
     return [Row(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
 
 
-@torch.inference_mode()
+@unrecorded()
 def answer_logprobs(model: PreTrainedModel, rows: Sequence[Row]) -> list[list[float]]:
     """Log-probabilities, in nats, of every completion's tokens, at temperature 1; float32."""
     found: list[list[float]] = [[0.0] * len(row.completion) for row in rows]

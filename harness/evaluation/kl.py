@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -21,7 +20,7 @@ from harness.base.seeds import seed_for
 from harness.evaluation.settings import Evaluate
 from harness.evaluation.skills import decoding, message_text
 from harness.learning.packing import Row, chunks, completion_states
-from harness.models.forward import output_head
+from harness.models.forward import output_head, unrecorded
 from harness.sampling.transformers import TransformersSampler
 from harness.skills.skill import Example, examples_fingerprint
 
@@ -132,7 +131,7 @@ def evaluate_kl(
     }
 
 
-@torch.inference_mode()
+@unrecorded()
 def sequence_kl(
     p: PreTrainedModel, rows_p: Sequence[Row], q: PreTrainedModel, rows_q: Sequence[Row]
 ) -> list[float]:

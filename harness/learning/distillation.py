@@ -61,6 +61,7 @@ from harness.learning.options import ImportanceOption
 from harness.learning.packing import Positions, Row, TokenValues
 from harness.learning.teacher import AnyTeacher
 from harness.learning.trainer import Trainer, TrainingConfig
+from harness.models import ranks
 from harness.models.forward import on_device
 from harness.models.repeatable import row_cumsum
 
@@ -378,6 +379,8 @@ class _DistillationLoss:
 
     def diagnostics(self) -> dict[str, float]:
         count = len(self.rows)
+        if ranks.active():
+            self._add_up()
         logged = {
             "kl": self.kl.item() / max(1.0, self.kl_tokens.item()),
             "first_token_gap": self.first_token_gap.item() / count,
@@ -386,6 +389,13 @@ class _DistillationLoss:
         if self.cap:
             logged["importance_weight"] = self.importance.item() / self.tokens
         return logged
+
+    def _add_up(self) -> None:
+        """Let the sums be those of all ranks."""
+        own = [self.kl, self.kl_tokens, self.first_token_gap, self.importance]
+        sums = ranks.summed(torch.stack([*own, self.kl.new_tensor(self.tokens)]))
+        self.kl, self.kl_tokens, self.first_token_gap, self.importance = sums[:4]
+        self.tokens = int(sums[4])
 
 
 def _credit(losses: torch.Tensor, positions: Positions, later: torch.Tensor) -> torch.Tensor:

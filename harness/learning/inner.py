@@ -13,8 +13,11 @@ import torch
 from harness.base.settings import option
 from harness.learning.logprobs import token_logprobs
 from harness.learning.packing import Row, chunks
+from harness.learning.shares import own_rows
 from harness.learning.teacher import Teacher
+from harness.models import ranks
 from harness.models.forward import on_device
+from harness.models.sharded import sharded
 
 
 @dataclass
@@ -49,15 +52,20 @@ def completion_logprobs(
 ) -> list[torch.Tensor]:
     """Log-probabilities [completion tokens] of each row's completion, in nats."""
     vocabulary = scorer.model.config.get_text_config().vocab_size
-    scored = []
-    for row, states in zip(rows, scorer.states(rows), strict=True):
-        tokens = on_device(torch.tensor(row.completion), states.device)
+    found = scorer.states(rows)
+    scored: dict[int, torch.Tensor] = {}
+    for i in own_rows(scorer.model, rows):
+        states = found[i]
+        tokens = on_device(torch.tensor(rows[i].completion), states.device)
         parts = [
             token_logprobs(scorer.head(states[part]).float() / temperature, tokens[part])
             for part in chunks(len(tokens), vocabulary, states.device)
         ]
-        scored.append(torch.cat(parts))
-    return scored
+        scored[i] = torch.cat(parts)
+    if sharded(scorer.model):
+        for of_rank in ranks.gathered({i: values.cpu() for i, values in scored.items()}):
+            scored |= {i: values.to(scorer.model.device) for i, values in of_rank.items()}
+    return [scored[i] for i in range(len(rows))]
 
 
 def sequence_ratios(old: Iterable[torch.Tensor], now: Iterable[torch.Tensor]) -> torch.Tensor:

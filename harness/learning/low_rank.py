@@ -109,6 +109,9 @@ class LowRank(MadeWeights):
             "lora_B": s * (gradient @ numbers["lora_A"].T),
         }
 
+    def rows(self, numbers: Tensors, rows: slice) -> Tensors:
+        return {kind: t[rows] if kind == "lora_B" else t for kind, t in numbers.items()}
+
     @contextmanager
     def computing(self, masters: Mapping[str, torch.Tensor]) -> Iterator[None]:
         """PyTorch's linear maps give A and B their gradients by themselves."""

@@ -41,6 +41,7 @@ from harness.learning.parametrisation import (
     embeddings,
 )
 from harness.learning.weights import check_names
+from harness.models.sharded import own_parts, rows_of_part
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -118,6 +119,14 @@ class MadeWeights(Parametrisation):
     ) -> Tensors:
         """The gradients of ``numbers``, given that of W."""
         raise NotImplementedError
+
+    def rows(self, numbers: Tensors, rows: slice) -> Tensors:
+        """Of numbers that every rank has whole those that make some rows of W."""
+        raise UserError(
+            "parameters",
+            f"{type(self).__name__.lower()} cannot make a part of a weight",
+            "run it in one process",
+        )
 
     def bring_back(self, numbers: Tensors, fixed: Tensors) -> None:
         """Bring ``numbers`` back, in place, to where they may be, after a step."""
@@ -199,7 +208,7 @@ class MadeWeights(Parametrisation):
 
     def end(self, stage: Stage) -> None:
         super().end(stage)
-        if self.continues and not self._is_written():
+        if self.continues and not self._is_written(stage.model.dtype):
             raise UserError(
                 "parameters",
                 "something changed weights at the end of the stage, which adapter: continued "
@@ -212,10 +221,10 @@ class MadeWeights(Parametrisation):
         self.numbers = {n: value.detach().cpu() for n, value in self.numbers.items()}
 
     @torch.no_grad()
-    def _is_written(self) -> bool:
-        """Whether the model has the weights that the numbers make."""
+    def _is_written(self, dtype: torch.dtype) -> bool:
+        """Whether the model, of this dtype, has the weights that the numbers make."""
         return all(
-            torch.equal(self.made[name].weight, weight.to(self.made[name].weight.dtype))
+            torch.equal(own_parts(self.made[name].weight).to(dtype), weight.to(dtype))
             for name, weight in self.effective(self.numbers)
         )
 
@@ -265,13 +274,17 @@ class MadeWeights(Parametrisation):
     @torch.no_grad()
     def _write(self, numbers: Mapping[str, torch.Tensor]) -> None:
         for name, weight in self.effective(numbers):
-            self.made[name].weight.copy_(weight)
+            own_parts(self.made[name].weight).copy_(weight)
 
     @torch.no_grad()
     def effective(self, masters: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
         for name, made in self.made.items():
             numbers, fixed = self._of(name, masters)
-            weight = self.weight(made.like(made.base).float(), numbers, fixed)
+            base = own_parts(made.base)
+            if base is not made.base:
+                rows = rows_of_part(made.base)
+                numbers, fixed = self.rows(numbers, rows), self.rows(fixed, rows)
+            weight = self.weight(made.like(base).float(), numbers, fixed)
             yield name, made.like(weight)
 
     def _of(self, name: str, numbers: Mapping[str, torch.Tensor]) -> tuple[Tensors, Tensors]:

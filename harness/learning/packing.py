@@ -86,14 +86,18 @@ class TokenValues:
 
     As a sequence it gives each row's values, [completion tokens, ...]. values: [all tokens, ...];
     lengths: tokens of the rows in the order in which ``values`` has them; order: index of each of
-    these rows, if they do not come in their own.
+    these rows, if they do not come in their own; count: of all rows, where ``values`` lacks some.
     """
 
     def __init__(
-        self, values: torch.Tensor, lengths: Sequence[int], order: Sequence[int] | None = None
+        self,
+        values: torch.Tensor,
+        lengths: Sequence[int],
+        order: Sequence[int] | None = None,
+        count: int | None = None,
     ) -> None:
         self.values = values
-        self._spans = [(0, 0)] * len(lengths)
+        self._spans = [(0, 0)] * (len(lengths) if count is None else count)
         begin = 0
         for row, length in zip(order or range(len(lengths)), lengths, strict=True):
             self._spans[row] = (begin, begin + length)
@@ -131,8 +135,12 @@ class TokenValues:
 # ---- which rows go together ------------------------------------------------------------------
 
 
-def micro_batches(model: PreTrainedModel, rows: Sequence[Row], limit: int) -> Iterator[list[Tree]]:
+def micro_batches(
+    model: PreTrainedModel, rows: Sequence[Row], limit: int, members: Sequence[int] | None = None
+) -> Iterator[list[Tree]]:
     """Trees in micro-batches of at most ``limit`` tokens, padding included where there is any.
+
+    members: indices of the rows that are taken; all of them if left out.
 
     Yields lists of trees, the longest first; every row is in one tree. A tree that is longer than
     ``limit`` is a micro-batch of its own.
@@ -142,9 +150,12 @@ def micro_batches(model: PreTrainedModel, rows: Sequence[Row], limit: int) -> It
     TREE tokens. Rows on two sides of the length at which rotary positions change go apart.
     """
     border = border_of(model.config)
-    sides = [side_of(border, len(row.prompt) + len(row.completion) - 1) for row in rows]
-    for side in sorted(set(sides)):
-        yield from _micro_batches(model, rows, [i for i, s in enumerate(sides) if s == side], limit)
+    sides: dict[int, list[int]] = {}
+    for i in range(len(rows)) if members is None else members:
+        side = side_of(border, len(rows[i].prompt) + len(rows[i].completion) - 1)
+        sides.setdefault(side, []).append(i)
+    for side in sorted(sides):
+        yield from _micro_batches(model, rows, sides[side], limit)
 
 
 def _micro_batches(

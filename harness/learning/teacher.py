@@ -11,18 +11,13 @@ import torch
 
 from harness.base.settings import option
 from harness.learning.halves import Halves, Master, halves_of, kept_of, numbers_of, restore
-from harness.learning.packing import (
-    Positions,
-    Row,
-    TokenValues,
-    completion_states,
-    computed_tokens,
-    micro_batches,
-)
+from harness.learning.packing import Positions, Row, TokenValues
+from harness.learning.shares import passes, states_of
 from harness.learning.stage import Stage
 from harness.learning.weights import check_names, float32_weights
 from harness.models.forward import output_head
 from harness.models.others import STARTS
+from harness.models.sharded import own_parts, sharded, weights_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -62,7 +57,7 @@ class Teacher:
         self.alpha = alpha
         self.limit = micro_batch_tokens
         self.model = model or stage.model
-        self.parameters: dict[str, torch.nn.Parameter] = {}
+        self.parameters: dict[str, torch.Tensor] = {}  # of a model in parts this rank's
         # Empty for a live teacher, and for a frozen model
         self.average: dict[str, Master] = {}
         self.is_worn = alpha != 1 and model is None and stage.parameters.makes
@@ -70,8 +65,10 @@ class Teacher:
             self.average = {**stage.parameters.copies(self.model.device)}
         else:
             if alpha != 1 and model is None:
-                self.model = copy.deepcopy(stage.model).requires_grad_(False).eval()
-            self.parameters = dict(self.model.named_parameters())
+                parts = sharded(stage.model)
+                self.model = parts.twin() if parts else copy.deepcopy(stage.model)
+                self.model.requires_grad_(False).eval()
+            self.parameters = weights_of(self.model)
             if alpha not in (0, 1):
                 device = self.model.device
                 self.average = (
@@ -81,7 +78,8 @@ class Teacher:
                 )
         if model is None:
             stage.keep(**{name: self})
-        self.head = output_head(self.model)
+        if sharded(self.model) is None:
+            self.head = output_head(self.model)
 
     @torch.no_grad()
     def follow(self, masters: Mapping[str, torch.Tensor]) -> None:
@@ -104,7 +102,10 @@ class Teacher:
 
     @torch.no_grad()
     def states(self, rows: Sequence[Row]) -> TokenValues:
-        """Hidden states [width] that predict each token of the rows' completions."""
+        """Hidden states [width] that predict each token of the rows' completions.
+
+        Where ranks share the rows, each has those of its own (shares.py).
+        """
         if self.is_worn:
             with self.stage.parameters.wearing(cast(dict[str, torch.Tensor], self.average)):
                 return self._states(rows)
@@ -113,13 +114,16 @@ class Teacher:
     def _states(self, rows: Sequence[Row]) -> TokenValues:
         found: list[torch.Tensor] = []
         order: list[int] = []
-        for batch in micro_batches(self.model, rows, 2 * self.limit):
-            self.stage.tokens += computed_tokens(rows, batch)
-            states, _ = completion_states(self.model, rows, batch)
-            found.append(states)
-            order += [i for tree in batch for i in tree]
+        if sharded(self.model):  # whole for these rows, with the weights as they are now
+            self.head = output_head(self.model)
+        for batch, tokens in passes(self.model, rows, 2 * self.limit):
+            self.stage.tokens += tokens
+            states, _ = states_of(self.model, rows, batch)
+            if batch is not None:
+                found.append(states)
+                order += [i for tree in batch for i in tree]
         values = torch.cat(found) if found else torch.empty(0, device=self.model.device)
-        return TokenValues(values, [len(rows[i].completion) for i in order], order)
+        return TokenValues(values, [len(rows[i].completion) for i in order], order, len(rows))
 
     @torch.no_grad()
     def logits_at(
@@ -138,13 +142,15 @@ class Teacher:
         low: the lower halves of an average in halves.
         """
         weights = {name: w.detach() for name, w in self._own_weights().items()}
+        if (parts := sharded(self.model)) and not self.is_worn:
+            weights = {name: parts.spread(name, part) for name, part in weights.items()}
         halves = {n: a for n, a in self.average.items() if isinstance(a, Halves)}
         return {"weights": weights, **({"low": kept_of(halves)} if halves else {})}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raises ValueError naming the first weight that only one of state and teacher has."""
-        weights = self._own_weights()
+        weights, state = self._own_weights(), own_parts(state)
         check_names(state["weights"], weights, "the checkpoint of the teacher")
         for name, weight in weights.items():
             weight.copy_(state["weights"][name])

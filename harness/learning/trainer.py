@@ -15,7 +15,9 @@ in nothing else:
 * masters, parameters and moments are paired by name;
 * weight decay leaves biases and the weights of norms out, as TRL's trainers do;
 * dropout acts in the passes that learn from demonstrations or texts, never where a step learns from
-  samples of its own.
+  samples of its own;
+* where torchrun has started several ranks, each computes its share of the rows and has its parts of
+  masters, gradients and moments (harness/models/sharded.py); losses and norms are those of all.
 """
 
 from __future__ import annotations
@@ -41,21 +43,17 @@ from harness.learning.optimizer import (
     learning_rate,
 )
 from harness.learning.options import TrainingConfig
-from harness.learning.packing import (
-    Positions,
-    Row,
-    chunks,
-    completion_states,
-    computed_tokens,
-    micro_batches,
-)
+from harness.learning.packing import Positions, Row, chunks
 from harness.learning.parametrisation import Parametrisation, add_gradient, mover
 from harness.learning.part import having
+from harness.learning.shares import passes, states_of
 from harness.learning.stage import Stage
 from harness.learning.weights import check_names
+from harness.models import ranks
 from harness.models.forward import output_head
 from harness.models.recompute import recomputing
-from harness.models.repeatable import repeatable
+from harness.models.repeatable import repeatable, same_draws
+from harness.models.sharded import own_parts, sharded, weights_of
 
 ChunkLoss = Callable[[torch.Tensor, Positions], torch.Tensor]
 TokenLoss = Callable[..., torch.Tensor]  # of (logits, tokens), and weights where parts have some
@@ -92,9 +90,9 @@ class Trainer:
         self.config = config
         stage.training = config
         self.model = stage.model
-        self.params: dict[str, torch.nn.Parameter] = {
-            name: p for name, p in self.model.named_parameters() if p.requires_grad
-        }
+        self.parts = sharded(self.model)
+        learns = {name for name, p in self.model.named_parameters() if p.requires_grad}
+        self.params: Any = {n: p for n, p in weights_of(self.model).items() if n in learns}
         self.place = torch.device("cpu") if config.masters == "host" else self.model.device
         streams = config.masters != "device" and self.model.device.type != "cpu"
         self.splits = streams and self.parameters.splits
@@ -115,7 +113,7 @@ class Trainer:
         self.hooks = [
             param.register_post_accumulate_grad_hook(mover(self.receivers[name]))
             for name, param in self.params.items()
-            if self.holders.get(name) is not param
+            if self.holders.get(name) is not param and self.parts is None
         ]
         decayed = self.parameters.decayed(decayed_names(self.model))
         decay = {name: config.weight_decay * (name in decayed) for name in self.holders}
@@ -128,7 +126,6 @@ class Trainer:
         self.limit = config.micro_batch_tokens or stage.passes.tokens
         # Float32 gradient [vocabulary, width] of the head's weight, while a micro-batch is computed
         self.projected: torch.Tensor | None = None
-        self.head = output_head(self.model, self._head_gradient)
         stage.updates = stage.updates or 0
         stage.keep(trainer=self)
 
@@ -152,31 +149,59 @@ class Trainer:
             wanted, fitting = self.config.recomputes, self.stage.passes.recomputed
             recomputed = recomputing(self.model, fitting if wanted is None else wanted, dropout)
             with deterministic, self.parameters.computing(self.masters), recomputed:
-                return self._backward(rows, loss, last_first, raw)
+                if self.parts is None:
+                    return self._backward(rows, loss, last_first, raw).item()
+                return self._backward_of_share(rows, loss, last_first, raw)
         finally:
             self.model.eval()
 
-    def _backward(self, rows: Sequence[Row], loss: ChunkLoss, last_first: bool, raw: bool) -> float:
+    def _backward(
+        self, rows: Sequence[Row], loss: ChunkLoss, last_first: bool, raw: bool
+    ) -> torch.Tensor:
         # Sums stay on the device: a GPU waits at every number that is read.
         total = torch.zeros((), dtype=torch.float64, device=self.model.device)
         vocabulary = self.model.config.get_text_config().vocab_size
-        for batch in micro_batches(self.model, rows, self.limit):
-            tokens = computed_tokens(rows, batch)
+        head = output_head(self.model, self._head_gradient)
+        for batch, tokens in passes(self.model, rows, self.limit):
             self.stage.tokens += tokens
             self.stage.learned += tokens
-            states, positions = completion_states(self.model, rows, batch)
+            states, positions = states_of(self.model, rows, batch)
+            if positions is None:  # a pass of the other ranks
+                (0 * states).sum().backward()
+                continue
             leaf = states.detach().requires_grad_()
             parts = chunks(len(leaf), vocabulary, leaf.device)
             for part in reversed(parts) if last_first else parts:
-                logits = self.head(leaf[part])
+                logits = head(leaf[part])
                 value = loss(logits if raw else logits.float(), positions.part(part))
                 if value.requires_grad:
                     value.backward()
                 total += value.detach()
             if leaf.grad is not None and states.requires_grad:
                 states.backward(leaf.grad)
+            if self.parts is None:
+                self._add_head_gradient()
+        return total
+
+    def _backward_of_share(
+        self, rows: Sequence[Row], loss: ChunkLoss, last_first: bool, raw: bool
+    ) -> float:
+        """``backward`` on this rank's rows; gradients and loss are then those of all ranks."""
+        assert self.parts is not None
+        earlier = {n: h.grad for n, h in self.holders.items()} if self.parameters.makes else {}
+        for name in earlier:
+            self.holders[name].grad = None
+        with same_draws():  # ranks draw for rows of their own, as dropout does
+            total = self._backward(rows, loss, last_first, raw)
+        for name, gradient in self.parts.gradients():
+            assert not self.parameters.makes, f"the gradient of {name} is of a part"
+            self.receivers[name](gradient)
+        for name, before in earlier.items():  # numbers that every rank has whole
+            gradient = ranks.summed(halves.gradient_of(self.holders[name]))
+            gradient += 0 if before is None else before
+        if self.model.get_output_embeddings().weight.requires_grad:
             self._add_head_gradient()
-        return total.item()
+        return ranks.summed(total).item()
 
     def token_mean(self, rows: Sequence[Row], total: TokenLoss) -> dict[str, float]:
         """Backward of the mean loss over all completion tokens of ``rows``.
@@ -216,9 +241,7 @@ class Trainer:
             self.optimizer.forget()
         logged = self._join_gradients()
         stage.rate = rate = learning_rate(self.config, stage.step - stage.begun, stage.planned)
-        # Of a master it reads the gradient alone.
-        holders = cast(list[torch.Tensor], list(self.holders.values()))
-        norm = torch.nn.utils.clip_grad_norm_(holders, self.config.max_grad_norm)
+        norm = self._clip()
         if not torch.isfinite(norm):  # AdamW would write it into every weight
             raise UserError(
                 f"step {stage.step + 1}",
@@ -232,6 +255,20 @@ class Trainer:
         self.parameters.settle(self.masters)
         self.copy_to_model()
         return {**logged, "grad_norm": norm.item(), "learning_rate": rate}
+
+    def _clip(self) -> torch.Tensor:
+        """Scale the gradients down to the norm that they may have; returns the one that they had.
+
+        Of a master it reads the gradient alone.
+        """
+        holders = cast(list[torch.Tensor], list(self.holders.values()))
+        most = self.config.max_grad_norm
+        if self.parts is None or self.parameters.makes:
+            return torch.nn.utils.clip_grad_norm_(holders, most)
+        gradients = [h.grad for h in holders if h.grad is not None]
+        norm = ranks.summed(torch.nn.utils.get_total_norm(gradients).square()).sqrt()
+        torch.nn.utils.clip_grads_with_norm_(holders, most, norm)
+        return norm
 
     def effective(self) -> Iterator[tuple[str, torch.Tensor]]:
         """(name, float32 weight on ``place``) of each weight of the model that learns."""
@@ -332,22 +369,31 @@ class Trainer:
     def close(self) -> None:
         """Leave the model as it is, and free masters, moments and hooks.
 
-        The head's function refers to this trainer, which refers to it. Without ``close`` masters
-        and moments would live until Python collects such cycles, on a GPU beside those of the next
-        stage. A closed trainer cannot be used.
+        Without ``close`` masters and moments would live as long as anybody has the trainer, on a
+        GPU beside those of the next stage. A closed trainer cannot be used.
         """
         for hook in self.hooks:
             hook.remove()
         self.stage.let_go(self)
-        del self.head, self.optimizer, self.projected, self.params, self.masters, self.holders
+        if self.parts:
+            self.parts.round()
+        del self.optimizer, self.projected, self.params, self.masters, self.holders
         del self.hooks, self.receivers
 
     def state_dict(self) -> dict[str, Any]:
         """Masters, as ``kept_of`` has them, and AdamW's moments, each by the parameter's name."""
-        return {"masters": halves.kept_of(self.holders), "moments": self.optimizer.state_dict()}
+        masters, moments = halves.kept_of(self.holders), self.optimizer.state_dict()
+        if self.parts and not self.parameters.makes:
+            masters = {name: self.parts.spread(name, part) for name, part in self.masters.items()}
+            moments = {
+                name: {key: self.parts.spread_like(name, value) for key, value in state.items()}
+                for name, state in moments.items()
+            }
+        return {"masters": masters, "moments": moments}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raises ValueError naming the first weight that only one of state and trainer has."""
+        state = own_parts(state)
         check_names(state["masters"], self.holders, "the checkpoint of the trainer")
         halves.restore(self.holders, state["masters"])
         self.optimizer.load_state_dict(state["moments"])
@@ -359,7 +405,7 @@ class Trainer:
         It is that of the weight's master. Where a CPU has that apart, and where weights are made of
         other numbers, it is a float32 sum, which goes there once for each micro-batch.
         """
-        holder = self.holders.get(self._name_of(weight))
+        holder = self.holders.get(self._name_of(weight)) if self.parts is None else None
         if holder is weight or (holder is not None and weight.device.type != "cpu"):
             return halves.gradient_of(holder)
         if self.projected is None:
@@ -367,15 +413,20 @@ class Trainer:
         return self.projected
 
     def _add_head_gradient(self) -> None:
-        """Move the micro-batch's gradient of the head's weight to its master."""
+        """Move the gradient of the head's weight, of a micro-batch or a share, to its master."""
+        if self.projected is None and self.parts:  # a rank without rows
+            self.projected = self.parts.no_gradient()
         if self.projected is None:
             return
         weight = self.model.get_output_embeddings().weight
-        self.receivers[self._name_of(weight)](self.projected)
+        gradient = self.projected
+        if self.parts:
+            gradient = self.parts.divide(gradient)
+        self.receivers[self._name_of(weight)](gradient)
         self.projected = None
 
     def _name_of(self, weight: torch.Tensor) -> str:
-        return next(name for name, param in self.params.items() if param is weight)
+        return next(name for name, param in self.model.named_parameters() if param is weight)
 
     def copy_to_model(self) -> None:
         """Write what the masters say into the model; for a part that has changed them by itself."""

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -16,7 +17,9 @@ from weakref import WeakKeyDictionary
 import torch
 
 from harness.base.errors import NO_MORE_WRITES, UserError, one_line
+from harness.models import ranks
 from harness.models.digest import digests
+from harness.models.sharded import sharded
 
 # Keys of a config that no number of the model depends on.
 CIRCUMSTANCES = (
@@ -63,16 +66,22 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint that transformers loads.
 
-    An atomic rename puts it in place: ``folder`` holds a whole checkpoint or does not exist.
+    An atomic rename puts it in place: ``folder`` holds a whole checkpoint or does not exist. Of a
+    model in parts rank 0 gathers and writes all.
     """
     folder = Path(folder)
     partial = folder.with_name(folder.name + ".partial")
     old = folder.with_name(folder.name + ".old")
+    parts = sharded(model)
+    whole = parts.saved() if parts else {}
+    if ranks.index():
+        folder.mkdir(exist_ok=True)  # which is all that this rank wants to know
+        return
     for leftover in (partial, old):
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir(parents=True)
     with no_bars():
-        model.save_pretrained(partial)
+        model.save_pretrained(partial, **({"state_dict": whole} if whole else {}))
         tokenizer.save_pretrained(partial)
     # The old checkpoint is moved away first: a removal that is cut short would leave half of it.
     if folder.exists():
@@ -123,8 +132,10 @@ def check_saving(
     """Raises UserError where config, generation config or tokenizer cannot be saved and loaded.
 
     Every stage saves them, and the next one goes on from them: they have to be the same again. The
-    model's weights are not looked at, and may be on the meta device.
+    model's weights are not looked at, and may be on the meta device. Rank 0 alone saves.
     """
+    if ranks.index():
+        return
     remedy = "mend config.json, generation_config.json or the tokenizer's files in its folder"
     with tempfile.TemporaryDirectory() as folder, no_bars():
         # transformers and a user's files may raise any exception.
@@ -200,16 +211,30 @@ def model_fingerprint(model: PreTrainedModel, by_digests: bool | None = None) ->
     """
     if by_digests is None:
         by_digests = model.device.type != "cpu"
-    tensors = sorted(model.state_dict().items())
-    contents: Iterable[Any] = map(_bytes, (tensor for _, tensor in tensors))
-    if by_digests:
-        contents = digests([tensor for _, tensor in tensors])
     digest = hashlib.blake2b(digest_size=16)
-    for (name, tensor), content in zip(tensors, contents, strict=True):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+    for head, content in _heads_and_contents(model, by_digests):
+        digest.update(head)
         digest.update(content)
     digest.update(_canonical(_without_circumstances(model.config.to_diff_dict())))
     return digest.hexdigest()
+
+
+def _heads_and_contents(model: PreTrainedModel, by_digests: bool) -> Iterator[tuple[bytes, Any]]:
+    """(name, dtype and shape; content or its digest) of all tensors of a model, by name."""
+    parts = sharded(model)
+    tensors = parts.state() if parts else iter(sorted(model.state_dict().items()))
+    for names, group in _grouped(tensors, 1 if parts else None):
+        contents: Iterable[Any] = digests(group) if by_digests else map(_bytes, group)
+        for name, tensor, content in zip(names, group, contents, strict=True):
+            yield f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), content
+
+
+def _grouped(
+    tensors: Iterator[tuple[str, torch.Tensor]], size: int | None
+) -> Iterator[tuple[list[str], list[torch.Tensor]]]:
+    """Names and tensors, so many at a time; all at once, for a GPU that is read once, if None."""
+    while group := list(islice(tensors, size)):
+        yield [name for name, _ in group], [tensor for _, tensor in group]
 
 
 def _bytes(tensor: torch.Tensor) -> Any:

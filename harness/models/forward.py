@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
+from harness.models import ranks
+from harness.models.sharded import sharded
+
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
     from transformers import PreTrainedModel
@@ -37,6 +40,16 @@ def hidden_states(
     # Llama 4 names a prefix that it does not have.
     body = getattr(model, model.base_model_prefix or "model", None) or model.model
     return body(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
+
+
+@contextmanager
+def unrecorded() -> Iterator[None]:
+    """No gradients in the body: PyTorch's inference mode, or no_grad among ranks.
+
+    What FSDP2 allocates in inference mode could not be used in training.
+    """
+    with torch.no_grad() if ranks.active() else torch.inference_mode():
+        yield
 
 
 @contextmanager
@@ -159,7 +172,9 @@ def distinct_tokens(model: PreTrainedModel, count: int) -> list[int] | None:
     """
     vocabulary = model.config.get_text_config().vocab_size
     ids = torch.linspace(0, vocabulary - 1, min(vocabulary, 64), device=model.device).long()
-    embeddings = model.get_input_embeddings()(ids).flatten(1).float().cpu()
+    embedding, parts = model.get_input_embeddings(), sharded(model)
+    found = parts.whole(embedding.weight)[ids] if parts else embedding(ids)
+    embeddings = found.flatten(1).float().cpu()
     alike = (embeddings[:, None] == embeddings).all(-1)
     first = alike.int().argmax(1) == torch.arange(len(ids))
     distinct = ids.cpu()[first].tolist()
@@ -200,7 +215,8 @@ def output_head(
 
     gradient: ``f(weight) -> tensor`` of the weight's shape. The backward of states [tokens, width]
     adds the gradient of the projection's weight to that tensor, without the weight's hooks. It is
-    not called where the projection has a bias or does not learn.
+    not called where the projection has a bias or does not learn. Of a model in parts the projection
+    is made whole here: the function is that of the weights as they are now.
     """
     project = _projection(model, gradient)
     config = model.config.get_text_config()
@@ -230,11 +246,14 @@ def _projection(
     linear = model.get_output_embeddings()
     if type(linear) is not torch.nn.Linear:
         return linear
-    weight = linear.weight
-    frozen = linear.bias is not None or not weight.requires_grad
+    parts = sharded(model)
+    weight = parts.head_weight() if parts else linear.weight
+    frozen = linear.bias is not None or not linear.weight.requires_grad
 
     def project(states: torch.Tensor) -> torch.Tensor:
         states = states.to(weight.dtype)  # Mamba's are float32 in any case.
+        if parts and (gradient is None or frozen):
+            return F.linear(states, weight)
         if gradient is None or frozen:
             return linear(states)
         return _Projection.apply(states, weight, gradient)

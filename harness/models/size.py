@@ -6,6 +6,9 @@ from typing import TypedDict
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
+from harness.models import ranks
+from harness.models.sharded import sharded, weights_of
+
 
 class Change(TypedDict):
     """norm: L2 norm of the difference of all weights; share: of the entries that differ."""
@@ -69,14 +72,19 @@ def operations(
 def change(weights: Mapping[str, torch.Tensor], start: PreTrainedModel) -> Change:
     """What became of ``start``: ``weights`` by name, the others are as they were.
 
+    weights: of a model in parts, as ``weights_of`` has them.
+
     Sums are in float64.
     """
-    before = dict(start.named_parameters())
+    before = weights_of(start)
     squares, differing = 0.0, 0
     for name, weight in weights.items():
         old = before[name].to(weight.device, torch.float32)
         difference = weight.detach().float() - old
         squares += float(difference.double().square().sum())
         differing += int(difference.count_nonzero())
-    total = sum(weight.numel() for weight in before.values())
+    total = sum(weight.numel() for weight in start.parameters())
+    if sharded(start):
+        of_ranks = ranks.gathered((squares, differing))
+        squares, differing = (sum(numbers) for numbers in zip(*of_ranks, strict=True))
     return {"norm": squares**0.5, "share": differing / total}

@@ -9,6 +9,7 @@ from harness.learning.method import Method
 from harness.learning.parametrisation import Parametrisation
 from harness.learning.part import Part
 from harness.learning.stage import Stage
+from harness.models.sharded import weights_of
 from harness.models.size import Change, change, operations, product_weights
 from harness.results.formats import RELEARN
 from harness.runs.one_run import OneRun
@@ -29,7 +30,7 @@ class Changes:
     def measure(self) -> None:
         """Compare the model, as the stage leaves it, with the starts of stage and run."""
         start = time.monotonic()
-        weights = dict(self.live.model.named_parameters())
+        weights = weights_of(self.live.model)
         is_first = self.number == 1 and self.live.run.reference != RELEARN
         for of in ("run",) if is_first else ("run", "stage"):
             with torch.random.fork_rng():

@@ -19,6 +19,7 @@ from harness.runs.order import Order
 from harness.runs.references import Run
 
 if TYPE_CHECKING:
+    from harness.learning.stage import Stage
     from harness.runs.one_run import OneRun
 
 # Edition of the harness that wrote a checkpoint. The first one wrote none, and its state is not
@@ -105,6 +106,10 @@ class Saves:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._copies: list[torch.Tensor] = []  # kept from one checkpoint to the next
+
+    def check(self, stage: "Stage") -> None:
+        """Raises UserError unless what the method keeps is plain."""
+        check_kept(stage.state_dict()["kept"], self.place)
 
     def is_due(self) -> bool:
         """Raises what the last one's thread met."""

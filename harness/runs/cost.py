@@ -253,7 +253,7 @@ class Memory:
         )
         tokens = max(length, min(passes.tokens, rows * length))
         token = self.recomputed if passes.recomputed else self.token
-        micro_batch = tokens * token + self._head(work, trained, tokens) + engine.asleep
+        micro_batch = tokens * token + self.head_bytes(work, trained, tokens) + engine.asleep
         sampling = cached_tokens * self.cache_token + packed * self.parameters * self.size
         sampling += engine.awake
         if self.on_gpu:  # Gradients end with their step, before the next answers are sampled.
@@ -269,7 +269,7 @@ class Memory:
         layered: whether the model's layers can be computed again.
         """
         room = free + self.parameters * self.size - self._models(work, trained)
-        room -= self._held(config, work, trained).device + self._head(work, trained, math.inf)
+        room -= self._held(config, work, trained).device + self.head_bytes(work, trained, math.inf)
         wanted = config.recomputes if layered else False
         limit = config.micro_batch_tokens
         return fitting_passes(max(0.0, room), self.token, self.recomputed, limit, wanted)
@@ -304,7 +304,7 @@ class Memory:
         weights = self.parameters * self.size * (1 + packed)
         return (weights + cached_tokens * self.cache_token) / GIB
 
-    def _head(self, work: Work, trained: Size, tokens: float) -> float:
+    def head_bytes(self, work: Work, trained: Size, tokens: float) -> float:
         """Bytes of one chunk of logits of a micro-batch, and of the head's gradient."""
         # Logits, log-probabilities and a gradient; as much again where a second model has logits.
         tensors = 6 if work.scored else 3

@@ -8,12 +8,21 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.base.console import Progress
+from harness.base.errors import UserError
 from harness.base.files import read_json
 from harness.evaluation.evaluator import Evaluator
 from harness.evaluation.settings import Evaluate
+from harness.models import ranks
 from harness.models.flex import FLEX, attend_by_flex, keep_flex
-from harness.models.load import load_model, resolve_device
-from harness.models.products import Products, fixed_products, keep_products, measured_products
+from harness.models.load import load_model, prepare_device, resolve_device
+from harness.models.products import (
+    PLAIN,
+    Products,
+    fixed_products,
+    keep_products,
+    measured_products,
+)
+from harness.models.sharded import shard
 from harness.results.formats import PRODUCTS, check_shape
 from harness.results.writer import ResultsWriter
 from harness.runs.order import Order
@@ -82,9 +91,19 @@ def load_order_model(
     spec = order.model
     dtype = str(order.dtype()).removeprefix("torch.")
     if source:
+        ranks.wait()  # rank 0 has written it
+        source = ranks.real(source)
         name, revision, place = str(source), None, str(source)
     else:
         name, revision, place = spec.name, spec.revision, f"{order.path}: model"
+    if ranks.active():
+        device = torch.device(device_of_rank(order))
+        ranks.mesh(device.type)
+        with ranks.in_turn():  # the host has one whole model at a time
+            model, tokenizer = load_model(name, dtype, "cpu", revision, place, spec.template)
+            shard(model, order.dtype(), device)
+        keep_products(model, PLAIN)
+        return model, tokenizer
     model, tokenizer = load_model(name, dtype, spec.device, revision, place, spec.template)
     if order.products:
         keep_products(model, order.products.sampling)
@@ -96,6 +115,21 @@ def load_order_model(
         else:
             attend_by_flex(model, f"{place}: attention")
     return model, tokenizer
+
+
+def device_of_rank(order: Order) -> str:
+    """The device of this rank's part of the order's model. Raises UserError without a GPU."""
+    if torch.device(resolve_device(order.model.device)).type == "cpu":
+        return "cpu"
+    device = ranks.device()
+    if device == "cpu":
+        raise UserError(
+            f"rank {ranks.index()}",
+            f"this machine has {torch.cuda.device_count()} GPUs, fewer than ranks",
+            "give torchrun a --nproc-per-node of as many, or model.device=cpu",
+        )
+    prepare_device(device)
+    return device
 
 
 def take_products(order: Order, folder: Path) -> None:

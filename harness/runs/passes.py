@@ -7,6 +7,7 @@ find another one.
 from collections.abc import Iterable
 
 from harness.base.files import read_json, write_sealed
+from harness.models import ranks
 from harness.models.flex import FLEX
 from harness.models.load import source_of
 from harness.models.memory import Passes, free_memory
@@ -15,6 +16,7 @@ from harness.runs.cost import Memory
 from harness.runs.estimate import outlooks_of, work_of
 from harness.runs.one_run import OneRun
 from harness.runs.plan import model_shape
+from harness.runs.ranks_cost import PartsMemory
 from harness.skills.skill import Skill
 
 REMEDY = "remove it: the run's passes are sized anew"
@@ -30,13 +32,16 @@ def passes_of(live: OneRun) -> Passes | None:
     if live.model.device.type == "cpu" or not method.trains or method.has_own_loop:
         return None
     path = live.results.run(live.run.name) / "passes.json"
+    kept = {}
     if path.exists():
         kept = read_json(path, "tokens", "recomputed", remedy=REMEDY)
+    if kept and kept.get("ranks", 1) == ranks.count():
         return Passes(int(kept["tokens"]), bool(kept["recomputed"]))
-    free = free_memory(live.model.device)
+    free = min(ranks.gathered(free_memory(live.model.device)))
     stages = _fitting(live, free)
     passes = Passes(min(p.tokens for p in stages), any(p.recomputed for p in stages))
-    write_sealed(path, {"tokens": passes.tokens, "recomputed": passes.recomputed, "free": free})
+    found = {"tokens": passes.tokens, "recomputed": passes.recomputed, "free": free}
+    write_sealed(path, {**found, "ranks": ranks.count()} if ranks.active() else found)
     return passes
 
 
@@ -48,13 +53,18 @@ def _fitting(live: OneRun, free: int) -> list[Passes]:
     memory = Memory(shape, live.model.dtype, live.model.device, repeats)
     outlooks = outlooks_of(order, live.tokenizer, memory.parameters)
     layered = can_recompute(live.model)
+    parts = PartsMemory(shape, memory, ranks.count())
     found = []
     for number, skills in enumerate(live.run.stages, 1):
         own, *_ = _budgets(live, skills)
         earlier = [each for k in live.run.stages[: number - 1] for each in _budgets(live, k)]
         later = len(live.run.stages) - number
         stage = work_of(spec, shape, outlooks, own, later, earlier)
-        found.append(memory.passes(free, spec.config, stage.work, stage.trained, layered))
+        asked = spec.config, stage.work, stage.trained
+        if ranks.active():
+            found.append(parts.passes(free + parts.model, *asked))
+        else:
+            found.append(memory.passes(free, *asked, layered))
     return found
 
 

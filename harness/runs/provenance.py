@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from harness.base.files import ROOT, read_json, write_sealed
+from harness.models import ranks
 from harness.models.memory import allocator_settings, segments_grow
 from harness.runs.about import about_method
 from harness.runs.one_run import OneRun
@@ -83,6 +84,7 @@ def _provenance(live: OneRun, first: int) -> dict[str, Any]:
         "chat_template": asdict(order.chat_template),
         "device": device_name(live.model.device),
         **_allocator(live.model.device),
+        **({"ranks": ranks.count()} if ranks.active() else {}),
         "dtype": str(live.model.dtype),
         **({"learns_in": learns_in} if learns_in else {}),
         "threads": torch.get_num_threads(),

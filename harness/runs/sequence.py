@@ -34,6 +34,7 @@ from harness.runs.engines import (
 )
 from harness.runs.expected import forecast_of
 from harness.runs.failures import RunFailed, failing_alone
+from harness.runs.mirror import writer_of_rank
 from harness.runs.one_run import (
     OneRun,
     check_base_model,
@@ -68,7 +69,7 @@ def run_order(
     shard: the part of the runs that this process begins with, and it leaves out what others work
     on; without one such a run raises UserError.
     """
-    results = ResultsWriter(folder)
+    results = writer_of_rank(folder)
     progress = progress or Progress()
     progress.listeners.append(LeaseTeller(results))
     fresh_model = prepare(order, results, progress)

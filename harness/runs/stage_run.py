@@ -13,17 +13,19 @@ from harness.learning.checks import check_done
 from harness.learning.draws import seed_all
 from harness.learning.stage import Stage
 from harness.learning.step import Step
+from harness.models import ranks
 from harness.models.checkpoint import save_checkpoint
 from harness.results.formats import RELEARN
 from harness.runs.amounts import Amounts
 from harness.runs.base_stage import BaseStage
 from harness.runs.changes import Changes
-from harness.runs.checkpoints import Saves, check_kept, load_state, save_memory
+from harness.runs.checkpoints import save_memory
 from harness.runs.engines import sampler_for
 from harness.runs.measurements import Finding, Measurements
 from harness.runs.one_run import OneRun, start_of
 from harness.runs.passes import passes_of
 from harness.runs.references import JointSkill, joint_name, union
+from harness.runs.shared_saves import load_checkpoint, saves_of
 from harness.skills.skill import Skill
 
 LONGEST_STOP = 10.0  # seconds of a step and of a checkpoint that a stop waits for
@@ -55,7 +57,7 @@ class SkillStage(BaseStage):
     def __init__(self, live: OneRun, number: int) -> None:
         self.skills = live.taught(number)
         super().__init__(live, number, joint_name(self.skills))
-        state = load_state(self.folder / "checkpoint", live.model.device)
+        state = load_checkpoint(self.folder / "checkpoint", live.model)
         if state:
             live.evaluator.seconds = state["evaluation_seconds"]
             self.log = state["log"]
@@ -71,7 +73,7 @@ class SkillStage(BaseStage):
             live.parameters.restore(live.model, state["model"])
         self.rate = Rate(self.stage.steps_in_all, self.stage.step)
         self.is_checked = False  # whether a checkpoint can hold what the method keeps
-        self.saves = Saves(self.folder / "checkpoint", live, self.stage.step)
+        self.saves = saves_of(self.folder / "checkpoint", live, self.stage.step)
         if state:
             done = self.stage.step / max(1, self.stage.steps_in_all)
             live.progress.forecast.enter(live.run.name, number, done)
@@ -193,8 +195,9 @@ class SkillStage(BaseStage):
     def _after_step(self, stage: Stage, step: Step) -> None:
         """Log and show progress; evaluate and write a checkpoint where one is due."""
         if not self.is_checked:  # now, not at the first checkpoint, which may be minutes away
-            check_kept(stage.state_dict()["kept"], f"methods.{self.live.run.label}")
+            self.saves.check(stage)
             self.is_checked = True
+        pending = ranks.any_of(SIGNALS.pending)
         self.log.append({"step": self.before.steps + stage.step, **step.logged})
         numbers = " ".join(
             f"{name} {step.logged[name]:.3g}" for name in ("loss", "reward") if name in step.logged
@@ -206,15 +209,15 @@ class SkillStage(BaseStage):
         self.live.tell(f"learns {self.skill_name}", **steps, each=self.rate.each(stage.step))
         self.saves.lost += step.logged["seconds"]
         self.due = stage.step < stage.steps_in_all and self._is_measured(stage.step)
-        if self.due and SIGNALS.pending is None:
+        if self.due and pending is None:
             self._evaluate_inside()
         is_time = self.saves.is_due()
         if stage.step == stage.steps_in_all:
             is_time |= self.saves.is_worth()
-        if is_time or SIGNALS.pending is not None:
-            self._save_state(wait=SIGNALS.pending is not None)
-        if SIGNALS.pending is not None:
-            raise Stopped(SIGNALS.pending)
+        if is_time or pending is not None:
+            self._save_state(wait=pending is not None)
+        if pending is not None:
+            raise Stopped(pending)
         SIGNALS.waits = step.logged["seconds"] + self.saves.seconds < LONGEST_STOP
 
     def _is_measured(self, step: int) -> bool:

@@ -16,7 +16,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from harness.models.forward import PAD, attending, can_share_prompts, on_device
+from harness.models.forward import PAD, attending, can_share_prompts, on_device, unrecorded
 from harness.models.rope import border_of, side_of
 from harness.sampling.sampler import common_prefix
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from harness.sampling.drawing import Growing
 
 
-@torch.inference_mode()
+@unrecorded()
 def buffered(
     model: PreTrainedModel, prompts: list[list[int]], completions: int, answers: Growing
 ) -> None:

@@ -15,9 +15,11 @@ from contextlib import nullcontext
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from harness.models import ranks
 from harness.models.chat import stop_tokens
 from harness.models.products import sampling_products
 from harness.models.rope import answer_side, border_of
+from harness.models.sharded import sharded
 from harness.sampling.buffers import buffered
 from harness.sampling.drawing import Answers, Decoding
 from harness.sampling.generate import GENERATE_WAYS
@@ -78,11 +80,19 @@ class TransformersSampler:
         completions: dict[tuple[int, int], Completion] = {}
         # ``generate`` serves models that are little tried: their products stay PyTorch's own.
         own = way in [WAYS[name] for name in OWN_WAYS]
-        with sampling_products(self.model) if own else nullcontext():
+        parts = sharded(self.model)
+        with (
+            sampling_products(self.model) if own else nullcontext(),
+            parts.in_step() if parts else nullcontext(),
+        ):
             for indices, turn in self._batches(prompts, n, way, max_new_tokens):
                 completions |= self._batch(prompts, indices, turn, way, decoding)
                 if progress:
-                    progress(len(completions))
+                    progress(len(completions) * (ranks.count() if parts else 1))
+        if parts:
+            completions = {
+                key: c for found in ranks.gathered(completions) for key, c in found.items()
+            }
         return [[completions[i, k] for k in range(n)] for i in range(len(prompts))]
 
     def rest(self) -> None:
@@ -95,7 +105,8 @@ class TransformersSampler:
 
         The prompts of a batch are on one side of the length at which rotary positions change, and
         of one length where the way takes no padding. Batches are of like size: a small one reads
-        all weights for few rows as often as a large one.
+        all weights for few rows as often as a large one. Ranks that share a model share the
+        prompts, each with all of their lengths.
         """
         border = border_of(self.model.config)
         kinds = [
@@ -103,6 +114,8 @@ class TransformersSampler:
             for prompt in prompts
         ]
         order = sorted(range(len(prompts)), key=lambda i: (kinds[i], len(prompts[i]), i))
+        if sharded(self.model):
+            order = order[ranks.index() :: ranks.count()]
         longest = max(map(len, prompts), default=0)
         rows = self.batch_size or rows_of(self.model, longest, max_new_tokens)
         per_batch = max(1, rows // n)
