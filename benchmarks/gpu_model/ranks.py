@@ -16,7 +16,7 @@ from benchmarks.gpu_model.table import (
 )
 from harness.learning.outlook import Work
 from harness.runs.cost import StepWork
-from harness.runs.ranks_cost import RanksCost, Share, fleet_of
+from harness.runs.ranks_cost import RanksCost, RankShare, fleet_of
 from methods.sdft import SDFTConfig
 
 FLEETS = (("7B", "2x80"), ("7B", "4x80"), ("7B", "8x80"), ("72B", "8x141"), ("72B", "16x141"))
@@ -36,7 +36,7 @@ def table() -> str:
     return "".join(lines)
 
 
-def share_of(name: str, gpus: str, method: str, trained: str) -> Share:
+def share_of(name: str, gpus: str, method: str, trained: str) -> RankShare:
     """What a rank takes; gpus: as ``8x80``."""
     cost = RanksCost(shape_of(name), torch.bfloat16, fleet_of(gpus))
     size, passes = trained_by(name, trained)
@@ -63,7 +63,7 @@ def _row(name: str, gpus: str, method: str, trained: str) -> str:
     return start + "".join(f"| {cell} " for cell in _cells(share)) + "|\n"
 
 
-def _cells(share: Share) -> Iterator[str]:
+def _cells(share: RankShare) -> Iterator[str]:
     yield f"{share.gib:.0f}"
     if share.passes is None:
         yield "does not fit"

@@ -67,7 +67,7 @@ def fleet_of(text: str) -> Fleet:
 
 
 @dataclass(frozen=True)
-class Share:
+class RankShare:
     """What a rank takes. gib: on its GPU, context included; passes: None where nothing fits; terms:
     seconds of a step; sent: seconds of it that the GPU waits for others; efficiency: the step's
     time on one GPU without limit of memory, over the ranks' time for it.
@@ -145,7 +145,7 @@ class RanksCost:
         trained: Size,
         step: StepWork,
         cached_tokens: float,
-    ) -> Share:
+    ) -> RankShare:
         """What a rank takes of a step of all ranks.
 
         step: of all of them, its ``limit`` is found here; cached_tokens: whose keys and values are
@@ -165,7 +165,7 @@ class RanksCost:
         )
         terms, sent = self._terms(own, work, trained)
         alone = sum(self.gpu.terms(replace(step, limit=passes.tokens, recomputed=False)))
-        return Share(
+        return RankShare(
             peak + CONTEXT,
             passes if peak <= gib else None,
             terms,

@@ -12,7 +12,7 @@ from harness.runs.methods import MethodSpec
 from harness.runs.on_ranks import check_order
 from harness.runs.order import Order
 from harness.runs.plan import model_shape
-from harness.runs.ranks_cost import Fleet, RanksCost, Share, fleet_of
+from harness.runs.ranks_cost import Fleet, RanksCost, RankShare, fleet_of
 
 HEAD = ("method", "skill", "GPU, GiB", "a pass", "s/step", "waits", "learning", "efficiency")
 
@@ -70,7 +70,7 @@ def _row(
     return (spec.label, outlook.skill.name, *_cells(share, -(-prompts // batch)))
 
 
-def _cells(share: Share, steps: int) -> tuple[str, ...]:
+def _cells(share: RankShare, steps: int) -> tuple[str, ...]:
     if share.passes is None:
         return (f"{share.gib:.1f}", "does not fit", "", "", "", "")
     seconds = sum(share.terms)
