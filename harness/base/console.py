@@ -134,6 +134,8 @@ class Screen(Listener):
             transient=True,
             redirect_stdout=sys.stdout.isatty(),  # what goes into a file stays out of this
         )
+        self.streams = sys.stdout, sys.stderr  # before Live puts its own in their place
+        os.register_at_fork(after_in_child=self._in_child)
 
     def said(self, text: str) -> None:
         since = clock(time.monotonic() - self.progress.started)
@@ -144,14 +146,17 @@ class Screen(Listener):
             self._start()
 
     def _start(self) -> None:
-        streams = sys.stdout, sys.stderr
+        self.streams = sys.stdout, sys.stderr
         self.live.vertical_overflow = "crop"
         self.live.start()
         self.console.show_cursor(True)  # A process that is killed cannot bring it back.
         SIGNALS.tell = self._note
         atexit.register(self.closed)
-        # A forked process has no thread that paints: what it prints must not wait for one.
-        os.register_at_fork(after_in_child=lambda: _set_streams(streams))
+
+    def _in_child(self) -> None:
+        """A forked process has no thread that paints: what it prints must not wait for one."""
+        if self.live.is_started:
+            sys.stdout, sys.stderr = self.streams
 
     def _note(self, text: str) -> None:
         """What a signal means, in its handler: the painting thread prints it."""
@@ -185,10 +190,10 @@ class Screen(Listener):
         elif rows:
             lines.append(self._bars(rows, width))
         since = clock(time.monotonic() - self.progress.started)
-        lines += [_cut(f"{since} {self.progress.text}", width), *self.below]
+        lines.append(_cut(f"{since} {self.progress.text}", width))
         if self.notice:
             lines.append(_cut(self.notice, width))
-        return Group(*lines)
+        return Group(*lines, *self.below)
 
     def _bars(self, rows: Sequence[tuple[str, str, HowFar]], width: int) -> RenderableType:
         names = width >= NARROW
@@ -214,10 +219,6 @@ def _cut(text: str, width: int) -> Text:
     line = Text(text.replace("\n", " "), no_wrap=True)
     line.truncate(max(width, 0), overflow="crop")
     return line
-
-
-def _set_streams(streams: tuple[TextIO, TextIO]) -> None:
-    sys.stdout, sys.stderr = streams
 
 
 class Progress:
