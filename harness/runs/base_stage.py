@@ -68,6 +68,7 @@ class BaseStage:
     def evaluate(self, final: bool) -> None:
         """Measure the live model and record it; final: at the end of the stage, or inside it."""
         before = self.live.progress.forecast.doing(MEASURING)
+        self.live.progress.show("takes the fingerprint of the weights")
         measurements = Measurements(self.live, self._progress)
         if final:
             self._check_learned(measurements.weights)

@@ -150,6 +150,7 @@ class OneRun:
         before = start_of(self.results, self.order, self.run, stage)
         if of == "run" or before is None:
             return self.load_base()
+        self.progress.show(f"loads {before.name} of {before.parent.name} again")
         model, _ = load_order_model(self.order, before / "weights")
         check_kept_weights(self.results, before, model, model_fingerprint(model))
         keep_abilities(self.abilities, model)
@@ -157,6 +158,7 @@ class OneRun:
 
     def load_base(self) -> PreTrainedModel:
         """Another copy of the base model."""
+        self.progress.show("loads the base model again")
         base, _ = load_order_model(self.order)
         check_base_model(self.results, base, model_fingerprint(base))
         keep_abilities(self.abilities, base)

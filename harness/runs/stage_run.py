@@ -169,6 +169,7 @@ class SkillStage(BaseStage):
                 progress.show(f"ends the stage for {name}")
                 self._seed("end", name)
                 part.end(self.stage)
+            progress.show("ends the stage for what is trained")
             self.live.parameters.end(self.stage)
         finally:
             SIGNALS.waits = False
