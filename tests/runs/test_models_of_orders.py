@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from harness.base.console import STAMP
 from harness.base.errors import UserError
 from harness.runs.plan import plan
 from harness.runs.reading import read_order
@@ -80,7 +81,7 @@ def test_prompts_are_tried_before_a_model_is_loaded(tiny, order_file, tmp_path):
         "",
     ) and "skill digits, split test: the model's chat template fails" in done.stderr
     first, *more = done.stderr.splitlines()
-    errors = [line for line in more if not line.startswith("[")]
+    errors = [line for line in more if not STAMP.match(line)]
     assert first[19:] == f" reads {path}" and len(errors) == 1 and not out.exists()
 
 
@@ -96,7 +97,7 @@ def test_command_with_a_damaged_model(tiny, order_file, tmp_path):
     done = start(order_file(model=str(folder)), "--out", tmp_path / "out")
     assert done.returncode == 2 and done.stdout == ""
     first, *more = done.stderr.splitlines()
-    errors = [line for line in more if not line.startswith("[")]
+    errors = [line for line in more if not STAMP.match(line)]
     assert first[19:] == f" reads {tmp_path}/tiny.yaml" and len(errors) == 1
     assert errors[0].startswith(f"error: {tmp_path}/tiny.yaml: model: {folder} cannot be loaded")
     assert not (tmp_path / "out").exists()
