@@ -12,7 +12,7 @@ from harness.base.stopping import SIGNALS
 from harness.watch.curves import Curves, panel
 from harness.watch.log import LOG
 from harness.watch.page import PageRedrawer
-from tests.fabricate import fabricate
+from tests.fabricate import METHODS, fabricate
 
 FAST = {
     "methods": {"sft": {"learning_rate": 1e-3}},
@@ -173,7 +173,7 @@ def test_the_page_is_drawn_after_a_stage_but_not_twice_at_the_end(monkeypatch, t
 
 def test_the_page_is_really_drawn(monkeypatch, tmp_path):
     monkeypatch.setattr("harness.watch.page.PAUSE", 0.0)
-    fabricate(tmp_path / "out")
+    fabricate(tmp_path / "out", methods={"sft": METHODS["sft"]}, n=4, items=False)
     stream = io.StringIO()
     page = PageRedrawer(tmp_path / "out", ("sft-seed0", 3), Progress(every=0, stream=stream))
     page.due = 0.0
