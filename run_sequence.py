@@ -96,6 +96,19 @@ def arguments() -> argparse.Namespace:
         "job works on, then take up what is left",
     )
     parser.add_argument(
+        "--workers",
+        metavar="auto|N|HOST:PORT",
+        help="work on many runs at once by Ray: on all GPUs, in N processes, or on a running "
+        "cluster",
+    )
+    parser.add_argument(
+        "--gpu-share",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="with --workers: how much of a GPU a run takes (default: 1, one run a GPU)",
+    )
+    parser.add_argument(
         "--status",
         action="store_true",
         help="print which runs wait, go on, are done or have failed, and the time left; start none",
@@ -181,13 +194,42 @@ def work(
     from harness.runs.sequence import run_order
     from harness.runs.shards import Shard
 
-    shard = Shard.read(args.shard) if args.shard else None
     listen(args, out, progress, (runs[-1].name, len(runs[-1].stages)))
-    run_order(order, out, progress, None if args.fail_fast else failed.__setitem__, shard)
+    if args.workers:
+        run_on_workers(args, order, out, progress, failed)
+    else:
+        shard = Shard.read(args.shard) if args.shard else None
+        run_order(order, out, progress, None if args.fail_fast else failed.__setitem__, shard)
     text = report(out, progress)
     last_line = text.rpartition("\n")[2]
     progress.say(f"finished: {len(runs) - len(failed)} of {len(runs)} runs; {last_line}")
     return last_line if args.quiet else text, len(runs)
+
+
+def run_on_workers(
+    args: argparse.Namespace, order: Any, out: Path, progress: "Progress", failed: dict[str, str]
+) -> None:
+    """The runs of the order by Ray. Raises UserError for options that do not go with that."""
+    from harness.runs import cluster
+    from harness.runs.worker import Start
+
+    for option in ("shard", "fail_fast", "live"):
+        if getattr(args, option):
+            name = option.replace("_", "-")
+            raise UserError(f"--{name}", "does not go with --workers", "leave one of them out")
+    if not 0 < args.gpu_share <= 1:
+        raise UserError(f"--gpu-share {args.gpu_share}", "must be above 0 and at most 1")
+    start = Start(
+        order=args.order,
+        out=out.absolute(),
+        folder=os.getcwd(),
+        changes=tuple(args.set),
+        methods=tuple(args.method),
+        seeds=tuple(args.seed),
+        sequences=tuple(args.sequence),
+    )
+    workers = cluster.Workers.read(args.workers)
+    cluster.run_on_workers(order, start, workers, args.gpu_share, progress, failed.__setitem__)
 
 
 def listen(
@@ -199,7 +241,9 @@ def listen(
     """
     from harness.watch.page import PageRedrawer
 
-    if not args.shard:  # of many jobs each would draw it; report.py --watch shows their state
+    if (
+        not args.shard and not args.workers
+    ):  # of many jobs each would draw it; report.py --watch shows their state
         progress.listeners.append(PageRedrawer(out, last, progress))
     if args.live:
         from harness.watch.curves import Curves

@@ -1,4 +1,4 @@
-"""The command: five campaigns, or those that are asked for; exit 1 for a fault."""
+"""The command: six campaigns, or those that are asked for; exit 1 for a fault."""
 
 import argparse
 import sys
@@ -32,6 +32,13 @@ def arguments() -> argparse.Namespace:
         metavar="N",
         help=f"claims and appends by 32 processes over a simulated NFS ({CLAIMS})",
     )
+    parser.add_argument(
+        "--cluster",
+        type=int,
+        metavar="N",
+        help="SIGKILLs of workers, nodes and drivers of a Ray cluster with 8 runs; wants Ray, and "
+        "is not among all",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all draws (0)")
     return parser.parse_args()
 
@@ -39,7 +46,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Prints what each campaign found, and how long it took."""
     args = arguments()
-    asked = [args.kills, args.jobs, args.claims, args.files, args.orders]
+    asked = [args.kills, args.jobs, args.claims, args.cluster, args.files, args.orders]
     if asked == [None] * len(asked):
         args.kills, args.jobs, args.claims = KILLS, JOBS, CLAIMS
         args.files, args.orders = 0, ORDERS
@@ -48,6 +55,7 @@ def main() -> None:
         import torch
 
         from benchmarks.torture.claims import claim_by_many
+        from benchmarks.torture.clusters import kill_cluster
         from benchmarks.torture.kills import kill_at_random, kill_jobs
         from benchmarks.torture.material import make_material
         from benchmarks.torture.orders import mutate_orders
@@ -60,6 +68,7 @@ def main() -> None:
             "kills": lambda: kill_at_random(folder, args.kills, args.seed),
             "jobs": lambda: kill_jobs(folder, args.jobs, args.seed),
             "claims": lambda: claim_by_many(folder / "claims" / "out", args.claims, seed=args.seed),
+            "cluster": lambda: kill_cluster(folder, args.cluster, args.seed),
             "files": lambda: tear_every_file(folder, args.seed, args.files or None),
             "orders": lambda: mutate_orders(folder, args.orders, args.seed),
         }

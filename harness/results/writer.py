@@ -92,9 +92,9 @@ class ResultsWriter:
     def _check_unused(self) -> None:
         """Raises UserError if a folder without results.json holds more than a killed start left."""
         names = os.listdir(self.folder) if self.folder.exists() else []
-        # --check-teacher writes its own folder before the first start.
+        # --check-teacher writes its own folder before the first start, --workers a probe file.
         if any(
-            name not in (LOCK, "teacher_check") and not is_partial(name, of="results.json")
+            name not in (LOCK, "teacher_check", LEASES) and not is_partial(name, of="results.json")
             for name in names
         ):
             raise UserError(
@@ -152,11 +152,11 @@ class ResultsWriter:
         """Each of ``keys`` without an evaluation, which nobody else measures meanwhile.
 
         Those that another process is measuring come last, if it ends without them; this waits for
-        it. waits: is told now and then which process that is.
+        it. waits: is told which process that is; it may raise, where there is something else to do.
         """
         left = dict.fromkeys(keys)
         while left:
-            before = len(left)
+            before, others = len(left), ""
             for key in list(left):
                 path = self.evaluation_path(key)
                 lease = None if path.exists() else self.measured.claim(key)
@@ -169,9 +169,11 @@ class ResultsWriter:
                         lease.release(done=True)
                 if lease or path.exists():
                     del left[key]
-                elif waits and (holder := self.measured.holder(key)):
-                    waits(holder.text)
+                elif holder := self.measured.holder(key):
+                    others = holder.text
             if len(left) == before:
+                if waits and others:
+                    waits(others)
                 time.sleep(LOOK)
 
     def tidy_leases(self) -> None:

@@ -73,6 +73,8 @@ class BaseStage:
         if final:
             self._check_learned(measurements.weights)
             self.live.weights = measurements.weights
+        if not self.number and len(self.live.results.owners.names()) > 1:
+            measurements.share_out(self._evaluated(final))
         self._record(measurements.of_skills(self._evaluated(final)), final)
         if not self.live.run.reference:
             self._record(measurements.of_drift(self.number), final)

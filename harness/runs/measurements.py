@@ -1,6 +1,7 @@
 """What is measured on the live model of a run: each skill, and at the borders of stages more."""
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from transformers import PreTrainedModel
@@ -34,6 +35,14 @@ class Finding:
             yield name, value, stderr
 
 
+class _Elsewhere(Exception):
+    """Another process is measuring what was asked for."""
+
+
+def _leave(holder: str) -> None:
+    raise _Elsewhere(holder)
+
+
 class Measurements:
     """Evaluations of a run's model with the weights that it has now.
 
@@ -59,6 +68,24 @@ class Measurements:
                 measurement = self._skill(skill, split, f"{skill.name} {split}")
                 self._say_dropped(measurement, f"{skill.name} {split}")
                 yield Finding(measurement)
+
+    def share_out(self, skills: Iterable[Skill]) -> None:
+        """Measure now what no other process is measuring.
+
+        So processes that begin together divide what all need of the base model, where each would
+        wait for the first one.
+        """
+        evaluator = self.live.evaluator
+        before, evaluator.waits = evaluator.waits, _leave
+        try:
+            for skill in skills:
+                for split in self.order.splits(skill):
+                    with suppress(_Elsewhere):
+                        self._skill(skill, split, f"{skill.name} {split}")
+            with suppress(_Elsewhere):
+                list(self.of_retention())
+        finally:
+            evaluator.waits = before
 
     def _say_dropped(self, measurement: Measurement, what: str) -> None:
         """Say how many demonstrations a method's prompts had no room for."""
