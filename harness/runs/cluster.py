@@ -25,7 +25,7 @@ from harness.runs.order import Order
 from harness.runs.placing import gives_way, longest
 from harness.runs.references import Run
 from harness.runs.shards import needs
-from harness.runs.worker import Answer, Start
+from harness.runs.worker import WorkerAnswer, Start
 
 INSTALL = "pip install -r requirements-cluster.txt"
 DEATHS = 5  # of a run's processes in a row without anything kept in between, until it has failed
@@ -92,7 +92,7 @@ class Driver:
     def prepare(self) -> None:
         """Let a worker begin the folder, and learn there how long each run takes."""
         self.progress.say("a worker begins the folder")
-        answer: Answer = self.ray.get(self.remote(worker.prepare).remote(self.start))
+        answer: WorkerAnswer = self.ray.get(self.remote(worker.prepare).remote(self.start))
         if answer.error:
             raise UserError(*answer.error)
         for line in answer.lines:
@@ -151,7 +151,7 @@ class Driver:
         placed = self.running.pop(task)
         name = placed.run.name
         try:
-            answer: Answer = self.ray.get(task)
+            answer: WorkerAnswer = self.ray.get(task)
         except self.ray.exceptions.TaskCancelledError:
             self.left.append(placed.run)
             return

@@ -58,7 +58,7 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Answer:
+class WorkerAnswer:
     """What a worker tells the driver.
 
     error: place, problem and remedy of what concerns all runs; failed: why the run failed; holder:
@@ -92,17 +92,17 @@ def sees(probe: Path) -> str:
         return ""
 
 
-def prepare(start: Start) -> Answer:
+def prepare(start: Start) -> WorkerAnswer:
     """Begin the results folder, and estimate how long each run takes."""
     return _answering(start, lambda order: _prepare(order, start))
 
 
-def work(start: Start, name: str) -> Answer:
+def work(start: Start, name: str) -> WorkerAnswer:
     """Work on the run ``name`` until it is over."""
     return _answering(start, lambda order: _work(order, start, name))
 
 
-def _answering(start: Start, do: Callable[["Order"], Answer]) -> Answer:
+def _answering(start: Start, do: Callable[["Order"], WorkerAnswer]) -> WorkerAnswer:
     """``do`` with the order, in the driver's folder; errors become answers."""
     os.chdir(start.folder)
     try:
@@ -112,21 +112,23 @@ def _answering(start: Start, do: Callable[["Order"], Answer]) -> Answer:
             kept = start.methods, start.seeds, start.sequences
             return do(read_order(start.order, start.changes, *kept))
     except Stopped as stop:
-        return Answer(again=f"stopped by a signal; {stop.kept or 'what is committed is kept'}")
+        return WorkerAnswer(
+            again=f"stopped by a signal; {stop.kept or 'what is committed is kept'}"
+        )
     except UserError as error:
-        return Answer(error=(error.place, str(error).removeprefix(f"{error.place}: ")))
+        return WorkerAnswer(error=(error.place, str(error).removeprefix(f"{error.place}: ")))
     except Exception as error:
         reason = lack_of_memory(error) or refused_write(error, start.out) or raised(error)
-        return Answer(error=(start.order, reason))
+        return WorkerAnswer(error=(start.order, reason))
 
 
-def _prepare(order: "Order", start: Start) -> Answer:
+def _prepare(order: "Order", start: Start) -> WorkerAnswer:
     from harness.runs.sequence import prepare as begin
 
     results, progress, lines = ResultsWriter(start.out), Progress(), _Lines()
     progress.listeners.append(lines)
     begin(order, results, progress)
-    return Answer(lines=tuple(lines.kept), seconds=_seconds(order, results))
+    return WorkerAnswer(lines=tuple(lines.kept), seconds=_seconds(order, results))
 
 
 def _seconds(order: "Order", results: ResultsWriter) -> dict[str, float]:
@@ -153,7 +155,7 @@ def _seconds(order: "Order", results: ResultsWriter) -> dict[str, float]:
     return found
 
 
-def _work(order: "Order", start: Start, name: str) -> Answer:
+def _work(order: "Order", start: Start, name: str) -> WorkerAnswer:
     from harness.runs.engines import engine_for, take_products
     from harness.runs.failures import RunFailed
     from harness.runs.sequence import open_stage, run_stages
@@ -167,7 +169,7 @@ def _work(order: "Order", start: Start, name: str) -> Answer:
     lease = results.owners.claim_if_dead(name)
     if lease is None:
         holder = results.owners.holder(name)
-        return Answer(holder=holder.text if holder else "another process")
+        return WorkerAnswer(holder=holder.text if holder else "another process")
     progress, title = Progress(), f"run {number}/{len(runs)} {name}"
     progress.listeners.append(LeaseTeller(results))
     track(order.report_to, progress)
@@ -180,9 +182,9 @@ def _work(order: "Order", start: Start, name: str) -> Answer:
                 )
         except RunFailed as failure:
             if str(failure).startswith(NO_MEMORY) and halve_passes(results.run(name)):
-                return Answer(again=f"{NO_MEMORY}; it goes on with half the tokens a pass")
-            return Answer(failed=str(failure))
-    return Answer()
+                return WorkerAnswer(again=f"{NO_MEMORY}; it goes on with half the tokens a pass")
+            return WorkerAnswer(failed=str(failure))
+    return WorkerAnswer()
 
 
 def halve_passes(run: Path) -> bool:
