@@ -25,7 +25,7 @@ from harness.runs.order import Order
 from harness.runs.placing import gives_way, longest
 from harness.runs.references import Run
 from harness.runs.shards import needs
-from harness.runs.worker import WorkerAnswer, Start
+from harness.runs.worker import Start, WorkerAnswer
 
 INSTALL = "pip install -r requirements-cluster.txt"
 DEATHS = 5  # of a run's processes in a row without anything kept in between, until it has failed
