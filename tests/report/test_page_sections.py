@@ -52,11 +52,14 @@ def test_a_picture_and_a_table_that_the_page_does_not_know_have_sections_of_thei
     assert "<h2>Transfer between</h2>" in html
     assert "Note of the table." in html
     assert "tables/speed.csv" in html
-    assert '<img class="wide" style="max-width:864px" src="figures/curves.svg" alt="a 1 %">' in html
+    assert 'class="wide" style="max-width:864px" src="figures/curves.svg" alt="a 1 %">' in html
     assert re.search(
         r"Another\..*<details[^>]*><summary>[^<]+</summary>More\.</details>", html, re.S
     )
-    assert '<img class="" style="max-width:480px" src="figures/interference.svg"' in html
+    assert (
+        '<img decoding="async" class="" style="max-width:480px" src="figures/interference.svg"'
+        in html
+    )
     for key in ("speed", "transfer_between", "results"):
         assert f'<a href="#{key}">' in html
 
