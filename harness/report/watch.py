@@ -6,6 +6,7 @@ The page is a file, which a browser loads again every few seconds; nothing liste
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from harness.base.files import check_folder, write_text
@@ -44,6 +45,15 @@ def watch(folder: Path, out: Path | None = None, every: float = EVERY) -> None:
             status = status_of(folder, leases)
 
 
+def _tables(status: FolderStatus) -> Iterator[tuple[str, list[str], list[list[str]]]]:
+    """(state, heads, rows) of the runs in each state, of all columns that have something to say."""
+    for state in ("failed", "running", "waiting", "done"):
+        rows = [run.cells() for run in status.runs if run.state == state]
+        told = [i for i, head in enumerate(HEADS) if head != "state" and any(r[i] for r in rows)]
+        if rows:
+            yield state, [HEADS[i] for i in told], [[row[i] for i in told] for row in rows]
+
+
 def render(status: FolderStatus, every: float) -> str:
     """The page, which loads itself again unless all runs are over."""
     return (
@@ -51,7 +61,7 @@ def render(status: FolderStatus, every: float) -> str:
         .get_template("watch.html")
         .render(
             status=status,
-            heads=HEADS,
+            tables=[*_tables(status)],
             again=None if status.is_over else round(every),
             at=time.strftime("%Y-%m-%d %H:%M:%S"),
         )

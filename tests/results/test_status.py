@@ -84,6 +84,7 @@ def test_the_page_redraws_itself_until_all_runs_are_over(folder, monkeypatch, ca
     pages.append((folder / "report" / PAGE).read_text())
     assert ['http-equiv="refresh" content="7"' in page for page in pages] == [True, False]
     assert "out of memory" in pages[0] and "4 done" in pages[1]
+    assert all(page.count('<th class="stub">sft-seed') == 4 for page in pages)  # a row each
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 3 and said[0].startswith("page: ") and "4 done" in said[2]
 
