@@ -114,7 +114,7 @@ def panel(title: str, curves: dict[str, Curve], width: int, height: int = HEIGHT
 def _range(values: Iterable[float]) -> tuple[float, float]:
     """The least and the greatest, with room between them where they are equal."""
     low, high = min(values := list(values)), max(values)
-    return (low, high) if low < high else (low - 0.5, high + 0.5)
+    return (low, high) if low < high else (low, low + 1)
 
 
 def _colours() -> Iterable[str]:
