@@ -92,7 +92,7 @@ class Driver:
     def prepare(self) -> None:
         """Let a worker begin the folder, and learn there how long each run takes."""
         self.progress.say("a worker begins the folder")
-        answer: WorkerAnswer = self.ray.get(self.remote(worker.prepare).remote(self.start))
+        answer = self._prepared()
         if answer.error:
             raise UserError(*answer.error)
         for line in answer.lines:
@@ -102,6 +102,19 @@ class Driver:
         self.seconds = answer.seconds
         self.left = self.order.runs()
         self._look()
+
+    def _prepared(self) -> WorkerAnswer:
+        """What a worker says that has begun the folder; another one does where it dies."""
+        for attempt in range(1, DEATHS + 1):
+            try:
+                answer: WorkerAnswer = self.ray.get(self.remote(worker.prepare).remote(self.start))
+            except Exception as error:  # the worker's process or its machine is gone
+                self.progress.say(f"the process that begins the folder died ({_name(error)})")
+                if attempt == DEATHS:
+                    raise
+            else:
+                return answer
+        raise AssertionError("the last attempt returns or raises")
 
     def work(self) -> None:
         """Until no run is left. A mistake that concerns all runs raises UserError."""
@@ -156,7 +169,7 @@ class Driver:
             self.left.append(placed.run)
             return
         except Exception as error:  # the worker's process or its machine is gone
-            self._died(placed, type(error).__name__)
+            self._died(placed, _name(error))
             return
         if answer.error:
             raise UserError(*answer.error)
@@ -293,6 +306,10 @@ def _cluster(workers: Workers, progress: Progress) -> Iterator[Any]:
         ray.shutdown()
 
 
+def _name(error: BaseException) -> str:
+    return type(error).__name__
+
+
 def _gpus() -> int:
     import torch
 
@@ -316,7 +333,10 @@ def _check_shared(ray: Any, start: Start) -> None:
             if not node["Alive"]:
                 continue
             here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            seen = ray.get(look.options(scheduling_strategy=here).remote(probe))
+            try:
+                seen = ray.get(look.options(scheduling_strategy=here).remote(probe))
+            except Exception:  # the machine has gone meanwhile
+                continue
             if seen != start.token:
                 raise UserError(
                     start.out,
