@@ -25,6 +25,14 @@ CASES: dict[str, dict[str, Any]] = {
     "sdft_lora": {"method": "sdft", "ema_alpha": 0.2, "parameters": {"lora": {"rank": 2}}},
     "sdft_trust": {"method": "sdft", "teacher": "trust_region", "estimator": "top_k"},
     "grpo": {"method": "grpo", "group_size": 4},
+    "dft": {"method": "dft"},
+    "psft": {"method": "psft", "inner_batches": 2},
+    "self_sft": {"method": "self_sft", "answers": 2},
+    "offline_distillation": {"method": "offline_distillation", "generations": 9},
+    "sft_from_teacher": {"method": "sft_from_teacher", "generations": 9},
+    "sft_talr": {"method": "sft", "with": {"talr": {}}},
+    "sft_eaft": {"method": "sft", "with": {"eaft": {}}},
+    "sft_flow": {"method": "sft", "with": {"flow": {}}},
     "grpo_kl": {"method": "grpo", "group_size": 4, "kl_beta": 0.1, "inner_batches": 2},
 }
 

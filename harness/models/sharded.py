@@ -21,6 +21,7 @@ import torch.nn.functional as F
 
 from harness.base.errors import UserError
 from harness.models import ranks
+from harness.models.memory import free_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -221,10 +222,16 @@ class Sharded:
     def in_step(self) -> Iterator[None]:
         """Ranks may make different numbers of passes of the whole model in the body.
 
-        Before each pass a rank says so; one that is done makes empty passes as long as another has
+        Where there is room the model is whole on each rank meanwhile, which changes no number. Else
+        a rank says so before each pass; one that is done makes empty passes as long as another has
         passes to make, since a layer is made whole by all ranks together.
         """
         self._whole = self.head_weight()
+        if self._has_room():
+            with self._kept_whole():
+                yield
+            self._whole = None
+            return
         hook = self.model.register_forward_pre_hook(lambda *_: self._goes_on(True))
         try:
             yield
@@ -234,6 +241,27 @@ class Sharded:
         with torch.no_grad():
             while self._goes_on(False):
                 self.body(torch.zeros(1, 1, dtype=torch.long, device=self.model.device))
+
+    def _has_room(self) -> bool:
+        """Whether each rank has room for the whole model and as much again."""
+        size = self.dtype.itemsize * sum(weight.numel() for weight in self.weights().values())
+        device = self.model.device
+        sharing = ranks.count() if device.type == "cpu" else 1  # of one host's memory
+        return min(ranks.gathered(free_memory(device))) >= 2 * size * sharing
+
+    @contextmanager
+    def _kept_whole(self) -> Iterator[None]:
+        """Layers and body stay whole, so that passes send nothing."""
+        units = [*self.layers, self.body]
+        for unit in units:
+            unit.set_reshard_after_forward(False, recurse=False)
+            unit.unshard()
+        try:
+            yield
+        finally:
+            for unit in units:
+                unit.set_reshard_after_forward(True, recurse=False)
+                unit.reshard()
 
     def _goes_on(self, busy: bool) -> bool | None:
         count = ranks.summed(torch.tensor(int(busy), device=self.model.device))

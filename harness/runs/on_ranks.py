@@ -17,8 +17,11 @@ from harness.runs.methods import MethodSpec
 from harness.runs.order import Order
 from harness.sampling.transformers import GRAPHS
 
-METHODS = ("sft", "sdft", "grpo")
-PARTS = ("replay",)
+METHODS = (
+    *("sft", "sdft", "grpo", "dft", "psft", "self_sft"),
+    *("offline_distillation", "sft_from_teacher"),
+)
+PARTS = ("replay", "talr", "eaft", "flow")
 PARAMETERS = ("all", "lora")
 ALONE = "or run it without torchrun"
 
@@ -67,7 +70,7 @@ def _refusals(spec: MethodSpec) -> Iterator[tuple[str, str]]:
         yield "the method does not run", f"on ranks run {', '.join(METHODS)}; {ALONE}"
     for part in spec.parts:
         if _own(part.cls, "methods.parts") not in PARTS:
-            yield f"with: {part.name} does not run", f"on ranks runs {', '.join(PARTS)}; {ALONE}"
+            yield f"with: {part.name} does not run", f"on ranks run {', '.join(PARTS)}; {ALONE}"
     if (trained := spec.parameters) and _own(trained.cls, "methods.parameters") not in PARAMETERS:
         problem = f"parameters: {trained.name} does not run"
         yield problem, f"on ranks run {', '.join(PARAMETERS)}; {ALONE}"

@@ -44,7 +44,10 @@ def test_every_row_is_in_one_share_and_shares_are_even():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"methods": {"dft": {}}}, "methods.dft: the method does not run on the ranks of torchrun"),
+        (
+            {"methods": {"sdpo": {}}},
+            "methods.sdpo: the method does not run on the ranks of torchrun",
+        ),
         ({"methods": {"sft": {"with": {"ewc": {}}}}}, "with: ewc does not run"),
         ({"methods": {"sft": {"parameters": "dora"}}}, "parameters: dora does not run"),
         ({"methods": {"sft": {"masters": "host"}}}, "masters in host memory do not run"),
