@@ -88,13 +88,20 @@ def test_a_second_signal_ends_at_once(how, out):
     assert done.stderr.endswith("ended at once\n") and "Traceback" not in done.stderr
 
 
+FORKED = """
+import os, signal, time
+from harness.base.stopping import heard
+with heard():
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    time.sleep(0.2)
+    os.kill(child, signal.SIGTERM)
+    print(os.WTERMSIG(os.waitpid(child, 0)[1]))
+"""
+
+
 def test_a_forked_child_ends_as_any_process():
-    with heard():
-        child = os.fork()
-        if child == 0:
-            time.sleep(60)
-            os._exit(0)
-        time.sleep(0.2)
-        os.kill(child, signal.SIGTERM)
-        _, status = os.waitpid(child, 0)
-    assert os.WTERMSIG(status) == signal.SIGTERM
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == f"{int(signal.SIGTERM)}\n", done.stderr

@@ -73,7 +73,7 @@ def started(monkeypatch):
     def run_stages(order, results, run, first, fresh_model, *others, **settings):
         models.append((fresh_model or engines.load_order_model(order))[0])
 
-    monkeypatch.setattr(sequence, "_run_stages", run_stages)
+    monkeypatch.setattr(sequence, "run_stages", run_stages)
     return models
 
 
