@@ -2,9 +2,9 @@
 
 On top of the cost of one GPU (gpu_cost.py), with each rank's share of rows and weights, come the
 bytes that ranks send: a pass forward and backward makes every weight whole twice in the model's
-dtype and adds its gradients up in float32, a pass without gradients makes it whole once, and so
-does each token that is sampled through the model in parts. What is sent goes on while the GPU
-computes, so a pass takes the longer of the two.
+dtype and adds its gradients up in float32, a pass without gradients makes it whole once. So does
+each token that is sampled, where a GPU has no room to keep the model whole meanwhile. What is sent
+goes on while the GPU computes, so a pass takes the longer of the two.
 """
 
 from __future__ import annotations
@@ -117,6 +117,11 @@ class PartsMemory:
         tokens = config.micro_batch_tokens
         return fitting_passes(max(0.0, room), memory.token, memory.recomputed, tokens, wanted)
 
+    def keeps_whole(self, fleet: Fleet, work: Work, trained: Size) -> bool:
+        """Whether answers are sampled from a model that is whole on each GPU."""
+        whole = self.memory.parameters * self.memory.size
+        return self.held(work, trained) + 2 * whole <= (fleet.card.gib - CONTEXT) * GIB
+
     def peak(
         self, work: Work, trained: Size, passes: Passes, tokens: float, cached_tokens: float
     ) -> float:
@@ -182,7 +187,9 @@ class RanksCost:
         passes = math.ceil(step.prompts * work.learned / step.limit)
         scoring = math.ceil(step.prompts * work.scored / (2 * step.limit)) if work.scored else 0
         learning = (passes * (bytes_once + backward) + scoring * bytes_once) / self.fleet.sent
-        sampled = (step.longest or work.sampled) if work.answers else 0.0
+        # Where there is room the model is whole for all tokens of a step's answers.
+        tokens = (step.longest or work.sampled) if work.answers else 0.0
+        sampled = min(tokens, 1.0) if self.parts.keeps_whole(self.fleet, work, trained) else tokens
         decoding = sampled * bytes_once / self.fleet.sent
         compute = max(terms.compute, learning)
         decode = max(terms.decode, decoding)
