@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib.metadata
 import inspect
@@ -193,8 +194,10 @@ def sample_requests(
 ) -> list[Any]:
     """lm-eval's requests of the first ``documents`` documents of a task.
 
-    chat: what the chat template is given.
+    chat: what the chat template is given. An evaluation of the task may go on meanwhile, whose
+    progress asks for a forecast: its own requests stay.
     """
+    task = copy.copy(task)
     apply = None
     if entry.chat_template:
         from lm_eval.models.huggingface import HFLM
@@ -213,6 +216,4 @@ def sample_requests(
             fewshot_as_multiturn=entry.chat_template,
             chat_template=apply,
         )
-    requests = task.instances
-    task._instances = None  # an evaluation builds its own
-    return requests
+    return list(task.instances)

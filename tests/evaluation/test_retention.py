@@ -411,6 +411,19 @@ def test_an_engine_scores_what_it_has_room_for(tiny):
     assert [a[1] for a in ours] == [a[1] for a in wanted] and engine.longest == 19
 
 
+def test_a_forecast_may_be_made_while_a_task_is_measured(tiny):
+    """What shows the progress asks what one measurement costs, at any moment."""
+    model, tokenizer = load(tiny)
+    suite = load_suite(entries(["embedded_facts", "embedded_instructions"]))
+    alone = run_suite(suite, model, tokenizer, limit=3)
+    costs = []
+    beside = run_suite(
+        suite, model, tokenizer, limit=3, progress=lambda *_: costs.append(suite.work(tokenizer))
+    )
+    assert beside == alone
+    assert costs and all(cost == suite.work(tokenizer) for cost in costs)
+
+
 def test_nothing_is_left_behind(tiny):
     model, tokenizer = load(tiny)
     model.train()
