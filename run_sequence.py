@@ -104,7 +104,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--gpu-share",
         type=float,
-        default=1.0,
         metavar="X",
         help="with --workers: how much of a GPU a run takes (default: 1, one run a GPU)",
     )
@@ -124,6 +123,8 @@ def arguments() -> argparse.Namespace:
         parser.error("the following arguments are required: order")
     if args.gpus and not args.plan:
         parser.error("--gpus is of --plan")
+    if args.gpu_share is not None and not args.workers:
+        parser.error("--gpu-share is of --workers")
     return args
 
 
@@ -217,8 +218,9 @@ def run_on_workers(
         if getattr(args, option):
             name = option.replace("_", "-")
             raise UserError(f"--{name}", "does not go with --workers", "leave one of them out")
-    if not 0 < args.gpu_share <= 1:
-        raise UserError(f"--gpu-share {args.gpu_share}", "must be above 0 and at most 1")
+    share = 1.0 if args.gpu_share is None else args.gpu_share
+    if not 0 < share <= 1:
+        raise UserError(f"--gpu-share {share}", "must be above 0 and at most 1")
     start = Start(
         order=args.order,
         out=out.absolute(),
@@ -229,7 +231,7 @@ def run_on_workers(
         sequences=tuple(args.sequence),
     )
     workers = cluster.Workers.read(args.workers)
-    cluster.run_on_workers(order, start, workers, args.gpu_share, progress, failed.__setitem__)
+    cluster.run_on_workers(order, start, workers, share, progress, failed.__setitem__)
 
 
 def listen(
@@ -241,9 +243,8 @@ def listen(
     """
     from harness.watch.page import PageRedrawer
 
-    if (
-        not args.shard and not args.workers
-    ):  # of many jobs each would draw it; report.py --watch shows their state
+    # Of many jobs each would draw it; report.py --watch shows their state.
+    if not args.shard and not args.workers:
         progress.listeners.append(PageRedrawer(out, last, progress))
     if args.live:
         from harness.watch.curves import Curves

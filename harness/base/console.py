@@ -109,7 +109,7 @@ class PlainLines(Listener):
 
 
 class Screen(Listener):
-    """Lines that stay, and below them bars of order, run and stage, which are painted anew.
+    """Lines that stay, and below them bars of order, run and stage, which are painted over.
 
     Texts are printed as they are: labels and answers of models may hold what rich takes for markup,
     emoji codes or numbers to highlight.
@@ -241,7 +241,7 @@ class Progress:
         stream = stream or sys.stderr
         if quiet:
             return
-        # Lines are painted anew by control codes, which no dumb terminal knows.
+        # Lines are painted over by control codes, which no dumb terminal knows.
         if stream.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown"):
             self.listeners.append(Screen(stream, self))
         else:

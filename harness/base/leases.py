@@ -1,9 +1,9 @@
 """Leases: who works on what in a folder that processes of many machines share.
 
-A lease is a file NAME.N. It names its holder, and is written anew every few seconds: the heartbeat.
-A released or stale lease is followed by NAME.N+1, which one process alone can create; the highest
-number counts. So a stale lease is taken over once, by one, and a holder that was away can see that
-it was. Nothing here needs a lock of the file system or clocks that agree.
+A lease is a file NAME.N. It names its holder, and is written again every few seconds: its
+heartbeat. A released or stale lease is followed by NAME.N+1, which one process alone can create;
+the highest number counts. So a stale lease is taken over once, by one, and a holder that was away
+can see that it was. Nothing here needs a lock of the file system or clocks that agree.
 
 A lease is stale at once if its process ran on this machine and is gone, else if nobody has seen its
 heartbeat for ``STALE`` seconds. Whoever wants to know watches for so long: after a file server was

@@ -19,7 +19,7 @@ from harness.report.data import ReportData
 from harness.report.entries import ArrayFunction
 from harness.report.estimates import Estimate
 from harness.report.measurements import RunId
-from harness.report.tables import retention_change
+from harness.report.tables import headline
 from harness.results.folders import Json
 
 FORM = 1  # of a row; another number where a key changes its meaning
@@ -51,15 +51,9 @@ def leaderboard_row(results: ReportData, label: str) -> Json:
 
 
 def _numbers(results: ReportData, label: str) -> Json:
-    found = {
-        "acc": results.estimate(label, metrics.average_accuracy),
-        "bwt": results.estimate(label, metrics.backward_transfer, difference=True),
-        "forgetting": results.estimate(label, metrics.forgetting, difference=True),
-    }
-    if results.retention:
-        change = retention_change(results)
-        found["retention_change"] = results.estimate(label, change, "D", difference=True)
-    return {name: number(estimate) for name, estimate in found.items()}
+    names = {"retention": "retention_change"}
+    found = headline(results, label)
+    return {names.get(name, name): number(estimate) for name, estimate in found.items()}
 
 
 def _skills(results: ReportData, label: str) -> Json:

@@ -1,6 +1,6 @@
 """The first screen of a report: a row and a sentence a method on what it learned, forgot, cost.
 
-Numbers are those of the other tables; nothing is computed anew.
+Numbers are those of the other tables; nothing is computed here.
 """
 
 import math

@@ -148,15 +148,8 @@ def _main_base(results: ReportData, row: str) -> dict[str, Cell]:
 def _main_cells(results: ReportData, label: str) -> dict[str, Cell]:
     """The cells of a method."""
     series = results.series[label]
-    cells: dict[str, Cell] = {
-        "seeds": f"{results.complete(label)}/{len(series.expected)}",
-        "acc": results.estimate(label, metrics.average_accuracy),
-        "bwt": results.estimate(label, metrics.backward_transfer, difference=True),
-        "forgetting": results.estimate(label, metrics.forgetting, difference=True),
-    }
-    if results.retention:
-        change = retention_change(results)
-        cells["retention"] = results.estimate(label, change, "D", difference=True)
+    seeds = f"{results.complete(label)}/{len(series.expected)}"
+    cells: dict[str, Cell] = {"seeds": seeds, **headline(results, label)}
     for i, name in enumerate(series.order):
         detail = measured(results, "skill", name)
         cells[f"{name}/final"] = results.estimate(label, _entry(-1, i), "S", detail)
@@ -183,6 +176,19 @@ def _reference_rows(results: ReportData, label: str) -> Iterator[Row]:
         single[f"{name}/own"] = results.estimate(label, _entry(-1, i), "S+", detail)
     yield f"{label} joint", joint
     yield f"{label} single", single
+
+
+def headline(results: ReportData, label: str) -> dict[str, Estimate]:
+    """``acc``, ``bwt``, ``forgetting`` and, where it was measured, ``retention`` (its change)."""
+    found = {
+        "acc": results.estimate(label, metrics.average_accuracy),
+        "bwt": results.estimate(label, metrics.backward_transfer, difference=True),
+        "forgetting": results.estimate(label, metrics.forgetting, difference=True),
+    }
+    if results.retention:
+        change = retention_change(results)
+        found["retention"] = results.estimate(label, change, "D", difference=True)
+    return found
 
 
 def retention_change(results: ReportData) -> ArrayFunction:

@@ -114,7 +114,7 @@ def status_of(folder: Path, leases: Leases | None = None) -> FolderStatus:
     path = folder / LEASES / PLAN
     if not path.exists():
         raise UserError(folder, "has no run that was asked for", "start one with run_sequence.py")
-    plan = read_json(path, "runs", remedy="remove it: the next start writes it anew")
+    plan = read_json(path, "runs", remedy="remove it: the next start writes it again")
     leases = leases or Leases(folder / LEASES / "runs")
     known = {name: _seconds(folder / "runs" / name) for name in plan["runs"]}
     runs = [_run(folder, name, stages, leases, known) for name, stages in plan["runs"].items()]

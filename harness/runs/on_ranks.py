@@ -34,6 +34,7 @@ def check_options(args: argparse.Namespace) -> None:
         "--explain": args.explain is not None,
         "--shard": args.shard is not None,
         "--status": args.status,
+        "--workers": args.workers is not None,
     }
     for option, is_given in given.items():
         if is_given:
@@ -60,7 +61,11 @@ def check_order(order: Order) -> None:
         raise UserError(f"{place}: engine", problem, "take engine: transformers")
     if order.judge is not None:
         problem = "every rank of torchrun would ask it"
-        raise UserError(f"{place}: judge", problem, "leave it out; python -m harness judges later")
+        raise UserError(
+            f"{place}: judge",
+            problem,
+            "leave it out; python -m harness.judge grades a finished folder",
+        )
 
 
 def _refusals(spec: MethodSpec) -> Iterator[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """Checkpoints that all ranks write together, by torch.distributed.checkpoint.
 
 ``state.pt``, which rank 0 writes last, names a folder beside it: there each rank has written its
-parts of all tensors that lie in parts. A start on another number of ranks cuts them anew.
+parts of all tensors that lie in parts. A start on another number of ranks cuts them again.
 """
 
 from __future__ import annotations

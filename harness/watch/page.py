@@ -1,4 +1,4 @@
-"""The page of an order that goes on: drawn anew after its stages, in a process of its own."""
+"""The page of an order that goes on: drawn again after its stages, in a process of its own."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What a person sees: bars that are painted anew on a terminal, whole lines in a log file."""
+"""What a person sees: bars that are painted over on a terminal, whole lines in a log file."""
 
 import io
 import os

@@ -107,6 +107,13 @@ def test_what_workers_do_not_go_with(more, said, order, tmp_path, monkeypatch, c
     assert not (tmp_path / "out").exists()
 
 
+def test_a_share_of_a_gpu_is_of_workers(order, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["run_sequence.py", str(order), "--gpu-share", "0.5"])
+    with pytest.raises(SystemExit) as caught:
+        run_sequence.main()
+    assert caught.value.code == 2 and "--gpu-share is of --workers" in capsys.readouterr().err
+
+
 def test_a_run_makes_room_only_near_the_end():
     running = {"a": 9000.0, "b": 2000.0}
     assert gives_way({"c": 8000.0}, running, 2) == "b"
