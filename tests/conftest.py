@@ -1,5 +1,6 @@
 """A tiny random model with a byte-level tokenizer, and skills and orders small enough for it."""
 
+import gc
 import json
 import os
 import signal
@@ -21,6 +22,14 @@ import yaml
 # and every process below inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+
+def pytest_collection_finish(session):
+    """Packages and tests stay to the end: every stage collects garbage, half a second with them."""
+    gc.collect()
+    gc.freeze()
+
 
 TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"

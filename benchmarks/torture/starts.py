@@ -3,6 +3,7 @@
 Every start is forked from a server that has the imports behind it.
 """
 
+import gc
 import hashlib
 import json
 import multiprocessing
@@ -64,8 +65,7 @@ def fork_server() -> ForkServerContext:
 
 def run_here(arguments: list[str], log: str) -> None:
     """run_sequence.py in this process, with its output in ``log``."""
-    import torch
-
+    gc.freeze()  # to look through what the server imported, as every stage does, would copy it
     with open(log, "a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
