@@ -79,25 +79,25 @@ def test_the_power_of_committed_runs_is_the_table_of_the_page(capsys):
     main(["--measured", str(FIGURE_3)])
     lines = capsys.readouterr().out.splitlines()
     page = (ROOT / "docs/explanation/sensitivity.md").read_text(encoding="utf-8")
-    assert len(lines) == 10 and "\n".join(lines) + "\n" in page
+    assert len(lines) == 25 and "\n".join(lines) + "\n" in page
 
 
 def test_the_power_of_runs_with_other_sizes(capsys):
     """The change of one task by hand, and what stays open where nothing is known."""
     results = ReportData([FIGURE_3])
-    place = list(results.retention).index("embedded_facts")
+    place = list(results.retention).index("embedded_knowledge")
     changes = [
         results.estimate(label, lambda D: D[..., -1, place] - D[..., 0, place], "D", "", True)
         for label in results.series
     ]
     variation, seeds = middle(changes)
-    assert (variation.count, seeds) == (102, 3)
-    main(["--measured", str(FIGURE_3), "--items", "102", "--seeds", "9"])
+    assert (variation.count, seeds) == (335, 3)
+    main(["--measured", str(FIGURE_3), "--items", "335", "--seeds", "9"])
     lines = capsys.readouterr().out.splitlines()
-    assert "with 102 questions | with 102, 9 seeds" in lines[0]
-    (line,) = (line for line in lines if "embedded_facts" in line)
+    assert "with 335 questions | with 335, 9 seeds" in lines[0]
+    (line,) = (line for line in lines if "`embedded_knowledge` |" in line)
     now, more = (f"{100 * variation.detectable(seeds):.1f}" for seeds in (3, 9))
-    assert line == f"| `embedded_facts` | 102 | {now} | – | {more} |"
+    assert line == f"| `embedded_knowledge` | 335 | {now} | – | {more} |"
 
 
 def test_a_folder_without_scores_is_refused(capsys):

@@ -632,7 +632,7 @@ def test_protocol_is_known_before_and_says_what_counts(tiny):
 def test_the_first_suite_is_that_of_the_committed_results():
     """Documents, prompts and scoring, by the hashes that committed results hold."""
     kept = json.loads(
-        (ROOT / "results/measured/paper_embedded/figure_3/protocols.json").read_text()
+        (ROOT / "results/measured/paper_embedded/table_5_elements/protocols.json").read_text()
     )
     of_task = {p["task"]: p for p in kept.values() if isinstance(p, dict) and "task" in p}
     suite = load_suite("embedded_1")
