@@ -1,4 +1,4 @@
-# make taste: the quickstart's comparison in about three minutes, too small to measure anything.
+# make taste: two skills that contradict each other, SFT with and without replay, in about two minutes.
 # make quickstart: from nothing to forgetting curves on a real model. make test: all tests, offline.
 # make test-vllm: those of vLLM, and kernels in Triton's interpreter; an environment of its own, offline once made.
 # make gpu-check: proves the path on this machine's GPU, with the Python that is there; installs nothing.
