@@ -24,7 +24,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-
 def pytest_collection_finish(session):
     """Packages and tests stay to the end: every stage collects garbage, half a second with them."""
     gc.collect()
