@@ -57,6 +57,7 @@ class Tracking(Listener):
         self.name, self.progress = name, progress
         self.sent = self.answered = 0
         self.problem = ""
+        self.threads: list[threading.Thread] = []
         self.heard = time.monotonic()
         self.process: subprocess.Popen[str] | None = None
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -74,7 +75,9 @@ class Tracking(Listener):
             start_new_session=True,  # Ctrl-C is for the order, which closes this process
         )
         for work in (self._write, self._read):
-            threading.Thread(target=work, args=(self.process,), daemon=True).start()
+            thread = threading.Thread(target=work, args=(self.process,), daemon=True)
+            self.threads.append(thread)
+            thread.start()
 
     def learned(self, run: str, row: dict[str, Any]) -> None:
         values = {f"train/{key}": value for key, value in row.items() if key != "step"}
@@ -126,6 +129,8 @@ class Tracking(Listener):
         """Raises ListenerOff for what the process has told, or for its death."""
         process = self.process
         code = process.poll() if process else None
+        if code and self.threads:
+            self.threads[-1].join(1.0)  # the reader: the process told why before it ended
         if code and not self.problem:
             self.problem = f"its process ended with code {code}"
         if self.problem:
