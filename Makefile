@@ -12,7 +12,7 @@ RUN := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(VENV)/bin/python
 
 setup: $(VENV)/.model
 
-# An environment that an interrupt left without pip is made anew.
+# An environment that an interrupt left without pip is made again.
 $(VENV)/.installed: requirements.txt requirements-data.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is wanted: make PYTHON=python3.11 setup")'
 	$(VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)

@@ -39,7 +39,7 @@ class Signals:
         self.start()
 
     def start(self) -> None:
-        """Begin anew: no signal has come."""
+        """Begin again: no signal has come."""
         self.pending: int | None = None
         self.waits = False
         self.since = 0.0

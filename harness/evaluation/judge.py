@@ -310,7 +310,7 @@ class _Pass:
             raise UserError(
                 self.results.folder / PROTOCOLS,
                 f"does not say what protocol {record['protocol']} stands for",
-                "put back a whole copy of it, or move the folder away and start anew",
+                "put back a whole copy of it, or move the folder away and start again",
             )
         meaning = judged_protocol(self.protocols[record["protocol"]], rubric, self.endpoint.config)
         protocol = protocol_hash(meaning)

@@ -314,7 +314,7 @@ class TRLRun:
             raise UserError(
                 path,
                 "TRL's checkpoint is gone",
-                f"remove {self.stage.folder.parent / 'checkpoint'}: the stage starts anew",
+                f"remove {self.stage.folder.parent / 'checkpoint'}: the stage starts over",
             )
         return str(path)
 

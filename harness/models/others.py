@@ -1,4 +1,4 @@
-"""Models beside the one that learns, which an order names: found, told apart, loaded."""
+"""Models beside the one that learns, which an order names: found, identified, loaded."""
 
 from __future__ import annotations
 

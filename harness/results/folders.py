@@ -38,7 +38,7 @@ from harness.results.reader import json_objects, read_records
 Json = dict[str, Any]  # an object of a JSON file; formats.py has the shapes that are checked
 
 RUN_NAME = re.compile(rf"([^{OF_SEQUENCE}]+)(?:{OF_SEQUENCE}(.+))?-seed(-?\d+)")
-REBUILT = "start the run again, which writes it anew from the stages"
+REBUILT = "start the run again, which writes it again from the stages"
 
 
 class RunFolder(NamedTuple):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # Edition of the harness that wrote a checkpoint. The first one wrote none, and its state is not
 # read: what it holds has moved since.
 EDITION = 2
-REMEDY = "remove it: the stage starts anew"
+REMEDY = "remove it: the stage starts over"
 
 # What a file may hold that no code is run for. Subclasses, as NumPy's numbers, are others.
 VALUES = (type(None), bool, int, float, str, bytes, torch.dtype, torch.device, torch.Size)

@@ -19,7 +19,7 @@ from harness.runs.plan import model_shape
 from harness.runs.ranks_cost import PartsMemory
 from harness.skills.skill import Skill
 
-REMEDY = "remove it: the run's passes are sized anew"
+REMEDY = "remove it: the run's passes are sized again"
 
 
 def passes_of(live: OneRun) -> Passes | None:

@@ -1,8 +1,8 @@
 """What --plan says of power: the smallest differences that would be told, and what tells smaller.
 
 By how the numbers of finished runs vary, where there are some. Else by accuracies of 50%, the worst
-case, of retention tasks by the base model's on record, and by how differences varied in the
-committed figure 3 (three skills, three methods, three seeds; ``TYPICAL``).
+case, of retention tasks by the base model's on record, and by how differences varied in a
+figure 3 (three skills, three methods, three seeds; ``TYPICAL``).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ WORDS = {"retention": "retention Δ", "skills": "mean accuracy between two metho
 
 @dataclass(frozen=True)
 class Typical:
-    """How differences of accuracy vary: at least as in the middle of the committed figure 3.
+    """How differences of accuracy vary: medians of a figure 3 in float32, the committed have less.
 
     items, both: variance of one question's change, over all seeds and by seed, as a share of
     p (1 - p) at accuracy p; seeds: standard deviation of the mean by seed.

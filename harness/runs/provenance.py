@@ -62,7 +62,7 @@ def write_provenance(live: OneRun, first: int) -> None:
     What earlier starts of the run had otherwise stays on record under ``earlier``.
     """
     path = live.results.run(live.run.name) / "run.json"
-    before = read_json(path, remedy="remove it: this start writes it anew") if path.exists() else {}
+    before = read_json(path, remedy="remove it: this start writes it") if path.exists() else {}
     now = _provenance(live, first)
     earlier = before.pop("earlier", [])
     if before:

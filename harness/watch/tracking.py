@@ -57,9 +57,9 @@ class Tracking(Listener):
         self.name, self.progress = name, progress
         self.sent = self.answered = 0
         self.problem = ""
-        self.threads: list[threading.Thread] = []
         self.heard = time.monotonic()
         self.process: subprocess.Popen[str] | None = None
+        self.reader: threading.Thread  # there is one as soon as there is a process
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
     def opened(self, folder: Path, about: dict[str, Any]) -> None:
@@ -74,10 +74,12 @@ class Tracking(Listener):
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
             start_new_session=True,  # Ctrl-C is for the order, which closes this process
         )
-        for work in (self._write, self._read):
-            thread = threading.Thread(target=work, args=(self.process,), daemon=True)
-            self.threads.append(thread)
-            thread.start()
+        self.reader, writer = (
+            threading.Thread(target=work, args=(self.process,), daemon=True)
+            for work in (self._read, self._write)
+        )
+        self.reader.start()
+        writer.start()
 
     def learned(self, run: str, row: dict[str, Any]) -> None:
         values = {f"train/{key}": value for key, value in row.items() if key != "step"}
@@ -129,10 +131,9 @@ class Tracking(Listener):
         """Raises ListenerOff for what the process has told, or for its death."""
         process = self.process
         code = process.poll() if process else None
-        if code and self.threads:
-            self.threads[-1].join(1.0)  # the reader: the process told why before it ended
         if code and not self.problem:
-            self.problem = f"its process ended with code {code}"
+            self.reader.join(1.0)  # The process may have told why before it ended.
+            self.problem = self.problem or f"its process ended with code {code}"
         if self.problem:
             raise ListenerOff(self.problem)
 

@@ -18,7 +18,7 @@ def test_a_sealed_file_is_read_without_its_seal(value, tmp_path):
     write_sealed(path, value)
     assert read_json(path) == value
     assert json.loads(path.read_text()).keys() == {"file_sha256", *value}
-    path.write_text(json.dumps(json.loads(path.read_text())))  # written anew by another program
+    path.write_text(json.dumps(json.loads(path.read_text())))  # written again by another program
     with pytest.raises(UserError, match="is not what was written"):
         read_json(path)
 

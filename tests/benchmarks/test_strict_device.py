@@ -398,7 +398,7 @@ class Stop(Exception):
 
 
 def stopped_and_resumed(path, out):
-    """``run``, which is stopped after step 3 of each method and begun anew."""
+    """``run``, which is stopped after step 3 of each method and begun again."""
     from harness.runs import checkpoints
 
     saved, stops = checkpoints.save_state, []

@@ -541,7 +541,7 @@ def through_disk(state):
     ],
 )
 def test_a_resumed_stage_ends_in_the_same_bits(fresh, dtype, method):
-    """Four steps, against two, a checkpoint, and two more on a model that was loaded anew."""
+    """Four steps, against two, a checkpoint, and two more on a model that was loaded again."""
     model, tokenizer = fresh[0].to(dtype), fresh[1]
     base, saved, logs = copy.deepcopy(model), {}, []
 

@@ -416,7 +416,7 @@ def test_reinvoke_pulls_back_to_the_start_of_the_stage(reinvoked):
 
 
 def test_the_second_phase_is_a_training_of_its_own(reinvoked):
-    """Its schedule begins anew, and so do AdamW's averages: a new optimizer on the recorded
+    """Its schedule begins again, and so do AdamW's averages: a new optimizer on the recorded
     gradients takes the same steps.
     """
     assert [line["learning_rate"] for line in reinvoked.logs] == pytest.approx(

@@ -263,7 +263,7 @@ KINDS = {
 def two_stages(name, kind, base, tokenizer, folder, cut=None, names=()):
     """The model after two stages of a method, and the rows of the log.
 
-    cut: (stage, step) after which everything is made anew, as a resume does; names: of the parts
+    cut: (stage, step) after which everything is made again, as a resume does; names: of the parts
     that join.
     """
     chosen, options = KINDS[kind]

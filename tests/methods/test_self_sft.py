@@ -98,7 +98,7 @@ def test_a_prompt_that_comes_again_learns_its_next_answer(tiny_model, monkeypatc
     assert sampler.calls == [12]
 
 
-def test_an_epoch_is_answered_anew(tiny_model, monkeypatch):
+def test_an_epoch_is_answered_again(tiny_model, monkeypatch):
     texts, _, sampler, stage = learned(
         tiny_model, lambda i: 4, monkeypatch, prompts=30, resample="epoch"
     )

@@ -156,7 +156,7 @@ def test_dare_drops_and_rescales(tiny_model, tmp_path, begin):
         assert share == pytest.approx(0.25, abs=5 * 0.433 / int(moved.sum()) ** 0.5)
         last = end
     size = min(map(len, masks))
-    assert (masks[0][:size] != masks[1][:size]).double().mean() > 0.3  # drawn anew
+    assert (masks[0][:size] != masks[1][:size]).double().mean() > 0.3  # drawn again
     again = sequence(base, tokenizer, DARE(part.config), tmp_path, stages=2)
     assert torch.equal(again[1][0], found[1][0])
     nothing = sequence(base, tokenizer, DARE(DAREConfig(drop=0.0)), tmp_path, stages=2)

@@ -78,8 +78,8 @@ def test_retention_between_two_settings_is_on_their_line(shown):
     assert np.isnan(retention_at(shown, sft, g1 - 1e-6).value)
 
 
-def test_its_interval_is_as_wide_as_questions_drawn_anew_make_it(folder, shown):
-    """Interpolated anew in 2,000 draws of the questions, which all settings share."""
+def test_its_interval_is_as_wide_as_questions_drawn_again_make_it(folder, shown):
+    """Interpolated again in 2,000 draws of the questions, which all settings share."""
     results = ReportData([folder])
     sft = shown.families[0]
     mid, top = (point.label for point in sft.points[1:])

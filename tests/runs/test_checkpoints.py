@@ -174,7 +174,7 @@ def test_a_checkpoint_of_another_edition_is_refused(order_file, tmp_path, monkey
         run_order(order, tmp_path / "out")
     assert str(caught.value) == (
         f"{path}: is a checkpoint of another edition of the harness; "
-        "remove it: the stage starts anew"
+        "remove it: the stage starts over"
     )
     assert path.read_bytes() == before and not (tmp_path / "out/runs/sft-seed0/stage-1").exists()
     path.unlink()

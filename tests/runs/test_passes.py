@@ -85,7 +85,7 @@ def test_a_resumed_run_finds_its_passes(tmp_path):
     write_sealed(path, {"tokens": 512, "recomputed": True, "free": 1})
     assert passes_of(live) == Passes(512, True)
     path.write_text(path.read_text().replace("512", "513"))
-    with pytest.raises(UserError, match=r"remove it: the run's passes are sized anew"):
+    with pytest.raises(UserError, match=r"remove it: the run's passes are sized again"):
         passes_of(live)
     live.model.device = torch.device("cpu")
     assert passes_of(live) is None

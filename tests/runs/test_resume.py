@@ -356,7 +356,7 @@ def test_half_a_checkpoint_is_named(processes, orders, left_alone, tmp_path):
     assert runner.run() == 2, runner.text()
     assert (
         f"error: {state}: is not what was written (its SHA-256 is not that of SHA256SUMS); "
-        "remove it: the stage starts anew\n" in runner.text()
+        "remove it: the stage starts over\n" in runner.text()
     )
     state.unlink()
     assert runner.run() == 0, runner.text()

@@ -22,7 +22,7 @@ const viewer = (() => {
       script.remove();
       if (waiting.delete(name)) {
         files.delete(name);
-        const remedy = "load the page again, or make the report anew";
+        const remedy = "load the page again, or make the report again";
         reject(new Error(`data/${name}.js ${problem}: ${remedy}.`));
       }
     };
