@@ -29,7 +29,7 @@ alone would load the model that the weights came from.
 
 How a row of it differs from the other methods
 * A bfloat16 model gets float32 weights while it learns, and TRL's autocast computes in bfloat16.
-  So TRL does it by itself; ours computes with rounded weights. ``args: {bf16: true}`` does so for a
+  They begin as our masters do (harness/learning/dither.py). ``args: {bf16: true}`` does so for a
   float32 model. ``trl.json`` in the stage's folder records versions, precision and optimizer.
 * The warm-up begins at rate 0, and sampling is that of ``generate``. The mean over micro-batches is
   TRL's. ``rows_per_pass`` sets their size. TRL's gradient checkpointing is off.

@@ -4,9 +4,9 @@ The model in memory has the weights W themselves, in its own dtype: the float32 
 into it after each step, as float32 masters of all weights are. So sampler, packed products,
 evaluation and records see the weights that are trained, and merging changes none.
 
-The gradients of the numbers follow from that of W, one weight at a time, as soon as it is there. In
-bfloat16 a change of W below its rounding is not seen in a forward pass, while the numbers go on
-adding it up.
+The gradients of the numbers follow from that of W, one weight at a time, as soon as it is there. A
+bfloat16 W is rounded with the offsets of dither.py, so that changes below its rounding are seen in
+a forward pass, on average as large as they are.
 
 Memory: W, and the W_0 that it is made from, both in the model's dtype; for the numbers what all
 weights have otherwise: masters, AdamW's moments, gradients, averages. A teacher averages the
@@ -30,6 +30,7 @@ import torch
 from harness.base.errors import UserError
 from harness.base.seeds import seed_for
 from harness.base.settings import option
+from harness.learning.dither import Dither, dither_of, of_bfloat16
 from harness.learning.parametrisation import (
     Parameters,
     Parametrisation,
@@ -98,6 +99,8 @@ class MadeWeights(Parametrisation):
         self.made: dict[str, Made] = {}  # by the name of the weight
         self.numbers: Tensors = {}  # float32, by their own names
         self.fixed: dict[str, Tensors] = {}  # what else a weight is made of, by its name
+        self.dither: Dither | None = None
+        self.dithered: dict[str, int] = {}  # see of_bfloat16
 
     @property
     def continues(self) -> bool:
@@ -176,6 +179,8 @@ class MadeWeights(Parametrisation):
 
     def begin(self, stage: Stage) -> None:
         super().begin(stage)
+        self.dither = dither_of(stage, of_run=self.continues)
+        self.dithered = dict(of_bfloat16(stage.model))
         turned = _linear_weights(stage.model)
         names = self.trained(stage.model)
         goes_on = self.continues and bool(self.numbers)  # which the stage before has left
@@ -225,7 +230,7 @@ class MadeWeights(Parametrisation):
         """Whether the model, of this dtype, has the weights that the numbers make."""
         return all(
             torch.equal(own_parts(self.made[name].weight).to(dtype), weight.to(dtype))
-            for name, weight in self.effective(self.numbers)
+            for name, weight in self._offset(self.numbers)
         )
 
     def checkpoint(self, model: PreTrainedModel) -> dict[str, Any]:
@@ -273,8 +278,18 @@ class MadeWeights(Parametrisation):
 
     @torch.no_grad()
     def _write(self, numbers: Mapping[str, torch.Tensor]) -> None:
-        for name, weight in self.effective(numbers):
+        for name, weight in self._offset(numbers):
             own_parts(self.made[name].weight).copy_(weight)
+
+    def _offset(self, numbers: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+        """``effective``, with the offsets with which a bfloat16 weight is rounded."""
+        for name, weight in self.effective(numbers):
+            if name in self.dithered:
+                assert self.dither
+                base = own_parts(self.made[name].base).float()
+                moved = self.dither.add(name, base.clone(), self.dithered[name])
+                weight = weight + moved.sub_(base)
+            yield name, weight
 
     @torch.no_grad()
     def effective(self, masters: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import torch
 
 from harness.base.settings import option
+from harness.learning.dither import dither_of
 from harness.learning.halves import Halves, Master, halves_of, kept_of, numbers_of, restore
 from harness.learning.packing import Positions, Row, TokenValues
 from harness.learning.shares import passes, states_of
@@ -76,6 +77,7 @@ class Teacher:
                     if device.type == "cpu"
                     else halves_of(self.parameters, place or device)
                 )
+                dither_of(stage).begin(self.model, self.average)
         if model is None:
             stage.keep(**{name: self})
         if sharded(self.model) is None:

@@ -4,8 +4,7 @@ A method says what its loss is; this file says how a loss becomes an update, so 
 in nothing else:
 
 * master weights, gradients, optimizer state and averages are float32, in whatever dtype the model
-  computes; the weights of a bfloat16 model are its rounded masters (pure bfloat16 updates at
-  fine-tuning rates are mostly rounded away);
+  computes; the weights of a bfloat16 model are its rounded masters (harness/learning/dither.py);
 * gradients add up on the model's device, and so does the update: what is kept in host memory passes
   through it once a step (harness/learning/optimizer.py);
 * rows are cut into micro-batches by length, so that little is padding;
@@ -32,6 +31,7 @@ import torch.nn.functional as F
 
 from harness.base.errors import UserError
 from harness.learning import halves
+from harness.learning.dither import dither_of
 from harness.learning.fused import fused_cross_entropy
 from harness.learning.halves import Halves, Master, Masters
 from harness.learning.moments import FLOAT32
@@ -104,6 +104,8 @@ class Trainer:
         else:
             self.masters = self.parameters.masters(self.params, self.model.device)
             self.holders = self.masters
+        if not (of_weights or self.parameters.makes):
+            dither_of(stage).begin(self.model, self.holders)
         self.receivers = {
             name: partial(add_gradient, holder)
             if isinstance(holder := self.holders.get(name), Halves)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from harness.learning.dither import dither_of
 from harness.learning.stage import Stage
 
 
@@ -23,6 +24,7 @@ class Views:
     def __init__(self, stage: Stage) -> None:
         self.model = stage.model
         self.dtype = stage.model.dtype
+        self.dither = dither_of(stage)
         self.before = self._settings()
         self.float32: dict[str, torch.Tensor] = {}  # TRL's weights, while the harness has its own
 
@@ -58,7 +60,10 @@ class Views:
     def handed_over(self) -> Iterator[None]:
         """TRL has the model, which is left as the harness has it but for its weights."""
         learns = {name: p.requires_grad for name, p in self.model.named_parameters()}
-        self._cast(torch.float32)
+        masters = {name: p.data.float() for name, p in self.model.named_parameters()}
+        self.dither.begin(self.model, masters)
+        for name, parameter in self.model.named_parameters():
+            parameter.data = masters[name]
         try:
             yield
         finally:

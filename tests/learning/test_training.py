@@ -368,7 +368,7 @@ def test_updates_are_adamw_on_float32_masters(fresh, dtype, limit, masters):
     )
     stage = make_stage(model, fresh[1], prompts=40)
     with learning(stage, config) as trainer:
-        reference = HandAdamW(dict(model.named_parameters()))
+        reference = HandAdamW(trainer.masters)
         for step in stage.steps():
             trainer.backward(rows, token_mean(rows))
             gradients = [m.grad.clone() for m in trainer.masters.values()]

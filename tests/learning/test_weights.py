@@ -30,10 +30,12 @@ def frozen_names(model):
 def test_an_average_follows_the_masters_by_name(half_frozen):
     """A frozen weight stays what it is; every other one is the closed form of its own master."""
     model, tokenizer = half_frozen
-    start = {n: p.detach().float().clone() for n, p in model.named_parameters()}
     stage = make_stage(model, tokenizer)
     with learning(stage, TrainingConfig(**CONFIG)) as trainer:
         teacher = Teacher(stage, ALPHA, 2048, trainer.place)
+        start = {n: numbers.detach().clone() for n, numbers in teacher.average.items()}
+        assert all(torch.equal(p, start[n].to(p.dtype)) for n, p in model.named_parameters())
+        assert all(torch.equal(m, start[n]) for n, m in trainer.masters.items())
         wanted = copy.deepcopy(start)
         for _ in stage.steps():
             trainer.backward(some_rows(), token_mean(some_rows()))

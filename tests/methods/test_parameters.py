@@ -102,6 +102,15 @@ def with_layers(model, config, numbers):
     return oracle.eval(), own
 
 
+def near(tensor, reference, share):
+    """Whether the difference has at most this share of the reference's norm.
+
+    Not each number: AdamW's first steps have the gradient's sign, and where that is near 0 it is
+    the processor's.
+    """
+    return (tensor - reference).norm() <= share * reference.norm() + 1e-7
+
+
 OPTIONS = {
     "lora": ({"rank": 4, "alpha": 12}, {"r": 4, "lora_alpha": 12}),
     "dora": ({"rank": 2}, {"r": 2, "lora_alpha": 4, "use_dora": True}),
@@ -137,20 +146,18 @@ def test_gradients_and_steps_are_those_of_peft(any_model, tiny_model, kind):
             loss = trainer.backward(rows, lambda x, at: cross_entropy(x, at.tokens) / count)
             assert loss == pytest.approx(expected.item(), rel=1e-5)
             for name, weight in own.items():
-                torch.testing.assert_close(
-                    trainer.masters[name].grad, weight.grad, rtol=1e-4, atol=2e-6
-                )
+                assert near(trainer.masters[name].grad, weight.grad, 2e-4)
             torch.nn.utils.clip_grad_norm_(own.values(), 1.0)
             adamw.step()
             adamw.zero_grad()
             trainer.update()
         for name, weight in own.items():
-            torch.testing.assert_close(trainer.masters[name], weight, rtol=1e-3, atol=2e-5)
+            assert near(trainer.masters[name], weight, 5e-4)
     parameters.end(stage)
     merged = dict(oracle.merge_and_unload().named_parameters())
     moved = 0
     for name, weight in any_model.named_parameters():
-        torch.testing.assert_close(weight, merged[name], rtol=1e-3, atol=3e-5)
+        assert near(weight, merged[name], 2e-4)
         moved += not torch.equal(weight, before.get_parameter(name))
     assert moved == len(parameters.trained(any_model))
     assert all(weight.requires_grad for weight in any_model.parameters())
@@ -214,10 +221,13 @@ def test_a_pass_computes_no_gradient_of_whole_weights(tiny_model):
 
 @pytest.mark.parametrize("name", ["lora", "dora", "pissa", "olora", "osf"])
 def test_bfloat16_weights_are_the_rounded_ones_of_float32(tiny_model, name):
-    """Numbers of a bfloat16 model in host memory learn as those of a float32 model, nearly."""
+    """Numbers of a bfloat16 model in host memory learn as those of a float32 model, nearly: its
+    weights are what the numbers make, up to half the distance of two weights there and at W_0.
+    """
     rows, losses = some_rows(6), {}
     for dtype in (torch.float32, torch.bfloat16):
         model = copy.deepcopy(tiny_model[0]).to(torch.bfloat16).to(dtype)
+        start = {n: p.detach().float() for n, p in copy.deepcopy(model).named_parameters()}
         parameters = made(name)
         stage = make_stage(model, tiny_model[1], parameters=parameters)
         parameters.begin(stage)
@@ -228,8 +238,10 @@ def test_bfloat16_weights_are_the_rounded_ones_of_float32(tiny_model, name):
                 trainer.update()
             assert all(master.dtype == torch.float32 for master in trainer.masters.values())
             for weight, effective in trainer.effective():
-                assert torch.equal(model.get_parameter(weight), effective.to(dtype))
-    assert losses[torch.bfloat16] == pytest.approx(losses[torch.float32], rel=0.02)
+                off = (model.get_parameter(weight).float() - effective).abs()
+                halves = 2**-8 * (start[weight].abs() + effective.abs())  # distances of two weights
+                assert (off <= (halves if dtype == torch.bfloat16 else 0)).all()
+    assert losses[torch.bfloat16] == pytest.approx(losses[torch.float32], rel=0.01)
     assert losses[torch.float32][-1] < 0.9 * losses[torch.float32][0]
 
 
