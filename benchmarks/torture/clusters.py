@@ -21,16 +21,19 @@ from harness.base.errors import UserError
 from harness.base.files import ROOT
 
 KINDS = ("worker", "node", "driver")
-LONGEST = 1500.0  # seconds of one order with its kills
+LONGEST = 1500.0  # seconds of one folder with its kills
+BETWEEN = 6.0  # seconds at most from the moment that a worker is at a run to the next kill
 STORE = 100 * 2**20  # bytes of shared memory of a raylet
+NODE = {"num_cpus": 1, "object_store_memory": STORE}
 
 
 def kill_cluster(
     folder: Path, kills: int, seed: int = 0, seeds: int = 4, say: Callable[[str], object] = print
 ) -> Kills:
-    """``kills`` SIGKILLs by turns, while the runs of two methods x ``seeds`` go on by --workers.
+    """``kills`` SIGKILLs, as many of each kind, each while a worker is at a run of --workers.
 
-    Files are compared with those of one process that nothing disturbed.
+    An order has two methods x ``seeds`` runs. As many folders come to their end as the kills take.
+    The files of each are compared with those of one process that nothing disturbed.
     """
     try:
         from ray.cluster_utils import Cluster
@@ -39,44 +42,51 @@ def kill_cluster(
         raise UserError("--cluster", "Ray is not installed", remedy) from None
     changes = {"seeds": list(range(seeds)), "checkpoints": {"minutes": 0, "keep": "last"}}
     order = write_order(folder, "cluster", order_of(folder, ["sft", "sdft"], **changes))
-    found = Kills(dict.fromkeys(KINDS, 0))
     alone = _start(order, folder / "cluster-alone")
     alone.wait()
-    wanted = contents(folder / "cluster-alone")
-    node = {"num_cpus": 1, "object_store_memory": STORE}
-    cluster = Cluster(initialize_head=True, head_node_args={**node, "num_cpus": 0})
-    nodes = [cluster.add_node(**node) for _ in range(2)]
-    draw, out = random.Random(seed), folder / "cluster-killed"
-    words = ("--workers", cluster.address)
-    driver, end = _start(order, out, *words), time.monotonic() + LONGEST
+    wanted, found, attempt = contents(folder / "cluster-alone"), Kills(dict.fromkeys(KINDS, 0)), 0
+    draw, left = random.Random(seed), [KINDS[i % len(KINDS)] for i in range(kills)]
+    draw.shuffle(left)
+    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "num_cpus": 0})
+    nodes = [cluster.add_node(**NODE) for _ in range(2)]
+
+    def kill(kind: str, driver: Any, workers: list[int]) -> None:
+        if kind == "driver":
+            driver.kill()
+            driver.wait()
+        elif kind == "node":
+            cluster.remove_node(nodes.pop(draw.randrange(2)), allow_graceful=False)
+            nodes.append(cluster.add_node(**NODE))
+        else:
+            os.kill(draw.choice(workers), signal.SIGKILL)
+        found.kills[kind] += 1
+        say(f"{kind} killed, {sum(found.kills.values())} of {kills}")
+
     try:
-        while driver.poll() is None or driver.returncode < 0:
-            time.sleep(draw.uniform(2, 10))
-            if time.monotonic() > end:
-                found.faults.append(f"not done after {LONGEST:.0f} s")
-                driver.kill()
-                break
-            if sum(found.kills.values()) < kills and driver.poll() is None:
-                kind = draw.choice(KINDS)
-                if kind == "node":
-                    cluster.remove_node(nodes.pop(draw.randrange(2)), allow_graceful=False)
-                    nodes.append(cluster.add_node(**node))
-                elif kind == "driver":
+        while left and not found.faults:
+            out = folder / f"cluster-{attempt}"
+            words = ("--workers", cluster.address)
+            driver, end = _start(order, out, *words), time.monotonic() + LONGEST
+            while driver.poll() is None:
+                if time.monotonic() > end:
+                    found.faults.append(f"{out.name}: not done after {LONGEST:.0f} s")
                     driver.kill()
                     driver.wait()
-                elif not _kill_worker(out, draw):
-                    continue
-                found.kills[kind] += 1
-                say(f"{kind} killed, {sum(found.kills.values())} of {kills}")
-            if driver.poll() is not None and driver.returncode < 0:
-                driver = _start(order, out, *words)
+                elif left and _workers(out):
+                    time.sleep(draw.uniform(0, BETWEEN))
+                    if (workers := _workers(out)) and driver.poll() is None:
+                        kind = left.pop()
+                        kill(kind, driver, workers)
+                        driver = _start(order, out, *words) if kind == "driver" else driver
+                time.sleep(0.2)
+            if driver.returncode:
+                found.faults.append(f"{out.name}: the driver ended with {driver.returncode}")
+            if changed := differences(contents(out), wanted):
+                found.faults.append(f"{out.name}: {', '.join(changed[:5])}")
+            found.ended += 2 * seeds
+            attempt += 1
     finally:
         cluster.shutdown()
-    if driver.returncode != 0:
-        found.faults.append(f"the driver ended with {driver.returncode}")
-    found.ended = 2 * seeds
-    if changed := differences(contents(out), wanted):
-        found.faults.append(f"{out.name}: {', '.join(changed[:5])}")
     return found
 
 
@@ -86,14 +96,14 @@ def _start(order: Path, out: Path, *more: str) -> Any:
         return subprocess.Popen(words, cwd=ROOT, stdout=log, stderr=log)
 
 
-def _kill_worker(out: Path, draw: random.Random) -> bool:
-    """Kill the process that holds a lease on a run; False where none does."""
-    leases = list((out / "leases" / "runs").glob("*.[0-9]*"))
-    if not leases:
-        return False
-    try:
-        pid = json.loads(draw.choice(leases).read_text())["pid"]
-        os.kill(pid, signal.SIGKILL)
-    except (OSError, ValueError, KeyError):  # it has ended meanwhile
-        return False
-    return True
+def _workers(out: Path) -> list[int]:
+    """The living processes that hold a lease on a run."""
+    found = []
+    for lease in (out / "leases" / "runs").glob("*.[0-9]*"):
+        try:
+            pid = json.loads(lease.read_text())["pid"]
+            os.kill(pid, 0)
+        except (OSError, ValueError, KeyError):  # it has ended, or ends meanwhile
+            continue
+        found.append(pid)
+    return found

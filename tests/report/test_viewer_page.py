@@ -11,8 +11,8 @@ from harness.report.data import ReportData
 from harness.report.style import looks
 from harness.report.viewer import write_viewer
 from harness.results.questions import save_questions
+from tests.conftest import settle
 from tests.fabricate import METHODS, fabricate
-from tests.report.conftest import settle
 from tests.report.folders import ONE_SKILL, TWO, raw, rewrite
 from tests.report.test_continual import add_references
 

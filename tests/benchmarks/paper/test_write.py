@@ -18,6 +18,7 @@ from benchmarks.paper.items import ITEMS
 from benchmarks.paper.write import write_paper
 from harness.base.errors import UserError
 from tests.benchmarks.paper.folders import T2, skill_folder
+from tests.report.test_page_browser import PAPER, serious_faults
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -69,6 +70,19 @@ def test_the_page_begins_with_the_table_of_signs(drawn):
     assert same["sign"] == "same sign" and same["told from 0"] == "yes"
     ranks = rows["sign"].map({"same sign": 0, "other sign": 2}).fillna(1)
     assert rows.index.is_unique and ranks.is_monotonic_increasing
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_axe_finds_no_serious_fault(drawn, opened, width, scheme):
+    page = opened(drawn[1], width=width, color_scheme=scheme, bypass_csp=True)
+    assert not serious_faults(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_on_paper_nothing_is_cut_off(drawn, opened):
+    page = opened(drawn[1], width=PAPER)
+    page.emulate_media(media="print")
+    assert page.evaluate("document.documentElement.scrollWidth") <= PAPER
 
 
 def test_captions_say_what_was_run(drawn):
