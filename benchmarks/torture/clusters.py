@@ -21,7 +21,8 @@ from harness.base.errors import UserError
 from harness.base.files import ROOT
 
 KINDS = ("worker", "node", "driver")
-LONGEST = 1500.0  # seconds of one folder with its kills
+LONGEST = 3000.0  # seconds of one folder with its kills
+PROMPTS = 240  # of a stage: runs long enough to be killed several times
 BETWEEN = 6.0  # seconds at most from the moment that a worker is at a run to the next kill
 STORE = 100 * 2**20  # bytes of shared memory of a raylet
 NODE = {"num_cpus": 1, "object_store_memory": STORE}
@@ -40,7 +41,12 @@ def kill_cluster(
     except ModuleNotFoundError:
         remedy = "pip install -r requirements-cluster.txt"
         raise UserError("--cluster", "Ray is not installed", remedy) from None
-    changes = {"seeds": list(range(seeds)), "checkpoints": {"minutes": 0, "keep": "last"}}
+    changes = {
+        "seeds": list(range(seeds)),
+        "checkpoints": {"minutes": 0, "keep": "last"},
+        "budget": {"prompts": PROMPTS, "batch_size": 4},
+        "evaluate": {"every_steps": 20},
+    }
     order = write_order(folder, "cluster", order_of(folder, ["sft", "sdft"], **changes))
     alone = _start(order, folder / "cluster-alone")
     alone.wait()

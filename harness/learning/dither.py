@@ -75,7 +75,7 @@ def of_bfloat16(model: PreTrainedModel) -> list[tuple[str, int]]:
     """(name, how many numbers come before this rank's) of the weights that compute in bfloat16."""
     parts = sharded(model)
     return [
-        (name, rows_of_part(weight).start * weight[0].numel() if parts and len(weight) else 0)
+        (name, rows_of_part(weight).start * weight.shape[1:].numel() if parts else 0)
         for name, weight in model.named_parameters()
         if (parts.dtype if parts else weight.dtype) == torch.bfloat16
     ]

@@ -1,8 +1,9 @@
 """The page of 50 skills, 10 methods and 5 seeds: how large it is, and how soon it is there.
 
-python -m tests.report.large_page [--skills N] [--methods N] [--seeds N] [--keep DIR]
+python -m tests.report.large_page [--skills N] [--methods N] [--seeds N] [--answers] [--keep DIR]
 
-Records are made up, without their items. The browser is the system's Chromium.
+Records are made up, without their items unless --answers asks for them, which makes the viewer as
+large as it gets. The browser is the system's Chromium.
 """
 
 import argparse
@@ -40,6 +41,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for name, default in (("skills", 50), ("methods", 10), ("seeds", 5)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument(
+        "--answers", action="store_true", help="with 40 answers of every evaluation"
+    )
     parser.add_argument("--keep", type=Path, help="a new folder for the results and the report")
     options = parser.parse_args()
     skills = {f"skill_{i}": (0.1 + 0.005 * i, 0.5) for i in range(options.skills)}
@@ -48,7 +52,7 @@ def main() -> None:
         folder = options.keep or Path(temporary) / "large"
         start = time.perf_counter()
         fabricate(
-            folder, skills, methods, range(options.seeds), n=40, inside=0, items=False,
+            folder, skills, methods, range(options.seeds), n=40, inside=0, items=options.answers,
             retention=RETENTION,
         )  # fmt: skip
         print(f"made up in {time.perf_counter() - start:.0f} s", flush=True)
@@ -56,7 +60,11 @@ def main() -> None:
         _, page = write_report(folder)
         print(f"report in {time.perf_counter() - start:.0f} s", flush=True)
         pictures = sum(path.stat().st_size for path in (page.parent / "figures").rglob("*.svg"))
-        print(f"page {page.stat().st_size / 1e6:.2f} MB, all SVG {pictures / 1e6:.2f} MB")
+        viewer = sum(path.stat().st_size for path in (page.parent / "viewer").rglob("*"))
+        print(
+            f"page {page.stat().st_size / 1e6:.2f} MB, all SVG {pictures / 1e6:.2f} MB, "
+            f"viewer {viewer / 1e6:.2f} MB"
+        )
         for width in (1280, 390):
             drawn, alive = opening_seconds(page, width)
             print(f"{width} pixels: drawn in {drawn:.2f} s, first picture alive {alive:.2f} s")
