@@ -142,7 +142,7 @@ _ALL = (
         experiment="figure_6",
         description=(
             "On-policy or not: accuracy by the number of answers sampled to learn from. SDFT "
-            "samples its own again, along training; the others learn from a fixed set of the "
+            "samples its own along training; the others learn from a fixed set of the "
             "teacher's, a point a run, at the same number of optimizer steps."
         ),
         measure=measured.generations,

@@ -44,9 +44,10 @@ class Dither:
 
     @torch.no_grad()
     def add(self, name: str, numbers: torch.Tensor, first: int = 0) -> torch.Tensor:
-        """Move float32 ``numbers``, all of them bfloat16's, in place; returns them.
+        """Move float32 ``numbers`` in place, each by its share of its own distance; returns them.
 
-        first: how many numbers of the weight ``name`` come before these.
+        Those that are bfloat16's still round to what they were. first: how many numbers of the
+        weight ``name`` come before these.
         """
         place = seed_for(self.seed, name) % PERIOD + STEP * first
         order = torch.arange(PERIOD, device=numbers.device)

@@ -99,7 +99,7 @@ class MadeWeights(Parametrisation):
         self.made: dict[str, Made] = {}  # by the name of the weight
         self.numbers: Tensors = {}  # float32, by their own names
         self.fixed: dict[str, Tensors] = {}  # what else a weight is made of, by its name
-        self.dither: Dither | None = None
+        self.dither = Dither(0)  # of the stage
         self.dithered: dict[str, int] = {}  # see of_bfloat16
 
     @property
@@ -285,10 +285,7 @@ class MadeWeights(Parametrisation):
         """``effective``, with the offsets with which a bfloat16 weight is rounded."""
         for name, weight in self.effective(numbers):
             if name in self.dithered:
-                assert self.dither
-                base = own_parts(self.made[name].base).float()
-                moved = self.dither.add(name, base.clone(), self.dithered[name])
-                weight = weight + moved.sub_(base)
+                self.dither.add(name, weight, self.dithered[name])
             yield name, weight
 
     @torch.no_grad()

@@ -24,7 +24,7 @@ WORDS = {"retention": "retention Δ", "skills": "mean accuracy between two metho
 
 @dataclass(frozen=True)
 class Typical:
-    """How differences of accuracy vary: medians of a figure 3 in float32, the committed have less.
+    """How differences of accuracy vary: medians of a figure 3 in float32; the committed has less.
 
     items, both: variance of one question's change, over all seeds and by seed, as a share of
     p (1 - p) at accuracy p; seeds: standard deviation of the mean by seed.
