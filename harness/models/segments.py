@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 ATTENTION = "segments"  # its name in transformers' registry
 ALIKE = 2  # segments that are computed together differ in length by at most this factor
 
-KEYS = 512  # of a segment, up to which probabilities may be kept for the backward pass
+KEYS = 512  # of a segment, up to which query heads are joined and probabilities may be kept
 
 Span = tuple[int, int]  # first token, and the one behind the last
 Chain = list[Span]  # of a segment: what it continues, in order, and itself
@@ -181,20 +181,29 @@ class _ByProducts(torch.autograd.Function):
         return of_scores @ key, of_scores.mT @ query, probs.mT @ grad, None, None
 
 
-def _by_products(
+def _joined(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     mask: torch.Tensor,
     scale: float | None,
 ) -> torch.Tensor:
-    """Attention [rows, queries, heads, width]. Query heads that share keys are one long head."""
+    """Attention [rows, queries, heads, width]. Query heads that share keys are one long head.
+
+    The sums are the same. Repeated for every query head, keys and values would be copied, and their
+    gradients added again: in float32 that took as long as the attention.
+    """
     rows, heads, length, width = query.shape
     shared = key.shape[1]
-    mask = mask.expand(-1, -1, length, -1).repeat(1, 1, heads // shared, 1)
+    mask = mask.repeat(1, 1, heads // shared, 1)
     query = query.reshape(rows, shared, -1, width)
-    output = _ByProducts.apply(query, key, value, mask, scale or width**-0.5)
-    return output.view(rows, heads, length, -1).transpose(1, 2)
+    if query.dtype == torch.float32:
+        output = torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, scale=scale
+        )
+    else:
+        output = _ByProducts.apply(query, key, value, mask, scale or width**-0.5)
+    return output.reshape(rows, heads, length, -1).transpose(1, 2)
 
 
 def _segment_attention(
@@ -220,12 +229,12 @@ def _segment_attention(
             _Take.apply(tokens, chains)
             for tokens, chains in ((query, group.queries), (key, group.keys), (value, group.keys))
         )
-        if query.dtype == torch.float32 or dropout or k.shape[2] > KEYS:
+        if dropout or k.shape[2] > KEYS:
             output, _ = sdpa_attention_forward(
                 module, q, k, v, group.mask, scaling=scaling, dropout=dropout, **kwargs
             )
         else:
-            output = _by_products(q, k, v, group.mask, scaling)
+            output = _joined(q, k, v, group.mask, scaling)
         outputs.append(output.flatten(0, 1))  # [rows x queries, heads, width]
     return torch.cat(outputs)[segments.places][None], None
 

@@ -115,8 +115,8 @@ def reference(query, key, value, mask, scale):
 
 
 @pytest.mark.parametrize("scale", [None, 0.3])
-def test_products_are_attention_with_its_gradient(scale):
-    """In float64 to its precision; in bfloat16 as near as PyTorch's own attention, times two."""
+def test_joined_heads_are_attention_with_its_gradient(scale):
+    """To the precision of float64 and float32; in bfloat16 as near as PyTorch's own, times two."""
     torch.manual_seed(1)
     query = torch.randn(3, 4, 7, 8, dtype=torch.float64, requires_grad=True)
     key, value = (
@@ -134,12 +134,14 @@ def test_products_are_attention_with_its_gradient(scale):
 
     size = scale or 8**-0.5
     wanted = both(lambda q, k, v, m: reference(q, k, v, m, size))
-    exact = both(lambda q, k, v, m: module._by_products(q, k, v, m, scale).transpose(1, 2))
-    for got, want in zip(exact, wanted, strict=True):
-        torch.testing.assert_close(got, want)
-    short = both(
-        lambda q, k, v, m: module._by_products(q, k, v, m, scale).transpose(1, 2), torch.bfloat16
-    )
+
+    def joined(*inputs):
+        return module._joined(*inputs, scale).transpose(1, 2)
+
+    for dtype, tolerance in ((torch.float64, 1e-7), (torch.float32, 1e-5)):
+        for got, want in zip(both(joined, dtype), wanted, strict=True):
+            torch.testing.assert_close(got, want, rtol=tolerance, atol=tolerance)
+    short = both(joined, torch.bfloat16)
     fused = both(
         lambda q, k, v, m: F.scaled_dot_product_attention(
             q, k.repeat_interleave(2, 1), v.repeat_interleave(2, 1), attn_mask=m, scale=size
@@ -151,20 +153,22 @@ def test_products_are_attention_with_its_gradient(scale):
 
 
 @pytest.mark.parametrize("keys", [512, 5])
-def test_short_dtypes_take_products_up_to_a_length(keys, monkeypatch):
-    """Beyond it PyTorch's attention, which keeps no probabilities. Both give the model's states."""
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_heads_are_joined_up_to_a_length(keys, dtype, monkeypatch):
+    """Beyond it transformers' own attention. Both give the model's states."""
     monkeypatch.setattr(module, "KEYS", keys)
     calls = []
-    by_products = module._by_products
-    monkeypatch.setattr(module, "_by_products", lambda *a: calls.append(a) or by_products(*a))
-    model = model_of("llama", torch.bfloat16)
+    joined = module._joined
+    monkeypatch.setattr(module, "_joined", lambda *a: calls.append(a) or joined(*a))
+    model = model_of("llama", dtype)
     ids = torch.arange(TOKENS) * 7 % 60
     with torch.no_grad():
         states = by_segments(model, ids)
         for chain in CHAINS:
             if chain[-1][1] > chain[-1][0]:
                 wanted = alone(model, ids, chain)
-                assert (states[slice(*chain[-1])] - wanted).abs().max() < 0.05
+                tolerance = 1e-5 if dtype == torch.float32 else 0.05
+                assert (states[slice(*chain[-1])] - wanted).abs().max() < tolerance
     groups = Segments(CHAINS, model.dtype, model.device).groups
     assert len(calls) == 2 * sum(group.mask.shape[-1] <= keys for group in groups) > 0
 
