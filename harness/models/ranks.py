@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 
@@ -31,11 +31,13 @@ Value = TypeVar("Value")
 class _Ranks:
     """This process among the ranks; count 0: it was not started by torchrun.
 
-    real, mirror: the results folder, and what this rank writes in its place (mirror.py).
+    real, mirror: the results folder, and what this rank writes in its place (mirror.py). ends: what
+    is done behind the last word between ranks.
     """
 
     index, count = 0, 0
     real = mirror = Path()
+    ends: ClassVar[list[Callable[[], None]]] = []
 
 
 _RANKS = _Ranks()
@@ -54,6 +56,11 @@ def index() -> int:
 def count() -> int:
     """How many ranks there are."""
     return max(1, _RANKS.count)
+
+
+def on_machine() -> int:
+    """How many ranks this machine has."""
+    return int(os.environ["LOCAL_WORLD_SIZE"]) if _RANKS.count else 1
 
 
 def device() -> str:
@@ -99,7 +106,16 @@ def joined() -> Iterator[None]:
         raise
     finally:
         _RANKS.index, _RANKS.count = 0, 0
-        dist.destroy_process_group()
+        for end in _RANKS.ends:
+            with suppress(Exception):  # Another rank may be gone; what is to be said was said.
+                end()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def at_end(end: Callable[[], None]) -> None:
+    """Call ``end`` once this rank has no more to say to others, before it leaves them."""
+    _RANKS.ends.append(end)
 
 
 def _is_parting(error: BaseException) -> bool:
@@ -155,11 +171,11 @@ def wait() -> None:
 @contextmanager
 def in_turn() -> Iterator[None]:
     """The ranks of a machine go through the body one after the other, without a word between."""
-    own, on_machine = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    own = int(os.environ["LOCAL_RANK"])
     for _ in range(own):
         wait()
     yield
-    for _ in range(on_machine - own):
+    for _ in range(on_machine() - own):
         wait()
 
 

@@ -46,10 +46,17 @@ def samples_by_vllm(order: Order) -> bool:
 def engine_for(order: Order) -> Iterator[Engine | None]:
     """vLLM's engine for as long as ``order`` runs, None if it does not ask for one.
 
-    The engine starts with its first use.
+    The engine starts with its first use. Raises UserError where an order of one process divides
+    the engine's weights.
     """
     engine = None
     if samples_by_vllm(order):
+        if order.vllm.tensor_parallel_size > 1 and not ranks.active():
+            raise UserError(
+                f"{order.place}: vllm.tensor_parallel_size",
+                "one process holds the weights of vLLM whole",
+                "leave it out, or start by torchrun (docs/how-to/large.md)",
+            )
         engine = Engine(order.vllm, order.rollout.temperature, order.model.deterministic)
     try:
         yield engine

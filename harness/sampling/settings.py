@@ -60,6 +60,12 @@ class VLLMConfig:
         min=1,
         max=10_000,
     )
+    tensor_parallel_size: int = option(
+        1,
+        "ranks of torchrun, of one machine, that hold one copy of the weights together",
+        min=1,
+        max=1024,
+    )
     max_num_batched_tokens: int | None = option(
         None,
         "most tokens of one pass; 8,192 on a GPU and what vLLM takes on a CPU if left out",

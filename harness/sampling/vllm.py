@@ -8,12 +8,15 @@ to the training.
 Every call begins without cached prefixes, and every completion has a seed of its own. What a call
 returns therefore depends on the weights and its arguments, not on the calls before it: a run that
 is killed and resumed sees the same completions.
+
+On the ranks of torchrun each rank has an engine (vLLM's external launcher). So many of them as the
+order says hold one copy of the weights, in tensor parallelism; the copies divide the requests.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -21,7 +24,9 @@ import torch
 
 from harness.base.errors import UserError
 from harness.base.seeds import seed_for
+from harness.models import ranks
 from harness.models.chat import chat_tokens, stop_tokens
+from harness.models.sharded import sharded, weights_of
 from harness.sampling.sampler import Completion, Texts
 from harness.sampling.settings import VLLMConfig
 from harness.sampling.transformers import TransformersSampler
@@ -144,13 +149,11 @@ class _RunningEngine:
         """Whether it is awake, with the weights of these hashes."""
         return not self.asleep and self.hashes is not None and torch.equal(hashes, self.hashes)
 
-    def load(self, weights: dict[str, torch.Tensor], hashes: torch.Tensor) -> None:
+    def load(self, weights: Iterator[tuple[str, torch.Tensor]], hashes: torch.Tensor) -> None:
         """Wake up where it sleeps, and take ``weights``."""
         if self.asleep:
             self.llm.wake_up(tags=["weights"])
-        self.llm.collective_rpc(
-            "reload_weights", kwargs={"weights_iterator": iter(weights.items())}
-        )
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         self.llm.apply_model(_renew_head)
         if self.asleep:
             self.llm.wake_up(tags=["kv_cache"])
@@ -205,11 +208,10 @@ class Engine:
 
         Only what is necessary is done. Raises UserError where vLLM cannot run the model.
         """
-        # Each weight once, also where two modules share it.
-        weights = {name: weight.detach() for name, weight in model.named_parameters()}
-        hashes = _hashes(weights.values())
-        if self._state is not None and self._state.has_weights(hashes):
-            self._state.llm.reset_prefix_cache()
+        hashes = _hashes(weights_of(model).values())
+        is_ready = self._state is not None and self._state.has_weights(hashes)
+        if all(ranks.gathered(is_ready)):
+            self.llm.reset_prefix_cache()
             return
         if model.device.type == "cuda":
             torch.cuda.empty_cache()  # torch keeps for itself what training freed
@@ -224,7 +226,7 @@ class Engine:
                 self._state = self._start(model, tokenizer)
                 Engine.running = self
             was_asleep = self._state.asleep
-            self._state.load(weights, hashes)
+            self._state.load(_whole_weights(model), hashes)
         # Does vLLM read the weights as the model does? A reload after sleep is another way in.
         if is_first_use or (was_asleep and self._state.wakes <= COMPARED_WAKES):
             self._compare(model, tokenizer)
@@ -237,8 +239,13 @@ class Engine:
             self._state.asleep = True
 
     def close(self) -> None:
-        """End the engine and give back all its memory."""
-        if self._state is not None:
+        """End the engine and give back all its memory; on ranks, once they part.
+
+        vLLM ends what the ranks have in common as well.
+        """
+        if ranks.active():
+            ranks.at_end(self.close)
+        elif self._state is not None:
             Engine.running = None
             from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
@@ -255,24 +262,29 @@ class Engine:
         """vLLM's outputs for ``prompts`` (lists of token ids), one each, in their order.
 
         settings: one for each prompt. progress: called with the number of requests that are
-        finished so far. Raises UserError for a prompt that is too long.
+        finished so far. All ranks ask at once. Raises UserError for a prompt that is too long.
         """
         self._check_lengths(prompts, settings)
         engine = self.llm.llm_engine
+        of_copy = self.config.tensor_parallel_size
+        copies = ranks.count() // of_copy
+        own = range(ranks.index() // of_copy, len(prompts), copies)
         outputs: dict[str, RequestOutput] = {}
         assert self._state is not None
         with undisturbed(self._state.is_invariant):
             try:
-                for i, (prompt, params) in enumerate(zip(prompts, settings, strict=True)):
-                    request = {"type": "token", "prompt_token_ids": prompt}
-                    engine.add_request(str(i), request, params)
+                for i in own:
+                    request = {"type": "token", "prompt_token_ids": prompts[i]}
+                    engine.add_request(str(i), request, settings[i])
                 while engine.has_unfinished_requests():
                     outputs |= {out.request_id: out for out in engine.step() if out.finished}
                     if progress:
-                        progress(len(outputs))
+                        progress(min(len(outputs) * copies, len(prompts)))
             except BaseException:
-                engine.abort_request([str(i) for i in range(len(prompts))])
+                engine.abort_request([str(i) for i in own])
                 raise
+        for found in ranks.gathered(outputs):
+            outputs |= found
         return [outputs[str(i)] for i in range(len(prompts))]
 
     def _check_lengths(
@@ -369,6 +381,8 @@ class Engine:
                     # A seeded request whose prompt is read in parts fails in the CPU build.
                     enable_chunked_prefill=kind != "cpu",
                     logprobs_mode="raw_logprobs" if self.raw else "processed_logprobs",
+                    tensor_parallel_size=self.config.tensor_parallel_size,
+                    distributed_executor_backend="external_launcher" if ranks.active() else None,
                 )
             except (ValueError, RuntimeError, NotImplementedError) as error:
                 remedy = "change the section vllm, or take engine: transformers"
@@ -402,6 +416,16 @@ class Engine:
             )
 
 
+def _whole_weights(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
+    """(name, weight) of a model, each once, also where two modules share it.
+
+    Of a model in parts each is made whole before the engine sees it; all ranks go through it.
+    """
+    parts = sharded(model)
+    for name, weight in model.named_parameters():
+        yield name, parts.whole(weight) if parts else weight.detach()
+
+
 def _hashes(weights: Iterable[torch.Tensor]) -> torch.Tensor:
     """Hashes of what the weights hold.
 
@@ -409,7 +433,7 @@ def _hashes(weights: Iterable[torch.Tensor]) -> torch.Tensor:
     as they are.
     """
     return torch.cat(
-        [torch.hash_tensor(torch.atleast_2d(w).flatten(1), dim=-1) for w in weights]
+        [torch.hash_tensor(torch.atleast_2d(w).flatten(1), dim=-1) for w in weights if w.numel()]
     ).cpu()
 
 

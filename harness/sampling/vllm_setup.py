@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from harness.base.errors import UserError
+from harness.models import ranks
 from harness.models.repeatable import same_draws
 from harness.sampling.settings import REMEDY, version
 
@@ -110,7 +111,8 @@ def check_platform(device: torch.device) -> None:
     logging.getLogger("vllm").setLevel(logging.ERROR)  # silences the import as well
     from vllm.platforms import current_platform
 
-    if current_platform.device_type != device.type or (device.index or 0) != 0:
+    own = torch.device(ranks.device()).index if ranks.active() else 0
+    if current_platform.device_type != device.type or (device.index or 0) != (own or 0):
         raise UserError(
             "engine: vllm",
             f"this vLLM runs on {current_platform.device_type} and the model is on {device}",
