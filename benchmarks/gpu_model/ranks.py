@@ -7,6 +7,7 @@ import torch
 from benchmarks.gpu_model.table import (
     ANSWER,
     BATCH,
+    LARGE,
     PROMPT,
     PROMPTS,
     RANK,
@@ -16,7 +17,7 @@ from benchmarks.gpu_model.table import (
 )
 from harness.learning.outlook import Work
 from harness.runs.cost import StepWork
-from harness.runs.ranks_cost import RanksCost, RankShare, fleet_of
+from harness.runs.ranks_cost import MACHINE, RanksCost, RankShare, fleet_of
 from methods.sdft import SDFTConfig
 
 FLEETS = (("7B", "2x80"), ("7B", "4x80"), ("7B", "8x80"), ("72B", "8x141"), ("72B", "16x141"))
@@ -31,34 +32,45 @@ def table() -> str:
         "|---|---|---|---|---:|---:|---:|---:|---:|---:|\n",
     ]
     for name, gpus in FLEETS:
-        for method in ("SFT", "SDFT"):
-            lines += [_row(name, gpus, method, trained) for trained in ("all", "LoRA")]
+        of_copy = MACHINE if name in LARGE else 1
+        for method, copy in (("SFT", 0), ("SDFT", 0), ("SDFT, vLLM", of_copy)):
+            for trained in ("all", "LoRA"):
+                share = share_of(name, gpus, method, trained, of_copy=copy)
+                lines.append(_row(name, gpus, method, trained, share))
+                if share.passes is None:
+                    share = share_of(name, gpus, method, trained, "host_moments", copy)
+                    lines.append(_row(name, gpus, method, f"{trained}, `host_moments`", share))
     return "".join(lines)
 
 
-def share_of(name: str, gpus: str, method: str, trained: str) -> RankShare:
-    """What a rank takes; gpus: as ``8x80``."""
-    cost = RanksCost(shape_of(name), torch.bfloat16, fleet_of(gpus))
+def share_of(
+    name: str, gpus: str, method: str, trained: str, masters: str = "device", of_copy: int = 0
+) -> RankShare:
+    """What a rank takes; gpus: as ``8x80``; masters: the option; of_copy: ranks that hold a copy of
+    vLLM's weights, 0 without vLLM.
+    """
+    cost = RanksCost(shape_of(name), torch.bfloat16, fleet_of(gpus), of_copy)
     size, passes = trained_by(name, trained)
-    work = work_of_run(ANSWER) if method == "SDFT" else Work(learned=PROMPT + DEMONSTRATION)
+    work = (
+        work_of_run(ANSWER) if method.startswith("SDFT") else Work(learned=PROMPT + DEMONSTRATION)
+    )
     step = StepWork(
         prompts=BATCH,
         work=work,
         completion=work.learned - PROMPT,
         passes=passes,
         trained=size,
-        masters="device",
+        masters=masters,
         limit=1,
         at_once=BATCH,
         longest=ANSWER if work.answers else None,
     )
     cached = BATCH * work.answers * (PROMPT + ANSWER)
-    return cost.share(SDFTConfig(), work, size, step, cached)
+    return cost.share(SDFTConfig(masters=masters), work, size, step, cached)
 
 
-def _row(name: str, gpus: str, method: str, trained: str) -> str:
-    share = share_of(name, gpus, method, trained)
-    label = trained if trained == "all" else f"LoRA, rank {RANK}"
+def _row(name: str, gpus: str, method: str, trained: str, share: RankShare) -> str:
+    label = f"LoRA, rank {RANK}" if trained == "LoRA" else trained
     start = f"| {name} | {gpus} | {method} | {label} "
     return start + "".join(f"| {cell} " for cell in _cells(share)) + "|\n"
 

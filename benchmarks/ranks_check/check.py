@@ -30,6 +30,8 @@ CASES: dict[str, dict[str, Any]] = {
     "self_sft": {"method": "self_sft", "answers": 2},
     "offline_distillation": {"method": "offline_distillation", "generations": 9},
     "sft_from_teacher": {"method": "sft_from_teacher", "generations": 9},
+    "sft_host_moments": {"method": "sft", "masters": "host_moments"},
+    "sdft_host_moments": {"method": "sdft", "ema_alpha": 0.2, "masters": "host_moments"},
     "sft_talr": {"method": "sft", "with": {"talr": {}}},
     "sft_eaft": {"method": "sft", "with": {"eaft": {}}},
     "sft_flow": {"method": "sft", "with": {"flow": {}}},

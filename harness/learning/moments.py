@@ -96,7 +96,9 @@ def moments_of(like: torch.Tensor, place: torch.device, kind: str) -> tuple[Mome
 
 
 def restore(moment: Moment, kept: Sequence[torch.Tensor]) -> None:
-    """Take the ``parts`` of that time."""
+    """Take the ``parts`` of that time, or all of them as the one tensor that they are pieces of."""
+    if len(kept) == 1 and kept[0].shape != moment.parts[0].shape:
+        kept = pieces(kept[0])
     for part, values in zip(moment.parts, kept, strict=True):
         part.copy_(values)
 

@@ -94,8 +94,9 @@ class Trainer:
         learns = {name for name, p in self.model.named_parameters() if p.requires_grad}
         self.params: Any = {n: p for n, p in weights_of(self.model).items() if n in learns}
         self.place = torch.device("cpu") if config.masters == "host" else self.model.device
-        streams = config.masters != "device" and self.model.device.type != "cpu"
-        self.splits = streams and self.parameters.splits
+        apart = self.model.device.type != "cpu" or self.parts is not None
+        streams = apart and config.masters != "device"
+        self.splits = streams and self.parameters.splits and self.parts is None
         self.holders: Mapping[str, Master]
         self.masters: Mapping[str, torch.Tensor]
         if self.splits:

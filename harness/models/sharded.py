@@ -125,33 +125,40 @@ class Sharded:
         return {name: weight.to_local().detach() for name, weight in self.weights().items()}
 
     def spread(self, name: str, part: torch.Tensor) -> torch.Tensor:
-        """The tensor in parts, laid out as the weight ``name``, of which this rank has ``part``."""
+        """The tensor in parts, laid out as the weight ``name``, of which this rank has ``part``.
+
+        The part stays on its device.
+        """
         from torch.distributed.tensor import DTensor
 
         like = self.weights()[name]
         return DTensor.from_local(
             part,
-            self.mesh,
+            ranks.mesh(part.device.type),
             like.placements,
             run_check=False,
             shape=like.shape,
             stride=like.stride(),
         )
 
-    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-        """A tensor in parts, of zeros."""
+    def empty(self, shape: Sequence[int], dtype: torch.dtype, device: str) -> torch.Tensor:
+        """A tensor in parts, of zeros; device: the kind of it."""
         from torch.distributed.tensor import Shard, zeros
 
         new: torch.Tensor = zeros(
-            list(shape), dtype=dtype, device_mesh=self.mesh, placements=[Shard(0)]
+            list(shape), dtype=dtype, device_mesh=ranks.mesh(device), placements=[Shard(0)]
         )
         return new
 
     def spread_like(self, name: str, value: Any) -> Any:
-        """``spread`` of what has the shape of the weight's part; anything else as it is."""
-        if isinstance(value, list) and len(value) == 1:
-            return [self.spread_like(name, value[0])]
+        """``spread`` of what has the shape of the weight's part; anything else as it is.
+
+        A list has the pieces of such a tensor.
+        """
         part = self.weights()[name].to_local()
+        if isinstance(value, list):
+            whole = value[0] if len(value) == 1 else torch.cat(value)
+            return [self.spread(name, whole.view(part.shape))]
         is_part = isinstance(value, torch.Tensor) and value.shape == part.shape
         return self.spread(name, value) if is_part and value.ndim else value
 

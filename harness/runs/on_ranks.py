@@ -90,8 +90,8 @@ def _refusals(spec: MethodSpec) -> Iterator[tuple[str, str]]:
     if (trained := spec.parameters) and _own(trained.cls, "methods.parameters") not in PARAMETERS:
         problem = f"parameters: {trained.name} does not run"
         yield problem, f"on ranks run {', '.join(PARAMETERS)}; {ALONE}"
-    if config.masters != "device":
-        yield "masters in host memory do not run", "take masters: device: each rank has its part"
+    if config.masters == "host":
+        yield "masters in host memory do not run", "take masters: host_moments, or device"
     if config.moments != FLOAT32:
         yield "moments in 8 bits do not run", "take moments: float32"
 

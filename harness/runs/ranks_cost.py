@@ -34,9 +34,11 @@ BY_SIZE = {24: "RTX 4090", 48: "L40S", 80: "H100 80GB", 141: "H200 141GB"}  # GB
 MACHINE = 8  # GPUs of a machine
 NETWORK = 50e9  # bytes a second a GPU to other machines: 400 Gb/s each, as a DGX H100 has
 REACHED = 0.8  # share of these that collectives reach: an estimate
+# Seconds of a sum over the ranks of a copy, two in a layer and token: an estimate
+SUM = 15e-6
 CONTEXT = 1.5  # GiB of CUDA's context, NCCL's buffers and libraries: an estimate
 # Bytes of a trained weight on the rank that has it: float32 master, gradient, AdamW's two moments.
-TRAINED, MASTER = 16.0, 4.0
+TRAINED, MASTER, MOMENTS = 16.0, 4.0, 8.0
 
 
 @dataclass(frozen=True)
@@ -94,15 +96,16 @@ class PartsMemory:
         """Bytes of a rank's part of the model's weights, the masters."""
         return MASTER * self.memory.parameters / self.count
 
-    def held(self, work: Work, trained: Size) -> float:
+    def held(self, work: Work, trained: Size, masters: str) -> float:
         """Bytes that a rank has all the time of a step, beside activations and logits."""
         memory = self.memory
+        each = TRAINED - MOMENTS * (masters != "device")  # of a trained number
         copies = len(work.starts) + (0 if trained.again else work.copies)
         parts = memory.parameters * MASTER * (1 + copies) + MASTER * trained.again
         if trained.again:  # numbers that every rank has whole
-            everywhere = TRAINED * trained.numbers + MASTER * trained.numbers * work.copies
+            everywhere = each * trained.numbers + MASTER * trained.numbers * work.copies
         else:
-            parts, everywhere = parts + (TRAINED - MASTER) * trained.numbers, 0.0
+            parts, everywhere = parts + (each - MASTER) * trained.numbers, 0.0
         layer = (memory.parameters - memory.head) / self.layers
         # Two layers whole, the one that computes and the next; gradients of one, in the model's
         # dtype and in float32 on their way. The embedding whole, and the head of each model.
@@ -113,35 +116,50 @@ class PartsMemory:
     def passes(self, room: float, config: TrainingConfig, work: Work, trained: Size) -> Passes:
         """The passes of a rank that has ``room`` bytes for all of training, the model included."""
         memory, wanted = self.memory, config.recomputes if self.layered else False
-        room -= self.held(work, trained) + memory.head_bytes(work, trained, math.inf)
+        room -= self.held(work, trained, config.masters) + memory.head_bytes(
+            work, trained, math.inf
+        )
         tokens = config.micro_batch_tokens
         return fitting_passes(max(0.0, room), memory.token, memory.recomputed, tokens, wanted)
 
-    def keeps_whole(self, fleet: Fleet, work: Work, trained: Size) -> bool:
+    def keeps_whole(self, fleet: Fleet, work: Work, trained: Size, masters: str) -> bool:
         """Whether answers are sampled from a model that is whole on each GPU."""
         whole = self.memory.parameters * self.memory.size
-        return self.held(work, trained) + 2 * whole <= (fleet.card.gib - CONTEXT) * GIB
+        return self.held(work, trained, masters) + 2 * whole <= (fleet.card.gib - CONTEXT) * GIB
 
     def peak(
-        self, work: Work, trained: Size, passes: Passes, tokens: float, cached_tokens: float
+        self,
+        work: Work,
+        trained: Size,
+        masters: str,
+        passes: Passes,
+        tokens: float,
+        cached_tokens: float,
+        copy: float,
     ) -> float:
-        """Bytes; tokens: of a pass; cached_tokens: of the rank's answers while they are sampled."""
+        """Bytes; copy: those of an engine's weights, while it samples; tokens: of a pass;
+        cached_tokens: of the rank's answers while they are sampled.
+        """
         memory = self.memory
         token = memory.recomputed if passes.recomputed else memory.token
         learning = tokens * token + memory.head_bytes(work, trained, tokens)
-        sampling = cached_tokens * memory.cache_token + memory.size * memory.head
-        return self.held(work, trained) + max(learning, sampling)
+        sampling = cached_tokens * memory.cache_token + memory.size * memory.head + copy
+        return self.held(work, trained, masters) + max(learning, sampling)
 
 
 class RanksCost:
     """The cost of a model on a Fleet."""
 
-    def __init__(self, shape: PreTrainedModel, dtype: torch.dtype, fleet: Fleet) -> None:
-        """shape: the model on the meta device."""
-        self.fleet = fleet
+    def __init__(
+        self, shape: PreTrainedModel, dtype: torch.dtype, fleet: Fleet, of_copy: int = 0
+    ) -> None:
+        """shape: the model on the meta device; of_copy: ranks that hold one copy of vLLM's weights,
+        0 where transformers samples.
+        """
+        self.fleet, self.of_copy = fleet, of_copy
         self.memory = Memory(shape, dtype, "cuda")
         self.parts = PartsMemory(shape, self.memory, fleet.count)
-        self.gpu = GPU(shape, fleet.card.speeds, Sampling())
+        self.gpu = GPU(shape, fleet.card.speeds, Sampling(vllm=of_copy > 0))
 
     def share(
         self,
@@ -160,7 +178,11 @@ class RanksCost:
         passes = self.parts.passes(gib * GIB, config, work, trained)
         rows = max(1.0, step.prompts * max(1, work.answers) / count)
         tokens = max(work.learned, min(passes.tokens, rows * work.learned))
-        peak = self.parts.peak(work, trained, passes, tokens, cached_tokens / count) / GIB
+        cached = cached_tokens / count
+        copy = 0.0
+        if self.of_copy and work.answers:
+            copy = self.memory.size * self.memory.parameters / self.of_copy
+        peak = self.parts.peak(work, trained, config.masters, passes, tokens, cached, copy) / GIB
         own = replace(
             step,
             prompts=step.prompts / count,
@@ -187,11 +209,19 @@ class RanksCost:
         passes = math.ceil(step.prompts * work.learned / step.limit)
         scoring = math.ceil(step.prompts * work.scored / (2 * step.limit)) if work.scored else 0
         learning = (passes * (bytes_once + backward) + scoring * bytes_once) / self.fleet.sent
-        # Where there is room the model is whole for all tokens of a step's answers.
+        # An engine gets the model once. Without one it is whole for all tokens of a step's answers
+        # where there is room.
         tokens = (step.longest or work.sampled) if work.answers else 0.0
-        sampled = min(tokens, 1.0) if self.parts.keeps_whole(self.fleet, work, trained) else tokens
-        decoding = sampled * bytes_once / self.fleet.sent
+        where = self.fleet, work, trained, step.masters
+        once = self.of_copy or self.parts.keeps_whole(*where)
+        decoding = (min(tokens, 1.0) if once else tokens) * bytes_once / self.fleet.sent
         compute = max(terms.compute, learning)
-        decode = max(terms.decode, decoding)
-        sent = compute - terms.compute + decode - terms.decode
-        return terms._replace(compute=compute, decode=decode), sent
+        if self.of_copy and tokens:
+            of_copy = replace(step, prompts=step.prompts * self.of_copy)
+            sums = 2 * self.parts.layers * tokens * SUM * (self.of_copy > 1)
+            waited = decoding + sums
+            decode = self.gpu.terms(of_copy).decode / self.of_copy + waited
+        else:
+            decode = max(terms.decode, decoding)
+            waited = decode - terms.decode
+        return terms._replace(compute=compute, decode=decode), compute - terms.compute + waited

@@ -27,7 +27,9 @@ def plan_on_ranks(order: Order, gpus: str) -> str:
     place, model = f"{order.path}: model", order.model
     tokenizer, source = load_tokenizer(model.name, model.revision, place, model.template)
     shape = model_shape(order, source, place)
-    cost = RanksCost(shape, order.dtype(), fleet)
+    by_vllm = order.rollout.engine == "vllm"
+    of_copy = order.vllm.tensor_parallel_size if by_vllm else 0
+    cost = RanksCost(shape, order.dtype(), fleet, of_copy)
     outlooks = outlooks_of(order, tokenizer, cost.memory.parameters)
     rows: list[tuple[str, ...]] = [HEAD]
     for spec in order.methods.values():
@@ -61,7 +63,7 @@ def _row(
         completion=max(0.0, work.learned - outlook.prompt),
         passes=spec.make_parameters().passes,
         trained=trained,
-        masters="device",
+        masters=spec.config.masters,
         limit=1,
         at_once=max(1, round(batch * max(1, work.answers))),
     )

@@ -103,8 +103,12 @@ def taken_apart(state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, torch.
     def walk(value: Any) -> Any:
         if hasattr(value, "to_local"):
             found.append(value)
-            mark = {IN_PARTS: len(found) - 1, "shape": list(value.shape), "dtype": value.dtype}
-            return mark
+            return {
+                IN_PARTS: len(found) - 1,
+                "shape": list(value.shape),
+                "dtype": value.dtype,
+                "device": value.device.type,
+            }
         if isinstance(value, dict):
             return type(value)((key, walk(entry)) for key, entry in value.items())
         return type(value)(map(walk, value)) if type(value) in (list, tuple) else value
@@ -134,7 +138,8 @@ def _put_together(value: Any, tensors: dict[str, torch.Tensor], parts: Sharded) 
         if IN_PARTS in value:
             key = str(value[IN_PARTS])
             if key not in tensors:
-                tensors[key] = parts.empty(value["shape"], value["dtype"])
+                device = value.get("device", parts.mesh.device_type)
+                tensors[key] = parts.empty(value["shape"], value["dtype"], device)
             return tensors[key]
         return type(value)((k, _put_together(v, tensors, parts)) for k, v in value.items())
     if type(value) in (list, tuple):

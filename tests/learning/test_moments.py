@@ -243,3 +243,15 @@ def test_they_go_on_from_a_checkpoint_to_the_bit(dtype, contiguous, monkeypatch)
     assert not torch.equal(numbers_of(again["w"]), weight.float())
     assert kept["w"]["exp_avg"][0].dtype == torch.int8
     assert kept["w"]["exp_avg_sq"][0].dtype == torch.uint8
+
+
+def test_pieces_are_restored_from_the_whole_tensor(monkeypatch):
+    """As ranks keep them: one tensor of a part's shape, whatever pieces it has in memory."""
+    monkeypatch.setattr(halves, "PIECE", 4)
+    moment, _ = moments_of(torch.zeros(3, 3), CPU, FLOAT32)
+    assert [len(part) for part in moment.parts] == [4, 4, 1]
+    whole = torch.arange(9.0).view(3, 3)
+    moments.restore(moment, [whole])
+    assert torch.equal(torch.cat(list(moment.parts)).view(3, 3), whole)
+    moments.restore(moment, list(moment.parts))
+    assert torch.equal(torch.cat(list(moment.parts)).view(3, 3), whole)

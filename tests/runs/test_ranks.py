@@ -22,7 +22,7 @@ from harness.runs.reading import read_order
 from harness.runs.sequence import run_order
 from methods.sdft import SDFTConfig
 
-LABELS = ("sft_replay", "sdft_lora")
+LABELS = ("sft_replay", "sdft_lora", "sft_host_moments")
 
 
 def test_two_ranks_log_what_one_process_logs(tmp_path):
@@ -52,7 +52,7 @@ def test_every_row_is_in_one_share_and_shares_are_even():
         ),
         ({"methods": {"sft": {"with": {"ewc": {}}}}}, "with: ewc does not run"),
         ({"methods": {"sft": {"parameters": "dora"}}}, "parameters: dora does not run"),
-        ({"methods": {"sft": {"masters": "host"}}}, "masters in host memory do not run"),
+        ({"methods": {"sft": {"masters": "host"}}}, "take masters: host_moments"),
         ({"methods": {"sft": {"moments": "8bit"}}}, "moments in 8 bits do not run"),
     ],
 )
