@@ -94,8 +94,8 @@ class Trainer:
         learns = {name for name, p in self.model.named_parameters() if p.requires_grad}
         self.params: Any = {n: p for n, p in weights_of(self.model).items() if n in learns}
         self.place = torch.device("cpu") if config.masters == "host" else self.model.device
-        apart = self.model.device.type != "cpu" or self.parts is not None
-        streams = apart and config.masters != "device"
+        on_gpu = self.model.device.type != "cpu"
+        streams = config.masters != "device" and (on_gpu or self.parts is not None)
         self.splits = streams and self.parameters.splits and self.parts is None
         self.holders: Mapping[str, Master]
         self.masters: Mapping[str, torch.Tensor]
@@ -120,9 +120,8 @@ class Trainer:
         ]
         decayed = self.parameters.decayed(decayed_names(self.model))
         decay = {name: config.weight_decay * (name in decayed) for name in self.holders}
-        place = torch.device("cpu") if streams else self.model.device
         self.optimizer: Optimizer = (
-            Streamed(self.holders, decay, place, config.moments)
+            Streamed(self.holders, decay, None if streams else self.model.device, config.moments)
             if streams or config.moments != FLOAT32
             else Resident(self.masters, decay)
         )
