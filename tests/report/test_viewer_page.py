@@ -259,7 +259,7 @@ def test_an_address_of_something_else_says_so(quickstart, opened):
 def test_the_overview_has_every_number_and_each_leads_to_its_answers(quickstart, opened):
     page = opened(quickstart)
     assert page.locator("#overview td a").count() == 13 * 3
-    assert page.locator("#overview tbody tr").first.locator("a").all_text_contents()[1] == "32.0 %"
+    assert page.locator("#overview tbody tr").first.locator("a").all_text_contents()[1] == "41.0 %"
     click(page, "#overview tbody tr:nth-child(2) a")
     assert state(page) == {"n": "elements", "s": "0"}
     assert page.locator("#list a").count() == 50
