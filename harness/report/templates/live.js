@@ -110,10 +110,17 @@ function names(panel, hidden) { // beside the ends of the lines, none on another
     ctx.textAlign = 'left';
     ctx.lineWidth = ratio;
     ctx.fillStyle = tint('--ink');
+    const written = [];
     for (const {line, x, y, at} of ends) {
       const text = line.label.length > 14 ? `${line.label.slice(0, 13)}…` : line.label;
-      if (isPlane) { // there a line ends anywhere
-        ctx.fillText(text, x + 7 * ratio, y - 9 * ratio);
+      if (isPlane) { // there a line ends anywhere: the first place around it that is free
+        const wide = ctx.measureText(text).width, gap = 7 * ratio;
+        const places = [[x + gap, y - 9 * ratio], [x + gap, y + 10 * ratio], [x - gap - wide, y - 9 * ratio], [x - gap - wide, y + 10 * ratio]];
+        const isFree = ([a, b]) => a >= left && a + wide <= left + width + 40 * ratio
+          && written.every(w => Math.abs(b - w.b) >= row || a >= w.a + w.wide || a + wide <= w.a);
+        const [a, b] = places.find(isFree) || places[0];
+        written.push({a, b, wide});
+        ctx.fillText(text, a, b);
         continue;
       }
       const side = left + width + 12 * ratio;
