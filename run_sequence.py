@@ -277,7 +277,7 @@ def among_ranks(args: argparse.Namespace) -> None:
                 order = read_order(args.order, args.set, args.method, args.seed, args.sequence)
                 out = Path(args.out) if args.out else ROOT / "results" / order.name
                 check_folder(out)
-                check_order(order)
+                check_order(order, ranks.on_machine())
                 try_prompts(order, progress)
                 runs = order.runs()
                 if not ranks.index():

@@ -42,21 +42,26 @@ def samples_by_vllm(order: Order) -> bool:
     return "vllm" in (order.rollout.engine, order.evaluate.engine)
 
 
+def check_copies(order: Order, on_machine: int) -> None:
+    """Raises UserError where the ranks of a machine do not make whole copies of vLLM's weights."""
+    of_copy, place = order.vllm.tensor_parallel_size, f"{order.place}: vllm.tensor_parallel_size"
+    if not samples_by_vllm(order) or on_machine % of_copy == 0:
+        return
+    if on_machine == 1:
+        problem = "one process holds the weights of vLLM whole"
+        raise UserError(place, problem, "leave it out, or start by torchrun (docs/how-to/large.md)")
+    problem = f"{of_copy} ranks hold a copy of the weights, and a machine has {on_machine}"
+    raise UserError(place, problem, f"take a divisor of {on_machine}")
+
+
 @contextmanager
 def engine_for(order: Order) -> Iterator[Engine | None]:
     """vLLM's engine for as long as ``order`` runs, None if it does not ask for one.
 
-    The engine starts with its first use. Raises UserError where an order of one process divides
-    the engine's weights.
+    The engine starts with its first use.
     """
     engine = None
     if samples_by_vllm(order):
-        if order.vllm.tensor_parallel_size > 1 and not ranks.active():
-            raise UserError(
-                f"{order.place}: vllm.tensor_parallel_size",
-                "one process holds the weights of vLLM whole",
-                "leave it out, or start by torchrun (docs/how-to/large.md)",
-            )
         engine = Engine(order.vllm, order.rollout.temperature, order.model.deterministic)
     try:
         yield engine

@@ -11,9 +11,8 @@ from typing import Any
 
 from harness.base.errors import UserError
 from harness.learning.moments import FLOAT32
-from harness.models import ranks
 from harness.models.flex import FLEX
-from harness.runs.engines import samples_by_vllm
+from harness.runs.engines import check_copies
 from harness.runs.methods import MethodSpec
 from harness.runs.order import Order
 from harness.sampling.transformers import GRAPHS
@@ -42,8 +41,11 @@ def check_options(args: argparse.Namespace) -> None:
             raise UserError(option, "is no matter of several ranks", "leave out torchrun")
 
 
-def check_order(order: Order) -> None:
-    """Raises UserError for what several ranks cannot do, before anything loads."""
+def check_order(order: Order, on_machine: int) -> None:
+    """Raises UserError for what several ranks cannot do, before anything loads.
+
+    on_machine: ranks of a machine.
+    """
     for label, spec in order.methods.items():
         place = f"{order.place}: methods.{label}"
         for problem, remedy in _refusals(spec):
@@ -57,25 +59,13 @@ def check_order(order: Order) -> None:
         if is_set:
             problem = f"{getattr(model, key)} does not run on the ranks of torchrun"
             raise UserError(f"{place}: model.{key}", problem, "leave it out")
-    if samples_by_vllm(order) and ranks.active():  # --plan has no machine to ask
-        _check_copies(order)
+    check_copies(order, on_machine)
     if order.judge is not None:
         problem = "every rank of torchrun would ask it"
         raise UserError(
             f"{place}: judge",
             problem,
             "leave it out; python -m harness.judge grades a finished folder",
-        )
-
-
-def _check_copies(order: Order) -> None:
-    """Raises UserError where the ranks of a machine do not make whole copies of vLLM's weights."""
-    of_copy, on_machine = order.vllm.tensor_parallel_size, ranks.on_machine()
-    if on_machine % of_copy:
-        raise UserError(
-            f"{order.place}: vllm.tensor_parallel_size",
-            f"{of_copy} ranks hold a copy of the weights, and a machine has {on_machine}",
-            f"take a divisor of {on_machine}",
         )
 
 

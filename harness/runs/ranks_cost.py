@@ -217,10 +217,10 @@ class RanksCost:
         decoding = (min(tokens, 1.0) if once else tokens) * bytes_once / self.fleet.sent
         compute = max(terms.compute, learning)
         if self.of_copy and tokens:
-            of_copy = replace(step, prompts=step.prompts * self.of_copy)
+            together = replace(step, prompts=step.prompts * self.of_copy)
             sums = 2 * self.parts.layers * tokens * SUM * (self.of_copy > 1)
             waited = decoding + sums
-            decode = self.gpu.terms(of_copy).decode / self.of_copy + waited
+            decode = self.gpu.terms(together).decode / self.of_copy + waited
         else:
             decode = max(terms.decode, decoding)
             waited = decode - terms.decode

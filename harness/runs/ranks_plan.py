@@ -12,7 +12,7 @@ from harness.runs.methods import MethodSpec
 from harness.runs.on_ranks import check_order
 from harness.runs.order import Order
 from harness.runs.plan import model_shape
-from harness.runs.ranks_cost import Fleet, RanksCost, RankShare, fleet_of
+from harness.runs.ranks_cost import MACHINE, Fleet, RanksCost, RankShare, fleet_of
 
 HEAD = ("method", "skill", "GPU, GiB", "a pass", "s/step", "waits", "learning", "efficiency")
 
@@ -23,7 +23,7 @@ def plan_on_ranks(order: Order, gpus: str) -> str:
     Loads tokenizer and configuration, no weights. Raises UserError for what torchrun would refuse.
     """
     fleet = fleet_of(gpus)
-    check_order(order)
+    check_order(order, min(fleet.count, MACHINE))
     place, model = f"{order.path}: model", order.model
     tokenizer, source = load_tokenizer(model.name, model.revision, place, model.template)
     shape = model_shape(order, source, place)

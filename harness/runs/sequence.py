@@ -17,6 +17,7 @@ from harness.base.console import Progress
 from harness.base.errors import UserError
 from harness.base.files import read_json
 from harness.evaluation.judge import judge_stage
+from harness.models import ranks
 from harness.models.checkpoint import check_saving, model_fingerprint
 from harness.models.load import load_tokenizer, resolve_device
 from harness.results.formats import FAILED, VERSION
@@ -26,6 +27,7 @@ from harness.results.writer import ResultsWriter
 from harness.runs.checkpoints import load_memory, tidy
 from harness.runs.engines import (
     advice,
+    check_copies,
     check_sampling,
     engine_for,
     load_order_model,
@@ -69,6 +71,7 @@ def run_order(
     shard: the part of the runs that this process begins with, and it leaves out what others work
     on; without one such a run raises UserError.
     """
+    check_copies(order, ranks.on_machine())
     results = writer_of_rank(folder)
     progress = progress or Progress()
     progress.listeners.append(LeaseTeller(results))

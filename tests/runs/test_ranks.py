@@ -11,10 +11,8 @@ from benchmarks.ranks_check.check import TOLERANCE, distance, order_for, run
 from harness.base.errors import UserError
 from harness.learning.packing import Row
 from harness.learning.shares import shares
-from harness.models import ranks
 from harness.runs.cards import CARDS
 from harness.runs.cost import StepWork
-from harness.runs.engines import engine_for
 from harness.runs.on_ranks import check_order
 from harness.runs.ranks_cost import Fleet, RanksCost, fleet_of
 from harness.runs.ranks_plan import plan_on_ranks
@@ -59,7 +57,7 @@ def test_every_row_is_in_one_share_and_shares_are_even():
 def test_what_ranks_cannot_do_is_refused_before_anything_loads(order_file, changes, said):
     order = read_order(order_file(**changes), [], [], [], [])
     with pytest.raises(UserError, match=said):
-        check_order(order)
+        check_order(order, 2)
 
 
 def test_plan_on_gpus(order_file):
@@ -84,16 +82,17 @@ def test_parts_of_a_weight_and_memory_shrink_with_the_ranks():
     assert gib == sorted(gib, reverse=True)
 
 
-def test_vllm_holds_whole_copies_on_a_machine(order_file, monkeypatch):
+def test_vllm_holds_whole_copies_on_a_machine(order_file, tmp_path, monkeypatch):
     monkeypatch.setattr("harness.runs.order.version", lambda: "vllm 0")
     path = order_file(rollout={"engine": "vllm"}, vllm={"tensor_parallel_size": 4})
     order = read_order(path, [], [], [], [])
     said = "vllm.tensor_parallel_size: one process holds the weights of vLLM whole"
-    with pytest.raises(UserError, match=said), engine_for(order):
-        pass
-    monkeypatch.setattr(ranks, "active", lambda: True)
-    monkeypatch.setattr(ranks, "on_machine", lambda: 6)
-    with pytest.raises(UserError, match="4 ranks hold a copy of the weights, and a machine has 6"):
-        check_order(order)
-    monkeypatch.setattr(ranks, "on_machine", lambda: 8)
-    check_order(order)
+    with pytest.raises(UserError, match=said):
+        run_order(order, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    said = "4 ranks hold a copy of the weights, and a machine has 6"
+    with pytest.raises(UserError, match=said):
+        check_order(order, 6)
+    with pytest.raises(UserError, match=said):
+        plan_on_ranks(order, "6x80")
+    check_order(order, 8)

@@ -116,8 +116,7 @@ function names(panel, hidden) { // beside the ends of the lines, none on another
       if (isPlane) { // there a line ends anywhere: the first place around it that is free
         const wide = ctx.measureText(text).width, gap = 7 * ratio;
         const places = [[x + gap, y - 9 * ratio], [x + gap, y + 10 * ratio], [x - gap - wide, y - 9 * ratio], [x - gap - wide, y + 10 * ratio]];
-        const isFree = ([a, b]) => a >= left && a + wide <= left + width + 40 * ratio
-          && written.every(w => Math.abs(b - w.b) >= row || a >= w.a + w.wide || a + wide <= w.a);
+        const isFree = ([a, b]) => written.every(w => Math.abs(b - w.b) >= row || a >= w.a + w.wide || a + wide <= w.a);
         const [a, b] = places.find(isFree) || places[0];
         written.push({a, b, wide});
         ctx.fillText(text, a, b);
