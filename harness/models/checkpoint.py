@@ -50,6 +50,7 @@ PENALTIES = (
     "remove_invalid_values",
 )
 
+_READ: dict[Any, str] = {}  # {files, dtype, device: fingerprint} of what this process has loaded
 _HASHES: WeakKeyDictionary[Any, tuple[int, str]] = WeakKeyDictionary()  # (tokens, hash)
 
 if TYPE_CHECKING:
@@ -217,6 +218,30 @@ def model_fingerprint(model: PreTrainedModel, by_digests: bool | None = None) ->
         digest.update(content)
     digest.update(_canonical(_without_circumstances(model.config.to_diff_dict())))
     return digest.hexdigest()
+
+
+def file_fingerprint(model: PreTrainedModel) -> str:
+    """``model_fingerprint`` of a model that was loaded and not touched since.
+
+    Files that this process has read before are not hashed again, while they are the same ones: by
+    the hub's commit, or by each file's place on the disk, size and time of its last change.
+    """
+    files = _files(model)
+    if files is None or sharded(model):
+        return model_fingerprint(model)
+    key = (files, model.dtype, model.device.type)
+    if key not in _READ:
+        _READ[key] = model_fingerprint(model)
+    return _READ[key]
+
+
+def _files(model: PreTrainedModel) -> Any:
+    """What tells the files of a loaded model from others; None if nothing does."""
+    if not os.path.isdir(model.name_or_path):
+        commit = getattr(model.config, "_commit_hash", None)
+        return commit and (model.name_or_path, commit)
+    stats = [(file.name, file.stat()) for file in os.scandir(model.name_or_path)]
+    return tuple(sorted((n, s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns) for n, s in stats))
 
 
 def _heads_and_contents(model: PreTrainedModel, by_digests: bool) -> Iterator[tuple[bytes, Any]]:

@@ -183,19 +183,34 @@ def load_model(
     Raises UserError where they cannot be loaded, do not fit together, where no token ends a turn,
     or where the model computes its logits in a way that ``output_head`` does not know.
     """
-    tokenizer, source = load_tokenizer(name, revision, place, template)
-    device = resolve_device(device)
-    prepare_device(device)
-    model = _read_weights(name, source, revision, dtype, device, place)
-    model.to(device).eval()
-    mend_sampling(model.generation_config)
-    # PyTorch unties weights that it moves to a device which it does not know by itself.
-    model.tie_weights(recompute_mapping=False)
+    tokenizer, _ = load_tokenizer(name, revision, place, template)
+    model = read_model(name, dtype, device, revision, place)
     check_finite(name, model, place)
     check_passes(name, model, place)
     check_tokens(name, model, tokenizer, place)
     stop_tokens(model, tokenizer, place)
     return model, tokenizer
+
+
+def read_model(
+    name: str,
+    dtype: str = "auto",
+    device: str = "auto",
+    revision: str | None = None,
+    place: str = "model",
+) -> transformers.PreTrainedModel:
+    """The model of ``load_model`` without its tokenizer and without a look at what it can do.
+
+    For one that was looked at before. Raises UserError where it cannot be loaded.
+    """
+    device = resolve_device(device)
+    prepare_device(device)
+    model = _read_weights(name, source_of(name), revision, dtype, device, place)
+    model.to(device).eval()
+    mend_sampling(model.generation_config)
+    # PyTorch unties weights that it moves to a device which it does not know by itself.
+    model.tie_weights(recompute_mapping=False)
+    return model
 
 
 def _read_weights(

@@ -21,7 +21,7 @@ from harness.base.errors import UserError
 from harness.base.files import refuse_links, write_sealed
 from harness.base.sums import check_sums
 from harness.evaluation.evaluator import Evaluator
-from harness.models.checkpoint import model_fingerprint
+from harness.models.checkpoint import file_fingerprint, model_fingerprint
 from harness.results.formats import Evaluation
 from harness.results.writer import BEFORE, ResultsWriter
 from harness.runs.engines import (
@@ -60,14 +60,14 @@ def sweep(
     take_products(order, folder)
     results.check(order.about())
     base, tokenizer = load_order_model(order)
-    check_base_model(results, base, model_fingerprint(base))
+    check_base_model(results, base, file_fingerprint(base))
     evaluator = evaluator_for(order, Mixtures(folder / FOLDER, results))
     rows = []
     with engine_for(order) as engine:
         for run in _sequences(order):
             stage = results.stage(run.name, len(order.skills))
             model, _ = load_order_model(order, stage / "weights")
-            check_kept_weights(results, stage, model, model_fingerprint(model))
+            check_kept_weights(results, stage, model, file_fingerprint(model))
             keep_abilities(results.run(run.name) / "model.json", model)
             sampler = sampler_for(order.evaluate, engine, model, tokenizer)
             for alpha, weights in mixtures(model, base, alphas):

@@ -1,6 +1,6 @@
 """What an order asks to load: its model, its samplers, its evaluator."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from harness.evaluation.evaluator import Evaluator
 from harness.evaluation.settings import Evaluate
 from harness.models import ranks
 from harness.models.flex import FLEX, attend_by_flex, keep_flex
-from harness.models.load import load_model, prepare_device, resolve_device
+from harness.models.load import load_model, prepare_device, read_model, resolve_device
 from harness.models.products import (
     PLAIN,
     Products,
@@ -100,23 +100,55 @@ def load_order_model(
     order: Order, source: Path | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The order's model and tokenizer, or those of a checkpoint in folder ``source``."""
+    tokenizers = []
+
+    def load(name: str, device: str, revision: str | None, place: str) -> PreTrainedModel:
+        dtype, template = _dtype(order), order.model.template
+        model, tokenizer = load_model(name, dtype, device, revision, place, template)
+        tokenizers.append(tokenizer)
+        return model
+
+    return _placed(order, source, load), tokenizers[0]
+
+
+def reload_order_model(order: Order, source: Path | None = None) -> PreTrainedModel:
+    """The model of ``load_order_model`` again: one that was looked at when the run began with it.
+
+    Whoever calls it compares the weights with those on record.
+    """
+
+    def load(name: str, device: str, revision: str | None, place: str) -> PreTrainedModel:
+        return read_model(name, _dtype(order), device, revision, place)
+
+    return _placed(order, source, load)
+
+
+def _dtype(order: Order) -> str:
+    return str(order.dtype()).removeprefix("torch.")
+
+
+def _placed(
+    order: Order, source: Path | None, load: Callable[[str, str, str | None, str], PreTrainedModel]
+) -> PreTrainedModel:
+    """The model on its device or devices, as the order wants it to compute.
+
+    load: f(name, device, revision, place).
+    """
     spec = order.model
-    dtype = str(order.dtype()).removeprefix("torch.")
+    name, revision, place = spec.name, spec.revision, f"{order.path}: model"
     if source:
         ranks.wait()  # rank 0 has written it
-        source = ranks.real(source)
-        name, revision, place = str(source), None, str(source)
-    else:
-        name, revision, place = spec.name, spec.revision, f"{order.path}: model"
+        name, revision = str(ranks.real(source)), None
+        place = name
     if ranks.active():
         device = torch.device(device_of_rank(order))
         ranks.mesh(device.type)
         with ranks.in_turn():  # the host has one whole model at a time
-            model, tokenizer = load_model(name, dtype, "cpu", revision, place, spec.template)
+            model = load(name, "cpu", revision, place)
             shard(model, order.dtype(), device)
         keep_products(model, PLAIN)
-        return model, tokenizer
-    model, tokenizer = load_model(name, dtype, spec.device, revision, place, spec.template)
+        return model
+    model = load(name, spec.device, revision, place)
     if order.products:
         keep_products(model, order.products.sampling)
     if spec.decode == GRAPHS:
@@ -126,7 +158,7 @@ def load_order_model(
             keep_flex(model, True)
         else:
             attend_by_flex(model, f"{place}: attention")
-    return model, tokenizer
+    return model
 
 
 def device_of_rank(order: Order) -> str:

@@ -14,14 +14,14 @@ from harness.base.console import Progress
 from harness.base.errors import UserError
 from harness.base.files import read_json, to_json, write_sealed
 from harness.learning.lessons import Lesson
-from harness.models.checkpoint import has_fingerprint, model_fingerprint
+from harness.models.checkpoint import file_fingerprint, has_fingerprint
 from harness.models.forward import can_share_prompts, keep_sharing
 from harness.models.memory import peak_memory
 from harness.models.segments import can_take_segments, keep_segments
 from harness.results.formats import RELEARN
 from harness.results.writer import BEFORE, ResultsWriter
 from harness.runs.checkpoints import check_plain
-from harness.runs.engines import evaluator_for, load_order_model, sampler_for
+from harness.runs.engines import evaluator_for, reload_order_model, sampler_for
 from harness.runs.order import Order
 from harness.runs.references import Run, lesson_of
 from harness.sampling.transformers import WAYS, keep_way, way_of
@@ -151,16 +151,16 @@ class OneRun:
         if of == "run" or before is None:
             return self.load_base()
         self.progress.show(f"loads {before.name} of {before.parent.name} again")
-        model, _ = load_order_model(self.order, before / "weights")
-        check_kept_weights(self.results, before, model, model_fingerprint(model))
+        model = reload_order_model(self.order, before / "weights")
+        check_kept_weights(self.results, before, model, file_fingerprint(model))
         keep_abilities(self.abilities, model)
         return model
 
     def load_base(self) -> PreTrainedModel:
         """Another copy of the base model."""
         self.progress.show("loads the base model again")
-        base, _ = load_order_model(self.order)
-        check_base_model(self.results, base, model_fingerprint(base))
+        base = reload_order_model(self.order)
+        check_base_model(self.results, base, file_fingerprint(base))
         keep_abilities(self.abilities, base)
         return base
 

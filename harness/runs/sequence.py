@@ -18,7 +18,7 @@ from harness.base.errors import UserError
 from harness.base.files import read_json
 from harness.evaluation.judge import judge_stage
 from harness.models import ranks
-from harness.models.checkpoint import check_saving, model_fingerprint
+from harness.models.checkpoint import check_saving, file_fingerprint
 from harness.models.load import load_tokenizer, resolve_device
 from harness.results.formats import FAILED, VERSION
 from harness.results.hashes import gone_sums_line
@@ -190,11 +190,11 @@ def run_stages(
                 check_sequence(run, before)
         results.check_kept(before, memory=first > 1)
         model, tokenizer = load_order_model(order, before / "weights")
-        weights = model_fingerprint(model)
+        weights = file_fingerprint(model)
         check_kept_weights(results, before, model, weights)
     else:
         model, tokenizer = fresh_model or load_order_model(order)
-        weights = model_fingerprint(model)
+        weights = file_fingerprint(model)
         check_base_model(results, model, weights)
     memory = load_memory(before / "method.pt") if first > 1 and before else None
     with guard():

@@ -12,7 +12,7 @@ from harness.base.errors import UserError
 from harness.models.chat import chat_tokens, stop_tokens
 from harness.models.checkpoint import check_saving, model_fingerprint, save_checkpoint
 from harness.models.forward import hidden_states, output_head, pad_right
-from harness.models.load import load_model, resolve_dtype
+from harness.models.load import load_model, read_model, resolve_dtype
 from tests.sampling.test_sampler import other_model
 
 
@@ -295,3 +295,33 @@ def test_keys_of_beams_mean_nothing_without_beams(tiny, tmp_path):
     model, tokenizer = load_model(str(tmp_path / "m"), "float32", "cpu")
     check_saving(model, tokenizer)
     assert model.generation_config.eos_token_id == 256
+
+
+def test_files_that_were_read_before_are_not_hashed_again(tiny, tmp_path, monkeypatch):
+    """One byte of a weight that changes in place is another file; a copy is one too."""
+    from harness.models import checkpoint
+
+    folder = tmp_path / "model"
+    shutil.copytree(tiny, folder)
+    hashed = []
+    whole = checkpoint.model_fingerprint
+
+    def counted(model):
+        hashed.append(model)
+        return whole(model)
+
+    monkeypatch.setattr(checkpoint, "model_fingerprint", counted)
+    first = checkpoint.file_fingerprint(read_model(str(folder), "float32", "cpu"))
+    assert first == checkpoint.file_fingerprint(read_model(str(folder), "float32", "cpu"))
+    assert len(hashed) == 1 and first == whole(load_model(str(folder), "float32", "cpu")[0])
+    half = checkpoint.file_fingerprint(read_model(str(folder), "bfloat16", "cpu"))
+    assert len(hashed) == 2 and half != first
+    weights = folder / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-2] ^= 1
+    with open(weights, "r+b") as file:
+        file.write(data)
+    model = read_model(str(folder), "float32", "cpu")
+    assert checkpoint.file_fingerprint(model) == whole(model) != first and len(hashed) == 3
+    model.name_or_path = "someone/model"  # a hub's, of a commit that is not known
+    assert checkpoint.file_fingerprint(model) == whole(model) and len(hashed) == 4
