@@ -90,6 +90,10 @@ class LabelWords(SuiteSkill):
             raise UserError(file, "is not a list of label words")
         return labels
 
+    @property
+    def chance(self):
+        return 1 / len(self.labels())
+
     def rows(self, file):
         self._labels = self.labels()
         return super().rows(file)

@@ -133,6 +133,7 @@ class Messages(PairSkill):
     pair = "messages"
     seed = 20261204
     tasks = ("satisfaction", "urgency")
+    chance = 1 / len(LABELS)
     description = (
         "how satisfied a customer's message is, or how urgent, in the same four labels; made by a "
         "seeded generator of this project"

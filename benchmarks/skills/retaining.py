@@ -58,6 +58,10 @@ class Retaining(SuiteSkill):
         return f"{'sft' if stem == 'train' else 'eval' if stem == 'test' else stem}/{task}"
 
     @property
+    def chance(self):
+        return 1 / len(LETTERS) if self.task == "mmlu" else 0.0
+
+    @property
     def metrics(self):
         return METRICS[self.task]
 

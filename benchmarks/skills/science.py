@@ -92,6 +92,7 @@ class Science(PaperSkill):
         "accuracy_letter": accuracy_letter,
         "accuracy_choice": accuracy_choice,
     }
+    chance = 0.25
     see_thoughts = ("accuracy", "accuracy_released")  # as the authors' scripts
     released = {
         "train": (

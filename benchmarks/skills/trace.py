@@ -178,6 +178,7 @@ class Trace(SuiteSkill):
     def __init__(self, task, path=None, holdout=None):
         super().__init__(task, path, holdout)
         self.max_new_tokens = TASKS[task].max_new_tokens
+        self.chance = 1 / 3 if TASKS[task].metrics is LABEL else 0.0
 
     @property
     def metrics(self):

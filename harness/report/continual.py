@@ -5,7 +5,7 @@ harness/base/metrics.py and harness/base/curves.py.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -254,19 +254,26 @@ def over_runs(runs: Sequence[RunId], values: Sequence[float]) -> Estimate:
 
 def _transitions(results: ReportData, label: str) -> Iterator[tuple[str, str, Estimate]]:
     """Shares of items that were lost and gained: skills since their own stage, tasks since the
-    base model, these without what guessing explains.
+    base model, both without what guessing explains.
     """
     for place, name in enumerate(results.series[label].order):
         later = [results.order_of(label, i)[-1] != name for i in range(len(results.runs[label]))]
-        pair = _pair(results, label, "S", place + 1, place, results.metric[name], 0.0, later)
+        metric = results.metric[name]
+        chance, less = _guessing(results.skills[name])
+        pair = _pair(results, label, "S", place + 1, place, metric, chance, later)
         for what, estimate in zip(("lost", "gained"), pair, strict=False):
-            yield name, f"items {what} since its own stage", estimate
+            yield name, f"items {what} since its own stage{less}", estimate
     for place, (name, entry) in enumerate(results.retention.items()):
-        chance = entry.get("chance") or 0.0
-        less = ", guessing subtracted" if chance else ""
+        chance, less = _guessing(entry)
         pair = _pair(results, label, "D", 0, place, entry["metric"], chance)
         for what, estimate in zip(("lost", "gained"), pair, strict=False):
             yield name, f"items {what} since the base{less}", estimate
+
+
+def _guessing(entry: Mapping[str, Any]) -> tuple[float, str]:
+    """(the score of who guesses, what is said of it) of a skill or task as results.json has it."""
+    chance = entry.get("chance") or 0.0
+    return chance, ", guessing subtracted" if chance else ""
 
 
 def _pair(

@@ -38,6 +38,7 @@ LATER = (
     "max_gen_toks",
     "coarse",
     "reference",
+    "chance",
 )
 # Name of a file in evaluations/, which a record gives: nothing that leads out of there.
 EVALUATION_KEY = re.compile(r"[\w.+=-]+")
@@ -138,7 +139,15 @@ class GridChoice(TypedDict):
 Shape = type | list[Any] | dict[str, Any]
 HEAD: Shape = {
     "name?": str,
-    "skills": [{"name": str, "metric": str, "description?": str, "judge?": {"metrics?": [str]}}],
+    "skills": [
+        {
+            "name": str,
+            "metric": str,
+            "description?": str,
+            "chance?": float,
+            "judge?": {"metrics?": [str]},
+        }
+    ],
     "retention?": [{"name": str, "metric": str, "description?": str, "chance?": float}],
     "methods": {
         "*": {

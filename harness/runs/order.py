@@ -418,6 +418,8 @@ class Order(Sections):
         }
         if reward := getattr(skill, "own_reward", None):
             about["reward"] = scorer_hash(reward)
+        if skill.chance:
+            about["chance"] = skill.chance
         if skill.judge:
             metrics = list(JUDGES[skill.judge].metrics)
             about["judge"] = {"rubric": skill.judge, "metrics": metrics}

@@ -75,6 +75,7 @@ class Skill:
     overlap_note: str = ""  # why questions of train stand in a test, where that is meant
     judge: str | None = None  # a rubric of harness/skills/rubrics.py, for orders with a judge
     see_thoughts: tuple[str, ...] = ()
+    chance: float = 0.0  # the metric that counts, for guessing: 1/k where k choices are shown
     checksums: ClassVar[Mapping[str, str]] = {}
     options: tuple[str, ...] = ()  # keyword arguments that an order may pass, such as ``path``
     tasks: ClassVar[tuple[str, ...]] = ()  # of a suite, whose constructor takes one of them first

@@ -183,6 +183,21 @@ def test_guessing_is_subtracted_from_choice_tasks_alone(results):
         measure(results, "wikitext", "items lost since the base")
 
 
+def test_a_skill_of_choices_has_guessing_subtracted_too(results, tmp_path):
+    fabricate(tmp_path, seeds=(0, 1), n=40)
+    rewrite(tmp_path / "results.json", lambda head: head["skills"][0].update(chance=0.25))
+    of, name = ReportData([tmp_path]), NAMES[0]
+    lost, gained = (
+        measure(of, name, f"items {what} since its own stage, guessing subtracted")
+        for what in ("lost", "gained")
+    )
+    R = of.R["sft"]
+    assert gained.value - lost.value == pytest.approx((R[:, 3, 0] - R[:, 1, 0]).mean() / 0.75)
+    plain = measure(results, name, "items lost since its own stage")
+    assert plain.value > 0 and lost.value != pytest.approx(plain.value)
+    assert measure(of, NAMES[1], "items lost since its own stage").value >= 0
+
+
 def test_tables_with_references_are_written(results):
     text, _ = main_table(results).terminal()
     assert "sft joint" in text

@@ -9,7 +9,9 @@ import sqlite3
 import time
 from collections import Counter
 
+import numpy as np
 import pytest
+import yaml
 
 from benchmarks.retention.tasks.sandbox import SandboxError, run
 from benchmarks.skills import _pair, _programs
@@ -17,6 +19,7 @@ from benchmarks.skills.codes import ALPHABETS, near_forms
 from benchmarks.skills.messages import ITEMS as SOLD
 from benchmarks.skills.messages import LABELS, OF
 from benchmarks.skills.tables import THEMES
+from harness.runs.reading import read_order
 from harness.skills.overlap import find_overlaps
 from harness.skills.registry import get_skill
 
@@ -61,6 +64,19 @@ def test_sizes_and_answers(skills):
         for example in all_rows(skill):
             assert skill.grade(example.demonstration, example.reference) == 1
             assert skill.reward(f" {example.demonstration}\n", example.reference) == 1
+
+
+def test_who_guesses_is_right_as_often_as_the_skill_says(skills, tmp_path):
+    """One word for all of a split; an order puts it on record, and nothing where none is shown."""
+    for name, skill in skills.items():
+        rows = skill.examples("test")[:20]
+        guesses = [np.mean([skill.grade(w, e.reference) for e in rows]) for w in LABELS]
+        assert guesses == pytest.approx([skill.chance] * len(LABELS)), name
+    order = {"model": {"name": "embedded"}, "skills": NAMES, "methods": {"sft": {}}}
+    order |= {"budget": {"prompts": 8, "batch_size": 4}}
+    (tmp_path / "order.yaml").write_text(yaml.safe_dump(order))
+    about = read_order(tmp_path / "order.yaml").about()["skills"]
+    assert [entry.get("chance") for entry in about] == [0.25, 0.25, *[None] * 6]
 
 
 def test_draws_are_the_same_again(skills):
