@@ -1,7 +1,7 @@
 """Learning against forgetting over the settings of one method, such as its learning rates.
 
-What is joined to a method, what it trains, and which trainer of TRL it is are no settings: of these
-each is a method of its own.
+What is joined to a method, which kind of it, what it trains, and which trainer of TRL it is are no
+settings: of these each is a method of its own.
 
 A method at one learning rate is a point; another rate learns more and forgets more. So methods are
 compared at the same gain, by what each keeps there, and by the area that their points dominate.
@@ -10,6 +10,7 @@ compared at the same gain, by what each keeps there, and by the area that their 
 import json
 from collections import defaultdict
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from harness.report.tables import interval_note, retention_change
 
 SQUARE = 1e4  # square points in the square of a fraction
 NOTE = (
-    "All settings on record of each method; parts, whatever their options, and what is trained "
+    "All settings on record of each method; parts, words among their options, and what is trained "
     "make another method. Gain: mean over skills of own-stage minus base "
     "accuracy, in points; retention Δ as in the main table. A method's row has its retention Δ at "
     "a gain that all reach, on straight lines between neighbouring points, to first order in the "
@@ -98,25 +99,51 @@ def frontier(results: ReportData) -> Frontier | None:
 def _setting(results: ReportData, label: str) -> str:
     """What the settings of one method share, as text: all but its hyperparameters."""
     series = results.series[label]
-    return json.dumps([_composed(results, label), series.model, series.order, series.orders])
+    shared = [series.model, series.order, series.orders]
+    return json.dumps([*_composed(results, label), _kinds(results, label), *shared])
 
 
-def _composed(results: ReportData, label: str) -> str:
-    """A method in words: with its trainer, what it trains, and the parts that join it."""
-    folder, there = results.series[label].members[0]
-    entry = results.heads[folder]["methods"][there]
+def _composed(results: ReportData, label: str) -> tuple[str, list[str]]:
+    """(a method in words, with its trainer and what it trains; the parts that join it)."""
+    entry = _entry(results, label)
     trainer = (entry.get("config") or {}).get("trainer")
     trained = []
     for name, options in (entry.get("parameters") or {}).items():
         continued = (options or {}).get("adapter") == "continued"
         trained.append(f"{name} continued" if continued else name)
     words = [str(word) for word in (results.series[label].method, trainer, *trained) if word]
-    return " + ".join([", ".join(words), *sorted(entry.get("with") or {})])
+    return ", ".join(words), sorted(entry.get("with") or {})
+
+
+def _entry(results: ReportData, label: str) -> dict[str, Any]:
+    folder, there = results.series[label].members[0]
+    entry: dict[str, Any] = results.heads[folder]["methods"][there]
+    return entry
+
+
+def _kinds(results: ReportData, label: str) -> dict[str, dict[str, str]]:
+    """{part: {option: value}} of those options that are words: they choose what a part does."""
+    return {
+        name: {key: value for key, value in options.items() if isinstance(value, str)}
+        for name, options in (_entry(results, label).get("with") or {}).items()
+        if isinstance(options, dict)
+    }
 
 
 def _name(results: ReportData, label: str, earlier: list[Family]) -> str:
-    """The method in words; numbered where another model or order has the name already."""
-    name = _composed(results, label)
+    """The method in words; a part with what another method here has otherwise.
+
+    Numbered where another model or order has the name already.
+    """
+    method, parts = _composed(results, label)
+    others = [_kinds(results, other) for other in results.series]
+    words = [method]
+    for part in parts:
+        chosen = _kinds(results, label).get(part, {})
+        alike = [other[part] for other in others if part in other]
+        told = [v for k, v in chosen.items() if any(other.get(k) != v for other in alike)]
+        words.append(f"{part} {' '.join(told)}".rstrip())
+    name = " + ".join(words)
     count = sum(family.name.partition(" (")[0] == name for family in earlier)
     return f"{name} ({count + 1})" if count else name
 

@@ -182,6 +182,10 @@ def test_what_is_trained_and_which_trainer_make_another_method(tmp_path):
         "on_wide": {"parameters": {"lora": {"rank": 64, "adapter": "continued"}}},
         "dora": {"parameters": {"dora": {"rank": 4}}, "with": {"ewc": {}}},
         "dora_strong": {"parameters": {"dora": {"rank": 4}}, "with": {"ewc": {"strength": 9}}},
+        "near": {"with": {"anchor": {"beta": 0.5, "along": "demonstrations", "of": "stage"}}},
+        "nearer": {"with": {"anchor": {"beta": 2.0, "along": "demonstrations", "of": "stage"}}},
+        "wide": {"with": {"anchor": {"beta": 0.5, "along": "general_prompts", "of": "stage"}}},
+        "wider": {"with": {"anchor": {"beta": 2.0, "along": "general_prompts", "of": "stage"}}},
         "of_trl": {"method": "trl", "config": {"trainer": "SFTTrainer"}},
         "dpo": {"method": "trl", "config": {"trainer": "DPOTrainer"}},
     }
@@ -199,4 +203,6 @@ def test_what_is_trained_and_which_trainer_make_another_method(tmp_path):
         "sft, lora": {"lora", "lora_wide"},
         "sft, lora continued": {"on", "on_wide"},
         "sft, dora + ewc": {"dora", "dora_strong"},
+        "sft + anchor demonstrations": {"near", "nearer"},
+        "sft + anchor general_prompts": {"wide", "wider"},
     }
