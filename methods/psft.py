@@ -7,7 +7,8 @@ SFT as PPO's clipped objective with advantage 1 on every token of the demonstrat
 p_old is the model before the step, scored once. A token that has become likelier by more than
 ``clip_high`` has no gradient until the next step. The paper's lower bound of 0.2 does nothing and
 is no option: the advantage is never negative, and below the bound the smaller of the two is r. The
-loss is the mean over the tokens of an update, as in methods/sft.py; its value lies near -1.
+loss is the mean over the tokens of an update, as in methods/sft.py; its value lies near -1. Parts
+that weigh tokens multiply each token's term.
 
 A step's batch is cut into ``inner_batches`` updates. With ``inner_batches`` and ``inner_epochs`` 1
 the ratio is 1, and its gradient, grad log p, is that of SFT. The paper has 64 prompts in
@@ -29,7 +30,8 @@ from harness.learning.inner import InnerOptions, clipped, completion_logprobs, m
 from harness.learning.logprobs import token_logprobs
 from harness.learning.method import Method
 from harness.learning.outlook import Outlook, Work
-from harness.learning.packing import Positions, TokenValues
+from harness.learning.packing import Positions, Row, TokenValues
+from harness.learning.part import TokenWeights
 from harness.learning.stage import Stage
 from harness.learning.teacher import live_scorer
 from harness.learning.trainer import TrainingConfig, learning
@@ -53,6 +55,7 @@ class PSFTConfig(InnerOptions, TrainingConfig):
 class PSFT(Method):
     Config = PSFTConfig
     config: PSFTConfig
+    joins = ("examples", "weights", "demonstrations")
 
     def learn(self, stage: Stage) -> None:
         config = self.config
@@ -66,7 +69,8 @@ class PSFT(Method):
                     learned = rows[part.start : part.stop]
                     loss = ProximalLoss(
                         config,
-                        sum(len(row.completion) for row in learned),
+                        learned,
+                        TokenWeights(stage.parts, learned),
                         old[part.start : part.stop] if updates else None,
                     )
                     value = trainer.backward(learned, loss)
@@ -81,14 +85,21 @@ class PSFT(Method):
 
 
 class ProximalLoss:
-    """The loss of one update, called chunk by chunk.
+    """The loss of one update over ``rows``, called chunk by chunk.
 
     count: completion tokens in all; old: log p_old of each row's, None where p is p_old itself;
     outside: how many have become likelier than the clip lets them.
     """
 
-    def __init__(self, config: PSFTConfig, count: int, old: Sequence[torch.Tensor] | None) -> None:
-        self.config, self.count = config, count
+    def __init__(
+        self,
+        config: PSFTConfig,
+        rows: Sequence[Row],
+        weights: TokenWeights,
+        old: Sequence[torch.Tensor] | None,
+    ) -> None:
+        self.config, self.weights = config, weights
+        self.count = sum(len(row.completion) for row in rows)
         self.old = None if old is None else TokenValues.of_rows(old, old[0].device)
         self.outside = torch.zeros(())
 
@@ -99,4 +110,6 @@ class ProximalLoss:
         old = logprobs.detach() if self.old is None else self.old.at(positions)
         ratio = (logprobs - old).exp()
         self.outside = self.outside.to(ratio) + (ratio.detach() > 1 + config.clip_high).sum()
-        return clipped(ratio, 1.0, 1.0, config.clip_high).sum() / self.count  # r is never below 0
+        terms = clipped(ratio, 1.0, 1.0, config.clip_high)  # r is never below 0
+        weights = self.weights.at(positions, logits)
+        return (terms if weights is None else terms * weights).sum() / self.count

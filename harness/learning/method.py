@@ -85,10 +85,10 @@ class Method:
     Config: a dataclass on top of TrainingConfig, the hyperparameters in an order; ``self.config``
     is one. needs: fields of Example that every training example must have. joins: hooks of parts
     that only some methods serve: ``examples`` where it learns from ``step.examples``, of whatever
-    skill they are, ``weights`` where the loss is ``trainer.token_mean``, and ``demonstrations``
-    where that is of the examples' demonstrations. graded: whether it asks for rewards.
-    has_own_loop: whether it trains without a Trainer, so that no part joins. trains: whether it
-    changes weights; if not, it is measured by what ``questions`` makes.
+    skill they are, ``weights`` where the loss takes ``TokenWeights``, as ``trainer.token_mean``,
+    and ``demonstrations`` where it is of the examples' demonstrations. graded: whether it asks for
+    rewards. has_own_loop: whether it trains without a Trainer, so that no part joins. trains:
+    whether it changes weights; if not, it is measured by what ``questions`` makes.
 
     One instance lives through all the stages of a run. What it must remember from earlier skills (a
     buffer, a Fisher matrix) goes through ``state_dict`` and ``load_state_dict``, which are called

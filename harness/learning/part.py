@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 SERVED = {
     "examples": "learns from no other examples than its own",
     "budget": "learns from no other examples than its own",
-    "weights": "has no loss that is a mean over tokens",
+    "weights": "does not weigh its tokens",
 }
 
 
@@ -198,6 +198,20 @@ class Part:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state_dict`` returned."""
+
+
+class TokenWeights:
+    """Weights of the completion tokens of ``rows``, of all parts that weigh tokens together."""
+
+    def __init__(self, parts: Iterable[Part], rows: Sequence[Row]) -> None:
+        self.parts, self.rows = having(parts, "weights"), rows
+        for part in self.parts:
+            part.weigh(rows)
+
+    def at(self, positions: Positions, logits: torch.Tensor) -> torch.Tensor | None:
+        """The product [tokens] of what the parts give to a chunk's tokens; None without a part."""
+        weights = [part.weights(self.rows, positions, logits.detach()) for part in self.parts]
+        return torch.stack(weights).prod(0) if weights else None
 
 
 def having(parts: Iterable[Part], hook: str) -> list[Part]:

@@ -45,7 +45,7 @@ from harness.learning.optimizer import (
 from harness.learning.options import TrainingConfig
 from harness.learning.packing import Positions, Row, chunks
 from harness.learning.parametrisation import Parametrisation, add_gradient, mover
-from harness.learning.part import having
+from harness.learning.part import TokenWeights, having
 from harness.learning.shares import passes, states_of
 from harness.learning.stage import Stage
 from harness.learning.weights import check_names
@@ -215,16 +215,13 @@ class Trainer:
         The mean is still over the number of tokens.
         """
         count = sum(len(row.completion) for row in rows)
-        weighing = having(self.stage.parts, "weights")
-        for part in weighing:
-            part.weigh(rows)
-        fuses = self.stage.fused_losses and total is cross_entropy and not weighing
+        weights = TokenWeights(self.stage.parts, rows)
+        fuses = self.stage.fused_losses and total is cross_entropy and not weights.parts
         total = fused_cross_entropy if fuses else total
 
         def mean(logits: torch.Tensor, at: Positions) -> torch.Tensor:
-            weights = [part.weights(rows, at, logits.detach()) for part in weighing]
-            product = [torch.stack(weights).prod(0)] if weights else []
-            return total(logits, at.tokens, *product) / count
+            given = weights.at(at, logits)
+            return total(logits, at.tokens, *([] if given is None else [given])) / count
 
         value = self.backward(rows, mean, raw=fuses)
         return {"loss": value, "completion_tokens": count / len(rows)}

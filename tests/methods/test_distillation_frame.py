@@ -12,6 +12,7 @@ from datasets import Dataset
 from harness.base.errors import UserError
 from harness.base.settings import build
 from harness.learning.distillation import divergence
+from harness.learning.part import Part, PartConfig
 from harness.learning.trainer import Trainer
 from harness.models.load import load_model
 from harness.runs.reading import read_order
@@ -344,7 +345,16 @@ def test_a_teacher_with_another_tokenizer_is_refused(order_file, tmp_path):
 # ---- PSFT ---------------------------------------------------------------------------------------
 
 
-def test_psft_is_the_clipped_ratio(either, monkeypatch):
+class Uneven(Part):
+    """Weighs the tokens of a completion 0, 1, 2, 0, 1, 2, ..."""
+
+    def weights(self, rows, positions, logits):
+        assert all(row.completion for row in rows)
+        return (positions.offsets % 3).to(logits)
+
+
+@pytest.mark.parametrize("parts", [[], [Uneven(PartConfig())]], ids=["plain", "weighed"])
+def test_psft_is_the_clipped_ratio(parts, either, monkeypatch):
     """The fourth update of a step, in float64; some tokens are outside the clip."""
     weights, gradients = [], []
     update = Trainer.update
@@ -363,7 +373,8 @@ def test_psft_is_the_clipped_ratio(either, monkeypatch):
         micro_batch_tokens=60,
     )
     start, logs = copy.deepcopy(model), []
-    stage = make_stage(*either, prompts=8, batch_size=8, on_step=lambda s, t: logs.append(t.logged))
+    on_step = {"on_step": lambda s, t: logs.append(t.logged)}
+    stage = make_stage(*either, prompts=8, batch_size=8, parts=parts, **on_step)
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "update", spied)
         PSFT(config).learn(stage)
@@ -375,14 +386,15 @@ def test_psft_is_the_clipped_ratio(either, monkeypatch):
         tokens = torch.tensor(row.completion)[:, None]
         old = logits_of(start, row.prompt, row.completion).log_softmax(-1).gather(1, tokens)
         ratio = (logits.log_softmax(-1).gather(1, tokens) - old).exp()
-        return -torch.min(ratio, ratio.clamp(0.8, 1.1)).sum() / count
+        given = torch.arange(len(tokens)) % 3 if parts else torch.ones(len(tokens))
+        return -(given[:, None] * torch.min(ratio, ratio.clamp(0.8, 1.1))).sum() / count
 
     last = copy.deepcopy(start)
     last.load_state_dict(weights[3])
     wanted, expected = naive(last, rows, each)
     assert_close(gradients[3], expected, 1e-3)
     assert 0 < logs[0]["outside_clip"] < 1
-    assert logs[0]["loss"] < -1 and wanted < -1
+    assert parts or (logs[0]["loss"] < -1 and wanted < -1)
 
 
 def test_psft_with_one_update_is_sft(fresh, monkeypatch):

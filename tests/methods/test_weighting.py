@@ -250,4 +250,4 @@ def test_flow_joins_what_learns_demonstrations():
     methods = [path.stem for path in (ROOT / "methods").glob("[a-z]*.py")]
     assert len(methods) > 10
     joined = {name for name in methods if not lacking(Flow, get_method(name))}
-    assert joined == {"sft", "dft", "sft_reinvoke"}
+    assert joined == {"sft", "dft", "sft_reinvoke", "psft"}
