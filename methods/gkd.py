@@ -19,8 +19,8 @@ Conventions
   left out of the teacher's distribution.
 * MiniLLM (arXiv 2306.08543) is near ``student_share: 1, divergence: reverse, estimator: sampled``.
 
-State: nothing. Cost: a second model in memory, of whatever size, and its pass over each row;
---plan takes the teacher to be as large as the student.
+State: nothing. Cost: a second model in memory, of whatever size, and its pass over each row; FLOPs
+count it by its own size.
 """
 
 import random
@@ -120,8 +120,8 @@ class GKD(Method):
         tokens = outlook.prompt + share * outlook.answer + (1 - share) * outlook.demonstration
         return Work(
             learned=tokens,
-            scored=tokens,
+            scored=tokens * outlook.size_of(self.config.of),
             read=outlook.prompt * share,
             answers=share,
             sampled=outlook.answer,
-        ).with_start(self.config.of, outlook.earlier)
+        ).with_start(self.config.of, outlook)

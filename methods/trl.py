@@ -343,7 +343,7 @@ class TRL(Method):
             beforehand=beforehand,
             sampled=outlook.answer,
             copies=int((teaches and not given) or beforehand > 0),
-            starts=frozenset({"run"} if given else ()),
+            starts={"run": 1.0} if given else {},
         )
 
 

@@ -126,12 +126,11 @@ class ImportancePenalty(Penalty):
         count = min(self.config.examples, drawn) * (not is_last)
         each = count / outlook.prompts
         return dataclasses.replace(
-            work,
+            work.with_start("stage", outlook) if earlier else work,
             learned=work.learned + each * (outlook.prompt + answer),
             read=work.read + each * outlook.prompt * is_sampled,
             beforehand=work.beforehand + each * is_sampled,
             sampled=work.sampled or outlook.answer,
-            starts=work.starts | ({"stage"} if earlier else set()),
             held=work.held + 4 * outlook.parameters,
             further=work.further + count,
             kept=work.kept + 4 * outlook.parameters * (not is_last),

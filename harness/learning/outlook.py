@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from harness.learning.lessons import TeacherTemplate
 from harness.models.chat import ChatInputs, chat_tokens
 from harness.models.demonstration import Demonstrations
+from harness.models.others import STARTS, weights_in
 from harness.sampling.sampler import common_prefix
 from harness.skills.skill import Example, Skill
 
@@ -33,19 +34,18 @@ class Work:
     sampled: float = 0  # tokens of one completion
     copies: int = 0  # copies of the model that stay in memory, beside the one that learns
     averaged: bool = False  # whether one of the copies is a moving average
-    starts: frozenset[str] = frozenset()  # models loaded beside it: ``stage``, ``run``, of a name
+    # Models loaded beside it, by what Stage.start takes: their weights, 1 for as many as it has
+    starts: Mapping[str, float] = field(default_factory=dict)
     held: float = 0  # bytes of float32 tensors that parts have in memory beside the masters
     shown: float = 0  # prompt tokens before each question that is evaluated
     kept: float = 0  # bytes of the method's state_dict() after the stage, on disk for later ones
     gold_rows: float = 0  # training examples with gold answers kept for later stages
     further: float = 0  # prompts drawn in a stage beside its budget: replayed, or outside its steps
 
-    def with_start(self, of: str, earlier: Sequence[Outlook]) -> Work:
-        """This work with what ``Stage.start(of)`` loads.
-
-        earlier: the skills learned before; in the first stage both starts are one model.
-        """
-        return replace(self, starts=self.starts | {"run" if of == "stage" and not earlier else of})
+    def with_start(self, of: str, outlook: Outlook) -> Work:
+        """This work with what ``Stage.start(of)`` loads; in the first stage both starts are one."""
+        of = "run" if of == "stage" and not outlook.earlier else of
+        return replace(self, starts={**self.starts, of: outlook.size_of(of)})
 
 
 class Lengths:
@@ -137,6 +137,11 @@ class Outlook:
         self.example_bytes = statistics.fmean(
             len(str(asdict(example)).encode()) for example in self.examples
         )
+
+    def size_of(self, start: str) -> float:
+        """Weights of what ``Stage.start`` loads, in those of the model that learns."""
+        is_other = start not in STARTS and self.parameters
+        return weights_in(start) / self.parameters if is_other else 1.0
 
     def reading(self, rows: int, batch: int) -> float:
         """Tokens to read of ``rows`` prompts, ``batch`` at a time.

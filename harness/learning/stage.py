@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 # Cap of the importance weights of rollouts from another engine, unless a method names its own; the
 # same as in the code of arXiv 2601.19897.
 IMPORTANCE_CAP = 2.0
-COUNTS = ("step", "tokens", "learned", "idle", "further")  # of a stage, in its checkpoints
+REPEATED = ("tokens", "learned", "further", "beside")  # of what a resumed stage may do again
+COUNTS = (*REPEATED, "step", "idle")  # of a stage, in its checkpoints
 
 
 class Stateful(Protocol):
@@ -64,10 +65,10 @@ class Stage(Lessons):
     parameters: which numbers are trained (harness/learning/parametrisation.py). models: checksums
     of other models. chat, teacher_chat: what the chat template is given for student and teacher.
     step: optimizer steps done so far; tokens: tokens read in a training or scoring pass or sampled
-    so far; learned: those of training passes; seconds: time spent so far, ``training`` and
-    ``sampling``, outside the steps as well; further: prompts drawn outside the steps (``over``).
-    updates: of trainers since the start of the process, None without a trainer; idle: steps in
-    which none of them made an update.
+    so far; learned: those of training passes; beside: more of them for FLOPs, by the sizes of other
+    models; seconds: time spent so far, ``training`` and ``sampling``, outside the steps as well;
+    further: prompts drawn outside the steps (``over``). updates: of trainers since the start of the
+    process, None without a trainer; idle: steps in which none of them made an update.
     begun: steps before the present phase; planned: steps of the present phase.
     has_sampled: the step has sampled, so dropout is off; merged: parts have made the end's weights.
 
@@ -79,7 +80,7 @@ class Stage(Lessons):
     present: Step | None = None
     rate = 0.0
     training: TrainingConfig | None = None
-    begun, tokens, learned, further, idle = 0, 0, 0, 0, 0
+    begun, tokens, learned, further, idle, beside = 0, 0, 0, 0, 0, 0.0
     updates: int | None = None
     has_sampled, merged = False, False
 
@@ -145,7 +146,7 @@ class Stage(Lessons):
         self._on_work = on_work
         self._read = time.perf_counter()  # when the clock of training was read last
         # Counts to go on from at the first step; what is done before it has been counted already.
-        self._counts: tuple[int, int, int, dict[str, float]] | None = None
+        self._counts: dict[str, Any] | None = None
         # What checkpoints hold: objects by name, and how often each name has been kept
         self._kept: dict[str, Stateful] = {}
         self._times: dict[str, int] = {}
@@ -167,7 +168,8 @@ class Stage(Lessons):
         for name in COUNTS:
             setattr(self, name, restored.get(name, 0))  # one from before has no ``learned``
         self.seconds = dict(restored["seconds"])
-        self._counts = self.tokens, self.learned, self.further, dict(self.seconds)
+        self._counts = {name: getattr(self, name) for name in REPEATED}
+        self._counts["seconds"] = dict(self.seconds)
         self._restored = {
             name: (restored["times"][name], state) for name, state in restored["kept"].items()
         }
@@ -328,8 +330,7 @@ class Stage(Lessons):
     def _go_on_counting(self) -> None:
         """Leave out what a resumed stage repeats before the phase in which it was cut off."""
         if self._counts and self.begun <= self.step <= self.begun + self.planned:
-            self.tokens, self.learned, self.further, seconds = self._counts
-            self.seconds.update(seconds)
+            vars(self).update(self._counts)
             self._counts = None
             self.start_clock()
 

@@ -80,10 +80,10 @@ class TaskVectors(Part):
 
     def work(self, outlook: Outlook, work: Work, earlier: Sequence[Outlook]) -> Work:
         size = self.bytes_kept * outlook.parameters
-        starts = {"run"} | ({"stage"} if earlier and self.config.begin == "merged" else set())
+        if self.config.begin == "merged":
+            work = work.with_start("stage", outlook)
         return replace(
-            work,
-            starts=work.starts | starts,
+            work.with_start("run", outlook),
             held=work.held + size,
             kept=work.kept + size * (outlook.later > 0),
         )

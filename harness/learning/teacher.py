@@ -19,6 +19,7 @@ from harness.learning.weights import check_names, float32_weights
 from harness.models.forward import output_head
 from harness.models.others import STARTS
 from harness.models.sharded import own_parts, sharded, weights_of
+from harness.models.size import product_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -175,6 +176,14 @@ class OtherModel(Teacher):
     are left out of the teacher's distribution.
     """
 
+    def states(self, rows: Sequence[Row]) -> TokenValues:
+        """As ``Teacher.states``; FLOPs count the tokens by this model's size."""
+        before = self.stage.tokens
+        found = super().states(rows)
+        own, student = (product_weights(model) for model in (self.model, self.stage.model))
+        self.stage.beside += (self.stage.tokens - before) * (own / student - 1)
+        return found
+
     def logits_at(
         self, states: TokenValues, positions: Positions, raw: bool = False
     ) -> torch.Tensor:
@@ -278,7 +287,7 @@ class SelfTeacherOption:
         return {
             "copies": int(self.teacher in ("ema", "frozen", "trust_region")),
             "averaged": self.teacher == "ema",
-            "starts": frozenset({"run"} if self.teacher == "run_start" else ()),
+            "starts": {"run": 1.0} if self.teacher == "run_start" else {},
         }
 
     @property

@@ -106,7 +106,7 @@ class StartWeighting(RowWeighting):
         once = min(1, len(outlook.skill.examples("train")) / outlook.prompts)
         length = outlook.prompt + (outlook.demonstration or outlook.answer)
         scored = work.scored + once * length
-        return replace(work.with_start(self.config.of, earlier), scored=scored)
+        return replace(work.with_start(self.config.of, outlook), scored=scored)
 
 
 def mean_over_kept(masks: Sequence[torch.Tensor]) -> list[torch.Tensor]:

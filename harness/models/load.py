@@ -16,7 +16,7 @@ import transformers
 from harness.base.errors import UserError
 from harness.base.files import read_json
 from harness.models.chat import PLAIN_TEMPLATE, around_answer, stop_tokens
-from harness.models.checkpoint import mend_sampling, no_bars
+from harness.models.checkpoint import generation_config, mend_sampling, no_bars
 from harness.models.embedded import EMBEDDED, EMBEDDED_MODELS, embedded_checkpoint
 from harness.models.forward import hidden_states, output_head, sees_later_tokens
 from harness.models.memory import keep_freed_memory, let_segments_grow
@@ -246,6 +246,30 @@ def _read_weights(
             "give a folder whose config.json and weights belong together",
         )
     return model
+
+
+def empty_model(
+    name: str,
+    source: str,
+    revision: str | None = None,
+    dtype: torch.dtype | None = None,
+    place: str = "model",
+) -> transformers.PreTrainedModel:
+    """The model on the meta device: sizes without weights. Raises UserError as ``load_model``."""
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        with init_empty_weights():
+            config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+            shape = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+        generation = generation_config(source, revision)
+    except Exception as error:  # whatever transformers makes of a user's files
+        raise cannot_load(name, error, place) from None
+    shape.tie_weights()
+    if generation:
+        shape.generation_config = generation
+    return shape
 
 
 def check_finite(name: str, model: transformers.PreTrainedModel, place: str) -> None:

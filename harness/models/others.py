@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from harness.models.embedded import EMBEDDED_MODELS, sha256
 from harness.models.load import (
     cannot_load,
     check_name,
+    empty_model,
     is_local,
     load_model,
     load_tokenizer,
@@ -77,6 +79,13 @@ def check_vocabulary(name: str, own: str, revision: str | None, place: str) -> N
             f"{name} has another tokenizer than {own}",
             "its probabilities are compared token by token: name a model of the same family",
         )
+
+
+@cache
+def weights_in(name: str) -> int:
+    """How many weights the model ``name`` has. Raises UserError where there is no such model."""
+    model = empty_model(name, source_of(name), place=name)
+    return sum(weight.numel() for weight in model.parameters())
 
 
 def load_other(name: str, like: PreTrainedModel, checksum: str | None) -> PreTrainedModel:

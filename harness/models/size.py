@@ -55,12 +55,13 @@ def product_weights(model: PreTrainedModel) -> int:
 
 
 def operations(
-    weights: int, tokens: int, learned: int, passes: int = 3, adapters: int = 0
+    weights: int, tokens: float, learned: int, passes: int = 3, adapters: int = 0
 ) -> float:
     """FLOPs: 6 N for each token of a training pass, 2 N for each that is scored or sampled.
 
     Kaplan et al. 2020, section 2.1: 2 N forward, twice that backward; attention's own products are
-    not counted. weights: N, of ``product_weights``; tokens: of all passes; learned: of these, those
+    not counted. weights: N, of ``product_weights``; tokens: of all passes, those of another model
+    as many times as it is larger; learned: of these, those
     that were learned from; passes: forward passes that one of training costs. Adapters beside the
     layers need no gradient of the weights: 4 N, with ``passes`` 2, and 6 of their own numbers.
     """

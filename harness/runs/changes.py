@@ -50,7 +50,9 @@ class Changes:
         keeping: list[Method | Part] = [live.method, *live.parts.values()]
         return {
             "learned_tokens": stage.learned,
-            "flops": operations(weights, stage.tokens, stage.learned, passes, adapters),
+            "flops": operations(
+                weights, stage.tokens + stage.beside, stage.learned, passes, adapters
+            ),
             "gold_rows": sum(each.gold_rows() for each in keeping),
             "change": self.found,
         }

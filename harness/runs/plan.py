@@ -10,8 +10,8 @@ from harness.base.console import clock
 from harness.base.power import Variation
 from harness.learning.moments import EIGHT_BITS, MOMENT_BYTES
 from harness.models.chat import stop_tokens
-from harness.models.checkpoint import check_saving, generation_config
-from harness.models.load import cannot_load, check_tokens, load_tokenizer, resolve_device
+from harness.models.checkpoint import check_saving
+from harness.models.load import check_tokens, empty_model, load_tokenizer, resolve_device
 from harness.results.formats import OF_SEQUENCE
 from harness.results.overlap import sentence
 from harness.results.writer import ResultsWriter
@@ -79,24 +79,8 @@ def check_models(
 
 def model_shape(order: Order, source: str, place: str) -> PreTrainedModel:
     """The order's model on the meta device: sizes without weights."""
-    from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    try:
-        with init_empty_weights():
-            config = AutoConfig.from_pretrained(
-                source, revision=order.model.revision, trust_remote_code=False
-            )
-            shape = AutoModelForCausalLM.from_config(
-                config, dtype=order.dtype(), trust_remote_code=False
-            )
-        generation = generation_config(source, order.model.revision)
-    except Exception as error:  # whatever transformers makes of a user's files
-        raise cannot_load(order.model.name, error, place) from None
-    shape.tie_weights()
-    if generation:
-        shape.generation_config = generation
-    return shape
+    spec = order.model
+    return empty_model(spec.name, source, spec.revision, order.dtype(), place)
 
 
 def _head(order: Order, cost: OrderCost) -> Iterator[str]:

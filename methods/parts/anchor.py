@@ -31,8 +31,8 @@ gradient, as in SDFT's estimator ``full``.
 
 State: nothing; p_ref is read from where the run keeps it. ``old_prompts`` reads all prompts of
 earlier skills again, without their answers: their texts count as kept bytes. Cost: a second model
-in memory, a pass of both over the anchor's rows, and their sampling; --plan takes another model to
-be as large as the student.
+in memory, a pass of both over the anchor's rows, and their sampling; FLOPs count another model by
+its own size.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -180,10 +180,10 @@ class Anchor(Part):
         read_again = config.along == "old_prompts" and outlook.later > 0
         prompts = [len(o.skill.examples("train")) * o.prompt_bytes for o in (*earlier, outlook)]
         return replace(
-            work.with_start(config.of, earlier),
+            work.with_start(config.of, outlook),
             kept=work.kept + read_again * sum(prompts),
             learned=work.learned + share * (outlook.prompt + answer),
-            scored=work.scored + share * (outlook.prompt + answer),
+            scored=work.scored + share * (outlook.prompt + answer) * outlook.size_of(config.of),
             read=work.read + share * outlook.prompt * sampled,
             answers=work.answers + share * sampled,
             sampled=max(work.sampled, outlook.answer * sampled),

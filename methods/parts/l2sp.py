@@ -43,4 +43,4 @@ class L2SP(Penalty):
         return self.config.of
 
     def work(self, outlook: Outlook, work: Work, earlier: Sequence[Outlook]) -> Work:
-        return work.with_start(self.config.of, earlier)
+        return work.with_start(self.config.of, outlook)

@@ -154,7 +154,7 @@ class MatchedNorm(Part):
 
     def work(self, outlook: Outlook, work: Work, earlier: Sequence[Outlook]) -> Work:
         held = work.held + 4 * outlook.parameters
-        return replace(work.with_start("stage", earlier), held=held)
+        return replace(work.with_start("stage", outlook), held=held)
 
 
 def nearest_root(a: float, b: float, c: float) -> float:

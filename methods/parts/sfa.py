@@ -59,4 +59,4 @@ class SFA(Part):
         self.__dict__.pop("trainer", None)  # it was closed, or never made in a resumed stage
 
     def work(self, outlook: Outlook, work: Work, earlier: Sequence[Outlook]) -> Work:
-        return work.with_start(self.config.of, earlier)
+        return work.with_start(self.config.of, outlook)

@@ -40,4 +40,4 @@ class WiSEFT(Part):
             weight.lerp_(start.get_parameter(name).to(weight), 1 - self.config.alpha)
 
     def work(self, outlook: Outlook, work: Work, earlier: Sequence[Outlook]) -> Work:
-        return work.with_start(self.config.of, earlier)
+        return work.with_start(self.config.of, outlook)

@@ -12,10 +12,10 @@ import harness.runs.plan
 from harness.base.errors import UserError
 from harness.base.files import read_json
 from harness.learning.lessons import Lesson
-from harness.learning.outlook import Work
 from harness.learning.trainer import TrainingConfig
 from harness.models.load import load_model
-from harness.models.others import check_vocabulary, load_other, model_checksum
+from harness.models.others import check_vocabulary, load_other, model_checksum, weights_in
+from harness.models.size import product_weights
 from harness.runs.plan import plan
 from harness.runs.reading import read_order
 from harness.runs.sequence import run_order
@@ -62,6 +62,9 @@ def test_an_anchor_to_another_model_is_that_of_a_loop_in_float64(tiny_model, tmp
         [loss.item() for loss in losses], rel=1e-3
     )
     assert losses[0] > 0.1
+    scored, sizes = stage.tokens - stage.learned, [product_weights(m) for m in (other, base)]
+    assert scored > 0 and sizes[0] > 1.2 * sizes[1]
+    assert stage.beside == pytest.approx(scored * (sizes[0] / sizes[1] - 1))
 
 
 @NAMING
@@ -179,21 +182,27 @@ def test_start_words_are_never_folders(order_file, tmp_path):
         assert set(spec.files) == set(found)
 
 
-def test_the_plan_counts_it_as_a_model_and_checks_its_positions(order_file, tmp_path, monkeypatch):
+def test_the_plan_counts_it_as_a_model_and_checks_its_positions(
+    order_file, tiny_model, tmp_path, monkeypatch
+):
     save_tiny(tmp_path / "other", seed=4)
     found, estimate = [], harness.runs.plan.estimate_order
     monkeypatch.setattr(
         harness.runs.plan, "estimate_order", lambda *a: found.append(estimate(*a)) or found[-1]
     )
-    peaks = []
-    for of in ("stage", "other"):
+    save_tiny(tmp_path / "large", seed=4, hidden_size=1024)
+    peaks, seconds = [], []
+    for of in ("stage", "other", "large"):
         anchor = {"anchor": {"of": of}}
         methods = {"sft": {"with": anchor}}
-        plan(read_order(order_file(methods=methods)), tmp_path / of)
-        peaks.append(found[-1].memory["sft"])
+        plan(read_order(order_file(methods=methods)), tmp_path / "out")
+        peaks.append(sum(found[-1].memory["sft"]))
+        seconds.append(found[-1].seconds)
     assert peaks[0] == peaks[1]
-    assert Work().with_start("other", []).starts == {"other"}
-    assert Work().with_start("stage", []).starts == Work().with_start("run", [1]).starts == {"run"}
+    own, large = (weights_in(str(tmp_path / name)) for name in ("other", "large"))
+    assert large > 20 * own and own == sum(w.numel() for w in tiny_model[0].parameters())
+    assert (peaks[2] - peaks[1]) * 2**30 == pytest.approx(4 * (large - own), rel=0.05)
+    assert seconds[2] > seconds[1]
     save_tiny(tmp_path / "short", seed=4, max_position_embeddings=20)
     with pytest.raises(UserError, match="do not fit the model's 20 positions"):
         plan(read_order(order_file(methods={"gkd": {"teacher_model": "short"}})), tmp_path / "s")
