@@ -31,6 +31,8 @@ How a row of it differs from the other methods
 * A bfloat16 model gets float32 weights while it learns, and TRL's autocast computes in bfloat16.
   They begin as our masters do (harness/learning/dither.py). ``args: {bf16: true}`` does so for a
   float32 model. ``trl.json`` in the stage's folder records versions, precision and optimizer.
+* Each batch of prompts gets one update, as many as every method makes. So the ratio to the policy
+  that answered is 1 and no clip of TRL's acts; `grpo` with ``inner_epochs`` and its presets clip.
 * The warm-up begins at rate 0, and sampling is that of ``generate``. The mean over micro-batches is
   TRL's. ``rows_per_pass`` sets their size. TRL's gradient checkpointing is off.
 * Tokens on record are those that the models read, in every pass and with padding.
@@ -81,7 +83,10 @@ ORDERS = {
     "epochs and steps": ("max_steps", "num_train_epochs"),
     "the budget's batch_size, and rows_per_pass": (
         "per_device_train_batch_size", "gradient_accumulation_steps", "generation_batch_size",
-        "steps_per_generation", "num_iterations", "auto_find_batch_size", "dataloader_drop_last",
+        "auto_find_batch_size", "dataloader_drop_last",
+    ),
+    "the budget, which gives an update to each batch of prompts": (
+        "steps_per_generation", "num_iterations",
     ),
     "settings of every method": (
         "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps",
@@ -101,6 +106,7 @@ ORDERS = {
         "log_level", "log_completions", "resume_from_checkpoint", "load_best_model_at_end",
     ),
 }  # fmt: skip
+ANSWERS = {"OnlineDPOTrainer": 2}  # to a prompt, where no argument says it
 PAIRED = ("DPOTrainer", "CPOTrainer", "ORPOTrainer")
 SERVED = ("Async", "Server")  # how trainers begin that ask a server
 UNFIT = {
@@ -290,11 +296,12 @@ class TRL(Method):
         return asked if isinstance(asked, int) else int(default)  # the config refuses any other
 
     def precision(self, dtype: torch.dtype) -> str:
-        """As TRLRun hands the model over, with TRL's autocast."""
+        """As TRLRun hands the model over, with TRL's autocast and optimizer."""
         args = self.config.args
         is_bfloat16 = args.get("bf16", dtype == torch.bfloat16 and not args.get("fp16"))
         mixed = "bfloat16" if is_bfloat16 else "float16" if args.get("fp16") else ""
-        return "float32 weights" + (f", autocast to {mixed}" if mixed else "")
+        found = "float32 weights" + (f", autocast to {mixed}" if mixed else "")
+        return f"{found}, by TRL's {self._argument('optim')}"
 
     def try_out(
         self,
@@ -330,21 +337,31 @@ class TRL(Method):
     def work(self, outlook: Outlook) -> Work:
         if self.shows == "turns":
             return Work(learned=outlook.prompt + outlook.demonstration)
-        each = self.samples_each
-        tokens = each * (outlook.prompt + outlook.answer)
-        given = "teacher_model" in self.asks
-        teaches = given or self.shows == "shown"
-        beforehand = self.config.answers if self.shows == "pairs" else 0
+        is_paired, given = self.shows == "pairs", "teacher_model" in self.asks
+        teacher = self._argument("teacher_model_kind")  # of a trainer that makes one of its model
+        each = ANSWERS.get(self.config.trainer, self.samples_each)
+        tokens = (2 if is_paired else each) * (outlook.prompt + outlook.answer)
         return Work(
-            learned=tokens * (2 if beforehand else 1),
-            scored=tokens * (teaches or 2 * (beforehand > 0)),
+            learned=tokens,
+            scored=tokens * (given + bool(teacher) + self._has_reference),
             read=outlook.prompt,
-            answers=0 if beforehand else each,
-            beforehand=beforehand,
+            answers=0 if is_paired else each,
+            beforehand=self.config.answers * is_paired,
             sampled=outlook.answer,
-            copies=int((teaches and not given) or beforehand > 0),
+            copies=self._has_reference + (teacher not in (None, "live")),
             starts={"run": 1.0} if given else {},
         )
+
+    def _argument(self, name: str) -> Any:
+        """An argument of the trainer's config as the order has it; None where there is none."""
+        default = next((f.default for f in fields(self.classes[1]) if f.name == name), None)
+        return self.config.args.get(name, default)
+
+    @property
+    def _has_reference(self) -> bool:
+        """Whether TRL scores with a reference model as well."""
+        is_penalised = "reward_funcs" in self.asks and self._argument("beta")
+        return "ref_model" in self.asks or bool(is_penalised)
 
 
 @cache

@@ -17,6 +17,7 @@ from harness.base.errors import UserError
 from harness.base.files import read_json
 from harness.base.settings import build
 from harness.learning import trl_run, trl_trial
+from harness.learning.outlook import Outlook
 from harness.learning.trainer import TrainingConfig
 from harness.models.load import load_model
 from harness.runs.plan import plan
@@ -93,7 +94,9 @@ def test_a_trainer_learns_and_goes_on(tiny_model, tmp_path, name):
         ("GKDTrainer", "teacher_model", "run"),
     ],
 )
-def test_teachers_and_references_are_the_start(tiny_model, tmp_path, name, other, of):
+def test_teachers_and_references_are_the_start_and_in_the_plan(
+    tiny_model, tmp_path, name, other, of
+):
     """Neither where the live model was loaded from, nor what a resumed stage has become."""
     starts = {of: moved(tiny_model[0], seed, 0.05) for seed, of in enumerate(("stage", "run"))}
     model = moved(tiny_model[0], 9, 0.05)
@@ -109,6 +112,25 @@ def test_teachers_and_references_are_the_start(tiny_model, tmp_path, name, other
     beside = getattr(run._trainer(), other)
     for one, wanted in zip(beside.parameters(), starts[of].parameters(), strict=True):
         assert torch.equal(one, wanted)
+    work = planned(chosen, stage)
+    assert (work.copies, list(work.starts)) == ((0, ["run"]) if of == "run" else (1, []))
+    assert work.scored == work.learned > 0
+
+
+def planned(chosen, stage):
+    return chosen.work(Outlook(stage.tokenizer, stage.skill, None, 9, 12))
+
+
+@pytest.mark.parametrize("name", ["GRPOTrainer", "CPOTrainer", "ORPOTrainer", "SFTTrainer"])
+def test_where_trl_has_no_reference_the_plan_has_none(tiny_model, name):
+    stage = make_stage(*tiny_model, skill=Signal(), index=2)
+    work = planned(TRL(TRLMethodConfig(**RATE, trainer=name)), stage)
+    assert (work.copies, work.starts, work.scored) == (0, {}, 0)
+
+
+def test_the_plan_has_both_answers_of_online_dpo(tiny_model):
+    stage = make_stage(*tiny_model, skill=Signal(), index=2)
+    assert planned(method("OnlineDPOTrainer"), stage).answers == 2
 
 
 def test_a_bfloat16_model_learns_in_float32(tiny_model, tmp_path):
@@ -249,6 +271,10 @@ def test_trl_gets_the_orders_rollouts_and_rewards(tiny_model, tmp_path, monkeypa
         ({"trainer": "RewardTrainer"}, "RewardTrainer learns to judge, not to answer"),
         ({"trainer": "GRPOTrainer", "args": {"num_generatons": 4}}, "num_generatons: unknown key"),
         ({"trainer": "GRPOTrainer", "args": {"max_steps": 4}}, "follows from epochs and steps"),
+        (
+            {"trainer": "GRPOTrainer", "args": {"num_iterations": 2}},
+            "an update to each batch of pr",
+        ),
         ({"args": {4: 4}}, "args: 4: unknown key"),
         ({"args": None}, "args: must be a mapping"),
         ({"trainer": "GRPOTrainer", "args": {"num_generations": "x"}}, "num_generations: must be"),

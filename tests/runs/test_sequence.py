@@ -404,7 +404,9 @@ def test_a_run_says_which_parts_and_numbers_it_has(order_file, tmp_path):
     ],
 )
 def test_a_trainer_of_trl_says_what_it_learns_in(args, dtype, said):
-    assert TRL(TRLMethodConfig(args=args)).precision(dtype) == said
+    assert TRL(TRLMethodConfig(args=args)).precision(dtype) == f"{said}, by TRL's adamw_torch_fused"
+    sgd = TRL(TRLMethodConfig(args={**args, "optim": "sgd"}))
+    assert sgd.precision(dtype) == f"{said}, by TRL's sgd"
 
 
 def test_a_package_that_is_not_installed_has_no_version(order_file, tmp_path, monkeypatch):
