@@ -5,7 +5,7 @@ A reference is what a sequence is compared with, made by the same method with th
 ``relearn`` one again from the model after the last stage.
 """
 
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -200,10 +200,12 @@ def _check_same_reference(label: str, spec: MethodSpec, before: Sequence[str], p
 def check_followed(
     methods: Mapping[str, MethodSpec],
     grids: Container[str],
+    steps: Callable[[MethodSpec], list[int]],
 ) -> None:
     """Raises UserError where a run that a part reads (``Part.follows``) is not made before its own.
 
-    methods: in the order in which they run.
+    Or where it makes another number of steps. methods: in the order in which they run; steps: those
+    of a method in each stage, without what parts add.
     """
     for number, (label, spec) in enumerate(methods.items()):
         for part in spec.parts:
@@ -226,6 +228,10 @@ def check_followed(
             if not any(each.cls is part.cls for each in methods[other].parts):
                 remedy = f"give it `with: {{{part.name}: {{}}}}` as well"
                 raise UserError(own, f"{other!r} has no such part", remedy)
+            there, here = steps(methods[other]), steps(spec)
+            if there != here:
+                problem = f"{other!r} makes {there} steps in its stages, {label!r} {here}"
+                raise UserError(own, problem, "give both the same budget and batch size")
 
 
 class JointSkill(Skill):

@@ -39,11 +39,17 @@ import torch
 from harness.base.errors import UserError
 from harness.base.files import read_jsonl
 from harness.base.settings import option
+from harness.learning.inner import InnerOptions
+from harness.learning.method import Method, OrderView
 from harness.learning.outlook import Outlook, Work
 from harness.learning.part import Part, PartConfig
 from harness.learning.stage import Stage
 from harness.learning.step import Step
 
+SEVERAL = (
+    "like wants one update for each step; the method makes several",
+    "set inner_batches and inner_epochs to 1",
+)
 Tensors = Mapping[str, torch.Tensor]
 
 
@@ -66,6 +72,11 @@ class MatchedNormConfig(PartConfig):
 class MatchedNorm(Part):
     Config = MatchedNormConfig
     config: MatchedNormConfig
+
+    def check(self, order: OrderView, method: Method, place: str) -> None:
+        options = method.config
+        if self.config.like is not None and isinstance(options, InnerOptions) and options.several:
+            raise UserError(place, *SEVERAL)
 
     def follows(self) -> str | None:
         return self.config.like
@@ -139,11 +150,7 @@ class MatchedNorm(Part):
             return config.norm * (stage.rate / peak if peak else 1) / math.sqrt(squares)
         assert self.targets is not None
         if self.last == stage.step:
-            raise UserError(
-                "with.matched_norm",
-                "like wants one update for each step; the method makes several",
-                "leave inner_batches and inner_epochs at 1",
-            )
+            raise UserError("with.matched_norm", *SEVERAL)
         target = self.targets[stage.step]
         if config.of == "update":
             return target / math.sqrt(squares)

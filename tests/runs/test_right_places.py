@@ -126,6 +126,9 @@ STM = {"method": "sft", "with": {"stm": {}, "matched_norm": {}}}
         ({"b": STM, **matched("b")}, {"b": {"epochs": [1, 2]}}, "'b' is a grid; name points of it"),
         ({"b": STM, **matched("b.epochs-1")}, {"b": {"epochs": [1]}}, "points of a grid come last"),
         (matched(""), {}, "the order has no method ''"),
+        ({"b": {**STM, "batch_size": 2}, **matched("b")}, {}, "'b' makes [6, 6] steps in its sta"),
+        ({"b": {**STM, "epochs": 2}, **matched("b")}, {}, "give both the same budget and batch"),
+        ({"b": STM, "a": {**matched("b")["a"], "method": "psft"}}, {}, "set inner_batches and inn"),
     ],
 )
 def test_a_method_follows_one_that_runs_before_it(order_file, methods, grid, said):
