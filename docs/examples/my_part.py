@@ -1,6 +1,6 @@
 """Tether: in a stage no weight moves further than a share of its tensor's mean size."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -19,9 +19,9 @@ class Tether(Part):
     config: TetherConfig
 
     def update(self, name: str, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-        start = self.stage.start("stage").get_parameter(name).to(after)
+        start = self.stage.start_weight("stage", name).to(after)
         most = float(self.config.share * start.abs().mean())
         return start + (after - start).clamp(-most, most)
 
     def work(self, outlook: Outlook, work: Work, earlier: list[Outlook]) -> Work:
-        return replace(work, starts=work.starts | {"stage"})
+        return work.with_start("stage", outlook)

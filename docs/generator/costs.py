@@ -83,6 +83,7 @@ def outlook() -> Any:
         prompts=PROMPTS,
         later=1,
         earlier=(),
+        size_of=lambda start: 1.0,
         skill=skill,
     )
 
@@ -90,8 +91,9 @@ def outlook() -> Any:
 def work_of(method: type[Method], part: type[Part] | None = None) -> Work:
     """The work of a method with its defaults, and with a part that joins it."""
     asked = outlook()
+    asked.earlier = [outlook()]
     work = method(method.Config()).work(asked)
-    return part(part.Config()).work(asked, work, [outlook()]) if part else work
+    return part(part.Config()).work(asked, work, asked.earlier) if part else work
 
 
 def rows(work: Work) -> dict[str, Terms | float]:

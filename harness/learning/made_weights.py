@@ -10,7 +10,8 @@ a forward pass, on average as large as they are.
 
 Memory: W, and the W_0 that it is made from, both in the model's dtype; for the numbers what all
 weights have otherwise: masters, AdamW's moments, gradients, averages. A teacher averages the
-numbers; while it scores, the weights that they make are in the model.
+numbers; while it scores, the weights that they make are in the model. Whatever asks for the start
+of the stage has W_0, and loads no model.
 
 What goes with it: parts that add a loss, join examples or weigh tokens do. Penalties act on W
 through the numbers, averages on W. Parts with ``gradient``, ``update`` or ``project`` take weights
@@ -107,6 +108,10 @@ class MadeWeights(Parametrisation):
         """Whether the numbers of a stage go on in the next one, on the W_0 of the run."""
         return getattr(self.config, "adapter", "merged") == "continued"
 
+    @property
+    def keeps_start(self) -> bool:
+        return not self.continues
+
     # ---- of one weight, as [outputs, inputs] ---------------------------------------------------
 
     def initial(self, weight: torch.Tensor, generator: torch.Generator) -> tuple[Tensors, Tensors]:
@@ -173,7 +178,7 @@ class MadeWeights(Parametrisation):
             numbers += self.count(weight)
             beside += self.beside(weight)
         kept = (numbers + beside) * self.continues
-        return Size(numbers, weights, again=weights, beside=beside, kept=kept)
+        return Size(numbers, weights, weights, beside, kept, keeps_start=self.keeps_start)
 
     # ---- a stage -------------------------------------------------------------------------------
 
@@ -318,6 +323,19 @@ class MadeWeights(Parametrisation):
             yield
         finally:
             self._write(self.numbers)
+
+    @contextmanager
+    @torch.no_grad()
+    def as_begun(self) -> Iterator[None]:
+        for made in self.made.values():
+            made.weight.copy_(made.base)
+        try:
+            yield
+        finally:
+            self._write(self.numbers)
+
+    def began(self, name: str) -> torch.Tensor | None:
+        return self.made[name].base if name in self.made else None
 
     # ---- between stages ------------------------------------------------------------------------
 

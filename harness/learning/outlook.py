@@ -44,8 +44,12 @@ class Work:
 
     def with_start(self, of: str, outlook: Outlook) -> Work:
         """This work with what ``Stage.start(of)`` loads; in the first stage both starts are one."""
-        of = "run" if of == "stage" and not outlook.earlier else of
+        of = "stage" if of == "run" and not outlook.earlier else of
         return replace(self, starts={**self.starts, of: outlook.size_of(of)})
+
+    def loaded(self, keeps_start: bool) -> float:
+        """Weights of ``starts``; keeps_start: whether what is trained keeps that of the stage."""
+        return sum(size for of, size in self.starts.items() if of != "stage" or not keeps_start)
 
 
 class Lengths:

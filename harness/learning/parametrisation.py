@@ -40,7 +40,7 @@ class Size:
 
     numbers: that AdamW moves; weights: of the model, that these change; again: of these, kept a
     second time as they were; beside: float32 numbers in memory that stay; kept: numbers that later
-    stages read.
+    stages read; keeps_start: as of the parametrisation.
     """
 
     numbers: int
@@ -48,6 +48,7 @@ class Size:
     again: int = 0
     beside: int = 0
     kept: int = 0
+    keeps_start: bool = False
 
 
 class Parametrisation:
@@ -77,6 +78,11 @@ class Parametrisation:
     @property
     def continues(self) -> bool:
         """Whether the numbers of a stage go on in the next one, whatever weights it ends with."""
+        return False
+
+    @property
+    def keeps_start(self) -> bool:
+        """Whether ``began`` and ``as_begun`` give the weights at the start of the stage."""
         return False
 
     def __init__(self, config: ParametrisationConfig | None = None) -> None:
@@ -175,6 +181,14 @@ class Parametrisation:
     def wearing(self, numbers: Mapping[str, torch.Tensor]) -> AbstractContextManager[None]:
         """The model has the weights that ``numbers`` make, as long as the context lasts."""
         raise TypeError(f"weights of {type(self).__name__} are their own numbers")
+
+    def as_begun(self) -> AbstractContextManager[None]:
+        """The model has the weights at the start of the stage, as long as the context lasts."""
+        raise TypeError(f"{type(self).__name__} does not keep the start")
+
+    def began(self, name: str) -> torch.Tensor | None:
+        """A weight at the start of the stage, laid out as it is; None where it is not kept."""
+        return None
 
     # ---- between stages ------------------------------------------------------------------------
 

@@ -53,7 +53,7 @@ class Penalty(Part):
         return 1.0
 
     def _distance(self, name: str, weight: torch.Tensor, origin: str) -> torch.Tensor:
-        return weight - self.stage.start(origin).get_parameter(name).to(weight)
+        return weight - self.stage.start_weight(origin, name).to(weight)
 
     @torch.no_grad()
     def loss(self, trainer: Trainer, step: Step) -> Mapping[str, float]:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
-
-import torch
 
 from harness.base.errors import UserError
 from harness.base.seeds import seed_for
@@ -16,10 +13,10 @@ from harness.learning.draws import draws, seed_all
 from harness.learning.lessons import Lesson, Lessons, TeacherTemplate
 from harness.learning.parametrisation import Parametrisation
 from harness.learning.part import Part, having, joint_budget
+from harness.learning.starts import Starts
 from harness.learning.step import Step
 from harness.models.chat import ChatInputs
 from harness.models.memory import MICRO_BATCH_TOKENS, Passes, return_much_freed_memory
-from harness.models.others import STARTS, load_other
 from harness.sampling.sampler import Completion, Sampler
 from harness.skills.skill import Example, Skill
 
@@ -43,7 +40,7 @@ class Stateful(Protocol):
     def load_state_dict(self, state: Any, /) -> Any: ...
 
 
-class Stage(Lessons):
+class Stage(Lessons, Starts):
     """One skill's turn, with all that a method needs to learn it.
 
     model, tokenizer, sampler: live; the method trains ``model`` in place. skill: what is learned;
@@ -62,8 +59,8 @@ class Stage(Lessons):
     parts: what joins the method (harness/learning/part.py); behind: examples that parts learn from
     in steps behind those of the first phase; present: the step that goes on; rate: its learning
     rate; training: the hyperparameters of the last trainer.
-    parameters: which numbers are trained (harness/learning/parametrisation.py). models: checksums
-    of other models. chat, teacher_chat: what the chat template is given for student and teacher.
+    parameters: which numbers are trained (harness/learning/parametrisation.py). load_start, models:
+    see starts.py. chat, teacher_chat: what the chat template is given for student and teacher.
     step: optimizer steps done so far; tokens: tokens read in a training or scoring pass or sampled
     so far; learned: those of training passes; beside: more of them for FLOPs, by the sizes of other
     models; seconds: time spent so far, ``training`` and ``sampling``, outside the steps as well;
@@ -132,8 +129,7 @@ class Stage(Lessons):
         self.parts = list(parts)
         self.phases = self._join(phases or [prompts])
         self.parameters = parameters or Parametrisation()
-        self._load_start, self._models = load_start, models or {}
-        self._starts: dict[str, PreTrainedModel] = {}
+        self.load_start, self.models = load_start, models or {}
         self.temperature, self.top_p = temperature, top_p
         self.sampled_elsewhere = sampled_elsewhere
         self.deterministic, self.fused_losses = deterministic, fused_losses
@@ -274,26 +270,6 @@ class Stage(Lessons):
         # For draws of the method between two phases
         seed_all(seed_for(self.seed, self.index, "after", phase))
 
-    # ---- the model as it was -------------------------------------------------------------------
-
-    def start(self, of: str) -> PreTrainedModel:
-        """The frozen model at the start ``of`` the ``stage`` or the ``run``, or the model ``of``.
-
-        It is loaded when it is first asked for, once for all parts, and stays until learning is
-        over. At the start of a run the two are one, and where a part ``restarts`` each stage there.
-        """
-        if of == "stage" and (self.begins_run or any(part.restarts for part in self.parts)):
-            of = "run"
-        if of not in self._starts:
-            load = self._load_start
-            if of not in STARTS:
-                load = functools.partial(load_other, like=self.model, checksum=self._models.get(of))
-            if load is None:
-                raise ValueError("this stage was made without its start")
-            with torch.random.fork_rng():  # a resumed stage may load it in another step
-                self._starts[of] = load(of).requires_grad_(False).eval()
-        return self._starts[of]
-
     # ---- what is done outside the steps --------------------------------------------------------
 
     def over(self, examples: Sequence[Any], what: str) -> Iterator[list[Any]]:
@@ -368,7 +344,7 @@ class Stage(Lessons):
 
     def close(self) -> None:
         """Free what checkpoints held (optimizer, teacher): learning is over, evaluation follows."""
-        self._starts = {}
+        self.forget_starts()
         self._kept = {}
         self._times = {}
         self._restored = {}

@@ -70,13 +70,13 @@ class TaskVectors(Part):
 
     @torch.no_grad()
     def merge(self, weights: Mapping[str, torch.Tensor]) -> None:
-        base, begun = self.stage.start("run"), self.stage.start("stage")
+        stage = self.stage
         for name, weight in weights.items():
-            weight.sub_(begun.get_parameter(name).to(weight))
+            weight.sub_(stage.start_weight("stage", name).to(weight))
         self.read(weights)
         for name, weight in weights.items():
             merged = self.add(name, weight.clone())
-            weight.copy_(base.get_parameter(name)).add_(merged, alpha=self.config.scale)
+            weight.copy_(stage.start_weight("run", name)).add_(merged, alpha=self.config.scale)
 
     def work(self, outlook: Outlook, work: Work, earlier: Sequence[Outlook]) -> Work:
         size = self.bytes_kept * outlook.parameters

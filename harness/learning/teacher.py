@@ -194,8 +194,22 @@ class OtherModel(Teacher):
         return logits[:, :width]
 
 
+class Beginner(Teacher):
+    """The live model as the stage began: it has those weights while it scores, and no copy."""
+
+    def __init__(self, stage: Stage, micro_batch_tokens: int) -> None:
+        super().__init__(stage, 1, micro_batch_tokens, model=stage.model)
+
+    def states(self, rows: Sequence[Row]) -> TokenValues:
+        """As ``Teacher.states``."""
+        with self.stage.parameters.as_begun():
+            return super().states(rows)
+
+
 def fixed_teacher(stage: Stage, of: str, micro_batch_tokens: int) -> Teacher:
     """What ``stage.start(of)`` is, as a teacher."""
+    if stage.is_kept(of):
+        return Beginner(stage, micro_batch_tokens)
     kind = Teacher if of in STARTS else OtherModel
     return kind(stage, 0, micro_batch_tokens, model=stage.start(of))
 

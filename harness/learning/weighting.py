@@ -16,19 +16,20 @@ from harness.learning.outlook import Outlook, Work
 from harness.learning.packing import Positions, Row
 from harness.learning.part import Part, PartConfig
 from harness.learning.stage import Stage
-from harness.learning.teacher import Teacher
+from harness.learning.teacher import fixed_teacher, live_scorer
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    pass
 
 
-def row_logprobs(stage: Stage, model: PreTrainedModel, rows: Sequence[Row]) -> list[torch.Tensor]:
-    """Log-probabilities [completion tokens], in nats, of each row's completion under ``model``.
+def row_logprobs(stage: Stage, rows: Sequence[Row], of: str | None = None) -> list[torch.Tensor]:
+    """Log-probabilities [completion tokens], in nats, of each row's completion.
 
-    They are float32, on the CPU.
+    They are float32, on the CPU. of: under which ``stage.start``; the live model if left out.
     """
     given = stage.training.micro_batch_tokens if stage.training else None
-    scorer = Teacher(stage, 0, given or stage.passes.tokens, model=model)
+    limit = given or stage.passes.tokens
+    scorer = fixed_teacher(stage, of, limit) if of else live_scorer(stage, limit)
     return [scores.cpu() for scores in completion_logprobs(scorer, rows, temperature=1.0)]
 
 
@@ -53,7 +54,7 @@ class Scores:
         new = {row_key(row): row for row in rows}
         new = {key: row for key, row in new.items() if key not in self.known}
         if new:
-            scores = row_logprobs(self.stage, self.stage.start(self.start), list(new.values()))
+            scores = row_logprobs(self.stage, list(new.values()), self.start)
             self.known.update(zip(new, scores, strict=True))
         return [self.known[row_key(row)] for row in rows]
 

@@ -276,7 +276,7 @@ class Memory:
 
     def _models(self, work: Work, trained: Size) -> float:
         """Bytes of the model, of copies, and of weights that are kept a second time."""
-        copies = sum(work.starts.values()) + (0 if trained.again else work.copies)
+        copies = work.loaded(trained.keeps_start) + (0 if trained.again else work.copies)
         return self.size * (self.parameters * (1.0 + copies) + trained.again)
 
     def _held(self, config: TrainingConfig, work: Work, trained: Size) -> Bytes:

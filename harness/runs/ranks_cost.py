@@ -100,7 +100,7 @@ class PartsMemory:
         """Bytes that a rank has all the time of a step, beside activations and logits."""
         memory = self.memory
         each = TRAINED - MOMENTS * (masters != "device")  # of a trained number
-        copies = sum(work.starts.values()) + (0 if trained.again else work.copies)
+        copies = work.loaded(trained.keeps_start) + (0 if trained.again else work.copies)
         parts = memory.parameters * MASTER * (1 + copies) + MASTER * trained.again
         if trained.again:  # numbers that every rank has whole
             everywhere = each * trained.numbers + MASTER * trained.numbers * work.copies

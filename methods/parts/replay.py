@@ -399,7 +399,7 @@ class Replay(Part):
             rows = stage.rows(examples, prompts, [[answer] for answer in answers])
             logprobs = []
             for first in range(0, len(rows), stage.batch_size):
-                scored = row_logprobs(stage, stage.model, rows[first : first + stage.batch_size])
+                scored = row_logprobs(stage, rows[first : first + stage.batch_size])
                 logprobs += [each.tolist() for each in scored]
         return [math.fsum(each) / max(1, len(each)) for each in logprobs]
 

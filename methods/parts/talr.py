@@ -38,7 +38,7 @@ class TALR(RowWeighting):
     config: TALRConfig
 
     def row_weights(self, rows: Sequence[Row]) -> list[torch.Tensor]:
-        scores = row_logprobs(self.stage, self.stage.model, rows)
+        scores = row_logprobs(self.stage, rows)
         tau = self.config.tau or statistics.median(-each.mean().item() for each in scores)
         heat = max(tau, SMALLEST)
         return [(each / heat).exp().clamp(min=self.config.floor) for each in scores]

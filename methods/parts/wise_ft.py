@@ -35,9 +35,9 @@ class WiSEFT(Part):
     config: WiSEFTConfig
 
     def merge(self, weights: Mapping[str, torch.Tensor]) -> None:
-        start = self.stage.start(self.config.of)
         for name, weight in weights.items():
-            weight.lerp_(start.get_parameter(name).to(weight), 1 - self.config.alpha)
+            start = self.stage.start_weight(self.config.of, name)
+            weight.lerp_(start.to(weight), 1 - self.config.alpha)
 
     def work(self, outlook: Outlook, work: Work, earlier: Sequence[Outlook]) -> Work:
         return work.with_start(self.config.of, outlook)

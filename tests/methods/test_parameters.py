@@ -9,6 +9,7 @@ parametrisation, where otherwise all parts that can join do at once.
 import copy
 import os
 from contextlib import nullcontext
+from dataclasses import fields
 
 import numpy as np
 import peft
@@ -24,6 +25,7 @@ from harness.base.files import ROOT, read_json
 from harness.learning.lessons import Lesson
 from harness.learning.parametrisation import get_parametrisation
 from harness.learning.part import get_part, lacking
+from harness.learning.starts import Starts
 from harness.learning.teacher import Teacher
 from harness.learning.trainer import Trainer, TrainingConfig, cross_entropy, learning
 from harness.models.load import load_model
@@ -37,6 +39,7 @@ from tests.conftest import read_lines
 from tests.learning.test_training import Letters, make_stage, some_rows
 from tests.methods.test_parts import METHODS, PARTS, Numbers, assert_same, method
 from tests.methods.test_parts import made as made_part
+from tests.methods.test_penalties import moved
 
 PLAIN = {"learning_rate": 1e-2, "schedule": "constant", "warmup_steps": 0}
 
@@ -956,3 +959,70 @@ def test_a_reference_run_begins_as_a_first_stage(tiny_model):
         assert len(values) == round((0.5 if number == 1 else 0.25) * min(weight.shape))
     assert numbers[1][0] == {} and numbers[1][1]
     assert_same(*numbers[2])
+
+
+@pytest.mark.parametrize("of", ["stage", "run"])
+@pytest.mark.parametrize(
+    ("chosen", "name", "part"),
+    [
+        ("lora", "sft", "anchor"),
+        ("pissa", "sft", "anchor"),
+        ("dora", "sft", "l2sp"),
+        ("osf", "sft", "stm"),
+        ("milora", "sft", "wise_ft"),
+        ("lora", "gkd", None),
+        ("lora", "sft", "task_arithmetic"),
+    ],
+)
+def test_a_start_that_an_adapter_keeps_is_not_loaded(
+    chosen, name, part, of, tiny_model, tmp_path, monkeypatch
+):
+    """It learns as with a copy of the model, which it needs where the start is another one."""
+    starts = {"stage": tiny_model[0], "run": moved(tiny_model[0])}
+    loaded = []
+
+    def load(of):
+        loaded.append(of)
+        return copy.deepcopy(starts[of])
+
+    def learned(index, folder):
+        model, parameters = copy.deepcopy(tiny_model[0]), made(chosen)
+        own = get_part(part, None, "test") if part else None
+        takes = {field.name for field in fields(own.Config)} if own else set()
+        options = {"of": of, "begin": "merged"}
+        options = {key: value for key, value in options.items() if key in takes}
+        parts = [own(own.Config(**options))] if own else []
+        stage = make_stage(
+            model,
+            tiny_model[1],
+            skill=Numbers(),
+            index=index,
+            later=1,
+            parameters=parameters,
+            parts=parts,
+            load_start=load,
+            folder=tmp_path / folder,
+        )
+        stage.folder.mkdir()
+        parameters.begin(stage)
+        for each in parts:
+            each.begin(stage)
+        method(name).learn(stage)
+        for each in parts:
+            each.end(stage)
+        parameters.end(stage)
+        return dict(model.state_dict())
+
+    worn = learned(1, "worn")
+    assert not loaded
+    monkeypatch.setattr(Starts, "is_kept", lambda self, of: False)
+    starts["run"] = tiny_model[0]
+    copied = learned(1, "copied")
+    assert loaded == ["run"]
+    assert_same(worn, copied)
+    monkeypatch.undo()
+    loaded.clear()
+    starts["run"] = moved(tiny_model[0])
+    learned(2, "later")
+    needs_run = of == "run" or part is None or part == "task_arithmetic"
+    assert loaded == (["run"] if needs_run else [])

@@ -40,7 +40,7 @@ def test_it_begins_with_the_last_model_and_measures_validation_on_a_fixed_schedu
         if self.live.run.reference:
             weights = {n: p.detach().clone() for n, p in stage.model.named_parameters()}
             starts.append((weights, stage.start("stage"), stage.start("run"), stage.begins_run))
-            stage._starts = {}
+            stage.forget_starts()
         return stage
 
     def after_step(self, stage, step):
