@@ -2,7 +2,8 @@
 
     W = m V / |V|,    V = W_0 + s B A
 
-m [outputs] begins as the norms |W_0| of the rows, one of each output; A, B and s are those of LoRA.
+m [outputs] begins as the norms |W_0| of the rows, one of each output, as PEFT has it; the paper's
+equation 5 writes norms of columns. A, B and s are those of LoRA.
 The gradient takes |V| for a constant, as section 4.3 of the paper and PEFT have it:
 
     dV = (m / |V|) dW,    dm = sum over inputs of dW V / |V|

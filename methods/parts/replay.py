@@ -36,6 +36,10 @@ When it is replayed.
 in). Its rows are replayed from the first stage on, beside what is kept. They have no reward, so
 methods that want rewards refuse them.
 
+Refused by methods whose rows are fixed before a stage's first step: `cpt` (pieces of texts, to which
+the order's skills add their own), `offline_distillation` and `sft_from_teacher` (a teacher's
+answers). ``sdft`` and ``self_sft`` are their forms that answer anew, and take replay.
+
 State: the kept examples and own answers, as texts. Cost: what the replayed examples take, and one
 answer for each candidate (``best_scored``) and each kept example (``own``) at a stage's end.
 

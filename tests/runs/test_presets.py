@@ -18,7 +18,10 @@ def test_every_preset_is_a_method_of_an_order(order_file):
         assert about[name]["method"] == preset["method"] and about[name]["preset"] == name
         assert len(preset["source"]) > 5
         for key, value in preset["settings"].items():
-            if key != "with":
+            if key == "parameters":
+                for kind, options in value.items():
+                    assert options.items() <= about[name]["parameters"][kind].items()
+            elif key != "with":
                 wanted = float(value) if isinstance(value, str) and value[0].isdigit() else value
                 assert about[name]["config"][key] == wanted, (name, key)
 
