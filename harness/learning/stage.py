@@ -13,7 +13,7 @@ from harness.learning.draws import draws, seed_all
 from harness.learning.lessons import Lesson, Lessons, TeacherTemplate
 from harness.learning.parametrisation import Parametrisation
 from harness.learning.part import Part, having, joint_budget
-from harness.learning.starts import Starts
+from harness.learning.starts import EarlierWeights
 from harness.learning.step import Step
 from harness.models.chat import ChatInputs
 from harness.models.memory import MICRO_BATCH_TOKENS, Passes, return_much_freed_memory
@@ -40,7 +40,7 @@ class Stateful(Protocol):
     def load_state_dict(self, state: Any, /) -> Any: ...
 
 
-class Stage(Lessons, Starts):
+class Stage(Lessons, EarlierWeights):
     """One skill's turn, with all that a method needs to learn it.
 
     model, tokenizer, sampler: live; the method trains ``model`` in place. skill: what is learned;

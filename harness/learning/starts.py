@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from harness.learning.part import Part
 
 
-class Starts:
+class EarlierWeights:
     """What a stage asks for earlier weights.
 
     load_start: f("stage" or "run") loads the model as it was there; models: checksums of others.

@@ -34,11 +34,8 @@ When it is replayed.
 
 ``general`` names a JSONL file with ``prompt`` and ``demonstration`` in each row (TRACE mixes LIMA
 in). Its rows are replayed from the first stage on, beside what is kept. They have no reward, so
-methods that want rewards refuse them.
-
-Refused by methods whose rows are fixed before a stage's first step: `cpt` (pieces of texts, to which
-the order's skills add their own), `offline_distillation` and `sft_from_teacher` (a teacher's
-answers). ``sdft`` and ``self_sft`` are their forms that answer anew, and take replay.
+methods that want rewards refuse them. `cpt`, `offline_distillation` and `sft_from_teacher`, whose
+rows are fixed before the first step, refuse the whole part.
 
 State: the kept examples and own answers, as texts. Cost: what the replayed examples take, and one
 answer for each candidate (``best_scored``) and each kept example (``own``) at a stage's end.

@@ -25,7 +25,7 @@ from harness.base.files import ROOT, read_json
 from harness.learning.lessons import Lesson
 from harness.learning.parametrisation import get_parametrisation
 from harness.learning.part import get_part, lacking
-from harness.learning.starts import Starts
+from harness.learning.starts import EarlierWeights
 from harness.learning.teacher import Teacher
 from harness.learning.trainer import Trainer, TrainingConfig, cross_entropy, learning
 from harness.models.load import load_model
@@ -1015,7 +1015,7 @@ def test_a_start_that_an_adapter_keeps_is_not_loaded(
 
     worn = learned(1, "worn")
     assert not loaded
-    monkeypatch.setattr(Starts, "is_kept", lambda self, of: False)
+    monkeypatch.setattr(EarlierWeights, "is_kept", lambda self, of: False)
     starts["run"] = tiny_model[0]
     copied = learned(1, "copied")
     assert loaded == ["run"]
