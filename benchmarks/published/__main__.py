@@ -3,7 +3,8 @@
     python -m benchmarks.published SUITE [RESULTS_DIR ...]
 
 Columns are those of the papers' tables: OP (mean of the tasks at the end), the mean of OP over all
-stages, which some papers call OP, BWT over T - 1 and over T, and each task at the end, in points.
+stages, which some papers call OP, BWT over T - 1 and over T, forgetting, the gain on what is
+learned and the drop of other abilities since the base model, and each task at the end, in points.
 Published rows say how they were read; their protocol is not this project's (the suite's page in
 docs/reference/skills lists the differences).
 """
@@ -19,12 +20,14 @@ from harness.base.console import padded
 from harness.base.errors import Parser, UserError, reported
 from harness.report.data import ReportData
 from harness.report.estimates import Estimate
+from harness.report.frontier import mean_gain
+from harness.report.tables import retention_change
 
 FOLDER = Path(__file__).resolve().parent
 KEYS = ["order", "model", "method", "source", "read"]
 COLUMNS = [*KEYS[:3], "column", "value", "sd", *KEYS[3:], "note"]
 READ = ("text", "second-hand")
-FIRST = ("OP", "mean OP_t", "BWT", "BWT/T")  # before the tasks
+FIRST = ("OP", "mean OP_t", "BWT", "BWT/T", "forgetting", "Gain", "Drop")  # before the tasks
 
 
 def published_numbers(suite: str) -> pd.DataFrame:
@@ -68,8 +71,14 @@ def measured_rows(folder: Path) -> list[dict[str, str]]:
         for name, function in (
             ("BWT", metrics.backward_transfer),
             ("BWT/T", metrics.backward_transfer_trace),
+            ("forgetting", metrics.forgetting),
+            ("Gain", mean_gain),
         ):
             row[name] = _points(data.estimate(label, function, difference=True))
+        if data.retention:
+            change = retention_change(data)
+            drop = data.estimate(label, lambda D: -change(D), "D", difference=True)
+            row["Drop"] = _points(drop)
         for place, task in enumerate(run.order):
             row[task] = _points(data.estimate(label, lambda R, i=place: R[..., -1, i], "S"))
         rows.append(row)
@@ -121,7 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         numbers = source_numbers(rows)
         names = dict.fromkeys(name for row in rows for name in row if name not in KEYS)
         for columns in ([n for n in FIRST if n in names], [n for n in names if n not in FIRST]):
-            print(*table(rows, columns, numbers), "", sep="\n")
+            if columns:
+                print(*table(rows, columns, numbers), "", sep="\n")
         print(*(f"[{number}] {source}" for source, number in numbers.items()), sep="\n")
         print(*notes(args.suite), sep="\n")
         print("In points. Measured: ± half of a 95% interval. Published: sd over seeds.")

@@ -3,12 +3,14 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from benchmarks.published import __main__ as published
 from harness.base.errors import UserError
 
+ROOT = Path(__file__).resolve().parents[2]
 SUITES = sorted(path.stem for path in published.FOLDER.glob("*.csv"))
 
 
@@ -43,12 +45,53 @@ def test_the_retyped_tables_of_trace_add_up():
             assert sum(tasks) / 8 == pytest.approx(float(row["OP"]), abs=0.011)
 
 
-def test_the_retyped_means_over_orders_add_up():
-    rows = [row for row in published.published_rows("cl") if "2512.23017" in row["source"]]
-    for mean in [row for row in rows if row["order"] == "4-6" and row["method"] != "multi-task"]:
+def test_the_retyped_changes_of_general_ability_add_up():
+    """Table 2 of the TRACE paper; two changes are misprints there, which their notes say."""
+    numbers = published.published_numbers("trace")
+    numbers = numbers[numbers["source"].str.endswith("tables 1 and 2")]
+    change, notes = "mean change of these", {}
+    for row in numbers[numbers["column"] == change].to_dict("records"):
+        notes[row["model"], row["method"]] = row["note"]
+    general = ("MMLU", "GSM8K", "BBH", "TyDiQA", "BoolQ", "PIQA")
+    table = numbers.pivot(index=["model", "method"], columns="column", values="value")
+    assert len(table) == 5 * 5 and len(notes) == 5 * 3
+    for (model, method), note in notes.items():
+        learned, base = table.loc[(model, method)], table.loc[(model, "base")]
+        printed = float(note.split()[-1]) if note else learned[change]
+        assert np.mean([learned[c] - base[c] for c in general]) == pytest.approx(printed, abs=0.011)
+
+
+@pytest.mark.parametrize(
+    ("source", "orders", "methods"), [("2512.23017", "4-6", 11), ("2504.07097", "1-3", 4)]
+)
+def test_the_retyped_means_over_orders_add_up(source, orders, methods):
+    rows = [row for row in published.published_rows("cl") if source in row["source"]]
+    means = [row for row in rows if row["order"] == orders and row["method"] != "multi-task"]
+    assert len(means) == methods
+    for mean in means:
         mine = [float(r["OP"]) for r in rows if r["method"] == mean["method"] and r is not mean]
         assert len(mine) == 3
         assert sum(mine) / 3 == pytest.approx(float(mean["OP"]), abs=0.1)
+
+
+def test_a_suite_is_printed_without_a_table_of_nothing(capsys):
+    published.main(["superni"])
+    published.main(["retaining"])
+    text = capsys.readouterr().out
+    assert len(re.findall("^order ", text, re.MULTILINE)) == 2
+    assert re.search(r"^1 .* GainLoRA \(InfLoRA\) .* 46\.21 +2\.40$", text, re.MULTILINE)
+    assert re.search(r"^Countdown .* GRPO .* 60\.40 +-0\.50$", text, re.MULTILINE)
+
+
+def test_gain_and_drop_are_those_of_the_report():
+    folder = ROOT / "results/measured/quickstart"
+    means = pd.read_csv(folder / "tables/summary.csv", index_col="method")
+    rows = published.measured_rows(folder)
+    assert len(rows) == 4
+    for row in rows:
+        mean = 100 * means.loc[row["method"]]
+        assert float(row["Gain"].split()[0]) == pytest.approx(mean["mean gain"], abs=0.006)
+        assert float(row["Drop"].split()[0]) == pytest.approx(-mean["Retention Δ"], abs=0.006)
 
 
 def test_a_file_with_other_columns_is_refused(tmp_path, monkeypatch):
@@ -61,13 +104,12 @@ def test_a_file_with_other_columns_is_refused(tmp_path, monkeypatch):
 
 def test_measured_numbers_stand_beside(capsys):
     """Of a committed folder, the same numbers as its report has."""
-    folder = Path("results/measured/paper_embedded/figure_3")
-    root = Path(__file__).resolve().parents[2]
-    published.main(["trace", str(root / folder)])
+    folder = ROOT / "results/measured/paper_embedded/figure_3"
+    published.main(["trace", str(folder)])
     text = capsys.readouterr().out
     assert re.search(r"^1 .* on-policy replay 10% +text +\[1\] +-0\.65$", text, re.MULTILINE)
-    assert f"] {root / folder}\n" in text  # among the sources, by number
-    [row] = [row for row in published.measured_rows(root / folder) if row["method"] == "sft"]
+    assert f"] {folder}\n" in text  # among the sources, by number
+    [row] = [row for row in published.measured_rows(folder) if row["method"] == "sft"]
     assert re.fullmatch(r"43\.\d\d ±5\.\d", row["OP"]) and row["BWT"].startswith("-6.")
     ratio = float(row["BWT/T"].split()[0]) / float(row["BWT"].split()[0])
     assert ratio == pytest.approx(2 / 3, abs=0.01)
