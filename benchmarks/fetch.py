@@ -13,6 +13,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.skills._suite import SuiteSkill, data_folder, half_of
@@ -55,8 +56,8 @@ def stems(cls: type[SuiteSkill]) -> tuple[str, ...]:
 def keep_release(cls: type[SuiteSkill], source: Path) -> Path:
     """Copies the files of a release into the cache, whole or not at all; returns their folder.
 
-    source: a folder or a zip file. Raises UserError where a task is missing, and where the cache
-    has the suite already.
+    source: a folder or a zip file. Raises UserError where a task is missing or a row does not fit,
+    and where the cache has the suite already.
     """
     target = data_folder(cls.suite)
     if target.exists():
@@ -68,10 +69,25 @@ def keep_release(cls: type[SuiteSkill], source: Path) -> Path:
             file = part / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
+        _check(cls, part, source)
         os.replace(part, target)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return target
+
+
+def _check(cls: type[SuiteSkill], part: Path, source: Path) -> None:
+    """Reads every split of every task in ``part``, so that what is kept is what skills can use.
+
+    Raises UserError that names ``source`` and the place in the release.
+    """
+    try:
+        for skill in (cls(task, path=str(part)) for task in cls.tasks):
+            for split in skill.splits:
+                skill.examples(split)
+    except UserError as error:
+        said = str(error).replace(f"{part}{os.sep}", "").replace(str(part), "the release")
+        raise UserError(f"--from: {source}", said) from None
 
 
 def _from_folder(cls: type[SuiteSkill], source: Path) -> Iterator[tuple[str, bytes]]:
@@ -86,12 +102,8 @@ def _from_folder(cls: type[SuiteSkill], source: Path) -> Iterator[tuple[str, byt
 
 def _from_zip(cls: type[SuiteSkill], source: Path) -> Iterator[tuple[str, bytes]]:
     """The same of a zip file, of which nothing else is unpacked. Raises UserError."""
-    try:
+    with _zip_errors(source, "is no zip file"):
         archive = zipfile.ZipFile(source)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise UserError(
-            source, f"is no zip file ({error})", "unpack it, and give the folder"
-        ) from None
     with archive:
         names = {info.filename: info for info in archive.infolist()}
         root = _root(cls, names, source)
@@ -100,21 +112,22 @@ def _from_zip(cls: type[SuiteSkill], source: Path) -> Iterator[tuple[str, bytes]
                 for form in cls.forms:
                     name = f"{cls.place(task, stem)}{form}"
                     if info := names.get(root + name):
+                        place = f"{source}: {info.filename[:80]}"
                         if info.file_size > LARGEST:
-                            raise UserError(f"{source}: {name[:80]}", "has more than 1 GiB")
-                        yield name, _content(archive, info, source)
+                            raise UserError(place, "has more than 1 GiB")
+                        with _zip_errors(place, "cannot be read"):
+                            content = archive.read(info)
+                        yield name, content
 
 
-def _content(archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: Path) -> bytes:
-    """Raises UserError for a file that is encrypted, damaged or packed in an unknown way."""
+@contextmanager
+def _zip_errors(place: object, problem: str) -> Iterator[None]:
+    """Raises UserError for an archive that is damaged, encrypted or packed in an unknown way."""
     try:
-        return archive.read(info)
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
-        raise UserError(
-            f"{source}: {info.filename[:80]}",
-            f"cannot be read ({error})",
-            "unpack it, and give the folder",
-        ) from None
+        yield
+    except Exception as error:  # zipfile and each of its ways to pack have errors of their own
+        reason = f"{problem} ({type(error).__name__}: {error})"
+        raise UserError(place, reason, "unpack it, and give the folder") from None
 
 
 def _root(cls: type[SuiteSkill], names: Sequence[str] | dict, source: Path) -> str:

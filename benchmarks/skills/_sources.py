@@ -285,8 +285,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         elif path.suffix == ".parquet":
             rows = pyarrow.parquet.read_table(path).to_pylist()
         else:
-            text = path.read_text(encoding="utf-8-sig")
-            rows = json.loads(text, object_pairs_hook=object_of)
+            rows = read_value(path)
     except (
         OSError,
         ValueError,
@@ -302,6 +301,17 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not isinstance(row, dict):
             raise UserError(f"{path}, row {number}", "is not a JSON object")
         yield number, row
+
+
+def read_value(path: Path) -> Any:
+    """The value in a JSON file.
+
+    Raises UserError for a file that cannot be read, or in which a key stands twice in an object.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=object_of)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(path, f"cannot be read ({type(error).__name__}: {error})") from None
 
 
 def _arrow(path: Path) -> list[Any]:

@@ -5,11 +5,10 @@ A task is a folder with ``train.json``, ``test.json`` (rows with ``sentence`` an
 licences of their own); they are fetched at a pinned commit and checked against git's own ids.
 """
 
-import json
 from typing import NamedTuple
 
 from benchmarks.skills._measures import exact_match
-from benchmarks.skills._sources import text
+from benchmarks.skills._sources import read_value, text
 from benchmarks.skills._suite import SuiteSkill
 from harness.base.errors import UserError, did_you_mean
 from harness.skills.skill import Example
@@ -82,10 +81,7 @@ class LabelWords(SuiteSkill):
     def labels(self) -> list[str]:
         """The label words, in the order of the option list."""
         file = self.file("labels")
-        try:
-            labels = json.loads(file.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError):
-            labels = None
+        labels = read_value(file)
         if not (isinstance(labels, list) and labels and all(isinstance(x, str) for x in labels)):
             raise UserError(file, "is not a list of label words")
         return labels

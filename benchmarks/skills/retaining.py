@@ -96,8 +96,14 @@ class Retaining(SuiteSkill):
             text(turns[-1], ["content"], f"{place}: messages")  # it is not empty
             return [{key: turn[key] for key in ("role", "content")} for turn in turns], letter
         choices, answer = row.get("choices"), row.get("answer")
-        if not (isinstance(choices, list) and len(choices) == 4 and answer in range(4)):
-            raise UserError(f"{place}: choices", "must be four, and `answer` a number from 0 to 3")
+        if not (
+            isinstance(choices, list)
+            and len(choices) == 4
+            and all(isinstance(choice, str) for choice in choices)
+        ):
+            raise UserError(f"{place}: choices", "must be four texts")
+        if type(answer) is not int or answer not in range(4):
+            raise UserError(f"{place}: answer", "must be a whole number from 0 to 3")
         options = "\n".join(f"{a}. {b}" for a, b in zip(LETTERS, choices, strict=True))
         asked = text(row, ["question"], place)
         question = f"{asked}\n\nAnswer options:\n{options}\n\n{ASKED}"

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from benchmarks.skills._measures import exact_match as same_words
 from benchmarks.skills._measures import rouge_score_l
+from benchmarks.skills._sources import read_value
 from benchmarks.skills._suite import SuiteSkill
 from harness.base.errors import UserError
-from harness.base.files import read_json
 from harness.skills.skill import Example
 
 FOLDERS = {
@@ -70,7 +70,9 @@ class SuperNI(SuiteSkill):
 
     def rows(self, file: Path):
         """Rows with the task's definition in each."""
-        task = read_json(file, remedy="put back a whole copy of it")
+        task = read_value(file)
+        if not isinstance(task, dict):
+            raise UserError(file, "is not a JSON object")
         instances, definition = task.get("Instances"), task.get("Definition")
         if isinstance(definition, list) and definition:
             definition = definition[0]

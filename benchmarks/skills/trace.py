@@ -185,7 +185,9 @@ class Trace(SuiteSkill):
         return TASKS[self.task].metrics
 
     def example(self, row, split, number, place):
-        prompt, answer = text(row, ["prompt"], place), row.get("answer")
+        prompt, answer = text(row, ["prompt"], place), row.get("answer", 0)
+        if answer is None:
+            answer = ""  # as TRACE's code has it; a row without the column is refused
         if not isinstance(answer, str):
             raise UserError(f"{place}: answer", "must be a text")
         if not answer.strip() and split == "train":
