@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from functools import cache
 
 from harness.skills.words import normalise
 
@@ -11,14 +12,6 @@ BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 TEX = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mathit)\s*\{([^{}]*)\}|\\[()\[\]]|\$")
 MARKUP = r"[\s*_`]*"
 AROUND = " \t\r\n*_`\"'“”‘’.,;:!"  # nothing of an answer
-ONE_LETTER = re.compile(
-    r"(?:(?:so|thus|therefore|hence),?\s+)?(?:(?:the|my)\s+)?"
-    r"(?:(?:correct|right|best|final)\s+)*"
-    rf"(?:(?:answer|option|choice|letter)\b(?:\s+is\b)?\s*:?{MARKUP})*"
-    r"(?:\((?P<round>[A-D])\)|\[(?P<square>[A-D])\]|(?P<bare>[A-D])\)?)"
-    r"(?:\s+is\s+(?:the\s+)?(?:correct|right|best)(?:\s+(?:answer|option|choice))?)?",
-    re.IGNORECASE,
-)
 
 
 class Letter(str):
@@ -38,14 +31,28 @@ def options_of(question):
     return dict(options) if [letter for letter, _ in options] == list(LETTERS) else {}
 
 
-def letter_of(answer, options):
-    """The one letter that an answer gives, in upper case; None where it gives none or two.
+@cache
+def _one_letter(letters):
+    """The pattern of one of ``letters``, in either case, with the words around it."""
+    one = f"[{''.join(letters)}]"
+    return re.compile(
+        r"(?:(?:so|thus|therefore|hence),?\s+)?(?:(?:the|my)\s+)?"
+        r"(?:(?:correct|right|best|final)\s+)*"
+        rf"(?:(?:answer|option|choice|letter)\b(?:\s+is\b)?\s*:?{MARKUP})*"
+        rf"(?:\((?P<round>{one})\)|\[(?P<square>{one})\]|(?P<bare>{one})\)?)"
+        r"(?:\s+is\s+(?:the\s+)?(?:correct|right|best)(?:\s+(?:answer|option|choice))?)?",
+        re.IGNORECASE,
+    )
+
+
+def letter_of(answer, options, letters=LETTERS):
+    """The one of ``letters`` that an answer gives, in upper case; None where it gives none or two.
 
     A letter, bare or in brackets, Markdown or TeX, behind words such as "Option" or "The answer
     is". Behind a colon, full stop, dash or bracket the text of the same option may follow.
     """
     answer = _plain(answer)
-    match = ONE_LETTER.match(answer)
+    match = _one_letter(letters).match(answer)
     if match is None:
         return None
     letter = next(filter(None, match.groups())).upper()

@@ -5,6 +5,7 @@ MEMORY for a program; beside them STEPS of SQLite's machine for a query, which e
 the same place on every machine. A longer text than LONGEST is not run.
 """
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -15,6 +16,7 @@ MEMORY = 256 << 20  # bytes
 STEPS = 1_000_000
 CELL = 100_000  # bytes of a text or blob that a query may make
 LONGEST = 200  # characters of a query or pattern
+SELECT = re.compile(r"SELECT\b", re.IGNORECASE)  # what a query begins with
 SPECIAL = frozenset(r".^$*+?{}[]\|()")  # characters of a pattern that are not themselves
 
 Row = tuple[str | int, ...]
@@ -57,7 +59,7 @@ def query_agrees(
     name, columns: of every table; tables: the rows of each. Raises SandboxError where this machine
     cannot shut a program off.
     """
-    if len(query) > LONGEST or not query.upper().startswith("SELECT "):
+    if len(query) > LONGEST or not SELECT.match(query):
         return False
     most = 2 + max(map(len, tables))
     data = (query, wanted, name, columns, tables)

@@ -23,9 +23,13 @@ PROMPT = (
 
 
 def expression_of(completion: str) -> str:
-    """What an answer gives as its expression: the last box, or all of it without one."""
-    boxes = BOXED.findall(completion)
-    return boxes[-1] if boxes else completion
+    """What an answer gives as its expression: the last box, or all of it without one.
+
+    Of boxes in a box the innermost, as in the source, which looks into a box once more.
+    """
+    while boxes := BOXED.findall(completion):
+        completion = boxes[-1]
+    return completion
 
 
 def reading_of(completion: str, reference: dict) -> Reading | None:
@@ -37,9 +41,10 @@ def reading_of(completion: str, reference: dict) -> Reading | None:
 
 
 def accuracy(completion: str, reference: dict) -> float:
-    """1 if the expression uses each number once, divides evenly and makes the target: the source's.
+    """1 if the expression uses each number once, divides evenly and makes the target.
 
-    Steps may be negative or above 99, as in the source.
+    The source's rule: steps may be negative or above 99. Its reader is Python's parser, which
+    takes some other writings (docs/reference/skills/countdown.md).
     """
     reading = reading_of(completion, reference)
     return float(reading is not None and reading.whole and reading.value == reference["target"])

@@ -41,7 +41,8 @@ FIELDS = {"name": "text", "item": "text", "count": "number", "day": "text", "pla
 def same_object(completion: str, reference: Mapping[str, Any]) -> float:
     """1 if the completion is a JSON object with the wanted values by name, and nothing else.
 
-    The order of names does not count, the types of values do: 3 is not "3".
+    The order of names does not count, the types of values do: 3 is not "3". A name that stands
+    twice is wrong.
     """
     try:
         value = JSON.decode(completion.strip())

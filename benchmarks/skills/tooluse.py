@@ -46,9 +46,9 @@ def accuracy_json(completion, reference):
 
     The calls (name and arguments) equal the reference's as multisets. Only lines that begin with
     ``Action:`` and ``Action Input:`` count, also in Markdown (emphasis, code, lists, headings).
-    Each call has exactly one input. Objects may be nested; ``true`` is not 1, but 1.0 is; NaN is no
-    JSON; what is no JSON is compared as text. A call that the reference marks ``[Optional]`` may be
-    left out.
+    Each call has exactly one input. Objects may be nested; ``true`` is not 1, but 1.0 is; NaN, or a
+    key twice in an object, is no JSON; what is no JSON is compared as text. A call that the
+    reference marks ``[Optional]`` may be left out.
     """
     given, wanted, optional = Counter(calls(completion)), Counter(), Counter()
     for call in reference:

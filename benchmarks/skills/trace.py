@@ -11,6 +11,8 @@ numbers.
 
 import re
 from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from string import ascii_uppercase
 from typing import NamedTuple
 
 from benchmarks.skills._choice import letter_of
@@ -44,7 +46,8 @@ def letter(completion: str, reference: str) -> float:
     """1 if the first line gives the right letter in a usual way: bare, (A), "Answer: A"."""
     line = completion.strip().split("\n")[0]
     wanted = reference[:1]
-    return float(bool(line and wanted) and wanted in (letter_of(line, {}), line.strip(" .()")))
+    given = letter_of(line, {}, ascii_uppercase)  # questions of ScienceQA have up to five options
+    return float(bool(line and wanted) and wanted in (given, line.strip(" .()")))
 
 
 def last_number(completion: str, reference: str) -> float:
@@ -57,17 +60,21 @@ def last_number(completion: str, reference: str) -> float:
 
 
 def number(completion: str, reference: str) -> float:
-    """1 if the last number has the value of the reference: 5, 5.0 and 1,000 as 1000."""
-    numbers = [_value(written) for written in NUMBER.findall(completion)]
+    """1 if the last number has the value of the reference: 5, 5.0 and 1,000 as 1000.
+
+    Values are exact, however many digits they have.
+    """
+    numbers = NUMBER.findall(completion)
     wanted = _value(reference.strip())
-    return float(bool(numbers) and wanted is not None and numbers[-1] == wanted)
+    return float(bool(numbers) and wanted is not None and _value(numbers[-1]) == wanted)
 
 
-def _value(written: str) -> float | None:
+def _value(written: str) -> Decimal | None:
     try:
-        return float(written.replace(",", ""))
-    except ValueError:
+        value = Decimal(written.replace(",", ""))
+    except InvalidOperation:
         return None
+    return value if value.is_finite() else None
 
 
 def fuzz(completion: str, reference: str) -> float:

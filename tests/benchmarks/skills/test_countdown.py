@@ -186,6 +186,9 @@ def test_the_last_box_counts_and_all_of_an_answer_without_one():
     assert expression_of("1 + 1") == "1 + 1"
     assert expression_of("\\boxed{\\text{1 + 1}}") == "\\text{1 + 1}"
     assert expression_of("\\boxed{}") == ""
+    nested = "\\boxed{2} so \\boxed{\\boxed{1 + 1}}"
+    assert expression_of(nested) == expression_of(f"\\boxed{{{nested}}}") == "1 + 1"
+    assert accuracy("\\boxed{\\boxed{5 * 2}}", {"numbers": [2, 5], "target": 10}) == 1
 
 
 @pytest.mark.parametrize(

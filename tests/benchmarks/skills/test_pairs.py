@@ -269,6 +269,10 @@ def test_queries_are_run(skills, sandbox):
     made = {
         f"select t.{column} from {table} as t where t.{by} in ({value});": True,
         f"SELECT {column} FROM {table} WHERE {by} >= {value} AND {by} <= {value}": True,
+        f"SELECT\n  {column}\nFROM {table}\nWHERE {by} = {value}": True,
+        f"SELECT\t{column} FROM {table} WHERE {by} = {value};\n": True,
+        f"SELECT({column}) FROM {table} WHERE {by} = {value}": True,
+        f"SELECTED {column} FROM {table} WHERE {by} = {value}": False,
         f"SELECT '{answer_by_hand(asked(example))}'": False,  # the value of the shown table
         f"SELECT {column} FROM {table} WHERE {by} > {value}": False,
         f"SELECT * FROM {table} WHERE {by} = {value}": False,

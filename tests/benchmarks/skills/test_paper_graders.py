@@ -27,8 +27,8 @@ class Wrong(Exception):
 
 
 def parse_json(text, at=0, constants=True):
-    """(value, end) of the JSON value at ``at``. constants: NaN and Infinity are allowed, as
-    Python's json does.
+    """(value, end) of the JSON value at ``at``. constants: NaN and Infinity are allowed, and
+    of a key that stands twice the last value counts, as Python's json does.
     """
 
     def blank(i):
@@ -84,6 +84,8 @@ def parse_json(text, at=0, constants=True):
                 items.append(value)
             i = blank(i)
             if text[i : i + 1] == close:
+                if here == "{" and not constants and len(dict(items)) < len(items):
+                    raise Wrong
                 return (items if here == "[" else dict(items)), i + 1
             if text[i : i + 1] != ",":
                 raise Wrong
@@ -340,7 +342,7 @@ def arguments(rng):
 
 
 def written(rng, value):
-    """A JSON text of ``value`` in some style: the same value."""
+    """A JSON text of ``value`` in some style: the same value, to the authors in all of them."""
     style = rng.random()
     if style < 0.5:
         return json.dumps(value, ensure_ascii=style < 0.25)
@@ -349,7 +351,7 @@ def written(rng, value):
     if style < 0.85:
         return json.dumps(value, separators=(" , ", " : "))
     pairs = list(value.items())
-    rng.shuffle(pairs)  # keys in another order, one of them twice: the last counts
+    rng.shuffle(pairs)  # keys in another order, one of them twice: the last counts for the authors
     rows = [f"{json.dumps(k)}: {json.dumps(v)}" for k, v in pairs]
     return "{" + ", ".join([f"{json.dumps(k)}: 5" for k, _ in pairs[:1]] + rows) + "}"
 

@@ -245,6 +245,15 @@ def test_the_rules_of_choices_and_numbers():
         )
 
 
+@pytest.mark.parametrize("letter", "ABCDE")
+def test_a_letter_in_each_usual_way(letter):
+    for written in ("{}", "({})", "{}.", "Answer: {}", "The answer is {}.", "**{}**", "option {}"):
+        answer = written.format(letter)
+        assert trace.letter(answer, letter) == trace.letter(answer, f"{letter}\nreasons") == 1
+        assert trace.letter(answer, "B" if letter == "A" else "A") == 0
+    assert trace.letter(f"{letter} or A", letter) == trace.letter(f"{letter}nd", letter) == 0
+
+
 @pytest.mark.parametrize(
     ("completion", "reference", "score"),
     [
@@ -260,6 +269,13 @@ def test_the_rules_of_choices_and_numbers():
         ("5 -", "5", 1),
         ("2.50x", "2", 0),
         ("1.2.3", "3", 0),
+        ("12345678901234567", "12345678901234568", 0),
+        ("9" * 400, "8" * 400, 0),
+        ("9" * 5000 + ".0", "9" * 5000, 1),
+        ("0.1", "0.10000000000000001", 0),
+        ("5", "nan", 0),
+        ("5", "sNaN", 0),
+        ("5", "five", 0),
     ],
 )
 def test_numbers_by_their_value(completion, reference, score):
