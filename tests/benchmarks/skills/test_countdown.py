@@ -7,12 +7,19 @@ import itertools
 import operator
 import random
 from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
+import yaml
 
 from benchmarks.skills._arithmetic import LONGEST, read_expression
 from benchmarks.skills.countdown import MOST, SIZES, accuracy, accuracy_fractions, expression_of
+from harness.evaluation.lm_eval_tasks import FOLDER, retention_tasks
+from harness.evaluation.loaded_tasks import load_tasks
+from harness.evaluation.protocol import scorer_hash
+from harness.evaluation.retention import run_suite
+from harness.evaluation.suite import Suite
 from harness.skills.registry import get_skill
 
 OPERATORS = {
@@ -208,3 +215,33 @@ def test_the_last_box_counts_and_all_of_an_answer_without_one():
 def test_the_reward_is_a_ladder(completion, reward, skill):
     reference = {"numbers": [4, 5, 25], "target": 80}
     assert skill.reward(completion, reference) == pytest.approx(reward)
+
+
+# ---- as retention --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def retained():
+    """The entry of the suite ``retaining``."""
+    entries = yaml.safe_load((FOLDER / "retaining.yaml").read_text())["tasks"]
+    [entry] = [entry for entry in entries if entry["task"] == "countdown_500"]
+    [task] = retention_tasks(entry, "here")
+    return task
+
+
+def test_the_retention_task_is_the_test_of_the_skill(skill, retained):
+    [task] = load_tasks(retained)["tasks"].values()
+    assert len(task.eval_docs) == 500 and retained.chat_template and retained.limit is None
+    for doc, example in zip(task.eval_docs, skill.examples("test"), strict=True):
+        assert doc["prompt"] == task.doc_to_text(doc) == example.prompt[-1]["content"]
+        assert task.process_results(doc, [example.demonstration]) == {"acc": 1.0}
+        assert task.process_results(doc, [example.demonstration + "\\boxed{1}"]) == {"acc": 0.0}
+        assert doc["grader"] == scorer_hash(accuracy)  # its protocol follows the grader
+
+
+def test_answers_are_graded_by_the_skill(skill, retained, tiny_model):
+    model, tokenizer = tiny_model
+    [result] = run_suite(Suite([replace(retained, limit=3, max_gen_toks=8)]), model, tokenizer)
+    assert (result["n"], result["metric"], result["value"]) == (3, "acc,none", 0.0)
+    for item, example in zip(result["items"], skill.examples("test"), strict=False):
+        assert item["score"] == skill.grade(item["response"], example.reference)

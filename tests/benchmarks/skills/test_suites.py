@@ -660,6 +660,25 @@ def test_the_orders_of_a_suite_differ():
         assert len(set(lists)) == len(lists) == {"trace": 4, "cl": 6, "superni": 2}[folder]
 
 
+@pytest.mark.parametrize(
+    ("name", "taught"),
+    [
+        ("ifeval", "ifeval"),
+        ("mmlu", None),  # learned by answers; its likelihood is kept beside
+        ("countdown", "countdown_500"),
+        ("countdown_released", "countdown_500"),
+    ],
+)
+def test_what_is_learned_is_no_retention_and_the_others_are(name, taught):
+    suite = yaml.safe_load((ROOT / "benchmarks/retention/retaining.yaml").read_text())["tasks"]
+    order = yaml.safe_load((ROOT / f"benchmarks/orders/retaining/{name}.yaml").read_text())
+    kept = suite if order["retention"] == "retaining" else order["retention"]
+    wanted = [entry for entry in suite if entry["task"] != taught]
+    assert len(suite) == 4 and [entry["task"] for entry in kept] == [e["task"] for e in wanted]
+    for mine, entry in zip(kept, wanted, strict=True):
+        assert mine.items() <= entry.items()
+
+
 def test_an_order_of_trace_is_whole(release, cache, tmp_path):
     """All keys are valid; retention is left out, since its tasks take lm-eval's whole index."""
     fetch.keep_release(Trace, release)
