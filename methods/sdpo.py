@@ -17,7 +17,7 @@ Conventions
 * An answer never sees itself: it is shown the first other one of its group whose reward is at least
   ``accept``. A right answer is shown another right one.
 * ``feedback``: what ``Skill.feedback`` says of an answer is shown where no other is right, always,
-  or never. A skill says nothing unless it has such a method.
+  or never. A skill says nothing unless it has such a method, as `countdown` and `ifeval_style`.
 * An answer with neither is left out of the loss and of its mean. Where all are left out a step
   learns nothing. A step logs ``shown``, the share of answers that have a teacher.
 * Only an answer tells how long its feedback is: the check before anything loads, whether rows fit
@@ -37,6 +37,7 @@ State: nothing between stages. Cost: as `sdft` with ``group_size`` answers to ea
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from harness.base.errors import UserError
 from harness.base.settings import only_with, option
 from harness.learning.checks import check_on_policy
 from harness.learning.distillation import DistillationConfig, distil
@@ -49,7 +50,7 @@ from harness.learning.teacher import SelfTeacherOption
 from harness.learning.trainer import learning
 from harness.models.chat import chat_tokens
 from harness.sampling.sampler import Completion
-from harness.skills.skill import Example
+from harness.skills.skill import Example, Skill
 from harness.skills.templates import Message, last_user_turn
 
 SOLUTION = "\nCorrect solution:\n\n{}\n\n"
@@ -100,6 +101,13 @@ class SDPO(Method):
 
     def check(self, order: OrderView, place: str) -> None:
         check_on_policy(order, self.config, place)
+        is_told = any(type(skill).feedback is not Skill.feedback for skill in order.skills)
+        if self.config.feedback == "always" and not is_told:
+            raise UserError(
+                f"{place}: feedback",
+                "no skill of the order says anything of an answer",
+                "leave it out, or define feedback() of a skill of your own",
+            )
 
     def conversations(self, order: OrderView) -> Iterable[list[Message]]:
         for skill in order.skills:

@@ -343,3 +343,10 @@ class IFEvalStyle(Skill):
     def reward(self, completion, reference):
         """The share of the constraints that the answer keeps."""
         return instructions_strict(completion, reference)
+
+    def feedback(self, completion, reference):
+        """The constraints that the answer does not keep."""
+        rng, asked = random.Random(0), reference["instructions"]
+        kept = zip(asked, strict(completion, asked), strict=True)
+        words = " ".join(said(rng, each, "train") for each, is_kept in kept if not is_kept)
+        return f"The answer does not keep this: {words}" if words else None

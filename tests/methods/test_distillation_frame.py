@@ -167,6 +167,13 @@ class Told(Letters):
         return f"{len(completion)} letters" if len(completion) % 2 else None
 
 
+def test_words_that_no_skill_has_are_not_always_shown(order_file):
+    for when in ("without_solution", "never"):
+        read_order(order_file(methods={"sdpo": {"feedback": when}}))
+    with pytest.raises(UserError, match="feedback: no skill of the order says anything of an ans"):
+        read_order(order_file(methods={"sdpo": {"feedback": "always"}}))
+
+
 @pytest.mark.parametrize("feedback", ["without_solution", "always", "never"])
 def test_sdpo_is_trl_sdpo(fresh, monkeypatch, tmp_path, feedback):
     """Prompts of the teacher, which answers have one, loss and gradients of SDPOTrainer."""

@@ -220,6 +220,26 @@ def test_the_reward_is_a_ladder(completion, reward, skill):
 # ---- as retention --------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("\\boxed{4 * (25 - 5)}", None),
+        ("I cannot.", "The answer does not end in one expression of numbers"),
+        ("\\boxed{4 * 25}", "uses 4, 25; it has to use each of 4, 5, 25 exactly once"),
+        ("\\boxed{4 + 25 + 5}", "makes 34, not 80"),
+        ("\\boxed{25 / 5 / 4}", "makes 5/4, not 80"),
+    ],
+)
+def test_what_is_wrong_is_said_without_a_solution(answer, said, skill):
+    told = skill.feedback(answer, {"numbers": [4, 5, 25], "target": 80})
+    assert told is None if said is None else said in told and "4 * (25" not in told
+
+
+def test_an_uneven_division_is_said(skill):
+    told = skill.feedback("(5 / 2) * 4", {"numbers": [5, 2, 4], "target": 10})
+    assert told == "A division in the expression does not come out even."
+
+
 @pytest.fixture(scope="module")
 def retained():
     """The entry of the suite ``retaining``."""

@@ -328,6 +328,23 @@ def test_the_reward_is_the_grader_on_made_answers():
     assert {0, 0.5, 1} <= set(seen)
 
 
+def test_feedback_names_the_constraints_that_are_broken_and_no_others():
+    skill = get_skill("ifeval_style")
+    for example in skill.examples("test")[:100]:
+        assert skill.feedback(example.demonstration, example.reference) is None
+        answer = example.demonstration.upper() + ", so"
+        told = skill.feedback(answer, example.reference)
+        broken = [
+            alone.split(": ", 1)[1]
+            for each in instructions_of(example)
+            if (alone := skill.feedback(answer, {"instructions": [each]}))
+        ]
+        assert bool(told) == bool(broken)
+        assert not told or len(told) >= max(map(len, broken))
+        share = skill.reward(answer, example.reference)
+        assert len(broken) == round((1 - share) * len(instructions_of(example)))
+
+
 def test_references_are_json():
     reference = instructions_of(SKILL.examples("test")[0])
     assert json.loads(json.dumps(reference)) == reference
