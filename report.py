@@ -102,10 +102,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
             text, page = write_paper(options.folders, options.out)
         else:
+            from benchmarks.published.numbers import published_tables
             from harness.report.build import write_report
 
             with Progress() as progress:
-                text, page = write_report(options.folders, options.out, progress.show)
+                text, page = write_report(
+                    options.folders, options.out, progress.show, published_tables
+                )
         print(text)
         print(f"\nreport: {page}")
 

@@ -305,13 +305,14 @@ def report(out: Path, progress: "Progress") -> str:
     """The main table and the path of the page; a line where a package for reports is missing."""
     progress.show("writes the report")
     try:
+        from benchmarks.published.numbers import published_tables
         from harness.report.build import write_report
     except ModuleNotFoundError as error:
         return (
             f"no table and no page: {error.name} is not installed; "
             f"pip install -r requirements.txt && python report.py {out}"
         )
-    table, page = write_report([out], show=progress.show)
+    table, page = write_report([out], show=progress.show, further=published_tables)
     progress.reported(page)
     return f"{table}\nreport: {os.path.relpath(page)}"
 

@@ -13,30 +13,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import pandas as pd
-
-from harness.base import metrics
+from benchmarks.published.numbers import FIRST, KEYS, measures, published_numbers, suites
 from harness.base.console import padded
-from harness.base.errors import Parser, UserError, reported
+from harness.base.errors import Parser, reported
 from harness.report.data import ReportData
 from harness.report.estimates import Estimate
-from harness.report.frontier import mean_gain
-from harness.report.tables import retention_change
-
-FOLDER = Path(__file__).resolve().parent
-KEYS = ["order", "model", "method", "source", "read"]
-COLUMNS = [*KEYS[:3], "column", "value", "sd", *KEYS[3:], "note"]
-READ = ("text", "second-hand")
-FIRST = ("OP", "mean OP_t", "BWT", "BWT/T", "forgetting", "Gain", "Drop")  # before the tasks
-
-
-def published_numbers(suite: str) -> pd.DataFrame:
-    """The rows of a suite's file. Raises UserError where it has other columns or values."""
-    path = FOLDER / f"{suite}.csv"
-    frame = pd.read_csv(path, dtype={name: str for name in COLUMNS if name not in ("value", "sd")})
-    if list(frame.columns) != COLUMNS or not set(frame["read"]) <= set(READ):
-        raise UserError(path, f"has other columns than {', '.join(COLUMNS)}")
-    return frame.fillna({name: "" for name in COLUMNS if name not in ("value", "sd")})
 
 
 def published_rows(suite: str) -> list[dict[str, str]]:
@@ -66,19 +47,7 @@ def measured_rows(folder: Path) -> list[dict[str, str]]:
     rows = []
     for label, run in data.series.items():
         row = dict(zip(KEYS, ["", run.model, label, str(folder), "measured"], strict=True))
-        row["OP"] = _points(data.estimate(label, metrics.average_accuracy))
-        row["mean OP_t"] = _points(data.estimate(label, metrics.anytime_accuracy))
-        for name, function in (
-            ("BWT", metrics.backward_transfer),
-            ("BWT/T", metrics.backward_transfer_trace),
-            ("forgetting", metrics.forgetting),
-            ("Gain", mean_gain),
-        ):
-            row[name] = _points(data.estimate(label, function, difference=True))
-        if data.retention:
-            change = retention_change(data)
-            drop = data.estimate(label, lambda D: -change(D), "D", difference=True)
-            row["Drop"] = _points(drop)
+        row |= {name: _points(found) for name, found in measures(data, label).items()}
         for place, task in enumerate(run.order):
             row[task] = _points(data.estimate(label, lambda R, i=place: R[..., -1, i], "S"))
         rows.append(row)
@@ -118,9 +87,8 @@ def source_numbers(rows: Sequence[Mapping[str, str]]) -> dict[str, int]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the table of a suite."""
-    suites = sorted(path.stem for path in FOLDER.glob("*.csv"))
     options = Parser(prog="benchmarks.published", description="Published and measured numbers.")
-    options.add_argument("suite", choices=suites)
+    options.add_argument("suite", choices=suites())
     options.add_argument("folders", nargs="*", metavar="RESULTS_DIR", type=Path)
     args = options.parse_args(arguments)
     with reported():

@@ -35,6 +35,7 @@ def write_report(
     folders: Folder | Iterable[Folder],
     out: Folder | None = None,
     show: Callable[[str], object] = lambda what: None,
+    further: Callable[[ReportData], list[Table]] = lambda results: [],
 ) -> tuple[str, Path]:
     """Writes the report of one or several results folders into ``out``.
 
@@ -42,8 +43,9 @@ def write_report(
     Markdown, LaTeX), pictures to ``figures/`` (PNG, SVG), the answers behind the numbers to
     ``viewer/``; the page is ``index.html``. All files are made in a temporary folder beside ``out``
     and moved at the end, so that a report that fails leaves nothing half-written. Returns (the main
-    table as terminal text, path of the page). show: is told what is being made. Raises UserError
-    for a folder that is no results folder of a known version, for damaged files, for records that
+    table as terminal text, path of the page). show: is told what is being made; further: gives
+    tables of a client of the report's. Raises UserError for a folder that is no results folder of a
+    known version, for damaged files, for records that
     must not be compared, and for an ``out`` that cannot be written.
     """
     if isinstance(folders, str | Path):
@@ -55,7 +57,7 @@ def write_report(
         raise _link(results.folders[0] / "report")
     out = Path(out) if out else results.folders[0] / "report"
     with made_beside(out, STALE) as partial:
-        main = _write(results, partial, out, show)
+        main = _write(results, further(results), partial, out, show)
     return _terminal(results, main), out / "index.html"
 
 
@@ -107,10 +109,16 @@ def _remove_if_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-def _write(results: ReportData, partial: Path, out: Path, show: Callable[[str], object]) -> Table:
+def _write(
+    results: ReportData,
+    further: list[Table],
+    partial: Path,
+    out: Path,
+    show: Callable[[str], object],
+) -> Table:
     """Makes all files in ``partial``, with links as from ``out``; returns the main table."""
     show("computes tables")
-    all_tables = _all_tables(results)
+    all_tables = [*_all_tables(results), *further]
     (partial / "tables").mkdir()
     for table in all_tables:
         texts = {"csv": table.csv(), "md": table.markdown(), "tex": table.latex()}

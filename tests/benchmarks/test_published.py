@@ -8,20 +8,21 @@ import pandas as pd
 import pytest
 
 from benchmarks.published import __main__ as published
+from benchmarks.published import numbers
 from harness.base.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-SUITES = sorted(path.stem for path in published.FOLDER.glob("*.csv"))
+SUITES = sorted(path.stem for path in numbers.FOLDER.glob("*.csv"))
 
 
 @pytest.mark.parametrize("suite", SUITES)
 def test_every_number_has_a_source_and_says_how_it_was_read(suite):
-    numbers = published.published_numbers(suite)
-    assert set(numbers["read"]) <= set(published.READ)
-    for row in numbers.to_dict("records"):
+    found = numbers.published_numbers(suite)
+    assert set(found["read"]) <= set(numbers.READ)
+    for row in found.to_dict("records"):
         assert re.search(r"arXiv \d{4}\.\d{5}|issue \d+|audit", row["source"]), row
         assert row["method"] and row["model"] and row["column"] and -100 <= row["value"] <= 100
-    assert not numbers.duplicated(subset=[*published.KEYS, "column"]).any()
+    assert not found.duplicated(subset=[*numbers.KEYS, "column"]).any()
 
 
 def test_a_row_a_source_and_method():
@@ -47,13 +48,13 @@ def test_the_retyped_tables_of_trace_add_up():
 
 def test_the_retyped_changes_of_general_ability_add_up():
     """Table 2 of the TRACE paper; two changes are misprints there, which their notes say."""
-    numbers = published.published_numbers("trace")
-    numbers = numbers[numbers["source"].str.endswith("tables 1 and 2")]
+    found = numbers.published_numbers("trace")
+    found = found[found["source"].str.endswith("tables 1 and 2")]
     change, notes = "mean change of these", {}
-    for row in numbers[numbers["column"] == change].to_dict("records"):
+    for row in found[found["column"] == change].to_dict("records"):
         notes[row["model"], row["method"]] = row["note"]
     general = ("MMLU", "GSM8K", "BBH", "TyDiQA", "BoolQ", "PIQA")
-    table = numbers.pivot(index=["model", "method"], columns="column", values="value")
+    table = found.pivot(index=["model", "method"], columns="column", values="value")
     assert len(table) == 5 * 5 and len(notes) == 5 * 3
     for (model, method), note in notes.items():
         learned, base = table.loc[(model, method)], table.loc[(model, "base")]
@@ -95,11 +96,11 @@ def test_gain_and_drop_are_those_of_the_report():
 
 
 def test_a_file_with_other_columns_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(published, "FOLDER", tmp_path)
-    columns = {name: ["1"] for name in published.COLUMNS}
+    monkeypatch.setattr(numbers, "FOLDER", tmp_path)
+    columns = {name: ["1"] for name in numbers.COLUMNS}
     pd.DataFrame({**columns, "read": ["memory"]}).to_csv(tmp_path / "x.csv", index=False)
     with pytest.raises(UserError, match="has other columns than"):
-        published.published_numbers("x")
+        numbers.published_numbers("x")
 
 
 def test_measured_numbers_stand_beside(capsys):

@@ -7,12 +7,14 @@ import random
 import zipfile
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import yaml
 
 from benchmarks import fetch
 from benchmarks.published import __main__ as published
+from benchmarks.published import numbers
 from benchmarks.skills import _sources, _suite, cl, superni
 from benchmarks.skills._sources import blob_id, question_of
 from benchmarks.skills.trace import TASKS, Trace
@@ -20,6 +22,7 @@ from harness.base.errors import UserError
 from harness.evaluation.retention import run_suite
 from harness.evaluation.suite import Suite, load_suite
 from harness.models.chat import chat_tokens
+from harness.report.build import write_report
 from harness.runs.reading import read_order, read_sections
 from harness.runs.sequence import run_order
 from harness.skills.registry import get_skill
@@ -750,8 +753,15 @@ def test_a_run_of_trace_ends_in_its_table(release, cache, tiny, tmp_path):
     path = tmp_path / "small.yaml"
     path.write_text(yaml.safe_dump(order))
     run_order(read_order(path), tmp_path / "out")
+    _, page = write_report(tmp_path / "out", further=numbers.published_tables)
+    text = page.read_text()
+    assert "Published numbers of the suite" in text and "on-policy replay 10%" in text
+    beside = pd.read_csv(tmp_path / "out/report/tables/published.csv", index_col="method")
+    of_source = beside.loc["on-policy replay 10%"]
+    assert of_source["BWT/T"] == pytest.approx(-0.0065) and "2605.29495" in of_source["source"]
     [row] = published.measured_rows(tmp_path / "out")
-    assert set(row) >= {*published.FIRST, *order["skills"]} - {"Drop"}  # nothing is retained
+    assert 100 * beside.loc["sft", "OP"] == pytest.approx(float(row["OP"].split()[0]), abs=0.01)
+    assert set(row) >= {*numbers.FIRST, *order["skills"]} - {"Drop"}  # nothing is retained
     tasks = [float(row[name].split()[0]) for name in order["skills"]]
     assert float(row["OP"].split()[0]) == pytest.approx(sum(tasks) / 2, abs=0.01)
     assert row["read"] == "measured" and row["model"] == str(tiny)
