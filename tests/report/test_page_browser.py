@@ -104,6 +104,33 @@ def test_the_arrow_keys_read_the_points(page):
     assert figure.locator(".tip").first.text_content().startswith(f"{panel['lines'][1]['label']}\n")
 
 
+MARKS = """async name => {
+    const {u} = plots.find(each => document.getElementById(name).contains(each.u.root)), seen = [];
+    const draw = CanvasRenderingContext2D.prototype.arc;
+    CanvasRenderingContext2D.prototype.arc = function (x, y, ...more) {
+        seen.push([x, y]);
+        draw.call(this, x, y, ...more);
+    };
+    u.redraw();
+    await new Promise(requestAnimationFrame);
+    CanvasRenderingContext2D.prototype.arc = draw;
+    const lines = JSON.parse(document.getElementById(`live-${name}`).textContent)[0].lines;
+    const told = lines.flatMap(line => line.x.map((x, k) =>
+        [u.valToPos(x, 'x', true), u.valToPos(line.y[k], 'y', true)]));
+    return [seen.flat(), told.flat()];
+}"""
+
+
+def test_where_both_axes_are_measured_marks_stand_at_their_values(page):
+    """Along training lines are set apart; in the plane that would be another number."""
+    awake(page, "plane")
+    seen, told = page.evaluate(MARKS, "plane")
+    assert len(seen) == 2 * 3 * 4 and seen == pytest.approx(told)
+    awake(page)
+    seen, told = page.evaluate(MARKS, "curves")
+    assert seen[1::2] == pytest.approx(told[1::2]) and seen[::2] != pytest.approx(told[::2])
+
+
 def test_what_is_a_name_is_never_markup(page):
     figure = awake(page)
     assert figure.get_by_role("button", name=HOSTILE).count() == 1

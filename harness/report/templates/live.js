@@ -22,10 +22,15 @@ function span(values, room) { // the range of an axis, with some room
   return [low - pad, high + pad];
 }
 
-function pathOf(line, place, count, hidden) { // draws one line: uPlot asks for it
-  return (u, series) => {
+const isPlane = panel => panel.lines.some(line => line.left.length); // x is measured as y is
+
+function pathOf(panel, line, hidden) { // draws one line: uPlot asks for it
+  const place = panel.lines.indexOf(line), count = panel.lines.length;
+  // Along training lines that coincide stand beside each other; a measured x stays where it is.
+  const step = isPlane(panel) ? 0 : Math.min(SHIFT, 20 / Math.max(1, count - 1));
+  return u => {
     if (hidden.has(line.label)) return null;
-    const {ctx} = u, ratio = devicePixelRatio, step = Math.min(SHIFT, 20 / Math.max(1, count - 1));
+    const {ctx} = u, ratio = devicePixelRatio;
     const move = (place - (count - 1) / 2) * step * ratio;
     const at = k => [u.valToPos(line.x[k], 'x', true) + move, u.valToPos(line.y[k], 'y', true)];
     const known = line.x.map((_, k) => k).filter(k => line.x[k] !== null && line.y[k] !== null);
@@ -96,7 +101,6 @@ function names(panel, hidden) { // beside the ends of the lines, none on another
     const shown = panel.lines.filter(line => !hidden.has(line.label) && line.y.some(y => y !== null));
     if (shown.length > MOST_NAMED) return;
     const {ctx} = u, {left, top, width, height} = u.bbox, ratio = devicePixelRatio, row = 14 * ratio;
-    const isPlane = shown.some(line => line.left.length);
     const ends = shown.map(line => {
       const k = line.y.findLastIndex(y => y !== null);
       return {line, x: u.valToPos(line.x[k], 'x', true), y: u.valToPos(line.y[k], 'y', true)};
@@ -113,7 +117,7 @@ function names(panel, hidden) { // beside the ends of the lines, none on another
     const written = [];
     for (const {line, x, y, at} of ends) {
       const text = line.label.length > 14 ? `${line.label.slice(0, 13)}…` : line.label;
-      if (isPlane) { // there a line ends anywhere: the first place around it that is free
+      if (isPlane(panel)) { // there a line ends anywhere: the first place around it that is free
         const wide = ctx.measureText(text).width, gap = 7 * ratio;
         const places = [[x + gap, y - 9 * ratio], [x + gap, y + 10 * ratio], [x - gap - wide, y - 9 * ratio], [x - gap - wide, y + 10 * ratio]];
         const isFree = ([a, b]) => written.every(w => Math.abs(b - w.b) >= row || a >= w.a + w.wide || a + wide <= w.a);
@@ -130,7 +134,7 @@ function names(panel, hidden) { // beside the ends of the lines, none on another
       ctx.stroke();
       ctx.fillText(text, side + 3 * ratio, at);
     }
-    if (isPlane && shown[0].x[0] !== null)
+    if (isPlane(panel) && shown[0].x[0] !== null)
       ctx.fillText('base', u.valToPos(shown[0].x[0], 'x', true) + 9 * ratio, u.valToPos(shown[0].y[0], 'y', true));
     ctx.restore();
   };
@@ -219,10 +223,10 @@ function drawPanel(panel, hidden, box) {
     padding: [8, named && panel.title ? 20 + longest * 6.4 : 40, 0, 0],
     scales: {x: {time: false, range: () => ranges.x}, y: {range: () => ranges.y}},
     axes: [{...axis, label: panel.x, size: 30}, {...axis, label: panel.y, size: 42}],
-    series: [null, ...panel.lines.map((line, place) => ({
+    series: [null, ...panel.lines.map(line => ({
       label: line.label, stroke: line.colour,
       facets: [{scale: 'x', auto: true}, {scale: 'y', auto: true}],
-      paths: pathOf(line, place, panel.lines.length, hidden), points: {show: false},
+      paths: pathOf(panel, line, hidden), points: {show: false},
     }))],
     hooks: {drawAxes: [ground(panel)], draw: [names(panel, hidden)]},
   }, [null, ...panel.lines.map(line => [line.x, line.y])], place);
