@@ -1,9 +1,11 @@
 """The report's page in a browser: pointing, sorting, keys, paper, narrow screens, accessibility."""
 
+import itertools
 import json
 import re
 
 import matplotlib
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.text import Text
@@ -129,6 +131,43 @@ def test_where_both_axes_are_measured_marks_stand_at_their_values(page):
     awake(page)
     seen, told = page.evaluate(MARKS, "curves")
     assert seen[1::2] == pytest.approx(told[1::2]) and seen[::2] != pytest.approx(told[::2])
+
+
+WRITTEN = """async name => {
+    const {u} = plots.find(each => document.getElementById(name).contains(each.u.root)), seen = [];
+    const write = CanvasRenderingContext2D.prototype.fillText;
+    CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {
+        const wide = this.measureText(text).width;
+        const left = this.textAlign === 'center' ? x - wide / 2 : x;
+        if (this.textBaseline === 'middle' && this.fillStyle === tint('--ink'))
+            seen.push([text, left, left + wide, y - 5, y + 5]);
+        write.call(this, text, x, y);
+    };
+    u.redraw();
+    await new Promise(requestAnimationFrame);
+    CanvasRenderingContext2D.prototype.fillText = write;
+    const at = (x, y) => [u.valToPos(x, 'x', true), u.valToPos(y, 'y', true)];
+    const lines = JSON.parse(document.getElementById(`live-${name}`).textContent)[0].lines;
+    const drawn = lines.flatMap(({x, y, low, high, left, right, ends}) => [
+        ...x.slice(1).map((_, k) => [at(x[k], y[k]), at(x[k + 1], y[k + 1])]),
+        ...ends.map(k => [at(x[k], low[k]), at(x[k], high[k])]),
+        ...(left.length ? ends.map(k => [at(left[k], y[k]), at(right[k], y[k])]) : [])]);
+    return [seen, drawn];
+}"""
+
+
+@pytest.mark.parametrize("name", ["plane", "retention"])
+def test_no_line_crosses_a_name(page, name):
+    awake(page, name)
+    names, drawn = page.evaluate(WRITTEN, name)
+    assert sorted(text for text, *_ in names) == sorted(["sft", "sdft", "base", HOSTILE[:13] + "…"])
+    ways = np.array(drawn)[:, :1] + np.linspace(0, 1, 400)[:, None] * np.diff(drawn, axis=1)
+    for text, left, right, top, bottom in names:
+        x, y = ways[..., 0], ways[..., 1]
+        assert not ((x > left) & (x < right) & (y > top) & (y < bottom)).any(), text
+    for one, other in itertools.combinations(names, 2):
+        apart = one[1] >= other[2] or other[1] >= one[2] or one[3] >= other[4] or other[3] >= one[4]
+        assert apart, (one, other)
 
 
 def test_what_is_a_name_is_never_markup(page):

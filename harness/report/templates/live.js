@@ -1,6 +1,7 @@
 // Pictures that one can point at: the numbers of a figure, drawn by uPlot in place of the picture,
 // which stays for paper and where no script runs. Every text becomes a text node or canvas text.
 const SHIFT = 4, NEAR = 40, MOST_NAMED = 6; // pixels; lines with a name at their end
+const PLACES = Array.from({length: 16}, (_, k) => (k - 2) * Math.PI / 8); // of a name around its mark
 const tint = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const node = (name, kind, text) => {
   const made = document.createElement(name);
@@ -75,67 +76,109 @@ function ground(panel) { // what lies under the lines: levels, borders, the stag
       ctx.fillStyle = tint('--soft');
       ctx.fillRect(from, top, to - from, height);
     }
-    ctx.strokeStyle = ctx.fillStyle = tint('--muted');
+    ctx.strokeStyle = tint('--muted');
     ctx.lineWidth = ratio;
-    ctx.font = `${11 * ratio}px system-ui, sans-serif`;
-    ctx.textAlign = 'left';
     ctx.setLineDash([4 * ratio, 3 * ratio]);
     ctx.beginPath();
     for (const x of panel.borders) {
       ctx.moveTo(u.valToPos(x, 'x', true), top);
       ctx.lineTo(u.valToPos(x, 'x', true), top + height);
     }
-    for (const [name, y] of panel.levels) {
-      const down = u.valToPos(y, 'y', true);
-      ctx.moveTo(left, down);
-      ctx.lineTo(left + width, down);
-      ctx.fillText(name, left + width * 0.22, down - 4 * ratio);
+    for (const [, y] of panel.levels) {
+      ctx.moveTo(left, u.valToPos(y, 'y', true));
+      ctx.lineTo(left + width, u.valToPos(y, 'y', true));
     }
     ctx.stroke();
     ctx.restore();
   };
 }
 
-function names(panel, hidden) { // beside the ends of the lines, none on another
+function meets(box, [x, y, toX, toY]) { // whether a stretch runs through a box
+  let from = 0, to = 1;
+  for (const [at, by, low, high] of [[x, toX - x, box.left, box.right], [y, toY - y, box.top, box.bottom]]) {
+    if (by === 0 && (at < low || at > high)) return false;
+    if (by === 0) continue;
+    const [enters, leaves] = [(low - at) / by, (high - at) / by].sort((one, other) => one - other);
+    [from, to] = [Math.max(from, enters), Math.min(to, leaves)];
+  }
+  return from <= to;
+}
+
+function stretchesOf(u, line) { // of a line of a plane and its whiskers, [x, y, to x, to y]
+  const across = x => u.valToPos(x, 'x', true), down = y => u.valToPos(y, 'y', true);
+  const known = line.x.map((_, k) => k).filter(k => line.x[k] !== null && line.y[k] !== null);
+  const way = known.slice(1).map((k, before) => [known[before], k]);
+  const whiskers = line.ends.filter(k => line.low[k] !== null && line.left[k] !== null).flatMap(k => [
+    [across(line.x[k]), down(line.low[k]), across(line.x[k]), down(line.high[k])],
+    [across(line.left[k]), down(line.y[k]), across(line.right[k]), down(line.y[k])]]);
+  return [...way.map(pair => pair.flatMap(k => [across(line.x[k]), down(line.y[k])])), ...whiskers];
+}
+
+function nameAround(u, shown, ends) { // in a plane: where no line, whisker or other name is
+  const {ctx} = u, ratio = devicePixelRatio, tall = 16 * ratio;
+  const taken = shown.flatMap(line => stretchesOf(u, line));
+  ctx.textAlign = 'center';
+  ctx.strokeStyle = tint('--paper'); // around the letters, where there is no such place
+  ctx.lineWidth = 3 * ratio;
+  ctx.lineJoin = 'round';
+  for (const {text, x, y} of ends) {
+    const wide = ctx.measureText(text).width;
+    const boxAt = (far, turn) => {
+      const at = x + Math.cos(turn) * (far * ratio + wide / 2), on = y + Math.sin(turn) * (far * ratio + tall / 2);
+      return {at, on, left: at - wide / 2, right: at + wide / 2, top: on - tall / 2, bottom: on + tall / 2};
+    };
+    const boxes = [7, 11, 16, 22, 30].flatMap(far => PLACES.map(turn => boxAt(far, turn)))
+      .filter(box => box.left > u.bbox.left && box.right < ctx.canvas.width && box.top > 0
+        && box.bottom < u.bbox.top + u.bbox.height);
+    const crossed = boxes.map(box => taken.filter(stretch => meets(box, stretch)).length);
+    const box = boxes[crossed.indexOf(Math.min(...crossed))];
+    taken.push([box.left, box.top, box.right, box.bottom], [box.left, box.bottom, box.right, box.top]);
+    ctx.strokeText(text, box.at, box.on);
+    ctx.fillText(text, box.at, box.on);
+  }
+}
+
+function nameBeside(u, ends) { // along training: at the side, none on another
+  const {ctx} = u, {left, top, width, height} = u.bbox, ratio = devicePixelRatio, row = 14 * ratio;
+  const side = left + width + 12 * ratio;
+  ends.sort((a, b) => a.y - b.y);
+  ends.forEach((end, k) => { end.at = k ? Math.max(end.y, ends[k - 1].at + row) : Math.max(end.y, top); });
+  for (let k = ends.length - 1, most = top + height; k >= 0; k--, most = ends[k + 1].at - row)
+    ends[k].at = Math.min(ends[k].at, most);
+  ctx.textAlign = 'left';
+  ctx.lineWidth = ratio;
+  for (const {text, colour, x, y, at} of ends) {
+    ctx.strokeStyle = colour;
+    ctx.beginPath();
+    ctx.moveTo(x + 9 * ratio, y);
+    ctx.lineTo(side, at);
+    ctx.stroke();
+    ctx.fillText(text, side + 3 * ratio, at);
+  }
+}
+
+function names(panel, hidden) { // of levels, and of lines where these are few
   return u => {
+    const {ctx} = u, down = y => u.valToPos(y, 'y', true);
     const shown = panel.lines.filter(line => !hidden.has(line.label) && line.y.some(y => y !== null));
-    if (shown.length > MOST_NAMED) return;
-    const {ctx} = u, {left, top, width, height} = u.bbox, ratio = devicePixelRatio, row = 14 * ratio;
-    const ends = shown.map(line => {
+    const ofLines = shown.length > MOST_NAMED ? [] : shown.map(line => {
       const k = line.y.findLastIndex(y => y !== null);
-      return {line, x: u.valToPos(line.x[k], 'x', true), y: u.valToPos(line.y[k], 'y', true)};
-    }).sort((a, b) => a.y - b.y);
-    ends.forEach((end, k) => { end.at = k ? Math.max(end.y, ends[k - 1].at + row) : Math.max(end.y, top); });
-    for (let k = ends.length - 1, most = top + height; k >= 0; k--, most = ends[k + 1].at - row)
-      ends[k].at = Math.min(ends[k].at, most);
-    ctx.save();
-    ctx.font = `${11 * ratio}px system-ui, sans-serif`;
-    ctx.textBaseline = 'middle';
-    ctx.textAlign = 'left';
-    ctx.lineWidth = ratio;
-    ctx.fillStyle = tint('--ink');
-    const written = [];
-    for (const {line, x, y, at} of ends) {
       const text = line.label.length > 14 ? `${line.label.slice(0, 13)}…` : line.label;
-      if (isPlane(panel)) { // there a line ends anywhere: the first place around it that is free
-        const wide = ctx.measureText(text).width, gap = 7 * ratio;
-        const places = [[x + gap, y - 9 * ratio], [x + gap, y + 10 * ratio], [x - gap - wide, y - 9 * ratio], [x - gap - wide, y + 10 * ratio]];
-        const isFree = ([a, b]) => written.every(w => Math.abs(b - w.b) >= row || a >= w.a + w.wide || a + wide <= w.a);
-        const [a, b] = places.find(isFree) || places[0];
-        written.push({a, b, wide});
-        ctx.fillText(text, a, b);
-        continue;
-      }
-      const side = left + width + 12 * ratio;
-      ctx.strokeStyle = line.colour;
-      ctx.beginPath();
-      ctx.moveTo(x + 9 * ratio, y);
-      ctx.lineTo(side, at);
-      ctx.stroke();
-      ctx.fillText(text, side + 3 * ratio, at);
+      return {text, colour: line.colour, x: u.valToPos(line.x[k], 'x', true), y: down(line.y[k])};
+    });
+    ctx.save();
+    ctx.font = `${11 * devicePixelRatio}px system-ui, sans-serif`;
+    ctx.textBaseline = 'middle';
+    ctx.fillStyle = tint('--ink');
+    if (isPlane(panel)) {
+      const start = shown.find(line => line.x[0] !== null && line.y[0] !== null);
+      const base = start ? [{text: 'base', x: u.valToPos(start.x[0], 'x', true), y: down(start.y[0])}] : [];
+      nameAround(u, shown, [...ofLines, ...base]);
+    } else {
+      const x = u.bbox.left + u.bbox.width, colour = tint('--muted');
+      const levels = panel.levels.map(([text, y]) => ({text, colour, x, y: down(y)}));
+      nameBeside(u, [...ofLines, ...levels]);
     }
-    if (isPlane(panel) && shown[0].x[0] !== null)
-      ctx.fillText('base', u.valToPos(shown[0].x[0], 'x', true) + 9 * ratio, u.valToPos(shown[0].y[0], 'y', true));
     ctx.restore();
   };
 }
@@ -212,15 +255,16 @@ function drawPanel(panel, hidden, box) {
     x: span(all('x', 'left', 'right'), 0.03),
     y: span([...all('y', 'low', 'high'), ...panel.levels.map(level => level[1])], 0.06),
   };
-  const named = panel.lines.length <= MOST_NAMED;
-  const longest = Math.min(14, Math.max(...panel.lines.map(line => line.label.length)));
+  const named = panel.lines.length <= MOST_NAMED ? panel.lines.map(line => line.label) : [];
+  const written = [...named, ...panel.levels.map(level => level[0])];
+  const longest = Math.min(14, Math.max(0, ...written.map(name => name.length)));
   const axis = {stroke: () => tint('--muted'), grid: {stroke: () => tint('--line'), width: 1},
     ticks: {stroke: () => tint('--line'), width: 1}, font: '11px system-ui, sans-serif',
     labelFont: '11px system-ui, sans-serif', labelSize: 16, labelGap: 0};
   const size = () => ({width: Math.max(200, frame.clientWidth), height: panel.title ? 220 : 340});
   const u = new uPlot({
     mode: 2, ...size(), legend: {show: false}, cursor: {show: false},
-    padding: [8, named && panel.title ? 20 + longest * 6.4 : 40, 0, 0],
+    padding: [8, panel.title ? 20 + longest * 6.4 : 40, 0, 0],
     scales: {x: {time: false, range: () => ranges.x}, y: {range: () => ranges.y}},
     axes: [{...axis, label: panel.x, size: 30}, {...axis, label: panel.y, size: 42}],
     series: [null, ...panel.lines.map(line => ({
