@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.textpath import TextPath
-from matplotlib.transforms import ScaledTranslation
+from matplotlib.transforms import ScaledTranslation, Transform
 from matplotlib.typing import RcKeyType
 from numpy.typing import ArrayLike
 
@@ -230,6 +230,20 @@ def shifts(count: int) -> list[float]:
     return [step * (place - (count - 1) / 2) for place in range(count)]
 
 
+def moved_right(axes: Axes, shift: float) -> Transform:
+    """Where the data of axes are drawn, ``shift`` points further to the right."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    return axes.transData + ScaledTranslation(shift / 72, 0, figure.dpi_scale_trans)
+
+
+def extend_limits(axes: Axes, x: ArrayLike, y: ArrayLike) -> None:
+    """Counts points in the limits of the axes, in which what is moved does not count by itself."""
+    points = np.stack([np.asarray(x, float), np.asarray(y, float)], 1)
+    axes.update_datalim(points[np.isfinite(points).all(axis=1)])
+    axes.autoscale_view()
+
+
 def curve(
     axes: Axes,
     look: tuple[str, str, Dash],
@@ -249,9 +263,7 @@ def curve(
     colour, marker, dash = look
     x = np.asarray(x, float)
     y, low, high = (np.asarray(values, float) * scale for values in (y, low, high))
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    moved = axes.transData + ScaledTranslation(shift / 72, 0, figure.dpi_scale_trans)
+    moved = moved_right(axes, shift)
     axes.plot(
         x,
         y,
@@ -270,11 +282,9 @@ def curve(
     axes.vlines(
         x[known], low[known], high[known], color=colour, linewidth=1, zorder=2.5, transform=moved
     )
-    # What is moved does not count in the limits of the axes by itself.
-    points = [np.stack([x, y], 1), *(np.stack([x[known], v[known]], 1) for v in (low, high))]
-    extent = np.concatenate(points)
-    axes.update_datalim(extent[np.isfinite(extent).all(axis=1)])
-    axes.autoscale_view()
+    extend_limits(axes, x, y)
+    for bound in (low, high):
+        extend_limits(axes, x[known], bound[known])
 
 
 def can_be_named(labels: Sequence[str]) -> bool:

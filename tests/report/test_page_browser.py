@@ -13,7 +13,7 @@ from matplotlib.text import Text
 from harness.report.build import write_report
 from harness.report.data import ReportData
 from harness.report.pictures import PICTURES, source_of
-from harness.report.style import NARROW, STYLE
+from harness.report.style import FIXED, MARKERS, NARROW, STYLE, looks
 from tests.fabricate import METHODS, fabricate
 from tests.report.folders import TWO
 
@@ -108,29 +108,41 @@ def test_the_arrow_keys_read_the_points(page):
 
 MARKS = """async name => {
     const {u} = plots.find(each => document.getElementById(name).contains(each.u.root)), seen = [];
-    const draw = CanvasRenderingContext2D.prototype.arc;
-    CanvasRenderingContext2D.prototype.arc = function (x, y, ...more) {
-        seen.push([x, y]);
-        draw.call(this, x, y, ...more);
+    const draw = stamp;
+    stamp = (ctx, marker, x, y, size) => {
+        seen.push([ctx.fillStyle, marker, x, y]);
+        draw(ctx, marker, x, y, size);
     };
     u.redraw();
     await new Promise(requestAnimationFrame);
-    CanvasRenderingContext2D.prototype.arc = draw;
+    stamp = draw;
     const lines = JSON.parse(document.getElementById(`live-${name}`).textContent)[0].lines;
     const told = lines.flatMap(line => line.x.map((x, k) =>
         [u.valToPos(x, 'x', true), u.valToPos(line.y[k], 'y', true)]));
-    return [seen.flat(), told.flat()];
+    const [looks, places] = [[0, 2], [2, 4]].map(part => seen.map(mark => mark.slice(...part)));
+    return [places.flat(), told.flat(), looks];
 }"""
 
 
 def test_where_both_axes_are_measured_marks_stand_at_their_values(page):
     """Along training lines are set apart; in the plane that would be another number."""
     awake(page, "plane")
-    seen, told = page.evaluate(MARKS, "plane")
+    seen, told, _ = page.evaluate(MARKS, "plane")
     assert len(seen) == 2 * 3 * 4 and seen == pytest.approx(told)
     awake(page)
-    seen, told = page.evaluate(MARKS, "curves")
+    seen, told, _ = page.evaluate(MARKS, "curves")
     assert seen[1::2] == pytest.approx(told[1::2]) and seen[::2] != pytest.approx(told[::2])
+
+
+def test_a_method_s_marker_repeats_the_difference_of_colours(page):
+    awake(page)
+    drawn = page.evaluate(MARKS, "curves")[2]
+    look = looks([*TWO, HOSTILE])
+    wanted = {(each.colour.lower(), each.marker) for each in look.values()}
+    assert set(map(tuple, drawn)) == wanted and len(dict(wanted)) == len(look)
+    assert page.locator("#curves .keys polygon").count() == len(look)
+    known = page.evaluate("Object.keys(SHAPES)")
+    assert {*MARKERS, *(marker for _, marker in FIXED.values())} <= set(known)
 
 
 WRITTEN = """async name => {

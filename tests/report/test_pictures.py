@@ -19,6 +19,8 @@ from harness.report.pictures.curves import (
 )
 from harness.report.pictures.picture import Picture
 from harness.report.pictures.plane import plane
+from harness.report.pictures.training import Diagnostics
+from harness.report.pictures.training import draw as draw_diagnostics
 from tests.fabricate import fabricate
 from tests.report.folders import TWO, raw, rewrite_records, wilson
 
@@ -66,6 +68,23 @@ def test_lines_that_coincide_are_drawn_beside_each_other_with_names_of_their_own
     assert min(np.diff(heights)) > 0.08
     assert sum(style.shifts(7)) == pytest.approx(0)
     assert max(style.shifts(30)) <= style.MOST_SHIFT / 2
+
+
+def test_training_curves_that_coincide_are_told_apart_by_place_and_by_marks(tmp_path):
+    """SFT at two rates reads the same demonstrations."""
+    means = pd.concat({label: pd.Series({1: 2.0, 2: 5.0, 3: 3.0}) for label in ("one", "two")})
+    means.index.names = ["label", "step"]
+    look = {"one": style.Look("red", "o", "-"), "two": style.Look("blue", "s", "-")}
+    table = means.to_frame("completion_tokens")
+    axis = drawn(fabricate(tmp_path / "axis", methods=TWO, n=8, inside=0, retention={}))[0]
+    shown = Diagnostics(axis, look, ["one", "two"], ["completion_tokens"], table, 3)
+    axes = draw_diagnostics(shown, style.WIDE).axes[0]
+    one, two = (line for line in axes.lines if len(line.get_xdata()) == 3)
+    first, second = (line.get_transform().transform([(1, 2.0)])[0] for line in (one, two))
+    assert second[0] - first[0] == pytest.approx(style.SHIFT * axes.figure.dpi / 72)
+    assert (one.get_marker(), two.get_marker()) == ("o", "s")
+    low, high = axes.get_ylim()
+    assert low < 2 and high > 5
 
 
 @pytest.mark.parametrize("colour", [*style.OTHERS, *(look[0] for look in style.FIXED.values())])

@@ -23,6 +23,7 @@ class LiveLine:
 
     label: str
     colour: str
+    marker: str  # its letter in style.looks
     dash: bool
     x: list[float | None]
     y: list[float | None]
@@ -75,6 +76,7 @@ def training_lines(
             LiveLine(
                 label,
                 looks[label].colour,
+                looks[label].marker,
                 looks[label].dash != "-",
                 numbers(line["x"]),
                 numbers(line["value"], scale),

@@ -222,6 +222,7 @@ def live(shown: Plane) -> list[LivePanel]:
             LiveLine(
                 path.label,
                 shown.looks[path.label].colour,
+                shown.looks[path.label].marker,
                 shown.looks[path.label].dash != "-",
                 numbers(x, 100),
                 numbers(y, 100),

@@ -9,13 +9,23 @@ from matplotlib.figure import Figure
 
 from harness.report.pictures.axis import TrainingAxis
 from harness.report.pictures.picture import Picture, Source
-from harness.report.style import Form, Look, grid, legend
+from harness.report.style import (
+    PAPER,
+    Form,
+    Look,
+    extend_limits,
+    grid,
+    legend,
+    moved_right,
+    shifts,
+)
 
 FIRST = ["loss", "kl", "completion_tokens", "reward"]
 LAST = ["grad_norm", "learning_rate"]
 NO_QUANTITIES = {"step", "seconds", "tokens", "label", "seed", "stage"}
 MOST_QUANTITIES = 9
 SMOOTHED_PART = 40  # a long run is smoothed over this part of it
+MARKS = 8  # of a line
 
 # -- what is shown
 
@@ -69,22 +79,27 @@ def draw(shown: Diagnostics, form: Form) -> Figure:
     """One panel a quantity, against each method's own optimizer steps."""
     figure, all_axes, _, columns = grid(len(shown.quantities), form, height=2.2)
     for axes, quantity in zip(all_axes, shown.quantities, strict=True):
-        for label in shown.labels:
-            _draw_line(axes, shown.line(label, quantity), shown.looks[label])
+        lines = {label: shown.line(label, quantity) for label in shown.labels}
+        known = [label for label, line in lines.items() if len(line)]
+        for place, (label, shift) in enumerate(zip(known, shifts(len(known)), strict=True)):
+            _draw_line(axes, lines[label], shown.looks[label], shift, place / len(known))
         if shown.axis.in_steps:
             shown.axis.draw_borders(axes)
         axes.set_title(quantity.replace("_", " "))
         axes.set_xlim(0, shown.last_step * 1.02)
     for axes in all_axes[-columns:]:
         axes.set_xlabel("optimizer steps")
-    legend(figure, shown.looks, shown.labels, markers=False)
+    legend(figure, shown.looks, shown.labels)
     return figure
 
 
-def _draw_line(axes: Axes, line: pd.Series, look: Look) -> None:
-    """A smoothed line, and the raw one behind it where the two differ."""
-    if line.empty:
-        return
+def _draw_line(axes: Axes, line: pd.Series, look: Look, shift: float, phase: float) -> None:
+    """A smoothed line, and the raw one behind it where the two differ.
+
+    shift: to the right, in points; phase: share of the way between two marks at which the first
+    stands. Marks of lines that coincide take turns.
+    """
+    moved = moved_right(axes, shift)
     window = max(1, len(line) // SMOOTHED_PART)
     if window > 1:
         axes.plot(
@@ -94,9 +109,24 @@ def _draw_line(axes: Axes, line: pd.Series, look: Look) -> None:
             linewidth=0.6,
             alpha=0.3,
             rasterized=len(line) > 2000,
+            transform=moved,
         )
     smooth = line.rolling(window, min_periods=1, center=True).mean()
-    axes.plot(line.index, smooth, color=look.colour, linestyle=look.dash, linewidth=1.5)
+    every = max(1, len(line) // MARKS)
+    axes.plot(
+        line.index,
+        smooth,
+        color=look.colour,
+        linestyle=look.dash,
+        linewidth=1.5,
+        marker=look.marker,
+        markersize=4,
+        markevery=(int(phase * every), every),
+        markeredgecolor=PAPER,
+        markeredgewidth=0.5,
+        transform=moved,
+    )
+    extend_limits(axes, line.index, line)
 
 
 # -- what the caption says
@@ -105,7 +135,8 @@ def _draw_line(axes: Axes, line: pd.Series, look: Look) -> None:
 def caption(shown: Diagnostics) -> str:
     return (
         "From training.jsonl, mean over seeds, smoothed over a fortieth of the run where it is "
-        "long (thin: not smoothed), against each method's own optimizer steps. "
+        "long (thin: not smoothed), against each method's own optimizer steps. Lines of methods "
+        "are set a little apart. "
         "The loss of one method is no yardstick for another's: each minimises its own. A method "
         "without a line has no such quantity."
     )

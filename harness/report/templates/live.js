@@ -2,6 +2,16 @@
 // which stays for paper and where no script runs. Every text becomes a text node or canvas text.
 const SHIFT = 4, NEAR = 40, MOST_NAMED = 6; // pixels; lines with a name at their end
 const PLACES = Array.from({length: 16}, (_, k) => (k - 2) * Math.PI / 8); // of a name around its mark
+// Corners of matplotlib's markers: [degrees clockwise from the right, distance from the middle].
+const regular = (count, first) => Array.from({length: count}, (_, k) => [first + 360 * k / count, 1]);
+const plus = first => [0, 90, 180, 270].map(turn => turn + first)
+  .flatMap(turn => [[turn - 20, 1], [turn + 20, 1], [turn + 45, 0.48]]);
+const SHAPES = {
+  o: regular(24, 0), s: regular(4, 45), D: regular(4, 0), '^': regular(3, -90), v: regular(3, 90), '<': regular(3, 180),
+  '>': regular(3, 0), p: regular(5, -90), h: regular(6, -90), P: plus(0), X: plus(45),
+};
+const cornersOf = (marker, x, y, size) => SHAPES[marker].map(([turn, far]) =>
+  [x + size * far * Math.cos(turn * Math.PI / 180), y + size * far * Math.sin(turn * Math.PI / 180)]);
 const tint = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const node = (name, kind, text) => {
   const made = document.createElement(name);
@@ -24,6 +34,14 @@ function span(values, room) { // the range of an axis, with some room
 }
 
 const isPlane = panel => panel.lines.some(line => line.left.length); // x is measured as y is
+
+function stamp(ctx, marker, x, y, size) { // a mark in the colour that is set, on an edge of paper
+  ctx.beginPath();
+  for (const corner of cornersOf(marker, x, y, size)) ctx.lineTo(...corner);
+  ctx.closePath();
+  ctx.stroke();
+  ctx.fill();
+}
 
 function pathOf(panel, line, hidden) { // draws one line: uPlot asks for it
   const place = panel.lines.indexOf(line), count = panel.lines.length;
@@ -57,11 +75,9 @@ function pathOf(panel, line, hidden) { // draws one line: uPlot asks for it
       }
     }
     ctx.stroke();
-    for (const k of known.length > 40 ? line.ends : known) {
-      ctx.beginPath();
-      ctx.arc(...at(k), (line.ends.includes(k) ? 3.6 : 2.2) * ratio, 0, 7);
-      ctx.fill();
-    }
+    ctx.strokeStyle = tint('--paper');
+    for (const k of known.length > 40 ? line.ends : known)
+      stamp(ctx, line.marker, ...at(k), (line.ends.includes(k) ? 5 : 3) * ratio);
     ctx.restore();
     return null;
   };
@@ -279,16 +295,25 @@ function drawPanel(panel, hidden, box) {
   return u;
 }
 
+function markOf({colour, marker}) { // as it stands in the legend
+  const [drawing, shape] = ['svg', 'polygon'].map(name => document.createElementNS('http://www.w3.org/2000/svg', name));
+  drawing.setAttribute('viewBox', '-6 -6 12 12');
+  drawing.setAttribute('aria-hidden', 'true');
+  shape.setAttribute('points', cornersOf(marker, 0, 0, 6).join(' '));
+  shape.setAttribute('fill', colour);
+  drawing.append(shape);
+  return drawing;
+}
+
 function bring(box) { // draws a figure once it comes near
   const panels = JSON.parse(document.getElementById(box.dataset.of).textContent);
   const hidden = new Set(), looks = new Map(), own = [];
-  for (const panel of panels) for (const line of panel.lines) looks.set(line.label, line.colour);
+  for (const panel of panels) for (const line of panel.lines) looks.set(line.label, line);
   const keys = node('div', 'keys'), drawn = node('div', panels.length > 1 ? 'panels' : 'panels one');
-  for (const [label, colour] of looks) {
-    const key = node('button', '', label), dot = node('span', 'dot');
+  for (const [label, line] of looks) {
+    const key = node('button', '', label);
     key.type = 'button';
-    dot.style.background = colour;
-    key.prepend(dot);
+    key.prepend(markOf(line));
     key.setAttribute('aria-pressed', 'true');
     key.title = `hide or show ${label}`;
     key.addEventListener('click', () => {
