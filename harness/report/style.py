@@ -188,7 +188,6 @@ def legend(
     look: Mapping[str, tuple[str, str, Dash]],
     labels: Sequence[str],
     base: bool = False,
-    markers: bool = True,
 ) -> None:
     """Puts a legend above the panels, in as many columns as the figure's width has room for.
 
@@ -205,7 +204,7 @@ def legend(
                 [],
                 [],
                 color=colour,
-                marker=marker if markers else None,
+                marker=marker,
                 linestyle=dash,
                 label=shorten(label, letters),
             )
