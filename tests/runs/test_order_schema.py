@@ -96,7 +96,7 @@ def test_every_shipped_order_meets_it(path):
     assert valid(read(path)), path
 
 
-@pytest.mark.parametrize("path", ORDERS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*ORDERS, *EXAMPLES], ids=lambda path: path.stem)
 def test_every_shipped_order_names_it(path):
     first = path.read_text().splitlines()[0]
     named = first.removeprefix("# yaml-language-server: $schema=")
