@@ -16,6 +16,7 @@ import yaml
 from harness.evaluation.settings import KL, Evaluate, PassAtK
 from harness.learning.trainer import TrainingConfig
 from harness.report import continual
+from harness.results.questions import MOST_OF_A_FILE, MOST_OF_ALL
 from harness.runs.methods import build_method
 from harness.runs.schema import Budget, Checkpoints, ModelSpec, Power, Schema, SkillSpec
 from harness.sampling.settings import Rollout
@@ -168,6 +169,63 @@ def test_every_setting_of_a_method_is_documented_with_its_default():
                 assert str(default).lower() in defaults, field.name
             else:
                 assert defaults, field.name
+
+
+# ---- what was measured ---------------------------------------------------------------------------
+
+MEASURED = ROOT / "results" / "measured"
+
+
+def records(folder):
+    return [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+
+
+def test_what_pages_of_skills_say_of_the_quickstart_is_on_record():
+    pages = {page.stem: page.read_text() for page in DOCS if page.parent.name == "skills"}
+    head = json.loads((MEASURED / "quickstart" / "results.json").read_text())
+    order = [skill["name"] for skill in head["skills"]]
+    assert set(order) == {name for name, text in pages.items() if "results/measured" in text}
+    for own, skill in enumerate(order, 1):
+        at = {
+            r["stage"]: r
+            for r in records(MEASURED / "quickstart")
+            if (r["method"], r["name"], r["metric"], r["final"]) == ("sft", skill, "accuracy", True)
+        }
+        end = f", at the end of the order {at[2]['value']:.2f}" if own < len(order) else ""
+        assert (
+            f"After {at[own]['step'] - at[own - 1]['step']} steps of SFT in the quickstart the "
+            f"test accuracy is {at[own]['value']:.2f}{end} (base {at[0]['value']:.2f}, "
+            f"{at[own]['n']} questions; `results/measured/quickstart`)."
+        ) in " ".join(pages[skill].split())
+
+
+def evaluations(folder):
+    return [path.read_text() for path in folder.glob("evaluations/*.json")]
+
+
+def test_the_list_of_what_was_measured_names_the_folders_with_answers():
+    text = (MEASURED / "README.md").read_text()
+    (said,) = re.findall(r"^Answers are in (.+?)\.$", text, re.MULTILINE | re.DOTALL)
+    named = set(re.findall(r"`([^`]+)`", said))
+    for path in MEASURED.rglob("results.json"):
+        name = str(path.parent.relative_to(MEASURED)).replace("stream8_single/", "stream8_single ")
+        has_answers = any('"completion"' in text for text in evaluations(path.parent))
+        assert (name.partition(" ")[0] in named) == has_answers, name
+
+
+@pytest.mark.parametrize("page", ["README.md", "results/measured/README.md"])
+def test_the_command_that_makes_the_committed_page_is_said(page):
+    said = re.findall(
+        r"report\.py (results/measured/\S+) --out results/", (ROOT / page).read_text()
+    )
+    assert "results/measured/quickstart" in said
+    assert all((ROOT / folder / "results.json").is_file() for folder in said)
+
+
+def test_committed_answers_are_within_their_bounds():
+    for path in MEASURED.rglob("results.json"):
+        sizes = [file.stat().st_size for file in path.parent.glob("evaluations/*")]
+        assert max(sizes, default=0) <= MOST_OF_A_FILE and sum(sizes) <= MOST_OF_ALL, path
 
 
 # ---- a page for each method, part and parametrisation --------------------------------------------
