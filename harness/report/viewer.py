@@ -89,7 +89,10 @@ class ViewedQuestion:
 
     @property
     def brief(self) -> str:
-        """What it asks in a line: its last lines, since examples stand before the question."""
+        """What it asks in a line: its last lines, since examples stand before the question.
+
+        Without a question the text whose likelihood is measured.
+        """
         lines = [line.strip() for line in (self.prompt or "").splitlines() if line.strip()]
         brief = ""
         while lines and len(brief) < ENOUGH:
@@ -97,7 +100,7 @@ class ViewedQuestion:
             brief = f"{ROLE.sub('', line)} {brief}".strip()
             if ROLE.match(line):
                 break
-        return _brief(brief or (self.choices or [""])[0])
+        return _brief(brief or (self.choices or [""])[0] or self.reference or "")
 
 
 @dataclass

@@ -109,21 +109,23 @@ def test_the_choice_is_that_of_the_metric(choices, metric, best):
 
 
 @pytest.mark.parametrize(
-    ("prompt", "choices", "brief"),
+    ("prompt", "choices", "reference", "brief"),
     [
         (
             "[system] Be brief.\n[user] What is the symbol of gold?",
             None,
+            "Au",
             "What is the symbol of gold?",
         ),
-        ("Q: Who wrote it?\nA:\n\n", None, "Q: Who wrote it? A:"),
-        ("x" * 100, None, "x" * 89 + "…"),
-        ("", [" They are.", " They is."], "They are."),
-        (None, None, ""),
+        ("Q: Who wrote it?\nA:\n\n", None, "She", "Q: Who wrote it? A:"),
+        ("x" * 100, None, None, "x" * 89 + "…"),
+        ("", [" They are.", " They is."], " They are.", "They are."),
+        (None, None, "A text that is measured.", "A text that is measured."),
+        (None, None, None, ""),
     ],
 )
-def test_a_question_in_a_line_is_its_end(prompt, choices, brief):
-    assert ViewedQuestion("0", prompt, None, choices).brief == brief
+def test_a_question_in_a_line_is_its_end(prompt, choices, reference, brief):
+    assert ViewedQuestion("0", prompt, reference, choices).brief == brief
 
 
 def test_questions_of_a_retention_task_come_from_the_folder(tmp_path):

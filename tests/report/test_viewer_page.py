@@ -1,6 +1,7 @@
 """The viewer in a browser: what people click and type, from files on the disk alone."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -65,9 +66,9 @@ def answers():
     """A function (method, stage) -> {id: item} of SKILL, read from the results folder itself."""
     results = ReportData([QUICKSTART])
 
-    def of(method, stage, skill=SKILL):
-        column = results.series[method].order.index(skill)
-        key = results.keys["R", method][0, stage, column]
+    def of(method, stage, name=SKILL, kind="R"):
+        names = results.series[method].order if kind == "R" else list(results.retention)
+        key = results.keys[kind, method][0, stage, names.index(name)]
         return {item["id"]: item for item in results.evaluation(0, key)["items"]}
 
     return of
@@ -126,10 +127,37 @@ def test_filters_count_and_list_what_the_answers_say(quickstart, opened, answers
     assert page.locator("#f-lost").text_content().startswith("Forgotten since the base model")
 
 
+def test_what_is_right_in_part_is_a_class_of_its_own_and_every_fall_is_forgotten(
+    quickstart, opened, answers
+):
+    """embedded_following has several instructions in a question."""
+    task = "embedded_following"
+    now, base = (answers("sft_5e-4", stage, task, "D") for stage in (2, 0))
+    scores = {name: (now[name]["score"], base[name]["score"]) for name in now}
+    page = opened(quickstart, f"#m=sft_5e-4&n={task}&s=end&vs=0")
+    wanted = {
+        "all": set(scores),
+        "right": {name for name, (x, _) in scores.items() if x == 1},
+        "partly": {name for name, (x, _) in scores.items() if 0 < x < 1},
+        "wrong": {name for name, (x, _) in scores.items() if x == 0},
+        "lost": {name for name, (x, y) in scores.items() if x < y},
+        "gained": {name for name, (x, y) in scores.items() if x > y},
+    }
+    assert wanted["partly"] and sum(len(wanted[k]) for k in ("right", "partly", "wrong")) == len(
+        now
+    )
+    for name, ids in wanted.items():
+        assert page.locator(f"#f-{name} span").text_content() == str(len(ids)), name
+    click(page, "#f-partly")
+    assert set(shown_ids(page)) == wanted["partly"]
+    marks = page.locator("#list .marks > :last-child [role=img]")
+    assert {each.get_attribute("aria-label") for each in marks.all()} == {"partly right"}
+
+
 def test_two_methods_stand_side_by_side_on_one_item(quickstart, opened, answers):
     page = opened(quickstart, f"#m=sft&n={SKILL}&s=end&vm=sdft&vs=end")
     click(page, "#f-lost")
-    assert page.locator("#f-lost").text_content().startswith("Only sdft is right")
+    assert page.locator("#f-lost").text_content().startswith("Worse than sdft")
     sft, sdft = answers("sft", 2), answers("sdft", 2)
     assert set(shown_ids(page)) == right(sdft) - right(sft)
     click(page, "#list a")
@@ -176,6 +204,8 @@ def test_search_reads_questions_references_and_answers(quickstart, opened, answe
 def test_answers_are_sorted_by_score_and_by_what_was_lost(quickstart, opened):
     page = opened(quickstart, "#m=sft_5e-4&n=text_prose&s=end&vs=0")
     assert "lower is better" in page.locator("#sum").text_content()
+    assert re.search(r"1\.\d{3}, n = 26", page.locator("#sum").text_content())
+    assert all(len(text) > 40 for text in texts(page, "#list .brief"))
 
     def bits(place):
         return [
@@ -273,6 +303,8 @@ def test_a_narrow_page_shows_the_list_or_one_answer(quickstart, opened):
     click(page, "#list li:nth-child(20) a")
     assert page.locator("#item").is_visible() and not page.locator("#list").is_visible()
     assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
+    overflow = "all => all.map(each => getComputedStyle(each).textOverflow)"
+    assert set(page.locator("select").evaluate_all(overflow)) == {"ellipsis"}
     click(page, "#back")
     assert page.locator("#list li:nth-child(20)").is_visible()
     assert page.evaluate("() => document.documentElement.scrollWidth") <= 390

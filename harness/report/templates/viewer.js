@@ -30,10 +30,14 @@ function valueOf(what, value) { // a mean as people read it
   return what.fraction ? `${(100 * value).toFixed(1)} %` : minus(value.toFixed(3));
 }
 
+const MARKS = { // of a class of scores: class of the style, words, sign
+  right: ["good", "right", "✓"], partly: ["partly", "partly right", "◐"], wrong: ["bad", "wrong", "✗"],
+};
+
 function mark(what, score) { // a score of one item
   if (score === null) return el("span", {class: "muted", title: "no verdict"}, "·");
   if (!what.fraction) return el("span", {}, minus(score.toFixed(3)));
-  const [name, words, sign] = score >= RIGHT ? ["good", "right", "✓"] : ["bad", "wrong", "✗"];
+  const [name, words, sign] = MARKS[classOf(score)];
   const node = el("span", {class: name, role: "img", "aria-label": words}, sign);
   return score === 0 || score === 1 ? node : el("span", {}, node, ` ${small(score)}`);
 }
@@ -99,7 +103,7 @@ function sidesOf(v) { // the earlier stage of one run is on the left
 
 function drawSum(v) {
   const say = side => {
-    const of = side.number.n ? ` of ${side.number.n}` : "";
+    const n = side.number.n, of = !n ? "" : v.what.fraction ? ` of ${n}` : `, n = ${n}`;
     const value = valueOf(v.what, side.number.value);
     return [el("strong", {}, withRun(side)), ` ${whenOf(side, side.stage)}: ${value}${of}`];
   };
@@ -113,7 +117,7 @@ function drawSum(v) {
 }
 
 function drawFilters(v, g) {
-  const is = name => name !== "none" || v.counts.none || v.filter === "none";
+  const is = name => !["none", "partly"].includes(name) || v.counts[name] || v.filter === name;
   const focused = document.activeElement ? document.activeElement.id : "";
   const filters = Object.entries(filtersOf(v)).filter(([name]) => is(name));
   $("filters").replaceChildren(...filters.map(([name, words]) => el("a", {

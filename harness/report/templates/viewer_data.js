@@ -7,7 +7,6 @@
 // are read when they are shown. Every text becomes a text node: what a model wrote is never markup.
 
 const ROWS = 50; // of the list
-const RIGHT = 0.5; // scores from here on count as right
 const MOST_SCORES = 100000; // read for one table of all stages
 const $ = id => document.getElementById(id);
 
@@ -194,19 +193,20 @@ function scoreB(v, place) { // null without a verdict, and where the other side 
   return there < 0 ? null : v.b.of.head.scores[there];
 }
 
+// Of a score between 0 and 1; instructions and words may be right in part.
+const classOf = score => score >= 1 ? "right" : score <= 0 ? "wrong" : "partly";
+
 const scoreOf = (v, side, place) => side === v.a ? scoreA(v, place) : scoreB(v, place);
 
 function kindsOf(v, place) { // names of the filters that let an item through
   const x = scoreA(v, place), y = scoreB(v, place);
   const kinds = ["all"];
   if (x === null) kinds.push("none");
-  else if (v.what.fraction) kinds.push(x >= RIGHT ? "right" : "wrong");
+  else if (v.what.fraction) kinds.push(classOf(x));
   if (x === null || y === null) return kinds;
-  const sign = v.what.higher ? 1 : -1;
-  const good = v.what.fraction ? Number(x >= RIGHT) : sign * x;
-  const before = v.what.fraction ? Number(y >= RIGHT) : sign * y;
-  if (good < before) kinds.push("lost");
-  if (good > before) kinds.push("gained");
+  const change = v.what.higher ? x - y : y - x;
+  if (change < 0) kinds.push("lost");
+  if (change > 0) kinds.push("gained");
   return kinds;
 }
 
@@ -219,14 +219,12 @@ function shortOf(v, side) { // in a few words what sets one side apart from the 
 
 function filtersOf(v) { // {filter: its words}
   const filters = {all: "All"};
-  if (v.what.fraction) Object.assign(filters, {right: "Right", wrong: "Wrong"});
+  if (v.what.fraction) Object.assign(filters, {right: "Right", partly: "Partly right", wrong: "Wrong"});
   if (v.at) {
-    const since = v.a.run === v.b.run && v.b.stage < v.a.stage;
-    const [here, there] = [shortOf(v, v.a), shortOf(v, v.b)];
-    const [lost, gained] = !v.what.fraction ? [`Worse than ${there}`, `Better than ${there}`]
-      : since ? [`Forgotten since ${there}`, `Gained since ${there}`]
-      : [`Only ${there} is right`, `Only ${here} is right`];
-    Object.assign(filters, {lost, gained});
+    const since = v.what.fraction && v.a.run === v.b.run && v.b.stage < v.a.stage;
+    const [fell, rose] = since ? ["Forgotten since", "Gained since"] : ["Worse than", "Better than"];
+    const there = shortOf(v, v.b);
+    Object.assign(filters, {lost: `${fell} ${there}`, gained: `${rose} ${there}`});
   }
   return Object.assign(filters, {none: "Without a verdict"});
 }
