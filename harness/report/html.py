@@ -36,8 +36,8 @@ def environment(*folders: Path) -> jinja2.Environment:
 
 
 def lead_and_rest(text: str) -> tuple[str, str]:
-    """The first sentence of a text, and the others."""
-    lead, *rest = re.split(r"(?<=[.!?])\s+(?=[A-Z±])", text.strip(), maxsplit=1)
+    """The first sentence of a text, and the others, which may begin with a method's name."""
+    lead, *rest = re.split(r"(?<=[.!?])(?<!et al\.)\s+", text.strip(), maxsplit=1)
     return lead, "".join(rest)
 
 

@@ -4,6 +4,9 @@ import json
 import re
 from html import unescape
 
+import pytest
+
+from harness.report.html import lead_and_rest
 from tests.report.folders import raw
 
 PICTURES = ("curves", "curves_normalised", "plane", "retention", "accuracy_matrix", "training")
@@ -39,6 +42,31 @@ def test_the_page_says_of_a_number_how_it_was_measured(reported):
         raw(reported.folder, name="science")[0]["protocol"],
     ):
         assert part in note
+
+
+def test_a_note_is_one_sentence_and_a_fold(reported):
+    html = reported.page.read_text()
+    notes = re.findall(
+        r'<(?:(p|div) class="(?:note|muted)"|(figcaption))>(.*?)</(?:\1|\2)>', html, re.S
+    )
+    assert len(notes) > 15
+    for *_, note in notes:
+        text = re.sub(r"<details.*?</details>|<[^>]+>", "", note, flags=re.S).strip()
+        assert len(re.findall(r"[.!?]\s+\S", text)) <= (" · " in text), text
+
+
+@pytest.mark.parametrize(
+    ("text", "lead"),
+    [
+        ("In per cent. Joint: all at once.", "In per cent."),
+        ("In per cent. sft: at 1e-4. More.", "In per cent."),
+        ("In per cent. ±: half.", "In per cent."),
+        ("The mean of 0.5 (Riemer et al. 2019). 5 of 6.", "The mean of 0.5 (Riemer et al. 2019)."),
+        ("One alone.", "One alone."),
+    ],
+)
+def test_a_note_folds_what_is_behind_its_first_sentence(text, lead):
+    assert lead_and_rest(text) == (lead, text.removeprefix(lead).strip())
 
 
 def test_completions_are_text_and_never_markup(reported):
