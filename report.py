@@ -97,15 +97,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             from harness.report.watch import watch
 
             watch(Path(options.folders[0]), options.out)
-        if options.paper or options.published:
-            from benchmarks.paper.write import write_paper
+        with Progress() as progress:
+            progress.show("loads what makes reports")
+            if options.paper or options.published:
+                from benchmarks.paper.write import write_paper
 
-            text, page = write_paper(options.folders, options.out)
-        else:
-            from benchmarks.published.numbers import published_tables
-            from harness.report.build import write_report
+                text, page = write_paper(options.folders, options.out, progress.show)
+            else:
+                from benchmarks.published.numbers import published_tables
+                from harness.report.build import write_report
 
-            with Progress() as progress:
                 text, page = write_report(
                     options.folders, options.out, progress.show, published_tables
                 )

@@ -12,6 +12,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from harness.base.console import Progress
 from harness.base.errors import Parser, UserError, reported
 
 HERE = Path(__file__).parent
@@ -97,21 +98,26 @@ def export_method(args: argparse.Namespace) -> None:
         raise UserError("--push", "pushes a model, and --numbers leaves it out", "leave one out")
     if args.private and not args.push:
         raise UserError("--private", "goes with --push", "leave it out")
-    from harness.report.publish import export, push
+    with Progress() as progress:
+        progress.show("loads what makes reports")
+        from harness.report.publish import export, push
 
-    out = export(
-        Path(args.results),
-        args.method,
-        Path(args.out) if args.out else None,
-        args.seed,
-        args.sequence,
-        args.licence,
-        args.push,
-        args.numbers,
-    )
-    print(f"exported: {out}")
-    if args.push:
-        print(f"pushed: {push(out, args.push, args.private)}")
+        out = export(
+            Path(args.results),
+            args.method,
+            Path(args.out) if args.out else None,
+            args.seed,
+            args.sequence,
+            args.licence,
+            args.push,
+            args.numbers,
+            progress.show,
+        )
+        done = [f"exported: {out}"]
+        if args.push:
+            progress.show(f"pushes to {args.push}")
+            done.append(f"pushed: {push(out, args.push, args.private)}")
+    print("\n".join(done))
 
 
 def main(words: list[str] | None = None) -> None:

@@ -8,6 +8,7 @@ trained, and the runs stay as they are: what is measured goes into the folder's 
 
 from pathlib import Path
 
+from harness.base.console import Progress
 from harness.base.errors import Parser, UserError, reported
 from harness.base.files import ROOT
 
@@ -44,17 +45,17 @@ def main(words: list[str] | None = None) -> None:
         for alpha in alphas:
             if not 0 <= alpha <= 1:
                 raise UserError(f"--alpha {alpha:g}", "must be from 0 to 1")
-        from harness.base.console import Progress
-        from harness.runs.alpha_sweep import sweep, table  # PyTorch takes seconds
-        from harness.runs.reading import read_order
-
-        order = read_order(
-            args.order, methods=args.method, seeds=args.seed, sequences=args.sequence
-        )
-        folder = Path(args.out) if args.out else ROOT / "results" / order.name
-        if not (folder / "results.json").is_file():
-            raise UserError(folder, "is no results folder", "give that of the runs with --out")
         with Progress() as progress:
+            progress.show("imports PyTorch and transformers")
+            from harness.runs.alpha_sweep import sweep, table
+            from harness.runs.reading import read_order
+
+            order = read_order(
+                args.order, methods=args.method, seeds=args.seed, sequences=args.sequence
+            )
+            folder = Path(args.out) if args.out else ROOT / "results" / order.name
+            if not (folder / "results.json").is_file():
+                raise UserError(folder, "is no results folder", "give that of the runs with --out")
             swept = sweep(order, folder, alphas, progress)
         print(table(order, swept))
 

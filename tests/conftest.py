@@ -19,6 +19,8 @@ import pytest
 import torch
 import yaml
 
+from harness.base.console import STAMP
+
 # A shell starts a job in the background with Ctrl-C ignored, nohup one with the end of a terminal,
 # and every process below inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -96,6 +98,11 @@ def tiny_model(tiny):
 def read_lines(path):
     """The objects of a JSONL file."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def without_progress(said):
+    """The lines of stderr but for those of what goes on, which bear the time."""
+    return [line for line in said.splitlines() if not STAMP.match(line)]
 
 
 def write_rows(path, rows):

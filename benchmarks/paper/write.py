@@ -5,7 +5,7 @@ is read from CSV files; the measured one comes from results folders whose order 
 ``experiment``.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import matplotlib
@@ -30,24 +30,27 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def write_paper(
-    folders: Sequence[str | Path] = (), out: str | Path | None = None
+    folders: Iterable[str | Path] = (),
+    out: str | Path | None = None,
+    show: Callable[[str], object] = lambda what: None,
 ) -> tuple[str, Path]:
     """Draws the published numbers and, of results folders, the measured ones beside them.
 
     folders: results folders or parents of such; none for the published side alone. ``data/`` gets
     the numbers behind each picture and table, ``figures/`` pictures (PNG, SVG), ``tables/`` tables
     (CSV, Markdown, LaTeX), and ``index.html`` shows both sides. Returns (what was drawn, one line
-    an item; path of the page). Raises UserError for folders that hold no results of the paper's
+    an item; path of the page). show: is told what is being made. Raises UserError for folders that hold no results of the paper's
     experiments or broken ones, and for an ``out`` that cannot be a folder.
     """
     paths = [Path(folder) for folder in folders]
+    show("reads records")
     collection = collect(paths) if paths else Collection()
     if out is None:
         out = paths[0] / "paper" if paths else ROOT / "results" / "paper" / "report"
     place = Path(out)
     stale = rf"(published|measured)_({'|'.join(ITEMS)})(_\d+)?\.\w+"
     with made_beside(place, stale=stale) as partial:
-        sections = _write_sections(partial, collection)
+        sections = _write_sections(partial, collection, show)
         signs = None
         if paths:
             signs = sign_table({section.item.title: section.signs for section in sections})
@@ -60,12 +63,15 @@ def write_paper(
     return "\n".join(summary), place / "index.html"
 
 
-def _write_sections(out: Path, collection: Collection) -> list[Section]:
+def _write_sections(
+    out: Path, collection: Collection, show: Callable[[str], object]
+) -> list[Section]:
     for part in ("data", "tables", "figures"):
         (out / part).mkdir()
     published, reproduced = published_numbers(), reproduced_numbers()
     sections = []
     for key, item in ITEMS.items():
+        show(f"draws {item.title}")
         section = _write_section(
             out,
             item,

@@ -90,11 +90,15 @@ class ListenerOff(Exception):
 
 
 class PlainLines(Listener):
-    """Plain lines with a time stamp, those of what goes on once in ``every`` seconds at most."""
+    """Plain lines with a time stamp.
+
+    Those of what goes on come at once where nothing is written yet, then once in ``every`` seconds
+    at most.
+    """
 
     def __init__(self, stream: TextIO, every: float = 20.0) -> None:
         self.stream, self.every = stream, every
-        self.last = time.monotonic()  # when a line was last written
+        self.last: float | None = None  # when a line was last written
 
     def said(self, text: str) -> None:
         now = datetime.datetime.now().isoformat(" ", "seconds")
@@ -103,7 +107,9 @@ class PlainLines(Listener):
         self.last = time.monotonic()
 
     def shown(self, progress: "Progress") -> None:
-        if time.monotonic() - self.last >= self.every:
+        if self.last is None:
+            self.said(progress.line)
+        elif time.monotonic() - self.last >= self.every:
             progress.fit()
             self.said(progress.line)
 

@@ -11,6 +11,7 @@ A folder is pushed to the hub only on request.
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from harness.base.errors import UserError, did_you_mean, one_line
@@ -38,14 +39,17 @@ def export(
     licence: str | None = None,
     name: str | None = None,
     numbers_alone: bool = False,
+    show: Callable[[str], object] = lambda what: None,
 ) -> Path:
     """Write the export of a method of a results folder; returns its place, by default
     FOLDER/export/LABEL.
 
     seed, sequence: of the run whose weights are taken, the first ones if left out; licence: as in
-    ``model_card``; name: of the model on a hub; numbers_alone: leave the model and its card out.
+    ``model_card``; name: of the model on a hub; numbers_alone: leave the model and its card out;
+    show: is told what is being made.
     Raises UserError for what is not there, and for weights that are damaged.
     """
+    show("reads records")
     results = ReportData([folder])
     if label not in results.series:
         raise UserError(f"{folder}: {label}", "is no method", did_you_mean(label, results.series))
@@ -54,9 +58,11 @@ def export(
     made = read_object(kept / "run.json", RUN)
     stage = kept / f"stage-{len(results.series[label].order)}"
     out = out or folder / "export" / (re.sub(r"[^\w.-]", "_", label).strip(".") or "_")
+    show("compares the model with its hashes")
     files = [] if numbers_alone else _weights(stage)
     path = name or out.resolve().name
     with made_beside(out) as partial:
+        show("copies the model")
         for file in files:
             target = partial / file.relative_to(stage / WEIGHTS)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -64,6 +70,7 @@ def export(
         if files:
             card = model_card(results, label, run, made, licence).replace('"PATH"', f'"{path}"')
             (partial / "README.md").write_text(card, encoding="utf-8", errors="replace")
+        show("writes the numbers")
         _write(partial / "leaderboard.json", leaderboard_row(results, label))
         place = partial / "lm_eval" / lm_eval_file(made, path)
         place.parent.mkdir(parents=True)

@@ -100,9 +100,18 @@ def test_a_dumb_terminal_gets_a_line_now_and_then(monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
     out = Terminal()
     progress = Progress(every=1000, stream=out)
-    progress.show("not yet")
     progress.say("a line")
+    progress.show("not yet")
     assert re.fullmatch(f"{STAMP}a line\n", out.getvalue())
+
+
+def test_what_goes_on_is_said_at_once_and_no_forecast_is_made_for_it():
+    out = io.StringIO()
+    progress = Progress(stream=out)
+    progress.expect(lambda: pytest.fail("takes seconds"), at_once=False)
+    progress.show("loads")
+    progress.show("not yet")
+    assert re.fullmatch(f"{STAMP}loads\n", out.getvalue())
 
 
 def test_a_line_in_so_many_seconds(monkeypatch):
@@ -112,7 +121,7 @@ def test_a_line_in_so_many_seconds(monkeypatch):
     progress = Progress(stream=out)
     for now in (101.0, 119.0, 121.0, 130.0, 3741.0):
         progress.show(f"at {now:.0f}")
-    assert re.fullmatch(f"{STAMP}at 121\n{STAMP}at 3741\n", out.getvalue())
+    assert re.fullmatch("".join(f"{STAMP}at {k}\n" for k in (101, 121, 3741)), out.getvalue())
 
 
 def test_a_listener_that_fails_is_told_once_and_stops_nothing():

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -13,11 +14,13 @@ import pytest
 import yaml
 
 from harness.__main__ import main
+from harness.base.console import STAMP
 from harness.base.files import ROOT
 from harness.base.sums import sum_folder
 from harness.report.data import ReportData
 from harness.report.publish import export
 from harness.results import open_results
+from tests.conftest import without_progress
 from tests.fabricate import fabricate
 
 FILES = {"config.json": "{}", "model.safetensors": "weights", "tokenizer.json": "{}"}
@@ -190,8 +193,8 @@ def test_lm_eval_reads_the_results(folder, out):
 def test_what_is_not_there_is_one_line(folder, words, line, tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
         main(["export", str(folder), *words, "--out", str(tmp_path / "out")])
-    said = capsys.readouterr().err
-    assert caught.value.code == 2 and line in said and said.count("\n") == 1
+    (said,) = without_progress(capsys.readouterr().err)
+    assert caught.value.code == 2 and line in said
     assert not (tmp_path / "out").exists()
 
 
@@ -205,7 +208,9 @@ def test_damaged_weights_are_not_exported(tmp_path):
 
 def test_the_command_says_where(folder, tmp_path, capsys):
     main(["export", str(folder), "sdft", "--numbers", "--out", str(tmp_path / "out")])
-    assert capsys.readouterr().out == f"exported: {tmp_path}/out\n"
+    said = capsys.readouterr()
+    assert said.out == f"exported: {tmp_path}/out\n"
+    assert re.match(STAMP.pattern + "loads", said.err)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"leaderboard.json", "lm_eval"}
 
 
