@@ -123,7 +123,7 @@ def export_method(args: argparse.Namespace) -> None:
 def main(words: list[str] | None = None) -> None:
     """Do what the command says."""
     args = arguments(words)
-    with reported():
+    with reported(getattr(args, "out", None) or "disk"):
         args.run(args)
 
 

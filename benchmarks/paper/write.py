@@ -39,8 +39,9 @@ def write_paper(
     folders: results folders or parents of such; none for the published side alone. ``data/`` gets
     the numbers behind each picture and table, ``figures/`` pictures (PNG, SVG), ``tables/`` tables
     (CSV, Markdown, LaTeX), and ``index.html`` shows both sides. Returns (what was drawn, one line
-    an item; path of the page). show: is told what is being made. Raises UserError for folders that hold no results of the paper's
-    experiments or broken ones, and for an ``out`` that cannot be a folder.
+    an item; path of the page). show: is told what is being made. Raises UserError for folders that
+    hold no results of the paper's experiments or broken ones, and for an ``out`` that cannot be a
+    folder.
     """
     paths = [Path(folder) for folder in folders]
     show("reads records")

@@ -199,9 +199,22 @@ def refused_write(error: BaseException, written: object) -> str | None:
                     f"{where}; make room or give another folder, and start the same command again: "
                     "it goes on from the last committed point"
                 )
-            if code in IMPOSSIBLE_PATHS:
+            if code in IMPOSSIBLE_PATHS or _cannot_be_made(cause, written):
                 return f"{where}; give another path, or move away what stands there"
     return None
+
+
+def _cannot_be_made(error: BaseException, written: object) -> bool:
+    """Whether a file or folder was to be made in or beside ``written``, where none can be.
+
+    The system then says that there is no such file, as in /proc. Other missing files are no matter
+    of the path that the user gave.
+    """
+    if not isinstance(error, FileNotFoundError) or not error.filename:
+        return False
+    wanted, place = Path(str(written)).absolute(), Path(os.fsdecode(error.filename)).absolute()
+    beside = place.parent == wanted.parent and wanted.name in place.name
+    return not wanted.exists() and (beside or wanted in place.parents)
 
 
 def is_full_disk(error: BaseException) -> bool:

@@ -1,7 +1,12 @@
 """What a command says of an error: one line, a short value, and the right exit code."""
 
 import argparse
+import errno
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,9 +20,11 @@ from harness.base.errors import (
     one_line,
     reported,
 )
+from harness.base.files import ROOT
 from harness.base.settings import build
 from harness.base.stopping import Stopped
 from harness.runs.schema import Schema
+from tests.conftest import without_progress
 
 LONG = "x" * 100_000
 WORDS = "so many words " * 9_000
@@ -103,6 +110,37 @@ def test_sys_exit_in_a_plug_in_is_an_error(code, capsys):
     said = capsys.readouterr().err
     assert caught.value.code == 2
     assert re.match(rf"error: test_errors.py, line \d+: calls sys.exit\({code!r}\); raise", said)
+
+
+@pytest.mark.parametrize("name", ["out", "out/data/x.js", ".out.partial"])
+def test_an_out_that_no_folder_can_be_is_one_line(name, tmp_path, capsys):
+    """As in /proc, where a folder is missing however often it is made."""
+    missing = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(tmp_path / name))
+    with pytest.raises(SystemExit) as caught, reported(tmp_path / "out"):
+        raise missing
+    said = capsys.readouterr().err
+    assert caught.value.code == 2 and said.count("\n") == 1
+    assert said.startswith(f"error: {tmp_path / name}: No such file or directory; give another")
+    for written in ("disk", tmp_path / "other", tmp_path):  # a fault of ours
+        with pytest.raises(FileNotFoundError), reported(written):
+            raise missing
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["report.py", "results/measured/quickstart"],
+        ["report.py", "--published"],
+        ["-m", "harness", "export", "results/measured/quickstart", "sft", "--numbers"],
+    ],
+)
+def test_every_command_refuses_an_out_in_proc(words):
+    command = [sys.executable, *words, "--out", "/proc/foo"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    (line,) = without_progress(done.stderr)
+    assert line.startswith("error: /proc")
 
 
 @pytest.mark.parametrize("number, code", [(2, 130), (15, 143)])
