@@ -17,14 +17,28 @@ from harness.report.tables import interval_note
 
 MOST_VERDICTS = 12  # sentences; the table has every method
 COPIED = {"main": ("acc", "bwt", "retention"), "own_stage": ("gain",)}  # columns of tables
+CHANGES = (  # column, what it changes, its words where it rose and where it fell
+    ("gain", "the skills", "learned {}", "lost {} of the skills"),
+    ("bwt", "earlier skills", "gained {} of earlier skills", "forgot {} of earlier skills"),
+    (
+        "retention",
+        "prior abilities",
+        "gained {} of prior abilities",
+        "forgot {} of prior abilities",
+    ),
+)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A sentence on one method."""
+    """A sentence on one method.
+
+    smallest: the changes that would be told of what shows none, "" where each is told.
+    """
 
     label: str
     text: str
+    smallest: str = ""
 
 
 def summary_table(main: Table, gains: Table, cost: Table) -> Table:
@@ -71,42 +85,41 @@ def verdicts(results: ReportData, summary: Table) -> list[Verdict]:
     methods = [label for label in results.series if label in rows]
     if len(methods) > MOST_VERDICTS:
         return []
-    return [Verdict(label, _sentence(summary, rows[label])) for label in methods]
+    return [_verdict(label, summary, rows[label]) for label in methods]
 
 
-def _sentence(summary: Table, cells: dict[str, Cell]) -> str:
-    learned = _change(summary, cells.get("gain"), "learned {}", "lost {} of the skills")
-    since = [
-        _change(summary, cells.get(key), f"gained {{}} of {of}", f"forgot {{}} of {of}")
-        for key, of in (("bwt", "earlier skills"), ("retention", "prior abilities"))
-    ]
-    changes = " and ".join(part for part in since if part)
-    said = [part for part in (learned, changes) if part]
+def _verdict(label: str, summary: Table, cells: dict[str, Cell]) -> Verdict:
+    said, untold, smallest = [], [], []
+    for key, of, rose, fell in CHANGES:
+        cell = cells.get(key)
+        if not isinstance(cell, Estimate) or not math.isfinite(cell.value):
+            continue
+        if cell.low <= 0 <= cell.high:
+            untold.append(f"{of} ({summary.text(Column('', '', signed=True), cell)})")
+            if cell.spread:
+                size = summary.text(Column("", ""), power.detectable(cell.spread))
+                smallest.append(f"{size} points of {of}")
+            continue
+        size = summary.text(Column("", ""), replace(cell, value=abs(cell.value)))
+        words = (fell if cell.value < 0 else rose).format(f"{size} points")
+        said.append(words if math.isfinite(cell.low) else f"{words} (without an interval)")
+    if untold:
+        said.append(f"no change can be told of {_listed(untold)}")
     if not said:
-        return "has not measured its last stage in any run."
-    return "; ".join([*said, *_price(cells)]) + "."
+        return Verdict(label, "has not measured its last stage in any run.")
+    return Verdict(label, "; ".join([*said, *_price(cells)]) + ".", _listed(smallest))
 
 
-def _change(summary: Table, cell: Cell, up: str, down: str) -> str:
-    """A difference in words, and whether it can be told from 0; "" where there is none."""
-    if not isinstance(cell, Estimate) or not math.isfinite(cell.value):
-        return ""
-    column = Column("", "")
-    size = summary.text(column, replace(cell, value=abs(cell.value)))
-    words = (down if cell.value < 0 else up).format(f"{size} points")
-    if not math.isfinite(cell.low):
-        return f"{words} (without an interval)"
-    if cell.low > 0 or cell.high < 0:
-        return words
-    smallest = power.detectable(cell.spread) if cell.spread else math.nan
-    told = f"; {summary.text(column, smallest)} would be" if math.isfinite(smallest) else ""
-    return f"{words} (cannot be told from 0{told})"
+def _listed(words: list[str]) -> str:
+    """One, two and three; "" of none."""
+    *before, last = words or [""]
+    return f"{', '.join(before)} and {last}" if before else last
 
 
 def _price(cells: dict[str, Cell]) -> Iterator[str]:
     """What a run cost, nothing where that is not on record."""
     seconds, tokens = cells.get("learning"), cells.get("tokens")
     if isinstance(seconds, float):
-        counted = f" and {tokens:,.0f} tokens" if isinstance(tokens, float) else ""
+        counted = f", {tokens:,.0f} tokens" if isinstance(tokens, float) else ""
         unit = "hours" if seconds >= 3600 else "minutes"
-        yield f"cost {clock(seconds)} {unit} of learning{counted} a run"
+        yield f"cost {clock(seconds)} {unit}{counted} a run"

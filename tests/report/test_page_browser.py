@@ -66,6 +66,14 @@ def point(page, figure, panel, line, place):
     return figure.locator(".tip").nth(0)
 
 
+def test_the_first_screen_holds_sentences_table_and_picture(page):
+    awake(page, "plane")
+    page.evaluate("scrollTo(0, 0)")
+    for part in (".verdicts", "#summary table", "#plane .live"):
+        box = page.locator(part).first.bounding_box()
+        assert box["y"] + box["height"] <= 800, part
+
+
 def test_a_point_says_its_value_its_interval_and_n(page):
     figure, panel = awake(page), panels_of(page)[0]
     line = panel["lines"][0]

@@ -5,11 +5,12 @@ import re
 import numpy as np
 import pytest
 
+from harness.base import power
 from harness.report.build import write_report
 from harness.report.data import ReportData
 from harness.report.estimates import Estimate
 from harness.report.names import metric_name, model_name, model_names
-from harness.report.summary import summary_table, verdicts
+from harness.report.summary import _verdict, summary_table, verdicts
 from harness.report.table import Table
 from tests.fabricate import METHODS, fabricate
 from tests.report.folders import ONE_SKILL, rewrite
@@ -43,28 +44,39 @@ def test_a_sentence_says_what_was_learned_forgotten_and_paid(folder):
     results, tables = tables_of(folder)
     said = {verdict.label: verdict.text for verdict in verdicts(results, tables["summary"])}
     assert re.fullmatch(
-        r"learned [\d.]+ ±[\d.]+ points; forgot [\d.]+ ±[\d.]+ points of earlier skills and forgot "
-        r"[\d.]+ ±[\d.]+ points of prior abilities; cost [\d:]+ minutes of learning and [\d,]+ "
-        r"tokens a run\.",
+        r"learned [\d.]+ ±[\d.]+ points; forgot [\d.]+ ±[\d.]+ points of earlier skills; forgot "
+        r"[\d.]+ ±[\d.]+ points of prior abilities; cost [\d:]+ minutes, [\d,]+ tokens a run\.",
         said["forgets"],
     )
-    assert "cannot be told from 0" in said["keeps"]
+    assert "no change can be told of " in said["keeps"]
     cells = dict(tables["summary"].rows)["forgets"]
     main = dict(tables["main"].rows)["forgets"]
     assert cells["bwt"] is main["bwt"]
     assert f"{-100 * cells['bwt'].value:.1f} ±" in said["forgets"]
 
 
-def test_a_sentence_names_the_smallest_difference_only_where_0_is_inside(folder):
+def test_what_cannot_be_told_is_no_gain_and_no_loss(folder):
+    """Its value stands in the sentence, and the smallest change that would be told in a fold."""
     results, tables = tables_of(folder)
-    for label, of_row in tables["summary"].rows:
-        text = {v.label: v.text for v in verdicts(results, tables["summary"])}.get(label, "")
-        inside = [
-            cell
-            for key in ("gain", "bwt", "retention")
-            if isinstance(cell := of_row.get(key), Estimate) and cell.low <= 0 <= cell.high
-        ]
-        assert text.count("cannot be told from 0") == len(inside)
+    names = {"gain": "the skills", "bwt": "earlier skills", "retention": "prior abilities"}
+    rows = dict(tables["summary"].rows)
+    said = verdicts(results, tables["summary"])
+    assert any(verdict.smallest for verdict in said)
+    for verdict in said:
+        for key, of in names.items():
+            cell = rows[verdict.label][key]
+            value = f"{100 * cell.value:+.1f}".replace("-", "−")
+            inside = cell.low <= 0 <= cell.high
+            assert (f"{of} ({value} ±" in verdict.text) == inside
+            size = f"{100 * power.detectable(cell.spread):.1f} points of {of}"
+            assert (size in verdict.smallest) == inside
+
+
+@pytest.mark.parametrize("value", [0.0, -0.0004])
+def test_a_change_of_nothing_is_not_gained(value):
+    change = Estimate(value, -0.022, 0.022)
+    text = _verdict("sft", Table("summary", "", "", []), {"retention": change}).text
+    assert text == "no change can be told of prior abilities (0.0 ±2.2)."
 
 
 def test_without_an_end_nothing_is_said_of_what_was_learned(tmp_path):
