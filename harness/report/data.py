@@ -5,7 +5,7 @@ folders and refuses what cannot be compared; measurements.py sorts the records i
 estimates.py has values and intervals; missing.py and costs.py have the rest.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -123,6 +123,10 @@ class ReportData:
     def order_of(self, label: str, run: int) -> tuple[str, ...]:
         """The skills in the sequence of a label's run."""
         return self.series[label].order_of(self.runs[label][run].sequence)
+
+    def asked(self, kind: str, names: Iterable[str]) -> float:
+        """Questions a run of some skills or retention tasks together; NaN where nobody knows."""
+        return float(sum(self.n.get((kind, name), np.nan) for name in names))
 
     # -- estimates
 

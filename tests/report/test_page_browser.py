@@ -84,9 +84,29 @@ def test_a_point_says_its_value_its_interval_and_n(page):
     value, low, high = (line[key][place] for key in ("y", "low", "high"))
     for number in (value, low, high):
         assert re.search(rf"\b{number:.1f}\b", text), (text, number)
-    assert text.endswith("n = 20\n2 runs")
+    assert text.endswith(", n = 20\n2 runs")
     page.mouse.move(0, 0)
     assert tip.is_hidden()
+
+
+def test_every_point_has_its_n(made, page):
+    """n of a mean: the questions of all that it is of."""
+    results = ReportData([made[0]])
+    names = [task for task, counts in results.tasks_in_mean.items() if counts]
+    prior = sum(results.n["retention", name] for name in names)
+    for picture in page.locator(".live").evaluate_all("all => all.map(box => box.dataset.of)"):
+        for panel in panels_of(page, picture.removeprefix("live-")):
+            for line in panel["lines"]:
+                assert len(line["n"]) == len(line["x"]) and None not in line["n"], panel["title"]
+                assert panel["title"] != "mean change" or set(line["n"]) == {prior}
+    (plane,) = panels_of(page, "plane")
+    assert {n for line in plane["lines"] for n in line["n"]} == {3 * 20}
+    assert {n for line in plane["lines"] for n in line["n_across"]} == {prior}
+    figure = awake(page, "plane")
+    figure.locator(".panel").focus()
+    page.keyboard.press("ArrowRight")
+    text = figure.locator(".tip").text_content()
+    assert f", n = {prior}\n" in text and ", no interval, n = 60" in text
 
 
 def test_a_method_is_hidden_by_its_name_and_comes_back(page):

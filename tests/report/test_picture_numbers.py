@@ -117,7 +117,8 @@ def test_a_method_that_has_learned_nothing_yet_is_not_in_the_plane(tmp_path):
 def test_the_mean_change_of_retention_begins_at_0_without_a_spread(source):
     line = mean_change_table(source.results, source.axis, "sft")
     assert line["x"].tolist() == [0, 1, 2, 3]
-    assert line.iloc[0, 1:].tolist() == [0, 0, 0]
+    assert line.loc[0, ["value", "low", "high"]].tolist() == [0, 0, 0]
+    assert line["seeds"].tolist() == [2] * 4
     mean = source.results.retention_mean(source.results.D["sft"])
     assert line["value"].iloc[-1] == pytest.approx((mean[:, -1] - mean[:, 0]).mean())
 

@@ -16,14 +16,15 @@ DIGITS = 5  # significant ones of a number
 
 @dataclass(frozen=True)
 class LiveLine:
-    """One method's points; low, high: of y; left, right: of x; n: answers of a run, runs: how many.
+    """One method's points; low, high: of y; left, right: of x; n: answers of a run; runs: how many.
 
+    n_across: answers behind x, where it is measured; marker: its letter in style.looks.
     Lists are as long as ``x``, or empty where nothing is known of any point.
     """
 
     label: str
     colour: str
-    marker: str  # its letter in style.looks
+    marker: str
     dash: bool
     x: list[float | None]
     y: list[float | None]
@@ -32,6 +33,7 @@ class LiveLine:
     left: list[float | None] = field(default_factory=list)
     right: list[float | None] = field(default_factory=list)
     n: list[float | None] = field(default_factory=list)
+    n_across: list[float | None] = field(default_factory=list)
     runs: list[float | None] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)  # places of the points that have whiskers
 

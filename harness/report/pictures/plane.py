@@ -23,8 +23,9 @@ class MethodPath:
 
     stages: mean over seeds [stages, 2], from the base model on; seeds: each seed [seeds, 2] after
     the last stage that any has finished; change: of the mean retention since the base model, on the
-    same questions, with its 95% interval; accuracy: the mean with its own; from_base: whether this
-    path draws the star of its base model, as one path of each model does.
+    same questions, with its 95% interval; accuracy: the mean with its own; n: questions a run
+    behind x and y; from_base: whether this path draws the star of its base model, as one path of
+    each model does.
     """
 
     label: str
@@ -32,6 +33,7 @@ class MethodPath:
     seeds: np.ndarray
     change: Estimate
     accuracy: Estimate
+    n: tuple[float, float]
     from_base: bool
 
 
@@ -85,6 +87,12 @@ def _path(source: Source, label: str, from_base: bool) -> MethodPath | None:
         seeds=points[measured[:, last], last],
         change=results.estimate(label, change, "D", difference=True),
         accuracy=results.estimate(label, last_accuracy),
+        n=(
+            results.asked(
+                "retention", [t for t, counts in results.tasks_in_mean.items() if counts]
+            ),
+            results.asked("skill", results.series[label].order),
+        ),
         from_base=from_base,
     )
 
@@ -230,6 +238,8 @@ def live(shown: Plane) -> list[LivePanel]:
                 high,
                 left,
                 right,
+                n_across=numbers([path.n[0]] * len(x)),
+                n=numbers([path.n[1]] * len(x)),
                 runs=[*before, float(len(path.seeds))],
                 ends=[len(x) - 1],
             )

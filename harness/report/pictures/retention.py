@@ -77,11 +77,13 @@ def retention_curves_table(results: ReportData, axis: TrainingAxis) -> pd.DataFr
 
 
 def mean_change_table(results: ReportData, axis: TrainingAxis, label: str) -> pd.DataFrame:
-    """Mean change of retention since the base model after each stage: x, value, low, high.
+    """Mean change of retention since the base model after each stage.
 
-    The interval is over questions and seeds.
+    Columns x, value, low, high (over questions and seeds), n (questions a run of all tasks in the
+    mean), seeds.
     """
     rows = []
+    n = results.asked("retention", [t for t, counts in results.tasks_in_mean.items() if counts])
     means = results.retention_mean(results.D[label])
     for stage in range(means.shape[-1] if means.size else 0):
 
@@ -93,8 +95,9 @@ def mean_change_table(results: ReportData, axis: TrainingAxis, label: str) -> pd
         if np.isfinite(estimate.value):
             # The base model differs from itself by nothing.
             low, high = (estimate.low, estimate.high) if stage else (0.0, 0.0)
-            rows.append((axis.edges[stage], estimate.value, low, high))
-    return pd.DataFrame(rows, columns=["x", "value", "low", "high"])
+            runs = int(np.isfinite(means[:, stage]).sum())
+            rows.append((axis.edges[stage], estimate.value, low, high, n, runs))
+    return pd.DataFrame(rows, columns=["x", "value", "low", "high", "n", "seeds"])
 
 
 def retention_curves(source: Source) -> RetentionCurves | None:

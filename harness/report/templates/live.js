@@ -202,11 +202,11 @@ function names(panel, hidden) { // of levels, and of lines where these are few
 function words(panel, line, k) { // what a point says
   const bounds = (low, high) => low.length && low[k] !== null && high[k] !== null
     ? ` [${short(low[k])}, ${short(high[k])}]` : '';
+  const asked = n => n.length && n[k] !== null ? `, n = ${n[k]}` : '';
   const facts = [
-    `${panel.x} ${short(line.x[k])}${bounds(line.left, line.right)}`,
-    `${panel.y} ${short(line.y[k])}${bounds(line.low, line.high) || ', no interval'}`,
+    `${panel.x} ${short(line.x[k])}${bounds(line.left, line.right)}${asked(line.n_across)}`,
+    `${panel.y} ${short(line.y[k])}${bounds(line.low, line.high) || ', no interval'}${asked(line.n)}`,
   ];
-  if (line.n.length && line.n[k] !== null) facts.push(`n = ${line.n[k]}`);
   if (line.runs.length && line.runs[k]) facts.push(line.runs[k] === 1 ? '1 run' : `${line.runs[k]} runs`);
   return `${line.label}\n${facts.join('\n')}`;
 }
