@@ -23,6 +23,7 @@ from harness.report.table import Cell, Column, Row, Table
 from harness.report.tables import interval_note, retention_change
 
 SQUARE = 1e4  # square points in the square of a fraction
+MOST_ALONE = 8  # labels that a note names
 NOTE = (
     "All settings on record of each method; parts, words among their options, and what is trained "
     "make another method. Gain: mean over skills of own-stage minus base "
@@ -58,13 +59,15 @@ class Family:
 class Frontier:
     """Families of two points or more; matched: the largest gain that all of them reach, or None.
 
-    results: those in which every point is a label; lowest: retention Δ of all points.
+    results: those in which every point is a label; lowest: retention Δ of all points; alone: labels
+    that are in no family, since their method has one point.
     """
 
     results: ReportData
     families: list[Family]
     matched: float | None
     lowest: float
+    alone: list[str]
 
 
 def mean_gain(R: np.ndarray) -> np.ndarray:
@@ -92,8 +95,10 @@ def frontier(results: ReportData) -> Frontier | None:
     top = min(max(family.gains) for family in families)
     bottom = max(min(family.gains) for family in families)
     lowest = min(point.retention.value for family in families for point in family.points)
+    inside = {point.label for family in families for point in family.points}
+    alone = [label for label in results.series if label not in inside]
     is_matched = len(families) > 1 and top >= bottom
-    return Frontier(results, families, top if is_matched else None, lowest)
+    return Frontier(results, families, top if is_matched else None, lowest, alone)
 
 
 def _setting(results: ReportData, label: str) -> str:
@@ -216,6 +221,15 @@ def area(shown: Frontier, family: Family) -> Estimate:
     return replace(found, how=how_of(found.by))
 
 
+def alone_note(labels: list[str]) -> str:
+    """A sentence on methods that are left out, "" without any."""
+    if not labels:
+        return ""
+    named = ", ".join(labels[:MOST_ALONE])
+    more = f" and {len(labels) - MOST_ALONE} more" if len(labels) > MOST_ALONE else ""
+    return f" Left out, with fewer than two settings to compare: {named}{more}."
+
+
 def frontier_table(shown: Frontier) -> Table:
     """Every point, and of every family its retention at the matched gain and its area."""
     rows: list[Row] = []
@@ -239,5 +253,5 @@ def frontier_table(shown: Frontier) -> Table:
     apart = ""
     if shown.matched is None and len(shown.families) > 1:
         apart = "No gain is reached by all. "
-    note = f"{NOTE}{apart}{interval_note(rows)}".rstrip()
+    note = f"{NOTE}{apart}{interval_note(rows)}{alone_note(shown.alone)}"
     return Table("frontier", "Gain against retention, over settings", note, columns, rows)

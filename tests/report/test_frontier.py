@@ -9,10 +9,10 @@ import pytest
 from harness.base import metrics
 from harness.report import build
 from harness.report.data import ReportData
-from harness.report.frontier import area, frontier, frontier_table, retention_at
+from harness.report.frontier import alone_note, area, frontier, frontier_table, retention_at
 from harness.report.pictures import source_of
 from harness.report.pictures.frontier import FRONTIER, lines
-from harness.report.style import STYLE
+from harness.report.style import STYLE, WIDE
 from tests.fabricate import fabricate
 from tests.report.folders import rewrite, row
 
@@ -134,6 +134,18 @@ def test_the_table_and_the_picture_have_every_setting(folder, shown):
         [shown.families[0].gains[0], shown.families[0].points[0].retention.value]
     )
     assert (np.diff(band[:, 0]) > 0).all() and (band[:, 2] < band[:, 3]).all()
+
+
+def test_marks_bear_their_labels_and_the_note_says_who_is_left_out(folder, shown):
+    drawn = lines(source_of(ReportData([folder])))
+    with matplotlib.rc_context(STYLE):
+        (axes,) = FRONTIER.draw(drawn, WIDE).axes
+    labels = [text.get_text() for text in axes.texts if text.get_text() != "matched gain"]
+    assert sorted(labels) == sorted(set(LAWS) - {"grpo"})
+    said = " Left out, with fewer than two settings to compare: grpo."
+    assert FRONTIER.caption(drawn).endswith(said)
+    assert frontier_table(shown).note.endswith(said)
+    assert alone_note([]) == "" and alone_note(list("abcdefghij")).endswith("g, h and 2 more.")
 
 
 def test_points_of_a_grid_count_though_one_is_selected(tmp_path):

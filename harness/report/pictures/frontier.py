@@ -6,11 +6,24 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from harness.report.estimates import Estimate
-from harness.report.frontier import Family, frontier, retention_at
+from harness.report.frontier import Family, alone_note, frontier, retention_at
 from harness.report.pictures.picture import Picture, Source
-from harness.report.style import BASE, MUTED, PAPER, Form, Look, legend, looks, single
+from harness.report.style import (
+    BASE,
+    LETTERS,
+    MUTED,
+    PAPER,
+    SMALL,
+    Form,
+    Look,
+    legend,
+    looks,
+    shorten,
+    single,
+)
 
 STEPS = 12  # of the band between two neighbouring points
 
@@ -19,23 +32,27 @@ STEPS = 12  # of the band between two neighbouring points
 
 @dataclass(frozen=True)
 class Line:
-    """One method. gains, kept: its points, fractions, by rising gain; errors: their intervals.
+    """One method. points: (label, retention Δ, gain) of its settings, by rising gain.
 
     band: [steps, 4], gain, retention Δ, low, high between the points, NaN where not known.
     """
 
     name: str
-    points: list[tuple[Estimate, Estimate]]
+    points: list[tuple[str, Estimate, Estimate]]
     band: np.ndarray
 
 
 @dataclass(frozen=True)
 class Lines:
-    """All methods with several settings; matched: the gain at which they are compared."""
+    """All methods with several settings; matched: the gain at which they are compared.
+
+    alone: labels of the others, which have one setting with a gain and a retention Δ.
+    """
 
     looks: dict[str, Look]
     lines: list[Line]
     matched: float | None
+    alone: list[str]
 
 
 def lines(source: Source) -> Lines | None:
@@ -56,10 +73,11 @@ def lines(source: Source) -> Lines | None:
     return Lines(
         looks(family.name for family in shown.families),
         [
-            Line(family.name, [(p.retention, p.gain) for p in family.points], band(family))
+            Line(family.name, [(p.label, p.retention, p.gain) for p in family.points], band(family))
             for family in shown.families
         ],
         shown.matched,
+        shown.alone,
     )
 
 
@@ -104,7 +122,7 @@ def _draw_line(axes: Axes, line: Line, look: Look) -> None:
     gain, kept, low, high = line.band.T * 100
     axes.plot(kept, gain, color=look.colour, linestyle=look.dash, linewidth=1.6, zorder=3)
     axes.fill_betweenx(gain, low, high, color=look.colour, alpha=0.13, linewidth=0, zorder=2)
-    for retention, gained in line.points:
+    for label, retention, gained in line.points:
         axes.errorbar(
             retention.value * 100,
             gained.value * 100,
@@ -118,6 +136,15 @@ def _draw_line(axes: Axes, line: Line, look: Look) -> None:
             alpha=0.9,
             linestyle="none",
             zorder=4,
+        )
+        axes.annotate(
+            shorten(label, LETTERS),
+            (retention.value * 100, gained.value * 100),
+            xytext=(6, 5),
+            textcoords="offset points",
+            fontsize=SMALL,
+            zorder=5,
+            path_effects=[withStroke(linewidth=2.5, foreground=PAPER)],
         )
 
 
@@ -140,13 +167,13 @@ def caption(shown: Lines) -> str:
         text += (
             " Broken line: the largest gain that all methods reach, at which the table compares."
         )
-    return text
+    return text + alone_note(shown.alone)
 
 
 def alt(shown: Lines) -> Iterator[str]:
     """Each method's points."""
     for line in shown.lines:
-        points = [f"{g.value * 100:+.1f} with {r.value * 100:+.1f}" for r, g in line.points]
+        points = [f"{g.value * 100:+.1f} with {r.value * 100:+.1f}" for _, r, g in line.points]
         yield f"{line.name} gains {', '.join(points)} of prior abilities"
 
 
