@@ -402,7 +402,8 @@ def _run_cells(run: dict[str, Any]) -> list[str]:
         "packages": _pairs(run.get("packages")),
     }
     cells = [values.get(column) for column in Runs.columns]
-    return ["–" if cell is None else str(cell)[:MOST_LETTERS] for cell in cells]
+    texts = ["–" if cell is None else str(cell) for cell in cells]
+    return [t if len(t) <= MOST_LETTERS else f"{t[:MOST_LETTERS]}…" for t in texts]
 
 
 def _named_pairs(options: dict[str, dict[str, Any]] | None) -> str | None:
@@ -411,4 +412,6 @@ def _named_pairs(options: dict[str, dict[str, Any]] | None) -> str | None:
 
 
 def _pairs(values: dict[str, Any] | None) -> str:
-    return ", ".join(f"{key} {value}" for key, value in (values or {}).items())
+    """Keys with their values; a key without one is not set, and says nothing."""
+    known = {key: value for key, value in (values or {}).items() if value is not None}
+    return ", ".join(f"{key} {value}" for key, value in known.items())

@@ -25,7 +25,8 @@ MEANINGS = {
     "Forgetting": "mean over all but the last skill of its best accuracy after any earlier stage "
     "minus its final one; positive = lost (Chaudhry et al. 2018)",
     "LA": "learning accuracy: mean own-stage accuracy (Riemer et al. 2019)",
-    "Retention": "mean over the retention tasks whose metric is a fraction of final minus base; "
+    "mean gain": "mean over skills of own-stage minus base accuracy",
+    "Retention Δ": "mean over the retention tasks whose metric is a fraction of final minus base; "
     "positive = better",
     "own stage": "accuracy right after the stage that taught the skill",
     "intransigence": "mean over skills of the joint run's accuracy minus own-stage accuracy; "
@@ -124,7 +125,7 @@ def _main_columns(results: ReportData) -> list[Column]:
         Column("forgetting", "Forgetting", note=MEANINGS["Forgetting"]),
     ]
     if results.retention:
-        note = f"{MEANINGS['Retention']}; here {', '.join(_in_mean(results)) or 'none'}"
+        note = f"{MEANINGS['Retention Δ']}; here {', '.join(_in_mean(results)) or 'none'}"
         columns.append(Column("retention", "Retention Δ", signed=True, note=note))
     for name in results.skills:
         how = measured(results, "skill", name)
@@ -220,10 +221,9 @@ def _numbers_of_examples(results: ReportData, kind: str, names: list[str]) -> Ro
 
 def gain_table(results: ReportData) -> Table:
     """Own-stage accuracy over the base model's, with LA and FWT."""
-    gain = "mean over skills of own-stage minus base accuracy"
     columns = [
         Column("la", "LA", note=MEANINGS["LA"]),
-        Column("gain", "mean gain", signed=True, note=gain),
+        Column("gain", "mean gain", signed=True, note=MEANINGS["mean gain"]),
         Column("fwt", "FWT", signed=True, note=MEANINGS["FWT"]),
     ]
     if results.references:

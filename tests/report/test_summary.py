@@ -1,15 +1,17 @@
 """The first screen: what was compared, and what each method learned, forgot and cost."""
 
 import re
+import shutil
 
 import numpy as np
 import pytest
 
 from harness.base import power
+from harness.report import page
 from harness.report.build import write_report
 from harness.report.data import ReportData
 from harness.report.estimates import Estimate
-from harness.report.names import metric_name, model_name, model_names
+from harness.report.names import MEASURES, metric_name, model_name, model_names
 from harness.report.summary import _verdict, summary_table, verdicts
 from harness.report.table import Table
 from tests.fabricate import METHODS, fabricate
@@ -65,7 +67,7 @@ def test_what_cannot_be_told_is_no_gain_and_no_loss(folder):
     for verdict in said:
         for key, of in names.items():
             cell = rows[verdict.label][key]
-            value = f"{100 * cell.value:+.1f}".replace("-", "−")
+            value = f"{100 * cell.value:+.1f}".replace("-", "−").replace("+0.0", "0.0")
             inside = cell.low <= 0 <= cell.high
             assert (f"{of} ({value} ±" in verdict.text) == inside
             size = f"{100 * power.detectable(cell.spread):.1f} points of {of}"
@@ -120,6 +122,20 @@ def test_the_page_opens_with_what_was_compared_before_any_warning(html):
 def test_headings_are_for_people_with_the_machine_s_name_on_demand(html):
     assert re.search(r'title="BWT: backward transfer[^"]+" [^>]*>earlier skills', html)
     assert re.search(r'<span [^>]*title="exact">\(exact match\)', html)
+
+
+def test_every_measure_with_a_name_for_people_is_explained(html):
+    fold = html[html.index("What the columns mean") :].partition("</details>")[0]
+    assert set(MEASURES.values()) <= set(re.findall(r"<strong>([^<]+)</strong>", fold))
+
+
+def test_what_is_not_set_is_no_word_of_the_page(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    settings = {"learning_rate": 1e-4, "batch_size": None, "epochs": None}
+    for path in copy.glob("runs/*/run.json"):
+        rewrite(path, lambda run: run | {"config": settings})
+    shown = page.render(ReportData([copy]), [], [], {}, [".."])
+    assert "learning_rate 0.0001" in shown and "batch_size" not in shown.partition("<h2>Where")[2]
 
 
 def test_names_for_people():
