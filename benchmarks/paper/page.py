@@ -15,6 +15,7 @@ from harness.report.html import environment
 from harness.report.style import BASE
 from harness.report.table import Table
 
+HALF = 6.0  # inches of a picture that stands beside another
 TEMPLATES = Path(__file__).with_name("templates")
 
 
@@ -39,6 +40,11 @@ class Section:
     signs: list[Sign]  # of differences
     reproductions: pd.DataFrame  # what others report: other metrics, so never in one picture
     looks: Looks
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether a picture is too wide for half of the page: letters would shrink with it."""
+        return any(shown.width > HALF for shown in (*self.published, *self.measured))
 
 
 def paper_page(sections: list[Section], signs: Table | None, missing: list[str]) -> str:

@@ -80,6 +80,15 @@ def test_axe_finds_no_serious_fault(drawn, opened, width, scheme):
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def test_letters_of_a_picture_are_as_large_as_they_were_drawn(drawn, opened):
+    page = opened(drawn[1])
+    for picture in page.locator("figure img").all():
+        picture.scroll_into_view_if_needed()
+        picture.evaluate("img => img.decode()")
+        shown, whole = picture.evaluate("img => [img.width, parseFloat(img.style.maxWidth)]")
+        assert shown >= 0.95 * whole, picture.get_attribute("src")
+
+
 def test_on_paper_nothing_is_cut_off(drawn, opened):
     page = opened(drawn[1], width=PAPER)
     page.emulate_media(media="print")
