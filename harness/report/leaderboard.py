@@ -165,7 +165,8 @@ def lm_eval_results(results: ReportData, label: str, run: RunId, made: Json, pat
             "metadata": {"protocol": record["protocol"], "split": record["split"]},
         }
         better = form["higher_is_better"].setdefault(name, {})
-        better[metric] = bool(entry.get("higher_is_better", True))
+        if (is_better := _more_is_better(results, record)) is not None:
+            better[metric] = is_better
         form["group_subtasks"][name] = []
     packages = made.get("packages") or {}
     model = {
@@ -209,6 +210,18 @@ def _task_name(results: ReportData, record: dict[Any, Any]) -> str:
     """The name of a task: that of a skill's further split has the split behind it."""
     is_main = record["kind"] == "retention" or record["split"] == results.split
     return str(record["name"]) if is_main else f"{record['name']}_{record['split']}"
+
+
+def _more_is_better(results: ReportData, record: dict[Any, Any]) -> bool | None:
+    """Whether more of a record's metric is better; None of what is no yardstick, as a length."""
+    name, metric = record["name"], record["metric"]
+    if record["kind"] == "skill":
+        return True if metric == results.metric.get(name) else None
+    entries = [entry for entry in results.continuous.values() if entry["of"] == name]
+    for entry in (results.retention.get(name, {}), *entries):
+        if entry.get("metric") == metric:
+            return bool(entry.get("higher_is_better", True))
+    return None
 
 
 def _dtype(made: Json) -> str:

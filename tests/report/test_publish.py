@@ -18,6 +18,7 @@ from harness.base.console import STAMP
 from harness.base.files import ROOT
 from harness.base.sums import sum_folder
 from harness.report.data import ReportData
+from harness.report.leaderboard import _more_is_better
 from harness.report.publish import export
 from harness.results import open_results
 from tests.conftest import without_progress
@@ -140,6 +141,24 @@ def test_rows_that_may_be_ranked_share_a_key(tmp_path, folder):
     assert row(folder, "sft")["comparable"] != row(other, "sft")["comparable"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "metric", "wanted"),
+    [
+        ("skill", "bfcl_tools", "accuracy", True),
+        ("skill", "bfcl_tools", "response_tokens", None),
+        ("retention", "text_prose", "bits_per_byte,none", False),
+        ("retention", "text_prose", "loglikelihood", True),
+        ("retention", "embedded_grammar", "margin", True),
+        ("retention", "embedded_grammar", "length", None),
+    ],
+)
+def test_only_a_yardstick_has_a_direction(kind, name, metric, wanted):
+    results = ReportData([ROOT / "results/measured/quickstart"])
+    of_name = results.records[results.records["name"] == name]
+    assert (metric in set(of_name["metric"])) == (metric != "length")
+    assert _more_is_better(results, {"kind": kind, "name": name, "metric": metric}) is wanted
+
+
 def test_lm_eval_reads_the_results(folder, out):
     from lm_eval.result_schema import EvalResults
     from lm_eval.utils import (
@@ -171,6 +190,8 @@ def test_lm_eval_reads_the_results(folder, out):
     assert results["results"]["wikitext"]["bits_per_byte,none"] > 0
     assert results["higher_is_better"]["wikitext"] == {"bits_per_byte": False}
     assert "↓" in next(line for line in table.splitlines() if "bits_per_byte" in line)
+    directions = results["higher_is_better"]
+    assert directions["science"] == {"exact": True}
     assert results["n-samples"]["science"] == {"original": 20, "effective": 20}
 
 
