@@ -57,7 +57,9 @@ def _add_export(command: Parser) -> None:
         "--licence", metavar="ID", help="of the model, as the hub names it: apache-2.0, mit, ..."
     )
     command.add_argument(
-        "--numbers", action="store_true", help="leave the model out, as where no weights are kept"
+        "--numbers",
+        action="store_true",
+        help="leave the model and its card out, as where no weights are kept",
     )
     command.add_argument(
         "--push", metavar="OWNER/NAME", help="push the folder to this repository of the hub"

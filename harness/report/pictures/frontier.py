@@ -122,7 +122,8 @@ def _draw_line(axes: Axes, line: Line, look: Look) -> None:
     gain, kept, low, high = line.band.T * 100
     axes.plot(kept, gain, color=look.colour, linestyle=look.dash, linewidth=1.6, zorder=3)
     axes.fill_betweenx(gain, low, high, color=look.colour, alpha=0.13, linewidth=0, zorder=2)
-    for label, retention, gained in line.points:
+    rises = np.gradient([kept.value for _, kept, _ in line.points]) > 0
+    for (label, retention, gained), is_rising in zip(line.points, rises, strict=True):
         axes.errorbar(
             retention.value * 100,
             gained.value * 100,
@@ -140,8 +141,9 @@ def _draw_line(axes: Axes, line: Line, look: Look) -> None:
         axes.annotate(
             shorten(label, LETTERS),
             (retention.value * 100, gained.value * 100),
-            xytext=(6, 5),
+            xytext=(6, -5 if is_rising else 5),  # the line passes on the other side
             textcoords="offset points",
+            va="top" if is_rising else "bottom",
             fontsize=SMALL,
             zorder=5,
             path_effects=[withStroke(linewidth=2.5, foreground=PAPER)],

@@ -15,7 +15,7 @@ const remark = words => el("p", {class: "muted"}, words);
 const pre = text => el("pre", {tabindex: "0"}, text); // a long one scrolls, by keyboard as well
 const counted = number => number.toLocaleString("en");
 const minus = digits => digits.replace("-", "−");
-const small = value => minus(Number.isInteger(value) ? String(value) : value.toPrecision(4));
+const small = value => minus(Number.isInteger(value) ? String(value) : String(Number(value.toPrecision(4))));
 
 // A name may go on in the next line behind an underscore.
 const breakable = name => name.split(/(?<=_)/).flatMap(part => [part, el("wbr")]);
