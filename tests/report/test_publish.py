@@ -147,7 +147,6 @@ def test_rows_that_may_be_ranked_share_a_key(tmp_path, folder):
         ("skill", "bfcl_tools", "accuracy", True),
         ("skill", "bfcl_tools", "response_tokens", None),
         ("retention", "text_prose", "bits_per_byte,none", False),
-        ("retention", "text_prose", "loglikelihood", True),
         ("retention", "embedded_grammar", "margin", True),
         ("retention", "embedded_grammar", "length", None),
     ],
