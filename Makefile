@@ -47,9 +47,9 @@ $(VENV)/.browser: $(VENV)/.installed requirements-browser.txt
 	-$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-browser.txt
 	touch $@
 
-# Of the trackers the small one.
+# Of the trackers those that leave every package as it is.
 $(VENV)/.tracker: $(VENV)/.installed requirements-trackers.txt
-	-$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(shell grep ^tensorboard requirements-trackers.txt)
+	-$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(shell grep -E '^(tensorboard|wandb)=' requirements-trackers.txt)
 	touch $@
 
 # Two workers of Ray's, one of which is killed.
