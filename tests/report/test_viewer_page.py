@@ -342,7 +342,7 @@ def test_what_a_model_wrote_is_never_markup(tmp_path, opened):
     rewrite(folder / "results.json", lambda value: value | {"name": MARKUP})
     viewer = write(folder, tmp_path / "out")
     page = opened(tmp_path / "out/index.html")
-    page.locator("#samples summary").first.click()
+    page.locator("#samples details:not(.more) > summary").first.click()
     page.locator("#samples a").first.click()
     settle(page)
     assert page.locator("#item h2").text_content().startswith("<b>")
