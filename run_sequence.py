@@ -319,14 +319,22 @@ def report(out: Path, progress: "Progress") -> str:
 
 def teachers(rows: list[dict[str, Any]]) -> str:
     """The table of --check-teacher."""
-    lines = [f"{'skill':<16}{'split':<12}{'n':>5}{'base':>8}{'teacher':>9}"]
+    from harness.base.console import padded
+
+    cells = [["skill", "split", "n", "base", "teacher", ""]]
     for row in rows:
-        line = f"{row['skill']:<16}{row['split']:<12}{row['n']:>5}"
-        line += f"{row['base']:>8.3f}{row['teacher']:>9.3f}"
-        if row["teacher"] <= row["base"]:
-            line += "   the teacher is no better: change teacher_template"
-        lines.append(line)
-    return "\n".join(lines)
+        is_better = row["teacher"] > row["base"]
+        cells.append(
+            [
+                row["skill"],
+                row["split"],
+                str(row["n"]),
+                f"{row['base']:.3f}",
+                f"{row['teacher']:.3f}",
+                "" if is_better else "the teacher is no better: change teacher_template",
+            ]
+        )
+    return "\n".join(padded(cells, left=(0, 1, 5)))
 
 
 if __name__ == "__main__":
