@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.skills._pair import Drawn, PairSkill, accuracy
-from harness.skills.graders import JSON, comparable
+from harness.skills.graders import comparable
+from harness.skills.strict_json import decoded
 
 VALUES = {
     "name": (
@@ -45,7 +46,7 @@ def same_object(completion: str, reference: Mapping[str, Any]) -> float:
     twice is wrong.
     """
     try:
-        value = JSON.decode(completion.strip())
+        value = decoded(completion.strip())
         return float(comparable(value) == comparable(reference["object"]))
     except (ValueError, RecursionError):
         return 0.0

@@ -12,8 +12,9 @@ from contextlib import suppress
 
 from benchmarks.skills._sources import PaperSkill, text
 from harness.base.errors import UserError
-from harness.skills.graders import JSON, comparable
+from harness.skills.graders import comparable
 from harness.skills.skill import Example
+from harness.skills.strict_json import decoded, decoded_start
 
 OPTIONAL = "[Optional]"  # how a reference marks a call that may be left out
 
@@ -90,10 +91,10 @@ def _arguments(source, line=None):
     """
     try:
         if line is None:
-            return comparable(JSON.decode(source))
+            return comparable(decoded(source))
         code = FENCE.match(source)
         start = source[code.end() :].lstrip() if code else source
-        return comparable(JSON.raw_decode(start)[0])
+        return comparable(decoded_start(start))
     except (ValueError, RecursionError):
         return "text", (source if line is None else line).strip()
 

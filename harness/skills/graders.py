@@ -14,7 +14,6 @@ from collections.abc import Callable, Hashable
 from typing import Any, NoReturn
 
 from harness.base.errors import UserError
-from harness.base.files import object_of
 from harness.skills.words import normalise
 
 
@@ -110,8 +109,7 @@ def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
 
 
-# Of what a model writes: no NaN, and no key twice in an object, of which only the last would count.
-JSON = json.JSONDecoder(parse_constant=_refuse, object_pairs_hook=object_of)
+JSON = json.JSONDecoder(parse_constant=_refuse)
 
 
 def comparable(value: Any) -> Hashable:
