@@ -86,6 +86,10 @@ def check_options(options: Namespace) -> None:
         raise UserError("--watch", "takes one RESULTS_DIR and no --paper", "watch them one by one")
     if options.out:
         check_out(options.out)
+    for folder in map(Path, options.folders):
+        if not folder.is_dir():
+            remedy = "give a results folder, as results/quickstart"
+            raise UserError(folder, "is not a folder", remedy)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -9,6 +9,7 @@ import datetime
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import suppress
@@ -92,26 +93,43 @@ class ListenerOff(Exception):
 class PlainLines(Listener):
     """Plain lines with a time stamp.
 
-    Those of what goes on come at once where nothing is written yet, then once in ``every`` seconds
-    at most.
+    Those of what goes on come once in ``every`` seconds at most, the first after ``first`` seconds:
+    an input that is refused at once leaves the line that says so alone.
     """
 
-    def __init__(self, stream: TextIO, every: float = 20.0) -> None:
-        self.stream, self.every = stream, every
+    def __init__(self, stream: TextIO, every: float = 20.0, first: float = 1.0) -> None:
+        self.stream, self.every, self.first = stream, every, min(every, first)
+        self.started = time.monotonic()
         self.last: float | None = None  # when a line was last written
+        self.waiting: threading.Timer | None = None  # writes the first one, whatever takes so long
 
     def said(self, text: str) -> None:
         now = datetime.datetime.now().isoformat(" ", "seconds")
+        self.last = time.monotonic()
         self.stream.write(f"{now} {text}\n")
         self.stream.flush()
-        self.last = time.monotonic()
 
     def shown(self, progress: "Progress") -> None:
+        now = time.monotonic()
+        if self.last is not None:
+            if now - self.last >= self.every:
+                progress.fit()
+                self.said(progress.line)
+        elif now - self.started >= self.first:
+            self.said(progress.line)
+        elif self.waiting is None:
+            left = self.started + self.first - now
+            self.waiting = threading.Timer(left, self._begin, [progress])
+            self.waiting.daemon = True
+            self.waiting.start()
+
+    def _begin(self, progress: "Progress") -> None:
         if self.last is None:
             self.said(progress.line)
-        elif time.monotonic() - self.last >= self.every:
-            progress.fit()
-            self.said(progress.line)
+
+    def closed(self, error: BaseException | None = None) -> None:
+        if self.waiting is not None:
+            self.waiting.cancel()
 
 
 class Screen(Listener):

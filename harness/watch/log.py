@@ -27,6 +27,7 @@ class LogFile(PlainLines):
         self.stream.flush()
 
     def closed(self, error: BaseException | None = None) -> None:
+        super().closed(error)
         if isinstance(error, UserError):
             self.said(f"error: {error}")
         elif error is not None:

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -105,13 +106,22 @@ def test_a_dumb_terminal_gets_a_line_now_and_then(monkeypatch):
     assert re.fullmatch(f"{STAMP}a line\n", out.getvalue())
 
 
-def test_what_goes_on_is_said_at_once_and_no_forecast_is_made_for_it():
-    out = io.StringIO()
-    progress = Progress(stream=out)
-    progress.expect(lambda: pytest.fail("takes seconds"), at_once=False)
-    progress.show("loads")
-    progress.show("not yet")
-    assert re.fullmatch(f"{STAMP}loads\n", out.getvalue())
+def test_what_takes_a_second_is_said_and_no_forecast_is_made_for_it():
+    """By a thread: an import says nothing more. What is over before leaves no line."""
+    written = []
+    for is_long in (True, False):
+        out = io.StringIO()
+        progress = Progress(stream=out)
+        progress.listeners[0].first = 0.2
+        progress.expect(lambda: pytest.fail("takes seconds"), at_once=False)
+        progress.show("begins")
+        progress.show("loads")
+        if is_long:
+            time.sleep(0.5)
+        progress.close()
+        time.sleep(0.3)
+        written.append(out.getvalue())
+    assert re.fullmatch(f"{STAMP}loads\n", written[0]) and written[1] == ""
 
 
 def test_a_line_in_so_many_seconds(monkeypatch):

@@ -29,6 +29,7 @@ from harness.learning.halves import gradient_of
 from harness.learning.logprobs import token_logprobs
 from harness.learning.options import TrainingConfig
 from harness.learning.packing import Row
+from harness.learning.part import Part, PartConfig
 from harness.learning.teacher import OtherModel, Teacher, TrustRegion
 from harness.learning.trainer import Trainer, cross_entropy
 from harness.runs.reading import read_order
@@ -217,26 +218,19 @@ def test_a_step_has_the_same_gradients_to_the_bit(dtype, learn, settings, fuses,
         assert torch.equal(gradient, wanted[name]), name
 
 
-def test_parts_that_weigh_tokens_see_float32_logits(monkeypatch):
+def test_parts_that_weigh_tokens_see_float32_logits():
     """The cross-entropy is then the usual one."""
     seen = []
 
-    class Weighing:
-        def weigh(self, rows):
-            pass
-
+    class Weighing(Part):
         def weights(self, rows, at, logits):
             seen.append(logits.dtype)
             return torch.full((len(logits),), 0.5)
 
     def learn(trainer):
-        trainer.stage.parts = [Weighing()]
+        trainer.stage.parts = [Weighing(PartConfig())]
         return trainer.token_mean(some_rows(), cross_entropy)
 
-    monkeypatch.setattr(
-        "harness.learning.trainer.having",
-        lambda parts, hook: parts if hook == "weights" else [],
-    )
     usual, fused_one = (step_of(BFLOAT16, flag, learn) for flag in (False, True))
     assert usual[0] == fused_one[0] and set(seen) == {FLOAT32}
 

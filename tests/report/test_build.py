@@ -89,8 +89,9 @@ def test_the_first_line_is_there_before_what_makes_reports_is_loaded():
     """Matplotlib and pandas take seconds on a busy machine."""
     code = (
         "import os, sys, report; from harness.base.console import PlainLines; "
-        "PlainLines.said = lambda self, text: (print(text, 'pandas' in sys.modules, flush=True), "
-        "os._exit(0)); report.main(['absent'])"
+        "PlainLines.shown = lambda self, progress: "
+        "(print(progress.text, 'pandas' in sys.modules, flush=True), os._exit(0)); "
+        "report.main(['.'])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "loads what makes reports False\n"
