@@ -94,7 +94,7 @@ def _benchmark(results: ReportData, model: Learner, task: str) -> Iterator[Numbe
 
 
 def _prior_average(results: ReportData, model: Learner) -> Iterator[Number]:
-    tasks = [task for task, counts in results.tasks_in_mean.items() if counts]
+    tasks = results.in_mean
     if tasks:
         records = pd.concat([task_records(results, model, task) for task in tasks])
         mean = estimate(records, 100, tasks=len(tasks))

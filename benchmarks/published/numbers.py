@@ -81,7 +81,7 @@ def published_tables(results: ReportData) -> list[Table]:
         Column("model", "model", unit="text"),
         Column("order", "order", unit="text"),
         *(Column(name, name, signed=name in SIGNED) for name in measured),
-        Column("source", "source", unit="text"),
+        Column("source", "source", unit="text", wraps=True),
     ]
     title = "Published numbers of the suite"
     return [Table("published", title, NOTE.format(suite=suite), columns, rows)]

@@ -35,6 +35,12 @@ CASES: dict[str, dict[str, Any]] = {
     "sft_talr": {"method": "sft", "with": {"talr": {}}},
     "sft_eaft": {"method": "sft", "with": {"eaft": {}}},
     "sft_flow": {"method": "sft", "with": {"flow": {}}},
+    "lora_flow": {  # the start that the adapter keeps, in parts
+        "method": "sft",
+        "parameters": {"lora": {"rank": 2}},
+        "with": {"flow": {}},
+    },
+    "psft_flow": {"method": "psft", "inner_batches": 2, "with": {"flow": {}}},
     "grpo_kl": {"method": "grpo", "group_size": 4, "kl_beta": 0.1, "inner_batches": 2},
 }
 

@@ -70,22 +70,6 @@ def ladder(completion: str, reference: dict) -> float:
     )
 
 
-def fault(completion: str, reference: dict) -> str | None:
-    """What is wrong with an answer, in words; None where it is right. No solution is in it."""
-    if accuracy(completion, reference):
-        return None
-    reading = read_expression(expression_of(completion))
-    if reading is None:
-        return "The answer does not end in one expression of numbers, +, -, *, / and brackets."
-    wanted = ", ".join(map(str, reference["numbers"]))
-    if Counter(reading.numbers) != Counter(reference["numbers"]):
-        used = ", ".join(map(str, reading.numbers))
-        return f"The expression uses {used}; it has to use each of {wanted} exactly once."
-    if reading.value != reference["target"]:
-        return f"The expression makes {reading.value}, not {reference['target']}."
-    return "A division in the expression does not come out even."
-
-
 class Countdown(Skill):
     """Three or four numbers from 1 to 99 and a target from 10 to 99.
 
@@ -123,7 +107,19 @@ class Countdown(Skill):
         return ladder(completion, reference)
 
     def feedback(self, completion, reference):
-        return fault(completion, reference)
+        """What is wrong with an answer, in words; None where it is right. No solution is in it."""
+        if accuracy(completion, reference):
+            return None
+        reading = read_expression(expression_of(completion))
+        if reading is None:
+            return "The answer does not end in one expression of numbers, +, -, *, / and brackets."
+        wanted = ", ".join(map(str, reference["numbers"]))
+        if Counter(reading.numbers) != Counter(reference["numbers"]):
+            used = ", ".join(map(str, reading.numbers))
+            return f"The expression uses {used}; it has to use each of {wanted} exactly once."
+        if reading.value != reference["target"]:
+            return f"The expression makes {reading.value}, not {reference['target']}."
+        return "A division in the expression does not come out even."
 
 
 def _draw(rng: random.Random, count: int) -> tuple[list[int], list[str], int, str]:

@@ -125,7 +125,8 @@ class PlainLines(Listener):
 
     def _begin(self, progress: "Progress") -> None:
         if self.last is None:
-            self.said(progress.line)
+            with suppress(OSError, ValueError):  # a stream that takes nothing: the next line tells
+                self.said(progress.line)
 
     def closed(self, error: BaseException | None = None) -> None:
         if self.waiting is not None:

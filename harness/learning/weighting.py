@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -17,9 +16,6 @@ from harness.learning.packing import Positions, Row
 from harness.learning.part import Part, PartConfig
 from harness.learning.stage import Stage
 from harness.learning.teacher import fixed_teacher, live_scorer
-
-if TYPE_CHECKING:
-    pass
 
 
 def row_logprobs(stage: Stage, rows: Sequence[Row], of: str | None = None) -> list[torch.Tensor]:

@@ -45,8 +45,8 @@ def write_report(
     and moved at the end, so that a report that fails leaves nothing half-written. Returns (the main
     table as terminal text, path of the page). show: is told what is being made; further: gives
     tables of a client of the report's. Raises UserError for a folder that is no results folder of a
-    known version, for damaged files, for records that
-    must not be compared, and for an ``out`` that cannot be written.
+    known version, for damaged files, for records that must not be compared, and for an ``out`` that
+    cannot be written.
     """
     if isinstance(folders, str | Path):
         folders = [folders]

@@ -124,6 +124,11 @@ class ReportData:
         """The skills in the sequence of a label's run."""
         return self.series[label].order_of(self.runs[label][run].sequence)
 
+    @property
+    def in_mean(self) -> list[str]:
+        """The retention tasks that may be averaged."""
+        return [task for task, counts in self.tasks_in_mean.items() if counts]
+
     def asked(self, kind: str, names: Iterable[str]) -> float:
         """Questions a run of some skills or retention tasks together; NaN where nobody knows."""
         return float(sum(self.n.get((kind, name), np.nan) for name in names))

@@ -63,7 +63,7 @@ class Column:
     """A column: ``key`` in the rows, title, group (a heading above several), what its cells hold.
 
     signed: positive numbers have a plus; note: what is measured, for cells without a detail; shown:
-    the group as people read it, in the page.
+    the group as people read it, in the page; wraps: whether cells are words that the page wraps.
     """
 
     key: str
@@ -73,6 +73,7 @@ class Column:
     signed: bool = False
     note: str = ""
     shown: str = ""
+    wraps: bool = False
 
     @property
     def heading(self) -> str:
@@ -92,12 +93,15 @@ class Column:
 
 @dataclass(frozen=True)
 class HtmlCell:
-    """A cell as the template writes it; spread: half of its interval; href: "" without a link."""
+    """A cell as the template writes it.
+
+    spread: half of its interval; style: classes of the style sheet; href: "" without a link.
+    """
 
     value: str
     spread: str
     note: str
-    edge: bool
+    style: str
     href: str
 
 
@@ -233,7 +237,8 @@ class Table:
         if isinstance(cell, Estimate) and math.isfinite(cell.value):
             note = _note(column, label, cell)
         href = "" if value in ("", NOTHING) else link(label, column)
-        return HtmlCell(value, spread, note, column.key in edges, href)
+        style = f"{'edge ' * (column.key in edges)}{'words' * column.wraps}".rstrip()
+        return HtmlCell(value, spread, note, style, href)
 
     def terminal(self, width: int = 100) -> tuple[str, str]:
         """(plain text, what it leaves out); at most ``width`` columns wide where that is possible.

@@ -106,7 +106,7 @@ def main_table(results: ReportData) -> Table:
     )
     if results.references:
         note += " Joint: all skills learned at once; single: each alone from the base model."
-    if in_mean := _in_mean(results):
+    if in_mean := results.in_mean:
         others = [task for task in results.retention if task not in in_mean]
         more = f"; {', '.join(others)} in other units: see the retention table." if others else "."
         note += f" Retention Δ is the mean over {', '.join(in_mean)}{more}"
@@ -125,7 +125,7 @@ def _main_columns(results: ReportData) -> list[Column]:
         Column("forgetting", "Forgetting", note=MEANINGS["Forgetting"]),
     ]
     if results.retention:
-        note = f"{MEANINGS['Retention Δ']}; here {', '.join(_in_mean(results)) or 'none'}"
+        note = f"{MEANINGS['Retention Δ']}; here {', '.join(results.in_mean) or 'none'}"
         columns.append(Column("retention", "Retention Δ", signed=True, note=note))
     for name in results.skills:
         how = measured(results, "skill", name)
@@ -205,11 +205,6 @@ def retention_change(results: ReportData) -> ArrayFunction:
 def _entry(stage: int, column: int) -> ArrayFunction:
     """The function that takes one entry of R or D."""
     return lambda array: array[..., stage, column]
-
-
-def _in_mean(results: ReportData) -> list[str]:
-    """Retention tasks that may be averaged."""
-    return [task for task, in_mean in results.tasks_in_mean.items() if in_mean]
 
 
 def _numbers_of_examples(results: ReportData, kind: str, names: list[str]) -> Row:

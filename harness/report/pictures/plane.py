@@ -49,7 +49,7 @@ class Plane:
 def plane(source: Source) -> Plane | None:
     """The paths, None where no method has both a mean retention and a mean accuracy."""
     results = source.results
-    tasks = [task for task, counts in results.tasks_in_mean.items() if counts]
+    tasks = results.in_mean
     if not tasks:
         return None
     paths: list[MethodPath] = []
@@ -88,9 +88,7 @@ def _path(source: Source, label: str, from_base: bool) -> MethodPath | None:
         change=results.estimate(label, change, "D", difference=True),
         accuracy=results.estimate(label, last_accuracy),
         n=(
-            results.asked(
-                "retention", [t for t, counts in results.tasks_in_mean.items() if counts]
-            ),
+            results.asked("retention", results.in_mean),
             results.asked("skill", results.series[label].order),
         ),
         from_base=from_base,

@@ -72,7 +72,7 @@ class RetentionCurves:
 def retention_curves_table(results: ReportData, axis: TrainingAxis) -> pd.DataFrame:
     """Every task after each stage, mean over seeds: columns of ``TrainingAxis.average``."""
     records = results.retention_records
-    in_mean = [task for task, counts in results.tasks_in_mean.items() if counts]
+    in_mean = results.in_mean
     return axis.average(records[records["final"]], in_mean)
 
 
@@ -83,7 +83,7 @@ def mean_change_table(results: ReportData, axis: TrainingAxis, label: str) -> pd
     mean), seeds.
     """
     rows = []
-    n = results.asked("retention", [t for t, counts in results.tasks_in_mean.items() if counts])
+    n = results.asked("retention", results.in_mean)
     means = results.retention_mean(results.D[label])
     for stage in range(means.shape[-1] if means.size else 0):
 
