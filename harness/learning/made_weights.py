@@ -112,6 +112,11 @@ class MadeWeights(Parametrisation):
     def keeps_start(self) -> bool:
         return not self.continues
 
+    @property
+    def keeps_base(self) -> bool:
+        """Whether W_0 is in memory; otherwise W is made of numbers and of what stays alone."""
+        return True
+
     # ---- of one weight, as [outputs, inputs] ---------------------------------------------------
 
     def initial(self, weight: torch.Tensor, generator: torch.Generator) -> tuple[Tensors, Tensors]:
@@ -178,7 +183,8 @@ class MadeWeights(Parametrisation):
             numbers += self.count(weight)
             beside += self.beside(weight)
         kept = (numbers + beside) * self.continues
-        return Size(numbers, weights, weights, beside, kept, keeps_start=self.keeps_start)
+        again = weights * self.keeps_base
+        return Size(numbers, weights, True, again, beside, kept, self.keeps_start)
 
     # ---- a stage -------------------------------------------------------------------------------
 
@@ -189,7 +195,7 @@ class MadeWeights(Parametrisation):
         turned = _linear_weights(stage.model)
         names = self.trained(stage.model)
         goes_on = self.continues and bool(self.numbers)  # which the stage before has left
-        source = stage.start("run") if goes_on else stage.model
+        source = stage.start("run") if goes_on and self.keeps_base else stage.model
         seed = seed_for(stage.seed, stage.index, "parameters")
         generator = torch.Generator().manual_seed(seed)
         if not goes_on:
@@ -199,7 +205,7 @@ class MadeWeights(Parametrisation):
             made = Made(
                 stage.model.get_submodule(name.removesuffix(".weight")),
                 stage.model.get_parameter(name),
-                base if goes_on else base.clone(),
+                self._kept(base, goes_on),
                 turned[name],
                 {k: f"{name.removesuffix('.weight')}.{k}.weight" for k in self.kinds},
             )
@@ -215,6 +221,14 @@ class MadeWeights(Parametrisation):
             self.fixed[name] = {kind: t.to(device) for kind, t in self.fixed[name].items()}
         names_made = [name for made in self.made.values() for name in made.names.values()]
         check_names(self.numbers, names_made, "the adapter of the stage before")
+        if not (goes_on or self.keeps_base):
+            self._write(self.numbers)  # which are of another W_0 than the model's
+
+    def _kept(self, base: torch.Tensor, goes_on: bool) -> torch.Tensor:
+        """W_0, of which a model that learns needs a copy; empty where it is not kept."""
+        if not self.keeps_base:
+            return base.new_empty(0, 0)
+        return base if goes_on else base.clone()
 
     def end(self, stage: Stage) -> None:
         super().end(stage)

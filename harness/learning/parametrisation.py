@@ -38,13 +38,15 @@ class ParametrisationConfig:
 class Size:
     """What a parametrisation trains of a model, for --plan.
 
-    numbers: that AdamW moves; weights: of the model, that these change; again: of these, kept a
-    second time as they were; beside: float32 numbers in memory that stay; kept: numbers that later
-    stages read; keeps_start: as of the parametrisation.
+    numbers: that AdamW moves; weights: of the model, that these change; made: whether of numbers
+    that are others; again: of these weights, kept a second time as they were; beside: float32
+    numbers in memory that stay; kept: numbers that later stages read; keeps_start: as of the
+    parametrisation.
     """
 
     numbers: int
     weights: int
+    made: bool = False
     again: int = 0
     beside: int = 0
     kept: int = 0

@@ -276,12 +276,12 @@ class Memory:
 
     def _models(self, work: Work, trained: Size) -> float:
         """Bytes of the model, of copies, and of weights that are kept a second time."""
-        copies = work.loaded(trained.keeps_start) + (0 if trained.again else work.copies)
+        copies = work.loaded(trained.keeps_start) + (0 if trained.made else work.copies)
         return self.size * (self.parameters * (1.0 + copies) + trained.again)
 
     def _held(self, config: TrainingConfig, work: Work, trained: Size) -> Bytes:
         """Masters, gradients and moments, averages, and what parts hold."""
-        made = bool(trained.again)  # of other numbers, which are what teachers average
+        made = trained.made  # of other numbers, which are what teachers average
         masters, on_gpu = config.masters, self.on_gpu
         moments = MOMENT_BYTES[config.moments]
         held = trained_bytes(trained.numbers, self.size, masters, on_gpu, made, moments)
@@ -312,5 +312,5 @@ class Memory:
         # A chunk's gradient of the head goes into a float32 sum, on a GPU that of the step; in
         # another dtype by way of a tensor of its own, when most of the chunk's logits are gone.
         is_bfloat16 = self.size < 4
-        head_sum = 4 * self.head * (is_bfloat16 and not trained.again and not self.on_gpu)
+        head_sum = 4 * self.head * (is_bfloat16 and not trained.made and not self.on_gpu)
         return head_sum + max(logits, self.size * self.head * is_bfloat16)

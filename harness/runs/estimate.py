@@ -324,7 +324,7 @@ class _Estimator:
 
     def _state(self, spec: MethodSpec, work: Work, trained: Size) -> float:
         """Bytes of float32 masters, of moments, and of copies of what a teacher has."""
-        copied = trained.numbers if trained.again else self.machine.parameters
+        copied = trained.numbers if trained.made else self.machine.parameters
         each = 4 + MOMENT_BYTES[spec.config.moments]
         return float(each * trained.numbers * spec.cls.trains + 4 * work.copies * copied)
 

@@ -197,7 +197,7 @@ class GPU(Machine):
     def _update(self, step: StepWork) -> float:
         """AdamW and the average: bytes over PCIe and in memory one after the other, or launches."""
         numbers, speeds = step.trained.numbers, self.speeds
-        averaged = self.parameters if step.work.averaged and not step.trained.again else 0
+        averaged = self.parameters if step.work.averaged and not step.trained.made else 0
         over_link = link_bytes(numbers, averaged, step.masters, self.size, step.moments)
         in_memory = numbers * UPDATED_BYTES + averaged * AVERAGED_BYTES
         pieces = sum(math.ceil(count / PIECE) for count in self.tensors)

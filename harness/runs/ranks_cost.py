@@ -100,16 +100,16 @@ class PartsMemory:
         """Bytes that a rank has all the time of a step, beside activations and logits."""
         memory = self.memory
         each = TRAINED - MOMENTS * (masters != "device")  # of a trained number
-        copies = work.loaded(trained.keeps_start) + (0 if trained.again else work.copies)
+        copies = work.loaded(trained.keeps_start) + (0 if trained.made else work.copies)
         parts = memory.parameters * MASTER * (1 + copies) + MASTER * trained.again
-        if trained.again:  # numbers that every rank has whole
+        if trained.made:  # numbers that every rank has whole
             everywhere = each * trained.numbers + MASTER * trained.numbers * work.copies
         else:
             parts, everywhere = parts + (each - MASTER) * trained.numbers, 0.0
         layer = (memory.parameters - memory.head) / self.layers
         # Two layers whole, the one that computes and the next; gradients of one, in the model's
         # dtype and in float32 on their way. The embedding whole, and the head of each model.
-        whole = layer * (2 * memory.size + (memory.size + 4) * (not trained.again))
+        whole = layer * (2 * memory.size + (memory.size + 4) * (not trained.made))
         heads = memory.size * memory.head * (2 + bool(work.scored)) + 4 * memory.head
         return parts / self.count + everywhere + whole + heads
 
@@ -188,7 +188,7 @@ class RanksCost:
             prompts=step.prompts / count,
             limit=passes.tokens,
             recomputed=passes.recomputed,
-            trained=trained if trained.again else Size(trained.numbers // count, trained.weights),
+            trained=trained if trained.made else Size(trained.numbers // count, trained.weights),
         )
         terms, sent = self._terms(own, work, trained)
         alone = sum(self.gpu.terms(replace(step, limit=passes.tokens, recomputed=False)))
@@ -205,7 +205,7 @@ class RanksCost:
         terms = self.gpu.terms(step)
         away = (self.fleet.count - 1) / self.fleet.count
         bytes_once = self.memory.size * self.memory.parameters * away
-        backward = bytes_once + 4 * away * self.memory.parameters * (not trained.again)
+        backward = bytes_once + 4 * away * self.memory.parameters * (not trained.made)
         passes = math.ceil(step.prompts * work.learned / step.limit)
         scoring = math.ceil(step.prompts * work.scored / (2 * step.limit)) if work.scored else 0
         learning = (passes * (bytes_once + backward) + scoring * bytes_once) / self.fleet.sent
