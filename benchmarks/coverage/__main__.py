@@ -4,6 +4,7 @@ python -m benchmarks.coverage --draws 2000
 python -m benchmarks.coverage --seeds 2 --items 300 --estimators report
 python -m benchmarks.coverage --orders 3        # with several sequences of skills as a level
 python -m benchmarks.coverage --measured results/NAME     # what the runs of a folder tell
+python -m benchmarks.coverage --typical results/NAME      # how they vary, for --plan of others
 """
 
 import zlib
@@ -16,7 +17,7 @@ import numpy as np
 
 from benchmarks.coverage.estimators import ESTIMATORS, ESTIMATORS_OF_ORDERS, report
 from benchmarks.coverage.laws import LAWS, LAWS_OF_ORDERS, Law
-from benchmarks.coverage.measured import measured_table
+from benchmarks.coverage.measured import measured_table, typical_lines
 from harness.base.errors import Parser, UserError, did_you_mean, reported
 from harness.base.intervals import spread
 from harness.base.power import Variation
@@ -142,12 +143,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="FOLDER",
         help="results folders: the power of their runs, now and with the last of --items",
     )
+    parser.add_argument(
+        "--typical", nargs="+", metavar="FOLDER", help="how the differences of their runs vary"
+    )
     args = parser.parse_args(arguments)
     with reported(None):
-        if args.orders and (args.measured or args.power):
+        if args.orders and (args.measured or args.typical or args.power):
             raise UserError("--orders", "goes with the coverage alone", "leave it out")
         if args.measured:
             found = measured_table(ReportData(args.measured), args.items[-1], args.seeds or 5)
+        elif args.typical:
+            found = typical_lines(ReportData(args.typical))
         elif args.power:
             found = power_table(args.items, args.seeds or 3, args.draws)
         else:

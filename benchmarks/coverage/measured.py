@@ -1,4 +1,4 @@
-"""The smallest differences that the runs of a results folder tell, and what more would tell."""
+"""What the runs of a results folder tell, what more would tell, and how their numbers vary."""
 
 from collections.abc import Iterator, Sequence
 
@@ -13,6 +13,7 @@ from harness.report.data import ReportData
 from harness.report.estimates import ArrayFunction
 from harness.report.power import middle
 from harness.report.tables import retention_change
+from harness.runs.power import share_of_answers
 
 
 def measured_table(results: ReportData, questions: int, seeds: int) -> Iterator[str]:
@@ -40,6 +41,42 @@ def measured_table(results: ReportData, questions: int, seeds: int) -> Iterator[
         if now > 1:  # one seed does not know what another one changes
             told[2] = _size(variation, max(now, seeds), times, is_share)
         yield f"| {name} | {variation.count} | {' | '.join(told)} |"
+
+
+def typical_lines(results: ReportData) -> Iterator[str]:
+    """How differences of accuracy vary, as ``harness.runs.power.Typical``, on the median.
+
+    Of retention over methods, of skills over pairs of methods. Raises UserError where the folders
+    hold no scores of items of several seeds.
+    """
+    labels = list(results.series)
+    place = " and ".join(map(str, results.folders))
+    at_base = dict(zip(results.tasks_in_mean, results.D[labels[0]][:, 0].mean(0), strict=True))
+    change = retention_change(results)
+    of_pairs = [
+        results.compare((one, metrics.average_accuracy), (other, metrics.average_accuracy))
+        for one, other in pairs(labels)
+    ]
+    found = {
+        "retention": (
+            {task: results.n["retention", task] for task in results.in_mean},
+            at_base,
+            [results.estimate(label, change, "D", difference=True) for label in labels],
+        ),
+        "skills": ({name: results.n["skill", name] for name in results.skills}, {}, of_pairs),
+    }
+    for key, (counts, accuracies, estimates) in found.items():
+        spreads = [
+            each.spread for each in estimates if each.spread and "seeds" in each.spread.parts
+        ]
+        if not spreads or not counts:
+            raise UserError(place, f"holds no scores of {key} of several seeds", "give another one")
+        ways = [Variation.of(each) for each in spreads]
+        share = share_of_answers(counts, accuracies)
+        items = np.median([way.items for way in ways]) / share
+        both = np.median([way.both for way in ways]) / share
+        seeds = np.median([way.seeds for way in ways]) ** 0.5
+        yield f"{key}: items {items:.2f}, both {both:.2f}, seeds {seeds:.4f}, of {len(ways)}"
 
 
 def _size(variation: Variation, seeds: int, times: float, is_share: bool) -> str:

@@ -124,6 +124,13 @@ def arguments() -> argparse.Namespace:
         "--repeats", type=int, default=5, metavar="N", help="pairs of each short row (default 5)"
     )
     parser.add_argument(
+        "--long-repeats",
+        type=int,
+        default=1,
+        metavar="N",
+        help="pairs of the rows evaluation and stage, some minutes each (default 1)",
+    )
+    parser.add_argument(
         "--model", default="embedded", help="a model folder instead of the embedded model"
     )
     parser.add_argument(
@@ -150,8 +157,9 @@ def main() -> None:
         for name in names:
             if name not in ROWS:
                 raise UserError(f"--rows {name}", "unknown row", did_you_mean(name, ROWS))
-        if args.repeats < 1:
-            raise UserError("--repeats", f"must be at least 1, not {args.repeats}")
+        for option, count in (("--repeats", args.repeats), ("--long-repeats", args.long_repeats)):
+            if count < 1:
+                raise UserError(option, f"must be at least 1, not {count}")
         check_name(args.model, "--model")
         if args.model != EMBEDDED and not is_local(args.model):
             raise UserError(
@@ -161,7 +169,11 @@ def main() -> None:
             )
         with tempfile.TemporaryDirectory(prefix="bench-") as work:
             settings = Settings(
-                Path(work), model=args.model, dtype=args.dtype, repeats=args.repeats
+                Path(work),
+                model=args.model,
+                dtype=args.dtype,
+                repeats=args.repeats,
+                long_repeats=args.long_repeats,
             )
             results = run(names, settings, Path(args.out))
             print(terminal(results))

@@ -166,28 +166,34 @@ def our_evaluation(
 
 
 def evaluation(settings: Settings) -> list[Result]:
-    """A stage's evaluation. The dtype is part of what is measured, so both sides have ours."""
+    """A stage's evaluation. The dtype is part of what is measured, so both sides have ours.
+
+    Every pair begins with a results folder and files of its own, so that nothing is known before.
+    """
     dtype = settings.our_dtype
-    ours, order, parts = our_evaluation(settings, "evaluation")
     size, tried = lm_eval_batch(settings, dtype)
-    settings.say("ours")
-    mine, (skills, tasks) = timed(ours)
-    settings.say(f"ours {mine:.3g} s; the commands")
-    file = settings.work / "answers.json"
-    script, _ = python(*generate_command(settings, settings.folder, settings.examples, file))
-    answers = read_json(file)
-    out = settings.work / "lm_eval"
-    commands = lm_eval_commands(settings.folder, order.suite, dtype, size, out)
-    seconds = [python(*arguments)[0] for arguments in commands]
-    scores = lm_eval_scores(order.suite, out)
+    mine, scripts, commanded, batches = [], [], [], settings.long_repeats
+    for number in range(1, batches + 1):
+        ours, order, parts = our_evaluation(settings, f"evaluation-{number}")
+        settings.say(f"{number}/{batches}: ours")
+        own, (skills, tasks) = timed(ours)
+        settings.say(f"{number}/{batches}: ours {own:.3g} s; the commands")
+        file = settings.work / f"answers-{number}.json"
+        script, _ = python(*generate_command(settings, settings.folder, settings.examples, file))
+        out = settings.work / f"lm_eval-{number}"
+        commands = lm_eval_commands(settings.folder, order.suite, dtype, size, out)
+        mine.append(own)
+        scripts.append(script)
+        commanded.append(sum(python(*arguments)[0] for arguments in commands))
+    answers, scores = read_json(file), lm_eval_scores(order.suite, out)
     different = [name for name in tasks if tasks[name] != scores[name]]
     notes = [
         f"{len(skills)} skills x {settings.examples} greedy answers, {len(tasks)} retention tasks, "
-        f"{dtype}; one pair",
+        f"{dtype}; pairs: {batches}",
         f"ours: answers {parts['evaluation']:.3g} s, retention {parts['retention']:.3g} s",
-        f"theirs: a script with generate, batch {settings.prompts}, {script:.3g} s, "
-        f"and {len(seconds)} lm_eval commands, batch {size} (tried: {tried}), "
-        f"{sum(seconds):.3g} s; each loads the checkpoint, which is saved already and not counted",
+        f"theirs: a script with generate, batch {settings.prompts}, {scripts[-1]:.3g} s, "
+        f"and {len(commands)} lm_eval commands, batch {size} (tried: {tried}), "
+        f"{commanded[-1]:.3g} s; each loads the checkpoint, which is saved already and not counted",
         f"accuracy ours {_as_text(skills)}, theirs {_as_text(answers)}",
         f"lm-eval scores in {dtype}: "
         + (f"differ in {', '.join(different)}" if different else "identical"),
@@ -195,8 +201,8 @@ def evaluation(settings: Settings) -> list[Result]:
     return [
         faster(
             "a stage's evaluation",
-            [mine],
-            [script + sum(seconds)],
+            mine,
+            [script + command for script, command in zip(scripts, commanded, strict=True)],
             4,
             notes,
             skills=[skills, answers],

@@ -5,6 +5,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import yaml
@@ -108,11 +109,17 @@ def _train_command(
 
 def stage(settings: Settings) -> list[Result]:
     """Whole stages of SFT and SDFT: their seconds, and what of a stage is the harness's own."""
-    parts = _stage_seconds(settings)
-    learning = {kind: part["training"] + part["sampling"] for kind, part in parts.items()}
-    ratio = learning["sdft"] / learning["sft"]
-    whole = sum(part["stage"] for part in parts.values())
-    own = sum(part["own"] for part in parts.values())
+    pairs = [_stage_seconds(settings, number) for number in range(settings.long_repeats)]
+    learning = {
+        kind: [pair[kind]["training"] + pair[kind]["sampling"] for pair in pairs]
+        for kind in ("sft", "sdft")
+    }
+    sdft, sft = median(learning["sdft"]), median(learning["sft"])
+    of_stages = {kind: median(pair[kind]["stage"] for pair in pairs) for kind in ("sft", "sdft")}
+    ratio = sdft / sft
+    whole = sum(part["stage"] for pair in pairs for part in pair.values())
+    own = sum(part["own"] for pair in pairs for part in pair.values())
+    details = {"pairs": pairs}
     how = (
         f"{settings.stage_prompts} prompts of {settings.skill} in steps of {settings.prompts}, "
         f"{settings.our_dtype}"
@@ -120,17 +127,17 @@ def stage(settings: Settings) -> list[Result]:
     return [
         Result(
             "SDFT against SFT, the same examples",
-            learning["sdft"],
-            learning["sft"],
+            sdft,
+            sft,
             ratio,
             "at most 2.2x",
             ratio <= 2.2,
-            1,
+            len(pairs),
             notes=[
                 f"{how}; training and sampling; with evaluation "
-                f"{parts['sdft']['stage'] / parts['sft']['stage']:.2f}x; here `theirs` is SFT"
+                f"{of_stages['sdft'] / of_stages['sft']:.2f}x; here `theirs` is SFT"
             ],
-            details=dict(parts),
+            details=details,
         ),
         Result(
             "the harness's own share of a stage",
@@ -139,19 +146,19 @@ def stage(settings: Settings) -> list[Result]:
             own / whole,
             "under 3%",
             own / whole < 0.03,
-            2,
+            2 * len(pairs),
             notes=[
                 f"{how}: what is neither training, sampling, evaluation nor retention; "
                 "here `theirs` is the whole stage"
             ],
-            details=dict(parts),
+            details=details,
         ),
     ]
 
 
-def _stage_seconds(settings: Settings) -> dict[str, dict[str, float]]:
+def _stage_seconds(settings: Settings, number: int) -> dict[str, dict[str, float]]:
     """Seconds of each part of a stage, of the whole ``stage`` and of what is the harness's ``own``,
-    by method.
+    by method; number: of the pair.
     """
     mapping = make_order(
         settings,
@@ -162,7 +169,7 @@ def _stage_seconds(settings: Settings) -> dict[str, dict[str, float]]:
         settings.documents,
         rollout={"max_new_tokens": settings.tokens},
     )
-    results = ResultsWriter(settings.work / "stage")
+    results = ResultsWriter(settings.work / f"stage-{number}")
     run_order(Order(mapping, Path("stage.yaml")), results.folder, settings.progress)
     parts: dict[str, dict[str, float]] = defaultdict(dict)
     for kind in mapping["methods"]:

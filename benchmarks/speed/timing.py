@@ -56,6 +56,7 @@ class Settings:
     groups: int = 4
     group_size: int = 4
     repeats: int = 5
+    long_repeats: int = 1  # of evaluations and stages, which take minutes
     examples: int = 16  # of each skill in an evaluation
     documents: int | None = None  # of each retention task; None is all
     stage_prompts: int = 64

@@ -87,7 +87,7 @@ class Spread:
         weights, the variances: the square covers too little there.
         """
         parts = [part for part in self.parts.values() if part.variance > 0]
-        power = min(2.0, *(part.df for part in parts))
+        power = min([2.0, *(part.df for part in parts)])
         weights = [part.variance**power for part in parts]
         return float(np.dot([of_df(part.df) for part in parts], weights) / sum(weights))
 

@@ -59,7 +59,12 @@ class Variation:
 
 
 def detectable(spread: Spread, power: float = POWER) -> float:
-    """The smallest true difference whose interval leaves 0 out with this probability."""
+    """The smallest true difference whose interval leaves 0 out with this probability.
+
+    0 without a level that varies.
+    """
+    if not spread.variance:
+        return 0.0
     return spread.stderr * spread.average(lambda df: _noncentrality(df, power))
 
 

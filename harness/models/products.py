@@ -3,8 +3,8 @@
 What is faster differs by processor. It is measured once an order and kept in results.json, because
 another dtype or kernel rounds otherwise: every run, worker and resume of the order takes what is
 kept. The times are of one thread and of the processor, so that other work on the machine hardly
-moves them. The products of training and scoring stay PyTorch's own: on the processors tried no
-other way of those with many rows was a tenth faster.
+moves them. The products of training and scoring stay PyTorch's own: no other way of those with many
+rows was a tenth faster where it was tried (python -m benchmarks.speed.products).
 """
 
 from __future__ import annotations

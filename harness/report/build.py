@@ -19,7 +19,7 @@ from harness.report.cost_table import cost_table
 from harness.report.data import ReportData
 from harness.report.every_metric import every_metric
 from harness.report.exports import link, write_csv
-from harness.report.frontier import frontier, frontier_table
+from harness.report.frontier import frontier_table, frontiers
 from harness.report.pictures import draw_pictures, source_of
 from harness.report.power import power_note
 from harness.report.summary import summary_table
@@ -149,8 +149,7 @@ def _all_tables(results: ReportData) -> list[Table]:
         all_tables.append(comparison_table(results))
     if len(results.series) > 2:
         all_tables.append(holm_table(all_tables[-1]))
-    if shown := frontier(results):
-        all_tables.append(frontier_table(shown))
+    all_tables += [frontier_table(shown) for shown in frontiers(results)]
     all_tables.append(gains)
     if results.retention:
         all_tables.append(tables.retention_table(results))

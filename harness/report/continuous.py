@@ -63,7 +63,7 @@ def _told(results: ReportData, rows: Sequence[Row]) -> str:
         way = middle([change for change in changes if isinstance(change, Estimate)])
         if way is not None:
             variation, seeds = way
-            told.append(Told(name, f"{variation.detectable(seeds):.3f}", metric, *way))
+            told.append(Told(name, f"{variation.detectable(seeds):.3f}", metric, *way, True))
     return told_note(results, told)
 
 

@@ -5,6 +5,7 @@ settings: of these each is a method of its own.
 
 A method at one learning rate is a point; another rate learns more and forgets more. So methods are
 compared at the same gain, by what each keeps there, and by the area that their points dominate.
+What they keep is measured by accuracies, and by likelihoods, which tell more.
 """
 
 import json
@@ -17,26 +18,68 @@ import numpy as np
 from harness.base import curves, metrics
 from harness.report.continual import over_runs
 from harness.report.data import ReportData
-from harness.report.estimates import Estimate, Weighted, how_of
+from harness.report.estimates import ArrayFunction, Estimate, Weighted, how_of
 from harness.report.measurements import RunId
-from harness.report.table import Cell, Column, Row, Table
+from harness.report.table import FORMATS, Cell, Column, Row, Table, Unit
 from harness.report.tables import interval_note, retention_change
 
-SQUARE = 1e4  # square points in the square of a fraction
 MOST_ALONE = 8  # labels that a note names
-NOTE = (
-    "All settings on record of each method; parts, words among their options, and what is trained "
-    "make another method. Gain: mean over skills of own-stage minus base "
-    "accuracy, in points; retention Δ as in the main table. A method's row has its retention Δ at "
-    "a gain that all reach, on straight lines between neighbouring points, to first order in the "
-    "errors of both; and the area, in square points, that its points dominate (Zitzler & Thiele "
-    "1998) above no gain and the lowest retention Δ here. "
-)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is held against the gain, a change of prior abilities of which more is better.
+
+    key: of table and picture; name: in texts; unit: as of a table's column; area: that of points
+    times this; note: what it is; change: f(D).
+    """
+
+    key: str
+    name: str
+    unit: Unit
+    area: str
+    note: str
+    change: ArrayFunction
+
+    @property
+    def scale(self) -> int:
+        """What is shown of a value of 1."""
+        return FORMATS[self.unit][0]
+
+
+def kept_measures(results: ReportData) -> list[Kept]:
+    """By accuracies where the mean has some, and by likelihoods: of texts, else of choices."""
+    found = []
+    if results.in_mean:
+        note = "retention Δ as in the main table"
+        change = retention_change(results)
+        found.append(Kept("frontier", "retention Δ", "%", "square points", note, change))
+    columns = [*results.retention.items(), *results.continuous.items()]
+    for metric, sign, name, area in (
+        ("bits_per_byte", -1, "text Δ (bits per byte)", "points x bits per byte"),
+        ("margin", 1, "margin Δ (nats)", "points x nats"),
+    ):
+        places = [i for i, (_, e) in enumerate(columns) if e["metric"].partition(",")[0] == metric]
+        if places:
+            what = "bits per byte, fewer" if sign < 0 else "margin of the right choice, more"
+            note = f"{name}: mean change over {len(places)} tasks of the {what} being positive"
+            change = _mean_change(places, sign)
+            found.append(Kept("frontier_likelihoods", name, "own", area, note, change))
+            break
+    return found
+
+
+def _mean_change(places: list[int], sign: int) -> ArrayFunction:
+    def change(D: np.ndarray) -> np.ndarray:
+        means = sign * D[..., places].mean(-1)
+        return means[..., -1] - means[..., 0]
+
+    return change
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting of a method: new-task gain and mean change of retention, both fractions."""
+    """One setting of a method: new-task gain, a fraction, and change of prior abilities."""
 
     label: str
     gain: Estimate
@@ -59,15 +102,16 @@ class Family:
 class Frontier:
     """Families of two points or more; matched: the largest gain that all of them reach, or None.
 
-    results: those in which every point is a label; lowest: retention Δ of all points; alone: labels
-    that are in no family, since their method has one point.
+    results: those in which every point is a label; lowest: change of all points; alone: points
+    that are in no family, since their method has one.
     """
 
     results: ReportData
+    kept: Kept
     families: list[Family]
     matched: float | None
     lowest: float
-    alone: list[str]
+    alone: list[Setting]
 
 
 def mean_gain(R: np.ndarray) -> np.ndarray:
@@ -75,30 +119,34 @@ def mean_gain(R: np.ndarray) -> np.ndarray:
     return metrics.own_stage_gain(R).mean(-1)
 
 
-def frontier(results: ReportData) -> Frontier | None:
-    """The frontiers on record; None where no method has two settings with gain and retention."""
-    if not any(results.tasks_in_mean.values()):
-        return None
+def frontiers(results: ReportData) -> list[Frontier]:
+    """One by each measure, of those on record: some method has two settings with both numbers."""
     results = results.with_every_point
+    found = [_frontier(results, kept) for kept in kept_measures(results)]
+    return [shown for shown in found if shown is not None]
+
+
+def _frontier(results: ReportData, kept: Kept) -> Frontier | None:
     grouped: dict[str, list[str]] = defaultdict(list)
     for label in results.series:
         grouped[_setting(results, label)].append(label)
     families: list[Family] = []
+    alone: list[Setting] = []
     for labels in grouped.values():
-        points = [_point(results, label) for label in labels] if len(labels) > 1 else []
+        points = [_point(results, kept, label) for label in labels]
         known = [p for p in points if np.isfinite([p.gain.value, p.retention.value]).all()]
         if len({point.gain.value for point in known}) > 1:
             known.sort(key=lambda point: point.gain.value)
             families.append(Family(_name(results, labels[0], families), known))
+        else:
+            alone += known
     if not families:
         return None
     top = min(max(family.gains) for family in families)
     bottom = max(min(family.gains) for family in families)
     lowest = min(point.retention.value for family in families for point in family.points)
-    inside = {point.label for family in families for point in family.points}
-    alone = [label for label in results.series if label not in inside]
     is_matched = len(families) > 1 and top >= bottom
-    return Frontier(results, families, top if is_matched else None, lowest, alone)
+    return Frontier(results, kept, families, top if is_matched else None, lowest, alone)
 
 
 def _setting(results: ReportData, label: str) -> str:
@@ -114,8 +162,10 @@ def _composed(results: ReportData, label: str) -> tuple[str, list[str]]:
     trainer = (entry.get("config") or {}).get("trainer")
     trained = []
     for name, options in (entry.get("parameters") or {}).items():
-        continued = (options or {}).get("adapter") == "continued"
-        trained.append(f"{name} continued" if continued else name)
+        given = options or {}
+        kinds = ["continued"] * (given.get("adapter") == "continued")
+        kinds += ["nf4"] * (given.get("base") == "nf4")
+        trained.append(" ".join([name, *kinds]))
     words = [str(word) for word in (results.series[label].method, trainer, *trained) if word]
     return ", ".join(words), sorted(entry.get("with") or {})
 
@@ -153,17 +203,16 @@ def _name(results: ReportData, label: str, earlier: list[Family]) -> str:
     return f"{name} ({count + 1})" if count else name
 
 
-def _point(results: ReportData, label: str) -> Setting:
-    change = retention_change(results)
+def _point(results: ReportData, kept: Kept, label: str) -> Setting:
     return Setting(
         label,
         results.estimate(label, mean_gain, difference=True),
-        results.estimate(label, change, "D", difference=True),
+        results.estimate(label, kept.change, "D", difference=True),
     )
 
 
 def retention_at(shown: Frontier, family: Family, gain: float) -> Estimate:
-    """Retention Δ of a family at a gain between its points, on the line of the two neighbours.
+    """What a family keeps at a gain between its points, on the line of the two neighbours.
 
     With w = (g - g1) / (g2 - g1) it is (1 - w) r1 + w r2. Its error is that of the first-order
     change with all four numbers, (1 - w) dr1 + w dr2 - s ((1 - w) dg1 + w dg2) for the slope s of
@@ -179,7 +228,7 @@ def retention_at(shown: Frontier, family: Family, gain: float) -> Estimate:
         return second.retention
     w = (gain - first.gain.value) / width
     slope = (second.retention.value - first.retention.value) / width
-    change = retention_change(shown.results)
+    change = shown.kept.change
     parts = [
         part
         for point, share in ((first, 1 - w), (second, w))
@@ -198,12 +247,12 @@ def retention_at(shown: Frontier, family: Family, gain: float) -> Estimate:
 
 
 def area(shown: Frontier, family: Family) -> Estimate:
-    """The hypervolume of a family's points over (no gain, the lowest retention), square points.
+    """The hypervolume of a family's points over (no gain, the lowest change), as shown.
 
     The mean over the runs that all points have, with Student's interval.
     """
-    results = shown.results
-    change = retention_change(results)
+    results, change = shown.results, shown.kept.change
+    square = 100 * shown.kept.scale
     by_run: dict[RunId, list[tuple[float, float]]] = defaultdict(list)
     for point in family.points:
         R, D = results.R[point.label], results.D[point.label]
@@ -211,7 +260,7 @@ def area(shown: Frontier, family: Family) -> Estimate:
             if np.isfinite([gain, kept]).all():
                 by_run[run._replace(folder=0)].append((gain, kept))
     areas = {
-        run: SQUARE * curves.hypervolume(points, (0.0, shown.lowest))
+        run: square * curves.hypervolume(points, (0.0, shown.lowest))
         for run, points in by_run.items()
         if len(points) == len(family.points)
     }
@@ -222,12 +271,12 @@ def area(shown: Frontier, family: Family) -> Estimate:
 
 
 def alone_note(labels: list[str]) -> str:
-    """A sentence on methods that are left out, "" without any."""
+    """A sentence on methods with one point, "" without any."""
     if not labels:
         return ""
     named = ", ".join(labels[:MOST_ALONE])
     more = f" and {len(labels) - MOST_ALONE} more" if len(labels) > MOST_ALONE else ""
-    return f" Left out, with fewer than two settings to compare: {named}{more}."
+    return f" With one setting, and so no line: {named}{more}."
 
 
 def frontier_table(shown: Frontier) -> Table:
@@ -245,13 +294,25 @@ def frontier_table(shown: Frontier) -> Table:
             (point.label, {"gain": point.gain, "retention": point.retention})
             for point in family.points
         ]
+    rows += [
+        (point.label, {"gain": point.gain, "retention": point.retention}) for point in shown.alone
+    ]
+    kept = shown.kept
     columns = [
         Column("gain", "gain", signed=True),
-        Column("retention", "retention Δ", signed=True),
-        Column("area", "area", unit="count", note="square points"),
+        Column("retention", kept.name, unit=kept.unit, signed=True),
+        Column("area", "area", unit="count", note=kept.area),
     ]
     apart = ""
     if shown.matched is None and len(shown.families) > 1:
         apart = "No gain is reached by all. "
-    note = f"{NOTE}{apart}{interval_note(rows)}{alone_note(shown.alone)}"
-    return Table("frontier", "Gain against retention, over settings", note, columns, rows)
+    note = (
+        "All settings on record of each method; parts, words among their options, and what is "
+        "trained make another method. Gain: mean over skills of own-stage minus base accuracy, in "
+        f"points; {kept.note}. A method's row has it at a gain that all reach, on straight lines "
+        "between neighbouring points, to first order in the errors of both; and the area, in "
+        f"{kept.area}, that its points dominate (Zitzler & Thiele 1998) above no gain and the "
+        f"lowest here. {apart}{interval_note(rows)}{alone_note([p.label for p in shown.alone])}"
+    )
+    title = f"Gain against {kept.name.partition(' (')[0]}, over settings"
+    return Table(kept.key, title, note, columns, rows)

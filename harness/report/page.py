@@ -48,6 +48,7 @@ TABLE_SECTIONS = {
     "comparisons": "results",
     "comparisons_holm": "results",
     "frontier": "results",
+    "frontier_likelihoods": "results",
     "published": "results",
     "own_stage": "skills",
     "retention": "retention-section",

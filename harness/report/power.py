@@ -10,13 +10,13 @@ from harness.report.estimates import Estimate, IntervalSource
 from harness.report.table import Column, Row, Table
 
 MOST_NAMED = 8  # columns of one unit in a note
-EVALUATION = ("seconds_evaluation", "seconds_retention")  # columns of stages() that items fill
 
 
 class Told(NamedTuple):
     """The smallest change of one number that would be told, as a text.
 
-    unit: what it is in; variation: of the method in the middle, over so many seeds.
+    unit: what it is in; variation: of the method in the middle, over so many seeds; of_retention:
+    whether its questions are those of retention tasks, otherwise of skills.
     """
 
     name: str
@@ -24,6 +24,7 @@ class Told(NamedTuple):
     unit: str
     variation: Variation
     seeds: int
+    of_retention: bool
 
 
 def power_note(results: ReportData, columns: Sequence[Column], rows: Sequence[Row]) -> str:
@@ -33,7 +34,9 @@ def power_note(results: ReportData, columns: Sequence[Column], rows: Sequence[Ro
         cells = [of_row.get(column.key) for _, of_row in rows if column.signed]
         way = middle([cell for cell in cells if isinstance(cell, Estimate)])
         if way is not None:
-            told.append(Told(column.heading, _size(column, *way), column.unit, *way))
+            of_retention = column.key == "retention" or column.key.endswith("/delta")
+            size = _size(column, *way)
+            told.append(Told(column.heading, size, column.unit, *way, of_retention))
     return told_note(results, told)
 
 
@@ -90,17 +93,29 @@ def _halving(results: ReportData, told: Told) -> str:
     ways = budgets(variation, seeds, variation.detectable(seeds) / 2)
     if not ways:
         return f"Half of {told.name}'s takes more than 40 times the questions or 40 seeds."
-    of_items, rest = _seconds(results)
+    of_items, rest = _seconds(results, told.of_retention)
     parts = []
     for budget in ways.values():
         total = (of_items * budget.times + rest) * budget.seeds / seeds
-        parts.append(budget.text(seeds) + (f" ({clock(total)})" if total else ""))
+        notes = [clock(total)] if total else []
+        if budget.times > 1 and _all_are_asked(results, told.of_retention):
+            notes.append("the tests have no more")
+        parts.append(budget.text(seeds) + (f" ({'; '.join(notes)})" if notes else ""))
     return f"Half of {told.name}'s takes {' or '.join(parts)}."
 
 
-def _seconds(results: ReportData) -> tuple[float, float]:
-    """Of all stages on record: seconds that grow with the questions, and the others."""
+def _seconds(results: ReportData, of_retention: bool) -> tuple[float, float]:
+    """Of all stages on record: seconds that grow with these questions, and the others."""
     stages = results.stages()
     seconds = stages[[c for c in stages.columns if c.startswith("seconds_")]].sum()
-    of_items = float(sum(seconds.get(column, 0.0) for column in EVALUATION))
+    asked = "seconds_retention" if of_retention else "seconds_evaluation"
+    of_items = float(seconds.get(asked, 0.0))
     return of_items, float(seconds.sum()) - of_items
+
+
+def _all_are_asked(results: ReportData, of_retention: bool) -> bool:
+    """Whether every folder asks all questions that its tests have."""
+    if of_retention:
+        tasks = [task for head in results.heads for task in head.get("retention") or ()]
+        return not any(task.get("limit") for task in tasks)
+    return not any(head["evaluate"].get("examples") for head in results.heads)

@@ -1,8 +1,8 @@
 """What --plan says of power: the smallest differences that would be told, and what tells smaller.
 
-By how the numbers of finished runs vary, where there are some. Else by accuracies of 50%, the worst
-case, of retention tasks by the base model's on record, and by how differences varied in a
-figure 3 (three skills, three methods, three seeds; ``TYPICAL``).
+By how the numbers of finished runs vary, where there are some. Else by accuracies of 50%, where
+answers vary most, of retention tasks by the base model's on record, and by how differences varied
+in the committed figure 3 (three skills, three methods, three seeds; ``TYPICAL``).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,24 +18,25 @@ from harness.runs.measuring_cost import example_count
 from harness.runs.order import Order
 from harness.runs.order_cost import OrderCost
 
-WORST = 0.5  # the accuracy at which answers vary most
+WIDEST = 0.5  # the accuracy at which answers vary most
 WORDS = {"retention": "retention Δ", "skills": "mean accuracy between two methods"}
 
 
 @dataclass(frozen=True)
 class Typical:
-    """How differences of accuracy vary: medians of a figure 3 in float32; the committed has less.
+    """How differences of accuracy vary.
 
-    items, both: variance of one question's change, over all seeds and by seed, as a share of
+    items, both: variance of one question's difference, over all seeds and by seed, as a share of
     p (1 - p) at accuracy p; seeds: standard deviation of the mean by seed.
     """
 
-    items: float = 0.4
-    both: float = 0.3
-    seeds: float = 0.015
+    items: float
+    both: float
+    seeds: float
 
 
-TYPICAL = Typical()
+# Medians over methods, or over pairs of them: python -m benchmarks.coverage --typical FOLDER
+TYPICAL = {"retention": Typical(0.4, 0.3, 0.015), "skills": Typical(0.4, 0.3, 0.015)}
 
 
 @dataclass(frozen=True)
@@ -50,16 +51,24 @@ class Measure:
     most: float
     seconds: float
 
-    def variation(self, accuracies: Mapping[str, float]) -> Variation:
-        """Of the mean over the tests, typical; accuracies: of the base model, by test."""
-        share = sum(
-            p * (1 - p) / count / len(self.counts) ** 2
-            for name, count in self.counts.items()
-            for p in [accuracies.get(name, WORST)]
-        )
-        return Variation(
-            TYPICAL.items * share, TYPICAL.seeds**2, TYPICAL.both * share, sum(self.counts.values())
-        )
+    def variation(self, typical: Typical, accuracies: Mapping[str, float]) -> Variation:
+        """Of the mean over the tests; accuracies: of the base model, by test."""
+        share = share_of_answers(self.counts, accuracies)
+        total = sum(self.counts.values())
+        return Variation(typical.items * share, typical.seeds**2, typical.both * share, total)
+
+
+def share_of_answers(counts: Mapping[str, int], accuracies: Mapping[str, float]) -> float:
+    """The sum of p (1 - p) / n / tests^2: the variance of a mean over tests by its answers.
+
+    p is the accuracy with one more right and one more wrong, 1/2 where it is not known: a model
+    that is right nowhere may change too.
+    """
+    total = 0.0
+    for name, count in counts.items():
+        p = (accuracies.get(name, WIDEST) * count + 1) / (count + 2)
+        total += p * (1 - p) / count / len(counts) ** 2
+    return total
 
 
 def power_lines(
@@ -80,12 +89,17 @@ def power_lines(
         else:
             # Methods take a skill away from where the base model is, and retention tasks hardly.
             known = key == "retention" and all(name in base for name in measure.counts)
-            variation = measure.variation(base if known else {})
-            basis = "base model's accuracies" if known else "worst case, accuracies of 50%"
+            variation = measure.variation(TYPICAL[key], base if known else {})
+            basis = "base model's accuracies" if known else "accuracies of 50%"
             basis += "; typical spread of changes"
         told = 100 * variation.detectable(seeds)
-        line = f"power: {WORDS[key]} of {told:.1f} points would be told (80%, two-sided 5%; {basis}"
-        yield line + ("; what another seed changes is not in it)" if seeds == 1 else ")")
+        if seeds == 1:
+            basis += "; what another seed changes is not in it"
+            if variation.seeds:
+                basis += f", with it 3 seeds tell {100 * variation.detectable(3):.1f}"
+        yield (
+            f"power: {WORDS[key]} of {told:.1f} points would be told (80%, two-sided 5%; {basis})"
+        )
         wanted = getattr(order.power, key)
         target, what = (wanted, f"{wanted:g} points") if wanted else (told / 2, "half of it")
         ways = budgets(variation, seeds, target / 100)

@@ -12,6 +12,11 @@ SEEDS_ALONE = Variation(items=0.0, seeds=0.0003, both=0.0, count=100)
 MIXED = Variation(items=0.0002, seeds=0.0001, both=0.0001, count=400)
 
 
+def test_what_does_not_vary_is_told_whatever_it_is():
+    assert Variation(0.0, 0.0, 0.0, 50).detectable(3) == 0.0
+    assert Variation(0.0, 0.01, 0.0, 50).detectable(1) == 0.0  # of its questions alone
+
+
 @pytest.mark.parametrize("df, seeds", [(2, 3), (4, 5), (9, 10)])
 def test_seeds_alone_have_the_power_of_a_t_test(df, seeds):
     smallest = SEEDS_ALONE.detectable(seeds)

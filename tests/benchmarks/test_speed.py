@@ -3,9 +3,9 @@
 No number of it is judged here.
 """
 
-import dataclasses
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -141,19 +141,23 @@ def test_lm_eval_scores_are_identical(settings):
 
 
 def test_evaluation_is_the_commands(settings):
-    (result,) = evaluation(settings)
+    (result,) = evaluation(replace(settings, long_repeats=2))
+    assert result.n == len(result.details["ours"]) == len(result.details["theirs"]) == 2
     ours, theirs = result.details["skills"]
     assert result.details["identical_scores"] and ours == pytest.approx(theirs)
 
 
 def test_stage(settings):
-    against, share = stage(settings)
+    against, share = stage(replace(settings, long_repeats=2))
     assert against.ratio > 0 and 0 < share.ratio < 1
+    pairs = [pair["sdft"] for pair in against.details["pairs"]]
+    assert against.n == len(pairs) == 2 and pairs[0] != pairs[1]
+    assert against.ours == pytest.approx(sum(p["training"] + p["sampling"] for p in pairs) / 2)
 
 
 def test_order_and_its_script(settings):
     """Both sides end in a trained checkpoint and in numbers for every stage."""
-    (result,) = order(dataclasses.replace(settings, skills=("elements",)), ("grpo",))
+    (result,) = order(replace(settings, skills=("elements",)), ("grpo",))
     assert result.ratio > 0 and (settings.work / "grpo-1" / "model.safetensors").exists()
     for name in ("base", "grpo-1"):
         assert list(json.loads((settings.work / f"{name}.json").read_text())) == ["elements"]

@@ -1,17 +1,19 @@
 """Gain against retention over the settings of a method."""
 
 import json
+from collections import defaultdict
 
 import matplotlib
 import numpy as np
 import pytest
 
 from harness.base import metrics
+from harness.base.files import ROOT
 from harness.report import build
 from harness.report.data import ReportData
-from harness.report.frontier import alone_note, area, frontier, frontier_table, retention_at
+from harness.report.frontier import alone_note, area, frontier_table, frontiers, retention_at
 from harness.report.pictures import source_of
-from harness.report.pictures.frontier import FRONTIER, lines
+from harness.report.pictures.frontier import FRONTIER, LIKELIHOODS, lines
 from harness.report.style import STYLE, WIDE
 from tests.fabricate import fabricate
 from tests.report.folders import rewrite, row
@@ -44,7 +46,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shown(folder):
-    return frontier(ReportData([folder]))
+    return frontiers(ReportData([folder]))[0]
 
 
 def gain_and_retention(results, label):
@@ -123,11 +125,12 @@ def test_the_table_and_the_picture_have_every_setting(folder, shown):
     assert [label for label, _ in table.rows] == [
         *("sft, all settings", "sft_slow", "sft_mid", "sft"),
         *("sdft, all settings", "sdft_slow", "sdft"),
+        "grpo",
     ]
     cells = row(table, "sft, all settings")
     assert cells["gain"] == shown.matched
     assert cells["retention"] == retention_at(shown, shown.families[0], shown.matched)
-    drawn = lines(source_of(ReportData([folder])))
+    drawn = lines(source_of(ReportData([folder])), "frontier")
     assert [line.name for line in drawn.lines] == ["sft", "sdft"]
     band = drawn.lines[0].band
     assert band[0, :2] == pytest.approx(
@@ -137,12 +140,12 @@ def test_the_table_and_the_picture_have_every_setting(folder, shown):
 
 
 def test_marks_bear_their_labels_and_the_note_says_who_is_left_out(folder, shown):
-    drawn = lines(source_of(ReportData([folder])))
+    drawn = lines(source_of(ReportData([folder])), "frontier")
     with matplotlib.rc_context(STYLE):
         (axes,) = FRONTIER.draw(drawn, WIDE).axes
     labels = [text.get_text() for text in axes.texts if text.get_text() != "matched gain"]
-    assert sorted(labels) == sorted(set(LAWS) - {"grpo"})
-    said = " Left out, with fewer than two settings to compare: grpo."
+    assert sorted(labels) == sorted(LAWS)
+    said = " With one setting, and so no line: grpo."
     assert FRONTIER.caption(drawn).endswith(said)
     assert frontier_table(shown).note.endswith(said)
     assert alone_note([]) == "" and alone_note(list("abcdefghij")).endswith("g, h and 2 more.")
@@ -164,11 +167,11 @@ def test_points_of_a_grid_count_though_one_is_selected(tmp_path):
     (folder / "selection.json").write_text(json.dumps(chosen))
     results = ReportData([folder])
     assert list(results.series) == ["grpo", "sft"]
-    (family,) = frontier(results).families
+    shown, _ = frontiers(results)
+    (family,) = shown.families
     assert [point.label for point in family.points] == ["sft.lr-1", "sft.lr-2"]
     selected = results.estimate("sft", lambda R: metrics.own_stage_gain(R).mean(-1))
     assert family.points[1].gain.value == pytest.approx(selected.value)
-    shown = frontier(results)
     assert shown.matched is None  # nothing to compare one method with
     tables = build._all_tables(results)
     assert [table.name for table in tables][1:4] == ["main", "comparisons", "frontier"]
@@ -177,10 +180,40 @@ def test_points_of_a_grid_count_though_one_is_selected(tmp_path):
     assert (tmp_path / "frontier.svg").exists()
 
 
+def test_likelihoods_are_held_against_the_gain_as_well():
+    """The committed quickstart: fewer bits per byte over six texts are more, by its records."""
+    folder = ROOT / "results/measured/quickstart"
+    results = ReportData([folder])
+    by_accuracies, shown = frontiers(results)
+    assert by_accuracies.kept.key == "frontier" and shown.kept.unit == "own"
+    (family,) = shown.families
+    assert sorted(point.label for point in family.points) == ["sft", "sft_5e-4"]
+    assert [point.label for point in shown.alone] == ["sdft", "grpo"]
+    values = defaultdict(list)
+    for line in (folder / "records.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        if record["metric"].startswith("bits_per_byte") and record["name"].startswith("text_"):
+            values[record["method"], record["stage"]].append(record["value"])
+    for point in [*family.points, *shown.alone]:
+        base, end = (np.array(values[point.label, stage]) for stage in (0, 2))
+        assert len(base) == len(end) == 6
+        assert point.retention.value == pytest.approx(base.mean() - end.mean())
+    fast = next(point.retention for point in family.points if point.label == "sft_5e-4")
+    slow = next(point.retention for point in family.points if point.label == "sft")
+    assert fast.high < slow.low  # which accuracies do not tell
+    table = frontier_table(shown)
+    assert table.text(table.columns[1], fast) == f"−{-fast.value:.3f} ±{fast.high - fast.value:.3f}"
+    with matplotlib.rc_context(STYLE):
+        (axes,) = LIKELIHOODS.draw(lines(source_of(results), shown.kept.key), WIDE).axes
+    assert axes.get_xlabel() == "text Δ (bits per byte)"
+    drawn = {t.get_text(): t.xy for t in axes.texts}
+    assert drawn["sft_5e-4"][0] == pytest.approx(fast.value)
+
+
 def test_one_setting_a_method_or_no_retention_has_no_frontier(tmp_path, three):
-    assert frontier(ReportData([three])) is None
+    assert frontiers(ReportData([three])) == []
     bare = fabricate(tmp_path / "bare", methods=LAWS, n=10, retention={})
-    assert frontier(ReportData([with_settings(bare)])) is None
+    assert frontiers(ReportData([with_settings(bare)])) == []
 
 
 def test_what_is_trained_and_which_trainer_make_another_method(tmp_path):
@@ -192,6 +225,7 @@ def test_what_is_trained_and_which_trainer_make_another_method(tmp_path):
         "lora_wide": {"parameters": {"lora": {"rank": 64, "adapter": "merged"}}},
         "on": {"parameters": {"lora": {"rank": 4, "adapter": "continued"}}},
         "on_wide": {"parameters": {"lora": {"rank": 64, "adapter": "continued"}}},
+        "four": {"parameters": {"lora": {"adapter": "continued", "base": "nf4"}}},
         "dora": {"parameters": {"dora": {"rank": 4}}, "with": {"ewc": {}}},
         "dora_strong": {"parameters": {"dora": {"rank": 4}}, "with": {"ewc": {"strength": 9}}},
         "near": {"with": {"anchor": {"beta": 0.5, "along": "demonstrations", "of": "stage"}}},
@@ -209,7 +243,7 @@ def test_what_is_trained_and_which_trainer_make_another_method(tmp_path):
             results["methods"][label] |= {"method": "sft", **entry}
 
     rewrite(folder / "results.json", change)
-    found = frontier(ReportData([folder])).families
+    found = frontiers(ReportData([folder]))[0].families
     assert {family.name: {point.label for point in family.points} for family in found} == {
         "sft": {"sft", "sft_fast"},
         "sft, lora": {"lora", "lora_wide"},

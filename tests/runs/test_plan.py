@@ -25,6 +25,7 @@ from harness.results.writer import ResultsWriter
 from harness.runs import measuring_cost
 from harness.runs.cost import Machine, Memory, activations
 from harness.runs.plan import plan
+from harness.runs.power import TYPICAL
 from harness.runs.reading import read_order
 from harness.runs.sequence import run_order
 
@@ -323,15 +324,20 @@ def power_of(text):
 PAIR = "mean accuracy between two methods"
 
 
-def test_power_is_foretold_for_the_worst_case_or_by_the_base_model(order_file, tmp_path):
-    """Two skills of four questions each, in the worst case right half of the time."""
+def typical(key, share, count):
+    way = TYPICAL[key]
+    return Variation(way.items * share, way.seeds**2, way.both * share, count)
+
+
+def test_power_is_foretold_for_accuracies_of_half_or_by_the_base_model(order_file, tmp_path):
+    """Two skills of four questions each, right half of the time."""
     suite = [{"task": "embedded_commonsense", "limit": 6}]
     order = read_order(order_file(retention=suite), ["seeds=[0, 1, 2]"])
     told, basis, below = power_of(plan(order, tmp_path / "out"))[PAIR]
     share = 2 * 0.25 / 4 / 4
-    worst = Variation(0.4 * share, 0.015**2, 0.3 * share, 8)
-    assert told == pytest.approx(100 * worst.detectable(3), abs=0.05)
-    assert "worst case, accuracies of 50%; typical spread" in basis
+    wide = typical("skills", share, 8)
+    assert told == pytest.approx(100 * wide.detectable(3), abs=0.05)
+    assert basis.endswith("accuracies of 50%; typical spread of changes")
     assert below.startswith("half of it: ") and "times the questions" in below
     assert "the tests have" in below
 
@@ -341,8 +347,8 @@ def test_power_is_foretold_for_the_worst_case_or_by_the_base_model(order_file, t
     record = json.dumps({"stage": 0, "split": "test", **task})
     (tmp_path / "out" / "records.jsonl").write_text(record)
     told, basis, _ = power_of(plan(order, tmp_path / "out"))["retention Δ"]
-    share = 0.09 / 6
-    known = Variation(0.4 * share, 0.015**2, 0.3 * share, 6)
+    right = (0.9 * 6 + 1) / (6 + 2)
+    known = typical("retention", right * (1 - right) / 6, 6)
     assert told == pytest.approx(100 * known.detectable(3), abs=0.05)
     assert basis.startswith("80%, two-sided 5%; base model's accuracies;")
 
@@ -350,6 +356,34 @@ def test_power_is_foretold_for_the_worst_case_or_by_the_base_model(order_file, t
     told, basis, _ = power_of(plan(order, tmp_path / "out", measured))[PAIR]
     assert told == pytest.approx(100 * measured["skills"][0].detectable(3), abs=0.05)
     assert "by 3 seeds of this folder" in basis
+
+
+@pytest.mark.parametrize("accuracy", [0.0, 1.0])
+def test_power_is_foretold_where_the_base_model_is_right_nowhere_or_everywhere(
+    order_file, tmp_path, accuracy
+):
+    suite = [{"task": "embedded_commonsense", "limit": 6}]
+    order = read_order(order_file(retention=suite))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "results.json").write_text(json.dumps(order.about()))
+    task = {"name": "embedded_commonsense", "metric": "acc,none", "value": accuracy}
+    record = json.dumps({"stage": 0, "split": "test", **task})
+    (tmp_path / "out" / "records.jsonl").write_text(record)
+    told, _, _ = power_of(plan(order, tmp_path / "out"))["retention Δ"]
+    known = typical("retention", 7 / 64 / 6, 6)
+    assert told == pytest.approx(100 * known.detectable(len(order.seeds)), abs=0.05)
+
+
+def test_one_seed_says_what_more_would_tell_with_what_a_seed_changes(order_file, tmp_path):
+    """The number of one seed leaves that out, and may be below the one of three."""
+    told, basis, _ = power_of(plan(read_order(order_file(), ["seeds=[0]"]), tmp_path / "out"))[PAIR]
+    three, _, _ = power_of(plan(read_order(order_file(), ["seeds=[0, 1, 2]"]), tmp_path / "out"))[
+        PAIR
+    ]
+    said = re.search(
+        r"what another seed changes is not in it, with it 3 seeds tell ([0-9.]+)", basis
+    )
+    assert float(said[1]) == three != told
 
 
 def test_an_order_asks_for_power_and_the_plan_proposes_budgets(order_file, tmp_path):

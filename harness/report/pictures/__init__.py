@@ -40,6 +40,7 @@ PICTURES: list[Picture[Any]] = [  # in the page's order
     curves.NORMALISED,
     plane.PLANE,
     frontier.FRONTIER,
+    frontier.LIKELIHOODS,
     accuracy_matrix.ACCURACY_MATRIX,
     retention.RETENTION,
     drift.DRIFT,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -9,7 +10,15 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from harness.report.estimates import Estimate
-from harness.report.frontier import Family, alone_note, frontier, retention_at
+from harness.report.frontier import (
+    MOST_ALONE,
+    Family,
+    Kept,
+    Setting,
+    alone_note,
+    frontiers,
+    retention_at,
+)
 from harness.report.pictures.picture import Picture, Source
 from harness.report.style import (
     BASE,
@@ -26,19 +35,21 @@ from harness.report.style import (
 )
 
 STEPS = 12  # of the band between two neighbouring points
+GREY = Look(MUTED, "o", "-")  # of methods with one setting where they are many
 
 # -- what is shown
 
 
 @dataclass(frozen=True)
 class Line:
-    """One method. points: (label, retention Δ, gain) of its settings, by rising gain.
+    """One method. points: its settings, by rising gain.
 
-    band: [steps, 4], gain, retention Δ, low, high between the points, NaN where not known.
+    band: [steps, 4], gain, change of prior abilities, low, high between the points, NaN where not
+    known.
     """
 
     name: str
-    points: list[tuple[str, Estimate, Estimate]]
+    points: list[Setting]
     band: np.ndarray
 
 
@@ -46,18 +57,19 @@ class Line:
 class Lines:
     """All methods with several settings; matched: the gain at which they are compared.
 
-    alone: labels of the others, which have one setting with a gain and a retention Δ.
+    alone: settings of the others, which have one.
     """
 
-    looks: dict[str, Look]
+    kept: Kept
+    looks: dict[str, Look]  # of families and of labels
     lines: list[Line]
     matched: float | None
-    alone: list[str]
+    alone: list[Setting]
 
 
-def lines(source: Source) -> Lines | None:
-    """The frontiers, None where no method has several settings."""
-    shown = frontier(source.results)
+def lines(source: Source, key: str) -> Lines | None:
+    """The frontier by a measure, None where no method has several settings."""
+    shown = next((each for each in frontiers(source.results) if each.kept.key == key), None)
     if shown is None:
         return None
 
@@ -71,11 +83,9 @@ def lines(source: Source) -> Lines | None:
         return np.array([(gain, e.value, e.low, e.high) for gain, e in found])
 
     return Lines(
-        looks(family.name for family in shown.families),
-        [
-            Line(family.name, [(p.label, p.retention, p.gain) for p in family.points], band(family))
-            for family in shown.families
-        ],
+        shown.kept,
+        source.looks | looks(family.name for family in shown.families),
+        [Line(family.name, family.points, band(family)) for family in shown.families],
         shown.matched,
         shown.alone,
     )
@@ -85,10 +95,16 @@ def lines(source: Source) -> Lines | None:
 
 
 def draw(shown: Lines, form: Form) -> Figure:
-    """All methods in one panel, in points; the base model is where both are 0."""
+    """All methods in one panel; the base model is where both are 0."""
     figure, axes = single()
     for line in shown.lines:
-        _draw_line(axes, line, shown.looks[line.name])
+        _draw_line(axes, line, shown.looks[line.name], shown.kept.scale)
+    are_few = len(shown.alone) <= MOST_ALONE
+    for point in shown.alone:
+        look = shown.looks.get(point.label, GREY) if are_few else GREY
+        _draw_mark(axes, point, look, shown.kept.scale)
+        if are_few:
+            _write_label(axes, point, shown.kept.scale, is_above=True)
     axes.plot(
         0,
         0,
@@ -110,49 +126,57 @@ def draw(shown: Lines, form: Form) -> Figure:
             color=MUTED,
             fontsize=8,
         )
-    axes.set_xlabel("retention Δ (points)")
+    axes.set_xlabel(f"{shown.kept.name} (points)" if shown.kept.unit == "%" else shown.kept.name)
     axes.set_ylabel("new-task gain (points)")
     axes.margins(0.1)
     legend(figure, shown.looks, [line.name for line in shown.lines])
     return figure
 
 
-def _draw_line(axes: Axes, line: Line, look: Look) -> None:
-    """Points with error bars, the line between them, and the band of retention along it."""
-    gain, kept, low, high = line.band.T * 100
+def _draw_line(axes: Axes, line: Line, look: Look, scale: float) -> None:
+    """Points with error bars, the line between them, and the band of what is kept along it."""
+    gain, (kept, low, high) = line.band[:, 0] * 100, line.band[:, 1:].T * scale
     axes.plot(kept, gain, color=look.colour, linestyle=look.dash, linewidth=1.6, zorder=3)
     axes.fill_betweenx(gain, low, high, color=look.colour, alpha=0.13, linewidth=0, zorder=2)
-    rises = np.gradient([kept.value for _, kept, _ in line.points]) > 0
-    for (label, retention, gained), is_rising in zip(line.points, rises, strict=True):
-        axes.errorbar(
-            retention.value * 100,
-            gained.value * 100,
-            xerr=_error_bar(retention),
-            yerr=_error_bar(gained),
-            color=look.colour,
-            marker=look.marker,
-            markersize=7,
-            markeredgecolor=PAPER,
-            elinewidth=0.8,
-            alpha=0.9,
-            linestyle="none",
-            zorder=4,
-        )
-        axes.annotate(
-            shorten(label, LETTERS),
-            (retention.value * 100, gained.value * 100),
-            xytext=(6, -5 if is_rising else 5),  # the line passes on the other side
-            textcoords="offset points",
-            va="top" if is_rising else "bottom",
-            fontsize=SMALL,
-            zorder=5,
-            path_effects=[withStroke(linewidth=2.5, foreground=PAPER)],
-        )
+    rises = np.gradient([point.retention.value for point in line.points]) > 0
+    for point, is_rising in zip(line.points, rises, strict=True):
+        _draw_mark(axes, point, look, scale)
+        _write_label(axes, point, scale, is_above=not is_rising)  # the line is on the other side
 
 
-def _error_bar(estimate: Estimate) -> np.ndarray | None:
-    """Lengths [2, 1] below and above the value in points, None where there is no interval."""
-    ends = np.array([[estimate.value - estimate.low], [estimate.high - estimate.value]]) * 100
+def _draw_mark(axes: Axes, point: Setting, look: Look, scale: float) -> None:
+    axes.errorbar(
+        point.retention.value * scale,
+        point.gain.value * 100,
+        xerr=_error_bar(point.retention, scale),
+        yerr=_error_bar(point.gain, 100),
+        color=look.colour,
+        marker=look.marker,
+        markersize=7,
+        markeredgecolor=PAPER,
+        elinewidth=0.8,
+        alpha=0.9,
+        linestyle="none",
+        zorder=4,
+    )
+
+
+def _write_label(axes: Axes, point: Setting, scale: float, is_above: bool) -> None:
+    axes.annotate(
+        shorten(point.label, LETTERS),
+        (point.retention.value * scale, point.gain.value * 100),
+        xytext=(6, 5 if is_above else -5),
+        textcoords="offset points",
+        va="bottom" if is_above else "top",
+        fontsize=SMALL,
+        zorder=5,
+        path_effects=[withStroke(linewidth=2.5, foreground=PAPER)],
+    )
+
+
+def _error_bar(estimate: Estimate, scale: float) -> np.ndarray | None:
+    """Lengths [2, 1] below and above the value as shown, None where there is no interval."""
+    ends = np.array([[estimate.value - estimate.low], [estimate.high - estimate.value]]) * scale
     return np.abs(ends) if np.isfinite(ends).all() else None
 
 
@@ -163,20 +187,29 @@ def caption(shown: Lines) -> str:
     text = (
         "Each mark is one setting of a method (as a learning rate) with 95% intervals; lines join "
         "neighbouring gains. Up learns more, right keeps more; the star is the base model. Band: "
-        "95% interval of the retention Δ at that gain."
+        f"95% interval of the {shown.kept.name} at that gain."
     )
     if shown.matched is not None:
         text += (
             " Broken line: the largest gain that all methods reach, at which the table compares."
         )
-    return text + alone_note(shown.alone)
+    return text + alone_note([point.label for point in shown.alone])
 
 
 def alt(shown: Lines) -> Iterator[str]:
     """Each method's points."""
     for line in shown.lines:
-        points = [f"{g.value * 100:+.1f} with {r.value * 100:+.1f}" for _, r, g in line.points]
+        form = ".1f" if shown.kept.unit == "%" else ".3f"
+        points = [
+            f"{p.gain.value * 100:+.1f} with {p.retention.value * shown.kept.scale:+{form}}"
+            for p in line.points
+        ]
         yield f"{line.name} gains {', '.join(points)} of prior abilities"
 
 
-FRONTIER = Picture("frontier", "Gain against retention", "results", lines, draw, caption, alt)
+def _picture(key: str, title: str) -> Picture[Lines]:
+    return Picture(key, title, "results", partial(lines, key=key), draw, caption, alt)
+
+
+FRONTIER = _picture("frontier", "Gain against retention")
+LIKELIHOODS = _picture("frontier_likelihoods", "Gain against likelihoods")
