@@ -128,4 +128,4 @@ def _with(variation: Variation, seeds: int, target: float) -> Sizes | None:
             high = middle
         else:
             low = middle
-    return Sizes(seeds, high)
+    return Sizes(seeds, math.ceil(round(10 * high, 6)) / 10)  # as it is shown

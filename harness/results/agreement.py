@@ -33,9 +33,11 @@ def continued(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> dic
         key: list(dict.fromkeys([*old.get(key, []), *new.get(key, [])]))
         for key in ("references", "relearning")
     }
+    has_all = set(methods) <= set(new["methods"])
     return {
         **new,
-        "methods": {**methods, **new["methods"]},
+        # Tables have the methods as the order has them, whichever began first.
+        "methods": new["methods"] if has_all else {**methods, **new["methods"]},
         "seeds": sorted({*old["seeds"], *new["seeds"]}),
         **{key: labels for key, labels in asked.items() if labels},
         **({"orders": orders} if orders else {}),

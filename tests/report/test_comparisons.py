@@ -1,9 +1,13 @@
 """Methods in pairs, and what a table says that it could have told."""
 
+import re
+from collections import defaultdict
+
 import numpy as np
 import pytest
 
 from harness.base import metrics
+from harness.base.files import ROOT, read_json
 from harness.base.power import Variation
 from harness.report import tables
 from harness.report.build import write_report
@@ -76,13 +80,33 @@ def test_the_note_says_what_each_column_could_have_told_in_its_own_unit(three):
 
 def test_a_note_names_the_first_numbers_of_each_unit(three):
     variation = Variation(0.01, 0.0, 0.0, 100)
-    told = [Told(f"skill{i}", f"{i}.5", "%", variation, 3) for i in range(10)]
-    told += [Told(f"text{i}", f"0.0{i}", "own", variation, 3) for i in range(1, 7)]
+    told = [Told(f"skill{i}", f"{i}.5", "%", variation, 3, False) for i in range(10)]
+    told += [Told(f"text{i}", f"0.0{i}", "own", variation, 3, True) for i in range(1, 7)]
     note = told_note(ReportData([three]), told)
     assert "skill7 7.5, text1 0.01, " in note and "skill8" not in note
     assert ", text6 0.06 and 2 more." in note
     assert note.count("Half of ") == 2 and "Half of skill0's" in note and "Half of text1's" in note
     assert told_note(ReportData([three]), []) == ""
+
+
+def test_hours_are_of_the_questions_that_a_column_is_about():
+    """The committed quickstart asks 100 of each skill's questions, and all of its suite's."""
+    folder = ROOT / "results/measured/quickstart"
+    results = ReportData([folder])
+    seconds = defaultdict(float)
+    for file in folder.glob("runs/*/stage-*/stage.json"):
+        for part, taken in read_json(file)["seconds"].items():
+            seconds[part] += taken
+    for table, asked, more in (
+        (tables.main_table(results), "evaluation", ""),
+        (tables.retention_table(results), "retention", "; the tests have no more"),
+    ):
+        said = re.search(r"takes ([0-9.]+) times the questions \(([0-9:]+)(.*?)\)", table.note)
+        hours, minutes, of_minute = map(int, said[2].split(":"))
+        taken = 3600 * hours + 60 * minutes + of_minute
+        others = sum(seconds.values()) - seconds[asked]
+        assert taken == pytest.approx(others + float(said[1]) * seconds[asked], rel=0.02)
+        assert said[3] == more
 
 
 def test_the_note_of_one_seed_says_that_seeds_are_not_in_it(tmp_path):

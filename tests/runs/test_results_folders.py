@@ -161,6 +161,9 @@ def test_methods_and_seeds_may_be_added(about, tmp_path):
     results.open(about(methods={"sdft": {}}, seeds=[0]))
     found = json.loads((tmp_path / "out/results.json").read_text())
     assert list(found["methods"]) == ["sft", "sdft"] and found["seeds"] == [0, 2]
+    results.open(about(methods={"sdft": {}, "sft": {}}, seeds=[0]))
+    found = json.loads((tmp_path / "out/results.json").read_text())
+    assert list(found["methods"]) == ["sdft", "sft"]  # the order's own, once it has all
 
 
 @pytest.mark.parametrize(
