@@ -23,9 +23,9 @@ NormalFloat's 16 values times the largest of 64 weights (section 3 and appendix 
 rounds it. The largest stay in float32, where the paper rounds them as well.
 
 The run trains on the rounded W_0 from its first step, so what rounding costs is in the first
-stage's numbers. It wants ``adapter: continued``: a merged adapter would be rounded with the weights.
-W itself is in memory in the model's dtype, where QLoRA makes it anew for each product: this saves
-the second copy, not the first.
+stage's numbers. It wants ``adapter: continued``: a merged adapter would be rounded with the
+weights. W itself is in memory in the model's dtype, where QLoRA makes it anew for each product:
+this saves the second copy, not the first.
 
 State: A and B where they are continued, with the 4 bits of W_0, else nothing. Cost: beside the
 model, W_0 of the linear maps in memory, in its dtype or in 4.5 bits a weight, and 16 bytes for each
