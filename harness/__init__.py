@@ -9,6 +9,7 @@ and ``run`` import it once they are asked for.
 """
 
 import importlib
+import logging
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -58,3 +59,6 @@ if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
     os.environ |= waiting(_looks())
 for cache in CACHES:
     os.environ.setdefault(cache, KEPT_PRODUCTS)
+
+# Wherever PEFT is imported it imports bitsandbytes, which warns of a kernel that is not installed.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

@@ -53,7 +53,6 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-import logging
 import os
 import tempfile
 import typing
@@ -164,8 +163,6 @@ class TRL(Method):
         import trl
 
         os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-        # PEFT imports bitsandbytes, which warns of a kernel that is not installed.
-        logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
         name = self.config.trainer
         home = trl
         if name not in trainers():

@@ -32,12 +32,8 @@ model, W_0 of the linear maps in memory, in its dtype or in 4.5 bits a weight, a
 number of A and B; two thirds of the products of a training pass over all weights.
 """
 
-import functools
-import importlib
 import importlib.util
-import logging
 from dataclasses import dataclass
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
@@ -110,21 +106,17 @@ class LoRA(LowRank):
 
 def _rounded(weight: torch.Tensor) -> Tensors:
     """4 bits of each weight, two in a byte, and the constant of each block."""
-    quantize = _bitsandbytes().quantize_4bit
-    codes, state = quantize(weight.flatten(), blocksize=BLOCK, quant_type="nf4")
+    from bitsandbytes.functional import quantize_4bit
+
+    codes, state = quantize_4bit(weight.flatten(), blocksize=BLOCK, quant_type="nf4")
     return {"nf4": codes, "absmax": state.absmax}
 
 
 def _unrounded(fixed: Tensors, shape: tuple[int, int]) -> torch.Tensor:
     """The float32 weight of ``_rounded``'s result."""
-    functional, flat = _bitsandbytes(), torch.Size([shape[0] * shape[1]])
-    state = functional.QuantState(fixed["absmax"], flat, None, BLOCK, "nf4", torch.float32)
-    weight: torch.Tensor = functional.dequantize_4bit(fixed["nf4"], state)
+    from bitsandbytes.functional import QuantState, dequantize_4bit
+
+    flat = torch.Size([shape[0] * shape[1]])
+    state = QuantState(fixed["absmax"], flat, None, BLOCK, "nf4", torch.float32)
+    weight: torch.Tensor = dequantize_4bit(fixed["nf4"], state)
     return weight.view(shape)
-
-
-@functools.cache
-def _bitsandbytes() -> ModuleType:
-    """Its functions, without its warning that a kernel for other products is not installed."""
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-    return importlib.import_module("bitsandbytes.functional")
