@@ -305,7 +305,7 @@ def test_what_is_wrong_is_said_before_anything_loads(order_file, options, said):
         ("GRPOTrainer", {"use_vllm": True}, "args: GRPOTrainer refuses them (vLLM is not"),
         ("GRPOTrainer", {"reward_weights": [1.0, 2.0]}, "refuses them (Number of reward weights"),
         ("GRPOTrainer", {"loss_type": "grpp"}, "(ValueError: Unknown loss type: grpp)"),
-        ("SFTTrainer", {"optim": "adamw_bnb_8bit"}, "args: SFTTrainer refuses them ("),
+        ("SFTTrainer", {"optim": "lomo"}, "args: SFTTrainer refuses them ("),
         ("TPOTrainer", {}, "trainer: TPOTrainer cannot be built (TPO requires a triple"),
     ],
 )
@@ -327,7 +327,7 @@ def test_what_trl_refuses_later_is_told_before_a_run(order_file, tmp_path, train
 def test_a_label_that_is_new_to_a_folder_is_tried(order_file, tmp_path):
     sft = {"method": "sft", "learning_rate": 1e-3}
     run_order(read_order(order_file(methods={"sft": sft}, evaluate={})), tmp_path / "out")
-    wrong = {"method": "trl", "args": {"optim": "adamw_bnb_8bit"}}
+    wrong = {"method": "trl", "args": {"optim": "lomo"}}
     both = read_order(order_file(methods={"sft": sft, "mine": wrong}, evaluate={}))
     with pytest.raises(UserError, match="mine: args: SFTTrainer refuses them"):
         run_order(both, tmp_path / "out")
