@@ -63,7 +63,7 @@ def measures(results: ReportData, label: str) -> dict[str, Estimate]:
 def published_tables(results: ReportData) -> list[Table]:
     """The table of published numbers beside ``results``; none where all skills are of no suite."""
     fitting = [s for s in suites() if all(name.startswith(f"{s}_") for name in results.skills)]
-    if not fitting:
+    if len(fitting) != 1:  # none, or all of them where there is no skill
         return []
     (suite,) = fitting
     rows: list[Row] = []

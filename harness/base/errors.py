@@ -162,8 +162,16 @@ def plug_in(place: str, what: str) -> Iterator[None]:
 
 def raised(error: BaseException) -> str:
     """Where an error was raised, and what it says."""
-    text = f"{place_of(error)}: {type(error).__name__}"
-    return f"{text}: {error}" if str(error) else text
+    text, said = f"{place_of(error)}: {type(error).__name__}", text_of(error)
+    return f"{text}: {said}" if said else text
+
+
+def text_of(error: BaseException) -> str:
+    """What an error says; "" for one of a plug-in's that cannot say it."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
 
 
 def called_exit(error: SystemExit) -> str:

@@ -9,15 +9,23 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from harness.base.errors import UserError, did_you_mean, plug_in
+from harness.base.errors import UserError, did_you_mean, plug_in, text_of
 from harness.base.moved import CHANGE_IMPORTS, moved_imports
 
 Base = TypeVar("Base")
+# Kinds of what a class of the user's may set, in words; whether is first, for it is a number too.
+KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    tuple: "a tuple of texts",
+    Mapping: "a dict",
+    type: "a class",
+}
 
 
 def plugin_names(folder: Path) -> list[str]:
@@ -57,7 +65,8 @@ def only_subclass(module: ModuleType, base: type[Base], kind: str, place: object
     classes = [
         value
         for value in vars(module).values()
-        if isinstance(value, type)
+        # Not isinstance(): it asks an object that is no class for its __class__.
+        if issubclass(type(value), type)
         and issubclass(value, base)
         and value is not base
         and value.__module__ == module.__name__
@@ -83,7 +92,27 @@ def class_of_file(file: str | Path, base: type[Base], kind: str, place: str) -> 
             f"{file} is not a {'Python ' if path.is_file() else ''}file",
             f"give the path of a Python file with one class on top of {base.__name__}",
         )
-    return only_subclass(_import_file(path, kind, place), base, kind, place)
+    found = only_subclass(_import_file(path, kind, place), base, kind, place)
+    _check_attributes(found, base, place, path.name)
+    return found
+
+
+def _check_attributes(cls: type, base: type, place: str, file: str) -> None:
+    """Raises UserError where an attribute of ``cls`` is of another kind than that of ``base``."""
+    for name, default in vars(base).items():
+        kinds = [kind for kind in KINDS if isinstance(default, kind)]
+        if name.startswith("_") or not kinds:
+            continue
+        value = inspect.getattr_static(cls, name)
+        wanted = KINDS[kinds[0]]
+        fits = isinstance(value, property) or (
+            isinstance(value, kinds[0]) and (kinds[0] is not int or not isinstance(value, bool))
+        )
+        if fits and isinstance(value, tuple):
+            fits = all(isinstance(entry, str) for entry in value)
+        if not fits:
+            problem = f"{file}: {name} of {cls.__name__} is {repr(value)[:60]}"
+            raise UserError(place, problem, f"{wanted} is wanted, as {repr(default)[:60]}")
 
 
 def _import_file(path: Path, kind: str, place: str) -> ModuleType:
@@ -105,10 +134,12 @@ def _import_file(path: Path, kind: str, place: str) -> ModuleType:
     sys.modules[name] = module  # dataclasses look it up there
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # the user's file may raise anything
+    except BaseException as error:  # the user's file may raise anything
         del sys.modules[name]
+        if isinstance(error, KeyboardInterrupt):
+            raise
         raise UserError(
-            place, f"{path} cannot be imported ({type(error).__name__}: {error})"
+            place, f"{path} cannot be imported ({type(error).__name__}: {text_of(error)})"
         ) from error
     return module
 

@@ -60,6 +60,14 @@ class _Loader(yaml.SafeLoader):
             _check_nodes(node)
         return node
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """A tag may name a kind that its text is not, where PyYAML raises whatever comes."""
+        try:
+            return super().construct_object(node, deep)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            kind = str(node.tag).rpartition(":")[2]
+            raise _yaml_error(node, f"no {kind} stands there: {error}") from error
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys: set[str] = set()
         for key, _ in node.value:

@@ -105,7 +105,11 @@ def reference_text(document: Mapping[str, Any], reference: str) -> str:
     if "{{" in reference:
         from lm_eval.utils import apply_template
 
-        return apply_template(reference, dict(document))
+        try:
+            return str(apply_template(reference, dict(document)))
+        except Exception as error:  # a template is a program
+            reason = f"fails on a document ({type(error).__name__}: {error})"
+            raise UserError(f"`reference: {reference}`", reason) from error
     if reference not in document:
         raise UserError(
             f"`reference: {reference}`",

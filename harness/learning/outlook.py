@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,13 @@ class Work:
     kept: float = 0  # bytes of the method's state_dict() after the stage, on disk for later ones
     gold_rows: float = 0  # training examples with gold answers kept for later stages
     further: float = 0  # prompts drawn in a stage beside its budget: replayed, or outside its steps
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a number that is not finite."""
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.name != "starts" and not math.isfinite(value):
+                raise ValueError(f"{each.name} is {value!r}, not a finite number")
 
     def with_start(self, of: str, outlook: Outlook) -> Work:
         """This work with what ``Stage.start(of)`` loads; in the first stage both starts are one."""

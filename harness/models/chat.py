@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-import jinja2
-
 from harness.base.errors import UserError, did_you_mean, shortened
 from harness.base.thoughts import Thoughts, tags_in
 
@@ -103,13 +101,13 @@ def render(
     answered: whether the last message is that answer. Raises UserError at ``place`` where the
     template refuses the messages: it may know no system role, or be no valid template.
     """
-    # ValueError: the tokenizer has several templates and none of them is the default.
+    # A template is a program of the model's maker, and may raise anything.
     try:
         variables = (inputs or ChatInputs()).variables(tokenizer.get_chat_template())
         text = tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=not answered, **variables
         )
-    except (jinja2.TemplateError, TypeError, ValueError) as error:
+    except Exception as error:
         roles = ", ".join(dict.fromkeys(message["role"] for message in messages))
         raise UserError(
             place,

@@ -273,7 +273,7 @@ def _arrays(
     arrays = Arrays(columns, values, stderr, answers, keys)
     if finals is None or not columns:
         return arrays
-    finals = finals[finals["name"].isin(columns) & (finals["stage"] < shape[1])]
+    finals = finals[finals["name"].isin(columns) & finals["stage"].between(0, shape[1] - 1)]
     keys_of_runs = [finals["folder"], finals["seed"].astype(int), finals["sequence"].astype(object)]
     of_runs = pd.MultiIndex.from_arrays(keys_of_runs)
     place_of_run = {tuple(run): i for i, run in enumerate(runs)}

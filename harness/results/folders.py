@@ -284,4 +284,9 @@ def _read_results(folder: Path) -> Json:
             "use the release that wrote it",
         )
     check_shape(path, results, HEAD, "")
+    for kind in ("skills", "retention"):
+        for entry in results.get(kind) or ():
+            if not 0 <= (entry.get("chance") or 0.0) < 1:
+                problem = f"`chance` of {entry['name']} is {short_json(entry['chance'])}"
+                raise UserError(path, problem, "it is from 0 to below 1")
     return results

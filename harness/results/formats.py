@@ -160,6 +160,8 @@ HEAD: Shape = {
     },
     "seeds": [int],
     "evaluate?": {"split?": str, "skills?": str},
+    "rollout?": dict,
+    "budget?": dict,
     "overlap?": [OVERLAP],
     "references?": [str],
     "relearning?": [str],
@@ -205,26 +207,28 @@ def read_object(path: Path, shape: Shape) -> dict[str, Any]:
     return value
 
 
-def check_shape(path: object, value: Any, shape: Shape, key: str) -> None:
+def check_shape(path: object, value: Any, shape: Shape, key: str, remedy: str = REMEDY) -> None:
     """Raises UserError unless ``value`` has the ``shape``; ``key`` is where it is in the file."""
     kind = shape if isinstance(shape, type) else type(shape)
     if not _is_a(value, kind):
         problem = f"`{key}` is {short_json(value)}, not" if key else "is not"
-        raise UserError(path, f"{problem} {NAMES[kind]}", REMEDY)
+        raise UserError(path, f"{problem} {NAMES[kind]}", remedy)
     if isinstance(shape, list):
         for i, entry in enumerate(value):
-            check_shape(path, entry, shape[0], f"{key}[{i}]")
+            check_shape(path, entry, shape[0], f"{key}[{i}]", remedy)
     if isinstance(shape, dict):
-        _check_keys(path, value, shape, key)
+        _check_keys(path, value, shape, key, remedy)
 
 
-def _check_keys(path: object, value: Mapping[str, Any], shape: dict[str, Any], key: str) -> None:
+def _check_keys(
+    path: object, value: Mapping[str, Any], shape: dict[str, Any], key: str, remedy: str
+) -> None:
     for pattern, inner in shape.items():
         optional = pattern.endswith("?")
         for name in value if pattern.startswith("*") else [pattern.rstrip("?")]:
             entry = value.get(name)
             if entry is not None or not optional:
-                check_shape(path, entry, inner, f"{key}.{name}" if key else name)
+                check_shape(path, entry, inner, f"{key}.{name}" if key else name, remedy)
 
 
 def _is_a(value: Any, kind: type) -> bool:

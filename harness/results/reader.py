@@ -64,7 +64,8 @@ def _table(rows: list[dict[str, Any]], path: Path) -> pd.DataFrame:
         numbers = pd.to_numeric(table[column], errors="coerce").astype(float)
         table[column] = numbers.replace([np.inf, -np.inf], np.nan)
     for column in WHOLE_NUMBERS:
-        table[column] = table[column].fillna(0).astype(np.int64)
+        # Numbers beyond those that a float counts by are none.
+        table[column] = table[column].where(table[column].abs() < 2**53, 0).astype(np.int64)
     table["final"] = table["final"].map(lambda final: final is not False).astype(bool)
     return table
 

@@ -14,11 +14,14 @@ from harness.base.console import clock, padded
 from harness.base.errors import UserError
 from harness.base.files import read_json
 from harness.base.leases import Holder, Leases
-from harness.results.formats import FAILED
+from harness.results.formats import FAILED, Shape, check_shape, read_object
 
 LEASES, PLAN = "leases", "plan.json"  # folder of who works on what; in it, the runs asked for
 WAITING, RUNNING, DONE, FAILS = "waiting", "running", "done", "failed"
 QUIET = 600.0  # seconds without progress that are told
+SPENT: Shape = {"seconds?": {"*?": float}}
+PLANNED: Shape = {"runs": {"*?": int}}  # of a run its stages
+REMOVE = "remove it: the next start writes it again"
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,8 @@ def status_of(folder: Path, leases: Leases | None = None) -> FolderStatus:
     path = folder / LEASES / PLAN
     if not path.exists():
         raise UserError(folder, "has no run that was asked for", "start one with run_sequence.py")
-    plan = read_json(path, "runs", remedy="remove it: the next start writes it again")
+    plan = read_json(path, "runs", remedy=REMOVE)
+    check_shape(path, plan, PLANNED, "", REMOVE)
     leases = leases or Leases(folder / LEASES / "runs")
     known = {name: _seconds(folder / "runs" / name) for name in plan["runs"]}
     runs = [_run(folder, name, stages, leases, known) for name, stages in plan["runs"].items()]
@@ -178,6 +182,6 @@ def _seconds(run: Path) -> dict[int, float]:
     """{committed stage: the seconds it took}."""
     found: dict[int, float] = {}
     while (path := run / f"stage-{len(found)}" / "stage.json").exists():
-        seconds = read_json(path).get("seconds") or {}
+        seconds = read_object(path, SPENT).get("seconds") or {}
         found[len(found)] = sum(float(value or 0.0) for value in seconds.values())
     return found

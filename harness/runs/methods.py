@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from harness.base.errors import UserError, plug_in, shortened
 from harness.base.settings import build
 from harness.learning.method import Method, OrderView, get_method
+from harness.learning.outlook import Work
 from harness.learning.parametrisation import (
     Parametrisation,
     ParametrisationConfig,
@@ -28,6 +29,9 @@ from harness.skills.templates import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# What a hook of a user's method has to return: (kind, in words).
+ANSWERS = {"work": (Work, "a Work"), "conversations": (Iterable, "an iterable of messages")}
 
 # Hooks of which a method has one part at most, and what two parts would both do.
 ALONE = {"budget": "divide the budget", "merge": "make the weights with which a stage ends"}
@@ -113,7 +117,12 @@ class MethodSpec:
         """
         with plug_in(self.place, f"{hook}()"):
             answer = getattr(self.cls(self.config), hook)(*arguments)
-            return list(answer) if isinstance(answer, Iterator) else answer
+            answer = list(answer) if isinstance(answer, Iterator) else answer
+        wanted, words = ANSWERS.get(hook, (object, ""))
+        if not isinstance(answer, wanted):
+            problem = f"{hook}() returns {repr(answer)[:60]}"
+            raise UserError(self.place, problem, f"{words} is wanted")
+        return answer
 
     def settings(self) -> dict[str, Any]:
         """The hyperparameters by name, those of parts as ``with.PART.OPTION``.
@@ -393,7 +402,7 @@ def _check_examples(method: Method, name: str, skills: Iterable[Skill], place: s
     for skill in skills:
         for need in method.needs:
             for example in skill.examples("train"):
-                if getattr(example, need) is None:
+                if getattr(example, need, None) is None:
                     raise UserError(
                         place,
                         f"{name} needs {need}s; skill {skill.name}, example {example.id} has none",

@@ -189,7 +189,7 @@ def _entry(entries: list[Any], keys: list[str], place: str, named: str) -> tuple
     """(position of the entry to which ``keys`` lead; the keys inside it, at least one)."""
     names = [entry.get(named) if isinstance(entry, dict) else entry for entry in entries]
     key, rest = _longest_name(keys, names)
-    is_number = key.isdecimal() and int(key) < len(entries)
+    is_number = key in map(str, range(len(entries)))
     if key not in names and not is_number:
         raise UserError(place, f"there is no entry {key!r}", "use its number from 0, or its name")
     if not rest:

@@ -19,6 +19,10 @@ WRONG = [
     (b"a: [\n", ", line 2: is not YAML ("),
     (b"\xff\xfe", ": is not YAML (not UTF-8)"),
     (b"day: 2024-13-45\n", "month must be in 1..12"),
+    (b"count: !!int ''\n", ", line 1: is not YAML (no int stands there"),
+    (b"count: !!float [1]\n", ", line 1: is not YAML ("),
+    (b"day: !!timestamp x\n", ", line 1: is not YAML (no timestamp stands there"),
+    (b"flag: !!bool maybe\n", ", line 1: is not YAML (no bool stands there"),
 ]
 
 

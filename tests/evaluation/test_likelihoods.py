@@ -233,6 +233,11 @@ def test_a_reference_that_is_not_there_is_refused():
     suite = load_suite([following | {"reference": "anser"}])
     with pytest.raises(UserError, match=r"embedded_following.*anser.*did you mean 'answer'"):
         suite.load(suite.tasks[0])
+    for template in ("{{ bad", "{{ 1 / 0 }}"):
+        suite = load_suite([following | {"reference": template}])
+        with pytest.raises(UserError, match=r"embedded_following.*fails on a document \(") as error:
+            suite.load(suite.tasks[0])
+        assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="`reference` is for tasks that generate"):
         load_suite([{"task": "embedded_facts", "metric": "acc", "reference": "answer"}])
     with pytest.raises(UserError, match="`reference` must be a field"):

@@ -185,6 +185,9 @@ def test_a_model_without_an_end_is_refused(tmp_path, template, eos, words):
         ("{% for m in messages %}{{ m.content | upper }}{% endfor %}", "drops or changes"),
         ("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}", "drops or"),
         ("{% for m in messages %}{{ m.content[:3] }}{% endfor %}", "drops or changes"),
+        ("{% for i in range(10000000) %}x{% endfor %}", r"fails on messages .*OverflowError"),
+        ("{{ 1 / 0 }}", r"fails on messages .*ZeroDivisionError"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", r"fails on messages .*RecursionError"),
         (
             "{% for m in messages %}{% if m.role == 'assistant' %}{{ raise_exception('a\nb') }}"
             "{% endif %}{{ m.content }}{% endfor %}",

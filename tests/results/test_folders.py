@@ -2,10 +2,12 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from harness.base.errors import UserError
+from harness.report.data import ReportData
 from harness.results import reader
 from harness.results.folders import open_results, read_stages, read_training
 from harness.results.reader import read_records
@@ -49,6 +51,33 @@ def test_runs_have_stages_and_training_curves(folder):
     curves = dict(read_training(run.path, most=6))
     assert {stage: len(table) for stage, table in curves.items()} == {1: 6, 2: 6, 3: 6}
     assert curves[2]["step"].tolist() == [13, 15, 17, 19, 21, 23]
+
+
+@pytest.mark.parametrize("chance", [1, 1e308, -0.5])
+def test_a_chance_that_cannot_be_is_one_line(tmp_path, chance):
+    folder = fabricate(tmp_path / "odd", n=8)
+    rewrite(folder / "results.json", lambda results: results["skills"][0].update(chance=chance))
+    with pytest.raises(UserError, match=r"`chance` of tooluse is .*; it is from 0 to below 1"):
+        open_results(folder)
+
+
+@pytest.mark.parametrize("value", ["x", [1]])
+def test_a_rollout_that_is_no_object_is_one_line(tmp_path, value):
+    folder = fabricate(tmp_path / "odd", n=8)
+    rewrite(folder / "results.json", lambda results: results.update(rollout=value))
+    with pytest.raises(UserError, match=r"`rollout` is .*, not an object"):
+        open_results(folder)
+
+
+@pytest.mark.parametrize("stage", [-1, 1e300, 10**30])
+def test_a_record_of_a_stage_that_cannot_be_counts_nowhere(tmp_path, stage):
+    folder = fabricate(tmp_path / "odd", n=8)
+    before = ReportData([folder]).R["sft"]
+    lines = (folder / "records.jsonl").read_text().splitlines()
+    odd = next(r for r in map(json.loads, lines) if r["method"] == "sft" and r["stage"] == 3)
+    odd |= {"stage": stage, "value": 0.123}
+    (folder / "records.jsonl").write_text("\n".join([json.dumps(odd), *lines]) + "\n")
+    np.testing.assert_array_equal(ReportData([folder]).R["sft"], before)
 
 
 def test_only_the_selected_point_of_a_grid_counts(tmp_path):

@@ -62,6 +62,23 @@ def test_the_command_needs_no_order_to_be_read(folder):
     assert done.stdout.splitlines()[-1].startswith("4 runs: 1 done, 1 running,")
 
 
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("runs/sft-seed0/stage-1/stage.json", '{"seconds": [1]}', "`seconds` is [1], not an obj"),
+        ("runs/sft-seed0/stage-1/stage.json", '{"seconds": {"a": "x"}}', '`seconds.a` is "x", not'),
+        ("leases/plan.json", '{"runs": [1]}', "`runs` is [1], not an object; remove it"),
+        ("leases/plan.json", '{"runs": {"a": 1.5}}', "`runs.a` is 1.5, not a whole number"),
+        ("leases/plan.json", '{"runs": null}', "`runs` is null, not an object"),
+    ],
+)
+def test_a_damaged_file_is_one_line(folder, file, text, said):
+    (folder / file).write_text(text)
+    with pytest.raises(UserError) as error:
+        status_of(folder)
+    assert said in str(error.value) and file.rpartition("/")[2] in str(error.value)
+
+
 def test_nothing_was_asked_for(tmp_path):
     with pytest.raises(UserError, match="has no run that was asked for"):
         status_of(tmp_path)

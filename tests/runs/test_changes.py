@@ -26,6 +26,8 @@ from tests.runs.refusals import refused
         ("name.first=x", ["name: must be a text, not a mapping"]),
         ("budget.prompts.x=3", ["--set budget.prompts.x: prompts holds a single value"]),
         ("skills.9.prompts=3", ["--set skills.9.prompts: there is no entry '9'"]),
+        (f"skills.{5000 * '9'}.prompts=3", ["there is no entry '9999"]),
+        ("skills.٠.prompts=3", ["there is no entry '٠'"]),
         ("skills.vowels=3", ["--set skills.vowels: points at a whole entry"]),
         ("methods.dpo.learning_rate=1", ["methods.dpo: unknown method 'dpo'"]),
         ("nonsense=1", ["nonsense: unknown key", "known: "]),

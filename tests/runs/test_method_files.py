@@ -7,6 +7,8 @@ from harness.runs.plan import plan
 from harness.runs.reading import read_order
 from tests.runs.refusals import refused
 
+SET = "from harness.learning.method import Method\nclass Mine(Method):\n    {}\n"
+
 
 @pytest.mark.parametrize(
     "code, said",
@@ -14,6 +16,23 @@ from tests.runs.refusals import refused
         ("raise RuntimeError('two\\nlines')", ["cannot be imported (RuntimeError: two lines)"]),
         ("def broken(:", ["cannot be imported (SyntaxError: "]),
         ("import sys\nsys.exit(0)", ["cannot be imported (SystemExit: 0)"]),
+        ("raise GeneratorExit", ["cannot be imported (GeneratorExit: )"]),
+        ("raise BaseException('x')", ["cannot be imported (BaseException: x)"]),
+        ("raise BaseExceptionGroup('g', [KeyboardInterrupt()])", ["(BaseExceptionGroup: g (1"]),
+        (
+            "class Mute(Exception):\n    def __str__(self): raise ValueError\nraise Mute",
+            ["cannot be imported (Mute: )"],
+        ),
+        (
+            "class Odd:\n    @property\n    def __class__(self): raise RuntimeError\nodd = Odd()",
+            ["defines 0 methods"],
+        ),
+        (SET.format("needs = 'demonstration'"), ["needs of Mine is 'demonstration'; a tuple of"]),
+        (SET.format("needs = (3,)"), ["needs of Mine is (3,); a tuple of texts is wanted"]),
+        (SET.format("needs = None"), ["needs of Mine is None"]),
+        (SET.format("joins = None"), ["joins of Mine is None"]),
+        (SET.format("trains = 'yes'"), ["trains of Mine is 'yes'; true or false is wanted"]),
+        (SET.format("Config = 3"), ["Config of Mine is 3; a class is wanted"]),
         ("x = 1", ["defines 0 methods", "one class on top of Method is wanted"]),
         (
             "from harness.learning.method import Method\n"
@@ -28,6 +47,12 @@ def test_method_file(code, said, order_file, tmp_path):
     assert "methods.mine: " in line and "mine.py" in line
     for part in said:
         assert part in line, line
+
+
+def test_what_no_example_has_is_missing(order_file, tmp_path):
+    (tmp_path / "mine.py").write_text(SET.format("needs = ('wing',)"))
+    line = refused(order_file(methods={"mine": {"file": "mine.py"}}))
+    assert "methods.mine: mine needs wings; skill vowels, example 1 has none" in line
 
 
 def test_a_method_file_is_one_module_for_all_its_labels(order_file, tmp_path):
@@ -87,6 +112,13 @@ class Mine(SFT):
             "conversations() fails; mine.py, line 8",
         ),
         ("def work(self, outlook):", "raise GeneratorExit", "work() fails; mine.py, line 8: Gen"),
+        ("def work(self, outlook):", "return None", "work() returns None; a Work is wanted"),
+        (
+            "def work(self, outlook):",
+            "return type(super().work(outlook))(learned=float('nan'))",
+            "learned is nan, not a finite number",
+        ),
+        ("def conversations(self, order):", "return None", "conversations() returns None; an it"),
     ],
 )
 def test_hooks_are_tried_before_anything_is_learned(hook, body, said, order_file, tmp_path):
