@@ -95,6 +95,9 @@ def _check_values(item: dict[str, Any], place: str) -> None:
             continue
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise UserError(place, f"`{key}` must be a whole number from {least} on, not {value!r}")
+    if not 0 <= (item.get("chance") or 0) < 1:
+        problem = f"`chance` must be from 0 to below 1, not {item['chance']!r}"
+        raise UserError(place, problem, "it is a share: 0.25 for four choices")
 
 
 def _check_permissions(

@@ -654,6 +654,7 @@ def test_the_first_suite_is_that_of_the_committed_results():
         ([{"task": "embedded_facts", "metrics": "acc"}], "did you mean 'metric'"),
         ([{"task": "embedded_facts", "metric": "acc_nrm,none"}], "did you mean 'acc_norm,none'"),
         ([{"task": "embedded_facts", "limit": 0}], "`limit` must be"),
+        ([{"task": "embedded_facts", "chance": 25}], "`chance` must be from 0 to below 1"),
         ([{"task": "embedded_facts", "chance": "low"}], "`chance` must be"),
         ([{"task": "embedded_facts", "chat_template": "yes"}], "`chat_template` must be"),
         ([{"task": "embedded_facts", "num_fewshot": 3}], "no examples"),

@@ -76,7 +76,7 @@ def test_margins_are_in_nats_with_paired_intervals(folder):
         sizes[name] = min(variation.detectable(1) for variation in ways)
         assert f"{name} {sizes[name]:.3f}" in told
         # four times the questions halve the error, and know it a little better
-        assert f"Half of {name}'s takes 3.9 times the questions" in told
+        assert f"Half of {name}'s takes 4.0 times the questions" in told
     assert "With one seed, what another seed changes is not in it." in told
     assert told.index("With one seed") < told.index("Half of margin") < told.index("Half of prob")
     # two methods on the same questions, which were drawn alike for both

@@ -317,7 +317,7 @@ def test_what_vllm_costs_and_would_spare_is_said(order_file, tmp_path, monkeypat
             ["line 2", "1:30 is 90 in YAML 1.1, to the base of 60: write 90 or '1:30'"],
         ),
         ("rollout: {temperature: 1:30.5}\n", ["1:30.5 is 90.5 in YAML 1.1", "write 90.5 or"]),
-        ("name: 2024-13-45\n", ["is not YAML (month must be in 1..12)"]),
+        ("name: 2024-13-45\n", ["is not YAML (no timestamp stands there: month must be in 1..12)"]),
         (5000 * "[", ["is not YAML"]),
     ],
 )
