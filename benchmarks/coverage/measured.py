@@ -12,7 +12,7 @@ from harness.report.continuous import UNITS
 from harness.report.data import ReportData
 from harness.report.estimates import ArrayFunction
 from harness.report.power import middle
-from harness.report.tables import retention_change
+from harness.report.tables import mean_change, retention_change
 from harness.runs.power import share_of_answers
 
 
@@ -100,13 +100,13 @@ def _rows(results: ReportData) -> Iterator[Row]:
         metric = entry["metric"].partition(",")[0]
         unit = f" ({UNITS[metric]})" if metric in UNITS else ""
         more = "" if is_share else f", {metric.replace('_', ' ')}{unit}"
-        yield f"`{entry.get('of', task)}`{more}", is_share, 1, of_changes(_change([place]))
+        yield f"`{entry.get('of', task)}`{more}", is_share, 1, of_changes(mean_change([place]))
     shares = sum(results.tasks_in_mean.values())
     if shares > 1:
         yield f"mean of {shares} accuracies", True, shares, of_changes(retention_change(results))
     for metric, places in _continuous(results, list(entries)).items():
         unit = f" ({UNITS[metric]})" if metric in UNITS else ""
-        change = of_changes(_change(places))
+        change = of_changes(mean_change(places))
         yield f"mean {metric} of {len(places)} tasks{unit}", False, len(places), change
     both = [
         results.compare((one, metrics.average_accuracy), (other, metrics.average_accuracy))
@@ -123,11 +123,3 @@ def _continuous(results: ReportData, columns: Sequence[str]) -> dict[str, list[i
     for task, entry in results.continuous.items():
         places.setdefault(entry["metric"], []).append(columns.index(task))
     return {metric: found for metric, found in places.items() if len(found) > 1}
-
-
-def _change(places: list[int]) -> ArrayFunction:
-    def change(D: np.ndarray) -> np.ndarray:
-        means = D[..., places].mean(-1)
-        return means[..., -1] - means[..., 0]
-
-    return change

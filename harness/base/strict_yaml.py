@@ -70,7 +70,8 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys: set[str] = set()
-        for key, _ in node.value:
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []  # super() says what it is
+        for key, _ in pairs:
             if isinstance(key, yaml.ScalarNode):
                 if key.value in keys:
                     raise _yaml_error(key, f"key {key.value!r} stands twice")

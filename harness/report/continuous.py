@@ -6,14 +6,12 @@ tell small changes apart. None of them is a share of right answers: the main tab
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from harness.report.comparisons import pairs
 from harness.report.data import ReportData
 from harness.report.estimates import ArrayFunction, Estimate
 from harness.report.power import Told, middle, told_note
 from harness.report.table import Cell, Column, Row, Table
-from harness.report.tables import interval_note, measured
+from harness.report.tables import interval_note, mean_change, measured
 from harness.results.formats import CONTINUOUS
 
 UNITS = {"margin": "nats", "loglikelihood": "nats"}  # of a metric; a probability has none
@@ -81,7 +79,7 @@ def _cells(results: ReportData, tasks: Sequence[str]) -> dict[str, Cell]:
     order = [*results.retention, *results.continuous]  # the columns of D
     places = [order.index(task) for task in tasks]
     for label in results.series:
-        final, change = _final(places), _change(places)
+        final, change = _final(places), mean_change(places)
         cells[f"{label}/final"] = results.estimate(label, final, "D", detail)
         cells[f"{label}/delta"] = results.estimate(label, change, "D", detail, difference=True)
     for first, second in pairs(list(results.series)):
@@ -92,11 +90,3 @@ def _cells(results: ReportData, tasks: Sequence[str]) -> dict[str, Cell]:
 
 def _final(places: list[int]) -> ArrayFunction:
     return lambda D: D[..., -1, places].mean(-1)
-
-
-def _change(places: list[int]) -> ArrayFunction:
-    def change(D: np.ndarray) -> np.ndarray:
-        means = D[..., places].mean(-1)
-        return means[..., -1] - means[..., 0]
-
-    return change

@@ -21,7 +21,7 @@ from harness.report.data import ReportData
 from harness.report.estimates import ArrayFunction, Estimate, Weighted, how_of
 from harness.report.measurements import RunId
 from harness.report.table import FORMATS, Cell, Column, Row, Table, Unit
-from harness.report.tables import interval_note, retention_change
+from harness.report.tables import interval_note, mean_change, retention_change
 
 MOST_ALONE = 8  # labels that a note names
 
@@ -63,18 +63,10 @@ def kept_measures(results: ReportData) -> list[Kept]:
         if places:
             what = "bits per byte, fewer" if sign < 0 else "margin of the right choice, more"
             note = f"{name}: mean change over {len(places)} tasks of the {what} being positive"
-            change = _mean_change(places, sign)
+            change = mean_change(places, sign)
             found.append(Kept("frontier_likelihoods", name, "own", area, note, change))
             break
     return found
-
-
-def _mean_change(places: list[int], sign: int) -> ArrayFunction:
-    def change(D: np.ndarray) -> np.ndarray:
-        means = sign * D[..., places].mean(-1)
-        return means[..., -1] - means[..., 0]
-
-    return change
 
 
 @dataclass(frozen=True)

@@ -202,6 +202,19 @@ def retention_change(results: ReportData) -> ArrayFunction:
     return change
 
 
+def mean_change(places: list[int], sign: int = 1) -> ArrayFunction:
+    """The function of D that gives the change of the mean of some columns since the base model.
+
+    sign: -1 where less is better.
+    """
+
+    def change(D: np.ndarray) -> np.ndarray:
+        means = sign * D[..., places].mean(-1)
+        return means[..., -1] - means[..., 0]
+
+    return change
+
+
 def _entry(stage: int, column: int) -> ArrayFunction:
     """The function that takes one entry of R or D."""
     return lambda array: array[..., stage, column]

@@ -21,6 +21,8 @@ WRONG = [
     (b"day: 2024-13-45\n", "month must be in 1..12"),
     (b"count: !!int ''\n", ", line 1: is not YAML (no int stands there"),
     (b"count: !!float [1]\n", ", line 1: is not YAML ("),
+    (b"count: !!map [1]\n", ", line 1: is not YAML (expected a mapping node, but found sequence"),
+    (b"count: !!set x\n", ", line 1: is not YAML (expected a mapping node, but found scalar"),
     (b"day: !!timestamp x\n", ", line 1: is not YAML (no timestamp stands there"),
     (b"flag: !!bool maybe\n", ", line 1: is not YAML (no bool stands there"),
 ]

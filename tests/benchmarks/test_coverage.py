@@ -1,5 +1,7 @@
 """Coverage of the report's intervals, on a fixed small sample of python -m benchmarks.coverage."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from benchmarks.coverage.laws import LAWS, LAWS_OF_ORDERS
 from harness.base.files import ROOT
 from harness.report.data import ReportData
 from harness.report.power import middle
+from harness.runs.power import TYPICAL
 
 BY_NAME = {law.name: law for law in LAWS}
 DRAWS = 500
@@ -80,6 +83,15 @@ def test_the_power_of_committed_runs_is_the_table_of_the_page(capsys):
     lines = capsys.readouterr().out.splitlines()
     page = (ROOT / "docs/explanation/sensitivity.md").read_text(encoding="utf-8")
     assert len(lines) == 25 and "\n".join(lines) + "\n" in page
+
+
+def test_what_the_plan_takes_for_typical_is_what_the_committed_figure_says(capsys):
+    main(["--typical", str(FIGURE_3)])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == list(TYPICAL)
+    for line, of_key in zip(lines, TYPICAL.values(), strict=True):
+        items, both, seeds = (float(n) for n in re.findall(r"(?:items|both|seeds) ([0-9.]+)", line))
+        assert (items, both, round(seeds, 3)) == (of_key.items, of_key.both, of_key.seeds)
 
 
 def test_the_power_of_runs_with_other_sizes(capsys):

@@ -8,11 +8,10 @@ import pytest
 import torch
 
 from harness.base.errors import UserError
-from harness.learning.trainer import TrainingConfig, cross_entropy, learning
 from harness.models import ranks
 from harness.runs.reading import read_order
 from methods.parameters.lora import _rounded, _unrounded
-from tests.learning.test_training import make_stage, some_rows
+from tests.learning.test_training import make_stage
 from tests.methods import test_parameters
 from tests.methods.test_parameters import (  # noqa: F401  (fixtures)
     PLAIN,
@@ -99,21 +98,7 @@ def test_steps_are_those_of_peft_on_rounded_weights(biased, tiny_model):  # noqa
     parameters.begin(stage)
     config = peft.LoraConfig(target_modules="all-linear", r=4, lora_alpha=8)
     oracle, own = test_parameters.with_layers(plain, config, parameters.numbers)
-    adamw = torch.optim.AdamW(own.values(), lr=PLAIN["learning_rate"], weight_decay=0.1)
-    rows = some_rows(6)
-    with learning(stage, TrainingConfig(**PLAIN, weight_decay=0.1)) as trainer:
-        for _ in range(5):
-            expected = loss_of(oracle, rows)
-            expected.backward()
-            count = sum(len(row.completion) for row in rows)
-            loss = trainer.backward(rows, lambda x, at: cross_entropy(x, at.tokens) / count)
-            assert loss == pytest.approx(expected.item(), rel=1e-5)
-            torch.nn.utils.clip_grad_norm_(own.values(), 1.0)
-            adamw.step()
-            adamw.zero_grad()
-            trainer.update()
-        for name, weight in own.items():
-            assert near(trainer.masters[name], weight, 5e-4)
+    test_parameters.learn_as_peft(stage, oracle, own)
     parameters.end(stage)
     merged = dict(oracle.merge_and_unload().named_parameters())
     for name, weight in model.named_parameters():

@@ -114,6 +114,27 @@ def near(tensor, reference, share):
     return (tensor - reference).norm() <= share * reference.norm() + 1e-7
 
 
+def learn_as_peft(stage, oracle, own):
+    """Five steps of both: losses, gradients, and the numbers at the end."""
+    adamw = torch.optim.AdamW(own.values(), lr=PLAIN["learning_rate"], weight_decay=0.1)
+    rows = some_rows(6)
+    with learning(stage, TrainingConfig(**PLAIN, weight_decay=0.1)) as trainer:
+        for _ in range(5):
+            expected = loss_of(oracle, rows)
+            expected.backward()
+            count = sum(len(row.completion) for row in rows)
+            loss = trainer.backward(rows, lambda x, at: cross_entropy(x, at.tokens) / count)
+            assert loss == pytest.approx(expected.item(), rel=1e-5)
+            for name, weight in own.items():
+                assert near(trainer.masters[name].grad, weight.grad, 2e-4)
+            torch.nn.utils.clip_grad_norm_(own.values(), 1.0)
+            adamw.step()
+            adamw.zero_grad()
+            trainer.update()
+        for name, weight in own.items():
+            assert near(trainer.masters[name], weight, 5e-4)
+
+
 OPTIONS = {
     "lora": ({"rank": 4, "alpha": 12}, {"r": 4, "lora_alpha": 12}),
     "dora": ({"rank": 2}, {"r": 2, "lora_alpha": 4, "use_dora": True}),
@@ -139,23 +160,7 @@ def test_gradients_and_steps_are_those_of_peft(any_model, tiny_model, kind):
     )
     oracle, own = with_layers(before, config, parameters.numbers)
     assert parameters.size(before).numbers == sum(w.numel() for w in own.values())
-    adamw = torch.optim.AdamW(own.values(), lr=PLAIN["learning_rate"], weight_decay=0.1)
-    rows = some_rows(6)
-    with learning(stage, TrainingConfig(**PLAIN, weight_decay=0.1)) as trainer:
-        for _ in range(5):
-            expected = loss_of(oracle, rows)
-            expected.backward()
-            count = sum(len(row.completion) for row in rows)
-            loss = trainer.backward(rows, lambda x, at: cross_entropy(x, at.tokens) / count)
-            assert loss == pytest.approx(expected.item(), rel=1e-5)
-            for name, weight in own.items():
-                assert near(trainer.masters[name].grad, weight.grad, 2e-4)
-            torch.nn.utils.clip_grad_norm_(own.values(), 1.0)
-            adamw.step()
-            adamw.zero_grad()
-            trainer.update()
-        for name, weight in own.items():
-            assert near(trainer.masters[name], weight, 5e-4)
+    learn_as_peft(stage, oracle, own)
     parameters.end(stage)
     merged = dict(oracle.merge_and_unload().named_parameters())
     moved = 0
