@@ -263,7 +263,7 @@ def main(words: list[str] | None = None) -> None:
     """The command."""
     args = arguments(words)
     failed: dict[str, str] = {}
-    with reported():
+    with reported(goes_on=True):
         from harness.base.console import Progress
         from harness.watch.log import LogFile
 

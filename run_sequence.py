@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.base.errors import Parser, UserError, exit_if_failed, reported
-from harness.base.streams import steady_streams
 
 if TYPE_CHECKING:
     from harness.base.console import Progress
@@ -135,7 +134,7 @@ def main() -> None:
     if LAUNCHER in os.environ:
         among_ranks(args)
         return
-    with steady_streams(), reported(args.out or ROOT / "results"):
+    with reported(args.out or ROOT / "results", goes_on=True):
         if args.explain is not None:
             from harness.base.explain import explain
 
@@ -257,7 +256,7 @@ def listen(
 
 def among_ranks(args: argparse.Namespace) -> None:
     """The command as one of the ranks that torchrun has started; see docs/how-to/large.md."""
-    with steady_streams(), reported(args.out or ROOT / "results"):
+    with reported(args.out or ROOT / "results", goes_on=True):
         from harness.models import ranks
 
         with ranks.joined():

@@ -6,15 +6,16 @@ import errno
 import os
 import re
 import shlex
+import signal
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from harness.base.stopping import Stopped, heard
-from harness.base.streams import fill_streams
+from harness.base.streams import steady_streams
 
 FULL_DISK = frozenset([errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS])
 NO_MORE_WRITES = FULL_DISK | {errno.EACCES, errno.EPERM}
@@ -48,7 +49,20 @@ class UserError(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser of a command's options that prints its errors in one line as well."""
+    """A parser of a command's options that prints its errors in one line as well.
+
+    An empty word is no value of any option: it is what a shell makes of a variable that is not set,
+    and would read as if the option were left out.
+    """
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse has it."""
+        found, rest = super().parse_known_args(args, namespace)
+        for action in self._actions:
+            value = getattr(found, action.dest, None)
+            if value is not action.default and "" in (value if isinstance(value, list) else [value]):
+                self.error(f"{'/'.join(action.option_strings) or action.dest} is empty")
+        return found, rest
 
     def error(self, message: str) -> NoReturn:
         line = f"error: {self.prog}: {one_line(message)}"
@@ -64,38 +78,45 @@ def did_you_mean(word: object, choices: Iterable[object]) -> str:
 
 
 @contextmanager
-def reported(written: object = "disk") -> Iterator[None]:
+def reported(written: object = "disk", goes_on: bool = False) -> Iterator[None]:
     """Wrap the body of a command: print the errors that a user can mend, and exit.
 
     A UserError, a disk that takes no more, a lack of memory and a plug-in that calls sys.exit print
-    one line and exit with 2. Ctrl-C, SIGTERM and SIGHUP exit with 130, 143 and 129. All other
-    errors pass.
+    one line and exit with 2. Ctrl-C, SIGTERM and SIGHUP exit with 130, 143 and 129, and output whose
+    reader has gone, as ``head`` does, with 141 at the end. All other errors pass.
 
     written: the folder or file that the command writes. It is named where the error of the disk
-    names no file.
+    names no file. goes_on: whether the command is worth its time without its output, which may then
+    be lost.
     """
-    fill_streams()
-    # On a terminal the cursor may be behind the progress line or the terminal's own ^C.
-    start = "\n" if sys.stderr.isatty() else ""
-    try:
-        with heard():
-            yield
-    except UserError as error:
-        print(f"{start}error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt as stop:
-        kept = getattr(stop, "kept", "") or "what is committed is kept"
-        print(f"{start}stopped: {kept}; go on with: {_command()}", file=sys.stderr)
-        sys.exit(stop.exit_code if isinstance(stop, Stopped) else 130)
-    except SystemExit as error:
-        print(f"{start}error: {one_line(called_exit(error))}", file=sys.stderr)
-        sys.exit(2)
-    except Exception as error:
-        reason = lack_of_memory(error) or refused_write(error, written)
-        if reason is None:
-            raise
-        print(f"{start}error: {one_line(reason)}", file=sys.stderr)
-        sys.exit(2)
+    with steady_streams() as output:
+        # On a terminal the cursor may be behind the progress line or the terminal's own ^C.
+        start = "\n" if sys.stderr.isatty() else ""
+        try:
+            with heard():
+                yield
+            output.flush()
+        except UserError as error:
+            print(f"{start}error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt as stop:
+            kept = getattr(stop, "kept", "") or "what is committed is kept"
+            print(f"{start}stopped: {kept}; go on with: {_command()}", file=sys.stderr)
+            sys.exit(stop.exit_code if isinstance(stop, Stopped) else 130)
+        except SystemExit as error:
+            print(f"{start}error: {one_line(called_exit(error))}", file=sys.stderr)
+            sys.exit(2)
+        except Exception as error:
+            reason = lack_of_memory(error) or refused_write(error, written)
+            if reason is None:
+                raise
+            print(f"{start}error: {one_line(reason)}", file=sys.stderr)
+            sys.exit(2)
+        if output.lost and not goes_on:
+            if output.lost.errno == errno.EPIPE:
+                sys.exit(128 + signal.SIGPIPE)
+            print(f"error: output: {output.lost.strerror}; write it elsewhere", file=sys.stderr)
+            sys.exit(2)
 
 
 def _command() -> str:

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from typing import Any, TextIO, cast
 
 
@@ -11,7 +12,8 @@ def fill_streams() -> None:
     """Open what is closed of stdin, stdout and stderr on nothing, as services and ``2>&-`` do.
 
     Python has None in place of such a stream. The next file that is opened would get its number,
-    and what a library prints there would land in the file.
+    and what a library prints there would land in the file. Output in an encoding without some
+    character has its number in its place, as errors have.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
@@ -21,38 +23,55 @@ def fill_streams() -> None:
         if getattr(sys, name) is None:
             mode = "r" if number == 0 else "w"
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 class Steady:
     """A stream that no full disk and no closed pipe behind it stops: what it cannot write is lost.
 
     Progress and logs go through it, also those of libraries; a training goes on without them.
+    lost: the first error of the system, None so far.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self.lost: OSError | None = None
 
     def write(self, text: str) -> int:
-        with suppress(OSError, ValueError):  # ValueError: it is closed.
+        with self._noted():
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        with suppress(OSError, ValueError):
+        with self._noted():
             self._stream.flush()
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        try:
+            yield
+        except ValueError:  # It is closed.
+            pass
+        except OSError as error:
+            self.lost = self.lost or error
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
 
 @contextmanager
-def steady_streams() -> Iterator[None]:
-    """Output and errors of this process are Steady meanwhile; a pipe that closed stays silent."""
+def steady_streams() -> Iterator[Steady]:
+    """Output and errors of this process are Steady meanwhile; a pipe that closed stays silent.
+
+    Yields the output.
+    """
     fill_streams()
     streams = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = cast(TextIO, Steady(streams[0])), cast(TextIO, Steady(streams[1]))
+    output = Steady(streams[0])
+    sys.stdout, sys.stderr = cast(TextIO, output), cast(TextIO, Steady(streams[1]))
     try:
-        yield
+        yield output
     finally:
         sys.stdout, sys.stderr = streams
         for stream in streams:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from harness.base.files import check_folder, write_text
 from harness.base.leases import Leases
-from harness.base.streams import steady_streams
 from harness.report.html import environment
 from harness.results.status import HEADS, LEASES, FolderStatus, status_of
 
@@ -28,21 +27,20 @@ def watch(folder: Path, out: Path | None = None, every: float = EVERY) -> None:
     leases = Leases(folder / LEASES / "runs")
     status = status_of(folder, leases)
     check_folder(page.parent)
-    with steady_streams():
-        print(f"page: {os.path.relpath(page)}; Ctrl-C ends the watching, and no run")
-        shown = 0
-        while True:
-            write_text(page, render(status, every))
-            if sys.stdout.isatty():
-                lines = [*status.lines(), status.summary()]
-                print(f"\x1b[{shown}F\x1b[J" * bool(shown) + "\n".join(lines))
-                shown = len(lines)
-            else:
-                print(f"{time.strftime('%H:%M:%S')} {status.summary()}")
-            if status.is_over:
-                return
-            time.sleep(every)
-            status = status_of(folder, leases)
+    print(f"page: {os.path.relpath(page)}; Ctrl-C ends the watching, and no run")
+    shown = 0
+    while True:
+        write_text(page, render(status, every))
+        if sys.stdout.isatty():
+            lines = [*status.lines(), status.summary()]
+            print(f"\x1b[{shown}F\x1b[J" * bool(shown) + "\n".join(lines))
+            shown = len(lines)
+        else:
+            print(f"{time.strftime('%H:%M:%S')} {status.summary()}")
+        if status.is_over:
+            return
+        time.sleep(every)
+        status = status_of(folder, leases)
 
 
 def _tables(status: FolderStatus) -> Iterator[tuple[str, list[str], list[list[str]]]]:

@@ -163,3 +163,53 @@ def test_failed_runs_exit_with_1(capsys):
     lines = capsys.readouterr().err.splitlines()
     assert caught.value.code == 1 and lines[0] == "failed: sft-seed0: why"
     assert lines[1].startswith("1 of 3 runs failed; ")
+
+
+@pytest.mark.parametrize(("target", "code"), [("full", 2), ("pipe", 141)])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_is_lost_is_no_traceback(target, code, unbuffered):
+    """A reader that has gone is silent, as with any tool; a full disk has one line."""
+    if target == "full":
+        writer = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, writer = os.pipe()
+        os.close(reader)
+    with os.fdopen(writer, "wb") as out:
+        found = subprocess.run(
+            [sys.executable, "-m", "harness", "schema"],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+            stdout=out,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert found.returncode == code
+    said = "error: output: No space left on device; write it elsewhere\n"
+    assert found.stderr == (said if target == "full" else "")
+
+
+def test_a_character_that_the_output_cannot_hold_is_spelled():
+    code = "from harness.base.errors import reported\nwith reported(): print('Δ')"
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout == "\\u0394\n"
+
+
+@pytest.mark.parametrize("words", [["--out", ""], ["--seed", ""], ["--seed", "1", ""], ["", "x"]])
+def test_an_empty_word_is_no_value(words, capsys):
+    """`--out "$UNSET"` would else write to the default place."""
+    parser = Parser(prog="command")
+    parser.add_argument("order", nargs="*", default=[])
+    parser.add_argument("--out")
+    parser.add_argument("--seed", nargs="+", default=[])
+    with pytest.raises(SystemExit) as caught:
+        parser.parse_args(words)
+    assert caught.value.code == 2
+    assert " is empty; command --help lists every option" in capsys.readouterr().err
+    assert parser.parse_args([]).out is None
