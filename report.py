@@ -12,13 +12,12 @@ from pathlib import Path
 
 from harness.base.console import Progress
 from harness.base.errors import Parser, UserError, reported
-from harness.base.files import check_folder
+from harness.base.places import check_export
 
 
 def check_out(out: str | Path) -> None:
     """Raises UserError if no report can be written into ``out``, before a part of one is."""
-    for part in ("data", "tables", "figures"):
-        check_folder(Path(out) / part)
+    check_export(out, "data", "tables", "figures", "viewer")
     page = Path(out) / "index.html"
     if page.is_dir():
         raise UserError(

@@ -141,7 +141,7 @@ def main() -> None:
             print(explain(args.explain))
             return
         from harness.base.console import Progress
-        from harness.base.files import check_folder
+        from harness.base.places import check_folder
         from harness.runs.reading import read_sections
         from harness.watch.log import LogFile
 
@@ -261,7 +261,7 @@ def among_ranks(args: argparse.Namespace) -> None:
 
         with ranks.joined():
             from harness.base.console import Progress
-            from harness.base.files import check_folder
+            from harness.base.places import check_folder
             from harness.runs.mirror import folder_of_rank
             from harness.runs.on_ranks import check_options, check_order
             from harness.runs.reading import read_order

@@ -19,6 +19,7 @@ from typing import Any
 from benchmarks.server import add_server_options, open_server, server_config
 from harness.base.errors import Parser, UserError, reported
 from harness.base.files import write_jsonl
+from harness.base.places import check_folder
 from harness.base.thoughts import THINK
 from harness.evaluation.endpoint import Endpoint, Refused, Reply
 from harness.skills.registry import get_skill
@@ -152,6 +153,7 @@ def make(args: argparse.Namespace) -> str:
 def main() -> None:
     args = options()
     with reported(args.out):
+        check_folder(args.out)
         print(make(args))
 
 

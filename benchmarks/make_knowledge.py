@@ -23,6 +23,7 @@ from typing import NamedTuple
 from benchmarks.server import add_server_options, open_server, server_config
 from harness.base.errors import Parser, UserError, reported
 from harness.base.files import write_jsonl
+from harness.base.places import check_folder
 from harness.base.thoughts import THINK
 from harness.evaluation.endpoint import Endpoint, Refused
 from harness.skills.graders import token_f1
@@ -346,6 +347,7 @@ def write(args: argparse.Namespace) -> str:
 def main() -> None:
     args = options()
     with reported(args.out):
+        check_folder(args.out)
         print(write(args))
 
 

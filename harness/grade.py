@@ -8,11 +8,10 @@ items of a run's evaluations do. A skill with columns of its own (tooluse, scien
 takes its reference from them where a row has no ``reference``.
 """
 
-from pathlib import Path
-
 from harness.base import metrics
 from harness.base.errors import Parser, UserError, reported
-from harness.base.files import check_folder, write_jsonl
+from harness.base.files import write_jsonl
+from harness.base.places import check_file
 from harness.evaluation.completions_file import grade
 from harness.skills.registry import get_skill
 from harness.skills.skill import Skill
@@ -43,9 +42,7 @@ def main() -> None:
     args = parser.parse_args()
     with reported(args.out):
         if args.out:
-            check_folder(Path(args.out).absolute().parent, "give a file with --out")
-            if Path(args.out).is_dir():
-                raise UserError(args.out, "is a folder", "give a file with --out")
+            check_file(args.out)
         skill = find_skill(args.skill)
         rows = grade(skill, args.file)
         for metric in skill.metrics:

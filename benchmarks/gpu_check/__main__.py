@@ -23,6 +23,7 @@ from benchmarks.gpu_check.result import FAIL, PASS, SKIPPED, Check, PartResult, 
 from harness.base.console import Progress, clock
 from harness.base.errors import Parser, UserError, did_you_mean, reported
 from harness.base.files import ROOT, write_text
+from harness.base.places import check_folder
 
 SLOW = 3  # times longer may a part take without a GPU
 
@@ -106,7 +107,8 @@ def chosen(names: Sequence[str]) -> list[str]:
 def main() -> None:
     """The command; with ``--inside`` one part, in a process of its own."""
     args = arguments()
-    with reported(args.out):
+    with reported(args.out, goes_on=True):
+        check_folder(args.out)
         if args.limit is not None and not args.limit > 0:
             raise UserError("--limit", f"{args.limit:g} is no time", "give seconds, as 540")
         if args.model:

@@ -12,6 +12,7 @@ from benchmarks.speed.timing import ROOT, Result, Settings, machine
 from harness.base.console import clock, padded
 from harness.base.errors import Parser, UserError, did_you_mean, reported
 from harness.base.files import write_json, write_text
+from harness.base.places import check_folder
 from harness.models.embedded import EMBEDDED
 from harness.models.load import check_name, is_local
 
@@ -151,6 +152,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     args = arguments()
     with reported(args.out):
+        check_folder(args.out)
         from benchmarks.speed.rows import ROWS
 
         names = list(dict.fromkeys(args.rows or ROWS))

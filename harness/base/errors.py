@@ -57,12 +57,12 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse has it."""
-        found, rest = super().parse_known_args(args, namespace)
-        for action in self._actions:
-            value = getattr(found, action.dest, None)
-            if value is not action.default and "" in (value if isinstance(value, list) else [value]):
-                self.error(f"{'/'.join(action.option_strings) or action.dest} is empty")
-        return found, rest
+        words = list(sys.argv[1:] if args is None else args)
+        for before, word in zip(["", *words], words, strict=False):
+            if not word or (word.startswith("--") and word.endswith("=")):
+                option = word or (before if before.startswith("-") else "a word")
+                self.error(f"{option.rstrip('=')} is empty")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         line = f"error: {self.prog}: {one_line(message)}"
@@ -82,8 +82,8 @@ def reported(written: object = "disk", goes_on: bool = False) -> Iterator[None]:
     """Wrap the body of a command: print the errors that a user can mend, and exit.
 
     A UserError, a disk that takes no more, a lack of memory and a plug-in that calls sys.exit print
-    one line and exit with 2. Ctrl-C, SIGTERM and SIGHUP exit with 130, 143 and 129, and output whose
-    reader has gone, as ``head`` does, with 141 at the end. All other errors pass.
+    one line and exit with 2. Ctrl-C, SIGTERM and SIGHUP exit with 130, 143 and 129; output
+    whose reader has gone, as ``head`` does, with 141 at the end. All other errors pass.
 
     written: the folder or file that the command writes. It is named where the error of the disk
     names no file. goes_on: whether the command is worth its time without its output, which may then

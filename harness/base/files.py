@@ -29,7 +29,6 @@ from harness.base.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout
 LONGEST_ROW = 10_000_000  # characters of a row of a JSONL file: no model reads as many
-LONGEST_NAME = 255  # bytes of a file's name, on all file systems that matter
 LOCK = ".lock"  # name of a folder's lock file
 PARTIAL = ".partial"  # end of the name of a file that is being written
 SEAL = "file_sha256"  # key of a JSON file: the hash of all lines below it
@@ -407,25 +406,3 @@ def spelling(name: str) -> str:
     Some join capital and small letters, and the forms that Unicode has for one letter.
     """
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
-
-
-def check_folder(path: StrPath, remedy: str = "give a folder with --out") -> None:
-    """Raises UserError if ``path`` is not, and cannot become, a folder that can be written to."""
-    try:
-        nearest = _nearest_existing(Path(path).absolute())
-    except OSError as error:
-        raise UserError(path, f"cannot be a folder ({error.strerror})", remedy) from None
-    if not nearest.is_dir():
-        raise UserError(nearest, "is a file", remedy)
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise UserError(nearest, "cannot be written to", remedy)
-
-
-def _nearest_existing(path: Path) -> Path:
-    """``path``, or the nearest folder above it that exists. Raises OSError for a name too long."""
-    for part in path.parts:
-        if len(os.fsencode(part)) > LONGEST_NAME:
-            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), part)
-    while not path.exists():
-        path = path.parent
-    return path

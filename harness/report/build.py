@@ -12,6 +12,7 @@ from pathlib import Path
 
 from harness.base.errors import UserError
 from harness.base.files import locked
+from harness.base.places import check_export
 from harness.report import page, tables
 from harness.report.comparisons import comparison_table, holm_table
 from harness.report.continuous import continuous_table
@@ -71,6 +72,7 @@ def made_beside(out: Path, stale: str | None = None) -> Iterator[Path]:
     that write into the same results folder do not wait for it. Raises UserError if ``out`` cannot
     be a folder.
     """
+    check_export(out)
     place = out.resolve()
     # A fixed name, so that the next report replaces what a killed one left.
     partial = place.parent / f".{place.name}.partial"
@@ -162,8 +164,12 @@ def _move(partial: Path, out: Path, stale: str | None) -> None:
     """Moves every file to its place in ``out`` and deletes the ``stale`` ones beside them."""
     files = sorted(partial.rglob("*"))
     for file in files:  # before any takes its place
-        if file.is_dir() and (out / file.relative_to(partial)).is_symlink():
-            raise _link(out / file.relative_to(partial))
+        place = out / file.relative_to(partial)
+        if file.is_dir() and place.is_symlink():
+            raise _link(place)
+        if place.exists() and place.is_dir() != file.is_dir():
+            problem = f"is {'a file' if file.is_dir() else 'a folder'}, and the report has another"
+            raise UserError(place, problem, "move it away, or give another folder with --out")
     for file in files:
         place = out / file.relative_to(partial)
         if file.is_dir():

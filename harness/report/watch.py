@@ -9,8 +9,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.base.files import check_folder, write_text
+from harness.base.files import write_text
 from harness.base.leases import Leases
+from harness.base.places import check_folder
 from harness.report.html import environment
 from harness.results.status import HEADS, LEASES, FolderStatus, status_of
 

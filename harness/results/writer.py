@@ -23,7 +23,6 @@ from harness.base.errors import UserError
 from harness.base.files import (
     LOCK,
     StrPath,
-    check_folder,
     is_partial,
     locked,
     look_again,
@@ -34,6 +33,7 @@ from harness.base.files import (
     write_text,
 )
 from harness.base.leases import LOOK, Lease, Leases
+from harness.base.places import check_folder
 from harness.base.sums import check_sum, check_sums, has_sums, sum_folder, write_summed
 from harness.results.agreement import continued
 from harness.results.formats import EVALUATION_KEY, Evaluation, GridChoice, Record, check_place

@@ -11,7 +11,8 @@ from typing import Any
 
 from harness.base.console import Progress
 from harness.base.errors import UserError, called_exit, lack_of_memory, refused_write
-from harness.base.files import ROOT, check_folder
+from harness.base.files import ROOT
+from harness.base.places import check_folder
 from harness.base.stopping import heard
 from harness.models.load import load_tokenizer
 from harness.runs.context import check_context

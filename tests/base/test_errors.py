@@ -201,7 +201,7 @@ def test_a_character_that_the_output_cannot_hold_is_spelled():
     assert found.stdout == "\\u0394\n"
 
 
-@pytest.mark.parametrize("words", [["--out", ""], ["--seed", ""], ["--seed", "1", ""], ["", "x"]])
+@pytest.mark.parametrize("words", [["--out", ""], ["--out="], ["--seed", "1", ""], ["", "x"]])
 def test_an_empty_word_is_no_value(words, capsys):
     """`--out "$UNSET"` would else write to the default place."""
     parser = Parser(prog="command")

@@ -201,7 +201,7 @@ def test_a_report_keeps_what_else_lies_in_its_folder(tmp_path):
     assert "<!doctype html>" in page.read_text()
     assert (out / "tables" / "mine.txt").read_text() == "kept"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["few", "out"]
-    with pytest.raises(UserError, match="cannot be a folder"):
+    with pytest.raises(UserError, match="is a file; give a folder with --out"):
         write_report(folder, page)
 
 
