@@ -13,7 +13,7 @@ from harness.skills.hub import HubSkill
 from harness.skills.registry import get_skill
 from harness.skills.rubrics import JUDGES
 from harness.skills.skill import Metric, Skill
-from harness.skills.templates import TEACHER_TEMPLATES
+from harness.skills.templates import TEACHER_TEMPLATES, template_fault
 
 SPLITS = ("train", "validation", "test")
 HUB = ("subset", "revision")  # keys that go with `hub`
@@ -146,13 +146,5 @@ def _check_template(template: str | list[Any] | None, place: str) -> None:
         raise UserError(
             place, f"unknown template {template!r}", did_you_mean(template, TEACHER_TEMPLATES)
         )
-    if isinstance(template, list) and not (template and all(map(_is_message, template))):
-        raise UserError(place, "must be messages with `role` and `content`")
-
-
-def _is_message(turn: object) -> bool:
-    return (
-        isinstance(turn, dict)
-        and set(turn) == {"role", "content"}
-        and all(isinstance(text, str) for text in turn.values())
-    )
+    if isinstance(template, list) and (fault := template_fault(template)):
+        raise UserError(place, fault)

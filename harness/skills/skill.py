@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Protocol
 
 from harness.base.errors import UserError, did_you_mean, one_line, plug_in, shortened
 from harness.skills.templates import (
+    PLACEHOLDER,
     PROMPT_ENDS,
     TEACHER_TEMPLATES,
     Message,
@@ -249,9 +250,8 @@ class Skill:
             return value
 
         # One pass over the template, so that braces inside the values stay.
-        placeholder = re.compile(r"\{(question|demonstration|source)\}")
         filled = [
-            {"role": turn["role"], "content": placeholder.sub(fill, turn["content"])}
+            {"role": turn["role"], "content": PLACEHOLDER.sub(fill, turn["content"])}
             for turn in turns
         ]
         return [*example.prompt[:asked], *filled, *example.prompt[asked + 1 :]]

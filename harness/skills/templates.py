@@ -5,7 +5,9 @@ or ``three_turn``. Its ending says what the teacher sees: the demonstration (no 
 text (``_source``) or both (``_both``), as in figure 7 of arXiv 2601.19897.
 """
 
+import difflib
 import json
+import re
 from collections.abc import Sequence
 from typing import Any, TypeGuard
 
@@ -13,6 +15,7 @@ from typing import Any, TypeGuard
 # templates read it: [{"type": "function", "function": {"name": ..., "arguments": ...}}].
 Message = dict[str, Any]
 
+ROLES = frozenset(["system", "user", "assistant"])
 PROMPT_ENDS = "end in a user turn, or in the answer of a tool behind one"
 
 
@@ -79,6 +82,29 @@ TEACHER_TEMPLATES: dict[str, list[Message]] = {
     ],
 }
 TEACHER_CONTEXTS = ("demonstration", "source", "both")
+SHOWN = ("question", "demonstration", "source")  # what a template can show, in braces
+PLACEHOLDER = re.compile(rf"\{{({'|'.join(SHOWN)})\}}")
+
+
+def template_fault(turns: list[Any]) -> str:
+    """What is wrong with a teacher's template that somebody has written; empty if nothing is."""
+    keys = {"role", "content"}
+    if not is_prompt(turns) or any(set(turn) != keys for turn in turns):
+        return "must be messages with `role` and `content`, the last one of the user"
+    if turns[-1]["role"] != "user" or {turn["role"] for turn in turns} - ROLES:
+        return "must be messages of system, user and assistant, the last one of the user"
+    text = "\n".join(turn["content"] for turn in turns)
+    for word in re.finditer(r"\{\s*(\w+)\s*\}", PLACEHOLDER.sub("", text)):
+        near = difflib.get_close_matches(word[1].lower(), SHOWN, 1, cutoff=0.7)
+        if near:
+            return f"shows {word[0]}, which stands for nothing; did you mean {{{near[0]}}}?"
+    shown = set(PLACEHOLDER.findall(text))
+    if "question" not in shown:
+        return "shows no {question}, so the teacher is not asked it"
+    if shown == {"question"}:
+        return "shows neither {demonstration} nor {source}, so the teacher knows no more"
+    return ""
+
 
 # Oracle retrieval (table 1 of arXiv 2601.19897): the text with the answer precedes the question.
 ORACLE_TEMPLATE: list[Message] = [{"role": "user", "content": "{source}\n\n{question}"}]

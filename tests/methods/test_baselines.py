@@ -512,7 +512,8 @@ def test_contexts_that_cannot_be_had_are_refused(order_file, method):
     with pytest.raises(
         UserError, match=f"methods.{method}: skill vowels: its teacher_template is written out"
     ):
-        read_order(path, ["skills.vowels.teacher_template=[{role: user, content: '{question}'}]"])
+        written = "[{role: user, content: '{question} {source}'}]"
+        read_order(path, [f"skills.vowels.teacher_template={written}"])
 
 
 def test_cpt_wants_sources(order_file):

@@ -85,6 +85,30 @@ from tests.runs.refusals import DROP, ROW, at, refused
             ["skills[0]: teacher_template: must be messages"],
         ),
         (
+            ["skills", 0, "teacher_template"],
+            [{"role": "user", "content": "{question} {demonstraton}"}],
+            ["teacher_template: shows {demonstraton}", "did you mean {demonstration}?"],
+        ),
+        (
+            ["skills", 0, "teacher_template"],
+            [{"role": "user", "content": "{demonstration}"}],
+            ["skills[0]: teacher_template: shows no {question}"],
+        ),
+        (
+            ["skills", 0, "teacher_template"],
+            [{"role": "user", "content": "{question}, with {a: 1}"}],
+            ["skills[0]: teacher_template: shows neither {demonstration} nor {source}"],
+        ),
+        (
+            ["skills", 0, "teacher_template"],
+            [
+                {"role": "user", "content": "{question}"},
+                {"role": "asistant", "content": "{demonstration}"},
+                {"role": "user", "content": "{question}"},
+            ],
+            ["skills[0]: teacher_template: must be messages of system, user and assistant"],
+        ),
+        (
             ["skills", 0, "max_new_tokens"],
             0,
             ["skills[0]: max_new_tokens: must be at least 1, not 0"],
