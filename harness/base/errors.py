@@ -48,6 +48,18 @@ class UserError(Exception):
         super().__init__(text + (f"; {one_line(remedy)}" if remedy else ""))
 
 
+class WrongAnswer(UserError):
+    """A plug-in returned another kind of thing than is wanted."""
+
+    def __init__(self, place: object, problem: str, remedy: str) -> None:
+        super().__init__(place, problem, remedy)
+        self.problem, self.remedy = problem, remedy
+
+    def at(self, place: str) -> UserError:
+        """The same at ``place``, where the order names the plug-in."""
+        return UserError(place, f"{self.place} {self.problem}", self.remedy)
+
+
 class Parser(argparse.ArgumentParser):
     """A parser of a command's options that prints its errors in one line as well.
 
@@ -174,6 +186,8 @@ def plug_in(place: str, what: str) -> Iterator[None]:
     """
     try:
         yield
+    except WrongAnswer as error:
+        raise error.at(place) from None
     except (UserError, KeyboardInterrupt):
         raise
     except BaseException as error:

@@ -3,17 +3,19 @@
 A user's own file holds a class or a function.
 """
 
+import difflib
 import hashlib
 import importlib
 import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
+from harness.base.answers import check_answers, own_hooks
 from harness.base.errors import UserError, did_you_mean, plug_in, text_of
 from harness.base.moved import CHANGE_IMPORTS, moved_imports
 
@@ -94,7 +96,19 @@ def class_of_file(file: str | Path, base: type[Base], kind: str, place: str) -> 
         )
     found = only_subclass(_import_file(path, kind, place), base, kind, place)
     _check_attributes(found, base, place, path.name)
+    if not own_hooks(found, base):
+        problem = f"{path.name}: {found.__name__} has no function of a {kind}'s"
+        raise UserError(place, problem, _hooks(base, vars(found)))
+    check_answers(found, base, path.name)
     return found
+
+
+def _hooks(base: type, own: Iterable[str]) -> str:
+    """The hooks of ``base`` as a remedy; own: names in a class that has none of them."""
+    hooks = [name for name, hook in vars(base).items() if inspect.isfunction(hook)]
+    known = [name for name in hooks if not name.startswith("_")]
+    near = [name for each in own for name in difflib.get_close_matches(each, known, n=1)]
+    return (f"did you mean {near[0]!r}? " if near else "") + "known: " + ", ".join(known)
 
 
 def _check_attributes(cls: type, base: type, place: str, file: str) -> None:

@@ -5,6 +5,7 @@ from a mapping, as YAML gives it, and refuses a wrong value in one line. ``json_
 same rules for editors and other tools.
 """
 
+import copy
 import dataclasses
 import math
 import reprlib
@@ -84,13 +85,13 @@ def only_with(config: Any, holds: object, what: str, *names: str) -> None:
 def build(cls: type[Settings], mapping: Any, place: object) -> Settings:
     """An instance of the dataclass ``cls`` from ``mapping``, None for an empty one.
 
-    Raises UserError naming ``place`` and the key.
+    Raises UserError naming ``place`` and the key, also where a default is what no value may be.
     """
     if mapping is None:
         mapping = {}
     if not isinstance(mapping, dict):
         raise UserError(place, f"must be a mapping, not {_described(mapping)}")
-    fields = _fields(cls)
+    fields = fields_of(cls)
     hints = typing.get_type_hints(cls)
     for key in mapping:
         if key not in fields:
@@ -104,14 +105,33 @@ def build(cls: type[Settings], mapping: Any, place: object) -> Settings:
             check(values[name], spec.metadata, f"{place}: {name}")
         elif _required(spec):
             raise UserError(f"{place}: {name}", "is missing", spec.metadata.get("help", ""))
+        elif not dataclasses.is_dataclass(_default(spec)):
+            own = f"{place}: {name}"
+            check(_convert(_default(spec), hints[name], own), spec.metadata, own)
     try:
         return cls(**values)
     except ValueError as error:  # of a __post_init__
         raise UserError(place, str(error)) from None
 
 
-def _fields(cls: Any) -> dict[str, dataclasses.Field[Any]]:
-    return {spec.name: spec for spec in dataclasses.fields(cls)}
+def fields_of(cls: Any) -> dict[str, dataclasses.Field[Any]]:
+    """The fields of a dataclass, or of an instance, by name.
+
+    A field that only gives another default to that of a base keeps the base's rules.
+    """
+    found = {}
+    for spec in dataclasses.fields(cls):
+        found[spec.name] = spec = copy.copy(spec)
+        for base in (cls if isinstance(cls, type) else type(cls)).__mro__:
+            rules = getattr(base, "__dataclass_fields__", {}).get(spec.name)
+            if rules and not spec.metadata:
+                spec.metadata = rules.metadata
+    return found
+
+
+def _default(spec: dataclasses.Field[Any]) -> Any:
+    factory = spec.default_factory
+    return spec.default if factory is MISSING else factory()
 
 
 def _required(spec: dataclasses.Field[Any]) -> bool:
@@ -264,7 +284,7 @@ def json_schema(cls: type) -> dict[str, Any]:
 
 
 def _object_schema(cls: type) -> dict[str, Any]:
-    fields = _fields(cls)
+    fields = fields_of(cls)
     hints = typing.get_type_hints(cls)
     return {
         "title": cls.__name__,
@@ -279,10 +299,8 @@ def _field_schema(spec: dataclasses.Field[Any], hint: Any) -> dict[str, Any]:
     schema = _type_schema(hint, spec.metadata)
     if spec.metadata.get("help"):
         schema["description"] = spec.metadata["help"]
-    if spec.default is not MISSING:
-        schema["default"] = _plain(spec.default)
-    elif spec.default_factory is not MISSING:
-        schema["default"] = _plain(spec.default_factory())
+    if not _required(spec):
+        schema["default"] = _plain(_default(spec))
     return schema
 
 

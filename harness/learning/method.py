@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import torch
 
+from harness.base.errors import UserError
 from harness.base.files import ROOT
 from harness.base.registry import class_of_file, plugin_named
 from harness.learning.lessons import TeacherTemplate
@@ -227,4 +228,7 @@ def get_method(name: str, file: str | Path | None = None, place: str = "order") 
     """
     if file is None:
         return plugin_named(ROOT / "methods", "methods", name, Method, "method", place)
-    return class_of_file(file, Method, "method", place)
+    found = class_of_file(file, Method, "method", place)
+    if found.learn is Method.learn:
+        raise UserError(place, f"{Path(file).name}: {found.__name__} has no learn()", "write it")
+    return found

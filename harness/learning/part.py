@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from harness.base.errors import UserError
 from harness.base.files import ROOT
 from harness.base.registry import class_of_file, plugin_named
 from harness.base.settings import Checked
@@ -211,7 +212,26 @@ class TokenWeights:
     def at(self, positions: Positions, logits: torch.Tensor) -> torch.Tensor | None:
         """The product [tokens] of what the parts give to a chunk's tokens; None without a part."""
         weights = [part.weights(self.rows, positions, logits.detach()) for part in self.parts]
+        for part, own in zip(self.parts, weights, strict=True):
+            check_shape(part, "weights", own, logits.shape[:1])
         return torch.stack(weights).prod(0) if weights else None
+
+
+def check_shape(part: Part, hook: str, found: torch.Tensor, wanted: torch.Size) -> None:
+    """Raises UserError for a tensor of another shape, which would be spread over the wanted one."""
+    if found.shape != wanted:
+        place, shapes = f"{type(part).__name__}.{hook}()", (list(found.shape), list(wanted))
+        raise UserError(place, "returns shape {}; {} is wanted".format(*shapes))
+
+
+def updated(
+    parts: Iterable[Part], name: str, before: torch.Tensor, after: torch.Tensor
+) -> torch.Tensor:
+    """``Part.update`` of all ``parts`` in turn."""
+    for part in parts:
+        after = part.update(name, before, after)
+        check_shape(part, "update", after, before.shape)
+    return after
 
 
 def having(parts: Iterable[Part], hook: str) -> list[Part]:

@@ -45,7 +45,7 @@ from harness.learning.optimizer import (
 from harness.learning.options import TrainingConfig
 from harness.learning.packing import Positions, Row, chunks
 from harness.learning.parametrisation import Parametrisation, add_gradient, mover
-from harness.learning.part import TokenWeights, having
+from harness.learning.part import TokenWeights, having, updated
 from harness.learning.shares import passes, states_of
 from harness.learning.stage import Stage
 from harness.learning.weights import check_names
@@ -339,9 +339,7 @@ class Trainer:
             self.optimizer.move(name, gradients.pop(name), self.stage.rate)
             if parts:
                 after = halves.numbers_of(holder).to(self.place)
-                for part in parts:
-                    after = part.update(name, before, after)
-                halves.write_numbers(holder, after)
+                halves.write_numbers(holder, updated(parts, name, before, after))
             if projecting:
                 old[name] = before
         if projecting:

@@ -82,7 +82,8 @@ def _with_parts(spec: MethodSpec, phases: list[int], drawn: Sequence[int]) -> li
 
     drawn: examples that each stage before drew.
     """
-    own, behind = joint_budget([part.make() for part in spec.parts], phases[0], drawn)
+    with plug_in(spec.place, "budget() of a part"):
+        own, behind = joint_budget([part.make() for part in spec.parts], phases[0], drawn)
     return [own, *([behind] if behind else []), *phases[1:]]
 
 
@@ -125,7 +126,8 @@ def work_of(
     outlook = known(*own)
     outlook.later = later
     outlook.earlier = [known(*each) for each in earlier]
-    trained = spec.make_parameters().size(shape)
+    with plug_in(spec.place, "size() of its parameters"):
+        trained = spec.make_parameters().size(shape)
     outlook.parameters = trained.weights
     work = spec.ask("work", outlook)
     held = {spec.method: (work.kept, work.gold_rows)}

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.base.errors import UserError, plug_in, shortened
-from harness.base.settings import build
+from harness.base.settings import build, fields_of
 from harness.learning.method import Method, OrderView, get_method
-from harness.learning.outlook import Work
 from harness.learning.parametrisation import (
     Parametrisation,
     ParametrisationConfig,
@@ -29,9 +28,6 @@ from harness.skills.templates import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-# What a hook of a user's method has to return: (kind, in words).
-ANSWERS = {"work": (Work, "a Work"), "conversations": (Iterable, "an iterable of messages")}
 
 # Hooks of which a method has one part at most, and what two parts would both do.
 ALONE = {"budget": "divide the budget", "merge": "make the weights with which a stage ends"}
@@ -113,15 +109,11 @@ class MethodSpec:
     def ask(self, hook: str, *arguments: Any) -> Any:
         """What the method's ``hook`` returns before anything is learned, iterators as a list.
 
-        Raises UserError where the hook raises anything.
+        Raises UserError where the hook raises anything, or returns another kind than its base.
         """
         with plug_in(self.place, f"{hook}()"):
             answer = getattr(self.cls(self.config), hook)(*arguments)
             answer = list(answer) if isinstance(answer, Iterator) else answer
-        wanted, words = ANSWERS.get(hook, (object, ""))
-        if not isinstance(answer, wanted):
-            problem = f"{hook}() returns {repr(answer)[:60]}"
-            raise UserError(self.place, problem, f"{words} is wanted")
         return answer
 
     def settings(self) -> dict[str, Any]:
@@ -145,7 +137,7 @@ class MethodSpec:
         return {
             getattr(config, field.name): self.files[before + field.name]
             for before, config in configs
-            for field in fields(config)
+            for field in fields_of(config).values()
             if field.metadata.get("model") and before + field.name in self.files
         }
 
@@ -198,7 +190,9 @@ class MethodSpec:
                 if why := _apart(spec, other):
                     raise UserError(place, f"cannot join beside {other.name}: {why}")
             trained = self.parameters
-            if trained and (why := beside(spec.make(), trained.make())):
+            with plug_in(place, "wants_weights()"):
+                why = beside(spec.make(), trained.make()) if trained else ""
+            if trained and why:
                 raise UserError(place, f"cannot join parameters: {trained.name}: {why}")
             with plug_in(place, "check()"):
                 spec.make().check(order, method, place)
@@ -213,8 +207,7 @@ class MethodSpec:
     def phases(self, prompts: int) -> list[int]:
         """``Method.phases``. Raises UserError where these are no numbers of prompts."""
         phases = self.ask("phases", prompts)
-        is_list = isinstance(phases, list | tuple) and len(phases) > 0
-        if not is_list or not all(type(drawn) is int and drawn > 0 for drawn in phases):
+        if not phases or not all(drawn > 0 for drawn in phases):
             raise UserError(
                 self.place,
                 f"phases() returns {shortened(repr(phases), 80)}",
@@ -379,7 +372,7 @@ def _find_files(
     Returns ({option: name as the order has it}, {option: checksum}).
     """
     names, checksums = {}, {}
-    for field in fields(config):
+    for field in fields_of(config).values():
         written, own = getattr(config, field.name), f"{place}: {field.name}"
         if written is None:
             continue

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from harness.base.errors import UserError
-from harness.base.settings import build, json_schema, option
+from harness.base.settings import build, fields_of, json_schema, option
 from harness.evaluation.settings import KL, Evaluate, PassAtK
 from harness.runs.schema import Budget, Checkpoints, ModelSpec, Schema, SkillSpec
 from harness.sampling.settings import Rollout, VLLMConfig
@@ -219,3 +219,35 @@ def meets_properties(value, schema):
         and set(value) <= set(properties)
         and all(meets(each, properties[name]) for name, each in value.items())
     )
+
+
+def test_another_default_keeps_the_rules_of_the_base():
+    """A user's ``Config`` may give a default anew; that, too, has to be a value that is allowed."""
+
+    @dataclass
+    class Base:
+        size: int = option(8, "how many", min=1)
+        file: str | None = option(None, "a file", path=True)
+
+    @dataclass
+    class Own(Base):
+        size: int = -1
+
+    @dataclass
+    class Right(Base):
+        size: int = 4
+
+    with pytest.raises(UserError, match="mine: size: must be at least 1, not -1"):
+        build(Own, {}, "mine")
+    assert build(Own, {"size": 2}, "mine").size == 2
+    assert build(Right, {}, "mine").size == 4
+    with pytest.raises(UserError, match="mine: size: must be at least 1, not 0"):
+        build(Right, {"size": 0}, "mine")
+    assert fields_of(Right)["file"].metadata["path"]
+    assert json_schema(Right)["properties"]["size"] == {
+        "type": "integer",
+        "minimum": 1,
+        "description": "how many",
+        "default": 4,
+    }
+    assert not Right.__dataclass_fields__["size"].metadata  # the class stays as it is

@@ -33,6 +33,9 @@ SET = "from harness.learning.method import Method\nclass Mine(Method):\n    {}\n
         (SET.format("joins = None"), ["joins of Mine is None"]),
         (SET.format("trains = 'yes'"), ["trains of Mine is 'yes'; true or false is wanted"]),
         (SET.format("Config = 3"), ["Config of Mine is 3; a class is wanted"]),
+        (SET.format("pass"), ["mine.py: Mine has no function of a method's; known: learn, check"]),
+        (SET.format("def lern(self, stage): pass"), ["has no function", "did you mean 'learn'?"]),
+        (SET.format("def check(self, order, place): pass"), ["mine.py: Mine has no learn()"]),
         ("x = 1", ["defines 0 methods", "one class on top of Method is wanted"]),
         (
             "from harness.learning.method import Method\n"
@@ -50,14 +53,16 @@ def test_method_file(code, said, order_file, tmp_path):
 
 
 def test_what_no_example_has_is_missing(order_file, tmp_path):
-    (tmp_path / "mine.py").write_text(SET.format("needs = ('wing',)"))
+    (tmp_path / "mine.py").write_text(
+        SET.format("needs = ('wing',)\n    def learn(self, stage): pass")
+    )
     line = refused(order_file(methods={"mine": {"file": "mine.py"}}))
     assert "methods.mine: mine needs wings; skill vowels, example 1 has none" in line
 
 
 def test_a_method_file_is_one_module_for_all_its_labels(order_file, tmp_path):
     """Another file of that name is another module."""
-    code = "from harness.learning.method import Method\nclass Mine(Method): pass\n"
+    code = SET.format("def learn(self, stage): pass")
     (tmp_path / "other").mkdir()
     for folder in (tmp_path, tmp_path / "other"):
         (folder / "mine.py").write_text(code)
@@ -103,6 +108,8 @@ class Mine(SFT):
         ("def check(self, order, place):", "sys.exit(3)", "check() fails; mine.py, line 8: calls"),
         ("def phases(self, prompts):", "return 1 / 0", "phases() fails; mine.py, line 8: Zero"),
         ("def phases(self, prompts):", "return []", "phases() returns []; it is a list"),
+        ("def phases(self, prompts):", "while True: yield 1", "phases() returns <generator"),
+        ("def phases(self, prompts):", "return [True]", "returns [True]; list[int] is wanted"),
         ("def phases(self, prompts):", "return [-5]", "phases() returns [-5]"),
         ("def phases(self, prompts):", "return [1.5]", "phases() returns [1.5]"),
         ("def phases(self, prompts):", "return 12", "phases() returns 12"),
@@ -112,13 +119,21 @@ class Mine(SFT):
             "conversations() fails; mine.py, line 8",
         ),
         ("def work(self, outlook):", "raise GeneratorExit", "work() fails; mine.py, line 8: Gen"),
-        ("def work(self, outlook):", "return None", "work() returns None; a Work is wanted"),
+        (
+            "def work(self, outlook):",
+            "return None",
+            "mine.py: Mine.work() returns None; Work is wanted",
+        ),
         (
             "def work(self, outlook):",
             "return type(super().work(outlook))(learned=float('nan'))",
             "learned is nan, not a finite number",
         ),
-        ("def conversations(self, order):", "return None", "conversations() returns None; an it"),
+        (
+            "def conversations(self, order):",
+            "return None",
+            "returns None; Iterable[list[Message]] is wanted",
+        ),
     ],
 )
 def test_hooks_are_tried_before_anything_is_learned(hook, body, said, order_file, tmp_path):
@@ -134,3 +149,49 @@ def test_ctrl_c_in_a_hook_is_a_stop(order_file, tmp_path):
     (tmp_path / "mine.py").write_text(HOOKS.format(hook=hook, body="raise KeyboardInterrupt"))
     with pytest.raises(KeyboardInterrupt):
         read_order(order_file(methods={"mine": {"file": "mine.py"}}))
+
+
+@pytest.mark.parametrize(
+    "hook, body, said",
+    [
+        ("def work(self, outlook, work, earlier):", "pass", "returns None; Work is wanted"),
+        ("def budget(self, prompts, earlier):", "return prompts", "tuple[int, int] is wanted"),
+        (
+            "def budget(self, prompts, earlier):",
+            "return 1 / 0",
+            "budget() of a part fails; mine.py",
+        ),
+        ("def follows(self):", "return 3", "follows() returns 3; str | None is wanted"),
+        ("def conversations(self):", "return 3", "conversations() returns 3; Iterable"),
+    ],
+)
+def test_hooks_of_a_part_are_tried_as_well(hook, body, said, order_file, tmp_path):
+    code = f"from harness.learning.part import Part\nclass Mine(Part):\n    {hook}\n        {body}"
+    (tmp_path / "mine.py").write_text(code)
+    methods = {"sft": {"with": {"mine": {"file": "mine.py"}}}}
+    with pytest.raises(UserError) as error:
+        plan(read_order(order_file(methods=methods)), tmp_path / "out")
+    line = str(error.value)
+    assert "methods.sft" in line and said in line and "\n" not in line, line
+
+
+def test_a_part_or_parametrisation_without_a_hook_is_none(order_file, tmp_path):
+    for base, section in (("Part", "with"), ("Parametrisation", "parameters")):
+        code = f"from harness.learning.{base.lower()} import {base}\nclass Mine({base}):\n    "
+        (tmp_path / "mine.py").write_text(code + "def updte(self): pass")
+        line = refused(order_file(methods={"sft": {section: {"mine": {"file": "mine.py"}}}}))
+        assert f"sft: {section}.mine: mine.py: Mine has no function of a {base.lower()}'s" in line
+        assert "known: " in line and ("did you mean 'update'? " in line or base != "Part")
+
+
+def test_a_size_of_another_kind_is_refused(order_file, tmp_path):
+    code = (
+        "from harness.learning.parametrisation import Parametrisation\n"
+        "class Mine(Parametrisation):\n    def size(self, model): return 3"
+    )
+    (tmp_path / "mine.py").write_text(code)
+    methods = {"sft": {"parameters": {"mine": {"file": "mine.py"}}}}
+    with pytest.raises(
+        UserError, match=r"methods.sft: mine.py: Mine.size\(\) returns 3; Size is w"
+    ):
+        plan(read_order(order_file(methods=methods)), tmp_path / "out")
