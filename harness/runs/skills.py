@@ -1,18 +1,19 @@
 """The skills of an order: an entry of its list ``skills`` becomes a Skill."""
 
+import math
 import re
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from harness.base.errors import UserError, did_you_mean
+from harness.base.errors import UserError, did_you_mean, plug_in
 from harness.base.registry import function_of_file
 from harness.runs.schema import SkillSpec
 from harness.skills.files import FileSkill
 from harness.skills.hub import HubSkill
 from harness.skills.registry import get_skill
 from harness.skills.rubrics import JUDGES
-from harness.skills.skill import Metric, Skill
+from harness.skills.skill import Example, Metric, Skill
 from harness.skills.templates import TEACHER_TEMPLATES, template_fault
 
 SPLITS = ("train", "validation", "test")
@@ -49,7 +50,22 @@ def build_skill(
     for split in sorted(splits):
         if not skill.examples(split):
             raise UserError(f"skill {skill.name}, split {split}", "has no examples")
+    if splits and (spec.hub or named):
+        _try_functions(skill, spec, skill.examples(min(splits))[0], place)
     return skill
+
+
+def _try_functions(skill: Skill, spec: SkillSpec, example: Example, place: str) -> None:
+    """Raises UserError where a grader or reward of the user's own cannot judge an example."""
+    own = {"grader": skill.grade} if spec.grader and OWN_FILE.search(spec.grader) else {}
+    own |= {"reward": skill.reward} if spec.reward else {}
+    for key, function in own.items():
+        with plug_in(f"{place}: {key}", "on the first example it"):
+            found = float(function(example.demonstration or "", example.reference))
+        if not math.isfinite(found) or (key == "grader" and not 0 <= found <= 1):
+            wanted = "a number from 0 to 1" if key == "grader" else "a finite number"
+            problem = f"gives {found} for the first example"
+            raise UserError(f"{place}: {key}", problem, f"{wanted} is wanted")
 
 
 def _check_own(spec: SkillSpec, place: str) -> None:

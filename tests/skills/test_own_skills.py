@@ -359,8 +359,33 @@ def test_files_without_the_function(order_file, tmp_path, entry, source, line):
     assert line in said and "\n" not in said
 
 
+@pytest.mark.parametrize(
+    ("key", "code", "line"),
+    [
+        ("grader", "def f(answer): return 1", "takes 1 positional argument but 2 were given"),
+        ("grader", "def f(a, r, x): return 1", "f() missing 1 required positional argument: 'x'"),
+        ("grader", "def f(a, r): pass", "on the first example it fails"),
+        ("grader", "def f(a, r): return 2", "gives 2.0 for the first example; a number from 0"),
+        ("grader", "def f(a, r): return 1 / 0", "fails; mine.py, line 1: ZeroDivisionError"),
+        ("reward", "def f(a, r): return float('nan')", "gives nan for the first example; a finite"),
+        ("reward", "def f(answer): return 1", "takes 1 positional argument but 2 were given"),
+    ],
+)
+def test_a_function_is_tried_on_the_first_example(order_file, tmp_path, key, code, line):
+    with pytest.raises(UserError) as refused:
+        own(order_file, tmp_path, code, **{key: "mine.py"})
+    said = str(refused.value)
+    assert said.startswith(f"{tmp_path}/tiny.yaml: skills[0]: {key}: ") and line in said
+    assert "\n" not in said
+
+
+def test_a_reward_may_be_below_0(order_file, tmp_path):
+    order = own(order_file, tmp_path, "def f(a, r): return -1", reward="mine.py")
+    assert order.skills[0].reward("a", "b") == -1
+
+
 def test_a_grade_out_of_bounds_names_its_skill(order_file, tmp_path):
-    source = "def two(completion, reference):\n    return 2\n"
+    source = "def two(completion, reference):\n    return 2 if completion == 'a' else 0\n"
     graded = own(order_file, tmp_path, source, grader="mine.py").skills[0]
 
     class Answer:
