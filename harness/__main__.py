@@ -4,11 +4,14 @@
     python -m harness schema
     python -m harness completion bash|zsh
     python -m harness export RESULTS METHOD
+    python -m harness pack RESULTS DIR
 
 Orders are listed by their path in benchmarks/orders.
 """
 
 import argparse
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,6 +44,9 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     completion = add("completion", print_completion, "print a script that completes in a shell")
     completion.add_argument("shell", choices=("bash", "zsh"), metavar="bash|zsh")
     _add_export(add("export", export_method, "write a model with its card and its numbers"))
+    packing = add("pack", pack_results, "write what a report is made of, to be published")
+    packing.add_argument("results", help="a folder that run_sequence.py wrote")
+    packing.add_argument("out", metavar="DIR", help="where to write; it is not there yet")
     return parser.parse_args(words)
 
 
@@ -120,6 +126,27 @@ def export_method(args: argparse.Namespace) -> None:
             progress.show(f"pushes to {args.push}")
             done.append(f"pushed: {push(out, args.push, args.private)}")
     print("\n".join(done))
+
+
+def pack_results(args: argparse.Namespace) -> None:
+    """Write the folder, with tables and pictures of its report, and print how large it is."""
+    with Progress() as progress:
+        progress.show("loads what makes reports")
+        from harness.report.build import write_report
+        from harness.results.pack import MOST, pack
+
+        out = Path(args.out)
+        size = pack(Path(args.results), out, progress.show)
+        with tempfile.TemporaryDirectory() as temporary:
+            write_report([out], Path(temporary) / "report", progress.show)
+            for part, endings in (("tables", (".csv", ".md")), ("figures", (".png",))):
+                (out / part).mkdir()
+                for file in sorted((Path(temporary) / "report" / part).iterdir()):
+                    if file.suffix in endings:
+                        shutil.copyfile(file, out / part / file.name)
+    print(f"packed: {out}, with {size / 1e6:.1f} MB of answers")
+    if size > MOST:
+        print(f"more than {MOST / 1e6:.0f} MB: publish it apart from a repository")
 
 
 def main(words: list[str] | None = None) -> None:

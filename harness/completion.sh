@@ -7,7 +7,7 @@ _harness() {
     if [[ $first == -m && $module == harness* && $COMP_CWORD -gt 2 ]]; then
         command=("${COMP_WORDS[0]}" -m "$module")
         if [[ $module == harness && $COMP_CWORD -eq 3 ]]; then
-            COMPREPLY=($(compgen -W "list schema completion export" -- "$current"))
+            COMPREPLY=($(compgen -W "list schema completion export pack" -- "$current"))
             return
         elif [[ $module == harness && ${COMP_WORDS[3]} == list && $COMP_CWORD -eq 4 ]]; then
             COMPREPLY=($(compgen -W "methods parts parameters presets skills graders suites orders" -- "$current"))

@@ -10,6 +10,7 @@ JSON holds no NaN and no infinity, which other readers refuse: they become null.
 
 import errno
 import functools
+import gzip
 import hashlib
 import json
 import math
@@ -18,6 +19,7 @@ import re
 import secrets
 import socket
 import unicodedata
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -297,17 +299,18 @@ def read_json(
     *keys: str,
     remedy: str = "put back a whole copy of it, or move the folder away and start again",
 ) -> dict[str, Any]:
-    """The object in a JSON file, without its seal.
+    """The object in a JSON file, without its seal; a file that ends in .gz is unpacked.
 
     Raises UserError if there is none, none with these ``keys``, or another than ``write_sealed``
     wrote.
     """
     try:
         data = Path(path).read_bytes()
+        data = gzip.decompress(data) if Path(path).suffix == ".gz" else data
         value = json.loads(data.decode())
     except FileNotFoundError:
         raise UserError(path, "is not there", remedy) from None
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, EOFError, gzip.BadGzipFile, zlib.error):
         raise UserError(path, "is not JSON", remedy) from None
     if not isinstance(value, dict):
         raise UserError(path, "is not a JSON object", remedy)

@@ -23,7 +23,7 @@ from harness.report.style import BASE, Look
 from harness.report.table import Table
 from harness.report.tables import MEANINGS, measured, records_used
 from harness.report.viewer import as_script
-from harness.results.formats import read_object
+from harness.results.formats import evaluation_file, read_object
 
 MOST_RECORDS = 400  # written into the page; tables/records.csv has all
 MOST_RUNS = 200  # the same; runs/*/run.json has each
@@ -354,6 +354,7 @@ def _record(results: ReportData, row: Any, to_folder: str) -> RecordView:
     """row: of ``records_used``, a named tuple."""
     folder = results.names.index(row.folder)
     on_disk = isinstance(row.evaluation, str) and results.evaluation(folder, row.evaluation)
+    file = evaluation_file(results.folders[folder], str(row.evaluation)).name
     return RecordView(
         folder=row.folder,
         label=str(row.label),
@@ -366,7 +367,7 @@ def _record(results: ReportData, row: Any, to_folder: str) -> RecordView:
         n=f"{int(row.n)}" if _is_finite(row.n) else "–",
         protocol=str(row.protocol),
         evaluation=str(row.evaluation),
-        link=f"{to_folder}/evaluations/{quote(row.evaluation)}.json" if on_disk else "",
+        link=f"{to_folder}/evaluations/{quote(file)}" if on_disk else "",
     )
 
 

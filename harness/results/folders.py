@@ -28,6 +28,7 @@ from harness.results.formats import (
     STAGE,
     check_place,
     check_shape,
+    evaluation_file,
     read_object,
     short_json,
 )
@@ -196,7 +197,7 @@ class ResultsFolder:
         """The file of one evaluation with its items and answers, {} where it is missing."""
         if not isinstance(key, str) or not EVALUATION_KEY.fullmatch(key):
             return {}
-        return read_object(self.path / "evaluations" / f"{key}.json", EVALUATION)
+        return read_object(evaluation_file(self.path, key), EVALUATION)
 
     def questions(self, protocol: object) -> dict[str, AskedQuestion]:
         """{item id: what a retention task of this protocol asked}, {} where it is not kept."""
@@ -206,7 +207,7 @@ class ResultsFolder:
         """Keys of all evaluations on disk."""
         place = self.path / "evaluations"
         names = os.listdir(place) if place.is_dir() else []
-        return {name.removesuffix(".json") for name in names}
+        return {name.removesuffix(".gz").removesuffix(".json") for name in names}
 
     # -- what it cost
 

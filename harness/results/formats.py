@@ -195,6 +195,13 @@ EVALUATION: Shape = {"items?": [{"scores?": {"*?": float}}], "unjudged?": [dict]
 NAMES = {str: "a text", float: "a number", int: "a whole number", list: "a list", dict: "an object"}
 
 
+def evaluation_file(folder: Path, key: str) -> Path:
+    """The file of an evaluation, packed or not; where there is none, the one that would be made."""
+    plain = folder / "evaluations" / f"{key}.json"
+    packed = plain.with_name(f"{plain.name}.gz")
+    return packed if packed.is_file() and not plain.is_file() else plain
+
+
 def read_object(path: Path, shape: Shape) -> dict[str, Any]:
     """The JSON object of a file, {} where there is no file.
 

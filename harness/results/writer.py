@@ -36,7 +36,14 @@ from harness.base.leases import LOOK, Lease, Leases
 from harness.base.places import check_folder
 from harness.base.sums import check_sum, check_sums, has_sums, sum_folder, write_summed
 from harness.results.agreement import continued
-from harness.results.formats import EVALUATION_KEY, Evaluation, GridChoice, Record, check_place
+from harness.results.formats import (
+    EVALUATION_KEY,
+    Evaluation,
+    GridChoice,
+    Record,
+    check_place,
+    evaluation_file,
+)
 from harness.results.questions import AskedQuestion, save_questions
 from harness.results.selection import grid_selection
 from harness.results.status import LEASES, PLAN
@@ -143,8 +150,12 @@ class ResultsWriter:
         return cast(Evaluation, read_json(path, *EVALUATION_KEYS, remedy=AGAIN))
 
     def save_evaluation(self, key: str, evaluation: Mapping[str, Any]) -> None:
-        """Keep an ``Evaluation``."""
-        write_sealed(self.evaluation_path(key), evaluation)
+        """Keep an ``Evaluation``, in the place of one that was packed."""
+        path = self.evaluation_path(key)
+        plain = path.with_suffix("") if path.suffix == ".gz" else path
+        write_sealed(plain, evaluation)
+        if path != plain:
+            path.unlink(missing_ok=True)
 
     def unmeasured(
         self, keys: Iterable[str], waits: Callable[[str], object] | None = None
@@ -191,7 +202,7 @@ class ResultsWriter:
         if not EVALUATION_KEY.fullmatch(key):
             place = self.folder / "records.jsonl"
             raise UserError(place, f"{key[:60]!r} is no key of an evaluation", BEFORE)
-        return self.folder / "evaluations" / f"{key}.json"
+        return evaluation_file(self.folder, key)
 
     # ---- stages ----------------------------------------------------------------------------------
 

@@ -1,0 +1,59 @@
+"""A results folder as it is published: all that its report is made of, in little room.
+
+Weights, checkpoints, what methods remember, leases and the log stay behind. Evaluations are
+compressed, each one alone, so that a report or a reader still opens what it needs.
+"""
+
+import gzip
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from harness.base.errors import UserError
+from harness.base.files import refuse_links
+from harness.base.places import check_export
+from harness.results.folders import open_results
+
+MOST = 20_000_000  # bytes of answers that a repository should hold of one folder
+KEPT = ("results.json", "protocols.json", "records.jsonl", "SHA256SUMS", "selection.json")
+OF_RUN = ("run.json", "model.json", "failed.txt")
+OF_STAGE = ("SHA256SUMS", "records.jsonl", "stage.json", "training.jsonl")
+
+
+def pack(folder: Path, out: Path, show: Callable[[str], object] = lambda what: None) -> int:
+    """Write the folder ``out``, which must not be there yet; returns bytes of its evaluations.
+
+    Raises UserError for a folder that is no results folder, and for an ``out`` that cannot be.
+    """
+    open_results(folder)
+    refuse_links(folder)
+    if out.exists():
+        raise UserError(out, "is there already", "give another folder, or remove it")
+    check_export(out)
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / "evaluations").mkdir(parents=True)
+    try:
+        show("copies records")
+        files = [folder / name for name in KEPT]
+        files += [run / name for run in folder.glob("runs/*") for name in OF_RUN]
+        files += [stage / name for stage in folder.glob("runs/*/stage-*[0-9]") for name in OF_STAGE]
+        files += sorted(folder.glob("questions/*"))
+        for file in files:
+            if file.is_file():
+                place = partial / file.relative_to(folder)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, place)
+        evaluations = sorted(folder.glob("evaluations/*.json*"))
+        for number, file in enumerate(evaluations):
+            show(f"compresses evaluations {100 * number // len(evaluations)}%")
+            data = file.read_bytes()
+            if file.suffix != ".gz":
+                data = gzip.compress(data, mtime=0)
+            name = file.name.removesuffix(".gz") + ".gz"
+            (partial / "evaluations" / name).write_bytes(data)
+        size = sum(file.stat().st_size for file in (partial / "evaluations").iterdir())
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return size
