@@ -89,9 +89,14 @@ def is_local(name: str) -> bool:
     return name.startswith((".", "/", "~")) or Path(name).is_dir()
 
 
-def check_name(name: str, place: str) -> None:
-    """Raises UserError if ``name`` means a local folder that holds no model."""
-    if name in EMBEDDED_MODELS or not is_local(name):
+def check_name(name: str, place: str, revision: str | None = None) -> None:
+    """Raises UserError if ``name`` means a local folder that holds no model, or has a revision."""
+    if name not in EMBEDDED_MODELS and not is_local(name):
+        return
+    if revision:
+        problem = f"is of a repository of the hub, and {name} is none"
+        raise UserError(f"{place}: revision", problem, "leave it out")
+    if name in EMBEDDED_MODELS:
         return
     folder = Path(os.path.expanduser(name))
     if not (folder / "config.json").is_file():

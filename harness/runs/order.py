@@ -86,7 +86,7 @@ class Order(Sections):
         there.
         """
         super().__init__(*read_source(source, path, changes))
-        check_name(self.model.name, f"{self.place}: model")
+        check_name(self.model.name, f"{self.place}: model", self.model.revision)
         check_device(self.model.device, f"{self.place}: model: device")
         self._prepare_gpu()
         if self.model.fused_losses:

@@ -122,6 +122,9 @@ def _hub_skill(
             f"{spec.hub} is neither a folder nor a dataset of the hub",
             "write OWNER/NAME, or the path of a folder",
         )
+    if folder.is_dir() and spec.revision:
+        problem = f"is of a dataset of the hub, and {spec.hub} is a folder"
+        raise UserError(f"{place}: revision", problem, "leave it out")
     dataset = str(folder) if folder.is_dir() else spec.hub
     return HubSkill(spec.name, dataset, named, grader, place, reward, spec.subset, spec.revision)
 

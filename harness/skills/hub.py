@@ -100,6 +100,7 @@ class HubSkill(OwnSkill):
             return function(self.dataset, self.subset, **revision, **how)
         except Exception as error:
             said = one_line(str(error))[:MOST_OF_AN_ERROR]
+            key = "subset" if self.subset and "BuilderConfig" in said else key
             raise UserError(
                 f"{self.place}: {key}",
                 f"{self.dataset} cannot be loaded ({type(error).__name__}: {said})",

@@ -46,6 +46,12 @@ def test_damaged_model_folder(how, said, tiny, order_file, tmp_path):
         assert not out.exists()
 
 
+def test_a_revision_is_of_the_hub_alone(tiny, order_file):
+    for name in (str(tiny), "embedded"):
+        with pytest.raises(UserError, match="model: revision: is of a repository of the hub, and"):
+            read_order(order_file(model={"name": name, "revision": "main"}))
+
+
 def test_prompts_are_tried_before_a_model_is_loaded(tiny, order_file, tmp_path):
     """A role that the chat template refuses, and a limit that no prompt keeps, in --plan and at the
     start.

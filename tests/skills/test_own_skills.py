@@ -151,7 +151,8 @@ def test_rows_of_another_form(tmp_path, row, line):
     [
         ({"hub": "absent"}, "order: skills[0]: hub: absent cannot be loaded ("),
         ({"hub": "a/b/c"}, "order: skills[0]: hub: a/b/c is neither a folder nor a dataset"),
-        ({"subset": "nowhere"}, "order: skills[0]: hub: "),
+        ({"subset": "nowhere"}, "order: skills[0]: subset: "),
+        ({"revision": "v1"}, "order: skills[0]: revision: is of a dataset of the hub, and support"),
         ({"grader": None}, "order: skills[0]: grader: is missing"),
         ({"grader": "containz"}, "order: skills[0]: grader: unknown grader 'containz'"),
         ({"holdout": 3}, "order: skills[0]: holdout: goes with a skill of benchmarks/skills"),
