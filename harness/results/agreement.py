@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from harness.base.errors import UserError
-from harness.results.formats import LATER, VERSION
+from harness.results.formats import HEAD, LATER, VERSION, check_shape
 
 # What all runs of a folder share. Methods, seeds, sequences and references may be added.
 SHARED = ("model", "budget", "rollout", "evaluate", "skills", "retention")
 OTHER_FOLDER = "give another folder with --out, or move this one away"
 OTHER_LABEL = "give the changed method another label, or another folder with --out"
+START_AGAIN = "move the folder away and start again"
 
 
 def continued(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -60,23 +61,14 @@ def _sequences(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> di
 
 
 def _check_form(old: Mapping[str, Any], path: Path) -> None:
-    """Raises UserError unless ``old`` is of this version and has methods and seeds to add to."""
+    """Raises UserError unless ``old`` is of this version and has its form."""
     if old.get("version") != VERSION:
         raise UserError(
             path,
             f"is of version {old.get('version')}, not {VERSION}",
             "report.py reads it; to run, move it away or give another folder with --out",
         )
-    methods = old.get("methods")
-    seeds = old.get("seeds")
-    has_methods = isinstance(methods, dict) and all(isinstance(m, dict) for m in methods.values())
-    has_seeds = isinstance(seeds, list) and all(isinstance(seed, int) for seed in seeds)
-    if not (has_methods and has_seeds):
-        raise UserError(
-            path,
-            "has no `methods` and `seeds` as a run writes them",
-            "move the folder away and start again",
-        )
+    check_shape(path, dict(old), HEAD, "", START_AGAIN)
 
 
 def _check_method(old: Mapping[str, Any], new: Mapping[str, Any], label: str, path: Path) -> None:

@@ -171,12 +171,17 @@ def test_methods_and_seeds_may_be_added(about, tmp_path):
     [
         ("results.json", '{"version": 1}', "is of version 1, not 2"),
         ("results.json", "[1]", "is not a JSON object"),
-        ("results.json", '{"version": 2, "methods": {}}', "has no `methods` and `seeds`"),
+        ("results.json", '{"version": 2, "methods": {}}', "`skills` is null, not a list"),
         ("results.json", "", "is not JSON"),
         (
             "results.json",
-            '{"version": 2, "methods": {"sft": null}, "seeds": [0]}',
-            "has no `methods` and `seeds`",
+            '{"version": 2, "skills": [], "methods": {"sft": null}, "seeds": [0]}',
+            "`methods.sft` is null, not an object",
+        ),
+        (
+            "results.json",
+            '{"version": 2, "skills": [], "methods": {}, "seeds": [0], "orders": 5}',
+            "`orders` is 5, not an object",
         ),
         ("results.json", "{", "is not JSON"),
         ("thesis.tex", "mine", "is not empty and holds no results.json"),
