@@ -25,6 +25,7 @@ from harness.models.repeatable import allow_repeatable_products
 
 # Kinds of devices that an order may name. Whoever makes another one known to PyTorch adds it.
 DEVICE_TYPES = {"cpu", "cuda"}
+NUMBER = re.compile(r"\d+")
 
 
 def resolve_dtype(dtype: str, device: str | torch.device) -> torch.dtype:
@@ -240,8 +241,11 @@ def _read_weights(
             )
     except Exception as error:
         raise cannot_load(name, error, place) from None
-    # Missing and mismatched weights now hold random numbers.
+    # Missing and mismatched weights now hold random numbers. Unexpected ones may be of a part that
+    # sees or hears, but not of a layer like the others.
+    known = {NUMBER.sub("#", key) for key in model.state_dict()}
     unfit = sorted(loading["missing_keys"])
+    unfit += sorted(key for key in loading["unexpected_keys"] if NUMBER.sub("#", key) in known)
     unfit += sorted(key for key, *_ in loading["mismatched_keys"])
     if unfit:
         raise UserError(

@@ -71,9 +71,10 @@ def damaged(tiny, folder, how):
     elif how == "other sizes":
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 128}))
-    elif how == "a layer more":
+    elif how in ("a layer more", "a layer less"):
         config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
+        layers = config["num_hidden_layers"] + (1 if how == "a layer more" else -1)
+        (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": layers}))
     elif how == "no tokenizer":
         for name in ("tokenizer.json", "tokenizer_config.json"):
             (folder / name).unlink()

@@ -21,6 +21,7 @@ from tests.runs.refusals import CONFIGS, ROW, TEMPLATES, damaged, start
         ("half weights", "cannot be loaded"),
         ("other sizes", "do not fit its config.json"),
         ("a layer more", "do not fit its config.json"),
+        ("a layer less", "do not fit its config.json"),
         ("no tokenizer", "cannot be loaded"),
         ("no chat template", "has no chat template"),
         *((how, "chat template fails on messages of user") for how in list(TEMPLATES)[:3]),
