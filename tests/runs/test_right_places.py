@@ -161,6 +161,9 @@ from harness.learning.part import Part, PartConfig
 
 class Mine(Part):
     Config = MyConfig
+
+    def end(self, stage):
+        pass
 """
 
 
@@ -188,9 +191,8 @@ def test_options_of_a_users_part_that_cannot_be_made(order_file, tmp_path, code,
 
 
 def test_one_part_joins_a_method_once(order_file, tmp_path):
-    (tmp_path / "mine.py").write_text(
-        "from harness.learning.part import Part\nclass Mine(Part): pass\n"
-    )
+    code = "from harness.learning.part import Part\nclass Mine(Part):\n    def end(self, s): pass\n"
+    (tmp_path / "mine.py").write_text(code)
     parts = {"one": {"file": "mine.py"}, "two": {"file": "mine.py"}}
     line = refused(order_file(methods={"sft": {"with": parts}}))
     assert "with.two: cannot join beside one: both are the same part; leave one out" in line
