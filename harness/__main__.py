@@ -10,7 +10,6 @@ Orders are listed by their path in benchmarks/orders.
 """
 
 import argparse
-import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -136,14 +135,12 @@ def pack_results(args: argparse.Namespace) -> None:
         from harness.results.pack import MOST, pack
 
         out = Path(args.out)
-        size = pack(Path(args.results), out, progress.show)
         with tempfile.TemporaryDirectory() as temporary:
-            write_report([out], Path(temporary) / "report", progress.show)
-            for part, endings in (("tables", (".csv", ".md")), ("figures", (".png",))):
-                (out / part).mkdir()
-                for file in sorted((Path(temporary) / "report" / part).iterdir()):
-                    if file.suffix in endings:
-                        shutil.copyfile(file, out / part / file.name)
+            # First: a folder without a report is not worth packing, and nothing is half-written.
+            write_report([args.results], Path(temporary), progress.show)
+            files = [*Path(temporary, "tables").iterdir(), *Path(temporary, "figures").iterdir()]
+            shown = [file for file in files if file.suffix in (".csv", ".md", ".png")]
+            size = pack(Path(args.results), out, shown, progress.show)
     print(f"packed: {out}, with {size / 1e6:.1f} MB of answers")
     if size > MOST:
         print(f"more than {MOST / 1e6:.0f} MB: publish it apart from a repository")

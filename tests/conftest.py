@@ -100,6 +100,15 @@ def read_lines(path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def unwritable(target):
+    """A stream of bytes that takes nothing: a full disk (``full``), or a pipe without a reader."""
+    if target == "full":
+        return open("/dev/full", "wb", buffering=0)
+    reader, writer = os.pipe()
+    os.close(reader)
+    return os.fdopen(writer, "wb", buffering=0)
+
+
 def without_progress(said):
     """The lines of stderr but for those of what goes on, which bear the time."""
     return [line for line in said.splitlines() if not STAMP.match(line)]

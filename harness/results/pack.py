@@ -6,7 +6,7 @@ compressed, each one alone, so that a report or a reader still opens what it nee
 
 import gzip
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness.base.errors import UserError
@@ -15,14 +15,28 @@ from harness.base.places import check_export
 from harness.results.folders import open_results
 
 MOST = 20_000_000  # bytes of answers that a repository should hold of one folder
-KEPT = ("results.json", "protocols.json", "records.jsonl", "SHA256SUMS", "selection.json")
+KEPT = (
+    "results.json",
+    "protocols.json",
+    "records.jsonl",
+    "SHA256SUMS",
+    "selection.json",
+    "judge.json",
+)
 OF_RUN = ("run.json", "model.json", "failed.txt")
-OF_STAGE = ("SHA256SUMS", "records.jsonl", "stage.json", "training.jsonl")
+OF_STAGE = ("SHA256SUMS", "records.jsonl", "stage.json", "training.jsonl", "judged.jsonl")
 
 
-def pack(folder: Path, out: Path, show: Callable[[str], object] = lambda what: None) -> int:
+def pack(
+    folder: Path,
+    out: Path,
+    shown: Sequence[Path] = (),
+    show: Callable[[str], object] = lambda what: None,
+) -> int:
     """Write the folder ``out``, which must not be there yet; returns bytes of its evaluations.
 
+    shown: files of a report, each of which keeps the name of its folder; show: is told what is
+    being written.
     Raises UserError for a folder that is no results folder, and for an ``out`` that cannot be.
     """
     open_results(folder)
@@ -44,6 +58,9 @@ def pack(folder: Path, out: Path, show: Callable[[str], object] = lambda what: N
                 place = partial / file.relative_to(folder)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, place)
+        for file in shown:
+            (partial / file.parent.name).mkdir(exist_ok=True)
+            shutil.copyfile(file, partial / file.parent.name / file.name)
         evaluations = sorted(folder.glob("evaluations/*.json*"))
         for number, file in enumerate(evaluations):
             show(f"compresses evaluations {100 * number // len(evaluations)}%")

@@ -13,6 +13,7 @@ from harness.base import console
 from harness.base.console import Listener, Progress, Rate, Screen, clock
 from harness.base.files import ROOT
 from harness.base.forecast import Expected, Forecast
+from tests.conftest import unwritable
 
 # What rich would interpret: markup, an emoji code, a link, a number, and half of a tag.
 ODD = "[red]sft[/red] [b] :smile: https://x.y/z 3.14 'text' [/"
@@ -176,12 +177,7 @@ def test_progress_that_cannot_be_written_stops_nothing(target):
         "        Progress().say('x' * 9999)\n"
         "        print('y' * 9999, flush=True)\n"
     )
-    if target == "full":
-        writer = os.open("/dev/full", os.O_WRONLY)
-    else:
-        reader, writer = os.pipe()
-        os.close(reader)
-    with os.fdopen(writer, "wb") as out:
+    with unwritable(target) as out:
         for streams in ({"stdout": out, "stderr": out}, {"stdout": out, "stderr": subprocess.PIPE}):
             found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, **streams)
             assert found.returncode == 0 and b"Error" not in (found.stderr or b"")

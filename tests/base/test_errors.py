@@ -24,7 +24,7 @@ from harness.base.files import ROOT
 from harness.base.settings import build
 from harness.base.stopping import Stopped
 from harness.runs.schema import Schema
-from tests.conftest import without_progress
+from tests.conftest import unwritable, without_progress
 
 LONG = "x" * 100_000
 WORDS = "so many words " * 9_000
@@ -169,12 +169,7 @@ def test_failed_runs_exit_with_1(capsys):
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_output_that_is_lost_is_no_traceback(target, code, unbuffered):
     """A reader that has gone is silent, as with any tool; a full disk has one line."""
-    if target == "full":
-        writer = os.open("/dev/full", os.O_WRONLY)
-    else:
-        reader, writer = os.pipe()
-        os.close(reader)
-    with os.fdopen(writer, "wb") as out:
+    with unwritable(target) as out:
         found = subprocess.run(
             [sys.executable, "-m", "harness", "schema"],
             cwd=ROOT,

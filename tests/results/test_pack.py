@@ -28,6 +28,8 @@ def test_a_packed_folder_gives_the_same_report(folder, tmp_path, capsys):
     (stage / "weights").mkdir()
     (stage / "weights" / "model.safetensors").write_bytes(b"0" * 1000)
     (folder / "log.txt").write_text("what was said")
+    for kept in ("judge.json", "runs/sft-seed0/stage-3/judged.jsonl"):
+        (folder / kept).write_text("{}")
     packed = tmp_path / "packed"
     main(["pack", str(folder), str(packed)])
     assert f"packed: {packed}, with 0." in capsys.readouterr().out
@@ -37,6 +39,7 @@ def test_a_packed_folder_gives_the_same_report(folder, tmp_path, capsys):
         name: text.replace("packed", "one") if name != "records.csv" else ""
         for name, text in tables(tmp_path / "b").items()
     }
+    assert (packed / "judge.json").exists() and list(packed.rglob("stage-3/judged.jsonl"))
     assert not (packed / "log.txt").exists() and not list(packed.rglob("weights"))
     assert (packed / "tables" / "main.csv").read_text() == tables(tmp_path / "a")["main.csv"]
     assert list((packed / "figures").glob("*.png"))
