@@ -288,8 +288,8 @@ def test_a_killed_order_of_two_sequences_ends_in_the_same_numbers(
 
 
 def about(**changes):
-    shared = dict.fromkeys(("model", "budget", "rollout", "evaluate", "skills", "retention"))
-    return {"version": 2, "methods": {}, "seeds": [0], **shared, **changes}
+    shared = dict.fromkeys(("model", "budget", "rollout", "evaluate", "retention"))
+    return {"version": 2, "skills": [], "methods": {}, "seeds": [0], **shared, **changes}
 
 
 def test_sequences_may_be_added_to_a_folder_and_none_changed(tmp_path):
