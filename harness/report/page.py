@@ -19,7 +19,7 @@ from harness.report.html import environment
 from harness.report.links import Link, answer_link, links
 from harness.report.opening import opening, verdict_block, warnings
 from harness.report.pictures.picture import PictureFile
-from harness.report.style import BASE, Look
+from harness.report.style import BASE, GREY, Look
 from harness.report.table import Table
 from harness.report.tables import MEANINGS, measured, records_used
 from harness.report.viewer import as_script
@@ -243,7 +243,7 @@ def _dot(look: dict[str, Look]) -> Dot:
     def dot(label: str) -> Markup:
         colour = look[label].colour if label in look else BASE if label.startswith("base") else None
         mark = Markup('<span class="dot" style="background:{}"></span>')
-        return mark.format(colour) if colour else Markup("")
+        return mark.format(colour) if colour and colour != GREY else Markup("")
 
     return dot
 

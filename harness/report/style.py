@@ -1,11 +1,12 @@
 """The look of every picture: colours, fonts, the panels of a figure, the files it is saved as.
 
 Colours are those of Okabe & Ito, which readers with any common colour blindness tell apart, four of
-them darkened. Markers and dashes repeat the difference. No letter is below SMALL points, 10 pixels.
+them darkened. Markers and dashes repeat the difference. Of many methods the best have them, and the
+lines of the others are thin and grey. No letter is below SMALL points, 10 pixels.
 """
 
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -43,12 +44,15 @@ DARK = {
 }
 FIXED = {"sft": ("#D55E00", "o"), "sdft": ("#0072B2", "s"), "grpo": ("#009E73", "^")}
 OTHERS = ["#C673A1", "#B07800", "#3292CC", "#8A8000"]  # darkened: lines on white as on black
+GREY = "#7b8490"
+MOST_COLOURED = 10  # methods
 MARKERS = ["D", "v", "P", "X", "<", ">", "p", "h"]
 DASHES: list[Dash] = ["-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5))]
 BROKEN: Dash = (0, (4, 2))  # of the base model's line
 HEAT = LinearSegmentedColormap.from_list(
     "heat", ["#f7fbff", "#c6dbef", "#6baed6", "#2171b5", "#08306b"]
 )
+FINE = 0.8  # points, of a grey line
 SMALL = 8.0
 LETTERS = 14  # of a name beside the end of its line
 MOST_NAMED = 6  # lines of a panel that are named there
@@ -109,29 +113,36 @@ class Look(NamedTuple):
     dash: Dash
 
 
-def looks(labels: Iterable[str]) -> dict[str, Look]:
+FURTHER = Look(GREY, "o", "-")  # of each method beyond MOST_COLOURED
+
+
+def looks(labels: Sequence[str]) -> dict[str, Look]:
     """The look of each label: fixed for sft, sdft and grpo, else by the hash of the label.
 
     A label keeps its look from report to report, unless an alphabetically earlier one hashes to
-    the same. Plain lines are given out before dashed ones.
+    the same. Plain lines are given out before dashed ones. Of more than MOST_COLOURED labels those
+    with a fixed look and the first others have one, the rest ``FURTHER``.
     """
+    fixed = [label for label in labels if label in FIXED]
+    others = [label for label in labels if label not in FIXED]
+    coloured = [*fixed, *others[: MOST_COLOURED - len(fixed)]]
     slots = [
         [
-            Look(colour, MARKERS[(i + len(OTHERS) * row) % len(MARKERS)], dash)
+            Look(colour, MARKERS[(i + len(OTHERS) * row + row // 2) % len(MARKERS)], dash)
             for i, colour in enumerate(OTHERS)
         ]
         for row, dash in enumerate(DASHES)
     ]
     chosen: dict[str, Look] = {}
-    for label in sorted(labels):
+    for label in sorted(coloured):
         if label in FIXED:
             chosen[label] = Look(*FIXED[label], "-")
             continue
         start = zlib.crc32(label.encode()) % len(OTHERS)
         ring = [look for row in slots for look in row[start:] + row[:start]]
         taken = set(chosen.values())
-        chosen[label] = next((look for look in ring if look not in taken), ring[0])
-    return chosen
+        chosen[label] = next(look for look in ring if look not in taken)
+    return {label: chosen.get(label, FURTHER) for label in labels}
 
 
 def save(figure: Figure, folder: Path, name: str, form: Form = WIDE) -> None:
@@ -192,12 +203,16 @@ def legend(
     """Puts a legend above the panels, in as many columns as the figure's width has room for.
 
     Further rows make the figure higher. base: whether the base model's line is explained as well.
+    All ``FURTHER`` labels have one entry together.
     """
     handles = []
+    grey = [label for label in labels if look[label] == FURTHER]
     size = matplotlib.rcParams["legend.fontsize"]
     room = 72 * figure.get_figwidth() - size  # in points
     letters = min(54, int((room - 4 * size) / (0.64 * size)))
     for label in labels:
+        if label in grey:
+            continue
         colour, marker, dash = look[label]
         handles.append(
             Line2D(
@@ -209,6 +224,10 @@ def legend(
                 label=shorten(label, letters),
             )
         )
+    if grey:
+        entry = Line2D([], [], color=GREY, marker="o", markersize=4, linewidth=FINE)
+        entry.set_label(f"{len(grey)} others")
+        handles.append(entry)
     if base:
         handles.append(Line2D([], [], color=BASE, linestyle=BROKEN, linewidth=1.2, label="base"))
     widest = max((_text_width(str(handle.get_label()), size) for handle in handles), default=0)
@@ -256,9 +275,13 @@ def curve(
 ) -> None:
     """Draws a line with its markers, and whiskers from ``low`` to ``high`` where they are finite.
 
-    look: one of ``looks``; scale: a factor on y and its whiskers, 100 for a fraction in per cent;
-    shift: to the right, in points; at: the x of the points that have whiskers, None for all.
+    look: one of ``looks``; ``FURTHER`` has neither markers nor whiskers; scale: a factor on y and
+    its whiskers, 100 for a fraction in per cent; shift: to the right, in points; at: the x of the
+    points that have whiskers, None for all.
     """
+    if look == FURTHER:
+        axes.plot(x, np.asarray(y, float) * scale, color=GREY, linewidth=FINE, alpha=0.6, zorder=2)
+        return
     colour, marker, dash = look
     x = np.asarray(x, float)
     y, low, high = (np.asarray(values, float) * scale for values in (y, low, high))

@@ -88,7 +88,9 @@ def test_training_curves_that_coincide_are_told_apart_by_place_and_by_marks(tmp_
     assert low < 2 and high > 5
 
 
-@pytest.mark.parametrize("colour", [*style.OTHERS, *(look[0] for look in style.FIXED.values())])
+@pytest.mark.parametrize(
+    "colour", [style.GREY, *style.OTHERS, *(look[0] for look in style.FIXED.values())]
+)
 def test_a_method_s_colour_is_seen_on_white_and_on_black(colour):
     def luminance(name):
         parts = np.array([int(name[i : i + 2], 16) / 255 for i in (1, 3, 5)])
@@ -167,7 +169,7 @@ def test_curves_are_in_optimizer_steps_where_all_methods_agree(tmp_path):
 
 def test_a_label_has_the_same_colour_in_every_report():
     few = style.looks(["sdft", "ewc"])
-    many = style.looks(["replay", "sft", "ewc", "grpo", "sdft", *"abcdefgh"])
+    many = style.looks(["replay", "sft", "ewc", "grpo", "sdft", *"abcde"])
     assert few["sdft"] == many["sdft"] == ("#0072B2", "s", "-")
     assert many["sft"][0] == "#D55E00"
     assert many["grpo"][0] == "#009E73"

@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 import pandas as pd
 
+from harness.base import metrics
 from harness.report.data import ReportData
 from harness.report.pictures import (
     accuracy_matrix,
@@ -27,18 +29,20 @@ from harness.report.pictures import (
     drift,
     frontier,
     plane,
+    ranking,
     retention,
     training,
 )
 from harness.report.pictures.axis import TrainingAxis
 from harness.report.pictures.curves import accuracy_curves_table
 from harness.report.pictures.picture import Picture, PictureFile, Source
-from harness.report.style import STYLE, looks
+from harness.report.style import STYLE, Look, looks
 
 PICTURES: list[Picture[Any]] = [  # in the page's order
     curves.ACCURACY,
     curves.NORMALISED,
     plane.PLANE,
+    ranking.RANKING,
     frontier.FRONTIER,
     frontier.LIKELIHOODS,
     accuracy_matrix.ACCURACY_MATRIX,
@@ -48,15 +52,32 @@ PICTURES: list[Picture[Any]] = [  # in the page's order
 ]
 
 
-def source_of(results: ReportData) -> Source:
-    """What the pictures of ``results`` are made from."""
+def source_of(results: ReportData, look: dict[str, Look] | None = None) -> Source:
+    """What the pictures of ``results`` are made from.
+
+    look: of each label; None for ``looks``, the highest accuracy after the last stage first.
+    """
+    look = look or looks(by_accuracy(results))
     axis = TrainingAxis(results)
-    sequences = {name: source_of(of) for name, of in results.of_sequences.items() if of.series}
+    sequences = {n: source_of(of, look) for n, of in results.of_sequences.items() if of.series}
     curves = accuracy_curves_table(results, axis)
     if sequences:
         tables = [of.curves.assign(sequence=name) for name, of in sequences.items()]
         curves = pd.concat(tables, ignore_index=True)
-    return Source(results, axis, looks(results.series), curves, sequences)
+    return Source(results, axis, look, curves, sequences)
+
+
+def by_accuracy(results: ReportData) -> list[str]:
+    """All labels, the highest mean ACC over the runs that have one first; without any last."""
+
+    def accuracy(label: str) -> float:
+        of_runs = (
+            metrics.average_accuracy(results.R[label]) if results.R[label].size else np.array([])
+        )
+        known = of_runs[np.isfinite(of_runs)]
+        return float(known.mean()) if known.size else -1.0
+
+    return sorted(results.series, key=accuracy, reverse=True)
 
 
 def draw_pictures(source: Source, folder: Path) -> list[PictureFile]:

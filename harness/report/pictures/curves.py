@@ -15,6 +15,7 @@ from harness.report.pictures.live import LivePanel, training_lines, training_pan
 from harness.report.pictures.picture import MOST_PANELS, Picture, Source, only_first
 from harness.report.style import (
     BASE,
+    FURTHER,
     MUTED,
     Form,
     Look,
@@ -186,8 +187,11 @@ def draw_lines(
     scale: float,
 ) -> None:
     """Draws some of ``lines_of`` beside each other, with whiskers at the ends of stages."""
-    for (label, line), shift in zip(lines.items(), shifts(len(lines)), strict=True):
+    moved = [label for label in lines if looks[label] != FURTHER]
+    shift_of = dict(zip(moved, shifts(len(moved)), strict=True))
+    for label, line in lines.items():
         y, low, high = line["value"], line["low"], line["high"]
+        shift = shift_of.get(label, 0)
         curve(axes, looks[label], line["x"], y, low, high, scale, shift, axis.edges)
 
 

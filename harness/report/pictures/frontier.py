@@ -22,6 +22,8 @@ from harness.report.frontier import (
 from harness.report.pictures.picture import Picture, Source
 from harness.report.style import (
     BASE,
+    FURTHER,
+    GREY,
     LETTERS,
     MUTED,
     PAPER,
@@ -35,7 +37,6 @@ from harness.report.style import (
 )
 
 STEPS = 12  # of the band between two neighbouring points
-GREY = Look(MUTED, "o", "-")  # of methods with one setting where they are many
 
 # -- what is shown
 
@@ -84,7 +85,7 @@ def lines(source: Source, key: str) -> Lines | None:
 
     return Lines(
         shown.kept,
-        source.looks | looks(family.name for family in shown.families),
+        source.looks | looks([family.name for family in shown.families]),
         [Line(family.name, family.points, band(family)) for family in shown.families],
         shown.matched,
         shown.alone,
@@ -101,8 +102,11 @@ def draw(shown: Lines, form: Form) -> Figure:
         _draw_line(axes, line, shown.looks[line.name], shown.kept.scale)
     are_few = len(shown.alone) <= MOST_ALONE
     for point in shown.alone:
-        look = shown.looks.get(point.label, GREY) if are_few else GREY
-        _draw_mark(axes, point, look, shown.kept.scale)
+        look = shown.looks[point.label]
+        if look == FURTHER:
+            _draw_further(axes, point, shown.kept.scale)
+        else:
+            _draw_mark(axes, point, look, shown.kept.scale)
         if are_few:
             _write_label(axes, point, shown.kept.scale, is_above=True)
     axes.plot(
@@ -129,7 +133,8 @@ def draw(shown: Lines, form: Form) -> Figure:
     axes.set_xlabel(f"{shown.kept.name} (points)" if shown.kept.unit == "%" else shown.kept.name)
     axes.set_ylabel("new-task gain (points)")
     axes.margins(0.1)
-    legend(figure, shown.looks, [line.name for line in shown.lines])
+    named = [] if are_few else [point.label for point in shown.alone]
+    legend(figure, shown.looks, [*(line.name for line in shown.lines), *named])
     return figure
 
 
@@ -142,6 +147,20 @@ def _draw_line(axes: Axes, line: Line, look: Look, scale: float) -> None:
     for point, is_rising in zip(line.points, rises, strict=True):
         _draw_mark(axes, point, look, scale)
         _write_label(axes, point, scale, is_above=not is_rising)  # the line is on the other side
+
+
+def _draw_further(axes: Axes, point: Setting, scale: float) -> None:
+    """A small grey mark without intervals."""
+    axes.plot(
+        point.retention.value * scale,
+        point.gain.value * 100,
+        color=GREY,
+        marker=FURTHER.marker,
+        markersize=4,
+        markeredgecolor=PAPER,
+        linestyle="none",
+        zorder=3.5,
+    )
 
 
 def _draw_mark(axes: Axes, point: Setting, look: Look, scale: float) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from harness.report.pictures.axis import TrainingAxis
-from harness.report.style import Look
+from harness.report.style import FURTHER, Look
 
 DIGITS = 5  # significant ones of a number
 
@@ -18,7 +18,8 @@ DIGITS = 5  # significant ones of a number
 class LiveLine:
     """One method's points; low, high: of y; left, right: of x; n: answers of a run; runs: how many.
 
-    n_across: answers behind x, where it is measured; marker: its letter in style.looks.
+    n_across: answers behind x, where it is measured; marker: its letter in style.looks; quiet: is
+    drawn thin and without whiskers, as the lines of many methods are.
     Lists are as long as ``x``, or empty where nothing is known of any point.
     """
 
@@ -36,6 +37,7 @@ class LiveLine:
     n_across: list[float | None] = field(default_factory=list)
     runs: list[float | None] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)  # places of the points that have whiskers
+    quiet: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ def training_lines(
                 n=numbers(line["n"]) if "n" in line else [],
                 runs=numbers(line["seeds"]) if "seeds" in line else [],
                 ends=np.flatnonzero(at_end).tolist(),
+                quiet=looks[label] == FURTHER,
             )
         )
     return found

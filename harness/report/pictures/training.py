@@ -10,6 +10,9 @@ from matplotlib.figure import Figure
 from harness.report.pictures.axis import TrainingAxis
 from harness.report.pictures.picture import Picture, Source
 from harness.report.style import (
+    FINE,
+    FURTHER,
+    GREY,
     PAPER,
     Form,
     Look,
@@ -81,6 +84,10 @@ def draw(shown: Diagnostics, form: Form) -> Figure:
     for axes, quantity in zip(all_axes, shown.quantities, strict=True):
         lines = {label: shown.line(label, quantity) for label in shown.labels}
         known = [label for label, line in lines.items() if len(line)]
+        grey = [label for label in known if shown.looks[label] == FURTHER]
+        for label in grey:
+            _draw_further(axes, lines[label])
+        known = [label for label in known if label not in grey]
         for place, (label, shift) in enumerate(zip(known, shifts(len(known)), strict=True)):
             _draw_line(axes, lines[label], shown.looks[label], shift, place / len(known))
         if shown.axis.in_steps:
@@ -93,6 +100,20 @@ def draw(shown: Diagnostics, form: Form) -> Figure:
     return figure
 
 
+def _draw_further(axes: Axes, line: pd.Series) -> None:
+    """A thin grey line, smoothed as the others are."""
+    axes.plot(line.index, _smooth(line), color=GREY, linewidth=FINE, alpha=0.6, zorder=1.5)
+
+
+def _window(line: pd.Series) -> int:
+    return max(1, len(line) // SMOOTHED_PART)
+
+
+def _smooth(line: pd.Series) -> pd.Series:
+    """The centred mean over a window, of fewer values at the ends."""
+    return line.rolling(_window(line), min_periods=1, center=True).mean()
+
+
 def _draw_line(axes: Axes, line: pd.Series, look: Look, shift: float, phase: float) -> None:
     """A smoothed line, and the raw one behind it where the two differ.
 
@@ -100,8 +121,7 @@ def _draw_line(axes: Axes, line: pd.Series, look: Look, shift: float, phase: flo
     stands. Marks of lines that coincide take turns.
     """
     moved = moved_right(axes, shift)
-    window = max(1, len(line) // SMOOTHED_PART)
-    if window > 1:
+    if _window(line) > 1:
         axes.plot(
             line.index,
             line,
@@ -111,11 +131,10 @@ def _draw_line(axes: Axes, line: pd.Series, look: Look, shift: float, phase: flo
             rasterized=len(line) > 2000,
             transform=moved,
         )
-    smooth = line.rolling(window, min_periods=1, center=True).mean()
     every = max(1, len(line) // MARKS)
     axes.plot(
         line.index,
-        smooth,
+        _smooth(line),
         color=look.colour,
         linestyle=look.dash,
         linewidth=1.5,

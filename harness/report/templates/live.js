@@ -35,6 +35,10 @@ function span(values, room) { // the range of an axis, with some room
 
 const isPlane = panel => panel.lines.some(line => line.left.length); // x is measured as y is
 
+function isQuiet(panel, line, hidden) { // once few lines are shown, all are as the first
+  return line.quiet && panel.lines.filter(({label}) => !hidden.has(label)).length > MOST_NAMED;
+}
+
 function stamp(ctx, marker, x, y, size) { // a mark in the colour that is set, on an edge of paper
   ctx.beginPath();
   for (const corner of cornersOf(marker, x, y, size)) ctx.lineTo(...corner);
@@ -44,26 +48,29 @@ function stamp(ctx, marker, x, y, size) { // a mark in the colour that is set, o
 }
 
 function pathOf(panel, line, hidden) { // draws one line: uPlot asks for it
-  const place = panel.lines.indexOf(line), count = panel.lines.length;
+  const loud = panel.lines.filter(line => !line.quiet);
+  const place = loud.indexOf(line), count = loud.length;
   // Along training lines that coincide stand beside each other; a measured x stays where it is.
   const step = isPlane(panel) ? 0 : Math.min(SHIFT, 20 / Math.max(1, count - 1));
   return u => {
     if (hidden.has(line.label)) return null;
     const {ctx} = u, ratio = devicePixelRatio;
-    const move = (place - (count - 1) / 2) * step * ratio;
+    const move = line.quiet ? 0 : (place - (count - 1) / 2) * step * ratio;
     const at = k => [u.valToPos(line.x[k], 'x', true) + move, u.valToPos(line.y[k], 'y', true)];
     const known = line.x.map((_, k) => k).filter(k => line.x[k] !== null && line.y[k] !== null);
     ctx.save();
     ctx.strokeStyle = ctx.fillStyle = line.colour;
-    ctx.lineWidth = 2 * ratio;
+    const quiet = isQuiet(panel, line, hidden);
+    ctx.globalAlpha = quiet ? 0.6 : 1;
+    ctx.lineWidth = (quiet ? 1 : 2) * ratio;
     ctx.setLineDash(line.dash ? [6 * ratio, 3 * ratio] : []);
     ctx.beginPath();
-    known.forEach((k, first) => ctx[first ? 'lineTo' : 'moveTo'](...at(k)));
+    if (!quiet || !isPlane(panel)) known.forEach((k, first) => ctx[first ? 'lineTo' : 'moveTo'](...at(k)));
     ctx.stroke();
     ctx.setLineDash([]);
     ctx.lineWidth = 1.2 * ratio;
     ctx.beginPath();
-    for (const k of line.ends) {
+    for (const k of quiet ? [] : line.ends) {
       const [x, y] = at(k);
       if (line.low.length && line.low[k] !== null && line.high[k] !== null) {
         ctx.moveTo(x, u.valToPos(line.low[k], 'y', true));
@@ -76,8 +83,8 @@ function pathOf(panel, line, hidden) { // draws one line: uPlot asks for it
     }
     ctx.stroke();
     ctx.strokeStyle = tint('--paper');
-    for (const k of known.length > 40 ? line.ends : known)
-      stamp(ctx, line.marker, ...at(k), (line.ends.includes(k) ? 5 : 3) * ratio);
+    for (const k of quiet || known.length > 40 ? line.ends : known)
+      stamp(ctx, line.marker, ...at(k), (line.ends.includes(k) && !quiet ? 5 : 3) * ratio);
     ctx.restore();
     return null;
   };
@@ -230,6 +237,7 @@ function reading(u, panel, hidden, tip) { // pointing, touching, and the arrow k
     let best = NEAR, found = null;
     for (const line of visible()) line.x.forEach((value, k) => {
       if (value === null || line.y[k] === null) return;
+      if (isPlane(panel) && isQuiet(panel, line, hidden) && !line.ends.includes(k)) return;
       const dx = u.valToPos(value, 'x') - event.clientX + box.left;
       const dy = u.valToPos(line.y[k], 'y') - event.clientY + box.top;
       const far = Math.hypot(dx, dy);
@@ -255,17 +263,21 @@ function reading(u, panel, hidden, tip) { // pointing, touching, and the arrow k
   });
 }
 
-function drawPanel(panel, hidden, box) {
+function frameOf(panel, box) {
   const frame = node('div', 'panel');
   frame.tabIndex = 0;
   frame.setAttribute('role', 'group');
   frame.setAttribute('aria-label', `${panel.title || 'All'}: arrow keys read the points`);
   if (panel.title) frame.append(node('h4', '', panel.title));
+  box.append(frame);
+  return frame;
+}
+
+function drawPanel(panel, hidden, frame) { // as wide as the frame is
   const place = node('div'), tip = node('div', 'tip');
   tip.hidden = true;
   tip.setAttribute('role', 'status');
   frame.append(place, tip);
-  box.append(frame);
   const all = (...keys) => panel.lines.flatMap(line => keys.flatMap(key => line[key]));
   const ranges = {
     x: span(all('x', 'left', 'right'), 0.03),
@@ -278,18 +290,19 @@ function drawPanel(panel, hidden, box) {
     ticks: {stroke: () => tint('--line'), width: 1}, font: '11px system-ui, sans-serif',
     labelFont: '11px system-ui, sans-serif', labelSize: 16, labelGap: 0};
   const size = () => ({width: Math.max(200, frame.clientWidth), height: panel.title ? 220 : 340});
+  const drawn = [...panel.lines].sort((a, b) => b.quiet - a.quiet); // what is thin lies below
   const u = new uPlot({
     mode: 2, ...size(), legend: {show: false}, cursor: {show: false},
     padding: [8, panel.title ? 20 + longest * 6.4 : 40, 0, 0],
     scales: {x: {time: false, range: () => ranges.x}, y: {range: () => ranges.y}},
     axes: [{...axis, label: panel.x, size: 30}, {...axis, label: panel.y, size: 42}],
-    series: [null, ...panel.lines.map(line => ({
+    series: [null, ...drawn.map(line => ({
       label: line.label, stroke: line.colour,
       facets: [{scale: 'x', auto: true}, {scale: 'y', auto: true}],
       paths: pathOf(panel, line, hidden), points: {show: false},
     }))],
     hooks: {drawAxes: [ground(panel)], draw: [names(panel, hidden)]},
-  }, [null, ...panel.lines.map(line => [line.x, line.y])], place);
+  }, [null, ...drawn.map(line => [line.x, line.y])], place);
   plots.push({u, size});
   reading(u, panel, hidden, tip);
   return u;
@@ -310,23 +323,36 @@ function bring(box) { // draws a figure once it comes near
   const hidden = new Set(), looks = new Map(), own = [];
   for (const panel of panels) for (const line of panel.lines) looks.set(line.label, line);
   const keys = node('div', 'keys'), drawn = node('div', panels.length > 1 ? 'panels' : 'panels one');
-  for (const [label, line] of looks) {
-    const key = node('button', '', label);
+  const button = (text, act) => {
+    const key = node('button', '', text);
     key.type = 'button';
-    key.prepend(markOf(line));
-    key.setAttribute('aria-pressed', 'true');
-    key.title = `hide or show ${label}`;
-    key.addEventListener('click', () => {
-      if (!hidden.delete(label)) hidden.add(label);
-      key.setAttribute('aria-pressed', String(!hidden.has(label)));
-      own.forEach(u => u.redraw());
-    });
+    key.addEventListener('click', act);
     keys.append(key);
+    return key;
+  };
+  const pressed = [...looks].map(([label, line]) => {
+    const key = button(label, () => {
+      if (!hidden.delete(label)) hidden.add(label);
+      show();
+    });
+    key.prepend(markOf(line));
+    key.title = `hide or show ${label}`;
+    return [label, key];
+  });
+  const show = () => {
+    pressed.forEach(([label, key]) => key.setAttribute('aria-pressed', String(!hidden.has(label))));
+    own.forEach(u => u.redraw());
+  };
+  if (looks.size > MOST_NAMED) {
+    button('hide all', () => { [...looks.keys()].forEach(label => hidden.add(label)); show(); });
+    button('show all', () => { hidden.clear(); show(); });
   }
+  show();
   box.append(keys, drawn);
   box.hidden = false;
   box.parentElement.classList.add('alive');
-  panels.forEach(panel => own.push(drawPanel(panel, hidden, drawn)));
+  const frames = panels.map(panel => frameOf(panel, drawn)); // all first: they share the width
+  panels.forEach((panel, k) => own.push(drawPanel(panel, hidden, frames[k])));
 }
 
 const near = new IntersectionObserver(entries => entries.forEach(({isIntersecting, target}) => {
