@@ -113,7 +113,7 @@ def _looks(frames: list[pd.DataFrame]) -> Looks:
     """
     series = {name for frame in frames for name in frame["series"]}
     return {
-        **looks(series - {"base", "sdft - sft"}),
+        **looks(sorted(series - {"base", "sdft - sft"})),
         "base": Look(BASE, "*", BROKEN),
         "sdft - sft": looks(["sdft"])["sdft"],
     }
