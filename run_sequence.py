@@ -13,6 +13,14 @@ if TYPE_CHECKING:
     from harness.base.console import Progress
 
 ROOT = Path(__file__).resolve().parent
+_OF_ORDER = ("order", "out", "set", "method", "seed", "sequence", "quiet")
+USES = {  # options that change what the command does, and those that each makes use of
+    "explain": (),
+    "status": ("order", "out", "set"),
+    "plan": (*_OF_ORDER, "gpus"),
+    "check_teacher": _OF_ORDER,
+    "workers": (*_OF_ORDER, "gpu_share"),
+}
 LAUNCHER = "TORCHELASTIC_RUN_ID"  # in the environment of what torchrun starts
 
 
@@ -62,7 +70,8 @@ def arguments() -> argparse.Namespace:
         metavar="KEY=VALUE",
         help="change a key of the order, as budget.prompts=80 or methods.sdft.learning_rate=1e-5",
     )
-    parser.add_argument(
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
         "--plan",
         action="store_true",
         help="print runs, steps, evaluations, time and disk; train nothing",
@@ -72,7 +81,7 @@ def arguments() -> argparse.Namespace:
         metavar="NxGB",
         help="with --plan: what one run takes on N GPUs of so many GB under torchrun, as 8x80",
     )
-    parser.add_argument(
+    instead.add_argument(
         "--check-teacher",
         action="store_true",
         help="print the accuracy of the base model and of the demonstration-conditioned teacher; "
@@ -106,12 +115,12 @@ def arguments() -> argparse.Namespace:
         metavar="X",
         help="with --workers: how much of a GPU a run takes (default: 1, one run a GPU)",
     )
-    parser.add_argument(
+    instead.add_argument(
         "--status",
         action="store_true",
         help="print which runs wait, go on, are done or have failed, and the time left; start none",
     )
-    parser.add_argument(
+    instead.add_argument(
         "--explain",
         metavar="KEY",
         help="print what a key of an order means, as budget.prompts or learning_rate; takes no "
@@ -124,6 +133,9 @@ def arguments() -> argparse.Namespace:
         parser.error("--gpus is of --plan")
     if args.gpu_share is not None and not args.workers:
         parser.error("--gpu-share is of --workers")
+    for what, used in USES.items():
+        if getattr(args, what) not in (None, False):
+            parser.check_use(args, f"--{what.replace('_', '-')}", {what, *used})
     return args
 
 
@@ -209,14 +221,10 @@ def work(
 def run_on_workers(
     args: argparse.Namespace, order: Any, out: Path, progress: "Progress", failed: dict[str, str]
 ) -> None:
-    """The runs of the order by Ray. Raises UserError for options that do not go with that."""
+    """The runs of the order by Ray."""
     from harness.runs import cluster
     from harness.runs.worker import Start
 
-    for option in ("shard", "fail_fast", "live"):
-        if getattr(args, option):
-            name = option.replace("_", "-")
-            raise UserError(f"--{name}", "does not go with --workers", "leave one of them out")
     share = 1.0 if args.gpu_share is None else args.gpu_share
     if not 0 < share <= 1:
         raise UserError(f"--gpu-share {share}", "must be above 0 and at most 1")

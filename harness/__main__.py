@@ -132,9 +132,10 @@ def pack_results(args: argparse.Namespace) -> None:
     with Progress() as progress:
         progress.show("loads what makes reports")
         from harness.report.build import write_report
-        from harness.results.pack import MOST, pack
+        from harness.results.pack import MOST, check_pack, pack
 
         out = Path(args.out)
+        check_pack(Path(args.results), out)
         with tempfile.TemporaryDirectory() as temporary:
             # First: a folder without a report is not worth packing, and nothing is half-written.
             write_report([args.results], Path(temporary), progress.show)

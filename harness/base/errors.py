@@ -9,7 +9,7 @@ import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -75,6 +75,17 @@ class Parser(argparse.ArgumentParser):
                 option = word or (before if before.startswith("-") else "a word")
                 self.error(f"{option.rstrip('=')} is empty")
         return super().parse_known_args(args, namespace)
+
+    def check_use(self, args: argparse.Namespace, what: str, used: Container[str]) -> None:
+        """Ends with an error where an option was given that ``what`` makes no use of.
+
+        used: the options with a use, by their names in ``args``.
+        """
+        for action in self._actions:
+            is_given = getattr(args, action.dest, action.default) != action.default
+            if is_given and action.dest not in used:
+                name = action.option_strings[-1] if action.option_strings else action.dest
+                self.error(f"{name} does not go with {what}")
 
     def error(self, message: str) -> NoReturn:
         line = f"error: {self.prog}: {one_line(message)}"

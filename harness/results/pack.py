@@ -27,6 +27,15 @@ OF_RUN = ("run.json", "model.json", "failed.txt")
 OF_STAGE = ("SHA256SUMS", "records.jsonl", "stage.json", "training.jsonl", "judged.jsonl")
 
 
+def check_pack(folder: Path, out: Path) -> None:
+    """Raises UserError where ``folder`` is no results folder, or ``out`` cannot be made."""
+    open_results(folder)
+    refuse_links(folder)
+    if out.exists() or out.is_symlink():
+        raise UserError(out, "is there already", "give another folder, or remove it")
+    check_export(out)
+
+
 def pack(
     folder: Path,
     out: Path,
@@ -37,13 +46,9 @@ def pack(
 
     shown: files of a report, each of which keeps the name of its folder; show: is told what is
     being written.
-    Raises UserError for a folder that is no results folder, and for an ``out`` that cannot be.
+    Raises UserError as ``check_pack`` does.
     """
-    open_results(folder)
-    refuse_links(folder)
-    if out.exists():
-        raise UserError(out, "is there already", "give another folder, or remove it")
-    check_export(out)
+    check_pack(folder, out)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     (partial / "evaluations").mkdir(parents=True)

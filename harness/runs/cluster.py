@@ -258,7 +258,7 @@ def run_on_workers(
     """
     from harness.runs.sequence import finish
 
-    with _cluster(workers, progress) as ray:
+    with _cluster(workers, len(order.runs()), progress) as ray:
         has_gpus = bool(ray.cluster_resources().get("GPU"))
         driver = Driver(ray, order, start, share if has_gpus else None, progress, on_failure)
         _check_shared(ray, start)
@@ -274,13 +274,13 @@ def run_on_workers(
 
 
 @contextmanager
-def _cluster(workers: Workers, progress: Progress) -> Iterator[Any]:
-    """Ray, with its workers in the environment of this process."""
+def _cluster(workers: Workers, most: int, progress: Progress) -> Iterator[Any]:
+    """Ray, with its workers in the environment of this process; most: that have something to do."""
     try:
         import ray
     except ModuleNotFoundError:
         raise UserError("--workers", "Ray is not installed", INSTALL) from None
-    count = workers.processes or _processes()
+    count = min(workers.processes or _processes(), most)
     # Sums are split by threads: as many as a process alone would have beside the others.
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // count))
     environment = {name: os.environ[name] for name in worker.PASSED if name in os.environ}

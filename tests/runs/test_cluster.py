@@ -92,7 +92,8 @@ def test_workers_are_auto_a_number_or_an_address(text):
 @pytest.mark.parametrize(
     "more, said",
     [
-        (["--shard", "1/2"], "--shard: does not go with --workers"),
+        (["--shard", "1/2"], "--shard does not go with --workers"),
+        (["--live"], "--live does not go with --workers"),
         (["--gpu-share", "2"], "--gpu-share 2.0: must be above 0 and at most 1"),
         ([], "--workers: Ray is not installed; pip install -r requirements-cluster.txt"),
     ],

@@ -27,6 +27,48 @@ def test_wrong_options_are_one_line(options, monkeypatch, capsys):
     )
 
 
+GIVEN = {  # an option of the command, as it is written
+    "order": ["order.yaml"],
+    "out": ["--out", "somewhere"],
+    "set": ["--set", "seeds=[1]"],
+    "method": ["--method", "sft"],
+    "seed": ["--seed", "1"],
+    "sequence": ["--sequence", "one"],
+    "quiet": ["--quiet"],
+    "live": ["--live"],
+    "shard": ["--shard", "1/2"],
+    "fail_fast": ["--fail-fast"],
+    "gpus": ["--gpus", "8x80"],
+    "gpu_share": ["--gpu-share", "0.5"],
+    "plan": ["--plan"],
+    "check_teacher": ["--check-teacher"],
+    "status": ["--status"],
+    "explain": ["--explain", "seeds"],
+    "workers": ["--workers", "2"],
+}
+
+
+@pytest.mark.parametrize("what", run_sequence.USES)
+def test_an_option_without_a_use_is_refused(what, monkeypatch, capsys):
+    """No option is passed over in silence; whoever adds one says here and there what uses it."""
+    used = {what, *run_sequence.USES[what]}
+    needed = [] if what == "explain" else GIVEN["order"]
+    monkeypatch.setattr(sys, "argv", ["run_sequence.py", "--explain", "seeds"])
+    assert set(vars(run_sequence.arguments())) == set(GIVEN)
+    for name, words in GIVEN.items():
+        if name == what or words == needed:
+            continue
+        monkeypatch.setattr(sys, "argv", ["run_sequence.py", *GIVEN[what], *needed, *words])
+        if name in used:
+            assert getattr(run_sequence.arguments(), name)
+            continue
+        with pytest.raises(SystemExit) as caught:
+            run_sequence.arguments()
+        said = capsys.readouterr().err
+        assert caught.value.code == 2 and said.count("\n") == 1
+        assert (words[0] if name != "order" else "order") in said
+
+
 def test_a_full_gpu_is_one_line(capsys):
     with pytest.raises(SystemExit) as caught, reported():
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 GiB")
