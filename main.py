@@ -9,7 +9,8 @@ Started again, it goes on where it stopped.
 import argparse
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,22 @@ from harness.base.errors import Parser, UserError, exit_if_failed, reported
 if TYPE_CHECKING:  # imports PyTorch
     from harness.base.console import Progress
     from harness.runs.order import Order
+
+GRADER = "normalised_match"
+OPTION_OF = {  # keys of the order that the options make
+    "model": "--model_name",
+    "skills": "--dataset_name",
+    "methods.sdft.learning_rate": "--learning_rate",
+    "methods.sdft.ema_alpha": "--ref_model_mixup_alpha",
+    "methods.sdft.masters": "--masters",
+    "budget.epochs": "--num_train_epochs",
+    "budget.batch_size": "--num_prompts_per_batch",
+    "rollout.max_prompt_tokens": "--max_prompt_length",
+    "rollout.max_new_tokens": "--max_completion_length",
+    "evaluate.examples": "--eval_examples",
+    "seeds": "--seed",
+    "retention": "--retention",
+}
 
 
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -59,8 +76,8 @@ def _add_data_options(add: Callable[..., None]) -> None:
     )
     add(
         "--grader",
-        "normalised_match",
-        "one of harness/skills/graders.py, for a folder's answers",
+        None,
+        f"one of harness/skills/graders.py, for a folder's answers; {GRADER} if left out",
         "NAME",
     )
     add(
@@ -154,6 +171,9 @@ def dataset(args: argparse.Namespace) -> dict[str, Any]:
         if not folder.is_dir():
             raise
     else:
+        if args.grader:
+            problem = f"is of a folder's answers, and {args.dataset_name} has one"
+            raise UserError("--grader", problem, "leave it out")
         entry = {"name": args.dataset_name}
         if args.dataset_path:
             entry["path"] = str(Path(os.path.expanduser(args.dataset_path)).resolve())
@@ -164,7 +184,7 @@ def dataset(args: argparse.Namespace) -> dict[str, Any]:
             "belongs to a skill by name",
             "leave it out: --dataset_name is a folder itself",
         )
-    return _folder_entry(folder.resolve(), args.grader)
+    return _folder_entry(folder.resolve(), args.grader or GRADER)
 
 
 def _folder_entry(folder: Path, grader: str) -> dict[str, Any]:
@@ -230,6 +250,28 @@ def take_out(out: Path, run: str) -> None:
     weights.rmdir()
 
 
+@contextmanager
+def said_of_options() -> Iterator[None]:
+    """Turn a UserError about a key of the order into one about the option that has set it."""
+    try:
+        yield
+    except UserError as error:
+        place, problem = error.place, error.problem
+        where = f"{place}: {problem}".removeprefix("main.py: ")
+        for key, option in OPTION_OF.items():
+            written = ": ".join(key.rsplit(".", 1))
+            if where.startswith(f"{written}: "):
+                place, problem = option, where.removeprefix(f"{written}: ")
+        raise UserError(place, _with_options(problem), _with_options(error.remedy)) from None
+
+
+def _with_options(text: str) -> str:
+    """A text with options in place of dotted keys, and of those of other commands."""
+    for key, option in OPTION_OF.items():
+        text = text.replace(key, option) if "." in key else text
+    return "give another --output_dir" if text.endswith(" with --out") else text
+
+
 def learn(args: argparse.Namespace, progress: "Progress", failed: dict[str, str]) -> str:
     """Run the order that the arguments describe; returns what is printed at the end.
 
@@ -270,7 +312,8 @@ def main(words: list[str] | None = None) -> None:
         with Progress() as progress:
             progress.listeners.append(LogFile())
             progress.show("imports PyTorch and transformers")
-            said = learn(args, progress, failed)
+            with said_of_options():
+                said = learn(args, progress, failed)
         if said:
             print(said)
     exit_if_failed(failed, 1)

@@ -43,17 +43,13 @@ class UserError(Exception):
     """
 
     def __init__(self, place: object, problem: str, remedy: str = "") -> None:
-        self.place = str(place)
+        self.place, self.problem, self.remedy = str(place), problem, remedy
         text = f"{one_line(self.place)}: {one_line(problem)}"
         super().__init__(text + (f"; {one_line(remedy)}" if remedy else ""))
 
 
 class WrongAnswer(UserError):
     """A plug-in returned another kind of thing than is wanted."""
-
-    def __init__(self, place: object, problem: str, remedy: str) -> None:
-        super().__init__(place, problem, remedy)
-        self.problem, self.remedy = problem, remedy
 
     def at(self, place: str) -> UserError:
         """The same at ``place``, where the order names the plug-in."""
