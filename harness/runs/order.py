@@ -39,7 +39,7 @@ from harness.runs.about import about_method, about_section
 from harness.runs.grid import check_effects, expand_grid
 from harness.runs.methods import MethodSpec, build_method
 from harness.runs.prompts import live_turns, try_template
-from harness.runs.reading import Changes, keep, read_source
+from harness.runs.reading import Changes, keep, naming_keys, read_source
 from harness.runs.references import Run, check_followed, check_references, no_short_prompt, runs
 from harness.runs.schema import ChatTemplate
 from harness.runs.sections import Sections, check_plain
@@ -68,6 +68,7 @@ class Order(Sections):
     # How a CPU computes the model, once that is measured or read from the folder.
     products: Products | None = None
 
+    @naming_keys
     def __init__(
         self,
         source: object,

@@ -1,9 +1,12 @@
 """Reads an order file, and changes keys of it; ``read_sections`` does so without PyTorch."""
 
 import copy
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import errno
+import functools
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from harness.base.errors import UserError, did_you_mean
 from harness.base.settings import check
@@ -16,6 +19,7 @@ if TYPE_CHECKING:  # imports PyTorch
 EXAMPLE = "benchmarks/orders/quickstart.yaml"
 IN_SCRIPT = "order"  # the place of an order that a script makes, in messages
 LARGEST_FILE = 1_000_000  # bytes of an order file
+NO_PATHS = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP}
 Changes = Iterable[str] | Mapping[str, Any]  # of keys: texts key=value, or {key: value}
 
 
@@ -49,6 +53,52 @@ def read_source(
     if isinstance(mapping, dict):
         _apply_all(changes, mapping)
     return mapping, IN_SCRIPT if path is None else path
+
+
+Options = ParamSpec("Options")
+Made = TypeVar("Made")
+
+
+def naming_keys(
+    init: Callable[Concatenate[Made, object, Options], None],
+) -> Callable[Concatenate[Made, object, Options], None]:
+    """Let ``Order.__init__`` raise UserError with the key whose path the system cannot look at."""
+
+    @functools.wraps(init)
+    def wrapped(
+        self: Made, source: object, /, *args: Options.args, **options: Options.kwargs
+    ) -> None:
+        try:
+            init(self, source, *args, **options)
+        except OSError as error:
+            path: Any = args[0] if args else options.get("path")
+            changes: Any = options.get("changes", ())
+            mapping, place = read_source(source, path, changes)
+            given = dict(_texts(mapping, ""))
+            keys = [key for key, text in given.items() if _is_of(error.filename, text)]
+            if error.errno not in NO_PATHS or not keys:
+                raise
+            problem = f"cannot be looked at ({os.strerror(error.errno)}): {given[keys[0]]}"
+            raise UserError(f"{place}: {keys[0]}", problem, "give another path") from None
+
+    return wrapped
+
+
+def _texts(value: object, key: str) -> Iterator[tuple[str, str]]:
+    """(key, text) of all texts in an order, the key as ``--set`` and messages write it."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _texts(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        for i, inner in enumerate(value):
+            yield from _texts(inner, f"{key}[{i}]")
+
+
+def _is_of(path: object, text: str) -> bool:
+    """Whether a text is the path that the system was asked for, or the end of it."""
+    return bool(text) and isinstance(path, str | bytes) and str(Path(text)) in os.fsdecode(path)
 
 
 def read_sections(path: str | Path, changes: Changes = ()) -> Sections:

@@ -10,6 +10,8 @@ import torch
 import run_sequence
 from harness.base.errors import UserError, reported
 from harness.base.settings import build, option
+from harness.runs.order import Order
+from harness.runs.reading import read_source
 from tests.runs.refusals import start
 
 
@@ -109,6 +111,31 @@ def test_command_prints_one_line_and_exits_with_2(order_file, tmp_path):
         done.stderr == f"error: {tmp_path}/tiny.yaml: budget: prompts: must be at least 1, not 0\n"
     )
     assert not (tmp_path / "out").exists()
+
+
+LONG = 300 * "a"
+VOWELS = {"name": "x", "train": "vowels-train.jsonl", "test": "vowels-test.jsonl"}
+
+
+@pytest.mark.parametrize(
+    "changes, key",
+    [
+        ({"model": LONG}, "model"),
+        ({"model": {"name": f"./{LONG}"}}, "model.name"),
+        ({"skills": [{"name": "x", "train": LONG, "test": "b", "grader": "contains"}]}, "train"),
+        ({"skills": [{"name": "science", "path": f"{LONG}/b"}]}, "skills[0].path"),
+        ({"skills": [{**VOWELS, "grader": f"{LONG}.py"}]}, "skills[0].grader"),
+        ({"methods": {"sft": {"with": {"replay": {"general": LONG}}}}}, "sft.with.replay.general"),
+    ],
+)
+def test_a_path_that_cannot_be_is_said_with_its_key(changes, key, order_file):
+    path = order_file(**changes)
+    for source in ([path], [read_source(path, None)[0], path]):
+        with pytest.raises(UserError) as caught:
+            Order(*source)
+        said = str(caught.value)
+        assert said.startswith(f"{path}: ") and f"{key}: " in said
+        assert "(File name too long)" in said and said.endswith("; give another path")
 
 
 def exit_code(error):
