@@ -6,6 +6,7 @@ from typing import Any
 
 from harness.base.errors import UserError, did_you_mean
 from harness.base.files import read_jsonl
+from harness.results.formats import short_json
 from harness.skills.graders import check_reference
 from harness.skills.signs import GRADERS
 from harness.skills.skill import Example, Metric, Skill
@@ -72,7 +73,7 @@ class OwnSkill(Skill):
         if not isinstance(source, str | None):
             raise UserError(place, "`source` must be a text")
         return Example(
-            id=str(number if row.get("id") is None else row["id"]),
+            id=_id(number if row.get("id") is None else row["id"], place),
             prompt=prompt,
             demonstration=demonstration,
             reference=self.reference(row, place),
@@ -114,16 +115,29 @@ def chat_prompt(row: Mapping[str, Any], place: str) -> list[Message]:
     """The ``prompt`` of a row as chat messages.
 
     A turn that calls tools may have no content. Raises UserError at ``place`` if it is neither a
-    text nor messages that an assistant's turn can follow.
+    text nor messages that an assistant's turn can follow, or asks nothing.
     """
     prompt = row.get("prompt")
     if isinstance(prompt, str):
-        return [{"role": "user", "content": prompt}]
+        prompt = [{"role": "user", "content": prompt}]
     if isinstance(prompt, list):
         prompt = [_with_content(turn) for turn in prompt]
     if not is_prompt(prompt):
         raise UserError(place, f"`prompt` must be a text or chat messages that {PROMPT_ENDS}")
+    if prompt[-1]["role"] == "user" and not prompt[-1]["content"].strip():
+        raise UserError(place, "`prompt` is empty", "it asks what is to be answered")
     return prompt
+
+
+def _id(value: object, place: str) -> str:
+    """A row's ``id`` as records have it. Raises UserError at ``place`` for what names nothing."""
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, str | int | float)
+        or not str(value).strip()
+    ):
+        raise UserError(place, f"`id` is {short_json(value)}, not a text or a number")
+    return str(value)
 
 
 def _with_content(turn: Any) -> Any:

@@ -376,6 +376,14 @@ def test_missing_order_file(tmp_path):
         (json.dumps({**ROW, "demonstration": None}), ["row 2: `demonstration` must be a text"]),
         (json.dumps({**ROW, "demonstration": " \n"}), ["row 2: `demonstration` is empty"]),
         (json.dumps({**ROW, "demonstration": ""}), ["row 2: `demonstration` is empty"]),
+        (json.dumps({**ROW, "prompt": "\n "}), ["row 2: `prompt` is empty; it asks what is to be"]),
+        (
+            json.dumps({**ROW, "prompt": [{"role": "user", "content": ""}]}),
+            ["row 2: `prompt` is empty"],
+        ),
+        (json.dumps({**ROW, "id": {"a": 1}}), ['row 2: `id` is {"a": 1}, not a text or a number']),
+        (json.dumps({**ROW, "id": True}), ["row 2: `id` is true, not a text or a number"]),
+        (json.dumps({**ROW, "id": " "}), ['row 2: `id` is " ", not a text or a number']),
         (json.dumps({"prompt": "p", "demonstration": "d"}), ["row 2: has no `reference`"]),
         (
             json.dumps({**ROW, "reference": []}),
