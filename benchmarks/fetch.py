@@ -53,13 +53,13 @@ def stems(cls: type[SuiteSkill]) -> tuple[str, ...]:
     return ("train", cls.second, "test", *cls.further)
 
 
-def keep_release(cls: type[SuiteSkill], source: Path) -> Path:
+def keep_release(cls: type[SuiteSkill], source: Path, target: Path | None = None) -> Path:
     """Copies the files of a release into the cache, whole or not at all; returns their folder.
 
-    source: a folder or a zip file. Raises UserError where a task is missing or a row does not fit,
-    and where the cache has the suite already.
+    source: a folder or a zip file; target: the folder, if it is not that of the suite. Raises
+    UserError where a task is missing or a row does not fit, and where the cache has it already.
     """
-    target = data_folder(cls.suite)
+    target = target or data_folder(cls.suite)
     if target.exists():
         raise UserError(target, "is there already", "remove it to load the suite again")
     read = _from_zip(cls, source) if source.is_file() else _from_folder(cls, source)
@@ -70,7 +70,11 @@ def keep_release(cls: type[SuiteSkill], source: Path) -> Path:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
         _check(cls, part, source)
-        os.replace(part, target)
+        try:
+            os.replace(part, target)
+        except OSError:
+            if not target.is_dir():  # by another process, that keeps the same files
+                raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return target
@@ -87,7 +91,7 @@ def _check(cls: type[SuiteSkill], part: Path, source: Path) -> None:
                 skill.examples(split)
     except UserError as error:
         said = str(error).replace(f"{part}{os.sep}", "").replace(str(part), "the release")
-        raise UserError(f"--from: {source}", said) from None
+        raise UserError(source, said) from None
 
 
 def _from_folder(cls: type[SuiteSkill], source: Path) -> Iterator[tuple[str, bytes]]:

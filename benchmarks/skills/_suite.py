@@ -28,7 +28,8 @@ class SuiteSkill(Skill):
 
     Args:
         task: one of ``tasks``.
-        path: a folder with the suite in its released form. Without it the data come from where
+        path: a folder with the suite in its released form, or a zip file, whose files the cache
+            keeps. Without it the data come from where
             ``python -m benchmarks.fetch SUITE`` puts them, or are fetched.
         holdout: how many train questions become the validation split; a tenth of them, 500 at most,
             if it is left out.
@@ -53,14 +54,8 @@ class SuiteSkill(Skill):
     def __init__(self, task: str, path: str | None = None, holdout: int | None = None) -> None:
         self.task = task
         self.name = f"{self.suite}_{task}"
-        self.path = None if path is None else Path(os.path.expanduser(path))
+        self.path = None if path is None else self._release(Path(os.path.expanduser(path)))
         self.holdout = holdout
-        if self.path is not None and not self.path.is_dir():
-            raise UserError(
-                f"skill {self.name}: path",
-                f"{self.path} is not a folder",
-                f"give a folder with {self.place(task, 'train')}{self.forms[0]}",
-            )
 
     # ---- what a subclass defines -------------------------------------------------------------
 
@@ -87,6 +82,22 @@ class SuiteSkill(Skill):
         """{file: git's blob id} where the release is a repository."""
         return released_blobs(self.suite)
 
+    def _release(self, path: Path) -> Path:
+        """The folder of a release, of a zip file that in the cache."""
+        if path.is_file():
+            from benchmarks.fetch import keep_release
+
+            stat = path.stat()
+            target = data_folder(f"{self.suite}-{_digest(path, stat.st_size, stat.st_mtime_ns)}")
+            return target if target.exists() else keep_release(type(self), path, target)
+        if not path.is_dir():
+            raise UserError(
+                f"skill {self.name}: path",
+                f"{path} is neither a folder nor a zip file",
+                f"give a folder with {self.place(self.task, 'train')}{self.forms[0]}",
+            )
+        return path
+
     # ---- files -------------------------------------------------------------------------------
 
     def file(self, stem: str) -> Path:
@@ -108,7 +119,8 @@ class SuiteSkill(Skill):
         raise UserError(
             f"skill {self.name}",
             "its data are not on this machine",
-            f"python -m benchmarks.fetch {self.suite} --from FOLDER, or set `path`",
+            f"--set data.{self.suite}=PATH names the authors' folder or zip file; python -m "
+            f"benchmarks.fetch {self.suite} --from PATH keeps it",
         )
 
     def local(self, stem: str) -> Path | None:
@@ -179,6 +191,13 @@ class SuiteSkill(Skill):
                 "train"
             )
         return [f"skill {self.name}: {'; '.join(notes)}"] if notes else []
+
+
+@functools.cache
+def _digest(path: Path, size: int, changed: int) -> str:
+    """The first digits of a file's SHA-256, read once as long as it does not change."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def half_of(count: int) -> float:

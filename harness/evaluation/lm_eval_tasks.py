@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from types import ModuleType, NoneType
+from types import MappingProxyType, ModuleType, NoneType
 from typing import Any
 
 from harness.base.errors import UserError, did_you_mean
@@ -266,22 +266,25 @@ def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def task_manager(name: str) -> Any:
+def task_manager(name: str, data: Mapping[str, str] = MappingProxyType({})) -> Any:
     """lm-eval's TaskManager that knows ``name``.
 
     The project's own files are read at once; lm-eval's 14,000 take some seconds and are read where
-    they are needed.
+    they are needed. data: {suite: path}, which lm-eval hands to the functions of task files among
+    the tasks' metadata: these are in no protocol.
     """
-    own = _indexed(builtin=False)
-    return own if name in own.task_index else _indexed(builtin=True)
+    paths = tuple(data.items())
+    own = _indexed(False, paths)
+    return own if name in own.task_index else _indexed(True, paths)
 
 
 @cache
-def _indexed(builtin: bool) -> Any:
+def _indexed(builtin: bool, paths: tuple[tuple[str, str], ...]) -> Any:
     with quiet():
         from lm_eval.tasks import TaskManager
 
-        return TaskManager(include_path=str(FOLDER), include_defaults=builtin)
+        metadata = {"data": dict(paths)} if paths else None
+        return TaskManager(include_path=str(FOLDER), include_defaults=builtin, metadata=metadata)
 
 
 def _index(name: str) -> dict[str, Any]:

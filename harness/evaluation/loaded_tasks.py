@@ -7,8 +7,9 @@ import hashlib
 import importlib.metadata
 import inspect
 import json
+from collections.abc import Mapping
 from functools import partial
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from harness.base.errors import UserError
@@ -24,16 +25,18 @@ NEW_TOKENS = 256  # of an answer, where a task says nothing; lm-eval's own defau
 GENERATED_TOKENS = 1024, 1024  # of a prompt and its answer, by which rows sampled at once go
 
 
-def load_tasks(entry: RetentionTask) -> dict[str, Any]:
+def load_tasks(
+    entry: RetentionTask, data: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, Any]:
     """lm-eval's {"tasks": {name: Task}, "groups": {name: Group}} of one entry, configured by it.
 
-    This may download data. Raises UserError where lm-eval cannot load the task: no network, data
-    that differ, a missing package.
+    data: {suite: path}, as the order says. This may download data. Raises UserError where lm-eval
+    cannot load the task: no network, data that differ, a missing package.
     """
     place = f"retention task {entry.task}"
     try:
         with quiet(), seeded():  # some tasks draw their documents
-            loaded = task_manager(entry.task).load([entry.task])
+            loaded = task_manager(entry.task, data).load([entry.task])
     except (Exception, SystemExit) as error:  # task files are code and may raise anything
         raise UserError(
             place,

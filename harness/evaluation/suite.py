@@ -47,9 +47,13 @@ class Generated(NamedTuple):
 
 @dataclass
 class Suite:
-    """A retention suite: ``tasks``, a list of RetentionTask with different names."""
+    """A retention suite: ``tasks``, a list of RetentionTask with different names.
+
+    data: {suite of skills: path}, for tasks that ask what skills ask.
+    """
 
     tasks: list[RetentionTask]
+    data: dict[str, str] = field(default_factory=dict)
     _loaded: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
     _definitions: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
 
@@ -64,7 +68,7 @@ class Suite:
     def load(self, entry: RetentionTask) -> dict[str, Any]:
         """What ``load_tasks`` returns for one entry, loaded once."""
         if entry.task not in self._loaded:
-            self._loaded[entry.task] = load_tasks(entry)
+            self._loaded[entry.task] = load_tasks(entry, self.data)
         return self._loaded[entry.task]
 
     def with_margins(self) -> int:

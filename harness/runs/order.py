@@ -43,7 +43,7 @@ from harness.runs.reading import Changes, keep, naming_keys, read_source
 from harness.runs.references import Run, check_followed, check_references, no_short_prompt, runs
 from harness.runs.schema import ChatTemplate
 from harness.runs.sections import Sections, check_plain
-from harness.runs.skills import SPLITS, build_skill
+from harness.runs.skills import SPLITS, build_skill, check_data
 from harness.sampling.rows import usual_rows
 from harness.sampling.settings import MOST_PROMPTS, REMEDY, version
 from harness.sampling.vllm_setup import prepare_invariant
@@ -95,6 +95,7 @@ class Order(Sections):
         if self.model.attention == FLEX:
             check_flex(resolve_device(self.model.device), f"{self.place}: model: attention")
         self._check_engines()
+        check_data(self.data, f"{self.place}: data")
         self.specs = {spec.name: spec for spec in self.skill_specs}
         self.skills = [
             self._skill(name, f"{self.place}: skills[{i}]") for i, name in enumerate(self.specs)
@@ -148,7 +149,7 @@ class Order(Sections):
     def _skill(self, name: str, place: str) -> Skill:
         validation = self.selects or self.relearning_labels
         needed = {"train", self.evaluate.split} | ({"validation"} if validation else set())
-        skill = build_skill(self.specs[name], place, needed, self.beside)
+        skill = build_skill(self.specs[name], place, needed, self.beside, self.data)
         if self.evaluate.teacher:
             for example in skill.examples(self.teacher_split(skill)):
                 skill.teacher_prompt(example, self.template(skill))
@@ -216,6 +217,7 @@ class Order(Sections):
             for key, value in entry.items() if isinstance(entry, dict) else ():
                 check(value, {}, f"{place}: {key}")
         suite = load_suite(entries, place)
+        suite.data = {name: str(self.beside(path)) for name, path in self.data.items()}
         for task in suite.tasks:
             check_plain(task.task, place)
         return suite

@@ -183,6 +183,10 @@ class Schema:
         "what the results are for: experiments that a folder of benchmarks/ names in its "
         "experiments.yaml",
     )
+    data: dict = option(
+        {},
+        "suite: folder or zip file of its authors, for skills without a `path` and for retention",
+    )
     model: str | dict = option(
         EMBEDDED, "a hub id, a local folder, `embedded`, `gemma-3-270m`, or a mapping"
     )

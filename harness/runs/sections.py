@@ -43,12 +43,12 @@ SERIES = ("base", "teacher", "oracle_rag")  # rows of the report beside those of
 class Sections:
     """An order file with every section in its dataclass; files, skills and methods are names.
 
-    skill_specs: the entries of ``skills``; sequences: {name: numbers of the skills, from 1} of
-    ``orders``, {"": (1, 2, ...)} where there are none; method_options: the hyperparameters that the
-    file gives each label; grid: {label: {hyperparameter: values}}; judge_section,
-    retention_section: as in the file; reference_labels, relearning_labels: of ``references``,
-    ``relearning``; report_to: trackers. ``selects``: whether a grid selects among its points, by
-    validation scores.
+    skill_specs: the entries of ``skills``; data: {suite: path}; sequences: {name: numbers of the
+    skills, from 1} of ``orders``, {"": (1, 2, ...)} where there are none; method_options: the
+    hyperparameters that the file gives each label; grid: {label: {hyperparameter: values}};
+    judge_section, retention_section: as in the file; reference_labels, relearning_labels: of
+    ``references``, ``relearning``; report_to: trackers. ``selects``: whether a grid selects among
+    its points, by validation scores.
     """
 
     def __init__(self, mapping: object, path: str | Path) -> None:
@@ -81,6 +81,7 @@ class Sections:
         check_installed(self.report_to, f"{place}: report_to")
         self.seeds = _seeds(schema.seeds, f"{place}: seeds")
         self.skill_specs = _skill_specs(schema.skills, f"{place}: skills")
+        self.data = _data(schema.data, f"{place}: data")
         self.sequences = _sequences(
             schema.orders, [spec.name for spec in self.skill_specs], f"{place}: orders"
         )
@@ -241,6 +242,14 @@ def _skill_specs(entries: list[Any], place: str) -> list[SkillSpec]:
     if not specs:
         raise UserError(place, "is empty", "name at least one skill")
     return specs
+
+
+def _data(folders: Mapping[Any, Any], place: str) -> dict[str, str]:
+    for suite, folder in folders.items():
+        if not isinstance(folder, str) or not folder:
+            remedy = "give the path of a folder or of a zip file"
+            raise UserError(f"{place}.{suite}", f"is {shortened(repr(folder), 80)}", remedy)
+    return {str(suite): folder for suite, folder in folders.items()}
 
 
 def _sequences(entry: Any, skills: list[str], place: str) -> dict[str, tuple[int, ...]]:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from harness.base.registry import function_of_file
 from harness.runs.schema import SkillSpec
 from harness.skills.files import FileSkill
 from harness.skills.hub import HubSkill
-from harness.skills.registry import get_skill
+from harness.skills.registry import get_skill, released_suites, skill_class
 from harness.skills.rubrics import JUDGES
 from harness.skills.skill import Example, Metric, Skill
 from harness.skills.templates import TEACHER_TEMPLATES, template_fault
@@ -24,11 +24,16 @@ OPTIONS = ("path", "source", "holdout")  # keys that go to the constructor of a 
 
 
 def build_skill(
-    spec: SkillSpec, place: str, splits: Collection[str], beside: Callable[[str], Path]
+    spec: SkillSpec,
+    place: str,
+    splits: Collection[str],
+    beside: Callable[[str], Path],
+    data: Mapping[str, str],
 ) -> Skill:
     """The skill of one entry, with the examples of ``splits`` read: wrong rows are an error now.
 
-    splits: those that the order needs; beside: finds a file that the order names. Raises UserError.
+    splits: those that the order needs; beside: finds a file that the order names; data: where that
+    of a suite is, for its skills without a path. Raises UserError.
     """
     named = {split: name for split in SPLITS if (name := getattr(spec, split))}
     if spec.hub or named:
@@ -41,7 +46,7 @@ def build_skill(
             _check_files(files, place, splits)
             skill = FileSkill(spec.name, files, grader, f"{place}: grader", reward)
     else:
-        skill = _project_skill(spec, place, beside)
+        skill = _project_skill(spec, place, beside, data)
     skill.check_grading(place)
     _set_judge(skill, spec, place)
     if spec.overlap:
@@ -53,6 +58,13 @@ def build_skill(
     if splits and (spec.hub or named):
         _try_functions(skill, spec, skill.examples(min(splits))[0], place)
     return skill
+
+
+def check_data(data: Collection[str], place: str) -> None:
+    """Raises UserError at ``place`` for a suite of which there is no release."""
+    for suite in data:
+        if suite not in (known := released_suites()):
+            raise UserError(place, f"there is no suite {suite!r}", did_you_mean(suite, known))
 
 
 def _try_functions(skill: Skill, spec: SkillSpec, example: Example, place: str) -> None:
@@ -129,7 +141,9 @@ def _hub_skill(
     return HubSkill(spec.name, dataset, named, grader, place, reward, spec.subset, spec.revision)
 
 
-def _project_skill(spec: SkillSpec, place: str, beside: Callable[[str], Path]) -> Skill:
+def _project_skill(
+    spec: SkillSpec, place: str, beside: Callable[[str], Path], data: Mapping[str, str]
+) -> Skill:
     """A skill of benchmarks/skills."""
     for key in ("grader", "reward", *HUB):
         if getattr(spec, key):
@@ -139,6 +153,9 @@ def _project_skill(spec: SkillSpec, place: str, beside: Callable[[str], Path]) -
                 "give `train` and `test`, or leave it out",
             )
     options = _options(spec)
+    suite = skill_class(spec.name, f"{place}: name")[0].suite
+    if suite in data:
+        options.setdefault("path", data[suite])
     if "path" in options:
         options["path"] = str(beside(options["path"]))
     return get_skill(spec.name, f"{place}: name", **options)

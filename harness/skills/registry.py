@@ -29,6 +29,16 @@ def skill_class(name: str, place: str = "order") -> tuple[type[Skill], str]:
     return cls, tasks[name]
 
 
+def released_suites() -> list[str]:
+    """The suites whose data a user may have in their released form."""
+    place = str(FOLDER)
+    classes = [
+        plugin_named(FOLDER, "benchmarks.skills", file, Skill, "skill", place)
+        for file in plugin_names(FOLDER)
+    ]
+    return sorted({cls.suite for cls in classes} - {""})
+
+
 def get_skill(name: str, place: str = "order", **options: Any) -> Skill:
     """An instance of the project's skill ``name``, made with ``options``.
 

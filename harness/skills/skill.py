@@ -80,6 +80,7 @@ class Skill:
     checksums: ClassVar[Mapping[str, str]] = {}
     options: tuple[str, ...] = ()  # keyword arguments that an order may pass, such as ``path``
     tasks: ClassVar[tuple[str, ...]] = ()  # of a suite, whose constructor takes one of them first
+    suite: ClassVar[str] = ""  # by which `data` of an order names a release that the user has
 
     def load(self, split: str) -> list[Example]:
         """The examples of ``split``, in the skill's own order."""

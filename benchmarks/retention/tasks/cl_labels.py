@@ -10,8 +10,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def documents(task, **_):
-    """{"test": documents with text, choices and answer (an index)} of one of the fifteen tasks."""
+def documents(task, data=None, **_):
+    """{"test": documents with text, choices and answer (an index)} of one of the fifteen tasks.
+
+    data: {suite: path of its data}, as an order says.
+    """
     from datasets import Dataset
 
     if str(ROOT) not in sys.path:  # lm-eval's own command may run from anywhere
@@ -20,6 +23,6 @@ def documents(task, **_):
 
     rows = [
         {"text": question.prompt, "choices": question.labels, "answer": question.right}
-        for question in LabelWords(task).questions()
+        for question in LabelWords(task, (data or {}).get(LabelWords.suite)).questions()
     ]
     return {"test": Dataset.from_list(rows)}

@@ -23,6 +23,7 @@ from harness.evaluation.retention import run_suite
 from harness.evaluation.suite import Suite, load_suite
 from harness.models.chat import chat_tokens
 from harness.report.build import write_report
+from harness.runs.order import Order
 from harness.runs.reading import read_order, read_sections
 from harness.runs.sequence import run_order
 from harness.skills.registry import get_skill
@@ -111,7 +112,7 @@ def test_every_task_has_a_folder_metrics_and_a_name_of_its_own():
 def test_options_of_a_task():
     with pytest.raises(UserError, match="trace_fomc takes no `source`; it takes path, holdout"):
         get_skill("trace_fomc", source="hub")
-    with pytest.raises(UserError, match="skill trace_fomc: path: /nowhere is not a folder"):
+    with pytest.raises(UserError, match="skill trace_fomc: path: /nowhere is neither a folder nor"):
         get_skill("trace_fomc", path="/nowhere")
 
 
@@ -220,7 +221,8 @@ def test_what_is_not_there_is_one_line(cache, release):
         get_skill("trace_fomc").examples("train")
     assert str(error.value) == (
         "skill trace_fomc: its data are not on this machine; "
-        "python -m benchmarks.fetch trace --from FOLDER, or set `path`"
+        "--set data.trace=PATH names the authors' folder or zip file; python -m benchmarks.fetch "
+        "trace --from PATH keeps it"
     )
     (release / "LLM-CL-Benchmark_5000/FOMC/test.json").unlink()
     with pytest.raises(UserError, match=r"has no FOMC/test\.json; give the whole release"):
@@ -543,7 +545,7 @@ def test_a_row_that_is_refused_can_be_mended(form, release, cache, tmp_path, cap
             with pytest.raises(SystemExit):
                 fetch.main(["trace", "--from", str(source)])
             assert capsys.readouterr().err == (
-                f"error: --from: {source}: FOMC/train.json, row 2: answer: must be a text\n"
+                f"error: {source}: FOMC/train.json, row 2: answer: must be a text\n"
             )
             assert not [*cache.rglob("*.part"), *cache.rglob("*.json")]
 
@@ -693,6 +695,49 @@ def test_an_order_of_trace_is_whole(release, cache, tmp_path):
     order = read_order(path)
     assert [skill.name for skill in order.skills] == [f"trace_{task}" for task in TASKS]
     assert order.prompts(order.skills[0]) == 22500
+
+
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_an_order_names_what_the_authors_give(form, release, cache, tmp_path):
+    """One key for eight skills; a zip file is read once, and the next order finds its files."""
+    source = release if form == "folder" else zipped(release, tmp_path / "TRACE.zip")
+    mapping = yaml.safe_load((ROOT / "benchmarks/orders/trace/order_1.yaml").read_text())
+    mapping |= {"retention": None, "model": "embedded", "data": {"trace": source.name}}
+    path = source.parent / "order.yaml"
+    path.write_text(yaml.safe_dump(mapping, allow_unicode=True))
+    for _ in range(2):
+        order = read_order(path)
+        assert len(order.skills) == 8 and len(order.skills[1].examples("train")) == 36
+    kept = list((cache / "suites").glob("*"))
+    assert [folder.name.partition("-")[0] for folder in kept] == ["trace"] * (form == "zip")
+    own = {**mapping, "skills": [{"name": "trace_fomc", "path": str(tmp_path)}], "references": []}
+    with pytest.raises(UserError, match="give the whole release"):  # an entry's own path counts
+        Order(own, path)
+    with pytest.raises(UserError, match="data: there is no suite 'trice'; did you mean 'trace'?"):
+        Order({**mapping, "data": {"trice": "."}}, path)
+    with pytest.raises(UserError, match="data.trace: is 3; give the path of a folder or of a zip"):
+        Order({**mapping, "data": {"trace": 3}}, path)
+    with pytest.raises(UserError, match="nowhere is neither a folder nor a zip file"):
+        Order({**mapping, "data": {"trace": "nowhere"}}, path)
+
+
+def test_label_words_are_those_of_the_user_s_folder(labels, cache, tmp_path, tiny_model):
+    """Of four tasks, without a fetch; where they lie is in no protocol."""
+    mapping = yaml.safe_load((ROOT / "benchmarks/orders/cl/order_1.yaml").read_text())
+    mapping |= {"model": "embedded", "data": {"cl": str(labels)}}
+    order = Order(mapping, tmp_path / "order.yaml")
+    names = {skill.name for skill in order.skills}
+    assert {f"{task.task}" for task in order.suite.tasks} == {f"{name}_labels" for name in names}
+    for entry in order.suite.tasks:
+        (task,) = order.suite.load(entry)["tasks"].values()
+        skill = next(s for s in order.skills if entry.task == f"{s.name}_labels")
+        asked = [(row["text"], row["choices"]) for row in task.eval_docs]
+        assert asked == [(q.prompt, q.labels) for q in skill.questions()] and asked
+    moved = labels.rename(labels.with_name("elsewhere"))
+    again = Order({**mapping, "data": {"cl": str(moved)}}, tmp_path / "order.yaml")
+    tokenizer = tiny_model[1]
+    one, two = (each.suite.protocols("float32", tokenizer) for each in (order, again))
+    assert one == two and str(tmp_path) not in json.dumps(one)
 
 
 # ---- label words by likelihood -------------------------------------------------------------------
