@@ -19,6 +19,12 @@ COLUMNS = [*KEYS[:3], "column", "value", "sd", *KEYS[3:], "note"]
 READ = ("text", "second-hand")
 FIRST = ("OP", "mean OP_t", "BWT", "BWT/T", "forgetting", "Gain", "Drop")  # before the tasks
 SIGNED = ("BWT", "BWT/T", "Gain")
+TRAININGS = {  # of one skill each, whose numbers stand under another name: {skill: suite, order}
+    "countdown": ("retaining", "Countdown"),
+    "retaining_countdown": ("retaining", "Countdown"),
+    "ifeval_style": ("retaining", "IFEval"),
+    "retaining_mmlu": ("retaining", "MMLU"),
+}
 NOTE = (
     "Published numbers of the suite, below those of this page. They were measured by other "
     "protocols: docs/reference/skills/{suite}.md lists the differences. "
@@ -61,15 +67,20 @@ def measures(results: ReportData, label: str) -> dict[str, Estimate]:
 
 
 def published_tables(results: ReportData) -> list[Table]:
-    """The table of published numbers beside ``results``; none where all skills are of no suite."""
-    fitting = [s for s in suites() if all(name.startswith(f"{s}_") for name in results.skills)]
-    if len(fitting) != 1:  # none, or all of them where there is no skill
+    """The table of published numbers beside ``results``; none where all skills are of no suite.
+
+    Of a suite that trains on one skill those of that training.
+    """
+    suite, training = _suite_of(results)
+    if not suite:
         return []
-    (suite,) = fitting
+    published = published_numbers(suite)
+    if training:
+        published = published[published["order"] == training]
     rows: list[Row] = []
     for label, series in results.series.items():
         rows.append((label, {"model": series.model, "source": "here", **measures(results, label)}))
-    for key, numbers in published_numbers(suite).groupby(KEYS, sort=False):
+    for key, numbers in published.groupby(KEYS, sort=False):
         order, model, method, source, read = map(str, key)
         values = zip(numbers["column"], numbers["value"], strict=True)
         cells: dict[str, Cell] = {name: value / 100 for name, value in values if name in FIRST}
@@ -85,3 +96,12 @@ def published_tables(results: ReportData) -> list[Table]:
     ]
     title = "Published numbers of the suite"
     return [Table("published", title, NOTE.format(suite=suite), columns, rows)]
+
+
+def _suite_of(results: ReportData) -> tuple[str, str]:
+    """(suite, training) of all skills, ("", "") where they are of none or of several."""
+    trainings = {TRAININGS.get(name) for name in results.skills}
+    if len(trainings) == 1 and (found := trainings.pop()):
+        return found
+    fitting = [s for s in suites() if all(name.startswith(f"{s}_") for name in results.skills)]
+    return (fitting[0], "") if len(fitting) == 1 else ("", "")  # all of them without a skill

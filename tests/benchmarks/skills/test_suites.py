@@ -23,11 +23,13 @@ from harness.evaluation.retention import run_suite
 from harness.evaluation.suite import Suite, load_suite
 from harness.models.chat import chat_tokens
 from harness.report.build import write_report
+from harness.report.data import ReportData
 from harness.runs.order import Order
 from harness.runs.reading import read_order, read_sections
 from harness.runs.sequence import run_order
 from harness.skills.registry import get_skill
 from tests.conftest import read_lines, write_rows
+from tests.fabricate import SKILLS, fabricate
 
 ROOT = Path(__file__).resolve().parents[3]
 ORDERS = sorted(
@@ -713,9 +715,11 @@ def test_an_order_names_what_the_authors_give(form, release, cache, tmp_path):
     own = {**mapping, "skills": [{"name": "trace_fomc", "path": str(tmp_path)}], "references": []}
     with pytest.raises(UserError, match="give the whole release"):  # an entry's own path counts
         Order(own, path)
-    with pytest.raises(UserError, match="data: there is no suite 'trice'; did you mean 'trace'?"):
+    with pytest.raises(UserError, match="data: there is no suite 'trice'; did you mean 'trace'"):
         Order({**mapping, "data": {"trice": "."}}, path)
-    with pytest.raises(UserError, match="data.trace: is 3; give the path of a folder or of a zip"):
+    with pytest.raises(
+        UserError, match=r"data\.trace: is 3; give the path of a folder or of a zip"
+    ):
         Order({**mapping, "data": {"trace": 3}}, path)
     with pytest.raises(UserError, match="nowhere is neither a folder nor a zip file"):
         Order({**mapping, "data": {"trace": "nowhere"}}, path)
@@ -810,3 +814,15 @@ def test_a_run_of_trace_ends_in_its_table(release, cache, tiny, tmp_path):
     tasks = [float(row[name].split()[0]) for name in order["skills"]]
     assert float(row["OP"].split()[0]) == pytest.approx(sum(tasks) / 2, abs=0.01)
     assert row["read"] == "measured" and row["model"] == str(tiny)
+
+
+@pytest.mark.parametrize("skill, order", [("countdown", "Countdown"), ("ifeval_style", "IFEval")])
+def test_a_training_stands_beside_its_published_numbers(skill, order, tmp_path):
+    """Those of the other trainings of Retaining by Doing are no comparison."""
+    folder = fabricate(tmp_path / "out", skills={skill: SKILLS["science"]}, n=20, items=False)
+    [table] = numbers.published_tables(ReportData([folder]))
+    published = {cells["order"] for _, cells in table.rows if "order" in cells}
+    assert published == {order} and table.rows[0][1]["source"] == "here"
+    assert set(numbers.published_numbers("retaining")["order"]) == {"Countdown", "IFEval", "MMLU"}
+    both = fabricate(tmp_path / "both", skills={skill: SKILLS["science"], "own": SKILLS["medical"]})
+    assert numbers.published_tables(ReportData([both])) == []
