@@ -151,6 +151,23 @@ def test_marks_bear_their_labels_and_the_note_says_who_is_left_out(folder, shown
     assert alone_note([]) == "" and alone_note(list("abcdefghij")).endswith("g, h and 2 more.")
 
 
+def test_the_page_has_every_setting_with_its_intervals(folder, shown):
+    drawn = lines(source_of(ReportData([folder])), "frontier")
+    (panel,) = FRONTIER.live(drawn)
+    assert panel.bases == [(0.0, 0.0)]
+    found = {
+        name: [getattr(line, key)[k] for key in ("x", "y", "left", "right", "low", "high")]
+        for line in panel.lines
+        for k, name in enumerate(line.names)
+    }
+    points = [p for family in shown.families for p in family.points] + shown.alone
+    assert set(found) == {p.label for p in points} == set(LAWS)
+    for p in points:
+        kept, gain = p.retention, p.gain
+        wanted = [kept.value, gain.value, kept.low, kept.high, gain.low, gain.high]
+        assert found[p.label] == pytest.approx([100 * each for each in wanted], rel=1e-4)
+
+
 def test_points_of_a_grid_count_though_one_is_selected(tmp_path):
     laws = {"grpo": LAWS["grpo"], "sft.lr-1": LAWS["sft_slow"], "sft.lr-2": LAWS["sft"]}
     folder = fabricate(tmp_path / "grid", methods=laws, seeds=(0, 1), n=40)

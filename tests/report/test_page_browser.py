@@ -138,7 +138,7 @@ MARKS = """async name => {
     const {u} = plots.find(each => document.getElementById(name).contains(each.u.root)), seen = [];
     const draw = stamp;
     stamp = (ctx, marker, x, y, size) => {
-        seen.push([ctx.fillStyle, marker, x, y]);
+        if (marker !== '*') seen.push([ctx.fillStyle, marker, x, y]); // the base model's
         draw(ctx, marker, x, y, size);
     };
     u.redraw();

@@ -19,6 +19,7 @@ from harness.report.frontier import (
     frontiers,
     retention_at,
 )
+from harness.report.pictures.live import LiveLine, LivePanel, numbers
 from harness.report.pictures.picture import Picture, Source
 from harness.report.style import (
     BASE,
@@ -130,7 +131,7 @@ def draw(shown: Lines, form: Form) -> Figure:
             color=MUTED,
             fontsize=8,
         )
-    axes.set_xlabel(f"{shown.kept.name} (points)" if shown.kept.unit == "%" else shown.kept.name)
+    axes.set_xlabel(_axis(shown))
     axes.set_ylabel("new-task gain (points)")
     axes.margins(0.1)
     named = [] if are_few else [point.label for point in shown.alone]
@@ -215,6 +216,9 @@ def caption(shown: Lines) -> str:
     return text + alone_note([point.label for point in shown.alone])
 
 
+# -- in words, and for the page's script
+
+
 def alt(shown: Lines) -> Iterator[str]:
     """Each method's points."""
     for line in shown.lines:
@@ -226,8 +230,44 @@ def alt(shown: Lines) -> Iterator[str]:
         yield f"{line.name} gains {', '.join(points)} of prior abilities"
 
 
+def live(shown: Lines) -> list[LivePanel]:
+    """One panel: a line of each method with several settings, a mark of each other."""
+    alone = [Line(point.label, [point], np.empty((0, 4))) for point in shown.alone]
+    lines = [_live_line(line, shown.looks[line.name], shown.kept.scale) for line in shown.lines]
+    lines += [_live_line(line, shown.looks[line.name], shown.kept.scale) for line in alone]
+    levels: list[tuple[str, float | None]] = []
+    if shown.matched is not None:
+        levels.append(("matched gain", numbers([shown.matched], 100)[0]))
+    title, kept = "new-task gain (points)", _axis(shown)
+    return [LivePanel("", kept, title, lines, levels, bases=[(0.0, 0.0)])]
+
+
+def _live_line(line: Line, look: Look, scale: float) -> LiveLine:
+    kept, gain = ([getattr(p, key) for p in line.points] for key in ("retention", "gain"))
+    return LiveLine(
+        line.name,
+        look.colour,
+        look.marker,
+        look.dash != "-",
+        numbers([e.value for e in kept], scale),
+        numbers([e.value for e in gain], 100),
+        numbers([e.low for e in gain], 100),
+        numbers([e.high for e in gain], 100),
+        numbers([e.low for e in kept], scale),
+        numbers([e.high for e in kept], scale),
+        ends=list(range(len(line.points))),
+        quiet=look == FURTHER,
+        names=[point.label for point in line.points],
+    )
+
+
+def _axis(shown: Lines) -> str:
+    """The name of x."""
+    return f"{shown.kept.name} (points)" if shown.kept.unit == "%" else shown.kept.name
+
+
 def _picture(key: str, title: str) -> Picture[Lines]:
-    return Picture(key, title, "results", partial(lines, key=key), draw, caption, alt)
+    return Picture(key, title, "results", partial(lines, key=key), draw, caption, alt, live)
 
 
 FRONTIER = _picture("frontier", "Gain against retention")

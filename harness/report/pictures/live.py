@@ -19,7 +19,8 @@ class LiveLine:
     """One method's points; low, high: of y; left, right: of x; n: answers of a run; runs: how many.
 
     n_across: answers behind x, where it is measured; marker: its letter in style.looks; quiet: is
-    drawn thin and without whiskers, as the lines of many methods are.
+    drawn thin and without whiskers, as the lines of many methods are; names: of the points, where
+    each has one.
     Lists are as long as ``x``, or empty where nothing is known of any point.
     """
 
@@ -38,12 +39,14 @@ class LiveLine:
     runs: list[float | None] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)  # places of the points that have whiskers
     quiet: bool = False
+    names: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class LivePanel:
     """One panel; x, y: its axes in words; levels: (name, y) of lines across it; borders: x of lines
-    down it; taught: the part of x that is shaded.
+    down it; taught: the part of x that is shaded; bases: (x, y) of each base model, where both axes
+    are measured.
     """
 
     title: str
@@ -53,6 +56,7 @@ class LivePanel:
     levels: list[tuple[str, float | None]] = field(default_factory=list)
     borders: list[float] = field(default_factory=list)
     taught: tuple[float, float] | None = None
+    bases: list[tuple[float | None, ...]] = field(default_factory=list)
 
     def plain(self) -> dict[str, Any]:
         """The panel as JSON has it."""

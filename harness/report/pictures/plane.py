@@ -259,7 +259,8 @@ def live(shown: Plane) -> list[LivePanel]:
                 quiet=shown.looks[path.label] == FURTHER,
             )
         )
-    return [LivePanel("", "prior abilities (%)", "skills (%)", lines)]
+    bases = [tuple(numbers(path.stages[0], 100)) for path in shown.paths if path.from_base]
+    return [LivePanel("", "prior abilities (%)", "skills (%)", lines, bases=bases)]
 
 
 PLANE = Picture(

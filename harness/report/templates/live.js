@@ -9,6 +9,7 @@ const plus = first => [0, 90, 180, 270].map(turn => turn + first)
 const SHAPES = {
   o: regular(24, 0), s: regular(4, 45), D: regular(4, 0), '^': regular(3, -90), v: regular(3, 90), '<': regular(3, 180),
   '>': regular(3, 0), p: regular(5, -90), h: regular(6, -90), P: plus(0), X: plus(45),
+  '*': Array.from({length: 10}, (_, k) => [36 * k - 90, k % 2 ? 0.4 : 1]),
 };
 const cornersOf = (marker, x, y, size) => SHAPES[marker].map(([turn, far]) =>
   [x + size * far * Math.cos(turn * Math.PI / 180), y + size * far * Math.sin(turn * Math.PI / 180)]);
@@ -184,22 +185,30 @@ function names(panel, hidden) { // of levels, and of lines where these are few
   return u => {
     const {ctx} = u, down = y => u.valToPos(y, 'y', true);
     const shown = panel.lines.filter(line => !hidden.has(line.label) && line.y.some(y => y !== null));
-    const ofLines = shown.length > MOST_NAMED ? [] : shown.map(line => {
-      const k = line.y.findLastIndex(y => y !== null);
-      const text = line.label.length > 14 ? `${line.label.slice(0, 13)}…` : line.label;
-      return {text, colour: line.colour, x: u.valToPos(line.x[k], 'x', true), y: down(line.y[k])};
+    const ofLines = shown.length > MOST_NAMED ? [] : shown.flatMap(line => {
+      const last = line.y.findLastIndex(y => y !== null);
+      return (line.names.length ? line.names.map((_, k) => k) : [last]).map(k => {
+        const name = line.names[k] || line.label, text = name.length > 14 ? `${name.slice(0, 13)}…` : name;
+        return {text, colour: line.colour, x: u.valToPos(line.x[k], 'x', true), y: down(line.y[k])};
+      });
     });
     ctx.save();
     ctx.font = `${11 * devicePixelRatio}px system-ui, sans-serif`;
     ctx.textBaseline = 'middle';
     ctx.fillStyle = tint('--ink');
+    const side = u.bbox.left + u.bbox.width, colour = tint('--muted');
+    const levels = panel.levels.map(([text, y]) => ({text, colour, x: side, y: down(y)}));
     if (isPlane(panel)) {
-      const start = shown.find(line => line.x[0] !== null && line.y[0] !== null);
-      const base = start ? [{text: 'base', x: u.valToPos(start.x[0], 'x', true), y: down(start.y[0])}] : [];
-      nameAround(u, shown, [...ofLines, ...base]);
+      const bases = panel.bases.map(([x, y]) => ({text: 'base', x: u.valToPos(x, 'x', true), y: down(y)}));
+      for (const {x, y} of bases) {
+        ctx.strokeStyle = tint('--paper');
+        ctx.fillStyle = colour;
+        stamp(ctx, '*', x, y, 8 * devicePixelRatio);
+      }
+      ctx.fillStyle = tint('--ink');
+      nameAround(u, shown, [...ofLines, ...bases]);
+      nameBeside(u, levels);
     } else {
-      const x = u.bbox.left + u.bbox.width, colour = tint('--muted');
-      const levels = panel.levels.map(([text, y]) => ({text, colour, x, y: down(y)}));
       nameBeside(u, [...ofLines, ...levels]);
     }
     ctx.restore();
@@ -215,7 +224,7 @@ function words(panel, line, k) { // what a point says
     `${panel.y} ${short(line.y[k])}${bounds(line.low, line.high) || ', no interval'}${asked(line.n)}`,
   ];
   if (line.runs.length && line.runs[k]) facts.push(line.runs[k] === 1 ? '1 run' : `${line.runs[k]} runs`);
-  return `${line.label}\n${facts.join('\n')}`;
+  return `${line.names[k] || line.label}\n${facts.join('\n')}`;
 }
 
 function reading(u, panel, hidden, tip) { // pointing, touching, and the arrow keys
@@ -280,8 +289,9 @@ function drawPanel(panel, hidden, frame) { // as wide as the frame is
   frame.append(place, tip);
   const all = (...keys) => panel.lines.flatMap(line => keys.flatMap(key => line[key]));
   const ranges = {
-    x: span(all('x', 'left', 'right'), 0.03),
-    y: span([...all('y', 'low', 'high'), ...panel.levels.map(level => level[1])], 0.06),
+    x: span([...all('x', 'left', 'right'), ...panel.bases.map(base => base[0])], 0.03),
+    y: span([...all('y', 'low', 'high'), ...panel.bases.map(base => base[1]),
+      ...panel.levels.map(level => level[1])], 0.06),
   };
   const named = panel.lines.length <= MOST_NAMED ? panel.lines.map(line => line.label) : [];
   const written = [...named, ...panel.levels.map(level => level[0])];
