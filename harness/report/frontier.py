@@ -92,7 +92,7 @@ class Family:
 
 @dataclass(frozen=True)
 class Frontier:
-    """Families of two points or more; matched: the largest gain that all of them reach, or None.
+    """Families of two points or more; matched: the gain at which they are compared, or None.
 
     results: those in which every point is a label; lowest: change of all points; alone: points
     that are in no family, since their method has one.
@@ -104,6 +104,12 @@ class Frontier:
     matched: float | None
     lowest: float
     alone: list[Setting]
+
+    def compared(self) -> list[Family]:
+        """The families that have the matched gain between their points."""
+        if self.matched is None:
+            return []
+        return [self.families[i] for i in _with_gain(self.families, self.matched)]
 
 
 def mean_gain(R: np.ndarray) -> np.ndarray:
@@ -134,11 +140,23 @@ def _frontier(results: ReportData, kept: Kept) -> Frontier | None:
             alone += known
     if not families:
         return None
-    top = min(max(family.gains) for family in families)
-    bottom = max(min(family.gains) for family in families)
     lowest = min(point.retention.value for family in families for point in family.points)
-    is_matched = len(families) > 1 and top >= bottom
-    return Frontier(results, kept, families, top if is_matched else None, lowest, alone)
+    return Frontier(results, kept, families, matched_gain(families), lowest, alone)
+
+
+def matched_gain(families: list[Family]) -> float | None:
+    """The gain that most families have between their points, None where no two have one.
+
+    Of several the first family's, of those the largest.
+    """
+    tops = [family.gains[-1] for family in families]
+    best = max(tops, key=lambda gain: (len(who := _with_gain(families, gain)), 0 in who, gain))
+    return best if len(_with_gain(families, best)) > 1 else None
+
+
+def _with_gain(families: list[Family], gain: float) -> list[int]:
+    """Places of the families that have a gain between their points."""
+    return [i for i, f in enumerate(families) if f.gains[0] <= gain <= f.gains[-1]]
 
 
 def _setting(results: ReportData, label: str) -> str:
@@ -274,9 +292,10 @@ def alone_note(labels: list[str]) -> str:
 def frontier_table(shown: Frontier) -> Table:
     """Every point, and of every family its retention at the matched gain and its area."""
     rows: list[Row] = []
+    matched = shown.compared()
     for family in shown.families:
         cells: dict[str, Cell] = {"area": area(shown, family)}
-        if shown.matched is not None:
+        if family in matched and shown.matched is not None:
             cells |= {
                 "gain": shown.matched,
                 "retention": retention_at(shown, family, shown.matched),
@@ -295,14 +314,13 @@ def frontier_table(shown: Frontier) -> Table:
         Column("retention", kept.name, unit=kept.unit, signed=True),
         Column("area", "area", unit="count", note=kept.area),
     ]
-    apart = ""
-    if shown.matched is None and len(shown.families) > 1:
-        apart = "No gain is reached by all. "
+    others = [family.name for family in shown.families if family not in matched]
+    apart = f"Without a gain that is shared: {', '.join(others)}. " if others else ""
     note = (
         "All settings on record of each method; parts, words among their options, and what is "
         "trained make another method. Gain: mean over skills of own-stage minus base accuracy, in "
-        f"points; {kept.note}. A method's row has it at a gain that all reach, on straight lines "
-        "between neighbouring points, to first order in the errors of both; and the area, in "
+        f"points; {kept.note}. A method's row has it at the gain that most share, on straight "
+        "lines between neighbouring points, to first order in the errors of both; and the area, in "
         f"{kept.area}, that its points dominate (Zitzler & Thiele 1998) above no gain and the "
         f"lowest here. {apart}{interval_note(rows)}{alone_note([p.label for p in shown.alone])}"
     )

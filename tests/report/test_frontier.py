@@ -11,7 +11,19 @@ from harness.base import metrics
 from harness.base.files import ROOT
 from harness.report import build
 from harness.report.data import ReportData
-from harness.report.frontier import alone_note, area, frontier_table, frontiers, retention_at
+from harness.report.estimates import Estimate
+from harness.report.frontier import (
+    Family,
+    Frontier,
+    Kept,
+    Setting,
+    alone_note,
+    area,
+    frontier_table,
+    frontiers,
+    matched_gain,
+    retention_at,
+)
 from harness.report.pictures import source_of
 from harness.report.pictures.frontier import FRONTIER, LIKELIHOODS, lines
 from harness.report.style import STYLE, WIDE
@@ -67,6 +79,32 @@ def test_settings_of_one_method_are_points_by_rising_gain(folder, shown):
             assert point.retention.value == pytest.approx(kept.mean())
     of_sft, of_sdft = (gain_and_retention(results, label)[0].mean() for label in ("sft", "sdft"))
     assert shown.matched == pytest.approx(of_sdft) and of_sdft < of_sft
+
+
+def families(*ranges):
+    """Families whose points have these gains."""
+    nothing = Estimate(0.0)
+    return [
+        Family(str(i), [Setting("", Estimate(gain), nothing) for gain in gains])
+        for i, gains in enumerate(ranges)
+    ]
+
+
+@pytest.mark.parametrize(
+    "ranges, gain, who",
+    [
+        ([(1, 5), (2, 4), (3, 9)], 4, [0, 1, 2]),  # all: the largest that all reach
+        ([(6, 9), (3, 4), (1, 3.5)], 3.5, [1, 2]),  # one learns too much for the others
+        ([(6, 9), (7, 8), (0, 1), (0.2, 2)], 8, [0, 1]),  # two pairs: that of the first
+        ([(6, 9), (3, 4), (0, 1)], None, []),  # nobody shares one
+        ([(6, 9)], None, []),
+    ],
+)
+def test_methods_are_compared_where_most_of_them_are(ranges, gain, who):
+    found = families(*ranges)
+    kept = Kept("frontier", "retention", "%", "", "", lambda D: D)
+    shown = Frontier(None, kept, found, matched_gain(found), 0.0, [])
+    assert shown.matched == gain and shown.compared() == [found[i] for i in who]
 
 
 def test_retention_between_two_settings_is_on_their_line(shown):

@@ -210,9 +210,7 @@ def caption(shown: Lines) -> str:
         f"95% interval of the {shown.kept.name} at that gain."
     )
     if shown.matched is not None:
-        text += (
-            " Broken line: the largest gain that all methods reach, at which the table compares."
-        )
+        text += " Broken line: the gain that most methods share, at which the table compares."
     return text + alone_note([point.label for point in shown.alone])
 
 
