@@ -149,6 +149,9 @@ class SkillSpec:
     reward: str | None = option(
         None, "a function of yours, FILE.py or FILE.py:NAME; the grade if left out"
     )
+    chance: float | None = option(
+        None, "of a skill of your own: the accuracy of guessing, 1/k of k choices", min=0, max=0.99
+    )
     path: str | None = option(
         None, "folder with the data of tooluse, science, medical, wiki or a suite"
     )

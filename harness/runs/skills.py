@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from harness.base.errors import UserError, did_you_mean, plug_in
@@ -28,7 +29,7 @@ def build_skill(
     place: str,
     splits: Collection[str],
     beside: Callable[[str], Path],
-    data: Mapping[str, str],
+    data: Mapping[str, str] = MappingProxyType({}),
 ) -> Skill:
     """The skill of one entry, with the examples of ``splits`` read: wrong rows are an error now.
 
@@ -45,6 +46,7 @@ def build_skill(
             files = {split: str(beside(file)) for split, file in named.items()}
             _check_files(files, place, splits)
             skill = FileSkill(spec.name, files, grader, f"{place}: grader", reward)
+        skill.chance = spec.chance or 0.0
     else:
         skill = _project_skill(spec, place, beside, data)
     skill.check_grading(place)
@@ -145,8 +147,8 @@ def _project_skill(
     spec: SkillSpec, place: str, beside: Callable[[str], Path], data: Mapping[str, str]
 ) -> Skill:
     """A skill of benchmarks/skills."""
-    for key in ("grader", "reward", *HUB):
-        if getattr(spec, key):
+    for key in ("grader", "reward", "chance", *HUB):
+        if getattr(spec, key) is not None:
             raise UserError(
                 f"{place}: {key}",
                 "goes with a skill of your own",

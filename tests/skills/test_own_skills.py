@@ -399,3 +399,15 @@ def test_a_grade_out_of_bounds_names_its_skill(order_file, tmp_path):
 def test_a_project_skill_takes_no_reward():
     with pytest.raises(UserError, match="reward: goes with a skill of your own"):
         build_skill(SkillSpec(name="elements", reward="mine.py"), "s", ["train"], lambda name: name)
+
+
+def test_what_guesses_reach_is_said_by_the_order(order_file, tmp_path):
+    entry = {"name": "mine", "train": "vowels-train.jsonl", "test": "vowels-test.jsonl"}
+    path = order_file(skills=[{**entry, "grader": "contains", "chance": 0.25}])
+    order = read_order(path)
+    assert order.skills[0].chance == 0.25 and order.about()["skills"][0]["chance"] == 0.25
+    for chance, said in ((1, "must be at most 0.99, not 1"), (-0.1, "must be at least 0")):
+        with pytest.raises(UserError, match=f"chance: {said}"):
+            read_order(order_file(skills=[{**entry, "grader": "contains", "chance": chance}]))
+    with pytest.raises(UserError, match="chance: goes with a skill of your own"):
+        read_order(order_file(skills=[{"name": "elements", "chance": 0.0}]))
