@@ -13,7 +13,6 @@ from harness.learning.moments import MOMENT_BYTES, MOMENTS
 from harness.learning.options import MASTERS
 from harness.learning.outlook import Outlook, Work
 from harness.learning.parametrisation import Size, get_parametrisation
-from harness.learning.part import joint_budget
 from harness.models.flex import FLEX
 from harness.models.load import resolve_device
 from harness.models.memory import MICRO_BATCH_TOKENS, Passes, free_memory
@@ -28,7 +27,7 @@ from harness.runs.measuring_cost import MeasuringCost
 from harness.runs.methods import MethodSpec, ParametersSpec
 from harness.runs.order import Order
 from harness.runs.order_cost import OrderCost, StageCost
-from harness.runs.references import Run
+from harness.runs.references import Run, phases_of
 from harness.sampling.transformers import GRAPHS
 from harness.sampling.vllm import KV_CACHE_GIB
 from harness.sampling.vllm_setup import is_invariant
@@ -75,16 +74,6 @@ class StageWork(NamedTuple):
     work: Work
     trained: Size
     held: dict[str, tuple[float, float]]
-
-
-def _with_parts(spec: MethodSpec, phases: list[int], drawn: Sequence[int]) -> list[int]:
-    """The phases of a stage, and one more for the steps that parts add behind the first.
-
-    drawn: examples that each stage before drew.
-    """
-    with plug_in(spec.place, "budget() of a part"):
-        own, behind = joint_budget([part.make() for part in spec.parts], phases[0], drawn)
-    return [own, *([behind] if behind else []), *phases[1:]]
 
 
 def outlooks_of(
@@ -220,11 +209,7 @@ class _Estimator:
         prompts = order.prompts(skill, spec.config)
         batch_size = order.batch_size(spec.config)
         earlier = learned[: number - 1]
-        drawn = [
-            min(spec.phases(order.prompts(e, spec.config))[0], len(e.examples("train")))
-            for e in earlier
-        ]
-        phases = _with_parts(spec, spec.phases(prompts), drawn)
+        phases = phases_of(order, spec, skill, earlier)
         steps = sum(-(-phase // batch_size) for phase in phases)
         every = order.evaluate.every_steps
         inside = (steps - 1) // every if every else 0
@@ -277,7 +262,7 @@ class _Estimator:
         skills = [order.skills[number - 1] for number in numbers]
         prompts = [order.prompts(skill, spec.config) for skill in skills]
         batch_size = order.batch_size(spec.config)
-        phases = _with_parts(spec, spec.phases(sum(prompts)), [])
+        phases = spec.with_parts(spec.phases(sum(prompts)), [])
         further = self._work(spec, skills[0], sum(prompts), later=0, earlier=[]).work.further
         measured = measured_seconds(results, run.stem, self.order.seeds, 1)
         learning, estimated = 0.0, self.retention if run.reference == JOINT else 0.0

@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from harness.learning.parametrisation import (
     ParametrisationConfig,
     get_parametrisation,
 )
-from harness.learning.part import Part, PartConfig, get_part, lacking
+from harness.learning.part import Part, PartConfig, get_part, joint_budget, lacking
 from harness.learning.trainer import TrainingConfig
 from harness.models.chat import ChatInputs
 from harness.models.others import STARTS, find_model, model_checksum
@@ -115,6 +115,15 @@ class MethodSpec:
             answer = getattr(self.cls(self.config), hook)(*arguments)
             answer = list(answer) if isinstance(answer, Iterator) else answer
         return answer
+
+    def with_parts(self, phases: list[int], drawn: Sequence[int]) -> list[int]:
+        """The phases of a stage, and one more for the steps that parts add behind the first.
+
+        drawn: examples that each stage before drew.
+        """
+        with plug_in(self.place, "budget() of a part"):
+            own, behind = joint_budget([part.make() for part in self.parts], phases[0], drawn)
+        return [own, *([behind] if behind else []), *phases[1:]]
 
     def settings(self) -> dict[str, Any]:
         """The hyperparameters by name, those of parts as ``with.PART.OPTION``.

@@ -109,7 +109,7 @@ class Order(Sections):
                 ("relearning", self.relearning_labels),
             )
         )
-        check_followed(self.methods, set(self.grid), self.steps)
+        check_followed(self)
         self._check_sizes()
         self.judge = self._judge()
         self.suite = self._suite()
@@ -293,12 +293,6 @@ class Order(Sections):
     def batch_size(self, config: TrainingConfig) -> int:
         """Prompts of an optimizer step."""
         return config.batch_size or self.budget.batch_size
-
-    def steps(self, spec: MethodSpec) -> list[int]:
-        """Optimizer steps of a method on each skill, without what parts add."""
-        size = self.batch_size(spec.config)
-        phases = [spec.phases(self.prompts(skill, spec.config)) for skill in self.skills]
-        return [sum(-(-drawn // size) for drawn in of_skill) for of_skill in phases]
 
     def limit(self, skill: Skill, rollout: bool = False) -> int:
         """New tokens of an answer of ``skill``, at evaluation or in a rollout."""

@@ -5,7 +5,7 @@ A reference is what a sequence is compared with, made by the same method with th
 ``relearn`` one again from the model after the last stage.
 """
 
-from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -197,16 +197,32 @@ def _check_same_reference(label: str, spec: MethodSpec, before: Sequence[str], p
             )
 
 
-def check_followed(
-    methods: Mapping[str, MethodSpec],
-    grids: Container[str],
-    steps: Callable[[MethodSpec], list[int]],
-) -> None:
+def phases_of(
+    order: "Order", spec: MethodSpec, skill: Skill, earlier: Sequence[Skill]
+) -> list[int]:
+    """Prompts of each phase of a stage, with those that parts add; earlier: skills before."""
+    drawn = [
+        min(spec.phases(order.prompts(e, spec.config))[0], len(e.examples("train")))
+        for e in earlier
+    ]
+    return spec.with_parts(spec.phases(order.prompts(skill, spec.config)), drawn)
+
+
+def _steps(order: "Order", spec: MethodSpec, sequence: str) -> list[int]:
+    """Optimizer steps of a method in each stage of a sequence."""
+    size, skills = order.batch_size(spec.config), order.in_sequence(sequence)
+    return [
+        sum(-(-phase // size) for phase in phases_of(order, spec, skill, skills[:number]))
+        for number, skill in enumerate(skills)
+    ]
+
+
+def check_followed(order: "Order") -> None:
     """Raises UserError where a run that a part reads (``Part.follows``) is not made before its own.
 
-    Or where it makes another number of steps. methods: in the order in which they run; steps: those
-    of a method in each stage, without what parts add.
+    Or where it makes another number of steps, or is one that the part could not join itself.
     """
+    methods, grids = order.methods, set(order.grid)
     for number, (label, spec) in enumerate(methods.items()):
         for part in spec.parts:
             own = f"{spec.place}: with.{part.name}"
@@ -228,10 +244,14 @@ def check_followed(
             if not any(each.cls is part.cls for each in methods[other].parts):
                 remedy = f"give it `with: {{{part.name}: {{}}}}` as well"
                 raise UserError(own, f"{other!r} has no such part", remedy)
-            there, here = steps(methods[other]), steps(spec)
-            if there != here:
-                problem = f"{other!r} makes {there} steps in its stages, {label!r} {here}"
-                raise UserError(own, problem, "give both the same budget and batch size")
+            method = methods[other].cls(methods[other].config)
+            with plug_in(own, "check()"):
+                part.make().check(order, method, f"{own}: {other!r}")
+            for sequence in order.sequences:
+                there, here = (_steps(order, each, sequence) for each in (methods[other], spec))
+                if there != here:
+                    problem = f"{other!r} makes {there} steps in its stages, {label!r} {here}"
+                    raise UserError(own, problem, "give both the same budget and batch size")
 
 
 class JointSkill(Skill):

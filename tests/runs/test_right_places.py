@@ -129,6 +129,16 @@ STM = {"method": "sft", "with": {"stm": {}, "matched_norm": {}}}
         ({"b": {**STM, "batch_size": 2}, **matched("b")}, {}, "'b' makes [6, 6] steps in its sta"),
         ({"b": {**STM, "epochs": 2}, **matched("b")}, {}, "give both the same budget and batch"),
         ({"b": STM, "a": {**matched("b")["a"], "method": "psft"}}, {}, "set inner_batches and inn"),
+        (  # what is followed makes several updates a step
+            {"b": {"method": "psft", "with": {"matched_norm": {}}}, **matched("b")},
+            {},
+            "with.matched_norm: 'b': like wants one update for each step",
+        ),
+        (  # steps that a part adds behind the others
+            {"b": {**STM, "with": {**STM["with"], "replay": {"mix": "after"}}}, **matched("b")},
+            {},
+            "'b' makes [3, 4] steps in its stages, 'a' [3, 3]",
+        ),
     ],
 )
 def test_a_method_follows_one_that_runs_before_it(order_file, methods, grid, said):
