@@ -5,6 +5,9 @@ import inspect
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import fields
+from typing import Any
 
 from generator.text import names
 from harness.learning.method import Method
@@ -106,9 +109,23 @@ def joins(part: type[Part], method: type[Method]) -> tuple[str, str]:
 
 
 def goes_with(part: type[Part], trained: type[Parametrisation]) -> tuple[str, str]:
-    """("no" or "", why) of a part with its defaults beside a parametrisation with its own."""
+    """As ``joins`` of a part with its defaults beside a parametrisation with its own.
+
+    "some": with another word for one of its options.
+    """
     why = part(part.Config()).wants_weights() if trained.makes else ""
-    return ("no", why) if why else ("", "")
+    if not why:
+        return "", ""
+    reached = any(not part(config).wants_weights() for config in _other_words(part.Config))
+    return ("some" if reached else "no"), why
+
+
+def _other_words(config: Any) -> Iterator[Any]:
+    """Options with another word for one of them, where the others' defaults go with it."""
+    for field in fields(config):
+        for word in field.metadata.get("choices") or ():
+            with suppress(ValueError):
+                yield config(**{field.name: word})
 
 
 def grouped(answers: Mapping[str, str]) -> dict[str, list[str]]:
