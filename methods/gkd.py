@@ -10,7 +10,8 @@ Conventions
 * ``teacher_model`` is a model with the same tokenizer: a hub id, or a folder beside the order file
   or the current one. Results hold what tells it from others: its folder's hash, or the commit. If
   left out it is the model at the start of the run, which takes the student back to what it was: in
-  the first stage it has nothing to teach. ``stage`` is the model at the start of the stage.
+  the first stage it has nothing to teach, and AdamW makes whole steps of rounding there; the plan
+  tells. ``stage`` is the model at the start of the stage.
 * The paper's beta is ``mixture_weight`` under ``divergence: mixture``: beta KL(q || m) + (1 - beta)
   KL(p || m), m = beta q + (1 - beta) p. Its ends are ``forward`` (beta 0) and ``reverse`` (beta 1).
   TRL's GKDTrainer has the same beta, and beta = lambda = 0.5 by default, as here.
@@ -36,7 +37,7 @@ from harness.learning.outlook import Lengths, Outlook, Work
 from harness.learning.stage import Stage
 from harness.learning.teacher import fixed_teacher
 from harness.learning.trainer import learning
-from harness.models.others import STARTS, check_vocabulary
+from harness.models.others import SELF_TAUGHT, STARTS, check_vocabulary
 
 
 @dataclass
@@ -89,6 +90,9 @@ class GKD(Method):
         if self.config.of not in STARTS:
             own = f"{place}: teacher_model"
             check_vocabulary(self.config.of, order.model.name, order.model.revision, own)
+
+    def notes(self) -> list[str]:
+        return [SELF_TAUGHT] if self.config.of in STARTS else []
 
     def reads_demonstrations(self) -> bool:
         return self.config.student_share < 1

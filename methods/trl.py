@@ -16,8 +16,10 @@ What a trainer gets
   prompts, and the reward of the skill;
 * ``SDFTTrainer``: prompts, and demonstrations as what the teacher is shown; its template is in
   ``args``;
-* one with a teacher (``GKDTrainer``, ``DistillationTrainer``, ``GOLDTrainer``): the model at the
-  start of the run teaches;
+* one with a teacher (``GKDTrainer``, ``DistillationTrainer``, ``GOLDTrainer``): ``teacher_model``,
+  a hub id or a folder, or the model at the start of the run if it is left out, which has nothing to
+  teach in the first stage. It has the model's tokenizer; of GOLDTrainer another one that ``args:
+  {teacher_tokenizer_name_or_path: ...}`` names;
 * ``DPOTrainer``, ``CPOTrainer``, ``ORPOTrainer``: pairs of the best and the worst of ``answers``
   that the model gives at the start of the stage; a prompt whose answers are all worth the same
   gives its place to another;
@@ -74,6 +76,7 @@ from harness.learning.trainer import TrainingConfig
 from harness.learning.trl_run import TRLRun
 from harness.learning.trl_trial import trial_error
 from harness.models.chat import ChatInputs
+from harness.models.others import SELF_TAUGHT, STARTS, check_vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -114,7 +117,7 @@ UNFIT = {
     "KTOTrainer": "learns from labels, which no skill has",
     "PRMTrainer": "learns to judge, not to answer",
 }
-STARTS = {
+PREFIXES = {
     "push_to_": "the results folder",
     "hub_": "the results folder",
     "save_": "the results folder",
@@ -137,6 +140,16 @@ class TRLMethodConfig(TrainingConfig):
         min=1,
     )
     answers: int = option(4, "of DPOTrainer: answers of which a pair is made", min=2, max=10_000)
+    teacher_model: str | None = option(
+        None,
+        "hub id or folder of who teaches; the model at the start of the run if left out",
+        model=True,
+    )
+
+    @property
+    def of(self) -> str:
+        """What a teacher is, as ``Stage.start`` takes it."""
+        return self.teacher_model or "run"
 
     def __post_init__(self) -> None:
         for name in UNREACHED:
@@ -209,6 +222,7 @@ class TRL(Method):
                 "which samples by itself",
                 "set rollout.engine to transformers, and args: {use_vllm: true} for TRL's own",
             )
+        self._check_teacher(order, f"{place}: teacher_model")
         batch = order.batch_size(self.config)
         self._check_args(f"{place}: args", batch)
         if self.shows in ("turns", "messages", "shown"):
@@ -233,6 +247,18 @@ class TRL(Method):
         if self.config.rows_per_pass and rows % self.config.rows_per_pass:
             raise UserError(f"{place}: rows_per_pass", f"must divide the {rows} rows of a step")
 
+    def _check_teacher(self, order: OrderView, place: str) -> None:
+        """Raises UserError for a teacher that the trainer has not, or that reads other tokens."""
+        teacher = self.config.teacher_model
+        if teacher and "teacher_model" not in self.asks:
+            raise UserError(place, f"{self.config.trainer} has no teacher", "leave it out")
+        if self.config.of not in STARTS and not self._argument("teacher_tokenizer_name_or_path"):
+            check_vocabulary(self.config.of, order.model.name, order.model.revision, place)
+
+    def notes(self) -> list[str]:
+        is_itself = "teacher_model" in self.asks and self.config.of in STARTS
+        return [SELF_TAUGHT] if is_itself else []
+
     def _check_args(self, place: str, batch: int) -> None:
         """Raises UserError for arguments that the config does not have or that are the order's."""
         cls = self.classes[1]
@@ -246,7 +272,7 @@ class TRL(Method):
                 )
             owner = next((who for who, names in ORDERS.items() if name in names), None)
             owner = owner or next(
-                (w for start, w in STARTS.items() if name.startswith(start)), None
+                (w for start, w in PREFIXES.items() if name.startswith(start)), None
             )
             if owner:
                 raise UserError(f"{place}: {name}", f"follows from {owner}", "leave it out")
@@ -341,16 +367,17 @@ class TRL(Method):
         teacher = self._argument("teacher_model_kind")  # of a trainer that makes one of its model
         each = ANSWERS.get(self.config.trainer, self.samples_each)
         tokens = (2 if is_paired else each) * (outlook.prompt + outlook.answer)
-        return Work(
+        done = Work(
             learned=tokens,
-            scored=tokens * (given + bool(teacher) + self._has_reference),
+            scored=tokens
+            * (given * outlook.size_of(self.config.of) + bool(teacher) + self._has_reference),
             read=outlook.prompt,
             answers=0 if is_paired else each,
             beforehand=self.config.answers * is_paired,
             sampled=outlook.answer,
             copies=self._has_reference + (teacher not in (None, "live")),
-            starts={"run": 1.0} if given else {},
         )
+        return done.with_start(self.config.of, outlook) if given else done
 
     def _argument(self, name: str) -> Any:
         """An argument of the trainer's config as the order has it; None where there is none."""

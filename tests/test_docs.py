@@ -348,7 +348,7 @@ def test_the_table_of_what_joins_what():
         ("anchor", "grpo"): "",
         ("eaft", "grpo"): "no",
         ("flow", "self_sft"): "no",
-        ("dare", "lora"): "no",
+        ("dare", "lora"): "some",
         ("dare", "freeze"): "",
         ("wise_ft", "lora"): "",
     }

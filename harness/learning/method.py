@@ -134,6 +134,10 @@ class Method:
         order's, which may be on the meta device; chat: what the chat template is given.
         """
 
+    def notes(self) -> Sequence[str]:
+        """What a user should know of these options before anything is learned, in lines."""
+        return ()
+
     def precision(self, dtype: torch.dtype) -> str:
         """What it learns in, in words, given the model's dtype; empty where the trainer says so."""
         return ""

@@ -116,7 +116,7 @@ class TRLRun:
         if "reward_funcs" in method.asks:
             arguments["reward_funcs"] = self._reward
         if "teacher_model" in method.asks:
-            arguments["teacher_model"] = stage.start("run")
+            arguments["teacher_model"] = stage.start(method.config.of)
         if method.shows == "pairs" and "ref_model" in method.asks:
             arguments["ref_model"] = stage.start("stage")
         try:

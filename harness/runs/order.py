@@ -254,6 +254,7 @@ class Order(Sections):
             messages = spec.conversations(self)
             for chat in (student, teacher):
                 try_template(tokenizer, messages, f"{self.place}: methods.{label}", chat)
+            notes += [f"methods.{label}: {note}" for note in spec.ask("notes")]
         return notes
 
     def _try_shown(self, tokenizer: PreTrainedTokenizerBase, skill: Skill) -> None:

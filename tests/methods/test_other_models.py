@@ -26,7 +26,12 @@ from tests.methods.test_penalties import SETTINGS, Old, naive_divergence, naive_
 
 GKD_OF = ("gkd", lambda name: {"teacher_model": name}, "files.teacher_model")
 ANCHOR_OF = ("sft", lambda name: {"with": {"anchor": {"of": name}}}, "files.with.anchor.of")
-NAMING = pytest.mark.parametrize(("method", "options", "key"), [GKD_OF, ANCHOR_OF])
+TRL_OF = (
+    "trl",
+    lambda name: {"trainer": "GKDTrainer", "teacher_model": name},
+    "files.teacher_model",
+)
+NAMING = pytest.mark.parametrize(("method", "options", "key"), [GKD_OF, TRL_OF, ANCHOR_OF])
 
 
 @pytest.mark.parametrize("kind", ["forward", "reverse"])

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,13 +20,14 @@ from harness.base.settings import build
 from harness.learning import trl_run, trl_trial
 from harness.learning.outlook import Outlook
 from harness.learning.trainer import TrainingConfig
-from harness.models.load import load_model
+from harness.models.load import load_model, load_tokenizer
+from harness.models.others import model_checksum
 from harness.runs.plan import plan
 from harness.runs.reading import read_order
 from harness.runs.sequence import run_order
 from methods.sft import SFT
 from methods.trl import TRL, TRLMethodConfig, trainers
-from tests.conftest import read_lines
+from tests.conftest import read_lines, save_tiny
 from tests.learning.test_training import make_stage
 from tests.methods.test_methods import Signal
 from tests.methods.test_penalties import moved
@@ -118,7 +120,52 @@ def test_teachers_and_references_are_the_start_and_in_the_plan(
 
 
 def planned(chosen, stage):
-    return chosen.work(Outlook(stage.tokenizer, stage.skill, None, 9, 12))
+    outlook = Outlook(stage.tokenizer, stage.skill, None, 9, 12)
+    outlook.earlier = [outlook]
+    return chosen.work(outlook)
+
+
+def test_another_model_teaches(tiny_model, tmp_path):
+    """TRL's trainer has the weights of the folder, and the student ends nearer to them."""
+    teacher = tmp_path / "teacher"
+    save_tiny(teacher, seed=5)
+    chosen = TRL(TRLMethodConfig(**RATE, trainer="GKDTrainer", teacher_model=str(teacher)))
+    seen = []
+    real = trl_run.TRLRun._trainer
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trl_run.TRLRun, "_trainer", lambda run: seen.append(real(run)) or seen[-1])
+        _, _, logs = learned(
+            tiny_model,
+            tmp_path / "a",
+            chosen,
+            models={str(teacher): model_checksum(str(teacher), "test")},
+            prompts=80,
+        )
+    wanted, _ = load_model(str(teacher), "float32", "cpu")
+    (trainer,) = seen
+    for one, other in zip(trainer.teacher_model.parameters(), wanted.parameters(), strict=True):
+        assert torch.equal(one, other)
+    losses = [log["loss"] for log in logs]
+    assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5]) and min(losses) > 0
+
+
+def test_who_teaches_is_told_and_checked(order_file, tmp_path):
+    """A trainer without a teacher has none to name; one that is the model itself is told."""
+    save_tiny(tmp_path / "teacher", seed=5)
+    teacher = {"teacher_model": "teacher"}
+    path = order_file(methods={"trl": {"trainer": "SFTTrainer", **teacher}})
+    with pytest.raises(UserError, match="trl: teacher_model: SFTTrainer has no teacher; leave it"):
+        read_order(path)
+    rows = {
+        "trl": {"trainer": "GKDTrainer"},
+        "gkd": {},
+        "other": {"method": "gkd", **teacher},
+        "theirs": {"method": "trl", "trainer": "GKDTrainer", **teacher},
+    }
+    order = read_order(order_file(methods=rows))
+    tokenizer = load_tokenizer(order.model.name)[0]
+    told = [note for note in order.check_prompts(tokenizer) if "nothing to teach" in note]
+    assert [note.partition(": ")[0] for note in told] == ["methods.trl", "methods.gkd"]
 
 
 @pytest.mark.parametrize("name", ["GRPOTrainer", "CPOTrainer", "ORPOTrainer", "SFTTrainer"])
