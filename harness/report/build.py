@@ -25,6 +25,7 @@ from harness.report.pictures import draw_pictures, source_of
 from harness.report.power import power_note
 from harness.report.summary import summary_table
 from harness.report.table import Table
+from harness.report.training_table import training_table
 from harness.report.viewer import STALE, write_viewer
 
 Folder = str | Path
@@ -157,7 +158,7 @@ def _all_tables(results: ReportData) -> list[Table]:
         all_tables.append(tables.retention_table(results))
     if results.continuous:
         all_tables.append(continuous_table(results))
-    return [*all_tables, cost, every_metric(results)]
+    return [*all_tables, cost, training_table(results), every_metric(results)]
 
 
 def _move(partial: Path, out: Path, stale: str | None) -> None:

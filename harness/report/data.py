@@ -203,6 +203,7 @@ class ReportData:
         """{row of ``bases``: seconds per part of measuring the base model, one dict a folder}."""
         return costs.base_costs(self._pool, self.bases())
 
-    def training(self, most: int = 400) -> pd.DataFrame:
-        """One row an optimizer step, at most about ``most`` a stage: its diagnostics."""
-        return costs.training(self._pool, most)
+    @cached_property
+    def training(self) -> pd.DataFrame:
+        """One row an optimizer step, at most about 400 a stage: its diagnostics."""
+        return costs.training(self._pool, 400)

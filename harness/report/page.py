@@ -54,12 +54,14 @@ TABLE_SECTIONS = {
     "retention": "retention-section",
     "retention_continuous": "retention-section",
     "cost": "cost",
+    "training": "cost",
     "every_metric": "measured",
 }
 # Tables that are folded away, with the text of the fold.
 FOLDED = {
     "comparisons_holm": "Methods in pairs: p-values by Holm",
     "published": "Published numbers of the suite",
+    "training": "Means of what training logged",
     "every_metric": "Every metric on record, base and final",
 }
 

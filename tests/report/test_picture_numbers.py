@@ -20,8 +20,9 @@ from harness.report.pictures.curves import (
 from harness.report.pictures.picture import Source
 from harness.report.pictures.plane import plane
 from harness.report.pictures.retention import caption, mean_change_table, retention_curves
-from harness.report.pictures.training import diagnostics
+from harness.report.pictures.training import TRAINING, diagnostics
 from harness.report.tables import retention_change
+from harness.report.training_table import training_table
 from tests.fabricate import METHODS, SKILLS, fabricate
 
 TWO = {label: METHODS[label] for label in ("sft", "sdft")}
@@ -160,12 +161,33 @@ def test_only_the_first_methods_have_a_matrix(tmp_path):
 
 def test_diagnostics_are_the_means_over_seeds_of_what_is_logged(source):
     shown = diagnostics(source)
-    table = source.results.training()
+    table = source.results.training
     assert shown.quantities[0] == "loss"
     step = table["step"].max()
     mean = table.loc[(table["label"] == "sdft") & (table["step"] == step), "loss"].mean()
     assert shown.line("sdft", "loss").loc[step] == pytest.approx(mean)
     assert shown.last_step == step
+
+
+def test_of_many_quantities_all_are_in_the_table_and_the_caption_tells(tmp_path):
+    """Gradient and learning rate keep their panels, whatever else a method logs."""
+    folder = fabricate(tmp_path / "many", methods=TWO, seeds=(0, 1), n=10, items=False)
+    for path in folder.glob("runs/sft-*/stage-*/training.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        for k, row in enumerate(rows):
+            row |= {f"quantity_{i:02}": i + k for i in range(20)} | {"yield": 0.25 * (k % 2)}
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    results = ReportData([folder])
+    shown = diagnostics(source_of(results))
+    assert len(shown.quantities) == 12 < shown.logged
+    assert shown.quantities[-2:] == ["grad_norm", "learning_rate"]
+    assert TRAINING.caption(shown).endswith(f"The first 12 of {shown.logged} quantities are drawn.")
+    cells = dict(training_table(results).rows)
+    assert len({*cells["sft"], *cells["sdft"]}) == shown.logged - 1  # but the learning rate
+    assert "yield" not in cells["sdft"]
+    mine = results.training[results.training["label"] == "sft"]
+    assert cells["sft"]["yield"] == pytest.approx(mine.groupby("seed")["yield"].mean().mean())
+    assert 0.1 < cells["sft"]["yield"] < 0.15
 
 
 # -- all of them

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.report.pictures.axis import TrainingAxis
-from harness.report.pictures.picture import Picture, Source
+from harness.report.pictures.picture import Picture, Source, only_first
 from harness.report.style import (
     FINE,
     FURTHER,
@@ -26,7 +26,7 @@ from harness.report.style import (
 FIRST = ["loss", "kl", "completion_tokens", "reward"]
 LAST = ["grad_norm", "learning_rate"]
 NO_QUANTITIES = {"step", "seconds", "tokens", "label", "seed", "stage"}
-MOST_QUANTITIES = 9
+MOST_QUANTITIES = 12
 SMOOTHED_PART = 40  # a long run is smoothed over this part of it
 MARKS = 8  # of a line
 
@@ -37,13 +37,15 @@ MARKS = 8  # of a line
 class Diagnostics:
     """Curves of the logged quantities.
 
-    means: mean over seeds by label and step, a column a quantity; last_step: of all methods.
+    logged: how many there are; means: mean over seeds by label and step, a column a quantity;
+    last_step: of all methods.
     """
 
     axis: TrainingAxis
     looks: dict[str, Look]
     labels: list[str]
     quantities: list[str]
+    logged: int
     means: pd.DataFrame
     last_step: float
 
@@ -52,25 +54,34 @@ class Diagnostics:
         return self.means[quantity].xs(label, level="label").dropna()
 
 
-def diagnostics(source: Source) -> Diagnostics | None:
-    """The quantities that any method logs, None where none does: a method need not log anything."""
-    table = source.results.training()
-    if table.empty:
-        return None
+def quantities_of(table: pd.DataFrame) -> list[str]:
+    """The quantities that any method logs, what all log first and last; table: of all steps."""
     further = sorted(set(table.columns) - NO_QUANTITIES - {*FIRST, *LAST})
-    quantities = [
+    return [
         name
         for name in [*FIRST, *further, *LAST]
         if name in table.columns and table[name].notna().any()
-    ][:MOST_QUANTITIES]
+    ]
+
+
+def diagnostics(source: Source) -> Diagnostics | None:
+    """The quantities that any method logs, None where none does: a method need not log anything."""
+    table = source.results.training
+    if table.empty:
+        return None
+    quantities = quantities_of(table)
     if not quantities:
         return None
+    ends = [name for name in quantities if name in LAST]
+    others = [name for name in quantities if name not in LAST]
+    drawn = [*others[: MOST_QUANTITIES - len(ends)], *ends]
     return Diagnostics(
         axis=source.axis,
         looks=source.looks,
         labels=[label for label in source.results.series if (table["label"] == label).any()],
-        quantities=quantities,
-        means=table.groupby(["label", "step"], observed=True)[quantities].mean(),
+        quantities=drawn,
+        logged=len(quantities),
+        means=table.groupby(["label", "step"], observed=True)[drawn].mean(),
         last_step=table["step"].max(),
     )
 
@@ -157,7 +168,8 @@ def caption(shown: Diagnostics) -> str:
         "long (thin: not smoothed), against each method's own optimizer steps. Lines of methods "
         "are set a little apart. "
         "The loss of one method is no yardstick for another's: each minimises its own. A method "
-        "without a line has no such quantity."
+        "without a line has no such quantity. tables/training.csv has the means of all."
+        + only_first(len(shown.quantities), shown.logged, "quantities")
     )
 
 
