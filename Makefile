@@ -47,9 +47,11 @@ $(VENV)/.browser: $(VENV)/.installed requirements-browser.txt
 	-$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-browser.txt
 	touch $@
 
-# Of the trackers those that leave every package as it is.
+# All trackers, while every other package stays as it is: MLflow without its server, and trackio beside a newer pillow than it asks for.
 $(VENV)/.tracker: $(VENV)/.installed requirements-trackers.txt
-	-$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(shell grep -E '^(tensorboard|wandb)=' requirements-trackers.txt)
+	-$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(shell sed -n -E 's/^mlflow=/mlflow-skinny=/; /^(tensorboard|wandb|mlflow-skinny)=/p' requirements-trackers.txt)
+	-$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check gradio_client orjson python-multipart starlette uvicorn
+	-$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(shell grep '^trackio=' requirements-trackers.txt)
 	touch $@
 
 # Two workers of Ray's, one of which is killed.
