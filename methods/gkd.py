@@ -18,7 +18,7 @@ Conventions
 * The loss is the mean over tokens, at the rollout temperature (TRL's default is 0.9).
 * Output heads may be padded to different sizes: rows that one of them lacks are no tokens, and are
   left out of the teacher's distribution.
-* MiniLLM (arXiv 2306.08543) is near ``student_share: 1, divergence: reverse, estimator: sampled``.
+* ``preset: minillm`` (arXiv 2306.08543) and ``preset: opd`` (Thinking Machines) are settings of it.
 
 State: nothing. Cost: a second model in memory, of whatever size, and its pass over each row; FLOPs
 count it by its own size.

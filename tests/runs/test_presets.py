@@ -10,7 +10,18 @@ from harness.runs.reading import read_order
 
 def test_every_preset_is_a_method_of_an_order(order_file):
     names = list(preset_files())
-    assert {"opsd", "sdpo", "gkd", "psft", "dapo", "rloo", "gspo", "cispo"} <= set(names)
+    assert {
+        "opsd",
+        "opd",
+        "minillm",
+        "sdpo",
+        "gkd",
+        "psft",
+        "dapo",
+        "rloo",
+        "gspo",
+        "cispo",
+    } <= set(names)
     order = read_order(order_file(methods={name: {"preset": name} for name in names}))
     about = order.about()["methods"]
     for name in names:
@@ -44,7 +55,7 @@ def test_single_keys_go_over_a_preset(order_file):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"preset": "opds"}, "preset: unknown preset 'opds'; did you mean 'opsd'?"),
+        ({"preset": "opssd"}, "preset: unknown preset 'opssd'; did you mean 'opsd'?"),
         ({"preset": ["opsd"]}, "preset: unknown preset"),
         ({"preset": "opsd", "method": "grpo"}, "opsd is a preset of sdft, not of grpo"),
         ({"preset": "opsd", "file": "mine.py"}, "opsd is a preset of sdft, not of mine.py"),
