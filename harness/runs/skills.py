@@ -155,8 +155,7 @@ def _project_skill(
                 "give `train` and `test`, or leave it out",
             )
     options = _options(spec)
-    suite = skill_class(spec.name, f"{place}: name")[0].suite
-    if suite in data:
+    if data and (suite := skill_class(spec.name, f"{place}: name")[0].suite) in data:
         options.setdefault("path", data[suite])
     if "path" in options:
         options["path"] = str(beside(options["path"]))

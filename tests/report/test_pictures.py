@@ -77,7 +77,7 @@ def test_training_curves_that_coincide_are_told_apart_by_place_and_by_marks(tmp_
     look = {"one": style.Look("red", "o", "-"), "two": style.Look("blue", "s", "-")}
     table = means.to_frame("completion_tokens")
     axis = drawn(fabricate(tmp_path / "axis", methods=TWO, n=8, inside=0, retention={}))[0]
-    shown = Diagnostics(axis, look, ["one", "two"], ["completion_tokens"], table, 3)
+    shown = Diagnostics(axis, look, ["one", "two"], ["completion_tokens"], 1, table, 3)
     with matplotlib.rc_context(style.STYLE):
         axes = draw_diagnostics(shown, style.WIDE).axes[0]
     one, two = (line for line in axes.lines if len(line.get_xdata()) == 3)

@@ -2,14 +2,19 @@
 
 import importlib.util
 import io
+import json
 import math
+import os
 import re
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
 
 from harness.base.console import Listener, Progress
 from harness.base.errors import UserError
+from harness.base.files import ROOT
 from harness.results.formats import VERSION
 from harness.runs.reading import read_order, read_sections
 from harness.runs.sequence import run_order
@@ -61,6 +66,25 @@ def on_record(folder):
     return found
 
 
+READING = """
+import json, sys
+from pathlib import Path
+from harness.watch.trackers import TRACKERS
+names, out, run, key = json.loads(sys.argv[1])
+found = {name: TRACKERS[name]("out", Path(out)).points(run, key) for name in names}
+Path(out, "read.json").write_text(json.dumps(found))
+"""
+
+
+def read_back(out):
+    """{tracker: its points}, by a process of its own: Trackio's folder is that of its import."""
+    asked = [INSTALLED, str(out), "sft-seed0", key_of(out, "sft-seed0")]
+    words = [sys.executable, "-c", READING, json.dumps(asked)]
+    place = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(words, check=True, env=place, capture_output=True)
+    return json.loads((out / "read.json").read_text())
+
+
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory):
     """Each tracker's own place for its data."""
@@ -101,9 +125,7 @@ def test_trackers_show_what_is_on_record_and_go_on(watched, order_file, tmp_path
     assert " is off" not in said and "goes on after step" in said, said
     wanted = on_record(out)
     assert len({step for _, step in wanted}) == 9 and len(wanted) > 50
-    for name in INSTALLED:
-        tracker = TRACKERS[name]("out", out)
-        points = tracker.points("sft-seed0", key_of(out, "sft-seed0"))
+    for name, points in read_back(out).items():
         found = {(key, step): value for key, step, value in points}
         assert len(found) == len(points), (name, "double points")
         assert found.keys() == wanted.keys(), name
