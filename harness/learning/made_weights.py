@@ -11,7 +11,7 @@ a forward pass, on average as large as they are.
 Memory: W, and the W_0 that it is made from, both in the model's dtype; for the numbers what all
 weights have otherwise: masters, AdamW's moments, gradients, averages. A teacher averages the
 numbers; while it scores, the weights that they make are in the model. Whatever asks for the start
-of the stage has W_0, and loads no model.
+of the stage has W_0, or what the numbers of that start make of it, and loads no model.
 
 What goes with it: parts that add a loss, join examples or weigh tokens do. Penalties act on W
 through the numbers, averages on W. Parts with ``gradient``, ``update`` or ``project`` take weights
@@ -99,6 +99,7 @@ class MadeWeights(Parametrisation):
         super().__init__(config)
         self.made: dict[str, Made] = {}  # by the name of the weight
         self.numbers: Tensors = {}  # float32, by their own names
+        self.begun: Tensors = {}  # those at the start of a stage that is not the first to have them
         self.fixed: dict[str, Tensors] = {}  # what else a weight is made of, by its name
         self.dither = Dither(0)  # of the stage
         self.dithered: dict[str, int] = {}  # see of_bfloat16
@@ -110,7 +111,7 @@ class MadeWeights(Parametrisation):
 
     @property
     def keeps_start(self) -> bool:
-        return not self.continues
+        return self.keeps_base
 
     @property
     def keeps_base(self) -> bool:
@@ -184,7 +185,8 @@ class MadeWeights(Parametrisation):
             beside += self.beside(weight)
         kept = (numbers + beside) * self.continues
         again = weights * self.keeps_base
-        return Size(numbers, weights, True, again, beside, kept, self.keeps_start)
+        begun = numbers * self.continues
+        return Size(numbers, weights, True, again, beside + begun, kept, self.keeps_start)
 
     # ---- a stage -------------------------------------------------------------------------------
 
@@ -221,6 +223,12 @@ class MadeWeights(Parametrisation):
             self.fixed[name] = {kind: t.to(device) for kind, t in self.fixed[name].items()}
         names_made = [name for made in self.made.values() for name in made.names.values()]
         check_names(self.numbers, names_made, "the adapter of the stage before")
+        if goes_on:
+            self.begun = {
+                name: self.numbers[name].detach().to(made.weight.device, copy=True)
+                for made in self.made.values()
+                for name in made.names.values()
+            }
         if not (goes_on or self.keeps_base):
             self._write(self.numbers)  # which are of another W_0 than the model's
 
@@ -239,7 +247,7 @@ class MadeWeights(Parametrisation):
                 "would not keep",
                 "take adapter: merged, or leave out parts that change weights there",
             )
-        self.made = {}
+        self.made, self.begun = {}, {}
         if not self.continues:
             self.numbers, self.fixed = {}, {}
         self.numbers = {n: value.detach().cpu() for n, value in self.numbers.items()}
@@ -303,20 +311,27 @@ class MadeWeights(Parametrisation):
     def _offset(self, numbers: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
         """``effective``, with the offsets with which a bfloat16 weight is rounded."""
         for name, weight in self.effective(numbers):
-            if name in self.dithered:
-                self.dither.add(name, weight, self.dithered[name])
-            yield name, weight
+            yield name, self._with_offset(name, weight)
+
+    def _with_offset(self, name: str, weight: torch.Tensor) -> torch.Tensor:
+        if name in self.dithered:
+            self.dither.add(name, weight, self.dithered[name])
+        return weight
 
     @torch.no_grad()
     def effective(self, masters: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
-        for name, made in self.made.items():
-            numbers, fixed = self._of(name, masters)
-            base = own_parts(made.base)
-            if base is not made.base:
-                rows = rows_of_part(made.base)
-                numbers, fixed = self.rows(numbers, rows), self.rows(fixed, rows)
-            weight = self.weight(made.like(base).float(), numbers, fixed)
-            yield name, made.like(weight)
+        for name in self.made:
+            yield name, self._weight(name, masters)
+
+    def _weight(self, name: str, masters: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The float32 weight that numbers make, laid out as the model's; a part on each rank."""
+        made = self.made[name]
+        numbers, fixed = self._of(name, masters)
+        base = own_parts(made.base)
+        if base is not made.base:
+            rows = rows_of_part(made.base)
+            numbers, fixed = self.rows(numbers, rows), self.rows(fixed, rows)
+        return made.like(self.weight(made.like(base).float(), numbers, fixed))
 
     def _of(self, name: str, numbers: Mapping[str, torch.Tensor]) -> tuple[Tensors, Tensors]:
         """(numbers, what stays as it is) of a weight, by kind, on the model's device."""
@@ -341,15 +356,26 @@ class MadeWeights(Parametrisation):
     @contextmanager
     @torch.no_grad()
     def as_begun(self) -> Iterator[None]:
-        for made in self.made.values():
-            made.weight.copy_(made.base)
+        if self.begun:
+            self._write(self.begun)
+        else:
+            for made in self.made.values():
+                made.weight.copy_(made.base)
         try:
             yield
         finally:
             self._write(self.numbers)
 
+    @torch.no_grad()
     def began(self, name: str) -> torch.Tensor | None:
-        return self.made[name].base if name in self.made else None
+        if name not in self.made:
+            return None
+        made = self.made[name]
+        if not self.begun:
+            return made.base
+        if own_parts(made.base) is not made.base:  # of several ranks, each of which makes a part
+            return None
+        return self._with_offset(name, self._weight(name, self.begun)).to(made.weight.dtype)
 
     # ---- between stages ------------------------------------------------------------------------
 

@@ -1031,3 +1031,57 @@ def test_a_start_that_an_adapter_keeps_is_not_loaded(
     learned(2, "later")
     needs_run = of == "run" or part is None or part == "task_arithmetic"
     assert loaded == (["run"] if needs_run else [])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("chosen", "part"),
+    [("lora", "anchor"), ("pissa", "anchor"), ("dora", "l2sp"), ("lora", "l2sp")],
+)
+def test_a_continued_adapter_makes_the_start_of_its_stage_again(
+    chosen, part, dtype, tiny_model, tmp_path, monkeypatch
+):
+    """Of its numbers at that start; it learns as with a copy of the model, to the bit."""
+    base = copy.deepcopy(tiny_model[0]).to(dtype)
+
+    def learned(folder):
+        model, parameters, loaded = copy.deepcopy(base), made(chosen, adapter="continued"), []
+        own = get_part(part, None, "test")
+        for index in (1, 2):
+            starts = {"run": base, "stage": copy.deepcopy(model)}
+
+            def load(of, starts=starts):
+                loaded.append(of)
+                return copy.deepcopy(starts[of])
+
+            parts = [own(own.Config(of="stage"))]
+            stage = make_stage(
+                model,
+                tiny_model[1],
+                skill=Numbers(),
+                index=index,
+                later=2 - index,
+                parameters=parameters,
+                parts=parts,
+                load_start=load,
+                folder=tmp_path / f"{folder}-{index}",
+            )
+            stage.folder.mkdir()
+            parameters.begin(stage)
+            for each in parts:
+                each.begin(stage)
+            method("sft").learn(stage)
+            with parameters.as_begun():
+                assert_same(dict(model.state_dict()), dict(starts["stage"].state_dict()))
+            for each in parts:
+                each.end(stage)
+            parameters.end(stage)
+        return dict(model.state_dict()), loaded
+
+    worn, loaded = learned("worn")
+    assert loaded == ["run"]  # W_0 of the second stage
+    monkeypatch.setattr(EarlierWeights, "is_kept", lambda self, of: False)
+    copied, loaded = learned("copied")
+    assert sorted(loaded) == ["run", "run", "stage"]
+    assert_same(worn, copied)
+    assert any(not torch.equal(weight, base.state_dict()[name]) for name, weight in worn.items())
