@@ -185,7 +185,7 @@ class MadeWeights(Parametrisation):
             beside += self.beside(weight)
         kept = (numbers + beside) * self.continues
         again = weights * self.keeps_base
-        begun = numbers * self.continues
+        begun = numbers * (self.continues and self.keeps_start)
         return Size(numbers, weights, True, again, beside + begun, kept, self.keeps_start)
 
     # ---- a stage -------------------------------------------------------------------------------
@@ -223,7 +223,7 @@ class MadeWeights(Parametrisation):
             self.fixed[name] = {kind: t.to(device) for kind, t in self.fixed[name].items()}
         names_made = [name for made in self.made.values() for name in made.names.values()]
         check_names(self.numbers, names_made, "the adapter of the stage before")
-        if goes_on:
+        if goes_on and self.keeps_start:
             self.begun = {
                 name: self.numbers[name].detach().to(made.weight.device, copy=True)
                 for made in self.made.values()
