@@ -33,15 +33,16 @@ from harness.base.settings import option
 from harness.learning.checks import check_on_policy
 from harness.learning.distillation import DistillationConfig, distil
 from harness.learning.method import Method, OrderView
+from harness.learning.options import TeacherModelOption
 from harness.learning.outlook import Lengths, Outlook, Work
 from harness.learning.stage import Stage
 from harness.learning.teacher import fixed_teacher
 from harness.learning.trainer import learning
-from harness.models.others import SELF_TAUGHT, STARTS, check_vocabulary
+from harness.models.others import STARTS, check_vocabulary
 
 
 @dataclass
-class GKDConfig(DistillationConfig):
+class GKDConfig(TeacherModelOption, DistillationConfig):
     divergence: str = option("mixture", "KL direction", choices=("forward", "reverse", "mixture"))
     normalise: str | None = option(
         "tokens",
@@ -52,16 +53,6 @@ class GKDConfig(DistillationConfig):
     student_share: float = option(
         0.5, "chance that a step learns on the student's answers, not demonstrations", min=0, max=1
     )
-    teacher_model: str | None = option(
-        None,
-        "hub id or folder of the teacher; the model at the start of the run if left out",
-        model=True,
-    )
-
-    @property
-    def of(self) -> str:
-        """What the teacher is, as ``Stage.start`` takes it."""
-        return self.teacher_model or "run"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -92,7 +83,7 @@ class GKD(Method):
             check_vocabulary(self.config.of, order.model.name, order.model.revision, own)
 
     def notes(self) -> list[str]:
-        return [SELF_TAUGHT] if self.config.of in STARTS else []
+        return self.config.notes()
 
     def reads_demonstrations(self) -> bool:
         return self.config.student_share < 1

@@ -70,13 +70,14 @@ import torch
 from harness.base.errors import UserError, did_you_mean, one_line
 from harness.base.settings import build, only_with, option
 from harness.learning.method import Method, OrderView
+from harness.learning.options import TeacherModelOption
 from harness.learning.outlook import Lengths, Outlook, Work
 from harness.learning.stage import Stage
 from harness.learning.trainer import TrainingConfig
 from harness.learning.trl_run import TRLRun
 from harness.learning.trl_trial import trial_error
 from harness.models.chat import ChatInputs
-from harness.models.others import SELF_TAUGHT, STARTS, check_vocabulary
+from harness.models.others import STARTS, check_vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -131,7 +132,7 @@ UNREACHED = ("dropout", "masters", "moments", "micro_batch_tokens", "gradient_ch
 
 
 @dataclass
-class TRLMethodConfig(TrainingConfig):
+class TRLMethodConfig(TeacherModelOption, TrainingConfig):
     trainer: str = option("SFTTrainer", "a trainer of trl or trl.experimental")
     args: dict = option({}, "arguments of its config, by name")
     rows_per_pass: int | None = option(
@@ -140,16 +141,6 @@ class TRLMethodConfig(TrainingConfig):
         min=1,
     )
     answers: int = option(4, "of DPOTrainer: answers of which a pair is made", min=2, max=10_000)
-    teacher_model: str | None = option(
-        None,
-        "hub id or folder of who teaches; the model at the start of the run if left out",
-        model=True,
-    )
-
-    @property
-    def of(self) -> str:
-        """What a teacher is, as ``Stage.start`` takes it."""
-        return self.teacher_model or "run"
 
     def __post_init__(self) -> None:
         for name in UNREACHED:
@@ -256,8 +247,7 @@ class TRL(Method):
             check_vocabulary(self.config.of, order.model.name, order.model.revision, place)
 
     def notes(self) -> list[str]:
-        is_itself = "teacher_model" in self.asks and self.config.of in STARTS
-        return [SELF_TAUGHT] if is_itself else []
+        return self.config.notes() if "teacher_model" in self.asks else []
 
     def _check_args(self, place: str, batch: int) -> None:
         """Raises UserError for arguments that the config does not have or that are the order's."""

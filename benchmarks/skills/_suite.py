@@ -196,8 +196,9 @@ class SuiteSkill(Skill):
 @functools.cache
 def _digest(path: Path, size: int, changed: int) -> str:
     """The first digits of a file's SHA-256, read once as long as it does not change."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    from harness.models.embedded import sha256
+
+    return sha256(path)[:16]
 
 
 def half_of(count: int) -> float:

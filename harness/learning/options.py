@@ -4,8 +4,13 @@ from dataclasses import dataclass
 
 from harness.base.settings import Checked, option
 from harness.learning.moments import FLOAT32, MOMENTS
+from harness.models.others import STARTS
 from harness.skills.templates import TEACHER_CONTEXTS
 
+SELF_TAUGHT = (
+    "its teacher is the model itself as it began: where the two are one there is nothing to teach, "
+    "and AdamW makes whole steps of rounding; teacher_model names another"
+)
 MASTERS = ("device", "host_moments", "host")  # places of a GPU's masters and moments
 
 
@@ -93,6 +98,26 @@ class TeacherOption:
         "what the teacher is shown; what its template shows if left out",
         choices=TEACHER_CONTEXTS,
     )
+
+
+@dataclass
+class TeacherModelOption:
+    """For methods whose teacher is another model, or the one that learns as it was at a start."""
+
+    teacher_model: str | None = option(
+        None,
+        "hub id or folder of the teacher; the model at the start of the run if left out",
+        model=True,
+    )
+
+    @property
+    def of(self) -> str:
+        """What the teacher is, as ``Stage.start`` takes it."""
+        return self.teacher_model or "run"
+
+    def notes(self) -> list[str]:
+        """A line where the model is its own teacher."""
+        return [SELF_TAUGHT] if self.of in STARTS else []
 
 
 @dataclass

@@ -24,10 +24,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 STARTS = ("stage", "run")  # words for the model that learns, as it was at a start
-SELF_TAUGHT = (
-    "its teacher is the model itself as it began: where the two are one there is nothing to teach, "
-    "and AdamW makes whole steps of rounding; teacher_model names another"
-)
 WEIGHTS = (".safetensors", ".bin")
 
 

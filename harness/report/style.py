@@ -280,7 +280,7 @@ def curve(
     points that have whiskers, None for all.
     """
     if look == FURTHER:
-        axes.plot(x, np.asarray(y, float) * scale, color=GREY, linewidth=FINE, alpha=0.6, zorder=2)
+        further_line(axes, x, np.asarray(y, float) * scale)
         return
     colour, marker, dash = look
     x = np.asarray(x, float)
@@ -307,6 +307,25 @@ def curve(
     extend_limits(axes, x, y)
     for bound in (low, high):
         extend_limits(axes, x[known], bound[known])
+
+
+def further_line(axes: Axes, x: ArrayLike, y: ArrayLike) -> None:
+    """Draws the thin line of a ``FURTHER`` label, below the others."""
+    axes.plot(x, y, color=GREY, linewidth=FINE, alpha=0.6, zorder=2)
+
+
+def further_mark(axes: Axes, x: float, y: float) -> None:
+    """Draws the small mark of a ``FURTHER`` label, below the others."""
+    axes.plot(
+        x,
+        y,
+        color=GREY,
+        marker=FURTHER.marker,
+        markersize=5,
+        markeredgecolor=PAPER,
+        linestyle="none",
+        zorder=2.5,
+    )
 
 
 def can_be_named(labels: Sequence[str]) -> bool:

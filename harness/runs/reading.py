@@ -78,8 +78,9 @@ def naming_keys(
             keys = [key for key, text in given.items() if _is_of(error.filename, text)]
             if error.errno not in NO_PATHS or not keys:
                 raise
-            problem = f"cannot be looked at ({os.strerror(error.errno)}): {given[keys[0]]}"
-            raise UserError(f"{place}: {keys[0]}", problem, "give another path") from None
+            key = max(keys, key=lambda key: len(given[key]))  # another one may be a part of it
+            problem = f"cannot be looked at ({os.strerror(error.errno)}): {given[key]}"
+            raise UserError(f"{place}: {key}", problem, "give another path") from None
 
     return wrapped
 

@@ -121,6 +121,7 @@ VOWELS = {"name": "x", "train": "vowels-train.jsonl", "test": "vowels-test.jsonl
     "changes, key",
     [
         ({"model": LONG}, "model"),
+        ({"description": "a", "model": LONG}, "model"),  # which holds the other text
         ({"model": {"name": f"./{LONG}"}}, "model.name"),
         ({"skills": [{"name": "x", "train": LONG, "test": "b", "grader": "contains"}]}, "train"),
         ({"skills": [{"name": "science", "path": f"{LONG}/b"}]}, "skills[0].path"),

@@ -24,13 +24,13 @@ from harness.report.pictures.picture import Picture, Source
 from harness.report.style import (
     BASE,
     FURTHER,
-    GREY,
     LETTERS,
     MUTED,
     PAPER,
     SMALL,
     Form,
     Look,
+    further_mark,
     legend,
     looks,
     shorten,
@@ -105,7 +105,8 @@ def draw(shown: Lines, form: Form) -> Figure:
     for point in shown.alone:
         look = shown.looks[point.label]
         if look == FURTHER:
-            _draw_further(axes, point, shown.kept.scale)
+            kept, gain = point.retention.value, point.gain.value
+            further_mark(axes, kept * shown.kept.scale, gain * 100)
         else:
             _draw_mark(axes, point, look, shown.kept.scale)
         if are_few:
@@ -148,20 +149,6 @@ def _draw_line(axes: Axes, line: Line, look: Look, scale: float) -> None:
     for point, is_rising in zip(line.points, rises, strict=True):
         _draw_mark(axes, point, look, scale)
         _write_label(axes, point, scale, is_above=not is_rising)  # the line is on the other side
-
-
-def _draw_further(axes: Axes, point: Setting, scale: float) -> None:
-    """A small grey mark without intervals."""
-    axes.plot(
-        point.retention.value * scale,
-        point.gain.value * 100,
-        color=GREY,
-        marker=FURTHER.marker,
-        markersize=4,
-        markeredgecolor=PAPER,
-        linestyle="none",
-        zorder=3.5,
-    )
 
 
 def _draw_mark(axes: Axes, point: Setting, look: Look, scale: float) -> None:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from harness.report.estimates import Estimate
 from harness.report.pictures.live import LiveLine, LivePanel, numbers
 from harness.report.pictures.picture import Picture, Source
-from harness.report.style import BASE, FURTHER, PAPER, Form, Look, legend, single
+from harness.report.style import BASE, FURTHER, PAPER, Form, Look, further_mark, legend, single
 
 MOST_TASKS = 8  # the caption names at most so many
 
@@ -106,7 +106,7 @@ def draw(shown: Plane, form: Form) -> Figure:
         if path.from_base:
             _draw_base(axes, path.stages[0] * 100)
         if look == FURTHER:
-            _draw_mark(axes, path, look)
+            further_mark(axes, *path.stages[-1] * 100)
             continue
         _draw_way(axes, path, look)
         _draw_end(axes, path, look)
@@ -115,19 +115,6 @@ def draw(shown: Plane, form: Form) -> Figure:
     axes.margins(0.1)
     legend(figure, shown.looks, [path.label for path in shown.paths])
     return figure
-
-
-def _draw_mark(axes: Axes, path: MethodPath, look: Look) -> None:
-    """Where the path ends, and no more."""
-    axes.plot(
-        *path.stages[-1] * 100,
-        color=look.colour,
-        marker=look.marker,
-        markersize=5,
-        markeredgecolor=PAPER,
-        linestyle="none",
-        zorder=2.5,
-    )
 
 
 def _draw_way(axes: Axes, path: MethodPath, look: Look) -> None:

@@ -11,7 +11,7 @@ from harness.report.estimates import Estimate
 from harness.report.pictures.picture import Picture, Source
 from harness.report.style import (
     BASE,
-    GREY,
+    BROKEN,
     MOST_COLOURED,
     Form,
     Look,
@@ -49,12 +49,12 @@ def ranking(source: Source) -> Ranking | None:
     results = source.results
     if len(source.looks) <= MOST_COLOURED:
         return None
-    found = {label: headline(results, label) for label in source.looks if label in results.series}
+    found = {label: headline(results, label) for label in source.looks}
     rows = {label: cells for label, cells in found.items() if np.isfinite(cells["acc"].value)}
     if not rows:
         return None
-    known = [cells for row in rows.values() for cells in row.items()]
-    columns = [c for c in COLUMNS if any(k == c and np.isfinite(e.value) for k, e in known)]
+    known = {key for row in rows.values() for key, e in row.items() if np.isfinite(e.value)}
+    columns = [column for column in COLUMNS if column in known]
     bases = [
         results.base_estimate(results.series[label].order, row).value
         for row, label in results.bases().items()
@@ -83,7 +83,7 @@ def _draw_column(axes: Axes, shown: Ranking, key: str) -> None:
         axes.hlines(place, low, high, color=look.colour, linewidth=1.4, zorder=2)
         axes.plot(value, place, look.marker, color=look.colour, markersize=5, zorder=3)
     for value in shown.base if level is None else [level]:
-        axes.axvline(value * 100, color=BASE, linewidth=1.2, linestyle=(0, (4, 2)), zorder=1)
+        axes.axvline(value * 100, color=BASE, linewidth=1.2, linestyle=BROKEN, zorder=1)
     axes.set_title(title)
     axes.set_yticks(range(len(shown.rows)), [shorten(label, 24) for label in shown.rows])
     axes.set_ylim(len(shown.rows) - 0.5, -0.5)
@@ -97,8 +97,8 @@ def caption(shown: Ranking) -> str:
         "Methods by accuracy at the end. Bars: 95% intervals, over questions and seeds, where "
         "there is one seed over questions alone. Broken lines: the base model, or no change. "
         "Changes in points: of earlier skills since their own stage (BWT), and of the mean of "
-        "prior abilities since the base model. Colours are those of the other pictures, where the "
-        f"{len([look for look in shown.looks.values() if look.colour != GREY])} best have one."
+        "prior abilities since the base model. Colours are those of the other pictures, where "
+        "SFT, SDFT, GRPO and the best have one."
     )
 
 

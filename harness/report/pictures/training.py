@@ -10,13 +10,12 @@ from matplotlib.figure import Figure
 from harness.report.pictures.axis import TrainingAxis
 from harness.report.pictures.picture import Picture, Source, only_first
 from harness.report.style import (
-    FINE,
     FURTHER,
-    GREY,
     PAPER,
     Form,
     Look,
     extend_limits,
+    further_line,
     grid,
     legend,
     moved_right,
@@ -97,7 +96,7 @@ def draw(shown: Diagnostics, form: Form) -> Figure:
         known = [label for label, line in lines.items() if len(line)]
         grey = [label for label in known if shown.looks[label] == FURTHER]
         for label in grey:
-            _draw_further(axes, lines[label])
+            further_line(axes, lines[label].index, _smooth(lines[label]))
         known = [label for label in known if label not in grey]
         for place, (label, shift) in enumerate(zip(known, shifts(len(known)), strict=True)):
             _draw_line(axes, lines[label], shown.looks[label], shift, place / len(known))
@@ -109,11 +108,6 @@ def draw(shown: Diagnostics, form: Form) -> Figure:
         axes.set_xlabel("optimizer steps")
     legend(figure, shown.looks, shown.labels)
     return figure
-
-
-def _draw_further(axes: Axes, line: pd.Series) -> None:
-    """A thin grey line, smoothed as the others are."""
-    axes.plot(line.index, _smooth(line), color=GREY, linewidth=FINE, alpha=0.6, zorder=1.5)
 
 
 def _window(line: pd.Series) -> int:
