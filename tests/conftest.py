@@ -1,5 +1,6 @@
 """A tiny random model with a byte-level tokenizer, and skills and orders small enough for it."""
 
+import copy
 import gc
 import json
 import os
@@ -82,6 +83,33 @@ def save_tiny(folder, seed=0, **changes):
     return folder
 
 
+def save_tiny_qwen3(folder, **changes):
+    """A Qwen3 of 2 layers and width 32, with a head of its own: it normalises queries and keys,
+    and its heads together are wider than the model.
+    """
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    tokenizer = tiny_tokenizer()
+    torch.manual_seed(2)
+    settings = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "max_position_embeddings": 1024,
+        "initializer_range": 0.2,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "tie_word_embeddings": False,
+    }
+    Qwen3ForCausalLM(Qwen3Config(**{**settings, **changes})).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """Folder of the tiny model."""
@@ -93,6 +121,20 @@ def tiny_model(tiny):
     from harness.models.load import load_model
 
     return load_model(str(tiny), "float32", "cpu")
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen3(tmp_path_factory):
+    from harness.models.load import load_model
+
+    return load_model(str(save_tiny_qwen3(tmp_path_factory.mktemp("qwen3"))), "float32", "cpu")
+
+
+@pytest.fixture(params=["tiny_model", "tiny_qwen3"])
+def either(request):
+    """A copy of a tiny model of one of two architectures, and the tokenizer."""
+    model, tokenizer = request.getfixturevalue(request.param)
+    return copy.deepcopy(model), tokenizer
 
 
 def read_lines(path):

@@ -12,7 +12,7 @@ from harness.learning.lessons import Lesson
 from harness.learning.trainer import TrainingConfig, learning_rate
 from methods.parts.agem import AGEM, AGEMConfig
 from methods.sft import SFT
-from tests.learning.test_training import Letters, make_stage
+from tests.learning.test_training import Letters, assert_near, make_stage
 from tests.methods.test_penalties import SETTINGS, model, row_loss
 
 __all__ = ["model"]  # a fixture
@@ -114,7 +114,7 @@ def test_a_training_is_that_of_a_loop_in_float64(knowing, tmp_path, kind, share)
     free, other, _, _ = taught(base, tokenizer, None, tmp_path)
     differs = 0.0
     for name, weight in live.named_parameters():
-        torch.testing.assert_close(weight.double(), expected[name], rtol=0, atol=5e-5)
+        assert_near(weight, expected[name])
         differs = max(differs, (free.get_parameter(name) - weight).abs().max().item())
     assert differs > 1e-3
     assert stage.tokens > other.tokens and stage.prompts_drawn == other.prompts_drawn

@@ -11,7 +11,7 @@ from methods.parts.ema import EMA, EMAConfig
 from methods.parts.sfa import SFA, SFAConfig
 from methods.parts.wise_ft import WiSEFT, WiSEFTConfig
 from methods.sft import SFT
-from tests.learning.test_training import make_stage
+from tests.learning.test_training import assert_near, make_stage
 from tests.methods.test_penalties import SETTINGS, model, moved, naive_training, taught
 
 __all__ = ["model"]  # a fixture
@@ -65,8 +65,8 @@ def followed(base, tokenizer, part, folder, start=None, prompts=12):
 @pytest.mark.parametrize(
     ("decay", "begins"), [(0.0, True), (0.6, True), (0.6, False), (0.999999, False)]
 )
-def test_ema_is_its_closed_form(tiny_model, tmp_path, dtype, begins, decay):
-    base, tokenizer = copy.deepcopy(tiny_model[0]).to(dtype), tiny_model[1]
+def test_ema_is_its_closed_form(model, tmp_path, dtype, begins, decay):
+    base, tokenizer = copy.deepcopy(model[0]).to(dtype), model[1]
     part = EMA(EMAConfig(decay=decay, start=begins))
     live, weights = followed(base, tokenizer, part, tmp_path, prompts=16)
     free, plain = followed(base, tokenizer, None, tmp_path, prompts=16)
@@ -89,8 +89,8 @@ def test_ema_is_its_closed_form(tiny_model, tmp_path, dtype, begins, decay):
 @pytest.mark.parametrize(
     ("alpha", "of"), [(0.0, "stage"), (0.3, "stage"), (0.3, "run"), (1, "run")]
 )
-def test_wise_ft_mixes_float32_weights_with_a_start(tiny_model, tmp_path, dtype, alpha, of):
-    base, tokenizer = copy.deepcopy(tiny_model[0]).to(dtype), tiny_model[1]
+def test_wise_ft_mixes_float32_weights_with_a_start(model, tmp_path, dtype, alpha, of):
+    base, tokenizer = copy.deepcopy(model[0]).to(dtype), model[1]
     start = {"stage": base, "run": moved(base)}
     part = WiSEFT(WiSEFTConfig(alpha=alpha, of=of))
     live, weights = followed(base, tokenizer, part, tmp_path, start)
@@ -129,7 +129,7 @@ def test_sfa_is_a_loop_in_float64(model, tmp_path, beta, period, of, after):
 
     expected, _ = naive_training(base, stage, CONFIG, None, averaged)
     for name, weight in live.named_parameters():
-        torch.testing.assert_close(weight.double(), expected[name], rtol=0, atol=3e-5)
+        assert_near(weight, expected[name])
 
 
 def test_sfa_with_one_period_is_wise_ft(model, tmp_path):

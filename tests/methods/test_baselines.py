@@ -70,12 +70,12 @@ def tokens(tokenizer, question):
 # ---- DFT ----------------------------------------------------------------------------------------
 
 
-def test_dft_weights_the_token_by_its_probability(fresh, monkeypatch):
-    found = Learned(DFT(TrainingConfig(**PLAIN, micro_batch_tokens=40)), *fresh, monkeypatch)
+def test_dft_weights_the_token_by_its_probability(either, monkeypatch):
+    found = Learned(DFT(TrainingConfig(**PLAIN, micro_batch_tokens=40)), *either, monkeypatch)
     rows = [
         Row(
-            tokens(fresh[1], e.prompt[0]["content"]),
-            fresh[1](e.demonstration + "<|end|>")["input_ids"],
+            tokens(either[1], e.prompt[0]["content"]),
+            either[1](e.demonstration + "<|end|>")["input_ids"],
         )
         for e in found.examples[0]
     ]
@@ -185,11 +185,11 @@ def test_a_tokenizer_that_begins_texts_has_its_token_predict_the_first(tiny_mode
     )
 
 
-def test_cpt_is_the_token_mean_over_distinct_articles(fresh, monkeypatch, tmp_path):
+def test_cpt_is_the_token_mean_over_distinct_articles(either, monkeypatch, tmp_path):
     assert texts(Articles().examples("train")) == [("abc " * n).strip() for n in (2, 11, 20)]
     found = Learned(
         CPT(CPTConfig(**PLAIN, chunk_tokens=20, micro_batch_tokens=50)),
-        *fresh,
+        *either,
         monkeypatch,
         steps=2,
         skill=Articles(),
@@ -231,11 +231,11 @@ def samples_in(folder):
     ]
 
 
-def test_offline_distillation_is_the_naive_loss(fresh, monkeypatch, tmp_path):
+def test_offline_distillation_is_the_naive_loss(either, monkeypatch, tmp_path):
     """In the second step: the student has moved, teacher and answers have not."""
     config = OfflineConfig(**PLAIN, micro_batch_tokens=100)
     found = Learned(
-        OfflineDistillation(config), *fresh, monkeypatch, steps=3, folder=tmp_path, temperature=0.8
+        OfflineDistillation(config), *either, monkeypatch, steps=3, folder=tmp_path, temperature=0.8
     )
     rows, prompts = samples_in(tmp_path), teacher_of(found)
     assert len(found.rollouts) == 1 and len(rows) == 12  # all at once, before the first step
@@ -262,9 +262,9 @@ def test_offline_distillation_is_the_naive_loss(fresh, monkeypatch, tmp_path):
     assert_close(found.gradients[1], gradients, 1e-3)
 
 
-def test_sft_from_teacher_is_sft_on_its_answers(fresh, monkeypatch, tmp_path):
+def test_sft_from_teacher_is_sft_on_its_answers(either, monkeypatch, tmp_path):
     found = Learned(
-        SFTFromTeacher(FromTeacherConfig(**PLAIN)), *fresh, monkeypatch, folder=tmp_path
+        SFTFromTeacher(FromTeacherConfig(**PLAIN)), *either, monkeypatch, folder=tmp_path
     )
     prompts = teacher_of(found)
     rows = [Row(prompts[r["example"]][1], r["token_ids"]) for r in samples_in(tmp_path)]

@@ -31,36 +31,6 @@ def fresh(tiny_model):
     return copy.deepcopy(tiny_model[0]), tiny_model[1]
 
 
-@pytest.fixture(params=["llama", "qwen3"])
-def either(request, tiny_model):
-    """A copy of a tiny model of one of two architectures, the second with a head of its own."""
-    if request.param == "llama":
-        return copy.deepcopy(tiny_model[0]), tiny_model[1]
-    return qwen3(tiny_model[1]), tiny_model[1]
-
-
-def qwen3(tokenizer):
-    """A Qwen3 of 2 layers and width 32."""
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    torch.manual_seed(2)
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=1024,
-        initializer_range=0.2,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        tie_word_embeddings=False,
-    )
-    return Qwen3ForCausalLM(config).eval()
-
-
 def logits_of(model, prompt, completion):
     """Logits [tokens, vocabulary] that predict a completion, in float64 and without a gradient."""
     with torch.no_grad():

@@ -8,6 +8,7 @@ import torch
 
 from harness.learning.trainer import TrainingConfig
 from methods.parts.mas import MAS, MASConfig
+from tests.learning.test_training import assert_near
 from tests.methods.test_penalties import SETTINGS, model, moved, naive_training, taught
 
 __all__ = ["model"]  # the fixture
@@ -67,5 +68,5 @@ def test_a_training_is_that_of_a_loop_in_float64(model, tmp_path):
     live, stage, logs = taught(base, tokenizer, part, start, config, tmp_path)
     expected, penalties = naive_training(base, stage, config, pull, None)
     for key, weight in live.named_parameters():
-        torch.testing.assert_close(weight.double(), expected[key], rtol=0, atol=3e-5)
+        assert_near(weight, expected[key])
     assert [log["mas_loss"] for log in logs] == pytest.approx(penalties, rel=1e-3, abs=1e-9)

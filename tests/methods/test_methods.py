@@ -132,9 +132,9 @@ def quiet(folder, **changes):
 # ---- SFT ----------------------------------------------------------------------------------------
 
 
-def test_sft_loss_and_gradient_are_the_token_mean(fresh, monkeypatch):
-    found = Learned(SFT(TrainingConfig(**PLAIN, micro_batch_tokens=40)), *fresh, monkeypatch)
-    tokenizer = fresh[1]
+def test_sft_loss_and_gradient_are_the_token_mean(either, monkeypatch):
+    found = Learned(SFT(TrainingConfig(**PLAIN, micro_batch_tokens=40)), *either, monkeypatch)
+    tokenizer = either[1]
     rows = []
     for e in found.examples[0]:
         prompt = tokenizer(f"<|user|>{e.prompt[0]['content']}<|end|><|assistant|>")["input_ids"]
@@ -150,7 +150,7 @@ def test_sft_loss_and_gradient_are_the_token_mean(fresh, monkeypatch):
     assert_close(found.gradients[0], gradients, 1e-4)
 
 
-def test_sft_is_trl_sft(fresh, monkeypatch, tmp_path):
+def test_sft_is_trl_sft(either, monkeypatch, tmp_path):
     """The same tokens, losses, gradient norms and weights as SFTTrainer over three steps, its
     batches accumulated 2 + 2.
     """
@@ -159,8 +159,8 @@ def test_sft_is_trl_sft(fresh, monkeypatch, tmp_path):
     config = TrainingConfig(
         **{**PLAIN, "learning_rate": 1e-3, "max_grad_norm": 1.0}, micro_batch_tokens=40
     )
-    theirs = copy.deepcopy(fresh[0])
-    found = Learned(SFT(config), *fresh, monkeypatch, steps=3)
+    theirs = copy.deepcopy(either[0])
+    found = Learned(SFT(config), *either, monkeypatch, steps=3)
     data = Dataset.from_list(
         [
             {"prompt": e.prompt, "completion": [{"role": "assistant", "content": e.demonstration}]}
@@ -185,7 +185,7 @@ def test_sft_is_trl_sft(fresh, monkeypatch, tmp_path):
             max_length=None,
         ),
         train_dataset=data,
-        processing_class=fresh[1],
+        processing_class=either[1],
     )
     for row, e in zip(
         trainer.train_dataset, [e for step in found.examples for e in step], strict=True
@@ -211,7 +211,7 @@ def test_sft_is_trl_sft(fresh, monkeypatch, tmp_path):
     )
     moved = {
         n: p.detach() - q.detach()
-        for (n, p), q in zip(fresh[0].named_parameters(), found.start.parameters(), strict=True)
+        for (n, p), q in zip(either[0].named_parameters(), found.start.parameters(), strict=True)
     }
     assert_close(
         moved,
@@ -221,8 +221,8 @@ def test_sft_is_trl_sft(fresh, monkeypatch, tmp_path):
         },
         2e-2,
     )
-    for (name, p), q in zip(theirs.named_parameters(), fresh[0].parameters(), strict=True):
-        assert (p - q).abs().max() < 2e-5, name
+    for (name, p), q in zip(theirs.named_parameters(), either[0].parameters(), strict=True):
+        assert (p - q).abs().max() < 5e-5, name
 
 
 # ---- divergences --------------------------------------------------------------------------------
@@ -357,7 +357,7 @@ def replay(found, rollouts=1):
 
 @pytest.mark.parametrize("kind,alpha", [("forward", 0.0), ("reverse", 1.0), ("mixture", 0.3)])
 @pytest.mark.parametrize("rollouts", [1, 2])
-def test_sdft_is_trl_sdft(fresh, monkeypatch, tmp_path, kind, alpha, rollouts):
+def test_sdft_is_trl_sdft(either, monkeypatch, tmp_path, kind, alpha, rollouts):
     """Loss and gradients of a replayed batch equal those of SDFTTrainer.compute_loss, teacher
     prompt and all.
 
@@ -366,7 +366,7 @@ def test_sdft_is_trl_sdft(fresh, monkeypatch, tmp_path, kind, alpha, rollouts):
     from trl.experimental.sdft import SDFTConfig as Config
     from trl.experimental.sdft import SDFTTrainer
 
-    found = sdft_case(kind, monkeypatch, fresh, rollouts=rollouts)
+    found = sdft_case(kind, monkeypatch, either, rollouts=rollouts)
     cases = replay(found, rollouts)
     sizes = [len(c) for _, _, c in cases]
     assert min(sizes) <= 3 < max(sizes)
@@ -385,7 +385,7 @@ def test_sdft_is_trl_sdft(fresh, monkeypatch, tmp_path, kind, alpha, rollouts):
             num_generations=1,
             per_device_train_batch_size=1,
         ),
-        processing_class=fresh[1],
+        processing_class=either[1],
         train_dataset=Dataset.from_list(
             [{"prompt": e.prompt, "privileged_context": e.demonstration} for e in examples]
         ),
@@ -415,9 +415,9 @@ def test_sdft_is_trl_sdft(fresh, monkeypatch, tmp_path, kind, alpha, rollouts):
 
 @pytest.mark.parametrize("kind", ["forward", "reverse", "mixture"])
 @pytest.mark.parametrize("skip", [0, 3, 50])
-def test_sdft_is_the_naive_loss(fresh, monkeypatch, kind, skip):
+def test_sdft_is_the_naive_loss(either, monkeypatch, kind, skip):
     """Against full logits in float64, row by row; the diagnostics too."""
-    found = sdft_case(kind, monkeypatch, fresh, skip_tokens=skip)
+    found = sdft_case(kind, monkeypatch, either, skip_tokens=skip)
     cases = replay(found)
     teacher, shown = copy.deepcopy(found.start).double(), {id(c): t for _, t, c in cases}
     pieces, gaps = [], []
@@ -578,12 +578,12 @@ class Signal(Letters):
 @pytest.mark.parametrize("normalise", ["tokens", "sequences", "constant"])
 @pytest.mark.parametrize("kl_beta", [0.0, 0.2])
 @pytest.mark.parametrize("scale", [True, False])
-def test_grpo_is_the_naive_policy_gradient(fresh, monkeypatch, normalise, kl_beta, scale):
+def test_grpo_is_the_naive_policy_gradient(either, monkeypatch, normalise, kl_beta, scale):
     """-A log p and the k3 term on every token of every completion, those of groups without signal
     included, in float64.
     """
     found, rows, advantage = grpo_case(
-        fresh, monkeypatch, normalise=normalise, kl_beta=kl_beta, scale_rewards=scale
+        either, monkeypatch, normalise=normalise, kl_beta=kl_beta, scale_rewards=scale
     )
     count, number = sum(len(r.completion) for r in rows), {id(r): i for i, r in enumerate(rows)}
 
@@ -648,7 +648,7 @@ def trl_grpo(fresh, tmp_path, found, loss_type, beta):
     "normalise,loss_type", [("tokens", "dapo"), ("sequences", "grpo"), ("constant", "dr_grpo")]
 )
 @pytest.mark.parametrize("kl_beta", [0.0, 0.2])
-def test_grpo_is_trl_grpo(fresh, monkeypatch, tmp_path, normalise, loss_type, kl_beta):
+def test_grpo_is_trl_grpo(either, monkeypatch, tmp_path, normalise, loss_type, kl_beta):
     """Loss and gradients of GRPOTrainer's compute_loss on the same completions, the reference in a
     second step not the policy.
     """
@@ -657,7 +657,7 @@ def test_grpo_is_trl_grpo(fresh, monkeypatch, tmp_path, normalise, loss_type, kl
     )
     found = Learned(
         GRPO(settings),
-        *fresh,
+        *either,
         monkeypatch,
         steps=2,
         skill=Signal(),
@@ -667,7 +667,7 @@ def test_grpo_is_trl_grpo(fresh, monkeypatch, tmp_path, normalise, loss_type, kl
     )
     anchor = copy.deepcopy(found.start)
     found.start.load_state_dict(found.weights[0], strict=False)  # where the second step began
-    trainer = trl_grpo(fresh, tmp_path, found, loss_type, kl_beta)
+    trainer = trl_grpo(either, tmp_path, found, loss_type, kl_beta)
     prompts, groups = found.rollouts[1]
     rewards = torch.tensor(
         [

@@ -22,6 +22,7 @@ from harness.runs.sequence import run_order
 from harness.runs.stage_run import SkillStage
 from methods.parts.anchor import Anchor, AnchorConfig
 from tests.conftest import read_lines, save_tiny, write_rows
+from tests.learning.test_training import assert_near
 from tests.methods.test_penalties import SETTINGS, Old, naive_divergence, naive_training, taught
 
 GKD_OF = ("gkd", lambda name: {"teacher_model": name}, "files.teacher_model")
@@ -62,7 +63,7 @@ def test_an_anchor_to_another_model_is_that_of_a_loop_in_float64(tiny_model, tmp
 
     expected, _ = naive_training(base, stage, config, None, None, extra)
     for key, weight in live.named_parameters():
-        torch.testing.assert_close(weight.double(), expected[key], rtol=0, atol=5e-5)
+        assert_near(weight, expected[key])
     assert [log["anchor_loss"] for log in logs] == pytest.approx(
         [loss.item() for loss in losses], rel=1e-3
     )

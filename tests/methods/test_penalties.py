@@ -9,23 +9,21 @@ import torch
 
 from harness.learning.lessons import Lesson
 from harness.learning.trainer import TrainingConfig, learning_rate
+from harness.models.load import load_model
 from methods.parts.anchor import Anchor, AnchorConfig
 from methods.parts.ewc import EWC, EWCConfig
 from methods.parts.l2sp import L2SP, L2SPConfig
 from methods.sft import SFT
-from tests.conftest import save_tiny
-from tests.learning.test_training import Letters, make_stage
+from tests.conftest import save_tiny, save_tiny_qwen3
+from tests.learning.test_training import Letters, assert_near, make_stage
 
 SETTINGS = {"learning_rate": 3e-3, "warmup_steps": 1}
 
 
-@pytest.fixture(scope="module", params=["tied", "untied"])
+@pytest.fixture(scope="module", params=[save_tiny, save_tiny_qwen3])
 def model(request, tmp_path_factory):
-    """Tiny models whose head is the embedding, or a weight of its own."""
-    from harness.models.load import load_model
-
-    changes = {"tie_word_embeddings": request.param == "tied", "num_hidden_layers": 1}
-    folder = save_tiny(tmp_path_factory.mktemp(request.param), seed=3, **changes)
+    """Tiny models of one layer: a Llama whose head is the embedding, a Qwen3 with its own."""
+    folder = request.param(tmp_path_factory.mktemp("model"), num_hidden_layers=1)
     return load_model(str(folder), "float32", "cpu")
 
 
@@ -127,7 +125,7 @@ def test_a_training_is_that_of_a_loop_in_float64(model, tmp_path, name, coupled)
     free, _, _ = taught(base, tokenizer, L2SP(L2SPConfig(strength=0)), start, config, tmp_path)
     differs = 0.0
     for key, weight in live.named_parameters():
-        torch.testing.assert_close(weight.double(), expected[key], rtol=0, atol=3e-5)
+        assert_near(weight, expected[key])
         differs = max(differs, (free.get_parameter(key) - weight).abs().max().item())
     assert differs > 1e-3  # the penalty does something
     key = "ewc_loss" if name == "ewc" else "l2sp_loss"
@@ -280,7 +278,7 @@ def test_an_anchored_training_is_that_of_a_loop_in_float64(
     free, _, _ = taught(base, tokenizer, L2SP(L2SPConfig(strength=0)), start, config, tmp_path)
     differs = 0.0
     for key, weight in live.named_parameters():
-        torch.testing.assert_close(weight.double(), expected[key], rtol=0, atol=5e-5)
+        assert_near(weight, expected[key])
         differs = max(differs, (free.get_parameter(key) - weight).abs().max().item())
     assert differs > 1e-3
     assert [log["anchor_loss"] for log in logs] == pytest.approx(

@@ -115,7 +115,7 @@ def test_without_any_right_answer_nothing_is_learned(tiny_model, monkeypatch):
         assert torch.equal(weight, start)
 
 
-def test_the_loss_is_sfts_on_the_answers(tiny_model, monkeypatch):
+def test_the_loss_is_sfts_on_the_answers(either, monkeypatch):
     """The gradient of the first step is that of the token mean in float64."""
     gradients, kept = [], []
     update, mean = Trainer.update, Trainer.token_mean
@@ -130,7 +130,7 @@ def test_the_loss_is_sfts_on_the_answers(tiny_model, monkeypatch):
 
     monkeypatch.setattr(Trainer, "update", spied)
     monkeypatch.setattr(Trainer, "token_mean", seen)
-    _, logs, _, _ = learned(tiny_model, lambda i: i % 2, monkeypatch)
+    _, logs, _, _ = learned(either, lambda i: i % 2, monkeypatch)
     rows = kept[0]
     count = sum(len(row.completion) for row in rows)
 
@@ -138,7 +138,7 @@ def test_the_loss_is_sfts_on_the_answers(tiny_model, monkeypatch):
         tokens = torch.tensor(row.completion)
         return torch.nn.functional.cross_entropy(logits, tokens, reduction="sum") / count
 
-    loss, wanted = naive(tiny_model[0], rows, each)
+    loss, wanted = naive(either[0], rows, each)
     assert logs[0]["loss"] == pytest.approx(loss, rel=1e-5)
     assert_close(gradients[0], wanted, 1e-4)
     assert set(SFT.joins) - set(SelfSFT.joins) == {"demonstrations"}

@@ -14,8 +14,9 @@ from methods.parts.ties import TIES, TIESConfig, largest
 from methods.sft import SFT
 from tests.learning.test_training import Letters, make_stage
 from tests.methods.test_averages import Steps
-from tests.methods.test_penalties import SETTINGS, moved
+from tests.methods.test_penalties import SETTINGS, model, moved
 
+__all__ = ["model"]  # a fixture
 CONFIG = TrainingConfig(**SETTINGS)
 
 
@@ -79,8 +80,8 @@ def assert_merged(found, base, begin, scale, merged, where=slice(None)):
 
 @pytest.mark.parametrize("begin", ["base", "merged"])
 @pytest.mark.parametrize("scale", [0.4, 1.0])
-def test_task_arithmetic_is_pefts(tiny_model, tmp_path, begin, scale):
-    base, tokenizer = tiny_model
+def test_task_arithmetic_is_pefts(model, tmp_path, begin, scale):
+    base, tokenizer = model
     config = TaskArithmetic.Config(scale=scale, begin=begin)
     found = sequence(base, tokenizer, TaskArithmetic(config), tmp_path)
     assert_merged(
@@ -94,8 +95,8 @@ def test_task_arithmetic_is_pefts(tiny_model, tmp_path, begin, scale):
 
 @pytest.mark.parametrize("begin", ["base", "merged"])
 @pytest.mark.parametrize(("density", "scale"), [(0.2, 1.0), (0.55, 0.5), (1.0, 1.0)])
-def test_ties_are_pefts(tiny_model, tmp_path, begin, density, scale):
-    base, tokenizer = tiny_model
+def test_ties_are_pefts(model, tmp_path, begin, density, scale):
+    base, tokenizer = model
     part = TIES(TIESConfig(scale=scale, density=density, begin=begin))
     found = sequence(base, tokenizer, part, tmp_path)
 
@@ -141,8 +142,8 @@ def test_the_largest_entries_are_found_exactly(count):
 
 
 @pytest.mark.parametrize("begin", ["base", "merged"])
-def test_dare_drops_and_rescales(tiny_model, tmp_path, begin):
-    base, tokenizer = tiny_model
+def test_dare_drops_and_rescales(model, tmp_path, begin):
+    base, tokenizer = model
     part = DARE(DAREConfig(scale=0.5, drop=0.75, begin=begin))
     found = sequence(base, tokenizer, part, tmp_path, stages=2)
     last, masks = flat(dict(base.named_parameters())), []
@@ -165,9 +166,9 @@ def test_dare_drops_and_rescales(tiny_model, tmp_path, begin):
 
 
 @pytest.mark.parametrize("begin", ["base", "merged"])
-def test_the_start_of_a_stage_is_where_its_training_begins(tiny_model, tmp_path, begin):
+def test_the_start_of_a_stage_is_where_its_training_begins(model, tmp_path, begin):
     """For parts that ask for it, as SFA, which would count earlier task vectors again."""
-    base, tokenizer = tiny_model
+    base, tokenizer = model
     starts = {"run": base, "stage": moved(base, size=0.05)}
     live = copy.deepcopy(starts["stage"])
     sfa = SFA(SFAConfig(of="stage", beta=0.5))

@@ -21,7 +21,7 @@ from methods.parts.replay import Replay, ReplayConfig
 from methods.parts.stm import STM, STMConfig
 from methods.parts.talr import TALR, TALRConfig
 from methods.sft import SFT
-from tests.learning.test_training import Letters, make_stage
+from tests.learning.test_training import Letters, assert_near, make_stage
 from tests.methods.test_penalties import SETTINGS, Old, model, moved
 
 __all__ = ["model"]  # a fixture
@@ -123,7 +123,7 @@ def eaft(renormalise):
 def assert_trained(live, base, steps, logs, weigh, dft=False):
     expected, losses = naive_training(base, steps, weigh, dft)
     for name, weight in live.named_parameters():
-        torch.testing.assert_close(weight.double(), expected[name], rtol=0, atol=5e-5)
+        assert_near(weight, expected[name])
     assert logs == pytest.approx(losses, rel=1e-4)
 
 
