@@ -265,7 +265,9 @@ class TRL(Method):
                 (w for start, w in PREFIXES.items() if name.startswith(start)), None
             )
             if owner:
-                raise UserError(f"{place}: {name}", f"follows from {owner}", "leave it out")
+                beside = any(field.name == name for field in fields(self.config))
+                remedy = f"write {name} beside args" if beside else "leave it out"
+                raise UserError(f"{place}: {name}", f"follows from {owner}", remedy)
         with tempfile.TemporaryDirectory() as folder:
             rows = {"per_device_train_batch_size": batch * self.samples_each}
             on_cpu = not torch.cuda.is_available()
