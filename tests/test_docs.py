@@ -420,8 +420,8 @@ def test_what_was_not_measured_says_the_command(tmp_path):
         "Not measured yet: `python run_sequence.py benchmarks/orders/methods.yaml --method sft "
         "sft_ties --out results/measured/methods`, then `python docs/generate.py`."
     )
-    assert measured.did("methods", "dft").endswith("methods.yaml) has no row of it.")
-    assert measured.example("methods", "dft") == "methods:\n  dft: {}"
+    assert measured.did("methods", "gkd").endswith("methods.yaml) has no row of it.")
+    assert measured.example("methods", "gkd") == "methods:\n  gkd: {}"
 
 
 def test_metrics_are_headed_by_what_the_report_calls_them():

@@ -98,7 +98,7 @@ def _below(cell: Cell) -> bool:
 
 def holm_table(comparisons: Table) -> Table:
     """The p-values of a table of comparisons, adjusted by Holm."""
-    columns = [Column(c.key, c.title, c.group, "own", note=c.note) for c in comparisons.columns]
+    columns = [Column(c.key, c.title, c.group, "p", note=c.note) for c in comparisons.columns]
     return Table(
         "comparisons_holm",
         "Methods in pairs: p-values by Holm",

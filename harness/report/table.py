@@ -24,7 +24,7 @@ from harness.report.html import environment
 from harness.report.names import measure_name, metric_name
 
 # "%": a fraction, written times 100; "own": the metric's own unit.
-Unit = Literal["%", "own", "text", "count", "seconds", "GiB", "MiB"]
+Unit = Literal["%", "own", "p", "text", "count", "seconds", "GiB", "MiB"]
 Cell = Estimate | str | float | None
 Row = tuple[str, dict[str, Cell]]  # the label, {column key: cell}
 
@@ -32,12 +32,14 @@ Row = tuple[str, dict[str, Cell]]  # the label, {column key: cell}
 FORMATS: dict[Unit, tuple[int, str]] = {
     "%": (100, ".1f"),
     "own": (1, ".3f"),
+    "p": (1, ".3f"),
     "GiB": (1, ".2f"),
     "MiB": (1, ",.2f"),
     "text": (1, ",.0f"),
     "count": (1, ",.0f"),
     "seconds": (1, ",.0f"),
 }
+LEAST_P = 0.001  # a p-value below it is written so: none is 0
 NOTHING = "–"  # in a cell without a number
 UNBOUNDED = 1_000_000  # columns of a terminal on which every table fits
 TEX = {
@@ -123,6 +125,8 @@ class Table:
         estimate = cell if isinstance(cell, Estimate) else Estimate(_as_float(cell))
         if not math.isfinite(estimate.value):
             return NOTHING
+        if column.unit == "p" and estimate.value < LEAST_P:
+            return f"<{LEAST_P}"
         scale, form = FORMATS[column.unit]
         if column.unit == "seconds" and abs(estimate.value) < 10:
             form = ".1f"

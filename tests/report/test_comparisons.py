@@ -20,6 +20,7 @@ from harness.report.comparisons import (
 )
 from harness.report.data import ReportData
 from harness.report.power import Told, told_note
+from harness.report.table import Column, Table
 from tests.fabricate import METHODS, fabricate
 from tests.report.folders import TWO, raw, row
 
@@ -161,3 +162,11 @@ def test_one_pair_needs_no_correction_and_one_without_variance_has_no_p(tmp_path
     table = comparison_table(ReportData([folder]))
     assert "Holm" not in table.note
     assert np.isnan(holm_table(table).rows[0][1]["acc"])
+
+
+def test_no_p_value_is_written_as_0():
+    column = Column("acc", "ACC", unit="p")
+    table = Table("holm", "", "", [column], [("b − a", {"acc": 3e-11}), ("c − a", {"acc": 0.0012})])
+    assert [table.text(column, cells["acc"]) for _, cells in table.rows] == ["<0.001", "0.001"]
+    assert r"\<0.001" in table.markdown() and "$<0.001$" in table.latex()
+    assert "&lt;0.001" in table.html() and "3e-11" in table.csv()

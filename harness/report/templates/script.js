@@ -23,8 +23,8 @@ let row=cell.parentElement,at=cell.cellIndex,to=null;
 do{at+=step[0];row=step[1]<0?row.previousElementSibling:step[1]>0?row.nextElementSibling:row;
 if(!row||!row.cells[at])break;to=reach(row.cells[at])}while(!to);
 if(to){e.preventDefault();to.focus()}});
-// A heading sorts its table: first the largest on top, then the smallest, then as it was.
-const valueOf=cell=>{const text=cell.textContent.replace(/ ±.*/,'').replace(/,/g,'').replace('−','-').trim();
+// A heading sorts its table: first the largest on top, then the smallest, then as it was. "<0.001" is below all p-values.
+const valueOf=cell=>{const text=cell.textContent.replace(/ ±.*/,'').replace(/,/g,'').replace(/−|</,'-').trim();
 return text===''||text==='–'?null:isFinite(text)?Number(text):text.toLowerCase()};
 const compare=(x,y)=>typeof x===typeof y?(x<y?-1:x>y?1:0):typeof x==='number'?-1:1;
 const SORTS=['descending','ascending','none'];
