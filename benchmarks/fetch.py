@@ -25,6 +25,7 @@ from benchmarks.skills.retaining import Retaining
 from benchmarks.skills.superni import SuperNI
 from benchmarks.skills.trace import Trace
 from harness.base.errors import Parser, UserError, reported
+from harness.base.files import alive, machine
 from harness.skills.skill import Skill, examples_fingerprint
 
 SUITES: dict[str, type[SuiteSkill]] = {
@@ -39,7 +40,7 @@ GENERATED: dict[str, type[Skill]] = {
     "drifting_facts": DriftingFacts,
 }
 SPLITS = ("train", "validation", "test")
-LARGEST = 1 << 30  # bytes of one file of an archive
+LARGEST = 1 << 30  # bytes of all files that are read of an archive
 
 
 def skills_of(suite: str) -> list[Skill]:
@@ -63,7 +64,8 @@ def keep_release(cls: type[SuiteSkill], source: Path, target: Path | None = None
     if target.exists():
         raise UserError(target, "is there already", "remove it to load the suite again")
     read = _from_zip(cls, source) if source.is_file() else _from_folder(cls, source)
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    part = target.with_name(f"{target.name}.{machine()}.{os.getpid()}.part")
+    _remove_leftovers(target)
     try:
         for name, content in read:
             file = part / name
@@ -78,6 +80,15 @@ def keep_release(cls: type[SuiteSkill], source: Path, target: Path | None = None
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return target
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Removes what killed processes of this machine had copied of a release."""
+    start = f"{target.name}.{machine()}."
+    for part in target.parent.glob("*.part"):
+        pid = part.name.removeprefix(start).removesuffix(".part")
+        if part.name.startswith(start) and pid.isdecimal() and not alive(int(pid)):
+            shutil.rmtree(part, ignore_errors=True)
 
 
 def _check(cls: type[SuiteSkill], part: Path, source: Path) -> None:
@@ -109,16 +120,20 @@ def _from_zip(cls: type[SuiteSkill], source: Path) -> Iterator[tuple[str, bytes]
     with _zip_errors(source, "is no zip file"):
         archive = zipfile.ZipFile(source)
     with archive:
-        names = {info.filename: info for info in archive.infolist()}
-        root = _root(cls, names, source)
+        names: dict[str, zipfile.ZipInfo] = {}
+        for info in archive.infolist():
+            if names.setdefault(info.filename, info) is not info:
+                raise UserError(f"{source}: {info.filename[:80]}", "stands twice in the archive")
+        root, left = _root(cls, names, source), LARGEST
         for task in cls.tasks:
             for stem in stems(cls):
                 for form in cls.forms:
                     name = f"{cls.place(task, stem)}{form}"
                     if info := names.get(root + name):
                         place = f"{source}: {info.filename[:80]}"
-                        if info.file_size > LARGEST:
-                            raise UserError(place, "has more than 1 GiB")
+                        left -= info.file_size
+                        if left < 0:
+                            raise UserError(place, "more than 1 GiB, with the files before it")
                         with _zip_errors(place, "cannot be read"):
                             content = archive.read(info)
                         yield name, content

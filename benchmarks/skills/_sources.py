@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.base.errors import UserError
-from harness.base.files import object_of, read_jsonl
+from harness.base.files import check_characters, has_halves, object_of, read_jsonl
 from harness.skills.graders import check_reference
 from harness.skills.skill import Example, Metric, Skill
 from harness.skills.templates import Message, is_chat
@@ -306,12 +306,19 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def read_value(path: Path) -> Any:
     """The value in a JSON file.
 
-    Raises UserError for a file that cannot be read, or in which a key stands twice in an object.
+    Raises UserError for a file that cannot be read, or in which a key stands twice in an object;
+    naming the row for half a character.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=object_of)
+        text = path.read_text(encoding="utf-8-sig")
+        value = json.loads(text, object_pairs_hook=object_of)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(path, f"cannot be read ({type(error).__name__}: {error})") from None
+    if has_halves(text):
+        for number, row in enumerate(value if isinstance(value, list) else [], 1):
+            check_characters(row, f"{path}, row {number}")
+        check_characters(value, str(path))
+    return value
 
 
 def _arrow(path: Path) -> list[Any]:

@@ -203,12 +203,14 @@ class Trace(SuiteSkill):
             str(number),
             [{"role": "user", "content": prompt}],
             answer,
-            self.reference({"prompt": prompt, "reference": answer}, place),
+            self._with_prompt(answer, {"prompt": prompt}, place),
         )
 
     def reference(self, row, place):
+        return self._with_prompt(super().reference(row, place), row, place)
+
+    def _with_prompt(self, answer, row, place):
         """The answer; for 20Minuten {"prompt", "answer"}, since SARI reads the prompt as well."""
-        answer = super().reference(row, place)
         if self.task != "20minuten" or isinstance(answer, dict):
             return answer
         if not isinstance(row.get("prompt"), str):

@@ -22,15 +22,18 @@ import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
 from harness.base.errors import UserError
+from harness.base.json_text import HugeNumber, parse_json
 
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout
 LONGEST_ROW = 10_000_000  # characters of a row of a JSONL file: no model reads as many
+MOST_UNPACKED = 1 << 30  # bytes of a compressed file: few bytes can unpack to any number
 LOCK = ".lock"  # name of a folder's lock file
 PARTIAL = ".partial"  # end of the name of a file that is being written
 SEAL = "file_sha256"  # key of a JSON file: the hash of all lines below it
@@ -304,14 +307,18 @@ def read_json(
     Raises UserError if there is none, none with these ``keys``, or another than ``write_sealed``
     wrote.
     """
+    check_plain(path, remedy)
     try:
-        data = Path(path).read_bytes()
-        data = gzip.decompress(data) if Path(path).suffix == ".gz" else data
-        value = json.loads(data.decode())
+        data = _unpacked(Path(path)) if Path(path).suffix == ".gz" else Path(path).read_bytes()
+        value = parse_json(data)
     except FileNotFoundError:
         raise UserError(path, "is not there", remedy) from None
+    except HugeNumber as error:
+        raise UserError(path, f"holds {error}", remedy) from None
     except (ValueError, RecursionError, EOFError, gzip.BadGzipFile, zlib.error):
         raise UserError(path, "is not JSON", remedy) from None
+    if len(data) > MOST_UNPACKED and Path(path).suffix == ".gz":
+        raise UserError(path, f"unpacks to more than {MOST_UNPACKED:,} bytes", remedy)
     if not isinstance(value, dict):
         raise UserError(path, "is not a JSON object", remedy)
     if value.pop(SEAL, None) is not None:
@@ -332,19 +339,36 @@ def read_jsonl(path: StrPath) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises UserError for a file that is not UTF-8, for a row that is not a JSON object, and for one
     in which a key stands twice, at any depth.
     """
+    remedy = "give a JSONL file in UTF-8"
+    check_plain(path, remedy)
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        with open(path, encoding="utf-8-sig") as file:
+            for number in count(1):
+                line = file.readline(LONGEST_ROW + 2)  # one letter too many, and the line's end
+                if len(line.rstrip("\n")) > LONGEST_ROW:
+                    problem = f"has more than {LONGEST_ROW:,} characters"
+                    raise UserError(f"{path}, row {number}", problem, "give shorter texts")
+                if not line:
+                    return
+                if line.strip():
+                    yield number, _json_object(line.rstrip("\n"), f"{path}, row {number}")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            path, f"cannot be read ({type(error).__name__})", "give a JSONL file in UTF-8"
-        ) from None
-    for number, line in enumerate(text.split("\n"), 1):
-        if len(line) > LONGEST_ROW:
-            raise UserError(
-                f"{path}, row {number}", f"has {len(line):,} characters", "give shorter texts"
-            )
-        if line.strip():
-            yield number, _json_object(line, f"{path}, row {number}")
+        raise UserError(path, f"cannot be read ({type(error).__name__})", remedy) from None
+
+
+def check_plain(path: StrPath, remedy: str) -> None:
+    """Raises UserError for what is neither a file nor missing.
+
+    A pipe would be waited for, a device read without end.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UserError(path, "is no plain file", remedy)
+
+
+def _unpacked(path: Path) -> bytes:
+    """The content of a gzip file, at most a byte more than MOST_UNPACKED."""
+    with gzip.open(path) as file:
+        return file.read(MOST_UNPACKED + 1)
 
 
 class RepeatedKey(ValueError):
@@ -370,14 +394,11 @@ def _json_object(line: str, place: str) -> dict[str, Any]:
     """The object of one line. Raises UserError naming ``place`` if the line holds another thing."""
     try:
         row = json.loads(line, object_pairs_hook=object_of)
-        if "\\ud" in line.lower():  # In a UTF-8 file only an escape can be half a character.
-            json.dumps(row, ensure_ascii=False).encode()
+        if has_halves(line):
+            check_characters(row, place)
     except json.JSONDecodeError as error:
         problem = f"is not JSON ({error.msg} at column {error.colno})"
         raise UserError(place, problem) from None
-    except UnicodeEncodeError as error:
-        problem = f"holds half a character ({error.object[error.start]!r})"
-        raise UserError(place, problem, "write both halves, or the character itself") from None
     except RepeatedKey as error:
         raise UserError(place, str(error), "name it once") from None
     except (ValueError, RecursionError) as error:  # A number of thousands of digits, deep lists.
@@ -385,6 +406,20 @@ def _json_object(line: str, place: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise UserError(place, "is not a JSON object")
     return row
+
+
+def has_halves(text: str) -> bool:
+    """Whether JSON of a UTF-8 file may hold half a character, which only an escape can be."""
+    return "\\ud" in text.lower()
+
+
+def check_characters(value: Any, place: str) -> None:
+    """Raises UserError at ``place`` where a text in ``value`` holds half a character."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        problem = f"holds half a character ({error.object[error.start]!r})"
+        raise UserError(place, problem, "write both halves, or the character itself") from None
 
 
 def refuse_links(folder: StrPath) -> None:

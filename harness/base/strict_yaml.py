@@ -11,7 +11,9 @@ import yaml
 from harness.base.errors import UserError
 from harness.base.settings import BEYOND
 
-MOST_NODES = 100_000  # keys, values and lists of a file, with all that its aliases repeat
+# Of a file, with all that its aliases repeat.
+MOST_NODES = 100_000  # keys, values and lists
+MOST_LETTERS = 10_000_000
 
 # A ValueError: bytes that are not UTF-8, or a date that is none. A RecursionError: lists in lists.
 YAML_ERRORS = (yaml.YAMLError, ValueError, RecursionError)
@@ -69,13 +71,20 @@ class _Loader(yaml.SafeLoader):
             raise _yaml_error(node, f"no {kind} stands there: {error}") from error
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys: set[str] = set()
+        keys: dict[Any, str] = {}
         pairs = node.value if isinstance(node, yaml.MappingNode) else []  # super() says what it is
         for key, _ in pairs:
             if isinstance(key, yaml.ScalarNode):
-                if key.value in keys:
-                    raise _yaml_error(key, f"key {key.value!r} stands twice")
-                keys.add(key.value)
+                merges = key.tag == "tag:yaml.org,2002:merge"
+                value = key.value if merges else self.construct_object(key)
+                if not isinstance(value, str) and str(value) != key.value:
+                    problem = f"key {key.value} is {value} in YAML 1.1: write '{key.value}'"
+                    raise _yaml_error(key, problem)
+                for same in (value, key.value):  # 1 and 1.0 are one key
+                    if same in keys:
+                        also = "" if keys[same] == key.value else f", as {keys[same]!r}"
+                        raise _yaml_error(key, f"key {key.value!r} stands twice{also}")
+                keys |= {value: key.value, key.value: key.value}
         return super().construct_mapping(node, deep)
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
@@ -110,23 +119,32 @@ def _check_base(node: yaml.ScalarNode, value: float) -> None:
 
 def _check_nodes(root: yaml.Node) -> None:
     """Raises a YAML error where ``root`` holds too much or itself."""
-    counts: dict[int, int] = {}
+    sizes: dict[int, tuple[int, int]] = {}
 
-    def count(node: yaml.Node) -> int:
+    def size(node: yaml.Node) -> tuple[int, int]:
+        """(entries, letters)."""
         key = id(node)
-        if key not in counts:
-            counts[key] = 0  # until it is known: what the node meets of itself inside
+        if key not in sizes:
+            sizes[key] = (0, 0)  # until it is known: what the node meets of itself inside
             inner = node.value if isinstance(node, yaml.SequenceNode) else []
             if isinstance(node, yaml.MappingNode):
                 inner = [each for pair in node.value for each in pair]
-            counts[key] = 1 + sum(map(count, inner))
-            if counts[key] > MOST_NODES:
-                raise _yaml_error(node, f"more than {MOST_NODES:,} entries, aliases counted")
-        elif counts[key] == 0:
+            entries, letters = 1, len(node.value) if isinstance(node, yaml.ScalarNode) else 0
+            for each in inner:
+                of_each = size(each)
+                entries, letters = entries + of_each[0], letters + of_each[1]
+            sizes[key] = (entries, letters)
+            for count, most, what in (
+                (entries, MOST_NODES, "entries"),
+                (letters, MOST_LETTERS, "letters"),
+            ):
+                if count > most:
+                    raise _yaml_error(node, f"more than {most:,} {what}, aliases counted")
+        elif sizes[key][0] == 0:
             raise _yaml_error(node, "an alias that contains itself")
-        return counts[key]
+        return sizes[key]
 
-    count(root)
+    size(root)
 
 
 def _yaml_error(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:

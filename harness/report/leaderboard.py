@@ -147,7 +147,8 @@ def lm_eval_results(results: ReportData, label: str, run: RunId, made: Json, pat
     form: dict[str, Json] = {kind: {} for kind in kinds}
     for record in records.to_dict("records"):
         name = _task_name(results, record)
-        task = tasks.setdefault(name, {"name": name, "alias": name, "sample_len": int(record["n"])})
+        count = _count(record["n"])
+        task = tasks.setdefault(name, {"name": name, "alias": name, "sample_len": count})
         metric, _, kept = str(record["metric"]).partition(",")
         stderr = record["stderr"]
         task[f"{metric},{kept or 'none'}"] = record["value"]
@@ -156,8 +157,10 @@ def lm_eval_results(results: ReportData, label: str, run: RunId, made: Json, pat
         protocol = results.protocols.get(record["protocol"]) or {}
         shots = protocol.get("num_fewshot") if isinstance(protocol, dict) else None
         form["versions"][name] = record["protocol"]
-        form["n-shot"][name] = int(shots[0]) if isinstance(shots, list) and shots else 0
-        form["n-samples"][name] = {"original": int(record["n"]), "effective": int(record["n"])}
+        form["n-shot"][name] = next(
+            (n for n in (shots if isinstance(shots, list) else ()) if isinstance(n, int)), 0
+        )
+        form["n-samples"][name] = {"original": count, "effective": count}
         form["configs"][name] = {
             "task": name,
             "output_type": "generate_until" if record["kind"] == "skill" else None,
@@ -192,6 +195,11 @@ def lm_eval_results(results: ReportData, label: str, run: RunId, made: Json, pat
         "model_name_sanitized": sanitized(path),
         "task_hashes": {},
     }
+
+
+def _count(n: float) -> int | None:
+    """A number of items; None where a foreign record has none."""
+    return int(n) if math.isfinite(n) else None
 
 
 def _last_records(results: ReportData, label: str, run: RunId) -> pd.DataFrame:
@@ -231,8 +239,10 @@ def _dtype(made: Json) -> str:
 def measured_at(made: Json) -> datetime.datetime:
     """When a run was started, by its run.json; 1970 where that does not say."""
     try:
-        return datetime.datetime.fromisoformat(str(made.get("started")))
-    except ValueError:
+        started = datetime.datetime.fromisoformat(str(made.get("started")))
+        started.timestamp()
+        return started
+    except (ValueError, OverflowError):
         return datetime.datetime.fromtimestamp(0, datetime.UTC)
 
 

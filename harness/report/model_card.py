@@ -1,6 +1,7 @@
 """The card of an exported model: what it learned, numbers with intervals, protocols, licence."""
 
 import json
+import re
 
 import yaml
 
@@ -41,7 +42,8 @@ def model_card(results: ReportData, label: str, run: RunId, made: Json, licence:
         f"---\n{yaml.safe_dump(about, sort_keys=False, allow_unicode=True)}---\n",
         f"# {markdown_text(label)}: {', '.join(map(markdown_text, order))}\n",
         f"{markdown_text(base)} after it has learned {len(order)} skills in turn, by the method "
-        f"`{row['method']}`, {run.text}.{DEQUANTISED if name in EMBEDDED else ''}\n",
+        f"{markdown_text(str(row['method']))}, {markdown_text(run.text)}."
+        f"{DEQUANTISED if name in EMBEDDED else ''}\n",
         "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         'model = AutoModelForCausalLM.from_pretrained("PATH")\n'
         'tokenizer = AutoTokenizer.from_pretrained("PATH")\n```\n',
@@ -98,11 +100,15 @@ def _data(head: Json, order: tuple[str, ...]) -> str:
     of_name = {skill["name"]: skill for skill in head["skills"]}
     lines = [
         f"{place}. {markdown_text(name)}: {markdown_text(of_name[name].get('description') or '')}"
-        f" ({of_name[name].get('prompts', '?')} prompts drawn, hash of the training data "
-        f"{of_name[name].get('train', '?')})"
+        f" ({_said(of_name[name], 'prompts')} prompts drawn, hash of the training data "
+        f"{_said(of_name[name], 'train')})"
         for place, name in enumerate(order, 1)
     ]
     return "\n".join([*lines, ""])
+
+
+def _said(entry: Json, key: str) -> str:
+    return markdown_text(str(entry.get(key, "?")))
 
 
 def _method(row: Json) -> Json:
@@ -133,5 +139,6 @@ def _provenance(made: Json) -> Json:
 
 def _code(text: str, language: str) -> str:
     """A block of code; a fence inside it does not end it."""
-    fence = "```" if "```" not in text else "~~~~~~"
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text.rstrip()}\n{fence}\n"

@@ -118,4 +118,4 @@ def _all_are_asked(results: ReportData, of_retention: bool) -> bool:
     if of_retention:
         tasks = [task for head in results.heads for task in head.get("retention") or ()]
         return not any(task.get("limit") for task in tasks)
-    return not any(head["evaluate"].get("examples") for head in results.heads)
+    return not any((head.get("evaluate") or {}).get("examples") for head in results.heads)

@@ -338,6 +338,7 @@ def name_ends(axes: Axes, ends: Sequence[tuple[str, float, str]]) -> None:
 
     A thin line leads from the end to its name. The limits of y must be set.
     """
+    ends = [end for end in ends if np.isfinite(end[1])]
     low, high = axes.get_ylim()
     places = [float(np.clip((y - low) / (high - low), 0, 1)) for _, y, _ in ends]
     order = np.argsort(places, kind="stable")

@@ -285,6 +285,8 @@ def _read_results(folder: Path) -> Json:
             "use the release that wrote it",
         )
     check_shape(path, results, HEAD, "")
+    if not results["skills"]:
+        raise UserError(path, "`skills` is empty", REMEDY)
     for kind in ("skills", "retention"):
         for entry in results.get(kind) or ():
             if not 0 <= (entry.get("chance") or 0.0) < 1:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness.base.errors import UserError
-from harness.base.files import refuse_links
+from harness.base.files import read_json, refuse_links
 from harness.base.places import check_export
 from harness.results.folders import open_results
 
@@ -51,7 +51,12 @@ def pack(
     check_pack(folder, out)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    (partial / "evaluations").mkdir(parents=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        partial.mkdir()  # not through a link that somebody left there
+    except FileExistsError:
+        raise UserError(partial, "is in the way", "remove it") from None
+    (partial / "evaluations").mkdir()
     try:
         show("copies records")
         files = [folder / name for name in KEPT]
@@ -69,6 +74,7 @@ def pack(
         evaluations = sorted(folder.glob("evaluations/*.json*"))
         for number, file in enumerate(evaluations):
             show(f"compresses evaluations {100 * number // len(evaluations)}%")
+            read_json(file, remedy="remove it, or put back a whole copy")  # whole, and a file
             data = file.read_bytes()
             if file.suffix != ".gz":
                 data = gzip.compress(data, mtime=0)

@@ -1,6 +1,5 @@
 """Reads records.jsonl into a table."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -9,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from harness.base.errors import UserError
+from harness.base.json_text import parse_json
 from harness.results.formats import REMEDY, Record, short_json
 
 CHUNK = 16_000_000  # bytes of records.jsonl read at a time
@@ -102,9 +102,9 @@ def _parsed_at_once(lines: Sequence[str] | Sequence[bytes]) -> list[dict[str, An
     Raises ValueError unless each line is one JSON object.
     """
     if lines and isinstance(lines[0], bytes):
-        rows = json.loads(b"[" + b",".join(cast(Sequence[bytes], lines)) + b"]")
+        rows = parse_json(b"[" + b",".join(cast(Sequence[bytes], lines)) + b"]")
     else:
-        rows = json.loads("[" + ",".join(cast(Sequence[str], lines)) + "]")
+        rows = parse_json("[" + ",".join(cast(Sequence[str], lines)) + "]")
     if len(rows) != len(lines) or not all(isinstance(row, dict) for row in rows):
         raise ValueError("a line is not one JSON object")
     return rows
@@ -119,7 +119,7 @@ def _parsed_one_by_one(
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except (ValueError, RecursionError):
             row = None
         if isinstance(row, dict):

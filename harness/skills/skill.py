@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
 from harness.base.errors import UserError, did_you_mean, one_line, plug_in, shortened
+from harness.skills.graders import check_reference
 from harness.skills.templates import (
     PLACEHOLDER,
     PROMPT_ENDS,
@@ -201,7 +202,7 @@ class Skill:
         """The reference in a row of completions that were made elsewhere.
 
         A skill whose data have columns of their own overrides this. Raises UserError at ``place``
-        where the row has no reference.
+        where the row has no reference, or one of nothing.
         """
         if "reference" not in row:
             raise UserError(
@@ -209,8 +210,8 @@ class Skill:
                 "is missing",
                 f"the answer is compared with it, as in the skill {self.name}",
             )
-        if row["reference"] is None:
-            raise UserError(place, "`reference` is null", "give the right answer")
+        if not isinstance(row["reference"], dict):
+            check_reference(row["reference"], "exact_match", place)
         return row["reference"]
 
     def teacher_prompt(

@@ -12,6 +12,14 @@ ROOT = Path(__file__).resolve().parents[2]
 WRONG = [
     (b"tasks: [a]\ntasks: [b]\n", ", line 2: is not YAML (key 'tasks' stands twice)"),
     (b"tasks:\n- {limit: 1, limit: 2}\n", ", line 2: is not YAML (key 'limit' stands twice)"),
+    (b"{1: a, 1.0: b}", "key '1.0' stands twice, as '1'"),
+    (b"{yes: a, true: b}", "key yes is True in YAML 1.1: write 'yes'"),
+    (b"{~: a}", "key ~ is None in YAML 1.1: write '~'"),
+    (b"{1.50: a}", "key 1.50 is 1.5 in YAML 1.1: write '1.50'"),
+    (
+        b"a: &a " + b"x" * 100_000 + b"\nb: [" + b"*a, " * 101 + b"]\n",
+        "more than 10,000,000 letters, aliases counted",
+    ),
     (b"limit: 0100\n", ", line 1: is not YAML (0100 is 64 in YAML 1.1, octal: write 64 or 100)"),
     (b"limit: 1:40\n", "1:40 is 100 in YAML 1.1, to the base of 60: write 100 or '1:40'"),
     (b"limit: 1" + 30 * b"0", "a whole number beyond 64 bits"),
@@ -42,11 +50,15 @@ def test_what_is_no_yaml_here(text, said, tmp_path):
 
 def test_what_stays_as_it_was(tmp_path):
     path = tmp_path / "own.yaml"
-    path.write_text("a: [0, 10, -7, 1_000, 1e-4, 1.5, '010', 0x1f, 'é']\nb: &x {c: null}\nd: *x\n")
+    path.write_text(
+        "a: [0, 10, -7, 1_000, 1e-4, 1.5, '010', 0x1f, 'é']\nb: &x {c: null}\nd: *x\n"
+        "e: {<<: *x, 1: f, '1.50': g}\n"
+    )
     assert read_yaml(path, "") == {
         "a": [0, 10, -7, 1000, "1e-4", 1.5, "010", 31, "é"],
         "b": {"c": None},
         "d": {"c": None},
+        "e": {"c": None, 1: "f", "1.50": "g"},
     }
     assert parse_yaml("3") == 3 and parse_yaml("") is None
 

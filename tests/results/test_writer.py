@@ -104,7 +104,7 @@ def test_folders_with_other_names_are_no_stages(out, clock):
     [
         ("", "is not JSON"),
         ("[1]", "is not a JSON object"),
-        ("9" * 5000, "is not JSON"),
+        ("9" * 5000, "holds a whole number of 5,000 digits"),
         ("[" * 99999, "is not JSON"),
         ("{}", "has no `protocol`"),
     ],
