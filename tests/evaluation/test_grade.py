@@ -168,6 +168,14 @@ def test_wrong_rows(row, said, tmp_path):
     assert str(caught.value).startswith(f"{path}, {said}")
 
 
+@pytest.mark.parametrize("skill", ["elements", "codes_mask", "superni_task002", "trace_fomc"])
+@pytest.mark.parametrize("nothing", ["", " \n", [], [None], None, math.nan])
+def test_a_reference_of_nothing_is_refused_by_every_skill(skill, nothing, tmp_path):
+    path = write_rows(tmp_path / "in.jsonl", [{"reference": nothing, "completion": "y"}])
+    with pytest.raises(UserError, match="row 1: `reference` "):
+        grade(get_skill(skill), path)
+
+
 class Strict(Skill):
     name = "strict"
     metrics: ClassVar = {"first": lambda completion, reference: completion == reference["first"]}

@@ -3,7 +3,11 @@ files that are one, rows that do not fit, orders, and the command that loads the
 """
 
 import json
+import os
 import random
+import subprocess
+import sys
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -19,6 +23,7 @@ from benchmarks.skills import _sources, _suite, cl, superni
 from benchmarks.skills._sources import blob_id, question_of
 from benchmarks.skills.trace import TASKS, Trace
 from harness.base.errors import UserError
+from harness.base.files import machine
 from harness.evaluation.retention import run_suite
 from harness.evaluation.suite import Suite, load_suite
 from harness.models.chat import chat_tokens
@@ -582,6 +587,42 @@ def test_a_damaged_archive_is_one_line(packed, release, tmp_path):
         except UserError as error:
             refused.add(str(error).partition("(")[2].partition(":")[0])
     assert len(refused) > 1
+
+
+def test_an_archive_has_a_name_once_and_a_limit_for_all_files(release, tmp_path, monkeypatch):
+    path = zipped(release, tmp_path / "trace.zip")
+    size = sum(file.stat().st_size for file in release.rglob("*.json"))
+    monkeypatch.setattr(fetch, "LARGEST", size)
+    assert list(fetch._from_zip(Trace, path))
+    monkeypatch.setattr(fetch, "LARGEST", size // 2)
+    with pytest.raises(UserError, match="more than 1 GiB, with the files before it"):
+        list(fetch._from_zip(Trace, path))
+    with zipfile.ZipFile(path, "a") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zipfile's own, of the name
+        archive.writestr(archive.namelist()[0], "[]")
+    with pytest.raises(UserError, match=r"json: stands twice in the archive"):
+        list(fetch._from_zip(Trace, path))
+
+
+def test_what_a_killed_process_copied_of_an_archive_goes(release, cache, tmp_path):
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], stdout=-1)
+    left = [
+        cache / "suites" / f"trace.{machine()}.{int(pid)}.part"
+        for pid in (ended.stdout, os.getppid())
+    ]
+    for folder in left:
+        folder.mkdir(parents=True)
+    fetch.keep_release(Trace, zipped(release, tmp_path / "trace.zip"), cache / "suites" / "trace")
+    assert [folder.exists() for folder in left] == [False, True]
+
+
+def test_half_a_character_is_named_by_its_row(release):
+    file = next(release.rglob("C-STANCE/test.json"))
+    rows = json.loads(file.read_text())
+    rows[2]["prompt"] = "\ud800 hi"
+    file.write_text(json.dumps(rows))
+    with pytest.raises(UserError, match=r"test\.json, row 3: holds half a character"):
+        Trace("c_stance", path=str(release)).examples("test")
 
 
 @pytest.mark.parametrize(
