@@ -25,7 +25,7 @@ from benchmarks.skills.retaining import Retaining
 from benchmarks.skills.superni import SuperNI
 from benchmarks.skills.trace import Trace
 from harness.base.errors import Parser, UserError, reported
-from harness.base.files import alive, machine
+from harness.base.files import left_by_the_dead, machine
 from harness.skills.skill import Skill, examples_fingerprint
 
 SUITES: dict[str, type[SuiteSkill]] = {
@@ -65,7 +65,9 @@ def keep_release(cls: type[SuiteSkill], source: Path, target: Path | None = None
         raise UserError(target, "is there already", "remove it to load the suite again")
     read = _from_zip(cls, source) if source.is_file() else _from_folder(cls, source)
     part = target.with_name(f"{target.name}.{machine()}.{os.getpid()}.part")
-    _remove_leftovers(target)
+    if target.parent.is_dir():
+        for left in left_by_the_dead(target.parent, f"{target.name}.", ".part"):
+            shutil.rmtree(left, ignore_errors=True)
     try:
         for name, content in read:
             file = part / name
@@ -80,15 +82,6 @@ def keep_release(cls: type[SuiteSkill], source: Path, target: Path | None = None
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return target
-
-
-def _remove_leftovers(target: Path) -> None:
-    """Removes what killed processes of this machine had copied of a release."""
-    start = f"{target.name}.{machine()}."
-    for part in target.parent.glob("*.part"):
-        pid = part.name.removeprefix(start).removesuffix(".part")
-        if part.name.startswith(start) and pid.isdecimal() and not alive(int(pid)):
-            shutil.rmtree(part, ignore_errors=True)
 
 
 def _check(cls: type[SuiteSkill], part: Path, source: Path) -> None:

@@ -58,13 +58,9 @@ def tiny_tokenizer():
     return tokenizer
 
 
-def save_tiny(folder, seed=0, **changes):
-    """A Llama of 2 layers and width 32, with weights large enough that its answers differ."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    tokenizer = tiny_tokenizer()
-    torch.manual_seed(seed)
-    settings = {
+def tiny_size(tokenizer):
+    """Settings of a config: 2 layers and width 32, with weights so large that answers differ."""
+    return {
         "vocab_size": len(tokenizer),
         "hidden_size": 32,
         "intermediate_size": 64,
@@ -75,37 +71,31 @@ def save_tiny(folder, seed=0, **changes):
         "initializer_range": 0.2,
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
-        "tie_word_embeddings": True,
     }
-    model = LlamaForCausalLM(LlamaConfig(**{**settings, **changes}))
-    model.save_pretrained(folder)
+
+
+def save_tiny(folder, seed=0, **changes):
+    """A Llama of that size whose head is its embedding."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = tiny_tokenizer()
+    torch.manual_seed(seed)
+    settings = {**tiny_size(tokenizer), "tie_word_embeddings": True, **changes}
+    LlamaForCausalLM(LlamaConfig(**settings)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
 
 def save_tiny_qwen3(folder, **changes):
-    """A Qwen3 of 2 layers and width 32, with a head of its own: it normalises queries and keys,
+    """A Qwen3 of that size with a head of its own: it normalises queries and keys,
     and its heads together are wider than the model.
     """
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     tokenizer = tiny_tokenizer()
     torch.manual_seed(2)
-    settings = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
-        "max_position_embeddings": 1024,
-        "initializer_range": 0.2,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "tie_word_embeddings": False,
-    }
-    Qwen3ForCausalLM(Qwen3Config(**{**settings, **changes})).save_pretrained(folder)
+    settings = {**tiny_size(tokenizer), "head_dim": 16, "tie_word_embeddings": False, **changes}
+    Qwen3ForCausalLM(Qwen3Config(**settings)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.base.errors import UserError
-from harness.base.files import check_characters, has_halves, object_of, read_jsonl
+from harness.base.files import object_of, read_jsonl
+from harness.base.json_text import check_characters, has_halves
 from harness.skills.graders import check_reference
 from harness.skills.skill import Example, Metric, Skill
 from harness.skills.templates import Message, is_chat

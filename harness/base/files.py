@@ -29,7 +29,7 @@ from typing import Any, BinaryIO
 from filelock import FileLock, Timeout
 
 from harness.base.errors import UserError
-from harness.base.json_text import HugeNumber, parse_json
+from harness.base.json_text import HugeNumber, check_characters, has_halves, parse_json
 
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout
 LONGEST_ROW = 10_000_000  # characters of a row of a JSONL file: no model reads as many
@@ -197,13 +197,19 @@ def machine() -> str:
 
 def _remove_leftovers(path: Path) -> None:
     """Remove partial files of ``path`` whose writers ran on this machine and are dead."""
-    start = f".{path.name}.{machine()}."
-    for name in os.listdir(path.parent):
-        if name.startswith(start) and name.endswith(PARTIAL):
+    for left in left_by_the_dead(path.parent, f".{path.name}.", PARTIAL):
+        with suppress(OSError):  # Another process removed it first, or owns it.
+            left.unlink()
+
+
+def left_by_the_dead(folder: Path, start: str, end: str) -> Iterator[Path]:
+    """What dead processes of this machine left: names are ``start``, machine, dot, pid ... end."""
+    start = f"{start}{machine()}."
+    for name in os.listdir(folder):
+        if name.startswith(start) and name.endswith(end):
             pid = name.removeprefix(start).partition(".")[0]
             if pid.isdecimal() and not alive(int(pid)):
-                with suppress(OSError):  # Another process removed it first, or owns it.
-                    path.with_name(name).unlink()
+                yield folder / name
 
 
 def alive(pid: int) -> bool:
@@ -309,7 +315,8 @@ def read_json(
     """
     check_plain(path, remedy)
     try:
-        data = _unpacked(Path(path)) if Path(path).suffix == ".gz" else Path(path).read_bytes()
+        packed = Path(path).suffix == ".gz"
+        data = _unpacked(Path(path), remedy) if packed else Path(path).read_bytes()
         value = parse_json(data)
     except FileNotFoundError:
         raise UserError(path, "is not there", remedy) from None
@@ -317,8 +324,6 @@ def read_json(
         raise UserError(path, f"holds {error}", remedy) from None
     except (ValueError, RecursionError, EOFError, gzip.BadGzipFile, zlib.error):
         raise UserError(path, "is not JSON", remedy) from None
-    if len(data) > MOST_UNPACKED and Path(path).suffix == ".gz":
-        raise UserError(path, f"unpacks to more than {MOST_UNPACKED:,} bytes", remedy)
     if not isinstance(value, dict):
         raise UserError(path, "is not a JSON object", remedy)
     if value.pop(SEAL, None) is not None:
@@ -365,10 +370,13 @@ def check_plain(path: StrPath, remedy: str) -> None:
         raise UserError(path, "is no plain file", remedy)
 
 
-def _unpacked(path: Path) -> bytes:
-    """The content of a gzip file, at most a byte more than MOST_UNPACKED."""
+def _unpacked(path: Path, remedy: str) -> bytes:
+    """The content of a gzip file. Raises UserError beyond MOST_UNPACKED."""
     with gzip.open(path) as file:
-        return file.read(MOST_UNPACKED + 1)
+        data = file.read(MOST_UNPACKED + 1)
+    if len(data) > MOST_UNPACKED:
+        raise UserError(path, f"unpacks to more than {MOST_UNPACKED:,} bytes", remedy)
+    return data
 
 
 class RepeatedKey(ValueError):
@@ -406,20 +414,6 @@ def _json_object(line: str, place: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise UserError(place, "is not a JSON object")
     return row
-
-
-def has_halves(text: str) -> bool:
-    """Whether JSON of a UTF-8 file may hold half a character, which only an escape can be."""
-    return "\\ud" in text.lower()
-
-
-def check_characters(value: Any, place: str) -> None:
-    """Raises UserError at ``place`` where a text in ``value`` holds half a character."""
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        problem = f"holds half a character ({error.object[error.start]!r})"
-        raise UserError(place, problem, "write both halves, or the character itself") from None
 
 
 def refuse_links(folder: StrPath) -> None:

@@ -10,7 +10,7 @@ from harness.learning.trainer import learning_rate
 from methods.grpo import GRPO, GRPOConfig, advantages
 from methods.sdft import SDFT, SDFTConfig
 from tests.learning.test_training import assert_near, naive
-from tests.methods.test_methods import Learned, Signal, replay
+from tests.methods.test_methods import Learned, Signal, naive_divergences, replay
 
 STEPS = 3
 SETTINGS = {"learning_rate": 3e-3, "warmup_steps": 1, "micro_batch_tokens": 100}
@@ -59,16 +59,8 @@ def test_sdft_with_an_average_as_the_teacher(either, monkeypatch, kind):
         shown = {id(completion): prompt for _, prompt, completion in cases}
 
         def each(logits, row):
-            ids = torch.tensor([shown[id(row.completion)] + row.completion])
-            with torch.no_grad():
-                target = teacher(ids).logits[0, -len(row.completion) - 1 : -1]
-            q, p = (logits / 0.8).log_softmax(-1), (target / 0.8).log_softmax(-1)
-            m = torch.log(0.3 * p.exp() + 0.7 * q.exp())
-            tokens = {
-                "forward": p.exp() * (p - q),
-                "reverse": q.exp() * (q - p),
-                "mixture": 0.3 * p.exp() * (p - m) + 0.7 * q.exp() * (q - m),
-            }[kind].sum(-1)[2:]
+            prompt = shown[id(row.completion)]
+            tokens = naive_divergences(logits, teacher, prompt, row.completion, kind)[2:]
             return tokens.sum() / max(1, len(tokens)) / len(cases)
 
         return [Row(prompt, completion) for prompt, _, completion in cases], each
