@@ -2,7 +2,6 @@
 
 import shlex
 import sys
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -171,7 +170,7 @@ def _stage_seconds(settings: Settings, number: int) -> dict[str, dict[str, float
     )
     results = ResultsWriter(settings.work / f"stage-{number}")
     run_order(Order(mapping, Path("stage.yaml")), results.folder, settings.progress)
-    parts: dict[str, dict[str, float]] = defaultdict(dict)
+    parts: dict[str, dict[str, float]] = {}
     for kind in mapping["methods"]:
         files = [results.stage(f"{kind}-seed0", k) / "stage.json" for k in (0, 1)]
         seconds = read_json(files[1])["seconds"]

@@ -153,6 +153,9 @@ def test_stage(settings):
     pairs = [pair["sdft"] for pair in against.details["pairs"]]
     assert against.n == len(pairs) == 2 and pairs[0] != pairs[1]
     assert against.ours == pytest.approx(sum(p["training"] + p["sampling"] for p in pairs) / 2)
+    command.write([against, share], command.machine(), settings.work)
+    written = json.loads((settings.work / "speed.json").read_text())["results"]
+    assert [row["details"]["pairs"] for row in written] == 2 * [against.details["pairs"]]
 
 
 def test_order_and_its_script(settings):
