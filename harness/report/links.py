@@ -26,6 +26,14 @@ def answer_link(method: str, seed: int, sequence: str, skill: str, item: str) ->
     return _link({"n": skill, "s": "end", "m": method, "r": run, "i": item})
 
 
+def stage_link(results: ReportData, method: str, skill: str) -> str:
+    """The start of the link to what a method answered on a skill; the number of a stage ends it."""
+    found = {"n": _names(results, False)[skill], **_methods(results)[method]}
+    if results.has_sequences:
+        found["r"] = run_key(results.runs[method][0].seed, results.runs[method][0].sequence)
+    return f"{_link(found)}&s="
+
+
 def links(results: ReportData, table: str) -> Link:
     """The links of a table's cells: to the evaluation, or where there are several to all."""
     methods = _methods(results)

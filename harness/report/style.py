@@ -18,8 +18,9 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from matplotlib.textpath import TextPath
-from matplotlib.transforms import ScaledTranslation, Transform
+from matplotlib.transforms import Bbox, ScaledTranslation, Transform
 from matplotlib.typing import RcKeyType
 from numpy.typing import ArrayLike
 
@@ -55,6 +56,7 @@ HEAT = LinearSegmentedColormap.from_list(
 FINE = 0.8  # points, of a grey line
 SMALL = 8.0
 LETTERS = 14  # of a name beside the end of its line
+STEPS_AWAY = 6  # lines of letters that a name may be away from its point
 MOST_NAMED = 6  # lines of a panel that are named there
 SHIFT, MOST_SHIFT = 3.2, 14.0  # points between neighbouring lines; between the first and the last
 STYLE: dict[RcKeyType, Any] = {
@@ -370,6 +372,49 @@ def name_ends(axes: Axes, ends: Sequence[tuple[str, float, str]]) -> None:
                 "relpos": (0, 0.5),
             },
         )
+
+
+def name_points(axes: Axes, points: Sequence[tuple[str, float, float, bool]]) -> None:
+    """Writes the name of each point (text, x, y, rather above than below) beside it.
+
+    A name takes the nearest place where it covers no other name and no point; from further away a
+    thin line leads to its point. Call it last: what is near depends on the layout.
+    """
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()
+    unit = 72 / figure.dpi  # points per dot of the screen
+    left, right = axes.bbox.x0 * unit, axes.bbox.x1 * unit
+    spots = [axes.transData.transform((x, y)) * unit for _, x, y, _ in points]
+    taken = [Bbox.from_extents(*(spot - 4), *(spot + 4)) for spot in spots]
+    for (text, x, y, is_above), spot in zip(points, spots, strict=True):
+        width, height = _text_width(text, SMALL), 1.15 * SMALL
+        choices = []  # what is covered, in square points, and where, the nearest first
+        for step in range(STEPS_AWAY):
+            for up in (is_above, not is_above):
+                for dx in (6.0, -6.0 - width):
+                    dy = 4 + step * height if up else -4 - (step + 1) * height
+                    box = Bbox.from_bounds(spot[0] + dx, spot[1] + dy, width, height)
+                    outside = max(0.0, left - box.x0) + max(0.0, box.x1 - right)
+                    covered = sum(_common_area(box, other) for other in taken)
+                    choices.append((covered + outside * height, step, dx, dy, box))
+        _, step, dx, dy, box = min(choices, key=lambda choice: choice[0])  # the first of equals
+        taken.append(box)
+        axes.annotate(
+            text,
+            (x, y),
+            xytext=(dx, dy),
+            textcoords="offset points",
+            fontsize=SMALL,
+            zorder=5,
+            path_effects=[withStroke(linewidth=2.5, foreground=PAPER)],
+            arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.6} if step else None,
+        )
+
+
+def _common_area(one: Bbox, other: Bbox) -> float:
+    common = Bbox.intersection(one, other)
+    return 0.0 if common is None else float(common.width * common.height)
 
 
 def base_line(axes: Axes, y: float) -> None:

@@ -89,14 +89,18 @@ def test_a_point_says_its_value_its_interval_and_n(page):
     assert tip.is_hidden()
 
 
+NO_ANSWERS = ("training", "accuracy_matrix")  # the first has none, the other is no lines
+
+
 def test_every_point_has_its_n(made, page):
     """n of a mean: the questions of all that it is of."""
     results = ReportData([made[0]])
     names = [task for task, counts in results.tasks_in_mean.items() if counts]
     prior = sum(results.n["retention", name] for name in names)
     for picture in page.locator(".live").evaluate_all("all => all.map(box => box.dataset.of)"):
-        for panel in panels_of(page, picture.removeprefix("live-")):
-            for line in panel["lines"]:
+        name = picture.removeprefix("live-")
+        for panel in panels_of(page, name):
+            for line in [] if name in NO_ANSWERS else panel["lines"]:
                 assert len(line["n"]) == len(line["x"]) and None not in line["n"], panel["title"]
                 assert panel["title"] != "mean change" or set(line["n"]) == {prior}
     (plane,) = panels_of(page, "plane")
@@ -107,6 +111,51 @@ def test_every_point_has_its_n(made, page):
     page.keyboard.press("ArrowRight")
     text = figure.locator(".tip").text_content()
     assert f", n = {prior}\n" in text and ", no interval, n = 60" in text
+
+
+def test_a_cell_of_the_matrix_says_what_it_rests_on_and_leads_to_its_answers(made, page):
+    results = ReportData([made[0]])
+    figure = page.locator("#accuracy_matrix")
+    figure.scroll_into_view_if_needed()
+    page.wait_for_selector("#accuracy_matrix .heat a")
+    panel = figure.locator(".panel", has=page.get_by_role("heading", name="sft", exact=True))
+    stage, skill = 2, next(iter(results.skills))
+    cell = panel.locator(f"a[data-place='{stage} 0']")
+    value = 100 * results.R["sft"][:, stage, 0].mean()
+    assert cell.text_content() == f"{value:.1f}"
+    cell.hover()
+    head, number, runs = panel.locator(".tip").text_content().split("\n")
+    assert head == f"{skill}, after 2 {list(results.skills)[1]}" and runs == "2 runs"
+    low, high = map(float, re.search(r"\[(\S+), (\S+)\], n = 20$", number).groups())
+    assert number.startswith(f"accuracy (%) {value:.1f} [") and low < value < high
+    page.mouse.move(0, 0)
+    assert panel.locator(".tip").is_hidden()
+    panel.focus()
+    for key in ("ArrowRight", "ArrowDown", "ArrowDown", "ArrowRight", "ArrowLeft"):
+        page.keyboard.press(key)
+    assert page.evaluate("document.activeElement.dataset.place") == "2 0"
+    assert panel.locator(".tip").is_visible()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#list a")
+    one = 100 * results.R["sft"][0, stage, 0]
+    text = page.locator("#sum").text_content()
+    assert skill in text and f"stage {stage}" in text and f"{one:.1f}" in text
+
+
+def test_what_is_logged_in_training_can_be_pointed_at(made, page):
+    table = ReportData([made[0]]).training
+    panels = {panel["title"]: panel for panel in panels_of(page, "training")}
+    assert {"loss", "grad norm"} <= set(panels)
+    for line in panels["loss"]["lines"]:
+        rows = table[table["label"] == line["label"]]
+        means = rows.groupby("step")["loss"].mean()
+        assert line["x"] == means.index.tolist() and len(means) <= 40  # so short, not smoothed
+        assert line["y"] == pytest.approx(means.tolist(), rel=1e-4)
+    figure = awake(page, "training")
+    figure.locator(".panel").first.focus()
+    page.keyboard.press("ArrowRight")
+    text = figure.locator(".tip").first.text_content()
+    assert re.fullmatch(r"\S+\noptimizer steps \S+\nloss \S+", text)
 
 
 def test_a_method_is_hidden_by_its_name_and_comes_back(page):
@@ -288,7 +337,8 @@ def test_on_paper_nothing_is_cut_off(made, opened):
 
 
 def test_a_narrow_screen_has_pictures_of_its_own_with_letters_of_ten_pixels(made, opened):
-    page = opened(made[1], width=390)
+    page = opened(made[1], width=390, bypass_csp=True)
+    page.add_style_tag(content=".still{display:block!important}")  # as where no script runs
     picture = page.locator("#accuracy_matrix img")
     picture.scroll_into_view_if_needed()
     page.wait_for_function("document.querySelector('#accuracy_matrix img').complete")

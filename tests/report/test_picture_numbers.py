@@ -1,9 +1,11 @@
 """What each picture shows of a folder whose numbers are known, and what its caption says."""
 
 import json
+from itertools import combinations
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from harness.report import style
 from harness.report.data import ReportData
@@ -26,6 +28,7 @@ from harness.report.training_table import training_table
 from tests.fabricate import METHODS, SKILLS, fabricate
 
 TWO = {label: METHODS[label] for label in ("sft", "sdft")}
+NEAR = [(0, 0), (0.02, 0.01), (0.03, 0.0), (0.5, 0.5), (0.5, 0.52), (1, 1), (0.99, 1), (0.51, 0.5)]
 
 
 @pytest.fixture(scope="module")
@@ -150,13 +153,20 @@ def test_all_matrices_have_one_scale_up_to_the_best_of_any_run(tmp_path):
     assert max(matrix.values.max() for matrix in shown.matrices) < 94
 
 
-def test_only_the_first_methods_have_a_matrix(tmp_path):
-    methods = {f"method_{number:02}": METHODS["sft"] for number in range(14)}
+def test_of_many_methods_those_with_a_colour_have_a_matrix(tmp_path):
+    """The best by accuracy, and SFT wherever it stands."""
+    methods = {f"method_{number:02}": METHODS["sft"] for number in range(14)} | TWO
     folder = fabricate(tmp_path / "many", methods=methods, items=False, n=8, inside=0, retention={})
-    shown = accuracy_matrices(source_of(ReportData([folder])))
-    assert len(shown.matrices) == 12
+    results = ReportData([folder])
+    source = source_of(results)
+    shown = accuracy_matrices(source)
+    drawn = [matrix.label for matrix in shown.matrices]
+    assert set(drawn) == {label for label, look in source.looks.items() if look != style.FURTHER}
+    assert len(drawn) == 10 and {"sft", "sdft"} <= set(drawn)
+    best = max(results.series, key=lambda label: results.R[label][:, -1].mean())
+    assert best in drawn
     matrix = next(picture for picture in PICTURES if picture.name == "accuracy_matrix")
-    assert matrix.caption(shown).endswith("The first 12 of 14 methods are drawn.")
+    assert " The 10 of 16 methods are drawn that have a colour" in matrix.caption(shown)
 
 
 def test_diagnostics_are_the_means_over_seeds_of_what_is_logged(source):
@@ -216,3 +226,20 @@ def test_every_picture_says_where_it_belongs_and_no_paper(source, tmp_path):
 def test_names_are_shortened_in_the_middle():
     assert style.shorten("embedded", 8) == "embedded"
     assert style.shorten("sdft_learning_rate_1", 9) == "sdft…te_1"
+
+
+def test_names_of_points_cover_neither_each_other_nor_points():
+    figure, axes = style.single()
+    points = [(f"method_{k}", x, y, k % 2 == 0) for k, (x, y) in enumerate(NEAR)]
+    axes.plot([x for _, x, _, _ in points], [y for _, _, y, _ in points], "o")
+    style.name_points(axes, points)
+    figure.draw_without_rendering()
+    names = {text.get_text(): Text.get_window_extent(text) for text in axes.texts}
+    assert list(names) == [name for name, *_ in points]
+    for one, other in combinations(names.values(), 2):
+        assert not one.padded(-1).overlaps(other.padded(-1))
+    for _, x, y, _ in points:
+        spot = axes.transData.transform((x, y))
+        assert not any(box.padded(-1).contains(*spot) for box in names.values())
+    inside = axes.get_window_extent().padded(2)
+    assert all(inside.x0 <= box.x0 and box.x1 <= inside.x1 for box in names.values())

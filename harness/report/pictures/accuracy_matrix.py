@@ -6,13 +6,28 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from harness.report.pictures.picture import MOST_PANELS, Picture, Source, only_first
-from harness.report.style import FRAME, HEAT, INK, NARROW, PAPER, WIDE, Form, grid, shorten
+from harness.report.links import stage_link
+from harness.report.pictures.live import LiveCells, numbers
+from harness.report.pictures.picture import MOST_PANELS, Picture, Source
+from harness.report.style import (
+    FRAME,
+    FURTHER,
+    HEAT,
+    INK,
+    NARROW,
+    PAPER,
+    WIDE,
+    Form,
+    grid,
+    shorten,
+)
 
 # With more skills the numbers are not written into the cells, by the form.
 MOST_NUMBERS = {WIDE: 10, NARROW: 5}
+COLOURS = 17  # of the page's heat map, between which its script mixes
 MOST_TICKS = 10  # on an axis whose cells have no numbers
 
 # -- what is shown
@@ -20,20 +35,29 @@ MOST_TICKS = 10  # on an axis whose cells have no numbers
 
 @dataclass(frozen=True)
 class Matrix:
-    """Accuracy of one method in per cent [T + 1, T], mean over seeds; NaN where not measured."""
+    """Accuracy of one method in per cent [T + 1, T], mean over seeds; NaN where not measured.
+
+    low, high: its interval; n: answers of a run; runs: how many have it; addresses: of the skills
+    in the viewer.
+    """
 
     label: str
     skills: tuple[str, ...]
     values: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    n: np.ndarray
+    runs: np.ndarray
+    addresses: list[str]
 
 
 @dataclass(frozen=True)
 class AccuracyMatrices:
-    """The matrices of the first methods.
+    """The matrices of the methods; of more than MOST_PANELS those that have a colour elsewhere.
 
     highest: of any run in per cent, where the scale of colours ends; stages: the most of any
     order; longest_name: letters of the longest skill's name as it is drawn; methods: how many there
-    are in all.
+    are that have numbers.
     """
 
     matrices: list[Matrix]
@@ -51,19 +75,33 @@ def accuracy_matrices(source: Source) -> AccuracyMatrices | None:
     """The matrices of the methods that have any number, None where none has."""
     results = source.results
     measured = [label for label in results.series if np.isfinite(results.R[label]).any()]
-    labels = measured[:MOST_PANELS]
-    if not labels:
+    if not measured:
         return None
+    coloured = [label for label in measured if source.looks[label] != FURTHER]
+    labels = measured if len(measured) <= MOST_PANELS else coloured
     return AccuracyMatrices(
-        [
-            Matrix(label, tuple(results.series[label].order), mean_over_seeds(results.R[label]))
-            for label in labels
-        ],
+        [_matrix(source, label) for label in labels],
         highest=float(max(np.nanmax(results.R[label]) for label in labels)) * 100,
         stages=source.axis.longest,
         longest_name=max((len(_column_name(skill)) for skill in results.skills), default=4),
-        methods=len(results.series),
+        methods=len(measured),
     )
+
+
+def _matrix(source: Source, label: str) -> Matrix:
+    """One method's matrix; the interval of a cell is that of the curve at the end of its stage."""
+    results, edges = source.results, source.axis.edges
+    skills = tuple(results.series[label].order)
+    known = np.full((4, len(skills) + 1, len(skills)), np.nan)  # low, high, n, runs
+    points = source.curves[source.curves["label"] == label]
+    for name, x, *facts in points[["name", "x", "low", "high", "n", "seeds"]].itertuples(False):
+        stage = int(np.abs(edges - x).argmin())
+        if name in skills and np.isclose(edges[stage], x, atol=1e-4):
+            known[:, stage, skills.index(name)] = facts
+    low, high, n, runs = known
+    addresses = [stage_link(results, label, skill) for skill in skills]
+    values = mean_over_seeds(results.R[label])
+    return Matrix(label, skills, values, low * 100, high * 100, n, runs, addresses)
 
 
 def mean_over_seeds(R: np.ndarray) -> np.ndarray:
@@ -182,11 +220,17 @@ def _frame_own_stages(axes: Axes, matrix: Matrix, linewidth: float) -> None:
 
 
 def caption(shown: AccuracyMatrices) -> str:
-    return (
+    text = (
         "Accuracy of every skill (column) after every stage (row); framed: the stage that teaches "
         "it. Mean over the seeds that have it. Right of the frames: skills not yet "
         "learned; below: what is left of learned ones. Blank: not measured."
-    ) + only_first(len(shown.matrices), shown.methods, "methods")
+    )
+    if len(shown.matrices) < shown.methods:
+        text += (
+            f" The {len(shown.matrices)} of {shown.methods} methods are drawn that have a colour "
+            "in the curves: the best by accuracy, and SFT, SDFT and GRPO."
+        )
+    return text
 
 
 def alt(shown: AccuracyMatrices) -> Iterator[str]:
@@ -197,6 +241,34 @@ def alt(shown: AccuracyMatrices) -> Iterator[str]:
         yield f"{matrix.label} at the end: {', '.join(known) or 'not measured'}"
 
 
+def live(shown: AccuracyMatrices) -> list[LiveCells]:
+    """One heat map a method."""
+    colours = [to_hex(HEAT(share)) for share in np.linspace(0, 1, COLOURS)]
+    return [
+        LiveCells(
+            matrix.label,
+            "accuracy (%)",
+            ["base", *(f"{stage} {skill}" for stage, skill in enumerate(matrix.skills, 1))],
+            list(matrix.skills),
+            values=_cells(matrix.values),
+            low=_cells(matrix.low),
+            high=_cells(matrix.high),
+            n=_cells(matrix.n),
+            runs=_cells(matrix.runs),
+            framed=list(range(1, len(matrix.skills) + 1)),
+            highest=max(shown.highest, 1),
+            colours=colours,
+            frame=FRAME,
+            addresses=matrix.addresses,
+        )
+        for matrix in shown.matrices
+    ]
+
+
+def _cells(values: np.ndarray) -> list[list[float | None]]:
+    return [numbers(row) for row in values]
+
+
 ACCURACY_MATRIX = Picture(
     "accuracy_matrix",
     "Accuracy matrices",
@@ -205,5 +277,6 @@ ACCURACY_MATRIX = Picture(
     draw,
     caption,
     alt,
+    live,
     by_sequence=True,
 )

@@ -7,7 +7,6 @@ from functools import partial
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 
 from harness.report.estimates import Estimate
 from harness.report.frontier import (
@@ -27,12 +26,12 @@ from harness.report.style import (
     LETTERS,
     MUTED,
     PAPER,
-    SMALL,
     Form,
     Look,
     further_mark,
     legend,
     looks,
+    name_points,
     shorten,
     single,
 )
@@ -99,8 +98,9 @@ def lines(source: Source, key: str) -> Lines | None:
 def draw(shown: Lines, form: Form) -> Figure:
     """All methods in one panel; the base model is where both are 0."""
     figure, axes = single()
+    names = []
     for line in shown.lines:
-        _draw_line(axes, line, shown.looks[line.name], shown.kept.scale)
+        names += _draw_line(axes, line, shown.looks[line.name], shown.kept.scale)
     are_few = len(shown.alone) <= MOST_ALONE
     for point in shown.alone:
         look = shown.looks[point.label]
@@ -110,7 +110,7 @@ def draw(shown: Lines, form: Form) -> Figure:
         else:
             _draw_mark(axes, point, look, shown.kept.scale)
         if are_few:
-            _write_label(axes, point, shown.kept.scale, is_above=True)
+            names.append(_name(point, shown.kept.scale, is_above=True))
     axes.plot(
         0,
         0,
@@ -137,18 +137,27 @@ def draw(shown: Lines, form: Form) -> Figure:
     axes.margins(0.1)
     named = [] if are_few else [point.label for point in shown.alone]
     legend(figure, shown.looks, [*(line.name for line in shown.lines), *named])
+    name_points(axes, names)
     return figure
 
 
-def _draw_line(axes: Axes, line: Line, look: Look, scale: float) -> None:
-    """Points with error bars, the line between them, and the band of what is kept along it."""
+def _draw_line(
+    axes: Axes, line: Line, look: Look, scale: float
+) -> list[tuple[str, float, float, bool]]:
+    """Points with error bars, the line between them, and the band of what is kept along it.
+
+    Returns the points' names, to be written on the side where the line is not.
+    """
     gain, (kept, low, high) = line.band[:, 0] * 100, line.band[:, 1:].T * scale
     axes.plot(kept, gain, color=look.colour, linestyle=look.dash, linewidth=1.6, zorder=3)
     axes.fill_betweenx(gain, low, high, color=look.colour, alpha=0.13, linewidth=0, zorder=2)
     rises = np.gradient([point.retention.value for point in line.points]) > 0
-    for point, is_rising in zip(line.points, rises, strict=True):
+    for point in line.points:
         _draw_mark(axes, point, look, scale)
-        _write_label(axes, point, scale, is_above=not is_rising)  # the line is on the other side
+    return [
+        _name(point, scale, is_above=not is_rising)
+        for point, is_rising in zip(line.points, rises, strict=True)
+    ]
 
 
 def _draw_mark(axes: Axes, point: Setting, look: Look, scale: float) -> None:
@@ -168,17 +177,10 @@ def _draw_mark(axes: Axes, point: Setting, look: Look, scale: float) -> None:
     )
 
 
-def _write_label(axes: Axes, point: Setting, scale: float, is_above: bool) -> None:
-    axes.annotate(
-        shorten(point.label, LETTERS),
-        (point.retention.value * scale, point.gain.value * 100),
-        xytext=(6, 5 if is_above else -5),
-        textcoords="offset points",
-        va="bottom" if is_above else "top",
-        fontsize=SMALL,
-        zorder=5,
-        path_effects=[withStroke(linewidth=2.5, foreground=PAPER)],
-    )
+def _name(point: Setting, scale: float, is_above: bool) -> tuple[str, float, float, bool]:
+    """The name of a point, where it is, and on which side the name would rather be."""
+    text = shorten(point.label, LETTERS)
+    return text, point.retention.value * scale, point.gain.value * 100, is_above
 
 
 def _error_bar(estimate: Estimate, scale: float) -> np.ndarray | None:

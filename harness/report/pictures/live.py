@@ -63,6 +63,35 @@ class LivePanel:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class LiveCells:
+    """A heat map of numbers by stage (row) and skill (column), each with a link to its answers.
+
+    values, low, high, n, runs: [rows][columns], None where not measured; framed: of each column,
+    the row that is; highest: the value at which the colours, from 0 on, end; addresses: of each
+    column in the viewer, to which a row adds the stage of that number.
+    """
+
+    title: str
+    y: str
+    rows: list[str]
+    columns: list[str]
+    values: list[list[float | None]]
+    low: list[list[float | None]]
+    high: list[list[float | None]]
+    n: list[list[float | None]]
+    runs: list[list[float | None]]
+    framed: list[int]
+    highest: float
+    colours: list[str]
+    frame: str
+    addresses: list[str]
+
+    def plain(self) -> dict[str, Any]:
+        """The panel as JSON has it."""
+        return asdict(self)
+
+
 def numbers(values: Iterable[float], scale: float = 1) -> list[float | None]:
     """Values times ``scale``, rounded; None for what is not finite."""
     return [

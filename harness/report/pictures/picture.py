@@ -1,6 +1,6 @@
 """What a picture of the report is: what it shows, how that is drawn, what its caption says."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from harness.report.data import ReportData
 from harness.report.pictures.axis import TrainingAxis
-from harness.report.pictures.live import LivePanel
+from harness.report.pictures.live import LiveCells, LivePanel
 from harness.report.style import NARROW, WIDE, Form, Look, save, shorten
 from harness.results.formats import OF_SEQUENCE
 
@@ -50,7 +50,7 @@ class PictureFile:
     caption: str
     alt: str
     width: float  # inches
-    panels: list[LivePanel] = field(default_factory=list)
+    panels: Sequence[LivePanel | LiveCells] = ()
 
     @property
     def has_narrow(self) -> bool:
@@ -77,7 +77,7 @@ class Picture(Generic[Shown]):
     draw: Callable[[Shown, Form], Figure]
     caption: Callable[[Shown], str]
     alt: Callable[[Shown], Iterable[str]]
-    live: Callable[[Shown], list[LivePanel]] | None = None
+    live: Callable[[Shown], Sequence[LivePanel | LiveCells]] | None = None
     by_sequence: bool = False
 
     def save(self, source: Source, folder: Path) -> list[PictureFile]:
@@ -104,7 +104,7 @@ class Picture(Generic[Shown]):
             save(self.draw(shown, NARROW), folder, name, NARROW)
         caption = self.caption(shown) + note
         alt = alt_text(title, self.alt(shown))
-        panels = self.live(shown) if self.live else []
+        panels = self.live(shown) if self.live else ()
         return [PictureFile(name, title, self.section, caption, alt, figure.get_figwidth(), panels)]
 
 

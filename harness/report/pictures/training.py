@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.report.pictures.axis import TrainingAxis
+from harness.report.pictures.live import LiveLine, LivePanel, numbers
 from harness.report.pictures.picture import Picture, Source, only_first
 from harness.report.style import (
     FURTHER,
@@ -28,6 +29,7 @@ NO_QUANTITIES = {"step", "seconds", "tokens", "label", "seed", "stage"}
 MOST_QUANTITIES = 12
 SMOOTHED_PART = 40  # a long run is smoothed over this part of it
 MARKS = 8  # of a line
+LIVE_POINTS = 100  # of a line on the page
 
 # -- what is shown
 
@@ -175,6 +177,47 @@ def alt(shown: Diagnostics) -> Iterator[str]:
         yield f"last {quantity.replace('_', ' ')}: {', '.join(ends)}"
 
 
+def live(shown: Diagnostics) -> list[LivePanel]:
+    """One panel a quantity: the smoothed lines."""
+    borders = (
+        shown.axis.edges[1:-1].tolist() if shown.axis.in_steps and shown.axis.has_borders else []
+    )
+    return [
+        LivePanel(
+            quantity.replace("_", " "),
+            "optimizer steps",
+            quantity.replace("_", " "),
+            [
+                _live_line(label, shown.line(label, quantity), shown.looks[label])
+                for label in shown.labels
+                if len(shown.line(label, quantity))
+            ],
+            borders=borders,
+        )
+        for quantity in shown.quantities
+    ]
+
+
+def _live_line(label: str, line: pd.Series, look: Look) -> LiveLine:
+    """Of a long line every so many points, and the last."""
+    smooth = _smooth(line)
+    every = -(-len(smooth) // LIVE_POINTS)
+    smooth = smooth.iloc[(len(smooth) - 1) % every :: every]
+    ends = [len(smooth) - 1]
+    x, y = numbers(smooth.index.to_numpy(float)), numbers(smooth)
+    return LiveLine(
+        label, look.colour, look.marker, look.dash != "-", x, y, ends=ends, quiet=look == FURTHER
+    )
+
+
 TRAINING = Picture(
-    "training", "Training diagnostics", "cost", diagnostics, draw, caption, alt, by_sequence=True
+    "training",
+    "Training diagnostics",
+    "cost",
+    diagnostics,
+    draw,
+    caption,
+    alt,
+    live,
+    by_sequence=True,
 )

@@ -22,6 +22,7 @@ const node = (name, kind, text) => {
 };
 const short = value => {
   const size = Math.abs(value);
+  if (size && size < 0.001) return value.toExponential(1).replace('.0e', 'e').replaceAll('-', '−');
   const text = size >= 1000 ? value.toLocaleString('en') : value.toFixed(size >= 10 ? 1 : size >= 1 ? 2 : 3);
   return text.replace('-', '−');
 };
@@ -221,7 +222,7 @@ function words(panel, line, k) { // what a point says
   const asked = n => n.length && n[k] !== null ? `, n = ${n[k]}` : '';
   const facts = [
     `${panel.x} ${short(line.x[k])}${bounds(line.left, line.right)}${asked(line.n_across)}`,
-    `${panel.y} ${short(line.y[k])}${bounds(line.low, line.high) || ', no interval'}${asked(line.n)}`,
+    `${panel.y} ${short(line.y[k])}${bounds(line.low, line.high) || (line.low.length ? ', no interval' : '')}${asked(line.n)}`,
   ];
   if (line.runs.length && line.runs[k]) facts.push(line.runs[k] === 1 ? '1 run' : `${line.runs[k]} runs`);
   return `${line.names[k] || line.label}\n${facts.join('\n')}`;
@@ -276,7 +277,7 @@ function frameOf(panel, box) {
   const frame = node('div', 'panel');
   frame.tabIndex = 0;
   frame.setAttribute('role', 'group');
-  frame.setAttribute('aria-label', `${panel.title || 'All'}: arrow keys read the points`);
+  frame.setAttribute('aria-label', `${panel.title || 'All'}: arrow keys read the ${panel.columns ? 'cells' : 'points'}`);
   if (panel.title) frame.append(node('h4', '', panel.title));
   box.append(frame);
   return frame;
@@ -299,13 +300,15 @@ function drawPanel(panel, hidden, frame) { // as wide as the frame is
   const axis = {stroke: () => tint('--muted'), grid: {stroke: () => tint('--line'), width: 1},
     ticks: {stroke: () => tint('--line'), width: 1}, font: '11px system-ui, sans-serif',
     labelFont: '11px system-ui, sans-serif', labelSize: 16, labelGap: 0};
+  const ticks = (_, marks) => marks.map(mark => mark && Math.abs(mark) < 0.001 ? short(mark) : mark.toLocaleString('en'));
+  const label = panel.y === panel.title ? {} : {label: panel.y};
   const size = () => ({width: Math.max(200, frame.clientWidth), height: panel.title ? 220 : 340});
   const drawn = [...panel.lines].sort((a, b) => b.quiet - a.quiet); // what is thin lies below
   const u = new uPlot({
     mode: 2, ...size(), legend: {show: false}, cursor: {show: false},
     padding: [8, panel.title ? 20 + longest * 6.4 : 40, 0, 0],
     scales: {x: {time: false, range: () => ranges.x}, y: {range: () => ranges.y}},
-    axes: [{...axis, label: panel.x, size: 30}, {...axis, label: panel.y, size: 42}],
+    axes: [{...axis, label: panel.x, size: 30}, {...axis, ...label, values: ticks, size: 42}],
     series: [null, ...drawn.map(line => ({
       label: line.label, stroke: line.colour,
       facets: [{scale: 'x', auto: true}, {scale: 'y', auto: true}],
@@ -316,6 +319,75 @@ function drawPanel(panel, hidden, frame) { // as wide as the frame is
   plots.push({u, size});
   reading(u, panel, hidden, tip);
   return u;
+}
+
+function heatOf(panel, value) { // [paper, ink] of a cell
+  const at = Math.min(1, value / panel.highest) * (panel.colours.length - 1), below = Math.floor(at);
+  const [from, to] = [below, Math.min(below + 1, panel.colours.length - 1)].map(k =>
+    [1, 3, 5].map(place => parseInt(panel.colours[k].slice(place, place + 2), 16)));
+  const mixed = from.map((part, k) => Math.round(part + (to[k] - part) * (at - below)));
+  return [`rgb(${mixed})`, value > 0.55 * panel.highest ? '#fffffe' : '#111418'];
+}
+
+function drawCells(panel, frame) { // a heat map as a table of links to the answers
+  const few = panel.columns.length <= 10, tip = node('div', 'tip'), table = node('table', few ? 'heat' : 'heat fine');
+  tip.hidden = true;
+  tip.setAttribute('role', 'status');
+  const row = (name, cells) => {
+    const line = node('tr'), head = node('th', 'stub', name);
+    head.scope = 'row';
+    line.append(head, ...cells);
+    return line;
+  };
+  const heads = panel.columns.map(name => {
+    const head = node('th');
+    head.scope = 'col';
+    head.append(node('span', '', name));
+    return head;
+  });
+  const body = panel.rows.map((name, k) => row(name, panel.columns.map((column, i) => {
+    const cell = node('td'), value = panel.values[k][i];
+    if (panel.framed[i] === k) cell.style.boxShadow = `inset 0 0 0 2px ${panel.frame}`;
+    if (value === null) return cell;
+    const link = node('a', '', few ? value.toFixed(1) : ''), known = panel.low[k][i] !== null;
+    const facts = [`${panel.y} ${value.toFixed(1)}` + (known
+      ? ` [${short(panel.low[k][i])}, ${short(panel.high[k][i])}]` : ', no interval')
+      + (panel.n[k][i] ? `, n = ${panel.n[k][i]}` : '')];
+    if (panel.runs[k][i]) facts.push(panel.runs[k][i] === 1 ? '1 run' : `${panel.runs[k][i]} runs`);
+    link.href = panel.addresses[i] + k;
+    link.tabIndex = -1;
+    link.dataset.place = `${k} ${i}`;
+    link.setAttribute('aria-label', `${column} after ${name}: ${facts.join(', ')}`);
+    [link.style.background, link.style.color] = heatOf(panel, value);
+    const tell = () => {
+      tip.textContent = `${column}, after ${name}\n${facts.join('\n')}`;
+      tip.hidden = false;
+      const box = frame.getBoundingClientRect(), at = cell.getBoundingClientRect();
+      tip.style.left = `${Math.max(0, Math.min(at.left - box.left, box.width - tip.offsetWidth))}px`;
+      tip.style.top = `${at.top - box.top - tip.offsetHeight - 4}px`;
+    };
+    for (const kind of ['pointerenter', 'focus']) link.addEventListener(kind, tell);
+    for (const kind of ['pointerleave', 'blur']) link.addEventListener(kind, () => { tip.hidden = true; });
+    cell.append(link);
+    return cell;
+  })));
+  const head = node('thead'), rows = node('tbody'), scroll = node('div', 'cells');
+  head.append(row('', heads));
+  rows.append(...body);
+  table.append(head, rows);
+  scroll.append(table);
+  frame.append(scroll, tip);
+  const at = place => table.querySelector(`[data-place="${place.join(' ')}"]`);
+  frame.addEventListener('keydown', event => {
+    const step = {ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0]}[event.key];
+    if (!step) return;
+    event.preventDefault();
+    const here = document.activeElement.dataset.place;
+    if (!here) return table.querySelector('a')?.focus();
+    let place = here.split(' ').map(Number);
+    do place = place.map((part, k) => part + step[k]); while (!at(place) && panel.values[place[0]]?.[place[1]] === null);
+    at(place)?.focus();
+  });
 }
 
 function markOf({colour, marker}) { // as it stands in the legend
@@ -330,6 +402,15 @@ function markOf({colour, marker}) { // as it stands in the legend
 
 function bring(box) { // draws a figure once it comes near
   const panels = JSON.parse(document.getElementById(box.dataset.of).textContent);
+  if (panels[0].columns) {
+    const drawn = node('div', 'panels maps');
+    drawn.style.setProperty('--map', `${panels[0].columns.length > 4 ? 520 : 310}px`);
+    box.append(drawn);
+    box.hidden = false;
+    box.parentElement.classList.add('alive');
+    panels.forEach(panel => drawCells(panel, frameOf(panel, drawn)));
+    return;
+  }
   const hidden = new Set(), looks = new Map(), own = [];
   for (const panel of panels) for (const line of panel.lines) looks.set(line.label, line);
   const keys = node('div', 'keys'), drawn = node('div', panels.length > 1 ? 'panels' : 'panels one');
