@@ -300,7 +300,8 @@ function drawPanel(panel, hidden, frame) { // as wide as the frame is
   const axis = {stroke: () => tint('--muted'), grid: {stroke: () => tint('--line'), width: 1},
     ticks: {stroke: () => tint('--line'), width: 1}, font: '11px system-ui, sans-serif',
     labelFont: '11px system-ui, sans-serif', labelSize: 16, labelGap: 0};
-  const ticks = (_, marks) => marks.map(mark => mark && Math.abs(mark) < 0.001 ? short(mark) : mark.toLocaleString('en'));
+  const ticks = (_, marks) => marks.map(mark => mark && Math.abs(mark) < 0.001 ? short(mark)
+    : mark.toLocaleString('en', {maximumSignificantDigits: 4}));
   const label = panel.y === panel.title ? {} : {label: panel.y};
   const size = () => ({width: Math.max(200, frame.clientWidth), height: panel.title ? 220 : 340});
   const drawn = [...panel.lines].sort((a, b) => b.quiet - a.quiet); // what is thin lies below
@@ -308,7 +309,7 @@ function drawPanel(panel, hidden, frame) { // as wide as the frame is
     mode: 2, ...size(), legend: {show: false}, cursor: {show: false},
     padding: [8, panel.title ? 20 + longest * 6.4 : 40, 0, 0],
     scales: {x: {time: false, range: () => ranges.x}, y: {range: () => ranges.y}},
-    axes: [{...axis, label: panel.x, size: 30}, {...axis, ...label, values: ticks, size: 42}],
+    axes: [{...axis, label: panel.x, size: 30}, {...axis, ...label, values: ticks, size: panel.y === panel.title ? 50 : 42}],
     series: [null, ...drawn.map(line => ({
       label: line.label, stroke: line.colour,
       facets: [{scale: 'x', auto: true}, {scale: 'y', auto: true}],
