@@ -1,11 +1,12 @@
 """Runs as a crossing of seeds and sequences of skills: the levels of an interval.
 
 The variance by level (harness.base.intervals) wants every seed with every sequence. Where a run is
-missing, the mean and its interval are of the largest part that is crossed.
+missing, the mean and its interval are of the largest part that is crossed. Where more runs have
+each a seed and a sequence of their own, it is of these, and seed and sequence are one level.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -32,7 +33,8 @@ class Crossing(NamedTuple):
 def crossing(runs: Sequence[RunId]) -> Crossing:
     """The largest crossing among runs; of equal ones that with more sequences.
 
-    Runs of one sequence are all of it, in their order.
+    Runs of one sequence are all of it, in their order. More runs than that of which no two share a
+    seed or a sequence are one level, as seeds are.
     """
     counts = Counter(run.sequence for run in runs)
     if not any(counts):
@@ -45,4 +47,21 @@ def crossing(runs: Sequence[RunId]) -> Crossing:
         whole = [seed for seed in seeds if all((seed, name) in place for name in names[:k])]
         if len(whole) * k >= sum(map(len, best)) and whole:
             best = [[place[seed, name] for name in names[:k]] for seed in whole]
-    return Crossing([i for of_seed in best for i in of_seed], np.shape(best))
+    places = [i for of_seed in best for i in of_seed]
+    if min(len(seeds), len(names)) > len(places):
+        apart = _apart(place, seeds, names)
+        if len(apart) > len(places):
+            return Crossing(apart, (len(apart),))
+    return Crossing(places, np.shape(best))
+
+
+def _apart(
+    place: Mapping[tuple[int, str], int], seeds: Sequence[int], names: Sequence[str]
+) -> list[int]:
+    """Places of as many runs as there are without a seed or a sequence in common."""
+    from scipy.sparse import csgraph, csr_array  # reports want it; a run goes on without
+
+    has_run = csr_array([[int((seed, name) in place) for name in names] for seed in seeds])
+    of_seeds = csgraph.maximum_bipartite_matching(has_run, perm_type="column").tolist()
+    pairs = zip(seeds, of_seeds, strict=True)
+    return sorted(place[seed, names[name]] for seed, name in pairs if name >= 0)

@@ -1,7 +1,8 @@
 """Reports of several sequences of the same skills: by the run's own sequence, and by skill."""
 
 import json
-from itertools import product
+import random
+from itertools import combinations, product
 from types import SimpleNamespace
 
 import numpy as np
@@ -253,9 +254,26 @@ def test_the_largest_crossing_counts():
     whole = runs((0, "x"), (0, "y"), (1, "x"), (1, "y"))
     assert crossing(whole) == Crossing([0, 1, 2, 3], (2, 2))
     assert crossing(whole[:3]) == Crossing([0, 1], (1, 2))
-    assert crossing(runs((0, "x"), (1, "y"))) == Crossing([0], (1, 1))
+    assert crossing(runs((0, "x"), (1, "y"))) == Crossing([0, 1], (2,))
     many = runs((0, "x"), (0, "y"), (1, "x"), (2, "x"), (3, "x"))
     assert crossing(many) == Crossing([0, 2, 3, 4], (4, 1))
+
+
+def test_where_more_runs_have_a_seed_and_a_sequence_of_their_own_these_count():
+    keys = ((1, "x"), (0, "x"), (1, "y"), (2, "z"))
+    assert crossing(runs(*keys)) == Crossing([1, 2, 3], (3,))
+    assert crossing(runs(*keys)).levels == ("seeds",)
+    assert crossing(runs(*keys, (0, "y"))) == Crossing([0, 2, 1, 4], (2, 2))  # more
+    for count in range(2, 6):  # against all subsets
+        drawn = random.Random(count).sample(list(product(range(4), "wxyz")), count + 2)
+        found = crossing(runs(*drawn))
+        if len(found.shape) == 1:
+            most = max(n for n in range(1, 5) if any(map(_apart, combinations(drawn, n))))
+            assert len(found.places) == most and _apart([drawn[i] for i in found.places])
+
+
+def _apart(keys):
+    return all(len(set(of_one)) == len(keys) for of_one in zip(*keys, strict=True))
 
 
 def test_a_point_of_a_picture_and_its_interval_are_of_the_crossed_runs():
