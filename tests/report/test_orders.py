@@ -264,12 +264,16 @@ def test_where_more_runs_have_a_seed_and_a_sequence_of_their_own_these_count():
     assert crossing(runs(*keys)) == Crossing([1, 2, 3], (3,))
     assert crossing(runs(*keys)).levels == ("seeds",)
     assert crossing(runs(*keys, (0, "y"))) == Crossing([0, 2, 1, 4], (2, 2))  # more
-    for count in range(2, 6):  # against all subsets
-        drawn = random.Random(count).sample(list(product(range(4), "wxyz")), count + 2)
+    kinds = []
+    for seed in range(40):  # against all subsets
+        drawn = random.Random(seed).sample(list(product(range(4), "wxyz")), 3 + seed % 5)
         found = crossing(runs(*drawn))
-        if len(found.shape) == 1:
-            most = max(n for n in range(1, 5) if any(map(_apart, combinations(drawn, n))))
+        most = max(n for n in range(1, 5) if any(map(_apart, combinations(drawn, n))))
+        assert len(found.places) >= most
+        kinds.append(len(found.shape))
+        if kinds[-1] == 1:
             assert len(found.places) == most and _apart([drawn[i] for i in found.places])
+    assert kinds.count(1) > 5 and kinds.count(2) > 5
 
 
 def _apart(keys):

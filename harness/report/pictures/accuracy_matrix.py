@@ -255,7 +255,6 @@ def live(shown: AccuracyMatrices) -> list[LiveCells]:
             high=_cells(matrix.high),
             n=_cells(matrix.n),
             runs=_cells(matrix.runs),
-            framed=list(range(1, len(matrix.skills) + 1)),
             highest=max(shown.highest, 1),
             colours=colours,
             frame=FRAME,

@@ -67,9 +67,10 @@ class LivePanel:
 class LiveCells:
     """A heat map of numbers by stage (row) and skill (column), each with a link to its answers.
 
-    values, low, high, n, runs: [rows][columns], None where not measured; framed: of each column,
-    the row that is; highest: the value at which the colours, from 0 on, end; addresses: of each
-    column in the viewer, to which a row adds the stage of that number.
+    Row 0 is the base model's, row k + 1 that of the stage which teaches column k: there the cell
+    has a frame. values, low, high, n, runs: [rows][columns], None where not measured;
+    highest: the value at which the colours, from 0 on, end; frame: its colour; addresses: of each
+    column in the viewer, to which a row adds its number.
     """
 
     title: str
@@ -81,7 +82,6 @@ class LiveCells:
     high: list[list[float | None]]
     n: list[list[float | None]]
     runs: list[list[float | None]]
-    framed: list[int]
     highest: float
     colours: list[str]
     frame: str

@@ -179,18 +179,17 @@ def alt(shown: Diagnostics) -> Iterator[str]:
 
 def live(shown: Diagnostics) -> list[LivePanel]:
     """One panel a quantity: the smoothed lines."""
-    borders = (
-        shown.axis.edges[1:-1].tolist() if shown.axis.in_steps and shown.axis.has_borders else []
-    )
+    axis = shown.axis
+    borders = axis.edges[1:-1].tolist() if axis.in_steps and axis.has_borders else []
     return [
         LivePanel(
             quantity.replace("_", " "),
             "optimizer steps",
             quantity.replace("_", " "),
             [
-                _live_line(label, shown.line(label, quantity), shown.looks[label])
+                _live_line(label, line, shown.looks[label])
                 for label in shown.labels
-                if len(shown.line(label, quantity))
+                if len(line := shown.line(label, quantity))
             ],
             borders=borders,
         )

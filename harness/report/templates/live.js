@@ -302,14 +302,14 @@ function drawPanel(panel, hidden, frame) { // as wide as the frame is
     labelFont: '11px system-ui, sans-serif', labelSize: 16, labelGap: 0};
   const ticks = (_, marks) => marks.map(mark => mark && Math.abs(mark) < 0.001 ? short(mark)
     : mark.toLocaleString('en', {maximumSignificantDigits: 4}));
-  const label = panel.y === panel.title ? {} : {label: panel.y};
+  const isTitled = panel.y === panel.title, label = isTitled ? {} : {label: panel.y};
   const size = () => ({width: Math.max(200, frame.clientWidth), height: panel.title ? 220 : 340});
   const drawn = [...panel.lines].sort((a, b) => b.quiet - a.quiet); // what is thin lies below
   const u = new uPlot({
     mode: 2, ...size(), legend: {show: false}, cursor: {show: false},
     padding: [8, panel.title ? 20 + longest * 6.4 : 40, 0, 0],
     scales: {x: {time: false, range: () => ranges.x}, y: {range: () => ranges.y}},
-    axes: [{...axis, label: panel.x, size: 30}, {...axis, ...label, values: ticks, size: panel.y === panel.title ? 50 : 42}],
+    axes: [{...axis, label: panel.x, size: 30}, {...axis, ...label, values: ticks, size: isTitled ? 50 : 42}],
     series: [null, ...drawn.map(line => ({
       label: line.label, stroke: line.colour,
       facets: [{scale: 'x', auto: true}, {scale: 'y', auto: true}],
@@ -348,7 +348,7 @@ function drawCells(panel, frame) { // a heat map as a table of links to the answ
   });
   const body = panel.rows.map((name, k) => row(name, panel.columns.map((column, i) => {
     const cell = node('td'), value = panel.values[k][i];
-    if (panel.framed[i] === k) cell.style.boxShadow = `inset 0 0 0 2px ${panel.frame}`;
+    if (k === i + 1) cell.style.boxShadow = `inset 0 0 0 2px ${panel.frame}`;
     if (value === null) return cell;
     const link = node('a', '', few ? value.toFixed(1) : ''), known = panel.low[k][i] !== null;
     const facts = [`${panel.y} ${value.toFixed(1)}` + (known
