@@ -6,6 +6,7 @@ models are those of ``EMBEDDED_MODELS``.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import os
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import gguf
 import torch
 import transformers
 
@@ -125,7 +127,7 @@ EMBEDDED_MODELS = {
 def embedded_checkpoint(name: str = EMBEDDED) -> Path:
     """Folder of an embedded model as a float32 checkpoint, which the first use converts.
 
-    The conversion takes half a minute, for Gemma some minutes. Raises UserError if a package is
+    The conversion takes some ten seconds, for Gemma half a minute. Raises UserError if a package is
     missing or its file is not the pinned one.
     """
     embedded = EMBEDDED_MODELS[name]
@@ -144,7 +146,8 @@ def _is_converted(folder: Path) -> bool:
 
 
 def _convert(embedded: Embedded, folder: Path) -> None:
-    with _joined([package_file(*part, embedded.remedy) for part in embedded.parts]) as source:
+    parts = [package_file(*part, embedded.remedy) for part in embedded.parts]
+    with _joined(parts) as source, _read_once():
         _check_file(embedded, source)
         tokenizer = embedded.tokenizer(source)
         quantized = transformers.AutoModelForCausalLM.from_pretrained(
@@ -164,6 +167,21 @@ def _convert(embedded: Embedded, folder: Path) -> None:
         ends = [tokenizer.convert_tokens_to_ids(end) for end in embedded.ends]
         model.generation_config.eos_token_id = [tokenizer.eos_token_id, *ends]
     save_checkpoint(model, tokenizer, folder)
+
+
+@contextmanager
+def _read_once() -> Iterator[None]:
+    """In its body a GGUF file's header is read once, and its names are translated once.
+
+    transformers reads the header, which holds the vocabulary, four times for one model, and asks
+    for the table of names anew for each module: more than half of a conversion.
+    """
+    reader, names = gguf.GGUFReader, gguf.get_tensor_name_map
+    gguf.GGUFReader, gguf.get_tensor_name_map = functools.cache(reader), functools.cache(names)
+    try:
+        yield
+    finally:
+        gguf.GGUFReader, gguf.get_tensor_name_map = reader, names
 
 
 @contextmanager

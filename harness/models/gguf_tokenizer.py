@@ -29,7 +29,7 @@ def read_tokenizer(path: Path) -> PreTrainedTokenizerFast:
     """
     from gguf import GGUFReader
 
-    fields = GGUFReader(path).fields
+    fields = GGUFReader(str(path)).fields
 
     def value(key: str, default: Any = None) -> Any:
         field = fields.get(f"tokenizer.ggml.{key}")

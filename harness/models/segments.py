@@ -8,6 +8,7 @@ that it continues, and itself.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ATTENTION = "segments"  # its name in transformers' registry
-ALIKE = 2  # segments that are computed together differ in length by at most this factor
+# One more group of segments takes about as long as so many comparisons of a query with a key, by
+# the heads of SmolLM2-135M (python -m benchmarks.speed.segments): operations of its own, and
+# products of other lengths, which are made ready anew in every layer where there are many.
+GROUP = 10_000
 
 KEYS = 512  # of a segment, up to which query heads are joined and probabilities may be kept
 
@@ -57,19 +61,10 @@ class Segments:
         self.chains = chains
         self.device = device
         self.used = False  # by an attention so far
-        members = [i for i, chain in enumerate(chains) if chain[-1][0] < chain[-1][1]]
-        members.sort(key=lambda i: (-_tokens(chains[i]), -_tokens(chains[i][-1:]), i))
-        groups: list[list[int]] = []
-        for i in members:
-            if groups and _alike(chains[groups[-1][0]], chains[i]):
-                groups[-1].append(i)
-            else:
-                groups.append([i])
         self.groups = []
         places = torch.zeros(chains[-1][-1][1], dtype=torch.long, device=device)
         count = 0  # rows of the groups' outputs so far
-        for group in groups:
-            keys = [chains[i] for i in group]
+        for keys in min(_grouped(chains), _grouped(_merged(chains)), key=lambda found: found[0])[1]:
             queries = [chain[-1:] for chain in keys]
             longest = max(map(_tokens, queries))
             for chain in queries:
@@ -99,10 +94,45 @@ def _tokens(chain: Chain) -> int:
     return sum(end - start for start, end in chain)
 
 
-def _alike(longer: Chain, chain: Chain) -> bool:
-    """Whether padding ``chain`` to ``longer`` wastes little."""
-    queries = _tokens(longer[-1:]), _tokens(chain[-1:])
-    return max(queries) <= ALIKE * min(queries) and _tokens(longer) <= ALIKE * _tokens(chain)
+def _merged(chains: Sequence[Chain]) -> list[Chain]:
+    """``chains`` where a segment and the only one that continues it, right behind it, are one."""
+    followers = Counter(tuple(chain[:-1]) for chain in chains)
+    found: list[Chain] = []
+    for chain in chains:
+        before, (start, end) = chain[:-1], chain[-1]
+        only = followers[tuple(before)] == 1
+        if only and found and before == found[-1] and before[-1][1] == start:
+            found[-1] = [*before[:-1], (before[-1][0], end)]
+        else:
+            found.append(chain)
+    return found
+
+
+def _grouped(chains: Sequence[Chain]) -> tuple[int, list[list[Chain]]]:
+    """(Cost, groups) of the segments that have tokens of their own: by length, at the least cost.
+
+    A group costs its comparisons, padded to its longest queries and keys, and GROUP beside.
+    """
+    members = [chain for chain in chains if _tokens(chain[-1:])]
+    members.sort(key=lambda chain: (-_tokens(chain), -_tokens(chain[-1:])))
+    keys = [_tokens(chain) for chain in members]
+    queries = [_tokens(chain[-1:]) for chain in members]
+    least = [0]  # cost of the first segments, by their number
+    begins = [0]  # of the last group of them
+    for end in range(1, len(members) + 1):
+        longest, costs = 0, []
+        for first in reversed(range(end)):
+            longest = max(longest, queries[first])
+            costs.append((least[first] + GROUP + (end - first) * longest * keys[first], first))
+        cost, first = min(costs)
+        least.append(cost)
+        begins.append(first)
+    groups: list[list[Chain]] = []
+    end = len(members)
+    while end:
+        groups.append(members[begins[end] : end])
+        end = begins[end]
+    return least[-1], groups
 
 
 def _mask(

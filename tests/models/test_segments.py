@@ -1,6 +1,7 @@
 """Attention by segments: that of a mask over the whole sequence, and of one row at a time."""
 
 import copy
+import random
 
 import pytest
 import torch
@@ -20,9 +21,9 @@ CHAINS = [
     [(0, 5), (21, 22)],
     [(0, 5), (21, 22), (22, 22)],
     [(22, 25)],
-    [(22, 25), (25, 33)],
+    [(22, 25), (25, 30)],
 ]
-TOKENS = 33
+TOKENS = 30
 SHAPES = {
     "llama": LlamaConfig(
         vocab_size=60,
@@ -74,11 +75,15 @@ def by_segments(model, ids):
     return states
 
 
-@pytest.mark.parametrize("alike", [1, 2, 1000])
+@pytest.mark.parametrize(("price", "groups"), [(0, 7), (40, 3), (10_000, 1)])
 @pytest.mark.parametrize("name", SHAPES)
-def test_states_and_gradients_are_those_of_rows_alone(name, alike, monkeypatch):
-    """However many segments are computed together; the last one's weight tells tokens apart."""
-    monkeypatch.setattr(module, "ALIKE", alike)
+def test_states_and_gradients_are_those_of_rows_alone(name, price, groups, monkeypatch):
+    """However many segments are computed together, and where some are merged, as at the last price.
+
+    The weight tells tokens apart.
+    """
+    monkeypatch.setattr(module, "GROUP", price)
+    assert len(Segments(CHAINS, torch.float32, torch.device("cpu")).groups) == groups
     model = model_of(name)
     ids = torch.arange(TOKENS) * 7 % 60
     weight = torch.linspace(1, 2, TOKENS)[:, None] * torch.linspace(-1, 1, 32)
@@ -95,6 +100,53 @@ def test_states_and_gradients_are_those_of_rows_alone(name, alike, monkeypatch):
     for n, grad in found.items():
         wanted = model.get_parameter(n).grad
         torch.testing.assert_close(grad, wanted, rtol=1e-4, atol=1e-5 * wanted.abs().max().item())
+
+
+def partitions(members):
+    """All ways to cut a list into runs."""
+    if not members:
+        yield []
+    for end in range(1, len(members) + 1):
+        for rest in partitions(members[end:]):
+            yield [members[:end], *rest]
+
+
+def test_groups_cost_least(monkeypatch):
+    """Of all ways to cut segments, by length, into groups, on made-up trees."""
+    draw = random.Random(0)
+    met = set()
+    for price in (0, 30, 300) * 20:
+        monkeypatch.setattr(module, "GROUP", price)
+        chains, at = [[(0, draw.randint(1, 9))]], 0
+        for _ in range(draw.randint(1, 8)):
+            at = chains[-1][-1][1]
+            parent = draw.choice(chains) if draw.random() < 0.5 else []
+            chains.append([*parent, (at, at + draw.randint(0, 12))])
+        cost, groups = module._grouped(chains)
+        sizes = [(sum(e - s for s, e in c), c[-1][1] - c[-1][0]) for c in chains]
+        by_length = sorted((size for size in sizes if size[1]), reverse=True)
+        assert cost == min(
+            sum(price + len(g) * max(k for k, _ in g) * max(q for _, q in g) for g in cut)
+            for cut in partitions(by_length)
+        )
+        together = [(sum(e - s for s, e in c), c[-1][1] - c[-1][0]) for g in groups for c in g]
+        assert sorted(together, reverse=True) == by_length
+        met.add(len(groups))
+    assert met >= {1, 2, 3, 4}
+
+
+def test_a_segment_and_its_only_follower_are_one():
+    beginning, prompt, two = [(0, 5)], [(0, 5), (5, 8)], [(0, 5), (8, 10)]
+    of_two = [two, [*two, (10, 11)], [*two, (11, 14)]]
+    assert module._merged([beginning, prompt, [*prompt, (8, 8)], *of_two]) == [
+        beginning,
+        prompt,
+        *of_two,
+    ]
+    row = [[(0, 4)], [(0, 4), (4, 9)]]
+    assert module._merged(row) == [[(0, 9)]]
+    apart = [[(0, 4)], [(4, 6)], [(0, 4), (6, 9)]]  # its only follower is not behind it
+    assert module._merged(apart) == apart
 
 
 def test_a_mask_is_that_of_the_segments():
@@ -157,6 +209,7 @@ def test_joined_heads_are_attention_with_its_gradient(scale):
 def test_heads_are_joined_up_to_a_length(keys, dtype, monkeypatch):
     """Beyond it transformers' own attention. Both give the model's states."""
     monkeypatch.setattr(module, "KEYS", keys)
+    monkeypatch.setattr(module, "GROUP", 0)
     calls = []
     joined = module._joined
     monkeypatch.setattr(module, "_joined", lambda *a: calls.append(a) or joined(*a))
@@ -171,6 +224,7 @@ def test_heads_are_joined_up_to_a_length(keys, dtype, monkeypatch):
                 assert (states[slice(*chain[-1])] - wanted).abs().max() < tolerance
     groups = Segments(CHAINS, model.dtype, model.device).groups
     assert len(calls) == 2 * sum(group.mask.shape[-1] <= keys for group in groups) > 0
+    assert len(groups) > 4
 
 
 def test_dropout_of_attention_acts_on_segments():
