@@ -4,6 +4,7 @@ No number of it is judged here.
 """
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -11,12 +12,13 @@ import pytest
 import torch
 
 from benchmarks.speed import __main__ as command
-from benchmarks.speed import growth, profiler, rows
+from benchmarks.speed import growth, profiler, rows, segments
 from benchmarks.speed.evaluation import evaluation, identical_scores
 from benchmarks.speed.orders import order, stage
 from benchmarks.speed.sampling import sampling
 from benchmarks.speed.steps import check_same_work
 from benchmarks.speed.timing import Loop, Result, Settings, alternate
+from harness.models.load import load_model
 
 
 @pytest.fixture
@@ -128,6 +130,19 @@ def test_a_row_that_misses_states_its_profile(settings, monkeypatch, share, met)
     fast = Result("work", 1.0, 4.0, 4.0, "3x faster", True, 1)
     assert rows._profiled("sampling", lambda settings: [fast], 0.6)(settings) == [fast]
     assert not fast.notes
+
+
+def test_attention_by_the_price_of_a_group(tiny, monkeypatch):
+    """A table of times and numbers of groups: free ones are many, one that costs all is alone."""
+    monkeypatch.setattr(segments, "load_model", lambda _, *rest: load_model(str(tiny), *rest))
+    monkeypatch.setattr(segments, "SKILLS", ("messages_urgency",))
+    monkeypatch.setattr(segments, "PASSES", 1)
+    head, _, row, *_ = segments.lines()
+    assert head.endswith("| 10,000 | 30,000 | 1,000,000,000 |")
+    times, groups = zip(*re.findall(r"([\d.]+) \((\d+)\)", row), strict=True)
+    assert all(float(taken) >= 0 for taken in times)
+    numbers = [int(count) for count in groups]
+    assert numbers == sorted(numbers, reverse=True) and numbers[0] > 4 and numbers[-1] == 1
 
 
 def test_sampling(settings):
