@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface
@@ -115,24 +116,21 @@ def _grouped(chains: Sequence[Chain]) -> tuple[int, list[list[Chain]]]:
     """
     members = [chain for chain in chains if _tokens(chain[-1:])]
     members.sort(key=lambda chain: (-_tokens(chain), -_tokens(chain[-1:])))
-    keys = [_tokens(chain) for chain in members]
-    queries = [_tokens(chain[-1:]) for chain in members]
-    least = [0]  # cost of the first segments, by their number
+    keys = np.array([_tokens(chain) for chain in members])
+    queries = np.array([_tokens(chain[-1:]) for chain in members])
+    least = np.zeros(len(members) + 1, dtype=int)  # cost of the first segments, by their number
     begins = [0]  # of the last group of them
     for end in range(1, len(members) + 1):
-        longest, costs = 0, []
-        for first in reversed(range(end)):
-            longest = max(longest, queries[first])
-            costs.append((least[first] + GROUP + (end - first) * longest * keys[first], first))
-        cost, first = min(costs)
-        least.append(cost)
-        begins.append(first)
+        longest = np.maximum.accumulate(queries[end - 1 :: -1])[::-1]  # of the group from each on
+        costs = least[:end] + GROUP + np.arange(end, 0, -1) * longest * keys[:end]
+        begins.append(int(costs.argmin()))
+        least[end] = costs.min()
     groups: list[list[Chain]] = []
     end = len(members)
     while end:
         groups.append(members[begins[end] : end])
         end = begins[end]
-    return least[-1], groups
+    return int(least[-1]), groups
 
 
 def _mask(
