@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import gguf
 import torch
 import transformers
 
@@ -176,6 +175,8 @@ def _read_once() -> Iterator[None]:
     transformers reads the header, which holds the vocabulary, four times for one model, and asks
     for the table of names anew for each module: more than half of a conversion.
     """
+    import gguf  # transformers goes on without it, as all but these models do
+
     reader, names = gguf.GGUFReader, gguf.get_tensor_name_map
     gguf.GGUFReader, gguf.get_tensor_name_map = functools.cache(reader), functools.cache(names)
     try:
