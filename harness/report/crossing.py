@@ -17,6 +17,7 @@ SEEDS, ORDERS = "seeds", "orders"
 OF_ORDERS = (
     "Several sequences of the skills are a level beside the seeds, or in their place with one seed."
 )
+OF_RUNS = "Each run has a seed and a sequence of its own: where seeds are named, both are meant."
 
 
 class Crossing(NamedTuple):
@@ -53,6 +54,21 @@ def crossing(runs: Sequence[RunId]) -> Crossing:
         if len(apart) > len(places):
             return Crossing(apart, (len(apart),))
     return Crossing(places, np.shape(best))
+
+
+def are_apart(runs: Sequence[RunId]) -> bool:
+    """Whether several runs have each a seed and a sequence of their own."""
+    seeds, names = {run.seed for run in runs}, {run.sequence for run in runs}
+    return len(seeds) == len(names) == len(runs) > 1
+
+
+def number_of(runs: Sequence[RunId]) -> str:
+    """How many there are, in words: the seeds, and the sequences they are crossed with."""
+    if are_apart(runs):
+        return f"{len(runs)} runs, each with a seed and a sequence of its own"
+    sequences = len({run.sequence for run in runs})
+    crossed = f" x {sequences} sequences" if runs[0].sequence else ""
+    return f"{len(runs) // sequences} seeds{crossed}"
 
 
 def _apart(

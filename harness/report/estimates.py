@@ -16,7 +16,7 @@ import pandas as pd
 
 from harness.base import intervals, metrics
 from harness.base.intervals import Spread
-from harness.report.crossing import Crossing, crossing
+from harness.report.crossing import Crossing, are_apart, crossing, number_of
 from harness.report.entries import ArrayFunction, Entries, Entry, Term
 from harness.report.measurements import Arrays, Kind, PooledMeasurements, RunId, run_ids
 from harness.report.names import model_names
@@ -81,7 +81,8 @@ class Estimate:
 
     how: how value and interval came about; detail: what was measured, on what; by: where the
     interval comes from; spread: the variance behind it, by level, where the scores of items and
-    runs are at hand; records: those that the value is the mean of, for paired differences.
+    runs are at hand; records: those that the value is the mean of, for paired differences; apart:
+    whether each of its runs has a seed and a sequence of its own.
     """
 
     value: float
@@ -92,6 +93,7 @@ class Estimate:
     by: IntervalSource | None = None
     spread: Spread | None = field(default=None, repr=False, compare=False)
     records: pd.DataFrame | None = field(default=None, repr=False, compare=False)
+    apart: bool = False
 
 
 def how_of(source: IntervalSource | None) -> str:
@@ -401,11 +403,9 @@ def _with_interval(
     each = ", ".join(f"{run.text}: {v:.4g}" for run, v in zip(runs, values, strict=True))
     how = ", ".join(filter(None, (each, how_of(source))))
     if len(values) > 1:
-        sequences = len({run.sequence for run in runs})
-        of = f"{len(values) // sequences} seeds"
-        of += f" x {sequences} sequences" if runs[0].sequence else ""
-        how = f"mean of {of}, {how_of(source)} ({each})"
-    return Estimate(float(values.mean()), low, high, how, detail, source, spread)
+        how = f"mean of {number_of(runs)}, {how_of(source)} ({each})"
+    mean, apart = float(values.mean()), are_apart(runs)
+    return Estimate(mean, low, high, how, detail, source, spread, apart=apart)
 
 
 def _mean_of_base(arrays: Arrays, names: Sequence[str]) -> ArrayFunction:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from harness.base import metrics
 from harness.report.continual import NO_REFERENCES, of_joint, of_single
-from harness.report.crossing import OF_ORDERS, ORDERS
+from harness.report.crossing import OF_ORDERS, OF_RUNS, ORDERS
 from harness.report.data import ReportData
 from harness.report.entries import ArrayFunction
 from harness.report.estimates import HOW, NO_INTERVAL, Estimate, IntervalSource
@@ -57,10 +57,11 @@ def measured(results: ReportData, kind: str, name: str) -> str:
 def interval_note(rows: list[Row]) -> str:
     """Which intervals the cells of a table have, and why some have none."""
     sources: list[tuple[str, set[IntervalSource | None]]] = []
-    several = False
+    several = apart = False
     for label, cells in rows:
         estimates = [cell for cell in cells.values() if isinstance(cell, Estimate)]
         several |= any(ORDERS in each.spread.parts for each in estimates if each.spread)
+        apart |= any(each.apart for each in estimates)
         of_row = {estimate.by for estimate in estimates if np.isfinite(estimate.value)}
         if of_row:
             sources.append((label, of_row))
@@ -74,6 +75,7 @@ def interval_note(rows: list[Row]) -> str:
     if intervals:
         note = f"± is half of a 95% interval {'; '.join(intervals)}."
         note += f" {OF_ORDERS}" if several else ""
+        note += f" {OF_RUNS}" if apart else ""
     return note + (f" No ±: {'; '.join(gaps)}." if gaps else "")
 
 

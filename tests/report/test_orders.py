@@ -12,7 +12,7 @@ from harness.base import intervals, metrics
 from harness.base.errors import UserError
 from harness.report import tables
 from harness.report.build import write_report
-from harness.report.crossing import Crossing, crossing
+from harness.report.crossing import OF_ORDERS, OF_RUNS, Crossing, crossing
 from harness.report.data import ReportData
 from harness.report.every_metric import every_metric
 from harness.report.measurements import RunId
@@ -278,6 +278,23 @@ def test_where_more_runs_have_a_seed_and_a_sequence_of_their_own_these_count():
 
 def _apart(keys):
     return all(len(set(of_one)) == len(keys) for of_one in zip(*keys, strict=True))
+
+
+def test_runs_apart_are_called_so(tmp_path):
+    """Their interval is over both: "seeds" alone would say less than is in it."""
+    apart = ReportData([write(tmp_path / "a", [(0, "forward"), (1, "backward")], items=True)])
+    table = tables.main_table(apart)
+    assert OF_RUNS in table.note and OF_ORDERS not in table.note
+    assert row(table, "sft")["acc"].how.startswith(
+        "mean of 2 runs, each with a seed and a sequence of its own, 95% interval over"
+    )
+    for name, keys, of in (
+        ("b", ALL, "2 seeds x 2 sequences"),
+        ("c", [(0, "forward"), (1, "forward")], "2 seeds x 1 sequences"),
+    ):
+        crossed = tables.main_table(ReportData([write(tmp_path / name, keys, items=True)]))
+        assert OF_RUNS not in crossed.note
+        assert row(crossed, "sft")["acc"].how.startswith(f"mean of {of}, ")
 
 
 def test_a_point_of_a_picture_and_its_interval_are_of_the_crossed_runs():
