@@ -7,6 +7,7 @@ for a step of 8 rows, and in brackets the number of groups.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -37,7 +38,7 @@ PASSES = 10
 
 
 def chains_of(model: Any, tokenizer: Any, skill: str) -> Sequence[Chain]:
-    """Those of the first step of SFT, which is one micro-batch."""
+    """Those of a step of SFT on the first examples of a skill, which is one micro-batch."""
     rows = [
         Row(
             chat_tokens(tokenizer, e.prompt),
@@ -60,15 +61,14 @@ def chains_of(model: Any, tokenizer: Any, skill: str) -> Sequence[Chain]:
 def attention(config: Any, groups: Segments, dtype: torch.dtype) -> None:
     """PASSES of a layer's attention with its gradient."""
     length = len(groups.places)
-    width = config.hidden_size // config.num_attention_heads
-    shared = config.num_key_value_heads
-    of_heads = config.num_attention_heads // shared
+    heads, shared = config.num_attention_heads, config.num_key_value_heads
+    width = config.hidden_size // heads
     query, key, value = (
-        torch.ones(1, heads, length, width, dtype=dtype, requires_grad=True)
-        for heads in (shared * of_heads, shared, shared)
+        torch.ones(1, count, length, width, dtype=dtype, requires_grad=True)
+        for count in (heads, shared, shared)
     )
     module = torch.nn.Module()
-    module.num_key_value_groups = of_heads
+    module.num_key_value_groups = heads // shared
     mask: Any = SimpleNamespace(segments=groups)
     for _ in range(PASSES):
         output, _ = _segment_attention(module, query, key, value, mask, scaling=width**-0.5)
@@ -86,17 +86,11 @@ def lines() -> Iterator[str]:
             groups = {}
             for price in PRICES:
                 with patch.object(segments, "GROUP", price):
-                    groups[price] = Segments(chains, dtype, torch.device("cpu"))
+                    groups[str(price)] = Segments(chains, dtype, torch.device("cpu"))
             taken = _fastest(
-                {
-                    str(price): lambda found=found: attention(model.config, found, dtype)
-                    for price, found in groups.items()
-                }
+                {p: partial(attention, model.config, groups[p], dtype) for p in groups}
             )
-            cells = [
-                f"{taken[str(price)] / PASSES * 1e3:.1f} ({len(found.groups)})"
-                for price, found in groups.items()
-            ]
+            cells = [f"{taken[p] / PASSES * 1e3:.1f} ({len(groups[p].groups)})" for p in groups]
             yield f"| {str(dtype).removeprefix('torch.')} | {skill} | {' | '.join(cells)} |"
 
 

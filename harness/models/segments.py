@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,7 +66,8 @@ class Segments:
         self.groups = []
         places = torch.zeros(chains[-1][-1][1], dtype=torch.long, device=device)
         count = 0  # rows of the groups' outputs so far
-        for keys in min(_grouped(chains), _grouped(_merged(chains)), key=lambda found: found[0])[1]:
+        _, groups = min(map(_grouped, (chains, _merged(chains))), key=itemgetter(0))
+        for keys in groups:
             queries = [chain[-1:] for chain in keys]
             longest = max(map(_tokens, queries))
             for chain in queries:
